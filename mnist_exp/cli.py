@@ -1,0 +1,158 @@
+"""The command line: the verb, what errors print, and the exit status. Imports nothing heavy.
+
+Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from mnist_exp.errors import MnistExpError, RequestError
+
+# Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
+VERBS = {
+    "train": "one run; with -m, a sweep over comma-separated values",
+    "runs": "the runs here: name, status, data, epochs, accuracy, age",
+    "ui": "MLflow's UI, opened at the runs",
+}
+DEFAULT_VERB = "train"
+
+_HELP = """\
+mnist-exp trains image classifiers that are described by YAML files.
+
+  mnist-exp [verb] [group=option …] [key=value …]
+
+{verbs}
+
+Without a verb it trains:  mnist-exp model=pyramid aug=rotate45
+A verb's groups and keys:  mnist-exp {default} --help
+Versions:                  mnist-exp --version
+"""
+# Hydra's flags that tell something instead of running something.
+_TELLING = (
+    "--help",
+    "-h",
+    "--hydra-help",
+    "--version",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--shell-completion",
+    "-sc",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status. What is wrong is printed, never raised."""
+    started = time.perf_counter()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words, started)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 0
+    except MnistExpError as error:
+        if _full_errors():
+            raise
+        print(f"mnist-exp: {error}", file=sys.stderr)
+        return error.exit_status
+    except Exception as error:
+        if _full_errors():
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        print(f"mnist-exp: unexpected {type(error).__name__}: {first}", file=sys.stderr)
+        print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
+        return 1
+
+
+def _full_errors() -> bool:
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def _run(words: list[str], started: float) -> int:
+    if words and words[0] in ("--help", "-h"):
+        width = max(map(len, VERBS))
+        verbs = "\n".join(f"  {verb:<{width}}  {does}" for verb, does in VERBS.items())
+        print(_HELP.format(verbs=verbs, default=DEFAULT_VERB), end="")
+        return 0
+    if "--version" in words:
+        _print_versions()
+        return 0
+    verb, words = _take_verb(words)
+    from mnist_exp.config import compose
+
+    if any(word.split("=")[0] in _TELLING for word in words):
+        return _let_hydra_tell(verb, words)
+    request = compose.request_from(verb, compose.parser().parse_args(words))
+    command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
+    if request.multirun:
+        if verb != "train":
+            raise RequestError(f"-m works with train, not with {verb}")
+        command = import_module("mnist_exp.commands.sweep").sweep
+    from mnist_exp.runs.log import to_console
+
+    to_console()
+    command(request, started)
+    return 0
+
+
+def _take_verb(words: list[str]) -> tuple[str, list[str]]:
+    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+        return DEFAULT_VERB, words
+    if words[0] in VERBS:
+        return words[0], words[1:]
+    from mnist_exp.config.names import did_you_mean
+
+    verbs = ", ".join(VERBS)
+    raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
+
+
+def _let_hydra_tell(verb: str, words: list[str]) -> int:
+    """Hydra's own --help, --cfg, --info and completion, for a verb's config."""
+    import hydra
+
+    from mnist_exp.config import compose
+
+    # Completion is asked for with the whole line: Hydra does not know verbs.
+    line = os.environ.get("COMP_LINE", "")
+    before, space, after = line.partition(f" {verb} ")
+    if space:
+        os.environ["COMP_LINE"] = f"{before} {after}"
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(verb) - 1)
+    previous, sys.argv = sys.argv, ["mnist-exp", *words]
+    asked_for_full = _full_errors()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let what is wrong reach us instead of being printed and exited on
+    try:
+        hydra.main(config_path=str(compose.conf_folder()), config_name=verb, version_base=compose.VERSION_BASE)(
+            lambda config: None
+        )()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except Exception:
+        if asked_for_full:
+            raise
+        # The same words, composed by us, tell everything that is wrong at once.
+        compose.compose_or_explain(compose.request_from(verb, compose.parser().parse_args(words)))
+        raise
+    finally:
+        sys.argv = previous
+        if not asked_for_full:
+            del os.environ["HYDRA_FULL_ERROR"]
+    return 0
+
+
+def _print_versions() -> None:
+    from importlib.metadata import version
+
+    from mnist_exp import __version__
+
+    print(f"mnist-exp {__version__}")
+    for name in ("keras", "tensorflow", "hydra-core", "mlflow"):
+        print(f"{name} {version(name)}")

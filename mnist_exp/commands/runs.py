@@ -1,0 +1,24 @@
+"""`mnist-exp runs`: the runs here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request
+from mnist_exp.config.schema import RunsConfig
+from mnist_exp.runs.directory import list_runs
+
+
+def runs(request: Request, started: float) -> None:
+    """Print the newest runs as a table."""
+    from mnist_exp.report.tables import runs_table
+
+    config, _ = compose_checked(request, RunsConfig)
+    found = list_runs(Path(config.outputs))
+    if not found:
+        print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
+        return
+    runs_table(found[: config.limit])
+    if config.limit is not None and len(found) > config.limit:
+        print(f"{len(found) - config.limit} older runs: limit=null shows them.")

@@ -1,0 +1,300 @@
+"""`mnist-exp train`: one run, from a request to a finished directory.
+
+`train` settles what is to be done and finds everything that is wrong with it, before anything is created;
+`run_training` is the story of a run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Composition, Request, override_value
+from mnist_exp.config.identity import as_values, fingerprint
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.errors import RequestError
+from mnist_exp.model import backend
+from mnist_exp.runs.directory import RUNS, RunDirectory, stamped
+from mnist_exp.runs.files import remove_folder, write_text
+from mnist_exp.runs.find import find_run, read_config
+from mnist_exp.runs.log import say, warn
+from mnist_exp.runs.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_exp.data.dataset import Dataset, Source
+    from mnist_exp.inference.saved import Scores
+    from mnist_exp.tracking.record import RunRecord
+    from mnist_exp.training.device import Device
+    from mnist_exp.training.loop import Progress
+
+
+# Keys that a new run does not take over from the one that it starts from.
+NOT_TAKEN_OVER = ("from", "name", "outputs", "sweep", "tracking")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that was found right: what to do, on which data, and where to keep it."""
+
+    config: TrainConfig
+    overrides: tuple[str, ...]
+    computer: Device
+    source: Source
+    parent: Path
+    name: str
+    """Of the run's directory, in `parent`."""
+    stands_in_for: str | None = None
+    """The data set that was asked for and not found, if this is its fallback."""
+    sweep: Path | None = None
+    """The directory of the sweep that this is a job of."""
+
+
+def train(request: Request, started: float) -> None:
+    """Run what was asked for. Raises `RequestError` before anything is created, `WorkError` after."""
+    stopwatch = Stopwatch(started)
+    with stopwatch.phase("start"):
+        request = start_from_run(request)
+        config, composition = compose_checked(request, TrainConfig)
+        computer = set_up(config)
+        check_with_keras(config, composition)
+    with stopwatch.phase("data"):
+        request, config, source, stands_in_for = settle_data(request, config)
+    name = stamped(config.name or f"{config.model.name}-{config.aug.name}")
+    job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
+    run_training(job, stopwatch)
+
+
+def start_from_run(request: Request) -> Request:
+    """With `from=<run>`: the same request over that run's config. Raises `RequestError`."""
+    wanted = override_value(request, "from")
+    if wanted is None:
+        return request
+    run = find_run(str(wanted), Path(override_value(request, "outputs") or "outputs"))
+    saved = {key: value for key, value in read_config(run).items() if key not in NOT_TAKEN_OVER}
+    return replace(request, base=saved)
+
+
+def set_up(config: TrainConfig) -> Device:
+    """Start TensorFlow on the device that the config asks for. Raises `RequestError`."""
+    backend.load()
+    from mnist_exp.training import device
+
+    return device.resolve(config.device)
+
+
+def check_with_keras(config: TrainConfig, composition: Composition) -> None:
+    """Let Keras judge the layers, the optimizer, the loss and the metrics. Raises `RequestError`."""
+    from mnist_exp.model.build import check
+
+    check(config, composition)
+
+
+def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig, Source, str | None]:
+    """Find the data, and decide whether its fallback stands in: the request and config are the fallback's then.
+
+    Raises `RequestError` for data that is damaged, and where nobody has it and there is no fallback.
+    """
+    from mnist_exp.data.load import find
+    from mnist_exp.data.lookup import NotFound
+
+    try:
+        return request, config, find(config.data, say), None
+    except NotFound as error:
+        wanted, fallback = config.data.name, config.data.fallback
+        if fallback is None:
+            raise RequestError(f"{error}\nGive its folder with data.dir=… or MNIST_EXP_DATA=…") from error
+        warn(
+            f"{error}\n{fallback.upper()} STANDS IN FOR {wanted.upper()}. data.fallback=null makes this an error."
+        )
+    request = request.with_option("data", fallback)
+    config, composition = compose_checked(request, TrainConfig)
+    check_with_keras(config, composition)
+    return request, config, find(config.data, say), wanted
+
+
+def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
+    """Train, save, score and draw a run that was found right. Returns its `result.json`.
+
+    Raises `WorkError` where the work fails; on `KeyboardInterrupt` what was finished is kept.
+    """
+    from mnist_exp.data.load import prepare
+    from mnist_exp.model.build import build
+    from mnist_exp.model.preprocess import statistics
+    from mnist_exp.report.progress import TrainingDisplay
+    from mnist_exp.training import checkpoint
+    from mnist_exp.training.loop import Progress, fit
+
+    config = job.config
+    with stopwatch.phase("data"):
+        data = prepare(job.source, config.data)
+        found = statistics(data.train.images)
+    with stopwatch.phase("build"):
+        model = build(config, found, job.computer.precision)
+
+    with start_record(job, data, model) as record:
+        progress = Progress()
+        checkpoints = record.path / "checkpoint"
+
+        def after_epoch() -> None:
+            checkpoint.save(checkpoints, model, progress)
+            record.epoch(progress.history)
+
+        def leave(test: bool) -> None:
+            with stopwatch.phase("save"):
+                saved = save_best(build(config, found, "float32"), progress, record, config)
+            with stopwatch.phase("test"):
+                scores = score_test(saved, data, record, config) if test else None
+            with stopwatch.phase("plots"):
+                draw(record, config, data, progress, scores)
+
+        try:
+            with stopwatch.phase("training"), TrainingDisplay(config.training.epochs) as display:
+                fit(model, data, config, display, progress, after_epoch)
+            leave(test=data.test is not None)
+        except KeyboardInterrupt:
+            say(f"Interrupted after {progress.epochs} of {config.training.epochs} epochs.")
+            if progress.best is not None:
+                leave(test=False)
+            raise
+        finally:
+            record.seconds(stopwatch.report())
+        if not config.training.keep_checkpoint:
+            remove_folder(checkpoints)
+        conclude(record, data)
+    say(f"{shown(record.path)}: done in {stopwatch.report()['total']:.1f} s")
+    if job.stands_in_for:
+        warn(f"these figures are for {config.data.name}, which stood in for {job.stands_in_for}")
+    return record.result
+
+
+def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
+    """Make the run's directory and begin its record; tell what is about to be done."""
+    from mnist_exp.model.card import as_markdown
+    from mnist_exp.tracking.record import RunRecord
+
+    config, computer = job.config, job.computer
+    values = as_values(config)
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    about = {
+        "fingerprint": fingerprint(
+            values, data_sha256=data.sha256, precision=computer.precision, threads=computer.threads
+        ),
+        "overrides": list(job.overrides),
+        "planned_epochs": config.training.epochs,
+        "parameters": model.count_params(),
+        "data": {
+            "name": config.data.name,
+            "sha256": data.sha256,
+            "origin": data.origin,
+            "shape": list(config.data.shape),
+            "images": {name: len(part) if part else 0 for name, part in parts.items()},
+            "stands_in_for": job.stands_in_for,
+        },
+        "device": {
+            "device": computer.name, "threads": computer.threads, "precision": computer.precision,
+            "deterministic": config.device.deterministic,
+        },
+    }  # fmt: skip
+    directory = RunDirectory.create(job.parent, job.name)
+    record = RunRecord(directory, values, about, config.tracking, Path(config.outputs), job.sweep)
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
+    say(f"run     {shown(record.path)}")
+    say(f"data    {config.data.name} from {data.origin}: {sizes}")
+    say(f"model   {config.model.name}, {model.count_params():,} parameters; aug {config.aug.name}")
+    say(f"device  {computer}")
+    card = as_markdown(model)
+    write_text(record.path / "architecture.md", card)
+    record.artifact("architecture.md")
+    record.artifact("config.yaml")
+    record.journal.write("note", text=card)
+    return record
+
+
+def save_best(model: keras.Model, progress: Progress, record: RunRecord, config: TrainConfig) -> keras.Model:
+    """Save the best epoch in all formats, in float32, and return the model as plain Keras loads it.
+
+    `model` is a float32 twin of the one that was trained.
+    """
+    from mnist_exp.inference.saved import load
+    from mnist_exp.model.save import save_model, weights_sha256
+    from mnist_exp.training.loop import build_state
+
+    assert progress.best is not None
+    assert progress.best_epoch is not None
+    build_state(model)
+    progress.best.restore(model)
+    record.result["weights_sha256"] = weights_sha256(model)
+    save_model(model, record.path)
+    record.best(progress.history[progress.best_epoch - 1])
+    record.artifact("history.csv")
+    record.artifact("architecture.yaml")
+    record.model("model.keras", config.data.shape, config.data.classes)
+    return load(record.path / "model.keras")
+
+
+def score_test(saved: keras.Model, data: Dataset, record: RunRecord, config: TrainConfig) -> Scores:
+    """Score the saved model on the test part: the one time that this run looks at it."""
+    from mnist_exp.inference.saved import score
+
+    assert data.test is not None
+    scores = score(saved, data.test, config.training)
+    record.test(scores.metrics)
+    return scores
+
+
+def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progress, scores: Scores | None) -> None:
+    """Draw the run's pictures and give them to the tracker."""
+    from mnist_exp.model.schedule import learning_rates
+    from mnist_exp.report import plots
+    from mnist_exp.training.augment import samples
+    from mnist_exp.training.loop import steps_per_epoch
+
+    folder = record.path / "plots"
+    folder.mkdir(exist_ok=True)
+    title = f"{record.directory.name} · {config.data.name}"
+    if record.result["data"]["stands_in_for"]:
+        title += f", standing in for {record.result['data']['stands_in_for']}"
+    for metric in ("accuracy", "loss"):
+        plots.curve(progress.history, metric, f"{metric} · {title}", folder / f"{metric}.png", progress.best_epoch)
+    steps = steps_per_epoch(len(data.train), config)
+    rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, config.training.epochs)
+    plots.learning_rate(rates, steps, f"learning rate · {title}", folder / "learning_rate.png")
+    originals = data.train.images[:8]
+    augmented = samples(config.aug, originals, config.seed, count=9)
+    plots.augmentation_sheet(originals, augmented, f"aug {config.aug.name} · {title}", folder / "augmentation.png")
+    if scores is not None and data.test is not None:
+        names = config.data.class_names
+        accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
+        plots.confusion_matrix(
+            data.test.labels,
+            scores.predicted,
+            names,
+            f"{accuracy} · {title}",
+            folder / "confusion_matrix.png",
+        )
+        plots.misclassified(
+            data.test.images, data.test.labels, scores.probabilities, names,
+            f"misclassified test images · {title}", folder / "misclassified.png",
+        )  # fmt: skip
+    for picture in sorted(folder.glob("*.png")):
+        record.artifact(f"plots/{picture.name}", "plots")
+
+
+def conclude(record: RunRecord, data: Dataset) -> None:
+    """Say what came out."""
+    best, test = record.result["best"], record.result["test"]
+    chosen = f"epoch {best['epoch']}"
+    if "val/accuracy" in best:
+        chosen += f" with {best['val/accuracy']:.2%} validation accuracy"
+    say(f"saved   {chosen}")
+    if test is not None and data.test is not None:
+        say(f"test    accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f}, on {len(data.test):,} images")
+
+
+def shown(path: Path) -> Path:
+    """A path as short as it can be said from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,133 @@
+"""`mnist-exp ui`: MLflow's UI on the store that the runs were logged to, opened at the runs table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+import webbrowser
+from pathlib import Path
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request
+from mnist_exp.config.schema import UiConfig
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri
+
+_FIRST_PORT = 5000
+_START_SECONDS = 60
+
+
+def ui(request: Request, started: float) -> None:
+    """Serve the UI until Ctrl-C, or open that of the server that the runs are logged to."""
+    config, _ = compose_checked(request, UiConfig)
+    if not config.tracking.enabled:
+        raise RequestError("tracking=none: nothing is logged to MLflow, so there is nothing to open")
+    uri = tracking_uri(config.tracking, Path(config.outputs))
+    if uri.startswith(("http://", "https://")):
+        _show(_runs_table(uri, config.tracking.experiment), config.open)
+        return
+    database = database_path(uri)
+    if database is not None and not database.is_file():
+        raise RequestError(f"{database}: there is no MLflow store here yet; a training makes it")
+    port = config.port or _free_port(config.host)
+    if not _is_free(config.host, port):
+        raise RequestError(f"port={port}: is in use on {config.host}; port=null takes a free one")
+    # One worker and no job runner: 5 s and 0.5 GB instead of 15 s and 2.9 GB.
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", config.host,
+               "--port", str(port), "--workers", "1"]  # fmt: skip
+    if (root := artifact_root(uri)) is not None:
+        command += ["--default-artifact-root", root]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    address = f"http://{config.host}:{port}"
+    print(f"Starting MLflow's UI on {uri} …", flush=True)
+    server = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _wait_for(address, server)
+        _show(_runs_table(address, config.tracking.experiment), config.open)
+        print("Ctrl-C ends it.", flush=True)
+        server.wait()
+        raise WorkError("MLflow's UI ended by itself")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _end(server)
+
+
+def _wait_for(address: str, server: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            said = (server.stderr.read() if server.stderr else "").strip().splitlines()
+            raise WorkError(f"MLflow's UI did not start: {said[-1] if said else 'it said nothing'}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
+            return
+        time.sleep(0.1)
+    raise WorkError(f"MLflow's UI did not answer within {_START_SECONDS} s")
+
+
+def _runs_table(address: str, experiment: str) -> str:
+    """The address of an experiment's runs: the UI itself opens on a page without them."""
+    query = urllib.parse.urlencode({"experiment_name": experiment})
+    try:
+        with urllib.request.urlopen(
+            f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=10
+        ) as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            raise RequestError(
+                f"{address}: there is no experiment '{experiment}' yet; a training makes it"
+            ) from error
+        raise WorkError(f"{address}: {error}") from error
+    except OSError as error:
+        raise WorkError(f"{address}: no MLflow server answers: {getattr(error, 'reason', error)}") from error
+    return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
+
+
+def _show(address: str, open_browser: bool) -> None:
+    print(address, flush=True)
+    if open_browser:
+        webbrowser.open(address)
+
+
+def _free_port(host: str) -> int:
+    return next((port for port in range(_FIRST_PORT, _FIRST_PORT + 100) if _is_free(host, port)), _FIRST_PORT)
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _end(server: subprocess.Popen[str]) -> None:
+    """End the server with the workers that it started."""
+    for name in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, name)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(5)
+            return

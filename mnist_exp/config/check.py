@@ -1,0 +1,120 @@
+"""From a composition to a typed config, or to every problem that can be told without Keras."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from mnist_exp.config.compose import Composition, Request, compose
+from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.places import COMMAND_LINE
+from mnist_exp.config.schema import Frozen, TrainConfig
+from mnist_exp.errors import Problem, RequestError
+
+Config = TypeVar("Config", bound=Frozen)
+
+
+def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
+    """Compose and validate a request. Raises `RequestError` with all problems, sorted by place."""
+    composition = compose(request)
+    problems = list(composition.problems)
+    try:
+        config = _validated(composition.values, schema)
+    except ValidationError as error:
+        seen = {problem.message.split(":")[0].split("=")[0] for problem in problems}
+        problems += [
+            problem
+            for problem in _problems(error, composition, schema)
+            if problem.message.split(":")[0].split("=")[0] not in seen
+        ]
+    if problems:
+        raise RequestError(sorted(set(problems)))
+    return config, composition
+
+
+def from_launched(config: DictConfig) -> TrainConfig:
+    """The typed config of a job that a Hydra launcher composed; it was checked before it was launched."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return _validated(values, TrainConfig)
+
+
+def _validated(values: Mapping[Any, Any], schema: type[Config]) -> Config:
+    # By way of JSON, so that lists become tuples while numbers and strings stay apart.
+    return schema.model_validate_json(json.dumps(values, default=str))
+
+
+def _problems(error: ValidationError, composition: Composition, schema: type[Frozen]) -> list[Problem]:
+    problems: dict[str, Problem] = {}
+    for details in error.errors(include_url=False):
+        path, value = _locate(details, composition.values)
+        place = composition.places.place(path) if path else COMMAND_LINE
+        message = _message(details, value, schema)
+        if not path:
+            text = message
+        elif place == COMMAND_LINE and not isinstance(value, (dict, list)) and details["type"] != "missing":
+            text = f"{path}={value if isinstance(value, str) else _shown(value)}: {message}"
+        else:
+            text = f"{path}: {message}"
+        # Of the branches of a union, the first (the usual one) speaks.
+        problems.setdefault(path, Problem(place, text))
+    return list(problems.values())
+
+
+def _locate(details: ErrorDetails, values: Any) -> tuple[str, Any]:
+    """The dotted path of an error, without the names of union branches, and the value there."""
+    parts: list[str] = []
+    node = values
+    for part in details["loc"]:
+        if isinstance(node, Mapping) and part in node:
+            node = node[str(part)]
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+        elif details["type"] == "missing":
+            node = None
+        else:
+            continue
+        parts.append(str(part))
+    return ".".join(parts), node
+
+
+def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key{did_you_mean(str(details['loc'][-1]), _fields(schema, details['loc'][:-1]))}"
+    if kind == "missing":
+        return "missing"
+    if kind == "value_error":
+        return str(details["ctx"]["error"])
+    message = details["msg"].replace("Input should be", "must be").replace("Field required", "missing")
+    message = message.replace("a valid ", "a ").replace("must be a integer", "must be an integer")
+    if kind in ("int_type", "int_from_float"):
+        message = "must be an integer"
+    if kind == "literal_error":
+        message += did_you_mean(str(value), _literals(details))
+    return message if isinstance(value, (dict, list)) else f"{message}, found {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    return json.dumps(value) if isinstance(value, (bool, str)) else str(value)
+
+
+def _literals(details: ErrorDetails) -> list[str]:
+    return [part.strip("' ") for part in str(details["ctx"]["expected"]).replace(" or ", ",").split(",")]
+
+
+def _fields(schema: type[Frozen], location: tuple[int | str, ...]) -> list[str]:
+    current: Any = schema
+    for part in location:
+        field = current.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, Frozen):
+            return []
+        current = field.annotation
+    return [field.alias or name for name, field in current.model_fields.items()]

@@ -1,0 +1,49 @@
+"""What a run is, regardless of when and where it is run: its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.schema import TrainConfig
+
+# What can be changed without changing the weights that a run ends with. `data`'s own entries among them
+# only say where the images are; what they are is in the data's digest.
+_WITHOUT_EFFECT = ("name", "outputs", "from", "sweep", "tracking")
+_WITHOUT_EFFECT_ON_DATA = ("dir", "mirrors", "keras_cache", "fallback")
+# The rooms whose code can change the weights.
+_ROOMS = ("data", "model", "training")
+
+
+def as_values(config: TrainConfig) -> dict[str, Any]:
+    """The config as plain values, under the names that YAML has."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def fingerprint(values: Mapping[str, Any], *, data_sha256: str, precision: str, threads: int) -> str:
+    """SHA-256 over the config (threads and precision as resolved), the data, our code, and the libraries."""
+    config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
+    config["training"] = {k: v for k, v in config["training"].items() if k != "keep_checkpoint"}
+    config["device"] = {**config["device"], "precision": precision, "threads": threads}
+    identity = {
+        "config": config,
+        "data": data_sha256,
+        "code": code_digest(),
+        "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy")},
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """SHA-256 of this package's own code that can change the weights."""
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for file in sorted((package / room).rglob("*.py")):
+            digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    return digest.hexdigest()

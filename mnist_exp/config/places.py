@@ -1,0 +1,85 @@
+"""Where a value of the composed config really comes from: the command line, or a line of a YAML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+COMMAND_LINE = "command line"
+
+
+class Places:
+    """Finds the place of a dotted path, such as `model.layers.2.filters`.
+
+    Options are looked for in `folders` in order, the first that has the file wins, as in Hydra.
+    """
+
+    def __init__(
+        self, verb: str, folders: Sequence[Path], choices: Mapping[str, str | None], overrides: Sequence[str]
+    ) -> None:
+        self._verb = verb
+        self._folders = folders
+        self._choices = choices
+        self._override_keys = [_key(override) for override in overrides]
+
+    def place(self, path: str) -> str:
+        """`file:line`, or `command line`."""
+        for key in self._override_keys:
+            if key not in self._choices and (f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.")):
+                return COMMAND_LINE
+        group = path.split(".", 1)[0]
+        # Presets are merged over everything else; then the group's own file, then the root config.
+        presets = [name for name in ("debug", "experiment") if self._choices.get(name) not in (None, "none")]
+        candidates = [(name, "") for name in presets]
+        if group in self._choices:
+            candidates.append((group, group))
+        for name, package in candidates:
+            file = self._file(f"{name}/{self._choices[name]}.yaml")
+            inner = path.removeprefix(package).lstrip(".") if package else path
+            line = file and _line(file, inner, whole_path=not package)
+            if file and line:
+                return f"{_short(file)}:{line}"
+        root = self._file(f"{self._verb}.yaml")
+        line = root and _line(root, path, whole_path=False)
+        return f"{_short(root)}:{line}" if root and line else COMMAND_LINE
+
+    def _file(self, name: str) -> Path | None:
+        return next((folder / name for folder in self._folders if (folder / name).is_file()), None)
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
+
+
+def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
+    """The line of the deepest part of `path` that the file has; None where that is nothing at all
+    (or, with `whole_path`, not the whole).
+    """
+    node = yaml.compose(file.read_text(encoding="utf-8"))
+    line = None if node is None else node.start_mark.line + 1
+    found = 0
+    parts = path.split(".") if path else []
+    for part in parts:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == part), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+        else:
+            break
+        found += 1
+    if whole_path and found < len(parts):
+        return None
+    return line
+
+
+def _short(file: Path) -> str:
+    """The path as the user would type it from here, where that is shorter."""
+    relative = os.path.relpath(file)
+    return relative if len(relative) < len(str(file)) else str(file)

@@ -1,0 +1,269 @@
+"""The typed, frozen config that the rest of the program works with.
+
+What is checked here: unknown keys, types, ranges, and values that contradict each other. Layers, losses,
+metrics and optimizers are checked by building them with Keras (`mnist_exp.model.check`).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Frozen(BaseModel):
+    """Immutable; unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FileSpec(Frozen):
+    """A file of a data set and the SHA-256 of its (uncompressed) content."""
+
+    name: str
+    sha256: str | None
+
+
+class FourFiles(Frozen):
+    """The four files of a data set in IDX format."""
+
+    train_images: FileSpec
+    train_labels: FileSpec
+    test_images: FileSpec
+    test_labels: FileSpec
+
+
+class DataConfig(Frozen):
+    """Where the images come from, what they are, and which are used for what."""
+
+    name: str
+    source: Literal["idx", "digits"]
+    dir: str | None
+    files: FourFiles | None
+    mirrors: tuple[str, ...]
+    keras_cache: FileSpec | None
+    shape: tuple[Count, Count, Count]
+    classes: Annotated[int, Field(ge=2)]
+    class_names: tuple[str, ...]
+    val_fraction: Fraction
+    split_seed: Seed
+    limit: Count | None
+    fallback: str | None
+
+    @field_validator("dir")
+    @classmethod
+    def _absolute(cls, value: str | None) -> str | None:
+        # A run is resumed and repeated from other directories too.
+        return None if value is None else os.path.abspath(os.path.expanduser(value))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        if len(self.class_names) != self.classes:
+            raise ValueError(f"class_names has {len(self.class_names)} names for {self.classes} classes")
+        if self.source == "idx" and self.files is None:
+            raise ValueError("source idx needs files")
+        return self
+
+
+class PreprocessConfig(Frozen):
+    """What the saved model does to raw pixels before its first layer."""
+
+    name: str
+    type: Literal["unit", "standardize"]
+
+
+Range = Annotated[float, Field(ge=0)]
+
+
+class AugConfig(Frozen):
+    """Random transforms of training images, in the terms of Keras' ImageDataGenerator."""
+
+    name: str
+    rotation_range: Annotated[float, Field(ge=0, le=180)]
+    width_shift_range: Range | tuple[float, ...]
+    height_shift_range: Range | tuple[float, ...]
+    shear_range: Annotated[float, Field(ge=0, lt=90)]
+    zoom_range: Annotated[float, Field(ge=0, lt=1)] | tuple[float, float]
+    horizontal_flip: bool
+    vertical_flip: bool
+    fill_mode: Literal["constant", "nearest", "reflect", "wrap"]
+    cval: Annotated[float, Field(ge=0, le=255)]
+
+    @field_validator("width_shift_range", "height_shift_range")
+    @classmethod
+    def _some(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if value == ():
+            raise ValueError("must be a number or a list of at least one")
+        return value
+
+    @property
+    def zoom(self) -> tuple[float, float]:
+        """The lowest and the highest zoom; under 1 enlarges."""
+        if isinstance(self.zoom_range, tuple):
+            return self.zoom_range
+        return 1 - self.zoom_range, 1 + self.zoom_range
+
+    @field_validator("zoom_range")
+    @classmethod
+    def _ordered(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        if isinstance(value, tuple) and not 0 < value[0] <= value[1]:
+            raise ValueError(f"must be [low, high] with 0 < low <= high, found {list(value)}")
+        return value
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether no image is ever changed."""
+        ranges = (self.rotation_range, self.shear_range, self.width_shift_range, self.height_shift_range)
+        return (
+            not any(any(value) if isinstance(value, tuple) else value for value in ranges)
+            and self.zoom == (1, 1)
+            and not (self.horizontal_flip or self.vertical_flip)
+        )
+
+
+class ModelConfig(Frozen):
+    """A list of layers; whatever else stands beside it is a knob that the list refers to."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+    layers: tuple[Any, ...]
+
+
+class OptimizerConfig(Frozen):
+    """A Keras optimizer; every further key is an argument of its class."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    learning_rate: Annotated[float, Field(gt=0)]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the class is called with; null means its own default."""
+        return {key: value for key, value in self.model_dump(exclude={"type"}).items() if value is not None}
+
+
+class ScheduleConfig(Frozen):
+    """The learning rate of each step, as a fraction of `optimizer.learning_rate`."""
+
+    type: Literal["constant", "cosine"]
+    warmup_epochs: Annotated[float, Field(ge=0)]
+    final_fraction: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _constant_is_constant(self) -> ScheduleConfig:
+        if self.type == "constant" and self.final_fraction != 1:
+            raise ValueError("a constant schedule has final_fraction: 1.0")
+        return self
+
+
+class SelectConfig(Frozen):
+    """The metric by which the best epoch is chosen, on validation data."""
+
+    metric: Annotated[str, Field(pattern="^val/.+")]
+    mode: Literal["max", "min"]
+
+
+class TrainingConfig(Frozen):
+    """How long, in what batches, by what loss, and which epoch is kept."""
+
+    epochs: Count
+    batch_size: Count
+    loss: str
+    label_smoothing: Fraction
+    metrics: tuple[str, ...]
+    select: SelectConfig
+    keep_checkpoint: bool
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether the loss takes one-hot targets; Keras' `sparse_…` losses take class numbers."""
+        return not self.loss.lower().replace("_", "").startswith("sparse")
+
+    @model_validator(mode="after")
+    def _smoothing_needs_one_hot(self) -> TrainingConfig:
+        if self.label_smoothing and not self.one_hot:
+            raise ValueError(f"label_smoothing needs loss: categorical_crossentropy, found {self.loss}")
+        return self
+
+
+class DeviceConfig(Frozen):
+    """Where to compute and in which numbers; `auto` is resolved at the start of a run."""
+
+    kind: Literal["auto", "cpu", "gpu"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Count | Literal["auto"]
+    deterministic: bool
+
+
+class TrackingConfig(Frozen):
+    """The MLflow store that mirrors the run directory."""
+
+    enabled: bool
+    uri: str | None
+    experiment: Annotated[str, Field(min_length=1)]
+    wait_seconds: Annotated[float, Field(ge=0)]
+
+
+class DebugConfig(Frozen):
+    """Help for finding out why a training does not work."""
+
+    name: str
+    max_steps: Count | None
+    check_finite: bool
+
+
+class SweepConfig(Frozen):
+    """How a sweep is kept."""
+
+    name: str | None
+
+
+class TrainConfig(Frozen):
+    """Everything that a training run is made of."""
+
+    seed: Seed
+    name: str | None
+    outputs: Annotated[str, Field(min_length=1)]
+    from_: Annotated[str | None, Field(alias="from")]
+    sweep: SweepConfig
+    data: DataConfig
+    preprocess: PreprocessConfig
+    aug: AugConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    training: TrainingConfig
+    device: DeviceConfig
+    tracking: TrackingConfig
+    debug: DebugConfig
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainConfig:
+        if self.schedule.warmup_epochs > self.training.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs={self.schedule.warmup_epochs:g}: "
+                f"must not exceed training.epochs={self.training.epochs}"
+            )
+        return self
+
+
+class RunsConfig(Frozen):
+    """What `mnist-exp runs` lists."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    limit: Count | None
+
+
+class UiConfig(Frozen):
+    """What `mnist-exp ui` opens."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] | None
+    open: bool
+    tracking: TrackingConfig

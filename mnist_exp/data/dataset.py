@@ -1,0 +1,60 @@
+"""Images and labels in memory, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images (n, height, width, channels), uint8 0…255, and labels (n,), int64 from 0."""
+
+    images: Images
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Part:
+        """The images and labels at these indices."""
+        return Part(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found: the labelled training images and, where it has them, test images."""
+
+    train: Part
+    test: Part | None
+    origin: str
+    """Where it was found, for people."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run trains on, validates on and is scored on."""
+
+    train: Part
+    val: Part | None
+    test: Part | None
+    origin: str
+    sha256: str
+    """SHA-256 of the pixels and labels that are used (train with validation, then test)."""
+
+
+def digest(parts: list[Part | None]) -> str:
+    """SHA-256 over the shapes, pixels and labels of parts, in order."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        if part is not None:
+            sha256.update(str(part.images.shape).encode())
+            sha256.update(np.ascontiguousarray(part.images).data)
+            sha256.update(np.ascontiguousarray(part.labels, dtype="<i8").data)
+    return sha256.hexdigest()

@@ -1,0 +1,47 @@
+"""The errors that users meet, and how each ends the program.
+
+MnistExpError
+├── RequestError   what was asked for is wrong; nothing was done        (exit status 2)
+└── WorkError      what was asked for is right, but the work failed     (exit status 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong: where it stands, and what was expected and found there."""
+
+    place: str
+    message: str
+
+
+class MnistExpError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+    exit_status = 1
+
+
+class RequestError(MnistExpError):
+    """The request was wrong: a config, an override, a data file, an output directory."""
+
+    exit_status = 2
+
+    def __init__(self, problems: str | Iterable[Problem], subject: str = "this configuration") -> None:
+        self.problems = () if isinstance(problems, str) else tuple(problems)
+        self.subject = subject
+        super().__init__(problems if isinstance(problems, str) else self._text())
+
+    def _text(self) -> str:
+        count = len(self.problems)
+        width = max(len(problem.place) for problem in self.problems)
+        lines = [f"{count} problem{'s' if count > 1 else ''} in {self.subject}"]
+        lines += [f"  {problem.place:<{width}}  {problem.message}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+class WorkError(MnistExpError):
+    """The request was right, but the work failed: a diverged training, a full disk, a failed job."""

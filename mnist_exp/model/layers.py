@@ -1,0 +1,104 @@
+"""The layers that a list may use, and one entry of a list made into a Keras layer."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from mnist_exp.config.names import did_you_mean
+
+# Layers of `keras.layers` that make sense in a list of an image classifier. Not among them: layers that run
+# or wrap foreign code, take several inputs (`Parallel` and `Residual` merge), or need text or adaptation.
+ALLOWED = frozenset(
+    {
+        *("Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense"),
+        *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
+        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+        *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax"),
+        *(
+            "BatchNormalization",
+            "GroupNormalization",
+            "LayerNormalization",
+            "RMSNormalization",
+            "UnitNormalization",
+        ),
+        *("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D", "SpatialDropout2D"),
+        *("Cropping2D", "Flatten", "Permute", "Reshape", "UpSampling2D", "ZeroPadding2D"),
+        *("ActivityRegularization", "Rescaling"),
+    }
+)
+
+# Arguments that every layer has by way of its base class.
+_COMMON_ARGUMENTS = frozenset({"name", "trainable"})
+
+
+class LayerError(Exception):
+    """An entry is wrong; `key` is the argument at fault, if it is one."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
+    """The Keras layer of an entry: a name, or a mapping with `type` and arguments. Raises `LayerError`."""
+    kind, arguments = parse_entry(entry)
+    if kind not in ALLOWED:
+        raise LayerError(f"there is no layer '{kind}'{did_you_mean(kind, ALLOWED)}", "type")
+    layer_class = getattr(keras.layers, kind)
+    check_arguments(layer_class, arguments, _COMMON_ARGUMENTS)
+    try:
+        return layer_class(**{"name": default_name, **arguments})
+    except (ValueError, TypeError) as error:
+        raise LayerError(f"{kind} cannot be made: {first_sentence(error)}") from error
+
+
+def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
+    """The type and the arguments of an entry. Raises `LayerError`."""
+    if isinstance(entry, str):
+        return entry, {}
+    if not isinstance(entry, Mapping):
+        raise LayerError(f"expected a layer's name or a mapping with 'type', found {entry!r}")
+    arguments = dict(entry)
+    kind = arguments.pop("type", None)
+    if not isinstance(kind, str):
+        raise LayerError("expected 'type' with the layer's name")
+    return kind, arguments
+
+
+def check_arguments(target: type, arguments: Mapping[str, Any], also: frozenset[str] = frozenset()) -> None:
+    """Raise `LayerError` for arguments that a Keras class does not have, or that are missing."""
+    known, required = _arguments(target)
+    for name in arguments:
+        if name not in known | also:
+            raise LayerError(f"{target.__name__} has no argument '{name}'{did_you_mean(name, known | also)}", name)
+    missing = sorted(required - arguments.keys())
+    if missing:
+        raise LayerError(f"{target.__name__} needs {' and '.join(missing)}")
+
+
+def _arguments(target: type) -> tuple[set[str], set[str]]:
+    """The names of the constructor's arguments, and which are required."""
+    parameters = list(inspect.signature(target.__init__).parameters.values())[1:]  # type: ignore[misc]
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = {p.name for p in named}
+    required = {p.name for p in named if p.default is p.empty}
+    return known, required
+
+
+def default_name(kind: str, seen: dict[str, int]) -> str:
+    """The name that Keras would give in a fresh process: conv2d, conv2d_1, …; `seen` counts."""
+    base = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
+    count = seen.get(base, 0)
+    seen[base] = count + 1
+    return f"{base}_{count}" if count else base
+
+
+def first_sentence(error: BaseException) -> str:
+    """What Keras says, without the call's arguments that it lists after it."""
+    text = re.split(r"\n\n|\nArguments received", str(error).strip())[0]
+    return re.sub(r"\s+", " ", text).rstrip(".")

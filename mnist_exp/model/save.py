@@ -1,0 +1,40 @@
+"""A trained model as files that plain Keras reads, without this package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import yaml
+
+from mnist_exp.runs.files import replace_file, write_text
+
+FILES = ("model.keras", "model.h5", "architecture.yaml", "model.weights.h5")
+
+
+def save_model(model: keras.Model, folder: Path) -> None:
+    """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's folder.
+
+    `model` must not be used afterwards: saving HDF5 takes the optimizer out of its compile config.
+    """
+    with replace_file(folder / "model.keras") as path:
+        model.save(path)
+    write_text(folder / "architecture.yaml", yaml.safe_dump(json.loads(model.to_json()), sort_keys=False))
+    # Weights of a compiled model would be saved with the optimizer's state, at three times the size.
+    bare = keras.models.model_from_json(model.to_json())
+    bare.set_weights(model.get_weights())
+    with replace_file(folder / "model.weights.h5") as path:
+        bare.save_weights(path)
+    with replace_file(folder / "model.h5") as path:
+        model.save(path)
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """SHA-256 of the bytes of every array of `model.get_weights()`, in order."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""What one sees while a training runs: a bar on a terminal, and a line per epoch everywhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mnist_exp.runs.log import say
+
+
+class TrainingDisplay:
+    """Listens to a training loop and shows how it goes on. A context manager."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        console = Console(file=sys.stdout)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, metrics="")
+
+    def __enter__(self) -> TrainingDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def on_steps(self, epoch: int, done: int, steps: int, metrics: dict[str, float]) -> None:
+        """Move the bar."""
+        text = f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
+        self._bar.update(
+            self._task, description=f"epoch {epoch}/{self._epochs}", completed=done, total=steps, metrics=text
+        )
+
+    def on_epoch(self, row: dict[str, float], is_best: bool) -> None:
+        """Print the epoch's line; the bar starts anew."""
+        say(epoch_line(row, self._epochs, is_best))
+        self._bar.reset(self._task, metrics="")
+
+
+def epoch_line(row: dict[str, float], epochs: int, is_best: bool) -> str:
+    """`epoch  3/12  train loss … accuracy …  val loss … accuracy …  lr …  6.1 s  best so far`."""
+    width = len(str(epochs))
+    parts = [f"epoch {row['epoch']:>{width}.0f}/{epochs}"]
+    for part in ("train", "val"):
+        if f"{part}/loss" in row:
+            parts.append(f"{part} loss {row[f'{part}/loss']:.4f} accuracy {row[f'{part}/accuracy']:7.2%}")
+    parts.append(f"lr {row['learning_rate']:.2e}")
+    parts.append(f"{row['seconds']:.1f} s")
+    if is_best:
+        parts.append("best so far")
+    return "  ".join(parts)

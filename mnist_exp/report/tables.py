@@ -1,0 +1,65 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mnist_exp.runs.directory import RunSummary
+
+_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "killed": "red", "interrupted": "yellow"}
+
+
+def runs_table(runs: Sequence[RunSummary]) -> None:
+    """Print the runs: name, status, data, epochs, accuracy, age."""
+    rows = []
+    for run in runs:
+        result = run.result
+        epochs = f"{result.get('epochs', 0)}/{result['planned_epochs']}" if "planned_epochs" in result else "–"
+        rows.append(
+            [
+                run.name,
+                f"[{_STYLES.get(run.status, '')}]{run.status}[/]" if run.status in _STYLES else run.status,
+                result.get("data", {}).get("name", "–"),
+                epochs,
+                percent(result.get("best", {}).get("val/accuracy")),
+                percent((result.get("test") or {}).get("accuracy")),
+                age(time.time() - result["started"]) if "started" in result else "–",
+            ]
+        )
+    print_table(
+        ["run", "status", "data", "epochs", "val", "test", "age"],
+        rows,
+        right=("epochs", "val", "test", "age"),
+    )
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table as wide as its content; no line is cut where the output is not a terminal."""
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=10_000)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def percent(value: float | None) -> str:
+    """`99.12 %`, or a dash."""
+    return "–" if value is None else f"{value:.2%}".replace("%", " %")
+
+
+def age(seconds: float) -> str:
+    """A time span in its largest unit: `5 s`, `12 min`, `3 h`, `8 d`."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(max(seconds, 0))} s"

@@ -1,0 +1,163 @@
+"""A run's directory: its name, its files, and the lock that says that somebody works in it.
+
+outputs/runs/<model>-<aug>-<stamp>/          a run
+outputs/sweeps/<sweep>/<job>/                a job of a sweep
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import io
+import itertools
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.errors import RequestError
+from mnist_exp.runs.files import write_text
+
+RUNS, SWEEPS = "runs", "sweeps"
+_LOCK, _RESULT, _HISTORY = ".lock", "result.json", "history.csv"
+
+
+@dataclass
+class RunDirectory:
+    """A run's directory that this process works in; the lock goes when the process does."""
+
+    path: Path
+    _lock: int
+
+    @classmethod
+    def create(cls, parent: Path, name: str) -> RunDirectory:
+        """A new directory; where the name is taken, a number is added. Raises `RequestError`."""
+        path = make_directory(parent, name)
+        lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return cls(path, lock)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    def release(self) -> None:
+        """Let others work in it."""
+        os.close(self._lock)
+        (self.path / _LOCK).unlink(missing_ok=True)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`, whole."""
+        write_text(self.path / _RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+    def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Write `history.csv`, whole: a row per epoch."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=columns(history), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+        write_text(self.path / _HISTORY, text.getvalue())
+
+
+def make_directory(parent: Path, name: str) -> Path:
+    """A new directory, absolute; where the name is taken, a number is added. Raises `RequestError`."""
+    name = safe_name(name)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in itertools.count(1):
+            path = parent / (name if attempt == 1 else f"{name}-{attempt}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                break
+    except OSError as error:
+        raise RequestError(f"outputs: {error.filename or parent} cannot be written: {error.strerror}") from error
+    return path.resolve()
+
+
+def columns(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """The columns of `history.csv`: those that every run has, first and in this order."""
+    first = ["epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy"]
+    last = ["learning_rate", "seconds"]
+    more = [name for name in (history[0] if history else {}) if name not in first + last]
+    return first + last + more
+
+
+def safe_name(name: str) -> str:
+    """A name without what shells, MLflow or Hydra would read as something else."""
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"
+
+
+def stamped(name: str) -> str:
+    """The name with the present time behind it."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def process() -> dict[str, Any]:
+    """What identifies this process, for `result.json`."""
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a directory tells about its run."""
+
+    path: Path
+    result: Mapping[str, Any]
+    status: str
+    modified: float
+
+    @property
+    def name(self) -> str:
+        """The run's name; a sweep's job has its sweep's before it."""
+        return (
+            f"{self.path.parent.name}/{self.path.name}"
+            if self.path.parent.parent.name == SWEEPS
+            else self.path.name
+        )
+
+
+def list_runs(outputs: Path) -> list[RunSummary]:
+    """All runs in an output folder, newest first."""
+    found = [*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")]
+    summaries = [summary for path in found if path.is_dir() and (summary := summarize(path)) is not None]
+    return sorted(summaries, key=lambda run: run.result.get("started", 0), reverse=True)
+
+
+def summarize(path: Path) -> RunSummary | None:
+    """What a run's directory tells; None where it is not one."""
+    file = path / _RESULT
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        modified = file.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return RunSummary(path, {}, "damaged", path.stat().st_mtime)
+    if not isinstance(result, dict) or "status" not in result:
+        return RunSummary(path, {}, "damaged", modified)
+    status = result["status"]
+    if status == "running" and not is_locked(path):
+        status = "killed"
+    return RunSummary(path, result, status, modified)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process works in a run's directory."""
+    try:
+        descriptor = os.open(path / _LOCK, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

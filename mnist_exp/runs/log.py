@@ -1,0 +1,53 @@
+"""What a run says: to the console as it is, to `run.log` with the time before it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOGGER = logging.getLogger("mnist_exp")
+
+
+def say(message: str) -> None:
+    """Tell the user, and the run's log if there is one."""
+    _LOGGER.info(message)
+
+
+def warn(message: str) -> None:
+    """Tell the user of something that they should not miss."""
+    _LOGGER.warning(message)
+
+
+class _Console(logging.Handler):
+    """Prints to whatever the standard output is at the time (a progress display may have taken its place)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        print(prefix + record.getMessage(), file=sys.stdout, flush=True)
+
+
+def to_console() -> None:
+    """Let what is said appear on the console; once per process."""
+    _LOGGER.setLevel(logging.INFO)
+    _LOGGER.propagate = False
+    if not any(isinstance(handler, _Console) for handler in _LOGGER.handlers):
+        _LOGGER.addHandler(_Console())
+
+
+@contextmanager
+def to_file(path: Path) -> Iterator[None]:
+    """Also write what is said, and Python's warnings, to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    warnings = logging.getLogger("py.warnings")
+    _LOGGER.addHandler(handler)
+    warnings.addHandler(handler)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        warnings.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,29 @@
+"""Seconds by phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Adds up what each phase of a run takes; `started` is a reading of `time.perf_counter`."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the block's time to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] = self._seconds.get(name, 0) + time.perf_counter() - start
+
+    def report(self) -> dict[str, float]:
+        """Seconds by phase, and in total."""
+        total = time.perf_counter() - self._started
+        return {name: round(value, 3) for name, value in {**self._seconds, "total": total}.items()}

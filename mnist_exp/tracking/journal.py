@@ -1,0 +1,65 @@
+"""Everything for the tracker, in order, as lines of JSON in the run directory.
+
+Training only appends here (0.1 ms); `mnist_exp.tracking.delivery` reads it, in another process. The kinds of
+lines, each with `time` (milliseconds since 1970):
+
+    run        name, experiment, tags, parent (a directory with a journal of its own, or null)
+    params     values
+    dataset    name, sha256, source, shape, images
+    metrics    step, values
+    tags       values
+    note       text (Markdown, the run's description)
+    artifact   file, folder (of the artifact store)
+    model      file, shape, classes, requirements
+    end        status (FINISHED, FAILED, KILLED)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+FILE = "journal.jsonl"
+
+
+class Journal:
+    """Appends to a run's journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Unbuffered, appending: a line is whole in the file when `write` returns.
+        self._descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def write(self, kind: str, **content: Any) -> None:
+        """Append a line."""
+        line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **content}, ensure_ascii=False)
+        os.write(self._descriptor, line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Nothing more is to come from this process."""
+        os.close(self._descriptor)
+
+
+def read(folder: Path, skip: int = 0) -> list[dict[str, Any]]:
+    """The journal's whole lines, but for the first `skip`."""
+    with (folder / FILE).open("rb") as file:
+        lines = file.read().split(b"\n")[:-1]  # after the last newline: nothing, or a line still being written
+    return [json.loads(line) for line in lines[skip:]]
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values under dotted names, as text: a tracker's parameters."""
+    if isinstance(values, dict) and values:
+        items = values.items()
+    elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):
+        items = enumerate(values)  # type: ignore[assignment]
+    else:
+        text = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
+        return {prefix: text}
+    flat: dict[str, str] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,234 @@
+"""The record of a run: its directory, which is the truth, and the journal for the tracker, which mirrors it."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import io
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from mnist_exp import __version__
+from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.runs.directory import RunDirectory, process
+from mnist_exp.runs.files import write_text
+from mnist_exp.runs.log import say, to_file, warn
+from mnist_exp.tracking.journal import Journal, flatten
+from mnist_exp.tracking.sender import Sender
+from mnist_exp.tracking.store import tracking_uri
+
+VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
+_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+class RunRecord:
+    """What a run leaves, written while it goes on. A context manager: however the block ends, it is noted."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: Mapping[str, Any],
+        about: Mapping[str, Any],
+        tracking: TrackingConfig,
+        outputs: Path,
+        sweep: Path | None = None,
+    ) -> None:
+        """`about` is what `result.json` says from the start: fingerprint, data, device, overrides, …"""
+        self.directory = directory
+        self.path = directory.path
+        self._tracking = tracking
+        self.result: dict[str, Any] = {
+            "status": "running",
+            "name": directory.name,
+            "started": time.time(),
+            **process(),
+            **about,
+            "epochs": 0,
+            "best": None,
+            "test": None,
+            "weights_sha256": None,
+            "versions": {"python": platform.python_version(), "mnist-exp": __version__}
+            | {name: version(name) for name in VERSIONS},
+            "mlflow_run_id": None,
+        }
+        write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        directory.write_result(self.result)
+        self._log = to_file(self.path / "run.log")
+        self._log.__enter__()
+        self.journal = Journal(self.path)
+        self.journal.write(
+            "run",
+            name=directory.name,
+            experiment=tracking.experiment,
+            tags=self._tags(),
+            parent=None if sweep is None else str(sweep),
+        )
+        parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
+        self.journal.write("params", values=flatten(parameters))
+        data = self.result["data"]
+        self.journal.write(
+            "dataset", name=data["name"], sha256=data["sha256"], source=data["origin"],
+            shape=data["shape"], images=data["images"],
+        )  # fmt: skip
+        self._sender = Sender(self.path, tracking_uri(tracking, outputs)) if tracking.enabled else None
+
+    def _tags(self) -> dict[str, str]:
+        data = self.result["data"]
+        tags = {
+            **_source_tags(),
+            "data": data["name"],
+            "data_sha256": data["sha256"],
+            "fingerprint": self.result["fingerprint"],
+            "overrides": " ".join(self.result["overrides"]),
+            "directory": str(self.path),
+            **{key: str(value) for key, value in self.result["device"].items()},
+        }
+        if data["stands_in_for"]:
+            tags["fallback"] = data["stands_in_for"]
+        return tags
+
+    def epoch(self, history: list[dict[str, float]]) -> None:
+        """Note the epoch that is the history's last."""
+        self.directory.write_history(history)
+        row = history[-1]
+        step = int(row["epoch"])
+        values = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+        self.journal.write("metrics", step=step, values={**values, "time/epoch": row["seconds"]})
+        self.result["epochs"] = step
+
+    def best(self, row: Mapping[str, float]) -> None:
+        """Note the epoch whose weights are saved."""
+        names = [name for name in row if name.startswith("val/")]
+        self.result["best"] = {"epoch": int(row["epoch"]), **{name: row[name] for name in names}}
+        values = {f"best/{name}": value for name, value in self.result["best"].items()}
+        self.journal.write("metrics", step=int(row["epoch"]), values=values)
+
+    def test(self, metrics: Mapping[str, float]) -> None:
+        """Note the scores of the saved model on the test part."""
+        self.result["test"] = dict(metrics)
+        values = {f"test/{name}": value for name, value in metrics.items()}
+        self.journal.write("metrics", step=self.result["best"]["epoch"], values=values)
+
+    def artifact(self, file: str, folder: str | None = None) -> None:
+        """Give the tracker a file of the run directory."""
+        self.journal.write("artifact", file=file, folder=folder)
+
+    def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
+        """Give the tracker the saved model, ready to be served."""
+        requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
+        self.journal.write("model", file=file, shape=list(shape), classes=classes, requirements=requirements)
+
+    def seconds(self, phases: Mapping[str, float]) -> None:
+        """Note what each phase took."""
+        self.result["seconds"] = dict(phases)
+        self.journal.write(
+            "metrics",
+            step=self.result["epochs"],
+            values={f"time/{name}": value for name, value in phases.items()},
+        )
+
+    def __enter__(self) -> RunRecord:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = "finished"
+        if error is not None:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.result["reason"] = str(error) or type(error).__name__
+        try:
+            self._end(status)
+        finally:
+            self._log.__exit__(None, None, None)
+            self.directory.release()
+
+    def _end(self, status: str) -> None:
+        self.result["status"] = status
+        self.result["ended"] = time.time()
+        # Before the tracker is waited for: whatever happens there, the run has ended.
+        self.directory.write_result(self.result)
+        self.journal.write("end", status=_MLFLOW_STATUS[status])
+        self.journal.close()
+        if self._sender is None:
+            return
+        _deliver_rest(self._sender, self._tracking, self.path)
+        self.result["mlflow_run_id"] = self._sender.run_id
+        self.directory.write_result(self.result)
+
+
+class SweepRecord:
+    """The record of a sweep: an MLflow run that is the parent of its jobs' runs, with their leaderboard."""
+
+    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig, outputs: Path) -> None:
+        self._directory, self._tracking = directory, tracking
+        self._uri = tracking_uri(tracking, outputs)
+        self._journal = Journal(directory)
+        tags = {**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)}
+        self._journal.write("run", name=directory.name, experiment=tracking.experiment, tags=tags, parent=None)
+
+    def leaderboard(self, header: Sequence[str], rows: Sequence[Sequence[str]], best: float | None) -> None:
+        """Leave the jobs' table, as CSV and as the MLflow run's description."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        write_text(self._directory / "leaderboard.csv", text.getvalue())
+        self._journal.write("artifact", file="leaderboard.csv", folder=None)
+        lines = [header, ["---"] * len(header), *rows]
+        self._journal.write("note", text="\n".join(f"| {' | '.join(line)} |" for line in lines))
+        if best is not None:
+            self._journal.write("metrics", step=0, values={"best/val/accuracy": best})
+
+    def __enter__(self) -> SweepRecord:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = (
+            "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        )
+        self._journal.write("end", status=_MLFLOW_STATUS[status])
+        self._journal.close()
+        if self._tracking.enabled:
+            _deliver_rest(Sender(self._directory, self._uri), self._tracking, self._directory)
+
+
+def _deliver_rest(sender: Sender, tracking: TrackingConfig, directory: Path) -> None:
+    """Wait for the tracker to have everything, and say so where it has not."""
+    failure = sender.finish(tracking.wait_seconds)
+    if failure is not None:
+        warn(f"the tracker did not get everything: {failure}")
+        say(f"What it missed is kept in {directory / 'journal.jsonl'}.")
+
+
+def _source_tags() -> dict[str, str]:
+    tags = {"mlflow.source.name": "mnist-exp", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
+    if commit := _git_commit():
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except OSError:  # no such user id here, as in some containers
+        return "unknown"
+
+
+def _git_commit() -> str | None:
+    """The commit of the working directory's repository."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None

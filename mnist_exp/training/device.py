@@ -1,0 +1,107 @@
+"""The device, its threads, and the numbers it computes in: resolved once, at the start, and recorded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.schema import DeviceConfig
+from mnist_exp.errors import RequestError
+
+GPU_INSTALL = "pip install 'mnist-exp[gpu]'"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run computes on."""
+
+    kind: str
+    name: str
+    threads: int
+    precision: str
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.name}, {threads}, {self.precision}"
+
+
+def resolve(config: DeviceConfig) -> Device:
+    """Choose the device and set TensorFlow up for it.
+
+    Raises `RequestError` for a GPU that is not there, and for another number of threads than this process
+    already runs with (TensorFlow fixes it at its first operation).
+    """
+    import tensorflow as tf
+
+    gpus = [] if config.kind == "cpu" else visible_gpus()
+    if config.kind == "gpu" and not gpus:
+        version = importlib.metadata.version("tensorflow")
+        built = "built with" if tf.test.is_built_with_cuda() else "built without"
+        driver = Path("/proc/driver/nvidia/version").exists()
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise RequestError(
+            "device.kind=gpu: no GPU is visible. Looked for: "
+            f"TensorFlow's list of GPUs (empty; tensorflow {version}, {built} CUDA), "
+            f"an NVIDIA driver ({'loaded' if driver else 'not loaded'}), "
+            f"CUDA_VISIBLE_DEVICES ({'not set' if shown is None else repr(shown)}). "
+            f"What TensorFlow needs for it is installed with: {GPU_INSTALL}"
+        )
+    threads = available_cores() if config.threads == "auto" else config.threads
+    _configure(tf, gpus, threads, deterministic=config.deterministic)
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        capability = details.get("compute_capability", (0, 0))
+        fast = tuple(capability) >= (8, 0)  # Ampere, the first with bfloat16
+        name = f"GPU {details.get('device_name', gpus[0].name)}"
+        return Device("gpu", name, threads, _precision(config, fast))
+    return Device("cpu", "CPU", threads, _precision(config, cpu_computes_in_bfloat16()))
+
+
+def visible_gpus() -> list[Any]:
+    """TensorFlow's own list."""
+    import tensorflow as tf
+
+    return list(tf.config.list_physical_devices("GPU"))
+
+
+def available_cores() -> int:
+    """The processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_computes_in_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
+    try:
+        text = cpuinfo.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "avx512_bf16" in flags
+
+
+def _precision(config: DeviceConfig, fast_bfloat16: bool) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "bfloat16" if fast_bfloat16 else "float32"
+
+
+def _configure(tf: Any, gpus: list[Any], threads: int, *, deterministic: bool) -> None:
+    """Idempotent within a process; `RequestError` where TensorFlow already runs in another way."""
+    try:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        if not gpus:
+            tf.config.set_visible_devices([], "GPU")
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    except RuntimeError as error:
+        raise RequestError(
+            f"device.threads={threads}: TensorFlow already runs in this process with other settings "
+            f"({tf.config.threading.get_intra_op_parallelism_threads()} threads); "
+            "jobs that differ in their device need a process each"
+        ) from error
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
