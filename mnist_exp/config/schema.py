@@ -78,6 +78,7 @@ class PreprocessConfig(Frozen):
 
 
 Range = Annotated[float, Field(ge=0)]
+Pixels = Annotated[int, Field(ge=0)]
 
 
 class AugConfig(Frozen):
@@ -85,8 +86,9 @@ class AugConfig(Frozen):
 
     name: str
     rotation_range: Annotated[float, Field(ge=0, le=180)]
-    width_shift_range: Range | tuple[float, ...]
-    height_shift_range: Range | tuple[float, ...]
+    # An integer, a number with a decimal point and a list mean different things here.
+    width_shift_range: Pixels | Range | tuple[float, ...]
+    height_shift_range: Pixels | Range | tuple[float, ...]
     shear_range: Annotated[float, Field(ge=0, lt=90)]
     zoom_range: Annotated[float, Field(ge=0, lt=1)] | tuple[float, float]
     horizontal_flip: bool

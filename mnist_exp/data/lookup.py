@@ -72,7 +72,8 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
         try:
             return Located(mirror, idx=_download(mirror, files, cache, tell))
         except OSError as error:
-            reason = getattr(error, "reason", None) or error
+            refused = isinstance(error, urllib.error.HTTPError)
+            reason = error if refused else getattr(error, "reason", None) or error
             asked.append(f"{mirror}  ({reason})")
     raise NotFound(f"{data.name} was not found in any of these places:\n  " + "\n  ".join(asked))
 

@@ -16,12 +16,15 @@ def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Ind
     The same share of each class, to within one image; which images is a function of `seed` and the labels.
     """
     rng = np.random.default_rng(seed)
-    shuffled = rng.permutation(len(labels))
-    # Each image's place among its class, as a fraction: the images with the lowest are chosen.
-    rank = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        rank[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
-    order = np.lexsort((shuffled, rank))
-    count = round(fraction * len(labels))
-    return np.sort(order[count:]), np.sort(order[:count])
+    classes, members = np.unique(labels, return_counts=True)
+    # Whole images of each class first, then one more where most of an image is left (largest remainder).
+    shares = fraction * members
+    counts = np.floor(shares).astype(int)
+    missing = round(fraction * len(labels)) - int(counts.sum())
+    counts[np.argsort(counts - shares, kind="stable")[:missing]] += 1
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in zip(classes, counts, strict=True)
+    ]
+    held_out = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+    return np.setdiff1d(np.arange(len(labels)), held_out, assume_unique=True), held_out

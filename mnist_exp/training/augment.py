@@ -1,7 +1,9 @@
 """Random affine transforms of a batch, composed into one matrix and one resampling per image.
 
 Terms, distributions and order of composition are those of Keras' `ImageDataGenerator`: rotation, shift, shear,
-zoom about the image's centre, then flips.
+zoom about the image's centre, then flips. Two slips of that class (Keras 3.15) are not repeated: its
+`width_shift_range` moves images vertically and its `height_shift_range` horizontally, and images that are not
+square turn about a point beside their centre.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def draw(
     config: AugConfig, shape: tuple[int, int, int], count: Tensor, seed: int, step: Tensor
 ) -> dict[str, Tensor]:
     """Parameters of `count` transforms, each of shape (count,): `theta` and `shear` in radians, the shifts
-    `tx` (down) and `ty` (right) in pixels, the zooms `zx` (vertical) and `zy`, and the flips 0 or 1.
+    `tx` (horizontal) and `ty` in pixels, the zooms `zx` (horizontal) and `zy`, and the flips 0 or 1.
     """
     key = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.unstack(tf.random.stateless_uniform([8, count], key), num=8)
@@ -48,6 +50,8 @@ def draw(
         return (2 * unit - 1) * limit
 
     def shift(unit: Tensor, wanted: float | tuple[float, ...], size: int) -> Tensor:
+        if isinstance(wanted, int) and wanted > 0:
+            wanted = tuple(range(wanted))
         if isinstance(wanted, tuple):
             # One of the values, to either side: the unit interval is cut into 2 × n cells.
             signed = [sign * value for value in wanted for sign in (-1, 1)]
@@ -60,10 +64,11 @@ def draw(
         return pixels * size if limit < 1 else pixels
 
     low, high = config.zoom
+    height, width, _ = shape
     return {
         "theta": symmetric(uniform[0], math.radians(config.rotation_range)),
-        "tx": shift(uniform[1], config.height_shift_range, shape[0]),
-        "ty": shift(uniform[2], config.width_shift_range, shape[1]),
+        "tx": shift(uniform[1], config.width_shift_range, width),
+        "ty": shift(uniform[2], config.height_shift_range, height),
         "shear": symmetric(uniform[3], math.radians(config.shear_range)),
         "zx": low + (high - low) * uniform[4],
         "zy": low + (high - low) * uniform[5],
@@ -74,25 +79,21 @@ def draw(
 
 def matrices(parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> Tensor:
     """From an output pixel (x, y) to the input pixel it is read from: (count, 8), as TensorFlow's
-    `ImageProjectiveTransformV3` takes them, (a0, a1, a2, b0, b1, b2, 0, 0).
+    `ImageProjectiveTransformV3` takes them, (xx, xy, x offset, yx, yy, y offset, 0, 0).
     """
     p = parameters
     cos, sin = tf.cos(p["theta"]), tf.sin(p["theta"])
     shear_cos, shear_sin = tf.cos(p["shear"]), tf.sin(p["shear"])
-    # In (row, column): rotation · shift · shear · zoom · flip, about the centre.
-    vertical, horizontal = 1 - 2 * p["flip_vertical"], 1 - 2 * p["flip_horizontal"]
-    row_row = cos * p["zx"] * vertical
-    row_column = (-cos * shear_sin - sin * shear_cos) * p["zy"] * horizontal
-    column_row = sin * p["zx"] * vertical
-    column_column = (-sin * shear_sin + cos * shear_cos) * p["zy"] * horizontal
-    row_shift = cos * p["tx"] - sin * p["ty"]
-    column_shift = sin * p["tx"] + cos * p["ty"]
-    centre_row, centre_column = (shape[0] - 1) / 2, (shape[1] - 1) / 2
-    row_offset = row_shift + centre_row - row_row * centre_row - row_column * centre_column
-    column_offset = column_shift + centre_column - column_row * centre_row - column_column * centre_column
+    # rotation · shift · shear · zoom · flip, about the centre
+    horizontal, vertical = p["zx"] * (1 - 2 * p["flip_horizontal"]), p["zy"] * (1 - 2 * p["flip_vertical"])
+    xx, xy = cos * horizontal, (-cos * shear_sin - sin * shear_cos) * vertical
+    yx, yy = sin * horizontal, (-sin * shear_sin + cos * shear_cos) * vertical
+    height, width, _ = shape
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    offset_x = cos * p["tx"] - sin * p["ty"] + centre_x - xx * centre_x - xy * centre_y
+    offset_y = sin * p["tx"] + cos * p["ty"] + centre_y - yx * centre_x - yy * centre_y
     zero = tf.zeros_like(cos)
-    rows = [column_column, column_row, column_offset, row_column, row_row, row_offset, zero, zero]
-    return tf.stack(rows, axis=1)
+    return tf.stack([xx, xy, offset_x, yx, yy, offset_y, zero, zero], axis=1)
 
 
 def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:

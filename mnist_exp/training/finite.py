@@ -12,11 +12,11 @@ def first_not_finite(model: keras.Model, batch: Any) -> str:
     """A sentence that names the first layer with weights or outputs that are not finite, for this batch."""
     for layer in model.layers:
         for weight in layer.weights:
-            if not np.isfinite(np.array(weight)).all():
+            if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
                 return f"The weights '{weight.path}' are not finite before this step."
     outputs = keras.Model(model.inputs, [layer.output for layer in model.layers])(batch, training=True)
     for layer, output in zip(model.layers, outputs, strict=True):
-        values = np.asarray(keras.ops.cast(output, "float32"))
+        values = keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
         if not np.isfinite(values).all():
             share = 1 - np.isfinite(values).mean()
             return f"The output of layer '{layer.name}' is not finite ({share:.1%} of its values)."

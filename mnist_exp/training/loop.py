@@ -44,8 +44,8 @@ class Snapshot:
     def of(cls, model: keras.Model) -> Snapshot:
         """A copy of a model's present state."""
         return cls(
-            [np.array(variable) for variable in model.variables],
-            [np.array(variable) for variable in model.optimizer.variables],
+            [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables],
+            [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.optimizer.variables],
         )
 
     def restore(self, model: keras.Model) -> None:

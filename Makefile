@@ -1,0 +1,45 @@
+# make run: set everything up and train.    make help: all targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(READY): pyproject.toml pins.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  "mnist-exp needs Python 3.11 to 3.13; this is %d.%d. Name another with: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint pins.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(READY) ## make the environment .venv with the pinned versions
+
+run: $(READY) ## set up, then train: MNIST if it can be had, else the embedded digits
+	$(BIN)/mnist-exp
+
+ui: $(READY) ## browse the runs in MLflow
+	$(BIN)/mnist-exp ui
+
+test: $(READY) ## set up, then test everything essential (minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and caches; outputs are kept
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup run ui test test-slow check format clean

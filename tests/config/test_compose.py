@@ -1,0 +1,211 @@
+"""Composition: what users write becomes one config, and everything wrong with it is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request, expand, parser, request_from
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.errors import RequestError
+
+
+def config(*overrides: str, **request: object) -> TrainConfig:
+    return compose_checked(Request("train", overrides, **request), TrainConfig)[0]  # type: ignore[arg-type]
+
+
+def problems(*overrides: str, **request: object) -> list[tuple[str, str]]:
+    with pytest.raises(RequestError) as caught:
+        config(*overrides, **request)
+    return [(problem.place, problem.message) for problem in caught.value.problems]
+
+
+def test_groups_and_values_compose():
+    """Groups are chosen and values set by their names, knobs reach the layers that refer to them."""
+    found = config("model=pyramid", "aug=rotate45", "model.width=24", "optimizer.learning_rate=0.01")
+    assert found.model.name == "pyramid"
+    assert found.model.layers[0]["filters"] == 24
+    assert found.aug.rotation_range == 45
+    assert found.optimizer.learning_rate == 0.01
+
+
+def test_a_layer_can_be_changed_and_left_out():
+    """Overrides reach into the list of layers."""
+    found = config("model=pyramid", "model.layers.0.filters=8", "model.layers.3=null")
+    assert found.model.layers[0]["filters"] == 8
+    assert found.model.layers[3] is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("modl=pyramid", "no such key or group (did you mean 'model'?)"),
+        ("model=pyramidd", "no such option (did you mean 'pyramid'?)"),
+        ("optimizer.lerning_rate=1", "no such key (did you mean 'optimizer.learning_rate'?)"),
+        ("learning_rate=1", "no such key or group (did you mean 'optimizer.learning_rate'?)"),
+        ("model.layers.0.fliters=1", "no such key (did you mean 'model.layers.0.filters'?)"),
+        ("model.layers[0].filters=1", "a list's entry is written with dots: model.layers.0.filters=…"),
+        ("model.layers.99=null", "no such key"),
+        ("~model.layers.1", "an entry of a list is left out with model.layers.1=null"),
+        ("seed=1,2", "several values are a sweep, which needs -m"),
+        ("runs", "expected key=value (verbs such as 'runs' come first)"),
+        ("seed=-1", "must be greater than or equal to 0, found -1"),
+        ("seed=one", 'must be an integer, found "one"'),
+        ("seed=true", "must be an integer, found true"),
+        ("training.epochs=1.5", "must be an integer, found 1.5"),
+        ("training.epochs=0", "must be greater than or equal to 1, found 0"),
+        ("optimizer.learning_rate=0", "must be greater than 0, found 0"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate"),
+        ("device.kind=gpuu", "must be 'auto', 'cpu' or 'gpu' (did you mean 'gpu'?)"),
+        ("+training.epoch=3", "unknown key (did you mean 'epochs'?)"),
+        ("+model.depth=3", "nothing in model.layers refers to this knob"),
+        ("aug.zoom_range=1.5", "must be less than 1, found 1.5"),
+        ("aug.zoom_range=[1.2,0.8]", "must be [low, high] with 0 < low <= high"),
+        ("training.label_smoothing=0.1", "label_smoothing needs loss: categorical_crossentropy"),
+        ("schedule.warmup_epochs=99", "must not exceed training.epochs=5"),
+        ("schedule.final_fraction=0.5", "a constant schedule has final_fraction: 1.0"),
+        ("data.class_names=[a,b]", "class_names has 2 names for 10 classes"),
+        ("optimizer.learning_rate=${optimizer.nope}", "Interpolation key 'optimizer.nope' not found"),
+        ("training.select.metric=train/loss", "training.select.metric"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_told(override: str, message: str):
+    """Each mistake gets one line that names the override, the place, and what was meant or expected."""
+    [(place, text)] = problems(override)
+    assert place == "command line"
+    assert message in text
+    assert override.lstrip("+~").split("=")[0].split("[")[0].split(".")[0] in text
+
+
+def test_all_mistakes_are_told_at_once():
+    """Overrides that Hydra would stop at do not hide the others."""
+    wrong = ["modl=a", "aug=rotat45", "optimizer.lerning_rate=1", "seed=-1", "runs", "training.epochs=x"]
+    assert len(problems("model=pyramid", *wrong)) == len(wrong)
+
+
+def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path: Path):
+    """The place is the file of the user's own folder, and the line in it."""
+    options = tmp_path / "mine"
+    (options / "optimizer").mkdir(parents=True)
+    (options / "optimizer" / "fast.yaml").write_text("# mine\ntype: Adam\nlearning_rate: -3\n")
+    [(place, text)] = problems("optimizer=fast", config_dir=str(options))
+    assert place.endswith("mine/optimizer/fast.yaml:3")
+    assert text == "optimizer.learning_rate: must be greater than 0, found -3"
+
+
+def test_yaml_that_cannot_be_read_is_told_with_its_line(tmp_path: Path):
+    """A syntax error names the file and the line."""
+    options = tmp_path / "mine"
+    (options / "model").mkdir(parents=True)
+    (options / "model" / "broken.yaml").write_text("name: broken\nlayers: [Flatten\nother: 1\n")
+    [(place, text)] = problems("model=broken", config_dir=str(options))
+    assert place == "command line"
+    assert "mine/model/broken.yaml:3: not valid YAML" in text
+
+
+def test_a_users_folder_adds_options(tmp_path: Path):
+    """--config-dir adds models beside ours."""
+    options = tmp_path / "mine"
+    (options / "model").mkdir(parents=True)
+    (options / "model" / "tiny.yaml").write_text(
+        "name: tiny\nlayers:\n  - Flatten\n  - {type: Dense, units: '${data.classes}'}\n  - Softmax\n"
+    )
+    assert config("model=tiny", config_dir=str(options)).model.name == "tiny"
+    with pytest.raises(RequestError, match="there is no such folder"):
+        config(config_dir=str(tmp_path / "nope"))
+
+
+def test_leaving_out_a_layer_does_not_make_its_knob_a_mistake():
+    """A knob is only wrong where the model's own file never used it, or where it was just turned for nothing."""
+    assert config("model.layers.8=null").model.layers[8] is None
+    [(_, text)] = problems("model.layers.8=null", "model.dense=64")
+    assert text == "model.dense: nothing in model.layers refers to this knob"
+
+
+@pytest.mark.parametrize("value", ["a folder", "a=b", "[x]", "it's, here", "{a: b}", "123", "~/x", "back\\"])
+def test_paths_are_taken_literally(value: str):
+    """File names with spaces, brackets, equals signs or commas work as they are."""
+    request = request_from("train", parser().parse_args([f"outputs={value}"]))
+    assert compose_checked(request, TrainConfig)[0].outputs == value
+
+
+def test_a_grid_is_every_combination():
+    """Swept keys vary in their order, the last one fastest."""
+    grid = expand(Request("train", ("model=linear,pyramid", "data.limit=9", "seed=range(0,2)"), multirun=True))
+    assert grid.swept == ("model", "seed")
+    assert grid.jobs == tuple(
+        (f"model={model}", "data.limit=9", f"seed={seed}") for model in ("linear", "pyramid") for seed in (0, 1)
+    )
+
+
+def test_a_grid_takes_all_options_of_a_group():
+    """Hydra's glob works."""
+    grid = expand(Request("train", ("model=glob(l*)",), multirun=True))
+    assert grid.jobs == (("model=lenet5x5",), ("model=linear",))
+
+
+def test_an_interval_is_not_a_grid():
+    """What needs a search is refused, with the reason."""
+    with pytest.raises(RequestError, match="a grid needs single values"):
+        expand(Request("train", ("optimizer.learning_rate=interval(0,1)",), multirun=True))
+
+
+def test_a_saved_config_is_a_starting_point():
+    """With a base, groups replace the saved ones whole and values go on top."""
+    from mnist_exp.config.identity import as_values
+
+    base = as_values(config("model=pyramid", "model.width=24", "training.epochs=7"))
+    again = config(base=base)
+    assert again == config("model=pyramid", "model.width=24", "training.epochs=7")
+    other = config("model=linear", "training.batch_size=64", base=base)
+    assert other.model.name == "linear"
+    assert (other.training.epochs, other.training.batch_size) == (7, 64)
+    assert config("model.layers.0.filters=3", base=base).model.layers[0]["filters"] == 3
+
+
+def test_a_knob_of_a_saved_config_is_not_turned_for_nothing():
+    """A resolved config has no knobs: turning one is refused instead of ignored; so is a preset."""
+    from mnist_exp.config.identity import as_values
+
+    base = as_values(config("model=pyramid"))
+    assert "hold values, not knobs" in problems("model.width=3", base=base)[0][1]
+    assert "a preset cannot be put on a saved config" in problems("debug=overfit", base=base)[0][1]
+
+
+def test_presets_can_be_overridden():
+    """The command line wins over a preset."""
+    found = config("experiment=lenet5x5", "training.epochs=3")
+    assert (found.training.epochs, found.schedule.type, found.data.fallback) == (3, "cosine", None)
+
+
+def test_the_place_of_a_presets_value_is_the_preset(tmp_path: Path):
+    """A wrong value in an experiment's file is told with that file's line."""
+    options = tmp_path / "mine"
+    (options / "experiment").mkdir(parents=True)
+    (options / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining:\n  epochs: 0\n")
+    [(place, _)] = problems("experiment=mine", config_dir=str(options))
+    assert place.endswith("experiment/mine.yaml:3")
+
+
+def test_every_option_of_a_group_has_the_same_keys():
+    """An override that is right for one option of a group is right for the others (but for models' knobs)."""
+    import yaml
+
+    from mnist_exp.config.compose import conf_folder
+
+    for group in ("data", "preprocess", "aug", "schedule", "training", "device", "tracking"):
+        keys = {
+            file.name: set(yaml.safe_load(file.read_text())) for file in (conf_folder() / group).glob("*.yaml")
+        }
+        assert len(set(map(frozenset, keys.values()))) == 1, keys
+
+
+def test_every_file_begins_with_what_it_is():
+    """Each option's file opens with a comment for its reader."""
+    from mnist_exp.config.compose import conf_folder
+
+    for file in conf_folder().rglob("*.yaml"):
+        lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
+        assert lines[0].startswith("# "), file

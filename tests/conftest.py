@@ -1,0 +1,108 @@
+"""What the tests share: the command line in this process, the data they run on, and the count of both.
+
+Tests run on MNIST where MNIST_EXP_DATA names its folder, else on the embedded digits. The summary says how
+many ran on which. A test marked `mnist` is skipped without the files, and fails when they are there and it did
+not use them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MNIST = os.environ.get("MNIST_EXP_DATA")
+_used: dict[str, set[str]] = {}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("mnist") and MNIST is None:
+            item.add_marker(pytest.mark.skip(reason="MNIST_EXP_DATA does not name MNIST's folder"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    yield
+    if item.get_closest_marker("mnist") and "mnist" not in _used.get(item.nodeid, ()):
+        pytest.fail("is marked mnist, but did not use the files that are there")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    counts = Counter(name for names in _used.values() for name in names)
+    found = f"MNIST from {MNIST}" if MNIST else "no MNIST_EXP_DATA"
+    used = ", ".join(f"{counts[name]} on {name}" for name in sorted(counts)) or "none on data"
+    terminalreporter.write_line(f"data: {found}; tests that trained or read images: {used}")
+
+
+@pytest.fixture(autouse=True)
+def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No user's cache, no tracking server, and a folder of its own for each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+
+@pytest.fixture
+def use(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note that a test used a data set."""
+    return lambda name: _used.setdefault(request.node.nodeid, set()).add(name)
+
+
+@pytest.fixture
+def home_data() -> list[str]:
+    """Overrides for the data that is here."""
+    return [] if MNIST else ["data=digits"]
+
+
+@dataclass
+class Outcome:
+    """What a command line did."""
+
+    status: int
+    out: str
+    err: str
+    run: Path | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+Cli = Callable[..., Outcome]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], home_data: list[str], use: Callable[[str], None]) -> Cli:
+    """Run a command line in this process; `small` adds what makes a training take a second."""
+
+    def run(*words: str, small: bool = False, status: int | None = 0) -> Outcome:
+        from mnist_exp.cli import main
+
+        if small:
+            words = (*SMALL, *home_data, *words)
+        capsys.readouterr()
+        found = main(list(words))
+        out, err = capsys.readouterr()
+        assert status is None or found == status, f"exit status {found}\n{out}\n{err}"
+        assert "Traceback" not in out + err
+        outcome = Outcome(found, out, err)
+        if match := re.search(r"^run +(\S+)$", out, re.MULTILINE):
+            outcome.run = Path(match[1]).resolve()
+            outcome.result = json.loads((outcome.run / "result.json").read_text(encoding="utf-8"))
+            use(outcome.result["data"]["name"])
+        return outcome
+
+    return run
+
+
+# A softmax regression on a few hundred images: everything is real, nothing takes long.
+SMALL: Sequence[str] = ("model=linear", "data.limit=300", "training.epochs=2", "tracking=none")

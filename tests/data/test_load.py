@@ -1,0 +1,95 @@
+"""What a run trains on, validates on and is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request
+from mnist_exp.config.schema import DataConfig, TrainConfig
+from mnist_exp.data.dataset import Part, Source
+from mnist_exp.data.load import find, prepare
+from mnist_exp.data.splits import stratified
+from mnist_exp.errors import RequestError
+
+
+def data_config(*overrides: str) -> DataConfig:
+    return compose_checked(Request("train", overrides), TrainConfig)[0].data
+
+
+@pytest.mark.parametrize("fraction", [0.1, 1 / 6, 0.5])
+def test_a_split_has_the_same_share_of_each_class(fraction: float):
+    """To within one image per class, exactly in total, and every image is on one side."""
+    labels = np.repeat(np.arange(4), [500, 300, 45, 7]).astype(np.int64)
+    rest, chosen = stratified(labels, fraction, 0)
+    assert len(chosen) == round(fraction * len(labels))
+    assert sorted([*rest, *chosen]) == list(range(len(labels)))
+    for label, count in enumerate([500, 300, 45, 7]):
+        assert abs((labels[chosen] == label).sum() - fraction * count) <= 1
+
+
+def test_a_split_follows_from_its_seed():
+    """The same seed chooses the same images, another one others."""
+    labels = np.arange(100, dtype=np.int64) % 10
+    assert stratified(labels, 0.2, 3)[1].tolist() == stratified(labels, 0.2, 3)[1].tolist()
+    assert stratified(labels, 0.2, 3)[1].tolist() != stratified(labels, 0.2, 4)[1].tolist()
+
+
+def test_digits_have_mnists_form(use: Callable[[str], None]):
+    """28×28 bytes, the digit within the inner 20×20, all ten classes in every part."""
+    use("digits")
+    config = data_config("data=digits")
+    data = prepare(find(config, print), config)
+    assert data.val is not None
+    assert data.test is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (1347, 150, 300)
+    for part in (data.train, data.val, data.test):
+        assert part.images.dtype == np.uint8
+        assert set(part.labels) == set(range(10))
+    assert data.train.images[:, 4:24, 4:24].max() == 255
+    assert data.train.images[:, :4].max() == data.train.images[:, :, 24:].max() == 0
+
+
+@pytest.mark.mnist
+def test_mnist_is_read_verified_and_split(use: Callable[[str], None]):
+    """The real files, to the byte: the digest of what a run uses is known."""
+    use("mnist")
+    config = data_config()
+    data = prepare(find(config, print), config)
+    assert data.val is not None
+    assert data.test is not None
+    assert (len(data.train), len(data.val), len(data.test)) == (54000, 6000, 10000)
+    assert data.sha256 == "f9f06a0dd76ba0dd234d7126d2a7a40257f9e97a61831ac2811f3450d6b90d4a"
+    assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_limit_keeps_a_share_of_train_and_test(use: Callable[[str], None]):
+    """At most so many training images (validation among them), and in proportion for test."""
+    use("digits")
+    config = data_config("data=digits", "data.limit=499")
+    data = prepare(find(config, print), config)
+    assert data.val is not None
+    assert data.test is not None
+    assert len(data.train) + len(data.val) == 499
+    assert len(data.test) == 100
+    full = data_config("data=digits")
+    assert prepare(find(full, print), full).sha256 != data.sha256
+
+
+def test_a_limit_that_leaves_nothing_is_told():
+    """There must be something to train on and to validate on."""
+    part = Part(np.zeros((4, 28, 28, 1), np.uint8), np.arange(4, dtype=np.int64))
+    with pytest.raises(RequestError, match="leaves 2 training and 0 validation images"):
+        prepare(Source(part, None, "here"), data_config("data=digits", "data.limit=2"))
+
+
+def test_a_source_without_test_part_has_none():
+    """And without validation part, if none is asked for."""
+    part = Part(np.zeros((40, 28, 28, 1), np.uint8), np.arange(40, dtype=np.int64) % 10)
+    data = prepare(Source(part, None, "here"), data_config("data=digits", "data.val_fraction=0"))
+    assert data.test is None
+    assert data.val is None
+    assert len(data.train) == 40

@@ -1,0 +1,187 @@
+"""Where data is looked for: a given folder, the cache, Keras' cache, the mirrors, in this order."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_exp.config.schema import DataConfig, FileSpec, FourFiles
+from mnist_exp.data import lookup
+from mnist_exp.data.load import find
+from mnist_exp.data.lookup import NotFound, cache_folder
+from mnist_exp.errors import RequestError
+
+RNG = np.random.default_rng(0)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+CONTENTS = {
+    "train_images": idx(RNG.integers(0, 256, (20, 4, 5), np.uint8)),
+    "train_labels": idx(np.arange(20, dtype=np.uint8) % 3),
+    "test_images": idx(RNG.integers(0, 256, (6, 4, 5), np.uint8)),
+    "test_labels": idx(np.arange(6, dtype=np.uint8) % 3),
+}
+
+
+def config(**changes: object) -> DataConfig:
+    files = FourFiles(
+        **{part: FileSpec(name=part, sha256=hashlib.sha256(c).hexdigest()) for part, c in CONTENTS.items()}
+    )
+    values: dict[str, object] = {
+        "name": "tiny", "source": "idx", "dir": None, "files": files, "mirrors": (), "keras_cache": None,
+        "shape": (4, 5, 1), "classes": 3, "class_names": ("a", "b", "c"), "val_fraction": 0.1, "split_seed": 0,
+        "limit": None, "fallback": None,
+    }  # fmt: skip
+    return DataConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def write(folder: Path, packed: bool = False, **changes: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, content in {**CONTENTS, **changes}.items():
+        (folder / (part + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+    return folder
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
+    """A mirror on loopback: its address, its folder, and what was asked of it."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", folder, asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_given_folder_comes_first(tmp_path: Path):
+    """`data.dir`, with or without gzip, wins over the cache."""
+    write(cache_folder("tiny"), train_images=b"damaged")
+    for packed in (False, True):
+        folder = write(tmp_path / f"given{packed}", packed)
+        source = find(config(dir=str(folder)), print)
+        assert source.origin == str(folder)
+        assert source.train.images.shape == (20, 4, 5, 1)
+        assert source.test is not None
+        assert source.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_given_folder_without_the_files_is_a_mistake(tmp_path: Path):
+    """No fallback stands in for a folder that somebody named."""
+    folder = write(tmp_path / "given")
+    (folder / "test_labels").unlink()
+    with pytest.raises(RequestError, match="not there, with or without .gz: test_labels"):
+        find(config(dir=str(folder), fallback="digits"), print)
+    with pytest.raises(RequestError, match="there is no such folder"):
+        find(config(dir=str(tmp_path / "nope")), print)
+
+
+def test_a_mirror_fills_the_cache(mirror: tuple[str, Path, list[str]]):
+    """What was downloaded is verified, kept uncompressed, and not fetched again."""
+    address, folder, asked = mirror
+    write(folder, packed=True)
+    told: list[str] = []
+    assert find(config(mirrors=(address,)), told.append).origin == address
+    assert len(told) == len(asked) == 4
+    assert {path.name for path in cache_folder("tiny").iterdir()} == set(CONTENTS)
+    assert find(config(mirrors=(address,)), print).origin == str(cache_folder("tiny"))
+    assert len(asked) == 4
+
+
+def test_a_bad_mirror_is_passed_over(mirror: tuple[str, Path, list[str]], tmp_path: Path):
+    """A mirror that refuses, or has damaged or other files, leads to the next; nothing of it is kept."""
+    address, folder, _ = mirror
+    write(folder / "good", packed=True)
+    write(folder / "other", packed=True, test_labels=CONTENTS["train_labels"])
+    write(folder / "cut", packed=True)
+    cut = folder / "cut" / "test_labels.gz"
+    cut.write_bytes(cut.read_bytes()[:-5])
+    bad = ("http://127.0.0.1:1/", f"{address}none", f"{address}other", f"{address}cut")
+    with pytest.raises(NotFound) as caught:
+        find(config(mirrors=bad), lambda _: None)
+    assert not cache_folder("tiny").exists()
+    message = str(caught.value)
+    for words in (
+        *bad,
+        "Connection refused",
+        "HTTP Error 404",
+        "not the expected file",
+        "damaged",
+        str(cache_folder("tiny")),
+    ):
+        assert words in message
+    assert find(config(mirrors=(*bad, f"{address}good")), lambda _: None).origin == f"{address}good"
+
+
+def test_a_silent_mirror_costs_a_few_seconds(monkeypatch: pytest.MonkeyPatch):
+    """A server that accepts and says nothing is given up."""
+    import socket
+
+    monkeypatch.setattr(lookup, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(NotFound, match="timed out"):
+        find(config(mirrors=(f"http://127.0.0.1:{silent.getsockname()[1]}/",)), print)
+
+
+def test_keras_own_cache_is_used(tmp_path: Path):
+    """The archive that `keras.datasets` keeps, if its digest is right."""
+    archive = tmp_path / "keras" / "datasets" / "tiny.npz"
+    archive.parent.mkdir(parents=True)
+    images, labels = RNG.integers(0, 256, (9, 4, 5), np.uint8), np.arange(9, dtype=np.uint8) % 3
+    np.savez(archive, x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    source = find(config(keras_cache=FileSpec(name="tiny.npz", sha256=sha256)), print)
+    assert source.origin == str(archive)
+    np.testing.assert_array_equal(source.train.images[..., 0], images)
+    with pytest.raises(NotFound):
+        find(config(keras_cache=FileSpec(name="tiny.npz", sha256="other")), print)
+
+
+def test_a_damaged_cache_is_told(tmp_path: Path):
+    """A cached file that changed is an error with its name, not training data."""
+    write(cache_folder("tiny"), test_images=CONTENTS["train_images"])
+    with pytest.raises(RequestError, match="test_images: not the expected file"):
+        find(config(), print)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": 2, "class_names": ("a", "b")}, r"training set: label 2 at image 2 \(from 0\)"),
+        ({"shape": (5, 4, 1)}, "images of 4×5×1, but data.shape says 5×4×1"),
+    ],
+)
+def test_data_other_than_declared_is_told(tmp_path: Path, changes: dict[str, object], message: str):
+    """Labels out of range and other image sizes name what was declared and what was found."""
+    with pytest.raises(RequestError, match=message):
+        find(config(dir=str(write(tmp_path / "given")), **changes), print)
+
+
+def test_counts_that_disagree_are_told(tmp_path: Path):
+    """As many labels as images."""
+    labels = idx(np.zeros(19, np.uint8))
+    folder = write(tmp_path / "given", train_labels=labels)
+    files = config().files
+    assert files is not None
+    loose = FourFiles(**{part: FileSpec(name=part, sha256=None) for part in CONTENTS})
+    with pytest.raises(RequestError, match="20 images, but 19 labels in .*train_labels"):
+        find(config(dir=str(folder), files=loose), print)

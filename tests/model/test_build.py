@@ -1,0 +1,148 @@
+"""From a layer list to a Keras model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.errors import RequestError
+from mnist_exp.model.build import build, check
+from mnist_exp.model.preprocess import Statistics, statistics
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
+
+
+def config(*overrides: str) -> TrainConfig:
+    return compose_checked(Request("train", overrides), TrainConfig)[0]
+
+
+def model(*overrides: str, precision: str = "float32", found: Statistics | None = None) -> Any:
+    return build(config(*overrides), found or Statistics(), precision)
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(RequestError) as caught:
+        check(*compose_checked(Request("train", overrides), TrainConfig))
+    return [problem.message for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("linear", 7_850), ("pyramid", 8_858), ("lenet5x5", 179_882)])
+def test_the_models_have_their_parameters(name: str, parameters: int):
+    """Preprocessing adds none."""
+    assert model(f"model={name}").count_params() == parameters
+    assert model(f"model={name}", "preprocess=standardize").count_params() == parameters
+
+
+def test_the_pyramid_is_what_it_says():
+    """Strips, separable convolutions, no dense layer; ReLU after every convolution but the last."""
+    layers = model("model=pyramid").layers[2:]
+    assert [type(layer).__name__ for layer in layers] == [
+        "Conv2D", "Conv2D", "MaxPooling2D", "SeparableConv2D", "SeparableConv2D", "MaxPooling2D", "Conv2D",
+        "GlobalAveragePooling2D", "Softmax",
+    ]  # fmt: skip
+    convolutions = [layer for layer in layers if "Conv" in type(layer).__name__]
+    assert [layer.kernel_size for layer in convolutions] == [(7, 1), (1, 7), (3, 3), (3, 3), (1, 1)]
+    assert [layer.activation.__name__ for layer in convolutions] == ["relu"] * 4 + ["linear"]
+
+
+def test_a_null_entry_is_left_out():
+    """As if it had not been written."""
+    assert len(model("model.layers.6=null").layers) == len(model().layers) - 1
+
+
+def test_layers_are_named_as_in_a_fresh_process():
+    """However many models were built before."""
+    names = [layer.name for layer in model("model=pyramid").layers]
+    assert names == [layer.name for layer in model("model=pyramid").layers]
+    assert names[:5] == ["pixels", "preprocess", "conv2d", "conv2d_1", "max_pooling2d"]
+    assert "separable_conv2d_1" in names
+
+
+def test_the_model_takes_raw_pixels_of_any_type():
+    """uint8, int32 and float32 pixels give identical bits."""
+    net = model("model=pyramid")
+    by_type = [net.predict_on_batch(IMAGES.astype(dtype)) for dtype in ("uint8", "int32", "float32")]
+    assert np.array_equal(by_type[0], by_type[1])
+    assert np.array_equal(by_type[0], by_type[2])
+
+
+def test_initial_weights_follow_from_the_seed():
+    """Not from what was built before."""
+    first, again, other = model("seed=3"), model("seed=3"), model("seed=4")
+    for a, b, c in zip(first.get_weights(), again.get_weights(), other.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+        assert a.ndim == 1 or not np.array_equal(a, c)
+
+
+def test_half_precision_keeps_weights_and_output_whole():
+    """bfloat16 computes; weights and probabilities are float32."""
+    net = model("model=pyramid", precision="bfloat16")
+    assert {str(weight.dtype) for weight in net.weights} == {"float32"}
+    assert net.layers[2].compute_dtype == "bfloat16"
+    probabilities = net.predict_on_batch(IMAGES)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_statistics_are_those_of_all_pixels():
+    """Mean and standard deviation, as NumPy has them."""
+    found = statistics(np.concatenate([IMAGES] * 700))
+    assert found.mean == pytest.approx(IMAGES.mean(), rel=1e-12)
+    assert found.std == pytest.approx(IMAGES.std(), rel=1e-12)
+    assert statistics(np.zeros((3, 2, 2, 1), np.uint8)) == Statistics(0.0, 1.0)
+
+
+def test_standardized_inputs_have_mean_0_and_variance_1():
+    """After the model's own first layer."""
+    net = model("preprocess=standardize", found=statistics(IMAGES))
+    values = np.asarray(net.get_layer("preprocess")(IMAGES.astype("float32")))
+    assert values.mean() == pytest.approx(0, abs=1e-5)
+    assert values.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_unit_inputs_are_0_to_1():
+    """Black is 0, white 1."""
+    layer = model().get_layer("preprocess")
+    values = np.asarray(layer(np.array([0, 255], "float32").reshape(1, 1, 2, 1)))
+    np.testing.assert_allclose(values.ravel(), [0, 1], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "messages"),
+    [
+        (["+model.layers.0.fliters=3"], ["model.layers.0.fliters: Conv2D has no argument 'fliters' (did you mean 'filters'?)"]),
+        (["model.layers.1=MaxPoling2D"], ["model.layers.1.type: there is no layer 'MaxPoling2D' (did you mean 'MaxPooling2D'?)"]),
+        (["model.layers.1={type:Conv2D,filters:3}"], ["model.layers.1: Conv2D needs kernel_size"]),
+        (["model.layers.0=7"], ["model.layers.0: expected a layer's name or a mapping with 'type', found 7"]),
+        (["model.layers.0.padding=sam"], ["model.layers.0: Conv2D cannot be made"]),
+        (["model.layers.0.activation=rleu"], ["model.layers.0: Conv2D cannot be made"]),
+        (["model.layers.1=Lambda"], ["there is no layer 'Lambda'"]),
+        (["model=pyramid", "model.layers.6.kernel_size=9"], ["model.layers.6: Conv2D does not fit its input of 3×3×16 (after model.layers.5, MaxPooling2D)"]),
+        (["model.layers.9.units=7"], ["model.layers: must end in 10 values, one per class, but ends in 7"]),
+        (["model.layers.7=null"], ["model.layers: must end in 10 values, one per class, but ends in 3×3×10"]),
+        (["optimizer.type=Adamm"], ["optimizer.type: there is no optimizer 'Adamm' (did you mean 'Adam'?)"]),
+        (["+optimizer.momentun=0.9", "optimizer=sgd"], ["optimizer.momentun: SGD has no argument 'momentun' (did you mean 'momentum'?)"]),
+        (["training.loss=sparse_categorical_crossentropi"], ["did you mean 'sparse_categorical_crossentropy'?"]),
+        (["training.metrics=[acuracy]"], ["training.metrics.0: there is no metric 'acuracy'"]),
+        (["training.select.metric=val/f1"], ["training.select.metric: no such metric; there are val/accuracy, val/loss"]),
+        (["+model.layers.0.fliters=3", "model.layers.1=MaxPoling2D", "optimizer.type=Adamm"], ["fliters", "MaxPoling2D", "Adamm"]),
+    ],
+)  # fmt: skip
+def test_what_only_keras_can_judge_is_told(overrides: list[str], messages: list[str]):
+    """Every layer that is wrong is named by the override that reaches it."""
+    found = problems(*overrides)
+    assert len(found) == len(messages)
+    for message in messages:
+        assert any(message in text for text in found), found
+
+
+def test_a_right_model_passes():
+    """All of ours, in all combinations of preprocessing and optimizer."""
+    for name in ("linear", "pyramid", "lenet5x5"):
+        for more in (["preprocess=standardize", "optimizer=sgd"], ["preprocess=unit", "optimizer=adam"]):
+            check(*compose_checked(Request("train", (f"model={name}", *more)), TrainConfig))

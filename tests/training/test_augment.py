@@ -1,0 +1,171 @@
+"""Augmentation means what Keras' ImageDataGenerator means by the same terms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.stats import ks_2samp
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request
+from mnist_exp.config.schema import AugConfig, TrainConfig
+from mnist_exp.training.augment import draw, make_augment, matrices, resample, samples
+
+ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
+SHAPE = (28, 28, 1)
+NOTHING = {
+    "rotation_range": 0.0, "width_shift_range": 0.0, "height_shift_range": 0.0, "shear_range": 0.0, "zoom_range": 0.0,
+    "horizontal_flip": False, "vertical_flip": False, "fill_mode": "constant", "cval": 0.0,
+}  # fmt: skip
+
+
+def aug(**changes: Any) -> AugConfig:
+    return AugConfig(name="test", **{**NOTHING, **changes})
+
+
+def smooth_images(count: int) -> np.ndarray:
+    """Blobs that vanish at the border: how pixels outside the image are filled does not matter."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    images = []
+    for _ in range(count):
+        centres, spread = rng.uniform(10, 17, (3, 2)), rng.uniform(1.5, 2.2, 3)
+        blobs = [
+            np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / s**2)
+            for (y, x), s in zip(centres, spread, strict=True)
+        ]
+        images.append(sum(blobs) * 80)
+    return np.array(images, np.float32)[..., np.newaxis]
+
+
+def keras_parameters(parameters: dict[str, Any], index: int) -> dict[str, Any]:
+    """One of our draws, in the terms of `ImageDataGenerator.apply_transform` (x is horizontal there too)."""
+    p = {name: float(values[index]) for name, values in parameters.items()}
+    return {
+        "theta": np.degrees(p["theta"]), "tx": p["tx"], "ty": p["ty"], "shear": np.degrees(p["shear"]),
+        "zx": p["zx"], "zy": p["zy"], "flip_horizontal": p["flip_horizontal"], "flip_vertical": p["flip_vertical"],
+    }  # fmt: skip
+
+
+EVERYTHING: dict[str, Any] = {
+    "rotation_range": 40.0, "width_shift_range": 0.15, "height_shift_range": 0.1, "shear_range": 15.0,
+    "zoom_range": (0.7, 1.2), "horizontal_flip": True, "vertical_flip": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fill_mode", ["constant", "nearest", "reflect", "wrap"])
+def test_an_image_is_transformed_as_keras_would(fill_mode: str):
+    """The same parameters give the same pixels, in every fill mode; for `wrap`, where SciPy repeats the image
+    with another period than TensorFlow, where they are read from inside the image.
+    """
+    config = aug(**EVERYTHING, fill_mode=fill_mode)
+    images = smooth_images(32)
+    parameters = draw(config, SHAPE, len(images), seed=1, step=tf.constant(5))
+    ours = resample(tf.constant(images), matrices(parameters, SHAPE), config).numpy()
+    inside = resample(tf.ones_like(images), matrices(parameters, SHAPE), aug()).numpy() > 0.999
+    assert inside.mean() > 0.5
+    generator = ImageDataGenerator(fill_mode=fill_mode, cval=0.0)
+    for index, image in enumerate(images):
+        theirs = generator.apply_transform(image, keras_parameters(parameters, index))
+        where = inside[index] if fill_mode == "wrap" else np.ones(SHAPE, bool)
+        np.testing.assert_allclose(ours[index][where], theirs[where], atol=0.05)  # of 240
+
+
+def test_each_term_alone_is_keras_term():
+    """Rotation, each shift, shear, zoom and each flip on its own."""
+    images = smooth_images(4)
+    for term, value in EVERYTHING.items():
+        config = aug(**{term: value})
+        parameters = draw(config, SHAPE, len(images), seed=2, step=tf.constant(0))
+        ours = resample(tf.constant(images), matrices(parameters, SHAPE), config).numpy()
+        generator = ImageDataGenerator(fill_mode="constant")
+        for index, image in enumerate(images):
+            theirs = generator.apply_transform(image, keras_parameters(parameters, index))
+            np.testing.assert_allclose(ours[index], theirs, atol=0.05, err_msg=term)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        EVERYTHING,
+        {"width_shift_range": 3.0, "height_shift_range": 2.0},
+        {"width_shift_range": (0.05, 0.2), "height_shift_range": (1.0, 4.0)},
+        {"zoom_range": 0.3, "rotation_range": 10.0},
+        {"width_shift_range": 4, "height_shift_range": 2},
+    ],
+)
+def test_the_transforms_are_distributed_as_keras_are(changes: dict[str, Any]):
+    """4,000 draws of each parameter come from the same distribution (Kolmogorov and Smirnov, p > 0.001)."""
+    config = aug(**changes)
+    count = 4000
+    ours = draw(config, SHAPE, count, seed=0, step=tf.constant(0))
+    lists = {name: list(value) if isinstance(value, tuple) else value for name, value in changes.items()}
+    generator = ImageDataGenerator(**lists)
+    drawn = [generator.get_random_transform(SHAPE, seed=index) for index in range(count)]
+    # Keras draws the horizontal shift from the height's range, against its own documentation.
+    swapped = {"tx": "ty", "ty": "tx"}
+    for name in ("theta", "tx", "ty", "shear", "zx", "zy", "flip_horizontal", "flip_vertical"):
+        theirs = np.array([parameters[swapped.get(name, name)] for parameters in drawn], float)
+        mine = ours[name].numpy().astype(float)
+        mine = np.degrees(mine) if name in ("theta", "shear") else mine
+        test = ks_2samp(np.round(mine, 4), np.round(theirs, 4), method="asymp")
+        assert test.pvalue > 0.001, (name, test)
+
+
+def test_parameters_are_independent():
+    """Zooms, shifts and angle of an image do not depend on each other."""
+    drawn = draw(aug(**EVERYTHING), SHAPE, 4000, seed=0, step=tf.constant(0))
+    correlations = np.corrcoef(np.stack([values.numpy() for values in drawn.values()]))
+    assert np.abs(correlations - np.eye(len(drawn))).max() < 0.08
+
+
+def test_draws_follow_from_seed_and_step():
+    """The same ones each time they are asked for, others at another step or seed."""
+    augment, other = (make_augment(aug(**EVERYTHING), SHAPE, seed) for seed in (1, 2))
+    assert augment is not None
+    assert other is not None
+    images = tf.constant(smooth_images(8))
+    first = augment(images, tf.constant(3)).numpy()
+    assert np.array_equal(augment(images, tf.constant(3)), first)
+    assert not np.array_equal(augment(images, tf.constant(4)), first)
+    assert not np.array_equal(other(images, tf.constant(3)), first)
+
+
+def test_nothing_is_done_where_nothing_is_asked_for():
+    """`aug=none` costs nothing."""
+    assert make_augment(aug(), SHAPE, 0) is None
+    assert make_augment(compose_checked(Request("train", ("aug=none",)), TrainConfig)[0].aug, SHAPE, 0) is None
+
+
+def test_cval_fills_what_was_outside():
+    """Pixels from outside the image are `cval` in the constant mode."""
+    config = aug(width_shift_range=(10.0, 10.0), cval=200.0)
+    images = np.zeros((16, *SHAPE), np.uint8)
+    for image in samples(config, images, seed=0, count=2)[1]:
+        columns = image[..., 0].mean(axis=0)
+        assert sorted(np.unique(columns)) == [0, 200]
+        assert (columns == 200).sum() == 10
+
+
+def test_width_is_horizontal_and_height_vertical():
+    """As Keras documents it (its own class does it the other way round)."""
+    image = np.zeros((1, 9, 7, 1), np.float32)
+    image[0, 4, 3] = 1
+    for term, axis in (("height_shift_range", 0), ("width_shift_range", 1)):
+        config = aug(**{term: (2.0, 2.0)})
+        parameters = draw(config, (9, 7, 1), 1, seed=0, step=tf.constant(0))
+        moved = np.argwhere(resample(tf.constant(image), matrices(parameters, (9, 7, 1)), config)[0, ..., 0] == 1)
+        assert abs(moved[0] - [4, 3]).tolist() == [2 * (axis == 0), 2 * (axis == 1)]
+
+
+def test_the_centre_stays_where_it_is():
+    """Rotation, shear, zoom and flips turn about the image's centre, also where it is not square."""
+    image = np.zeros((64, 9, 7, 1), np.float32)
+    image[:, 4, 3] = 1
+    config = aug(rotation_range=180.0, shear_range=30.0, zoom_range=(0.5, 1.0), horizontal_flip=True)
+    parameters = draw(config, (9, 7, 1), 64, seed=0, step=tf.constant(0))
+    turned = resample(tf.constant(image), matrices(parameters, (9, 7, 1)), config).numpy()
+    np.testing.assert_allclose(turned[:, 4, 3, 0], 1, atol=1e-5)

@@ -1,0 +1,97 @@
+"""The device is chosen at the start, and what cannot be had is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from mnist_exp.config.schema import DeviceConfig
+from mnist_exp.errors import RequestError
+from mnist_exp.training import device
+
+
+def config(**changes: Any) -> DeviceConfig:
+    return DeviceConfig(
+        **{"kind": "auto", "precision": "auto", "threads": "auto", "deterministic": True, **changes}
+    )
+
+
+@pytest.fixture
+def faked_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A machine with a GPU, as far as TensorFlow's list goes; what is set is noted."""
+    gpu, done = SimpleNamespace(name="/physical_device:GPU:0"), []
+    details = {"device_name": "Test GPU", "compute_capability": (8, 0)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu] if kind == "GPU" else [])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *set_: done.append(set_))
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *set_: done.append(set_))
+    return [gpu, details, done]
+
+
+@pytest.mark.parametrize("kind", ["auto", "gpu"])
+def test_a_visible_gpu_is_taken(faked_gpu: list[Any], kind: str):
+    """With memory growth, and named; bfloat16 where it has it."""
+    gpu, details, done = faked_gpu
+    found = device.resolve(config(kind=kind))
+    assert (found.kind, found.name, found.precision) == ("gpu", "GPU Test GPU", "bfloat16")
+    assert done == [(gpu, True)]
+    details["compute_capability"] = (7, 5)
+    assert device.resolve(config(kind=kind)).precision == "float32"
+
+
+def test_the_cpu_can_be_asked_for(faked_gpu: list[Any]):
+    """A visible GPU is hidden then."""
+    assert device.resolve(config(kind="cpu")).kind == "cpu"
+    assert faked_gpu[2] == [([], "GPU")]
+
+
+def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
+    """With what was looked for, and the line that installs what TensorFlow needs."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with pytest.raises(RequestError) as caught:
+        device.resolve(config(kind="gpu"))
+    for words in (
+        "no GPU is visible",
+        "NVIDIA driver",
+        "CUDA_VISIBLE_DEVICES ('3')",
+        "pip install 'mnist-exp[gpu]'",
+    ):
+        assert words in str(caught.value)
+
+
+def test_auto_without_a_gpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    """With as many threads as this process may use."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    found = device.resolve(config())
+    assert (found.kind, found.threads) == ("cpu", device.available_cores())
+    assert str(found).startswith(f"CPU, {found.threads} thread")
+
+
+def test_precision_follows_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """bfloat16 only where the processor multiplies it; what is asked for is kept."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n")
+    assert device.cpu_computes_in_bfloat16(cpuinfo)
+    cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16x\n")
+    assert not device.cpu_computes_in_bfloat16(cpuinfo)
+    assert not device.cpu_computes_in_bfloat16(tmp_path / "nope")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    for can, precision in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(device, "cpu_computes_in_bfloat16", lambda can=can: can)
+        assert device.resolve(config()).precision == precision
+        assert device.resolve(config(precision="float32")).precision == "float32"
+
+
+def test_other_threads_in_the_same_process_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """TensorFlow fixes them with its first operation: rather an error than other bits."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    device.resolve(config())
+    tf.constant(1) + tf.constant(1)
+    device.resolve(config())
+    with pytest.raises(RequestError, match="need a process each"):
+        device.resolve(config(threads=device.available_cores() + 1))

@@ -1,0 +1,251 @@
+"""The training loop: what it computes, that it can go on from anywhere, and what it does when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.compose import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset
+from mnist_exp.data.load import find, prepare
+from mnist_exp.errors import WorkError
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocess import statistics
+from mnist_exp.training import checkpoint, loop
+from mnist_exp.training.loop import Progress, Snapshot, better, epoch_rows, fit
+
+
+class Silent:
+    """Listens, and says nothing."""
+
+    def on_steps(self, *_: Any) -> None: ...
+
+    def on_epoch(self, *_: Any) -> None: ...
+
+
+# Everything whose state a resume must restore: dropout, momentum, batch statistics, augmentation, a schedule.
+EVERYTHING = (
+    "data=digits", "data.limit=700", "aug=rotate45", "model=linear", "schedule=cosine", "training.epochs=4",
+    "training.batch_size=64", "optimizer.learning_rate=0.01",
+    "model.layers=[{type: Dropout, rate: 0.3}, Flatten, {type: Dense, units: 24, activation: relu},"
+    " BatchNormalization, {type: Dropout, rate: 0.2}, {type: Dense, units: 10}, Softmax]",
+)  # fmt: skip
+
+
+def setting(*overrides: str) -> tuple[TrainConfig, Dataset]:
+    config, _ = compose_checked(Request("train", overrides), TrainConfig)
+    return config, prepare(find(config.data, print), config.data)
+
+
+def fresh(config: TrainConfig, data: Dataset) -> Any:
+    return build(config, statistics(data.train.images), "float32")
+
+
+def state(model: Any) -> list[np.ndarray]:
+    snapshot = Snapshot.of(model)
+    return [*snapshot.model, *snapshot.optimizer]
+
+
+def equal(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def without_seconds(progress: Progress) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in progress.history]
+
+
+@pytest.fixture(scope="module")
+def straight() -> tuple[list[np.ndarray], Progress]:
+    """Four epochs in one go."""
+    config, data = setting(*EVERYTHING)
+    model = fresh(config, data)
+    progress = fit(model, data, config, Silent())
+    return state(model), progress
+
+
+def test_the_same_training_gives_the_same_bits(straight: tuple[list[np.ndarray], Progress]):
+    """Weights, optimizer, seeds and history, whatever ran before in the process."""
+    config, data = setting(*EVERYTHING)
+    model = fresh(config, data)
+    progress = fit(model, data, config, Silent())
+    assert equal(state(model), straight[0])
+    assert without_seconds(progress) == without_seconds(straight[1])
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3, 1000])
+def test_the_bits_do_not_depend_on_how_steps_are_called(
+    straight: tuple[list[np.ndarray], Progress], monkeypatch: pytest.MonkeyPatch, steps_per_call: int
+):
+    """One step or a whole epoch in a compiled call."""
+    monkeypatch.setattr(loop, "STEPS_PER_CALL", steps_per_call)
+    config, data = setting(*EVERYTHING)
+    model = fresh(config, data)
+    fit(model, data, config, Silent())
+    assert equal(state(model), straight[0])
+
+
+@pytest.mark.parametrize("override", ["seed=1", "data.split_seed=1", "aug=shift", "optimizer.learning_rate=0.02"])
+def test_what_should_change_the_weights_does(straight: tuple[list[np.ndarray], Progress], override: str):
+    """A control for the tests of equality."""
+    config, data = setting(*EVERYTHING, override)
+    model = fresh(config, data)
+    fit(model, data, config, Silent())
+    assert not equal(state(model), straight[0])
+
+
+def stopped_after_two(folder: Path) -> None:
+    """Train two of the four epochs, leaving a checkpoint."""
+    config, data = setting(*EVERYTHING)
+    model, progress = fresh(config, data), Progress()
+
+    def after_epoch() -> None:
+        checkpoint.save(folder, model, progress)
+        if progress.epochs == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, config, Silent(), progress, after_epoch)
+
+
+def test_a_checkpoint_goes_on_exactly(straight: tuple[list[np.ndarray], Progress], tmp_path: Path):
+    """Stopped after two epochs and restored into another model, the end is the same, bit for bit."""
+    stopped_after_two(tmp_path / "checkpoint")
+    config, data = setting(*EVERYTHING, "seed=0")
+    model = fresh(config, data)
+    progress = checkpoint.restore(tmp_path / "checkpoint", model)
+    assert progress.epochs == 2
+    fit(model, data, config, Silent(), progress)
+    assert equal(state(model), straight[0])
+    assert without_seconds(progress) == without_seconds(straight[1])
+    assert progress.best_epoch == straight[1].best_epoch
+    assert progress.best is not None
+    assert straight[1].best is not None
+    assert equal(progress.best.model, straight[1].best.model)
+    assert equal(progress.best.optimizer, straight[1].best.optimizer)
+
+
+@pytest.mark.parametrize("forgotten", ["weights", "seeds", "optimizer", "epochs"])
+def test_a_checkpoint_needs_each_of_its_parts(
+    straight: tuple[list[np.ndarray], Progress], tmp_path: Path, forgotten: str
+):
+    """The control: with one piece of state not restored, the end is another."""
+    stopped_after_two(tmp_path / "checkpoint")
+    config, data = setting(*EVERYTHING)
+    model = fresh(config, data)
+    loop.build_state(model)
+    initial = Snapshot.of(model)
+    progress = checkpoint.restore(tmp_path / "checkpoint", model)
+    restored = Snapshot.of(model)
+    is_seed = ["seed_generator" in variable.path for variable in model.variables]
+    assert any(is_seed)
+    if forgotten == "epochs":
+        progress.epochs = 1
+    else:
+        keep = {
+            "weights": [old if not seed else new for old, new, seed in zip(initial.model, restored.model, is_seed, strict=True)],
+            "seeds": [old if seed else new for old, new, seed in zip(initial.model, restored.model, is_seed, strict=True)],
+        }  # fmt: skip
+        optimizer = initial.optimizer if forgotten == "optimizer" else restored.optimizer
+        Snapshot(keep.get(forgotten, restored.model), optimizer).restore(model)
+    fit(model, data, config, Silent(), progress)
+    assert not equal(state(model), straight[0])
+
+
+@pytest.mark.parametrize("file", ["state.npz", "progress.json"])
+def test_a_damaged_checkpoint_is_recognised(tmp_path: Path, file: str):
+    """A changed, cut or missing file is not taken for a checkpoint."""
+    stopped_after_two(tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / file
+    content = path.read_bytes()
+    config, data = setting(*EVERYTHING)
+    model = fresh(config, data)
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    for damaged in (content[: len(content) // 2], bytes(changed) if file == "state.npz" else b"{}", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(checkpoint.DamagedCheckpoint):
+            checkpoint.restore(tmp_path / "checkpoint", model)
+    path.unlink()
+    with pytest.raises(checkpoint.DamagedCheckpoint):
+        checkpoint.restore(tmp_path / "checkpoint", model)
+
+
+def test_it_learns_as_keras_fit_does():
+    """Without augmentation, the weights are those of `fit` on the same batches, bit for bit."""
+    config, data = setting(
+        "data=digits", "data.limit=640", "model=linear", "training.epochs=1", "training.batch_size=64"
+    )
+    ours, keras_own = fresh(config, data), fresh(config, data)
+    fit(ours, data, config, Silent())
+    order = np.concatenate([rows.ravel() for rows in epoch_rows(len(data.train), 64, config.seed, 0, 9, 20)])
+    keras_own.fit(
+        data.train.images[order].astype("float32"),
+        data.train.labels[order],
+        batch_size=64,
+        shuffle=False,
+        verbose=0,
+    )
+    assert equal(ours.get_weights(), keras_own.get_weights())
+
+
+@pytest.mark.parametrize(("images", "batch", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 4, [3])])
+def test_an_epoch_sees_every_image_once(images: int, batch: int, sizes: list[int]):
+    """In batches, the last one with what is left; in another order each epoch."""
+    orders = []
+    for epoch in (0, 1):
+        rows = [row for array in epoch_rows(images, batch, 0, epoch, len(sizes), 2) for row in array]
+        assert [len(row) for row in rows] == sizes
+        orders.append(np.concatenate(rows).tolist())
+        assert sorted(orders[-1]) == list(range(images))
+    assert images < 4 or orders[0] != orders[1]
+
+
+def test_the_earliest_of_equal_epochs_is_kept():
+    """Better means strictly better, in the direction that the config says."""
+    config, _ = compose_checked(Request("train", ("data=digits",)), TrainConfig)
+    assert better({"val/accuracy": 0.9}, {"val/accuracy": 0.8}, config)
+    assert not better({"val/accuracy": 0.9}, {"val/accuracy": 0.9}, config)
+    overrides = ("data=digits", "training.select.metric=val/loss", "training.select.mode=min")
+    config, _ = compose_checked(Request("train", overrides), TrainConfig)
+    assert better({"val/loss": 0.1}, {"val/loss": 0.2}, config)
+    assert not better({"val/loss": 0.3}, {"val/loss": 0.2}, config)
+
+
+def test_the_last_epoch_is_kept_without_validation_data():
+    """There is nothing to choose by."""
+    config, data = setting(
+        "data=digits", "data.limit=200", "data.val_fraction=0", "model=linear", "training.epochs=3"
+    )
+    progress = fit(fresh(config, data), data, config, Silent())
+    assert progress.best_epoch == 3
+    assert not any(name.startswith("val/") for name in progress.history[0])
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    """With where it happened and what may help; and with the layer, where that was asked for."""
+    wild = ("data=digits", "data.limit=600", "model=lenet5x5", "optimizer.learning_rate=1e30")
+    config, data = setting(*wild)
+    with pytest.raises(WorkError, match=r"no longer a number: in epoch 1, step 1 to 4, at learning rate 1e\+30"):
+        fit(fresh(config, data), data, config, Silent())
+    config, data = setting(*wild, "debug=nan_check")
+    with pytest.raises(WorkError, match=r"in epoch 1, step 2, .*(layer|weights) 'conv2d") as caught:
+        fit(fresh(config, data), data, config, Silent())
+    assert "debug=nan_check" not in str(caught.value)
+
+
+def test_max_steps_ends_each_epoch():
+    """The learning-rate table and the display know of it."""
+    config, data = setting("data=digits", "data.limit=600", "model=linear", "debug=one_batch")
+    seen = []
+
+    class Listener(Silent):
+        def on_steps(self, epoch: int, done: int, steps: int, metrics: dict[str, float]) -> None:
+            seen.append((epoch, done, steps))
+
+    fit(fresh(config, data), data, config, Listener())
+    assert seen == [(1, 1, 1)]
