@@ -10,8 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mnist_exp.errors import MnistExpError, RequestError
+
+if TYPE_CHECKING:
+    from mnist_exp.config.request import Request
 
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
@@ -86,11 +90,11 @@ def _run(words: list[str], started: float) -> int:
         _print_versions()
         return 0
     verb, words = _take_verb(words)
-    from mnist_exp.config import compose
+    from mnist_exp.config.request import parser, request_from
 
+    request = request_from(verb, parser().parse_intermixed_args(words))
     if any(word.split("=")[0] in _TELLING for word in words):
-        return _let_hydra_tell(verb, words)
-    request = compose.request_from(verb, compose.parser().parse_args(words))
+        return _let_hydra_tell(request, words)
     command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
     if request.multirun:
         if verb != "train":
@@ -114,32 +118,33 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
     raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
 
 
-def _let_hydra_tell(verb: str, words: list[str]) -> int:
+def _let_hydra_tell(request: Request, words: list[str]) -> int:
     """Hydra's own --help, --cfg, --info and completion, for a verb's config."""
     import hydra
 
-    from mnist_exp.config import compose
+    from mnist_exp.config.compose import compose_or_explain
+    from mnist_exp.config.loader import VERSION_BASE, conf_folder
 
     # Completion is asked for with the whole line: Hydra does not know verbs.
     line = os.environ.get("COMP_LINE", "")
-    before, space, after = line.partition(f" {verb} ")
+    before, space, after = line.partition(f" {request.verb} ")
     if space:
         os.environ["COMP_LINE"] = f"{before} {after}"
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(verb) - 1)
-    previous, sys.argv = sys.argv, ["mnist-exp", *words]
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(request.verb) - 1)
+    # Hydra's parser wants all overrides in one place.
+    flags = [word for word in words if word not in request.words]
+    previous, sys.argv = sys.argv, ["mnist-exp", *request.words, *flags]
     asked_for_full = _full_errors()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let what is wrong reach us instead of being printed and exited on
     try:
-        hydra.main(config_path=str(compose.conf_folder()), config_name=verb, version_base=compose.VERSION_BASE)(
-            lambda config: None
-        )()
+        tell = hydra.main(config_path=str(conf_folder()), config_name=request.verb, version_base=VERSION_BASE)
+        tell(lambda config: None)()
     except SystemExit as end:
         return int(end.code or 0)
     except Exception:
-        if asked_for_full:
-            raise
-        # The same words, composed by us, tell everything that is wrong at once.
-        compose.compose_or_explain(compose.request_from(verb, compose.parser().parse_args(words)))
+        if not asked_for_full:
+            # The same words, composed by us, tell everything that is wrong at once.
+            compose_or_explain(request)
         raise
     finally:
         sys.argv = previous

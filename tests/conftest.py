@@ -8,6 +8,7 @@ not use them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -90,7 +91,9 @@ def cli(capsys: pytest.CaptureFixture[str], home_data: list[str], use: Callable[
         if small:
             words = (*SMALL, *home_data, *words)
         capsys.readouterr()
+        handlers = logging.root.handlers[:]
         found = main(list(words))
+        logging.root.handlers[:] = handlers  # Hydra's --info sets up logging to an output that capsys closes
         out, err = capsys.readouterr()
         assert status is None or found == status, f"exit status {found}\n{out}\n{err}"
         assert "Traceback" not in out + err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import RunsConfig
 from mnist_exp.runs.directory import list_runs
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.commands.train import Job, check_with_keras, run_training, set_up, settle_data, shown
 from mnist_exp.config.check import compose_checked, from_launched
-from mnist_exp.config.compose import Grid, Request, expand
+from mnist_exp.config.grid import Grid, expand
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.load import find
 from mnist_exp.errors import MnistExpError, Problem, RequestError, WorkError

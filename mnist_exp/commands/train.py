@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Composition, Request, override_value
+from mnist_exp.config.compose import Composition
 from mnist_exp.config.identity import as_values, fingerprint
+from mnist_exp.config.request import Request, override_value
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import RequestError
 from mnist_exp.model import backend

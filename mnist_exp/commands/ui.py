@@ -16,7 +16,7 @@ import webbrowser
 from pathlib import Path
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import UiConfig
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri

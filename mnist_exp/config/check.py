@@ -10,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mnist_exp.config.compose import Composition, Request, compose
+from mnist_exp.config.compose import Composition, compose
 from mnist_exp.config.names import did_you_mean
 from mnist_exp.config.places import COMMAND_LINE
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import Frozen, TrainConfig
 from mnist_exp.errors import Problem, RequestError
 

@@ -108,40 +108,42 @@ def misclassified(
     """The images that were taken for something else, the surest mistakes first."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
+    total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
-    total = int((predicted != labels).sum())
     shown = f" (the surest {len(wrong)})" if total > len(wrong) else ""
-    figure = _figure(9, 1.2 + 1.25 * max(1, -(-len(wrong) // 10)), f"{title}\n{total} of {len(labels)}{shown}")
-    if not len(wrong):
-        figure.text(0.5, 0.4, "none", ha="center")
-    grid = figure.subplots(max(1, -(-len(wrong) // 10)), 10, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, index in zip(grid.flat, wrong, strict=False):
-        _show(axes, images[index])
-        guess = predicted[index]
-        axes.set_title(
-            f"{class_names[labels[index]]} → {class_names[guess]}\n{probabilities[index, guess]:.0%}",
-            fontsize=8,
-        )
-    _write(figure, path)
+    captions = [
+        f"{class_names[labels[i]]} → {class_names[predicted[i]]}  {probabilities[i, predicted[i]]:.0%}"
+        for i in wrong
+    ]
+    _sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 
 
 def augmentation_sheet(originals: Images, augmented: Sequence[Images], title: str, path: Path) -> None:
     """Images in the left column, and beside each what augmentation makes of it."""
-    rows, columns = len(originals), 1 + len(augmented)
-    figure = _figure(0.8 * columns + 0.4, 0.82 * rows + 0.6, title)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        for column, images in enumerate([originals, *augmented]):
-            _show(grid[row][column], images[row])
-            grid[row][column].axis("off")
-    grid[0][0].set_title("original", fontsize=8)
-    if augmented:
-        grid[0][1].set_title("augmented", fontsize=8)
+    rows = np.stack([originals, *augmented], axis=1)
+    captions = ["original", "augmented"] + [""] * (rows.shape[0] * rows.shape[1] - 2)
+    _sheet(rows.reshape(-1, *rows.shape[2:]), captions, rows.shape[1], title, path)
+
+
+def _sheet(images: Images, captions: Sequence[str], columns: int, title: str, path: Path) -> None:
+    """Small images in rows, a caption above each; in one axes, which is ten times quicker than one for each."""
+    count = max(len(images), 1)
+    rows, columns = -(-count // columns), min(columns, count)
+    height, width, channels = images.shape[1:]
+    gap, line = max(2, width // 8), max(4, height // 5)
+    paper = np.full((rows * (height + line + gap), columns * (width + gap), channels), 0 if channels == 1 else 255)
+    scale = 0.8 / max(height, width)
+    figure = _figure(max(4.5, paper.shape[1] * scale), 0.6 + paper.shape[0] * scale, title)
+    axes = figure.add_subplot()
+    axes.axis("off")
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        top = index // columns * (height + line + gap) + line
+        left = index % columns * (width + gap) + gap // 2
+        paper[top : top + height, left : left + width] = image
+        if caption:
+            axes.text(left + width / 2, top - 1, caption, ha="center", va="bottom", fontsize=7.5)
+    if not len(images):
+        axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
+    grey = channels == 1
+    axes.imshow(paper[..., 0] if grey else paper, cmap="gray_r" if grey else None, vmin=0, vmax=255)
     _write(figure, path)
-
-
-def _show(axes: Axes, image: npt.NDArray[np.uint8]) -> None:
-    grey = image.shape[-1] == 1
-    axes.imshow(image[..., 0] if grey else image, cmap="gray_r" if grey else None, vmin=0, vmax=255)

@@ -27,7 +27,7 @@ def runs_table(runs: Sequence[RunSummary]) -> None:
                 f"[{_STYLES.get(run.status, '')}]{run.status}[/]" if run.status in _STYLES else run.status,
                 result.get("data", {}).get("name", "–"),
                 epochs,
-                percent(result.get("best", {}).get("val/accuracy")),
+                percent((result.get("best") or {}).get("val/accuracy")),
                 percent((result.get("test") or {}).get("accuracy")),
                 age(time.time() - result["started"]) if "started" in result else "–",
             ]

@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 
-from mnist_exp.config.compose import Request, config_loader
+from mnist_exp.config.loader import config_loader
+from mnist_exp.config.request import Request
 
 
 def launch(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request, expand, parser, request_from
+from mnist_exp.config.grid import expand
+from mnist_exp.config.request import Request, parser, request_from
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import RequestError
 
@@ -193,7 +194,7 @@ def test_every_option_of_a_group_has_the_same_keys():
     """An override that is right for one option of a group is right for the others (but for models' knobs)."""
     import yaml
 
-    from mnist_exp.config.compose import conf_folder
+    from mnist_exp.config.loader import conf_folder
 
     for group in ("data", "preprocess", "aug", "schedule", "training", "device", "tracking"):
         keys = {
@@ -204,7 +205,7 @@ def test_every_option_of_a_group_has_the_same_keys():
 
 def test_every_file_begins_with_what_it_is():
     """Each option's file opens with a comment for its reader."""
-    from mnist_exp.config.compose import conf_folder
+    from mnist_exp.config.loader import conf_folder
 
     for file in conf_folder().rglob("*.yaml"):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request
 from mnist_exp.config.identity import as_values, fingerprint
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 
 

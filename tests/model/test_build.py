@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import RequestError
 from mnist_exp.model.build import build, check

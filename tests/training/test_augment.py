@@ -10,7 +10,7 @@ import tensorflow as tf
 from scipy.stats import ks_2samp
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import AugConfig, TrainConfig
 from mnist_exp.training.augment import draw, make_augment, matrices, resample, samples
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mnist_exp.config.check import compose_checked
-from mnist_exp.config.compose import Request
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare

@@ -1,0 +1,69 @@
+"""The jobs of a sweep."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from mnist_exp.config.compose import parsable
+from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader
+from mnist_exp.config.places import COMMAND_LINE
+from mnist_exp.config.request import Request, key_of, parse_override
+from mnist_exp.errors import Problem, RequestError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The jobs of a sweep: which keys are swept, and the overrides of each job."""
+
+    swept: tuple[str, ...]
+    jobs: tuple[tuple[str, ...], ...]
+
+
+def expand(request: Request) -> Grid:
+    """The jobs of a sweep, in the order in which Hydra's own sweeper would run them.
+
+    Raises `RequestError` for overrides that cannot be swept.
+    """
+    with config_loader(request.config_dir) as loader:
+        texts, problems = parsable(request.overrides)
+        given = {key_of(text) for text in texts}
+        texts = [
+            f"{key}={value}" for key, value in _sweeper_params(loader, request).items() if key not in given
+        ] + texts
+        swept: list[str] = []
+        choices: list[list[str]] = []
+        for text in texts:
+            override = parse_override(text, loader)
+            if not override.is_sweep_override():
+                choices.append([text])
+            elif override.is_discrete_sweep():
+                key = override.get_key_element()
+                swept.append(key)
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            else:
+                problems.append(
+                    Problem(
+                        COMMAND_LINE,
+                        f"{text}: a grid needs single values (a,b,c or range(…)), not an interval",
+                    )
+                )
+    if problems:
+        raise RequestError(problems)
+    return Grid(tuple(swept), tuple(itertools.product(*choices)))
+
+
+def _sweeper_params(loader: ConfigLoaderImpl, request: Request) -> Mapping[str, Any]:
+    """`hydra.sweeper.params`, Hydra's way of writing a grid into a config file."""
+    try:
+        config = loader.load_configuration(request.verb, list(request.overrides), RunMode.MULTIRUN)
+    except COMPOSITION_ERRORS:
+        return {}  # told when the jobs are composed
+    params = OmegaConf.select(config, "hydra.sweeper.params")
+    return {} if params is None else cast("Mapping[str, Any]", OmegaConf.to_container(params))

@@ -1,0 +1,77 @@
+"""Hydra's config loader over our own options and a user's folder.
+
+Some names come from `hydra._internal`: `hydra-core` is pinned below 1.4 for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import hydra.version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mnist_exp.config.request import Request, parse_override
+from mnist_exp.errors import RequestError
+
+VERSION_BASE = "1.3"
+
+# Hydra lets a TypeError through where an override deletes an entry of a list.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError)
+
+
+def conf_folder() -> Path:
+    """The folder with our own options: packaged in a wheel, beside the package in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "conf"
+    return packaged if packaged.is_dir() else package.parent / "conf"
+
+
+@contextmanager
+def config_loader(config_dir: str | None) -> Iterator[ConfigLoaderImpl]:
+    """Hydra's loader over our options and those of the user's own folder. Raises `RequestError`."""
+    search_path = create_config_search_path(str(conf_folder()))
+    if config_dir is not None:
+        folder = Path(config_dir).expanduser().resolve()
+        if not folder.is_dir():
+            raise RequestError(f"--config-dir {config_dir}: there is no such folder")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    hydra.version.setbase(VERSION_BASE)
+    main = Hydra.create_main_hydra2("mnist-exp", search_path)
+    try:
+        yield cast(ConfigLoaderImpl, main.config_loader)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def load(loader: ConfigLoaderImpl, request: Request, overrides: Sequence[str]) -> DictConfig:
+    if request.base is None:
+        return loader.load_configuration(request.verb, list(overrides), RunMode.RUN)
+    parsed = [parse_override(text, loader) for text in overrides]
+    groups = [o for o in parsed if o.is_hydra_override() or is_group(loader, o)]
+    config = loader.load_configuration(request.verb, [o.input_line or "" for o in groups], RunMode.RUN)
+    chosen = {o.key_or_group for o in groups}
+    OmegaConf.set_struct(config, False)
+    for key, value in request.base.items():
+        if key not in chosen:
+            config[key] = value
+    OmegaConf.set_struct(config, True)
+    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+    return config
+
+
+def is_group(loader: ConfigLoaderImpl, override: Override) -> bool:
+    return bool(loader.repository.group_exists(override.key_or_group))

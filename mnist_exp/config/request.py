@@ -1,0 +1,94 @@
+"""What a user asked for: a verb, overrides in Hydra's syntax, and flags."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from mnist_exp.config.names import did_you_mean
+from mnist_exp.errors import RequestError
+
+# Values of these keys are paths: what Hydra's grammar would read as something else is taken literally.
+PATH_KEYS = frozenset({"from", "data.dir", "outputs"})
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, not yet looked at: a verb, overrides, and a folder of own options."""
+
+    verb: str
+    overrides: tuple[str, ...] = ()
+    config_dir: str | None = None
+    multirun: bool = False
+    words: tuple[str, ...] = field(default=(), compare=False)
+    """The overrides as they were typed, before paths among them were quoted."""
+    base: Mapping[str, Any] | None = field(default=None, compare=False)
+    """An earlier run's resolved config, to start from instead of the default options."""
+
+    def with_option(self, group: str, option: str) -> Request:
+        """The same request with another option of a group."""
+        kept = tuple(text for text in self.overrides if not text.startswith(f"{group}="))
+        return replace(self, overrides=(*kept, f"{group}={option}"), multirun=False)
+
+
+def parser() -> ArgumentParser:
+    """Hydra's own argument parser: overrides and its flags. It raises `RequestError`."""
+    result = get_args_parser()
+    result.prog = "mnist-exp"
+
+    def refuse(message: str) -> NoReturn:
+        flags = [flag for action in result._actions for flag in action.option_strings]
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        raise RequestError(f"{message}{did_you_mean(unknown, flags)}; --hydra-help lists the flags")
+
+    result.error = refuse  # type: ignore[method-assign]
+    return result
+
+
+def request_from(verb: str, arguments: Namespace) -> Request:
+    """The request that parsed arguments make; path values are quoted where Hydra would misread them."""
+    overrides = tuple(_literal_path(text, arguments.multirun) for text in arguments.overrides)
+    return Request(verb, overrides, arguments.config_dir, arguments.multirun, tuple(arguments.overrides))
+
+
+def _literal_path(text: str, multirun: bool) -> str:
+    key, equals, value = text.partition("=")
+    if not equals or key.lstrip("+") not in PATH_KEYS or not value:
+        return text
+    try:
+        parsed = parse_override(text)
+        plain = parsed.value() is None or isinstance(parsed.value(), str)
+        if (multirun and parsed.is_sweep_override()) or (plain and not parsed.is_sweep_override()):
+            return text
+    except HydraException:
+        pass
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def override_value(request: Request, key: str) -> Any:
+    """What the command line gives for a key; None where it does not, or not in Hydra's syntax."""
+    for text in reversed(request.overrides):
+        if key_of(text) == key:
+            with suppress(HydraException):
+                return parse_override(text).value()
+    return None
+
+
+def parse_override(text: str, loader: ConfigLoaderImpl | None = None) -> Override:
+    """Raises `HydraException`. The loader is for globs over a group's options."""
+    return OverridesParser.create(config_loader=loader).parse_overrides([text])[0]
+
+
+def key_of(text: str) -> str:
+    return text.split("=", 1)[0].lstrip("+~")

@@ -1,0 +1,104 @@
+"""The shape of the package: imports point one way, and heavy libraries stay in their rooms."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import mnist_exp
+
+PACKAGE = Path(mnist_exp.__file__).parent
+
+# A room imports from itself and from rooms before it.
+ORDER = [
+    "errors", "config", "runs", "data", "model", "training", "inference", "report", "tracking", "sweeps",
+    "commands", "cli",
+]  # fmt: skip
+
+# Where each heavy library may be imported at all.
+ROOMS = {
+    "hydra": {"config", "cli", "sweeps"},  # cli: its information flags; sweeps: its launchers
+    "omegaconf": {"config", "commands"},  # commands: the annotation of what a launcher passes, nothing else
+    "pydantic": {"config"},
+    "keras": {"model", "training", "inference", "commands"},  # commands: annotations only, see below
+    "tensorflow": {"training", "model"},  # model: `backend` imports it quietly
+    "mlflow": {"tracking"},
+    "matplotlib": {"report"},
+    "rich": {"report"},
+    "sklearn": {"data"},
+    "scipy": {"data"},
+}  # fmt: skip
+
+# Never imported when the module itself is: only inside functions, or for annotations.
+LAZY = {
+    "keras": ["cli", "config", "commands", "runs", "data", "tracking"],
+    "tensorflow": ["cli", "config", "commands", "runs", "data", "tracking", "model"],
+    "mlflow": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "report"],
+    "matplotlib": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "tracking"],
+    "omegaconf": ["commands", "cli"],
+}
+
+
+def modules() -> dict[Path, ast.Module]:
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST, *, at_import: bool = False) -> set[str]:
+    """Dotted names that a module imports; `at_import`, only those that importing it imports."""
+    names: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        else:
+            names |= imported(node, at_import=at_import)
+    return names
+
+
+def test_imports_point_one_way():
+    """From the command towards the config, never back."""
+    for path, tree in modules().items():
+        here = room(path)
+        if here.startswith("__"):
+            continue
+        for name in imported(tree):
+            parts = name.split(".")
+            if parts[0] == "mnist_exp" and len(parts) > 1 and parts[1] in ORDER:
+                assert ORDER.index(parts[1]) <= ORDER.index(here), f"{path} imports {name}"
+
+
+def test_heavy_libraries_stay_in_their_rooms():
+    """Each is imported only where it lives."""
+    for path, tree in modules().items():
+        for name in imported(tree):
+            library = name.split(".")[0]
+            if library in ROOMS:
+                assert room(path) in ROOMS[library], f"{path} imports {name}"
+
+
+def test_heavy_libraries_are_imported_when_they_are_needed():
+    """Not by importing the command line, or any module that it reads first."""
+    for path, tree in modules().items():
+        if path.name in ("keras_file.py",):  # itself imported only while a model is delivered
+            continue
+        for name in imported(tree, at_import=True):
+            assert room(path) not in LAZY.get(name.split(".")[0], []) or room(path) == "model", (
+                f"{path} imports {name}"
+            )
+
+
+def test_modules_have_one_subject():
+    """No drawers for everything, and none too long to be read at once."""
+    for path in PACKAGE.rglob("*.py"):
+        assert path.stem not in ("utils", "helpers", "common", "misc")
+        assert len(path.read_text(encoding="utf-8").splitlines()) < 500, path
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.name == "__init__.py", path

@@ -1,0 +1,148 @@
+"""The command line: verbs, help, exit statuses, and what it does not import."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from mnist_exp.cli import VERBS
+
+
+def test_help_lists_the_verbs(cli: Cli):
+    """Each with what it does."""
+    out = cli("--help").out
+    for verb, does in VERBS.items():
+        assert f"{verb} " in out
+        assert does in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_its_help(cli: Cli, verb: str):
+    """Its keys, and Hydra's ways to set them."""
+    out = cli(verb, "--help").out
+    assert f"mnist-exp {verb}" in out
+    assert "outputs: outputs" in out
+
+
+def test_versions_are_told(cli: Cli):
+    """Ours and those of what computes, composes and tracks."""
+    out = cli("--version").out
+    for name in ("mnist-exp", "keras", "tensorflow", "hydra-core", "mlflow"):
+        assert f"{name} {importlib.metadata.version(name)}\n" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, runs, ui"),
+        (["frobnicate"], "frobnicate: no such verb; the verbs are"),
+        (["model=linear", "runs"], "verbs such as 'runs' come first"),
+        (["--confg-dir", "x"], "unrecognized arguments: --confg-dir (did you mean '--config-dir'?)"),
+        (["--config-dir", "nope"], "--config-dir nope: there is no such folder"),
+        (["from=nope"], "nope: there is no such run in outputs"),
+        (["data.dir=/nope"], "data.dir=/nope: there is no such folder"),
+        (["device=gpu"], "no GPU is visible"),
+        (["ui", "tracking=none"], "nothing is logged to MLflow"),
+        (["ui"], "there is no MLflow store here yet"),
+        (["runs", "limit=0"], "limit=0: must be greater than or equal to 1"),
+        (["model=linear", "--cfg", "job", "seeed=1"], "seeed=1: no such key or group (did you mean 'seed'?)"),
+    ],
+)
+def test_a_wrong_request_ends_with_2_and_creates_nothing(cli: Cli, words: list[str], told: str):
+    """One clear message, no traceback, no folder."""
+    done = cli(*words, status=2)
+    assert told in done.err
+    assert done.err.startswith("mnist-exp: ")
+    assert list(Path().iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_written_is_told(cli: Cli, home_data: list[str]):
+    """Before anything is trained."""
+    Path("file").write_text("")
+    done = cli("model=linear", *home_data, "outputs=file", status=2)
+    assert "outputs: file/runs cannot be written: Not a directory" in done.err
+
+
+def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Its traceback comes with HYDRA_FULL_ERROR=1."""
+    from mnist_exp.commands import runs
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(runs, "list_runs", broken)
+    done = cli("runs", status=1)
+    assert (
+        done.err
+        == "mnist-exp: unexpected ZeroDivisionError: by zero\nHYDRA_FULL_ERROR=1 shows where it comes from.\n"
+    )
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli("runs")
+
+
+def test_runs_are_listed(cli: Cli):
+    """Name, status, data, epochs, accuracies; nothing to list is said."""
+    assert "There are no runs in outputs" in cli("runs").out
+    done = cli(small=True)
+    out = cli("runs").out
+    assert done.run is not None
+    assert done.run.name in out
+    for words in ("finished", "2/2", f"{done.result['test']['accuracy']:.2%}".replace("%", " %")):
+        assert words in out
+    cli("name=second", small=True)
+    assert "1 older run" in cli("runs", "limit=1").out
+
+
+def test_the_composed_config_is_shown(cli: Cli):
+    """Hydra's --cfg and --info work for each verb."""
+    out = cli("train", "model=pyramid", "--cfg", "job", "--package", "model").out
+    assert "name: pyramid" in out
+    assert "Defaults List" in cli("--info", "defaults").out
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("model=py", "model=pyramid"), ("train model=py", "model=pyramid"), ("runs lim", "limit=")],
+)
+def test_completion_knows_verbs(line: str, completed: str):
+    """The shell asks with the whole line; the verb chooses whose keys are completed."""
+    line = f"mnist-exp {line}"
+    words = ["-m", "mnist_exp", *line.split()[1:-1], "-sc", "query=bash"]
+    environment = {
+        **os.environ,
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment, timeout=30, check=True
+    )
+    assert completed in done.stdout.split()
+
+
+def test_telling_needs_nothing_heavy():
+    """--help, --version and mistakes that need no Keras come without TensorFlow, Keras or MLflow."""
+    for words in (
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["runs"],
+        ["seeed=1"],
+        ["model=pyramid", "--cfg", "job"],
+    ):
+        code = (
+            "import sys; from mnist_exp.cli import main; main(sys.argv[1:]);"
+            "heavy = {'tensorflow', 'keras', 'mlflow', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules);"
+            "sys.exit(f'imported {heavy}' if heavy else 0)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=30, check=False
+        )
+        assert done.returncode == 0, (words, done.stderr)

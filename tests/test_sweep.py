@@ -1,0 +1,67 @@
+"""Sweeps with -m."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, Cli
+
+
+def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):
+    """One wrong job: nothing starts, and the report names it."""
+    done = cli("-m", *SMALL, *home_data, "seed=0,x", "optimizer.learning_rate=0.1,-1", status=2)
+    assert "2 problems in this sweep of 4 jobs" in done.err
+    assert 'seed=x: must be an integer, found "x"  [seed-x_learning_rate-0.1, seed-x_learning_rate--1]' in done.err
+    assert "optimizer.learning_rate=-1: must be greater than 0" in done.err
+    assert not Path("outputs").exists()
+
+
+def test_what_only_keras_can_judge_is_checked_too(cli: Cli, home_data: list[str]):
+    """A layer that does not fit stops the sweep before it starts."""
+    done = cli("-m", *SMALL, *home_data, "model.layers.1.units=10,7", status=2)
+    assert "must end in 10 values, one per class, but ends in 7  [units-7]" in done.err
+    assert not Path("outputs").exists()
+
+
+def test_a_job_has_the_weights_that_it_has_alone(cli: Cli, home_data: list[str]):
+    """Whatever ran before it in the same process."""
+    cli("-m", *SMALL, *home_data, "seed=3,4", "aug=shift")
+    alone = cli(*SMALL, *home_data, "seed=4", "aug=shift")
+    [job] = Path("outputs/sweeps").glob("*/seed-4/result.json")
+    result = json.loads(job.read_text())
+    assert result["weights_sha256"] == alone.result["weights_sha256"]
+    assert result["fingerprint"] == alone.result["fingerprint"]
+
+
+def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
+    """Exit status 1, with its reason and its log."""
+    done = cli(
+        "-m", *SMALL, *home_data, "model=lenet5x5", "optimizer.learning_rate=1e38,0.001", "seed=0", status=1
+    )
+    assert "1 of 2 jobs failed" in done.err
+    assert "the loss is no longer a number" in done.err
+    assert "run.log" in done.err
+    status = {
+        path.parent.name: json.loads(path.read_text())["status"]
+        for path in Path("outputs/sweeps").glob("*/*/result.json")
+    }
+    assert status == {"learning_rate-1e-38_seed-0": "failed", "learning_rate-0.001_seed-0": "finished"} or sorted(
+        status.values()
+    ) == ["failed", "finished"]
+
+
+def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """By the process that was started, for all jobs."""
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
+    done = cli("-m", "model=linear", "training.epochs=1", "tracking=none", "data.mirrors=[]", "seed=0,1")
+    assert done.out.count("STANDS IN FOR") == 1
+    results = [json.loads(path.read_text()) for path in Path("outputs/sweeps").glob("*/*/result.json")]
+    assert [result["data"]["stands_in_for"] for result in results] == ["mnist", "mnist"]
+    assert {result["data"]["name"] for result in results} == {"digits"}
+
+
+def test_only_training_is_swept(cli: Cli):
+    """-m with another verb is refused."""
+    assert "-m works with train, not with runs" in cli("runs", "-m", "limit=1,2", status=2).err

@@ -1,0 +1,309 @@
+"""A training run, from the command line to what it leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import MNIST, SMALL, Cli
+
+# Everything that the contract promises of a finished run.
+FILES = {
+    "config.yaml", "history.csv", "result.json", "model.keras", "model.h5", "architecture.yaml", "architecture.md",
+    "model.weights.h5", "journal.jsonl", "run.log", "plots/accuracy.png", "plots/loss.png",
+    "plots/confusion_matrix.png", "plots/misclassified.png", "plots/augmentation.png", "plots/learning_rate.png",
+}  # fmt: skip
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.mnist
+def test_mnist_is_trained(cli: Cli):
+    """`mnist-exp model=pyramid aug=rotate45` on the real files (one epoch of a part of them)."""
+    done = cli("model=pyramid", "aug=rotate45", "data.limit=8000", "training.epochs=1", "tracking=none")
+    assert done.result["data"]["images"] == {"train": 7200, "val": 800, "test": 1333}
+    assert done.result["parameters"] == 8858
+    assert done.result["data"]["stands_in_for"] is None
+
+
+def test_a_run_leaves_everything(cli: Cli):
+    """Every file of the contract, and nothing half written or left over."""
+    done = cli(small=True)
+    assert done.run is not None
+    assert files(done.run) == FILES
+    assert not (done.run / "checkpoint").exists()
+    result = done.result
+    assert result["status"] == "finished"
+    assert result["epochs"] == 2
+    assert len(result["fingerprint"]) == len(result["weights_sha256"]) == len(result["data"]["sha256"]) == 64
+    assert set(result["versions"]) == {
+        "python",
+        "mnist-exp",
+        "tensorflow",
+        "keras",
+        "numpy",
+        "hydra-core",
+        "mlflow",
+    }
+    assert {"start", "data", "build", "training", "save", "test", "plots", "total"} <= set(result["seconds"])
+    assert result["device"]["threads"] >= 1
+    assert result["device"]["precision"] in ("float32", "bfloat16")
+    for word in ("test    accuracy", "saved   epoch", "device  CPU"):
+        assert word in done.out
+        assert word in (done.run / "run.log").read_text()
+
+
+def test_history_has_a_row_per_epoch(cli: Cli):
+    """From 1, with the columns in the contract's order."""
+    done = cli("training.epochs=3", small=True)
+    assert done.run is not None
+    with (done.run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate", "seconds",
+    ]  # fmt: skip
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    best = done.result["best"]
+    assert float(rows[best["epoch"] - 1]["val/accuracy"]) == best["val/accuracy"]
+    assert best["val/accuracy"] == max(float(row["val/accuracy"]) for row in rows)
+
+
+def test_the_same_command_gives_the_same_weights(cli: Cli):
+    """Twice the same, bit for bit, with augmentation and dropout; another seed gives others."""
+    words = ("model=lenet5x5", "model.filters=[4,4,4]", "model.dense=16", "aug=rotate45", "training.epochs=1")
+    first, again, other = (cli(*words, *more, small=True) for more in ([], [], ["seed=1"]))
+    assert first.result["weights_sha256"] == again.result["weights_sha256"]
+    assert first.result["fingerprint"] == again.result["fingerprint"]
+    assert first.result["test"] == again.result["test"]
+    assert first.result["weights_sha256"] != other.result["weights_sha256"]
+    assert first.run != again.run
+
+
+def test_the_same_weights_in_another_process(cli: Cli, home_data: list[str]):
+    """What ran before in a process does not count."""
+    here = cli("model=pyramid", "aug=shift", "name=here", small=True)
+    words = [*SMALL, *home_data, "model=pyramid", "aug=shift", "name=there"]
+    subprocess.run([sys.executable, "-m", "mnist_exp", *words], check=True, capture_output=True, timeout=120)
+    [there] = Path("outputs/runs").glob("there-*")
+    result = json.loads((there / "result.json").read_text())
+    assert result["weights_sha256"] == here.result["weights_sha256"]
+
+
+# What somebody with nothing but Keras does with a run's files.
+PLAIN_KERAS = """
+import json, sys, yaml, keras, numpy as np
+run = sys.argv[1]
+images = np.load(sys.argv[2])
+model = keras.saving.load_model(f"{run}/model.keras")
+hdf5 = keras.saving.load_model(f"{run}/model.h5")
+rebuilt = keras.models.model_from_json(json.dumps(yaml.safe_load(open(f"{run}/architecture.yaml"))))
+rebuilt.load_weights(f"{run}/model.weights.h5")
+assert not any(name.startswith("mnist_exp") for name in sys.modules)
+np.savez(sys.argv[3], *[m.predict(images, batch_size=1000, verbose=0) for m in (model, hdf5, rebuilt)])
+assert model.optimizer.iterations.numpy() > 0
+assert {w.dtype for w in model.weights} == {"float32"}
+"""
+
+
+@pytest.mark.parametrize("model", ["pyramid", "lenet5x5"])
+@pytest.mark.parametrize("preprocess", ["unit", "standardize"])
+def test_saved_models_predict_as_the_model_in_memory(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, preprocess: str
+):
+    """Plain Keras loads each format without this package and gives the same probabilities on raw pixels, bit for
+    bit. The model in memory trained in the same float32; in bfloat16, it differs by up to 0.02.
+    """
+    from mnist_exp.commands import train
+
+    in_memory = []
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1000, 28, 28, 1), np.uint8)
+    save_best = train.save_best
+
+    def spy(twin, progress, record, config):  # type: ignore[no-untyped-def]
+        saved = save_best(twin, progress, record, config)
+        in_memory.append(twin.predict(images, batch_size=1000, verbose=0))
+        return saved
+
+    monkeypatch.setattr(train, "save_best", spy)
+    done = cli(f"model={model}", f"preprocess={preprocess}", "training.epochs=1", small=True)
+    np.save(tmp_path / "images.npy", images)
+    script = tmp_path / "plain_keras.py"
+    script.write_text(PLAIN_KERAS)
+    subprocess.run(
+        [sys.executable, str(script), str(done.run), str(tmp_path / "images.npy"), str(tmp_path / "out.npz")],
+        check=True, capture_output=True, timeout=120, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    with np.load(tmp_path / "out.npz") as out:
+        for name in out:
+            np.testing.assert_array_equal(out[name], in_memory[0], err_msg=name)
+
+
+def test_test_metrics_are_those_of_the_saved_model(cli: Cli):
+    """Loading the file and counting gives what `result.json` says."""
+    from mnist_exp.config.check import compose_checked
+    from mnist_exp.config.request import Request
+    from mnist_exp.config.schema import TrainConfig
+    from mnist_exp.data.load import find, prepare
+    from mnist_exp.inference import saved
+
+    done = cli("training.epochs=5", small=True)
+    assert done.run is not None
+    config, _ = compose_checked(Request("train", tuple(done.result["overrides"])), TrainConfig)
+    test = prepare(find(config.data, print), config.data).test
+    assert test is not None
+    predicted = saved.predict(saved.load(done.run / "model.keras"), test.images).argmax(axis=1)
+    assert done.result["test"]["accuracy"] == pytest.approx((predicted == test.labels).mean(), abs=1e-6)
+
+
+def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Whatever its labels are, the weights and the chosen epoch are the same."""
+    from mnist_exp.data import load
+
+    honest = cli(small=True)
+    prepare = load.prepare
+
+    def with_wrong_test_labels(source, data):  # type: ignore[no-untyped-def]
+        dataset = prepare(source, data)
+        dataset.test.labels[:] = 9 - dataset.test.labels
+        return dataset
+
+    monkeypatch.setattr(load, "prepare", with_wrong_test_labels)
+    fooled = cli(small=True)
+    assert fooled.result["weights_sha256"] == honest.result["weights_sha256"]
+    assert fooled.result["best"] == honest.result["best"]
+    assert fooled.result["test"] != honest.result["test"]
+
+
+def test_a_runs_config_runs_it_again(cli: Cli):
+    """`from=` a directory or a name gives the same weights; overrides go on top."""
+    first = cli("model=pyramid", "aug=shift", "preprocess=standardize", small=True)
+    assert first.run is not None
+    for wanted in (first.run, first.run.name, "latest"):
+        again = cli(f"from={wanted}", "tracking=none")
+        assert again.result["weights_sha256"] == first.result["weights_sha256"]
+    longer = cli(f"from={first.run}", "training.epochs=3", "aug=none", "tracking=none")
+    assert longer.result["epochs"] == 3
+    config = yaml.safe_load((longer.run / "config.yaml").read_text())  # type: ignore[operator]
+    assert (config["aug"]["name"], config["model"]["name"], config["data"]["limit"]) == ("none", "pyramid", 300)
+
+
+def test_the_fallback_is_said_everywhere(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """At the start, in the last line, in the config, the result and the record for the tracker."""
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
+    done = cli("data.mirrors=[]", "model=linear", "training.epochs=1", "tracking=none")
+    assert done.run is not None
+    lines = done.out.strip().splitlines()
+    assert "DIGITS STANDS IN FOR MNIST" in done.out[: done.out.index("epoch 1/1")]
+    assert lines[-1] == "warning: these figures are for digits, which stood in for mnist"
+    assert done.result["data"]["name"] == "digits"
+    assert done.result["data"]["stands_in_for"] == "mnist"
+    assert yaml.safe_load((done.run / "config.yaml").read_text())["data"]["name"] == "digits"
+    run = json.loads((done.run / "journal.jsonl").read_text().splitlines()[0])
+    assert run["tags"]["fallback"] == "mnist"
+    assert run["tags"]["data"] == "digits"
+
+
+def test_without_fallback_missing_data_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Also for presets that claim an accuracy; nothing is created."""
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
+    for words in (["data.fallback=null"], ["experiment=lenet5x5"]):
+        done = cli("data.mirrors=[]", *words, status=2)
+        assert "mnist was not found in any of these places" in done.err
+        assert "data.dir=…" in done.err
+    assert not Path("outputs").exists()
+
+
+def test_titles_of_plots_name_what_stands_in(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """A picture that is passed on says what it shows."""
+    from matplotlib.figure import Figure
+
+    titles: list[str] = []
+    suptitle = Figure.suptitle
+    monkeypatch.setattr(
+        Figure, "suptitle", lambda self, text, **more: (titles.append(text), suptitle(self, text, **more))[1]
+    )
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
+    cli("data.mirrors=[]", "model=linear", "training.epochs=1", "tracking=none")
+    assert len(titles) == 6
+    assert all("digits, standing in for mnist" in title for title in titles)
+
+
+def test_a_training_that_diverges_is_marked(cli: Cli):
+    """Exit status 1, the reason in one line, the run marked as failed."""
+    done = cli("model=lenet5x5", "optimizer.learning_rate=1e38", small=True, status=1)
+    assert done.err.startswith("mnist-exp: the loss is no longer a number")
+    assert done.result["status"] == "failed"
+    assert "no longer a number" in done.result["reason"]
+
+
+def test_extra_metrics_get_columns(cli: Cli):
+    """In history, and scored on the test set."""
+    done = cli(
+        "training.loss=categorical_crossentropy", "training.metrics=[top_k_categorical_accuracy]", small=True
+    )
+    assert done.run is not None
+    assert "val/top_k_categorical_accuracy" in (done.run / "history.csv").read_text().splitlines()[0]
+    assert done.result["test"]["top_k_categorical_accuracy"] >= done.result["test"]["accuracy"]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    data = [] if MNIST else ["data=digits"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_exp", "model=pyramid", "training.epochs=5000", "data.limit=300", *data, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_epochs(process: subprocess.Popen[str], count: int) -> Path:
+    """Until so many epochs are done; the run's directory."""
+    assert process.stdout is not None
+    path, seen = None, 0
+    for line in process.stdout:
+        if line.startswith("run "):
+            path = Path(line.split(None, 1)[1].strip())
+        seen += line.startswith("epoch ")
+        if seen == count:
+            assert path is not None
+            return path
+    raise AssertionError("the training ended by itself")
+
+
+def test_ctrl_c_keeps_what_there_is(cli: Cli):
+    """Exit status 130; the best epoch is saved, the run marked, the test set not looked at."""
+    process = start("tracking=none")
+    path = wait_for_epochs(process, 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    result = json.loads((path / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert result["epochs"] >= 3
+    assert result["test"] is None
+    assert len((path / "history.csv").read_text().splitlines()) == result["epochs"] + 1
+    assert {"model.keras", "plots/accuracy.png", "checkpoint/state.npz"} <= files(path)
+    assert "interrupted" in cli("runs").out
+
+
+def test_kill_9_is_seen(cli: Cli):
+    """A run whose process is gone is shown as killed, with what it had written whole."""
+    process = start("tracking=none")
+    path = wait_for_epochs(process, 3)
+    process.kill()
+    process.communicate(timeout=60)
+    time.sleep(0.2)
+    assert "killed" in cli("runs").out
+    assert json.loads((path / "result.json").read_text())["status"] == "running"
+    assert len((path / "history.csv").read_text().splitlines()) >= 4

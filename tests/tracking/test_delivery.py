@@ -1,0 +1,250 @@
+"""What MLflow holds after a run, asked with MLflow's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Cli
+
+from mnist_exp.tracking.journal import Journal, flatten, read
+
+# Nested, so that MLflow is imported by the tests that need it only.
+QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local")
+
+
+def mlflow_client(outputs: Path = Path("outputs")) -> Any:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{(outputs / 'mlflow.db').resolve()}")
+    return mlflow.MlflowClient()
+
+
+def runs(client: Any, experiment: str = "mnist-exp") -> list[Any]:
+    return list(client.search_runs([client.get_experiment_by_name(experiment).experiment_id]))
+
+
+def artifacts(client: Any, run_id: str, folder: str | None = None) -> set[str]:
+    found = set()
+    for item in client.list_artifacts(run_id, folder):
+        found |= artifacts(client, run_id, item.path) if item.is_dir else {item.path}
+    return found
+
+
+def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
+    """Metrics, parameters, tags, data set, pictures, configs, card and model, of a finished run."""
+    done = cli(*QUICK, *home_data, "training.metrics=[SparseTopKCategoricalAccuracy]")
+    client = mlflow_client()
+    [run] = runs(client)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_id == done.result["mlflow_run_id"]
+    assert run.info.run_name == done.result["name"]
+
+    for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "learning_rate", "time/epoch"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [metric.step for metric in history] == [1, 2, 3], name
+    assert run.data.metrics["best/val/accuracy"] == done.result["best"]["val/accuracy"]
+    assert run.data.metrics["best/epoch"] == done.result["best"]["epoch"]
+    assert run.data.metrics["test/accuracy"] == done.result["test"]["accuracy"]
+    assert {"test/loss", "time/total", "time/training"} <= set(run.data.metrics)
+
+    params = run.data.params
+    assert params["model.name"] == "linear"
+    assert params["optimizer.learning_rate"] == "0.001"
+    assert params["model.layers.1.units"] == "10"
+    assert params["data.limit"] == "300"
+
+    tags = run.data.tags
+    assert tags["fingerprint"] == done.result["fingerprint"]
+    assert tags["data"] == done.result["data"]["name"]
+    assert tags["data_sha256"] == done.result["data"]["sha256"]
+    assert "model=linear" in tags["overrides"]
+    assert tags["mlflow.source.name"] == "mnist-exp"
+    assert "| **total** | | | **7,850** |" in tags["mlflow.note.content"]
+
+    [dataset] = run.inputs.dataset_inputs
+    assert dataset.dataset.name == done.result["data"]["name"]
+    assert done.result["data"]["sha256"].startswith(dataset.dataset.digest)
+
+    assert artifacts(client, run.info.run_id) == {
+        "config.yaml", "architecture.md", "architecture.yaml", "history.csv",
+        "plots/accuracy.png", "plots/loss.png", "plots/learning_rate.png", "plots/augmentation.png",
+        "plots/confusion_matrix.png", "plots/misclassified.png",
+    }  # fmt: skip
+    assert [experiment.name for experiment in client.search_experiments() if runs(client, experiment.name)] == [
+        "mnist-exp"
+    ]
+    assert {path.name for path in Path().iterdir()} == {"outputs"}
+
+
+def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
+    """As MLflow's own flavour loads it, on raw pixels; and it names the run that it comes from."""
+    import mlflow
+
+    done = cli(*QUICK, *home_data)
+    client = mlflow_client()
+    [logged] = client.search_logged_models([runs(client)[0].info.experiment_id])
+    assert logged.source_run_id == done.result["mlflow_run_id"]
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.float32)
+    from mnist_exp.inference import saved
+
+    assert done.run is not None
+    expected = saved.predict(saved.load(done.run / "model.keras"), images)
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(logged.model_uri).predict(images), expected)
+    np.testing.assert_array_equal(mlflow.keras.load_model(logged.model_uri).predict(images, verbose=0), expected)
+
+
+def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
+    """A delivery that is repeated from any line on shows the same run, once."""
+    from mnist_exp.tracking.delivery import Delivered, deliver_now
+
+    done = cli(*QUICK, *home_data)
+    assert done.run is not None
+    client = mlflow_client()
+    [before] = runs(client)
+    uri = f"sqlite:///{Path('outputs/mlflow.db').resolve()}"
+    model_line = next(n for n, line in enumerate(read(done.run)) if line["kind"] == "model")
+    Delivered(before.info.run_id, model_line + 1).write(done.run)
+    assert deliver_now(done.run, uri) == before.info.run_id
+    # Died between creating the run and noting its id:
+    kept = (done.run / "journal.jsonl").read_bytes()
+    (done.run / "journal.jsonl").write_bytes(b"\n".join(kept.splitlines()[:model_line]) + b"\n")
+    (done.run / "delivery.json").unlink()
+    assert deliver_now(done.run, uri) == before.info.run_id
+    [after] = runs(client)
+    assert after.data.metrics == before.data.metrics
+    assert len(client.get_metric_history(after.info.run_id, "val/loss")) == 3
+
+
+def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]):
+    """The run finishes, says what was not delivered, and keeps it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    words = [
+        *QUICK[:-1],
+        *home_data,
+        "tracking=server",
+        f"tracking.uri=http://127.0.0.1:{port}",
+        "tracking.wait_seconds=15",
+    ]
+    done = cli(*words)
+    assert done.run is not None
+    assert done.result["status"] == "finished"
+    assert done.result["mlflow_run_id"] is None
+    assert "warning: the tracker did not get everything: " in done.out
+    assert "Connection refused" in done.out or "Max retries" in done.out
+    assert "journal.jsonl" in done.out
+    assert read(done.run)[-1]["kind"] == "end"
+
+
+def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
+    """The sender outlives the training, delivers what was written, and says what happened."""
+    folder, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    folder.mkdir()
+    journal = Journal(folder)
+    journal.write("run", name="x", experiment="mnist-exp", tags={}, parent=None)
+    journal.write("metrics", step=1, values={"val/loss": 0.5})
+    sender = subprocess.run(
+        [sys.executable, "-m", "mnist_exp.tracking.delivery", str(folder), uri],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert sender.returncode == 1
+    assert sender.stderr.strip() == "the run's process ended without an end"
+    [run] = runs(mlflow_client(tmp_path))
+    assert run.info.status == "KILLED"
+    assert run.data.metrics == {"val/loss": 0.5}
+
+
+def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
+    """MLflow's own migration would fail for all of them."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    senders = []
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        journal = Journal(folder)
+        journal.write("run", name=f"run-{number}", experiment="mnist-exp", tags={}, parent=None)
+        journal.write("end", status="FINISHED")
+        senders.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "mnist_exp.tracking.delivery", str(folder), uri],
+                stdin=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for sender in senders:
+        _, err = sender.communicate(timeout=120)
+        assert sender.returncode == 0, err
+    assert {run.info.run_name for run in runs(mlflow_client(tmp_path))} == {f"run-{n}" for n in range(4)}
+
+
+def test_a_journal_has_whole_lines_only(tmp_path: Path):
+    """A line that is still being written is not read."""
+    journal = Journal(tmp_path)
+    journal.write("metrics", step=1, values={"ä": 1.0})
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"kind": "met')
+    assert [line["kind"] for line in read(tmp_path)] == ["metrics"]
+    assert read(tmp_path, skip=1) == []
+
+
+def test_parameters_have_dotted_names():
+    """Lists of layers too; short lists stay together."""
+    values = {
+        "a": {"b": 1, "c": None},
+        "layers": ["Flatten", {"type": "Dense", "units": 3}],
+        "shape": [28, 28],
+        "t": "x",
+    }
+    assert flatten(values) == {
+        "a.b": "1", "a.c": "null", "layers.0": "Flatten", "layers.1.type": "Dense", "layers.1.units": "3",
+        "shape": "[28, 28]", "t": "x",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", [None, "sqlite"])
+def test_the_store_is_where_it_is_said_to_be(cli: Cli, home_data: list[str], tmp_path: Path, variable: str | None):
+    """MLFLOW_TRACKING_URI and tracking.uri name it; without them it is in the output folder."""
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    if variable:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        cli("debug=one_batch", "model=linear", *home_data, *([] if variable else [f"tracking.uri='{uri}'"]))
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    assert (tmp_path / "elsewhere.db").is_file()
+    assert (tmp_path / "mlartifacts").is_dir()
+    assert not Path("outputs/mlflow.db").exists()
+
+
+def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
+    """Four finished children under one finished parent, which holds the leaderboard."""
+    done = cli("-m", "model=linear,pyramid", "seed=0,1", "data.limit=200", "training.epochs=1", *home_data)
+    client = mlflow_client()
+    everything = runs(client)
+    [parent] = [run for run in everything if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in everything if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 4
+    assert {run.info.status for run in everything} == {"FINISHED"}
+    assert {(run.data.params["model.name"], run.data.params["seed"]) for run in children} == {
+        (model, seed) for model in ("linear", "pyramid") for seed in ("0", "1")
+    }
+    assert artifacts(client, parent.info.run_id) == {"leaderboard.csv"}
+    assert parent.data.tags["mlflow.note.content"].count("finished") == 4
+    best = max(run.data.metrics["best/val/accuracy"] for run in children)
+    assert parent.data.metrics["best/val/accuracy"] == best
+    assert done.out.count(" * ") >= 1
+    [sweep] = Path("outputs/sweeps").iterdir()
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {
+        f"model-{model}_seed-{seed}" for model in ("linear", "pyramid") for seed in (0, 1)
+    }
+    for job in sweep.glob("*/result.json"):
+        assert json.loads(job.read_text())["status"] == "finished"
