@@ -157,9 +157,10 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                 fit(model, data, config, display, progress, after_epoch)
             leave(test=data.test is not None)
         except KeyboardInterrupt:
-            say(f"Interrupted after {progress.epochs} of {config.training.epochs} epochs.")
             if progress.best is not None:
                 leave(test=False)
+            done = f"{progress.epochs} of {config.training.epochs} epochs"
+            say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
             raise
         finally:
             record.seconds(stopwatch.report())

@@ -39,15 +39,21 @@ def to_console() -> None:
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Also write what is said, and Python's warnings, to a file."""
+    """Also write what is said to a file, with Python's warnings and the traceback of what goes wrong."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")
+    logging.captureWarnings(True)
     _LOGGER.addHandler(handler)
     warnings.addHandler(handler)
     try:
         yield
+    except Exception as error:
+        record = _LOGGER.makeRecord(_LOGGER.name, logging.ERROR, __file__, 0, str(error), (), sys.exc_info())
+        handler.handle(record)
+        raise
     finally:
+        logging.captureWarnings(False)
         _LOGGER.removeHandler(handler)
         warnings.removeHandler(handler)
         handler.close()

@@ -148,7 +148,7 @@ class RunRecord:
         try:
             self._end(status)
         finally:
-            self._log.__exit__(None, None, None)
+            self._log.__exit__(kind, error, trace)
             self.directory.release()
 
     def _end(self, status: str) -> None:

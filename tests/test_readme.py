@@ -1,0 +1,149 @@
+"""What README shows is run, in order, in one fresh folder: files, commands, and Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MNIST
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def blocks(kind: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == kind]
+
+
+def environment() -> dict[str, str]:
+    """The environment's commands first on the path, as after `source .venv/bin/activate`."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def open_ui(command: list[str], folder: Path) -> None:
+    """Start the UI, wait for its address, and end it as a user would."""
+    ui = subprocess.Popen(
+        [*command, "open=false"], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert ui.stdout is not None
+    seen = [ui.stdout.readline() for _ in range(2)]
+    assert seen[1].startswith("http://127.0.0.1:"), seen
+    ui.send_signal(signal.SIGINT)
+    assert ui.wait(30) == 0
+
+
+def test_every_command_of_readme_runs(tmp_path: Path, use):  # type: ignore[no-untyped-def]
+    """With the exit status and the output that README shows."""
+    for text in blocks("yaml"):
+        file = tmp_path / text.splitlines()[0].removeprefix("# ")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.split("\n", 1)[1])
+    commands = 0
+    for text in blocks("console"):
+        for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", text, re.MULTILINE):
+            words = shlex.split(command)
+            assert words[0] == "mnist-exp"
+            commands += 1
+            if words[1:2] == ["ui"]:
+                open_ui(words, tmp_path)
+                continue
+            done = subprocess.run(
+                words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=400, check=False
+            )
+            refused = MNIST is None and "experiment=lenet5x5" in words  # its claim is about MNIST
+            assert done.returncode == (2 if shown or refused else 0), (command, done.stdout[-2000:], done.stderr)
+            if shown:
+                assert done.stderr == shown
+            if "STANDS IN FOR" in done.stdout:
+                use("digits")
+            elif "mnist from" in done.stdout:
+                use("mnist")
+    assert commands >= 10
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with momentum and dropout, whose files the Python of README uses."""
+    folder = tmp_path_factory.mktemp("python")
+    words = ["model=lenet5x5", "data=digits", "training.epochs=1", "tracking=none", "name=run"]
+    subprocess.run(
+        [sys.executable, "-m", "mnist_exp", *words], cwd=folder, check=True, capture_output=True, timeout=200
+    )
+    [found] = (folder / "outputs" / "runs").iterdir()
+    return found
+
+
+GO_ON = """
+import numpy as np
+rng = np.random.default_rng(0)
+images, labels = rng.integers(0, 256, (256, 28, 28, 1)), rng.integers(0, 10, 256)
+for layer in model.layers:  # Keras saves no seeds of dropout
+    if hasattr(layer, "seed_generator"):
+        layer.seed_generator.state.assign([1, 0])
+keras.utils.set_random_seed(1)
+model.fit(images, labels, batch_size=64, shuffle=False, verbose=0)
+np.savez("{out}", *model.get_weights())
+"""
+
+
+def test_the_python_of_readme_restores_the_optimizer(run: Path, tmp_path: Path):
+    """Going on from HDF5 with README's lines gives the weights that going on from `.keras` gives, bit for bit."""
+    formats, hdf5 = blocks("python")
+    for name, code in (("keras", formats.split("\n\nmodel = keras.models")[0]), ("hdf5", hdf5)):
+        script = tmp_path / f"{name}.py"
+        script.write_text(code + GO_ON.format(out=tmp_path / f"{name}.npz"))
+        subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
+    with np.load(tmp_path / "keras.npz") as first, np.load(tmp_path / "hdf5.npz") as second:
+        assert all(np.array_equal(first[name], second[name]) for name in first)
+    without = hdf5.replace("    optimizer.load_own_variables", "    print or optimizer.load_own_variables")
+    assert without != hdf5
+    script = tmp_path / "control.py"
+    script.write_text(without + GO_ON.format(out=tmp_path / "control.npz"))
+    subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
+    with np.load(tmp_path / "keras.npz") as first, np.load(tmp_path / "control.npz") as control:
+        assert not all(np.array_equal(first[name], control[name]) for name in first)
+
+
+def test_the_python_of_readme_rebuilds_from_the_architecture(run: Path, tmp_path: Path):
+    """`architecture.yaml` and the weights predict as `model.keras` does."""
+    script = tmp_path / "script.py"
+    images = "images = __import__('numpy').arange(784 * 3).reshape(3, 28, 28, 1) % 256\n"
+    first, second = blocks("python")[0].split("\n\nmodel = keras.models")
+    script.write_text(
+        f"{first}\n{images}a = model.predict(images)\nmodel = keras.models{second}\nb = model.predict(images)\n"
+        "assert (a == b).all() and a.std() > 0\n"
+    )
+    subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
+
+
+def test_pictures_and_files_of_readme_are_there():
+    """No broken link."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_completion_can_be_installed():
+    """README's line defines a completion for the command."""
+    line = re.search(r'`(eval "\$\(mnist-exp[^`]*)`', README)
+    assert line
+    done = subprocess.run(
+        ["bash", "-c", f"{line[1]}; complete -p mnist-exp"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "mnist-exp" in done.stdout
