@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running import MNIST, SMALL, Cli, Outcome
 
-MNIST = os.environ.get("MNIST_EXP_DATA")
 _used: dict[str, set[str]] = {}
 
 
@@ -67,20 +65,6 @@ def home_data() -> list[str]:
     return [] if MNIST else ["data=digits"]
 
 
-@dataclass
-class Outcome:
-    """What a command line did."""
-
-    status: int
-    out: str
-    err: str
-    run: Path | None = None
-    result: dict[str, Any] = field(default_factory=dict)
-
-
-Cli = Callable[..., Outcome]
-
-
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], home_data: list[str], use: Callable[[str], None]) -> Cli:
     """Run a command line in this process; `small` adds what makes a training take a second."""
@@ -105,7 +89,3 @@ def cli(capsys: pytest.CaptureFixture[str], home_data: list[str], use: Callable[
         return outcome
 
     return run
-
-
-# A softmax regression on a few hundred images: everything is real, nothing takes long.
-SMALL: Sequence[str] = ("model=linear", "data.limit=300", "training.epochs=2", "tracking=none")

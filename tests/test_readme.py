@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MNIST
+from running import MNIST
 
 pytestmark = pytest.mark.slow
 

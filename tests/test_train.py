@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import MNIST, SMALL, Cli
+from running import MNIST, SMALL, Cli
 
 # Everything that the contract promises of a finished run.
 FILES = {

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from running import Cli
 
 pytestmark = pytest.mark.slow
 

@@ -34,7 +34,7 @@ def save_model(
     shutil.copyfile(file, folder / "data" / "model.keras")
     (folder / "data" / "keras_module.txt").write_text("keras")
     mlflow_model.signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape), "pixels")]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
     mlflow_model.add_flavor(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli
+from running import Cli
 
 from mnist_exp.tracking.journal import Journal, flatten, read
 
