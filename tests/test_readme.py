@@ -40,7 +40,8 @@ def open_ui(command: list[str], folder: Path) -> None:
     seen = [ui.stdout.readline() for _ in range(2)]
     assert seen[1].startswith("http://127.0.0.1:"), seen
     ui.send_signal(signal.SIGINT)
-    assert ui.wait(30) == 0
+    ui.communicate(timeout=30)
+    assert ui.returncode == 0
 
 
 def test_every_command_of_readme_runs(tmp_path: Path, use):  # type: ignore[no-untyped-def]
@@ -101,7 +102,7 @@ def test_the_python_of_readme_restores_the_optimizer(run: Path, tmp_path: Path):
     """Going on from HDF5 with README's lines gives the weights that going on from `.keras` gives, bit for bit."""
     formats, hdf5 = blocks("python")
     for name, code in (("keras", formats.split("\n\nmodel = keras.models")[0]), ("hdf5", hdf5)):
-        script = tmp_path / f"{name}.py"
+        script = tmp_path / f"go_on_from_{name}.py"  # not keras.py: it would be imported
         script.write_text(code + GO_ON.format(out=tmp_path / f"{name}.npz"))
         subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
     with np.load(tmp_path / "keras.npz") as first, np.load(tmp_path / "hdf5.npz") as second:

@@ -37,14 +37,20 @@ def start_ui(*words: str) -> tuple[subprocess.Popen[str], str]:
     raise AssertionError(ui.communicate())
 
 
+def end(ui: subprocess.Popen[str]) -> None:
+    """Ctrl-C, and wait."""
+    if ui.returncode is None:
+        ui.send_signal(signal.SIGINT)
+        ui.communicate(timeout=30)
+
+
 @pytest.fixture
 def served(cli: Cli, home_data: list[str]) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
     """A run's name, and the address and process of a UI that shows it."""
     done = cli("debug=one_batch", "model=linear", *home_data, "tracking=local")
     ui, address = start_ui()
     yield done.result["name"], address, ui
-    ui.send_signal(signal.SIGINT)
-    ui.wait(30)
+    end(ui)
 
 
 def page(address: str, profile: Path) -> str:
@@ -63,8 +69,8 @@ def test_the_ui_opens_at_the_runs(served: tuple[str, str, subprocess.Popen[str]]
     name, address, ui = served
     assert name in page(address, tmp_path / "profile")
     base = address.split("/#")[0]
-    ui.send_signal(signal.SIGINT)
-    assert ui.wait(30) == 0
+    end(ui)
+    assert ui.returncode == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{base}/health", timeout=2)
 
@@ -133,5 +139,4 @@ def test_a_real_server_gets_everything(cli: Cli, home_data: list[str], tmp_path:
         assert len(client.search_logged_models([run.info.experiment_id])) == 1
         assert not Path("outputs/mlflow.db").exists()
     finally:
-        ui.send_signal(signal.SIGINT)
-        ui.wait(30)
+        end(ui)
