@@ -112,7 +112,7 @@ rebuilt.load_weights(f"{run}/model.weights.h5")
 assert not any(name.startswith("mnist_exp") for name in sys.modules)
 np.savez(sys.argv[3], *[m.predict(images, batch_size=1000, verbose=0) for m in (model, hdf5, rebuilt)])
 assert model.optimizer.iterations.numpy() > 0
-assert {w.dtype for w in model.weights} == {"float32"}
+assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 """
 
 
