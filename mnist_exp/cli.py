@@ -41,7 +41,6 @@ _TELLING = (
     "--help",
     "-h",
     "--hydra-help",
-    "--version",
     "--cfg",
     "-c",
     "--info",
@@ -100,9 +99,12 @@ def _run(words: list[str], started: float) -> int:
         if verb != "train":
             raise RequestError(f"-m works with train, not with {verb}")
         command = import_module("mnist_exp.commands.sweep").sweep
-    from mnist_exp.runs.log import to_console
+    from mnist_exp.config.loader import hidden_options
+    from mnist_exp.runs.log import to_console, warn
 
     to_console()
+    for file in hidden_options(request.config_dir):
+        warn(f"{file}: hidden by our own option of that name; give it another")
     command(request, started)
     return 0
 
@@ -133,7 +135,7 @@ def _let_hydra_tell(request: Request, words: list[str]) -> int:
         os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(request.verb) - 1)
     # Hydra's parser wants all overrides in one place.
     flags = [word for word in words if word not in request.words]
-    previous, sys.argv = sys.argv, ["mnist-exp", *request.words, *flags]
+    previous, sys.argv = sys.argv, ["mnist-exp", *request.overrides, *flags]
     asked_for_full = _full_errors()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let what is wrong reach us instead of being printed and exited on
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from typing import Any
 
 import pytest
 from running import MNIST, SMALL, Cli, Outcome
+
+# What is tested here is the same everywhere: on the CPU, whatever this machine has.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 _used: dict[str, set[str]] = {}
 
@@ -46,7 +50,7 @@ def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """No user's cache, no tracking server, and a folder of its own for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR", "CUDA_VISIBLE_DEVICES"):
+    for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "work"
     work.mkdir()

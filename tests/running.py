@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,3 +30,17 @@ class Outcome:
 
 
 Cli = Callable[..., Outcome]
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    """Start a command line in a process of its own, as a terminal would: one that hears Ctrl-C.
+
+    A shell's background jobs ignore it, and so would their children.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_exp", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )

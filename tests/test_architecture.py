@@ -18,7 +18,7 @@ ORDER = [
 # Where each heavy library may be imported at all.
 ROOMS = {
     "hydra": {"config", "cli", "sweeps"},  # cli: its information flags; sweeps: its launchers
-    "omegaconf": {"config", "commands"},  # commands: the annotation of what a launcher passes, nothing else
+    "omegaconf": {"config"},
     "pydantic": {"config"},
     "keras": {"model", "training", "inference", "commands"},  # commands: annotations only, see below
     "tensorflow": {"training", "model"},  # model: `backend` imports it quietly
@@ -35,7 +35,6 @@ LAZY = {
     "tensorflow": ["cli", "config", "commands", "runs", "data", "tracking", "model"],
     "mlflow": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "report"],
     "matplotlib": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "tracking"],
-    "omegaconf": ["commands", "cli"],
 }
 
 

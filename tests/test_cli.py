@@ -62,6 +62,15 @@ def test_a_wrong_request_ends_with_2_and_creates_nothing(cli: Cli, words: list[s
     assert list(Path().iterdir()) == []
 
 
+def test_an_option_that_ours_hides_is_told(cli: Cli, home_data: list[str]):
+    """A user's pyramid is not ours; the others of the folder are fine."""
+    Path("mine/model").mkdir(parents=True)
+    for name in ("pyramid", "other"):
+        Path(f"mine/model/{name}.yaml").write_text(f"name: {name}\nlayers: [Flatten]\n")
+    done = cli("--config-dir", "mine", "model=pyramid", *home_data, "seed=-1", status=2)
+    assert done.out == "warning: mine/model/pyramid.yaml: hidden by our own option of that name; give it another\n"
+
+
 def test_an_output_folder_that_cannot_be_written_is_told(cli: Cli, home_data: list[str]):
     """Before anything is trained."""
     Path("file").write_text("")

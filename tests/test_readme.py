@@ -45,10 +45,20 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
+def hears_ctrl_c() -> None:
+    """A shell's background jobs ignore it, and so would their children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def open_ui(command: list[str], folder: Path) -> None:
     """Start the UI, wait for its address, and end it as a user would."""
     ui = subprocess.Popen(
-        [*command, "open=false"], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
+        [*command, "open=false"],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=hears_ctrl_c,
     )
     assert ui.stdout is not None
     seen = [ui.stdout.readline() for _ in range(2)]

@@ -43,13 +43,11 @@ def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str
     assert "1 of 2 jobs failed" in done.err
     assert "the loss is no longer a number" in done.err
     assert "run.log" in done.err
-    status = {
+    found = {
         path.parent.name: json.loads(path.read_text())["status"]
         for path in Path("outputs/sweeps").glob("*/*/result.json")
     }
-    assert status == {"learning_rate-1e-38_seed-0": "failed", "learning_rate-0.001_seed-0": "finished"} or sorted(
-        status.values()
-    ) == ["failed", "finished"]
+    assert found == {"learning_rate-1e+38": "failed", "learning_rate-0.001": "finished"}
 
 
 def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch):
@@ -65,3 +63,55 @@ def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 def test_only_training_is_swept(cli: Cli):
     """-m with another verb is refused."""
     assert "-m works with train, not with runs" in cli("runs", "-m", "limit=1,2", status=2).err
+
+
+def test_a_sweep_can_start_from_a_run(cli: Cli, home_data: list[str]):
+    """`-m from=` takes the run's config for every job."""
+    first = cli(*SMALL, *home_data, "aug=shift", "training.batch_size=32")
+    cli("-m", f"from={first.run}", "seed=0,1", "tracking=none")
+    same, other = sorted(Path("outputs/sweeps").glob("*/*/result.json"))
+    assert json.loads(same.read_text())["weights_sha256"] == first.result["weights_sha256"]
+    assert json.loads(other.read_text())["weights_sha256"] != first.result["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["seed=range(0,0)"], "seed=range(0,0): no value to sweep over"),
+        (["seed=0,1", "seed=2"], "seed: given twice"),
+        (["outputs=a,b"], "outputs: is one for all jobs of a sweep"),
+        (["device.threads=1,2"], "device.threads: is one for all jobs of a sweep"),
+        (
+            ["seed=0,x", "runs", "modl=linear"],
+            "modl=linear: no such key or group (did you mean 'model'?)  [all jobs]",
+        ),
+    ],
+)
+def test_what_cannot_be_swept_is_told(cli: Cli, home_data: list[str], words: list[str], told: str):
+    """Beside whatever else is wrong; nothing starts."""
+    done = cli("-m", *SMALL, *home_data, *words, status=2)
+    assert told in done.err
+    assert not Path("outputs").exists()
+
+
+def test_a_fallback_is_never_compared_with_other_data(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Nor put under a preset that refuses it."""
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
+    done = cli("-m", "data=mnist,digits", "data.mirrors=[]", "model=linear", "tracking=none", status=2)
+    assert "never compared with other data" in done.err
+    for words in (["experiment=none,lenet5x5"], ["data.fallback=digits,null"]):
+        done = cli("-m", *words, "data.mirrors=[]", "tracking=none", status=2)
+        assert "mnist was not found" in done.err
+    assert not Path("outputs").exists()
+
+
+def test_jobs_have_names_of_their_own():
+    """Also where their values look the same in a file name, or are long."""
+    from mnist_exp.config.grid import Grid
+    from mnist_exp.sweeps.names import job_names
+
+    long = "x" * 300
+    grid = Grid(("name",), (("name=a b",), ("name=a-b",), (f"name={long}1",), (f"name={long}2",)), ())
+    names = job_names(grid)
+    assert len(set(names)) == 4
+    assert max(map(len, names)) < 130

@@ -8,14 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Cli
+from running import Cli, start
 
 pytestmark = pytest.mark.slow
 
@@ -24,12 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 def start_ui(*words: str) -> tuple[subprocess.Popen[str], str]:
     """The process and the address that it printed."""
-    ui = subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp", "ui", "open=false", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    ui = start("ui", "open=false", *words)
     assert ui.stdout is not None
     for line in ui.stdout:
         if line.startswith("http"):

@@ -6,36 +6,49 @@ All jobs are checked before the first one starts, and their data is settled once
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.commands.train import Job, check_with_keras, run_training, set_up, settle_data, shown
-from mnist_exp.config.check import compose_checked, from_launched
+from mnist_exp.commands.train import (
+    Job,
+    check_with_keras,
+    run_training,
+    set_up,
+    settle_data,
+    shown,
+    start_from_run,
+)
+from mnist_exp.config.check import compose_checked
 from mnist_exp.config.grid import Grid, expand
-from mnist_exp.config.request import Request
-from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.load import find
+from mnist_exp.config.places import COMMAND_LINE
+from mnist_exp.config.request import Request, key_of
+from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.errors import MnistExpError, Problem, RequestError, WorkError
-from mnist_exp.runs.directory import SWEEPS, make_directory, safe_name, stamped
-from mnist_exp.runs.log import say, to_console
+from mnist_exp.runs.directory import SWEEPS, make_directory, stamped
+from mnist_exp.runs.log import say, to_console, warn
 from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.sweeps.leaderboard import Outcome, leaderboard
+from mnist_exp.sweeps.names import job_names
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
+    from mnist_exp.data.dataset import Source
 
-Outcome = dict[str, Any]
+# What belongs to the whole sweep, or to the process that all its jobs may share.
+NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What every job of a sweep needs to know of it, also in another process."""
+    """What a job of a sweep needs to know, also in another process."""
 
     directory: Path
     names: tuple[str, ...]
-    stands_in_for: tuple[str | None, ...]
+    requests: tuple[Request, ...]
+    stands_in_for: str | None
 
 
 def sweep(request: Request, started: float) -> None:
@@ -43,141 +56,148 @@ def sweep(request: Request, started: float) -> None:
     from mnist_exp.sweeps.launch import launch
     from mnist_exp.tracking.record import SweepRecord
 
+    request = start_from_run(request)
     grid = expand(request)
-    jobs, stands_in_for = check_jobs(request, grid)
-    config = compose_checked(Request(request.verb, jobs[0], request.config_dir), TrainConfig)[0]
+    names = job_names(grid)
+    requests, stands_in_for = check_jobs(request, grid, names)
+    config = compose_checked(requests[0], TrainConfig)[0]
     name = config.sweep.name or "-".join(key.rsplit(".", 1)[-1] for key in grid.swept) or "sweep"
     outputs = Path(config.outputs)
     directory = make_directory(outputs / SWEEPS, stamped(name))
-    fixed = [text for text in request.overrides if text.split("=", 1)[0] not in grid.swept]
-    plan = Plan(directory, tuple(job_name(grid, job) for job in jobs), tuple(stands_in_for))
-    say(f"sweep   {shown(directory)}: {len(jobs)} jobs over {', '.join(grid.swept)}")
+    fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
+    say(f"sweep   {shown(directory)}: {len(requests)} jobs over {', '.join(grid.swept) or 'nothing'}")
     with SweepRecord(directory, fixed, config.tracking, outputs) as record:
-        outcomes = launch(request, fixed, jobs, partial(run_job, plan))
-        leaderboard(outcomes, jobs, grid.swept, record)
-    failed = [outcome for outcome in outcomes if outcome["status"] != "finished"]
+        plan = Plan(directory, names, requests, stands_in_for)
+        outcomes = launch(request, directory, len(requests), partial(run_job, plan))
+        record.leaderboard(*leaderboard(outcomes, grid))
+    failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
-    say(f"{shown(directory)}: {len(jobs) - len(failed)} of {len(jobs)} jobs done in {seconds:.1f} s")
+    say(f"{shown(directory)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
+    if stands_in_for:
+        warn(f"these figures are for {config.data.name}, which stood in for {stands_in_for}")
     if failed:
-        lines = [f"  {outcome['name']}: {outcome['reason']} ({outcome['log']})" for outcome in failed]
-        raise WorkError(f"{len(failed)} of {len(jobs)} jobs failed\n" + "\n".join(lines))
+        lines = [f"  {outcome.name}: {outcome.reason} ({outcome.log})" for outcome in failed]
+        raise WorkError(f"{len(failed)} of {len(outcomes)} jobs failed\n" + "\n".join(lines))
 
 
-def check_jobs(request: Request, grid: Grid) -> tuple[list[tuple[str, ...]], list[str | None]]:
-    """The overrides of every job, with what stands in for data that nobody has.
+def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> tuple[tuple[Request, ...], str | None]:
+    """The request of every job, and what their data stands in for, if it does.
 
     Raises `RequestError` with the problems of all jobs; one that several jobs share is told once.
     """
-    problems: dict[Problem, list[str]] = {}
-    jobs: list[tuple[str, ...]] = []
-    stands_in_for: list[str | None] = []
-    settled: dict[tuple[str, str | None], tuple[Request, str | None]] = {}
-    for overrides in grid.jobs:
-        job = Request(request.verb, overrides, request.config_dir)
-        try:
-            config, composition = compose_checked(job, TrainConfig)
-            if not jobs:
-                set_up(config)
-            check_with_keras(config, composition)
-        except RequestError as error:
-            if not error.problems:
-                raise
-            for problem in error.problems:
-                problems.setdefault(problem, []).append(job_name(grid, overrides))
-            continue
-        key = (config.data.name, config.data.dir)
-        if key not in settled and not problems:
-            settled_request, _, _, wanted = settle_data(job, config)
-            option = settled_request.overrides[-1] if wanted else None
-            settled[key] = (Request(request.verb, (option,) if option else ()), wanted)
-        substitute, wanted = settled.get(key, (Request(request.verb), None))
-        if substitute.overrides:
-            overrides = job.with_option("data", substitute.overrides[0].split("=", 1)[1]).overrides
-        jobs.append(overrides)
-        stands_in_for.append(wanted)
+    problems: dict[Problem, list[str]] = {problem: list(names) for problem in grid.problems}
+    for key in grid.swept:
+        if key.split(".")[0] in NOT_SWEPT:
+            message = f"{key}: is one for all jobs of a sweep; give it a single value"
+            problems[Problem(COMMAND_LINE, message)] = list(names)
+    jobs = [replace(request, overrides=overrides, multirun=False) for overrides in grid.jobs]
+    composed = []
+    for job, name in zip(jobs, names, strict=True):
+        with told_of(name, problems):
+            composed.append(compose_checked(job, TrainConfig))
+    if not problems:
+        set_up(composed[0][0])
+        for (config, composition), name in zip(composed, names, strict=True):
+            with told_of(name, problems):
+                check_with_keras(config, composition)
     if problems:
-        count = len(grid.jobs)
         raise RequestError(
             [
-                Problem(
-                    problem.place,
-                    f"{problem.message}  [{'all jobs' if len(names) == count else ', '.join(names)}]",
+                replace(
+                    problem,
+                    message=f"{problem.message}  [{'all jobs' if len(of) == len(names) else ', '.join(of)}]",
                 )
-                for problem, names in sorted(problems.items())
+                for problem, of in sorted(problems.items())
             ],
-            f"this sweep of {count} jobs",
+            f"this sweep of {len(grid.jobs)} jobs",
         )
-    return jobs, stands_in_for
+    return settle_data_of_all(jobs, [config for config, _ in composed])
 
 
-def job_name(grid: Grid, overrides: Sequence[str]) -> str:
-    """`model-linear_seed-0`: what is swept, and this job's values."""
-    values = dict(text.split("=", 1) for text in overrides if "=" in text)
-    name = "_".join(safe_name(f"{key.rsplit('.', 1)[-1]}-{values[key]}") for key in grid.swept)
-    return name[:120] or "job"
+@contextmanager
+def told_of(name: str, problems: dict[Problem, list[str]]) -> Iterator[None]:
+    """Note the problems that the block finds as those of a job."""
+    try:
+        yield
+    except RequestError as error:
+        if not error.problems:
+            raise
+        for problem in error.problems:
+            problems.setdefault(problem, []).append(name)
 
 
-def run_job(plan: Plan, launched: DictConfig) -> Outcome:
+def settle_data_of_all(
+    jobs: Sequence[Request], configs: Sequence[TrainConfig]
+) -> tuple[tuple[Request, ...], str | None]:
+    """Find each data set of a sweep once; where a fallback stands in, it does for all jobs.
+
+    Raises `RequestError` where it would be compared with other data.
+    """
+    wanted_by_data: dict[DataConfig, str | None] = {}
+    for job, config in zip(jobs, configs, strict=True):
+        if config.data.as_found not in wanted_by_data:
+            wanted_by_data[config.data.as_found] = settle_data(job, config)[3]
+    missing = {wanted for wanted in wanted_by_data.values() if wanted is not None}
+    if not missing:
+        return tuple(jobs), None
+    fallbacks = {data.fallback for data in wanted_by_data}
+    if len(missing) > 1 or len(fallbacks) > 1 or None in wanted_by_data.values():
+        raise RequestError(
+            f"{', '.join(sorted(missing))}: not found, and what stands in for it is never compared with "
+            "other data; leave one of them out of the sweep"
+        )
+    fallback = fallbacks.pop()
+    assert fallback is not None
+    substituted = []
+    for job in jobs:
+        request = job.with_option("data", fallback)
+        check_with_keras(*compose_checked(request, TrainConfig))
+        substituted.append(request)
+    return tuple(substituted), missing.pop()
+
+
+@lru_cache(maxsize=1)
+def load_source(data: DataConfig) -> Source:
+    """Read a data set once for all jobs that run in this process."""
+    from mnist_exp.data.load import find
+
+    return find(data, say)
+
+
+def run_job(plan: Plan, launched: Any) -> Outcome:
     """Run one job of a sweep, in whatever process the launcher chose. Never raises for a failure."""
-    from mnist_exp.sweeps.launch import job_number, job_overrides
+    from mnist_exp.sweeps.launch import job_number
 
     to_console()
     number = job_number()
-    name = plan.names[number]
+    name, request = plan.names[number], plan.requests[number]
     stopwatch = Stopwatch(time.perf_counter())
     say(f"\n[{number + 1}/{len(plan.names)}] {name}")
+    result: dict[str, Any] = {}
+    reason = ""
     try:
-        config = from_launched(launched)
+        config = compose_checked(request, TrainConfig)[0]
         computer = set_up(config)
         with stopwatch.phase("data"):
-            source = find(config.data, say)
+            source = load_source(config.data.as_found)
         job = Job(
-            config,
-            job_overrides(),
-            computer,
-            source,
-            plan.directory,
-            name,
-            plan.stands_in_for[number],
-            plan.directory,
+            config, request.overrides, computer, source, plan.directory, name, plan.stands_in_for, plan.directory
         )
-        result: Mapping[str, Any] = run_training(job, stopwatch)
-        reason = ""
+        result = run_training(job, stopwatch)
     except MnistExpError as error:
-        result, reason = {}, str(error)
+        reason = str(error)
     except Exception as error:
-        result, reason = {}, f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
     if reason:
         say(f"{name} failed: {reason}")
-    log = plan.directory / name / "run.log"
-    return {
-        "name": name, "status": result.get("status", "failed"), "reason": reason, "log": str(shown(log)),
-        "epochs": result.get("epochs"), "val": (result.get("best") or {}).get("val/accuracy"),
-        "test": (result.get("test") or {}).get("accuracy"), "seconds": stopwatch.report()["total"],
-    }  # fmt: skip
-
-
-def leaderboard(
-    outcomes: Sequence[Outcome], jobs: Sequence[Sequence[str]], swept: Sequence[str], record: Any
-) -> None:
-    """Print the table of all jobs, the best by validation accuracy marked, and leave it in the record."""
-    from mnist_exp.report.tables import percent, print_table
-
-    best = max((o["val"] for o in outcomes if o["val"] is not None), default=None)
-    rows = []
-    for outcome, job in zip(outcomes, jobs, strict=True):
-        values = dict(text.split("=", 1) for text in job if "=" in text)
-        rows.append(
-            [
-                *(values[key] for key in swept),
-                outcome["status"],
-                "–" if outcome["epochs"] is None else str(outcome["epochs"]),
-                percent(outcome["val"]) + (" *" if best is not None and outcome["val"] == best else ""),
-                percent(outcome["test"]),
-                f"{outcome['seconds']:.1f}",
-            ]
-        )
-    header = [*swept, "status", "epochs", "val", "test", "seconds"]
-    print_table(header, rows, right=("epochs", "val", "test", "seconds"))
-    say("* best validation accuracy")
-    record.leaderboard(header, rows, best)
+    return Outcome(
+        name=name,
+        overrides=request.overrides,
+        status=result.get("status", "failed"),
+        reason=reason,
+        log=str(shown(plan.directory / name / "run.log")),
+        epochs=result.get("epochs"),
+        val=(result.get("best") or {}).get("val/accuracy"),
+        test=(result.get("test") or {}).get("accuracy"),
+        seconds=stopwatch.report()["total"],
+    )

@@ -76,7 +76,7 @@ def start_from_run(request: Request) -> Request:
         return request
     run = find_run(str(wanted), Path(override_value(request, "outputs") or "outputs"))
     saved = {key: value for key, value in read_config(run).items() if key not in NOT_TAKEN_OVER}
-    return replace(request, base=saved)
+    return replace(request, base=saved, base_file=run.path / "config.yaml")
 
 
 def set_up(config: TrainConfig) -> Device:
@@ -114,7 +114,10 @@ def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainCo
     request = request.with_option("data", fallback)
     config, composition = compose_checked(request, TrainConfig)
     check_with_keras(config, composition)
-    return request, config, find(config.data, say), wanted
+    try:
+        return request, config, find(config.data, say), wanted
+    except NotFound as error:
+        raise RequestError(f"data.fallback={fallback}: {error}") from error
 
 
 def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
@@ -122,6 +125,8 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
 
     Raises `WorkError` where the work fails; on `KeyboardInterrupt` what was finished is kept.
     """
+    import keras
+
     from mnist_exp.data.load import prepare
     from mnist_exp.model.build import build
     from mnist_exp.model.preprocess import statistics
@@ -130,6 +135,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     from mnist_exp.training.loop import Progress, fit
 
     config = job.config
+    keras.utils.clear_session()  # nothing of the jobs before in a sweep
     with stopwatch.phase("data"):
         data = prepare(job.source, config.data)
         found = statistics(data.train.images)
@@ -145,6 +151,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
             record.epoch(progress.history)
 
         def leave(test: bool) -> None:
+            record.history(progress.history)
             with stopwatch.phase("save"):
                 saved = save_best(build(config, found, "float32"), progress, record, config)
             with stopwatch.phase("test"):
@@ -155,15 +162,14 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
         try:
             with stopwatch.phase("training"), TrainingDisplay(config.training.epochs) as display:
                 fit(model, data, config, display, progress, after_epoch)
-            leave(test=data.test is not None)
         except KeyboardInterrupt:
             if progress.best is not None:
                 leave(test=False)
             done = f"{progress.epochs} of {config.training.epochs} epochs"
             say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
             raise
-        finally:
-            record.seconds(stopwatch.report())
+        leave(test=data.test is not None)
+        record.seconds(stopwatch.report())
         if not config.training.keep_checkpoint:
             remove_folder(checkpoints)
         conclude(record, data)
@@ -183,7 +189,11 @@ def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
     parts = {"train": data.train, "val": data.val, "test": data.test}
     about = {
         "fingerprint": fingerprint(
-            values, data_sha256=data.sha256, precision=computer.precision, threads=computer.threads
+            values,
+            data_sha256=data.sha256,
+            kind=computer.kind,
+            precision=computer.precision,
+            threads=computer.threads,
         ),
         "overrides": list(job.overrides),
         "planned_epochs": config.training.epochs,

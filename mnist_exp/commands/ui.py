@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
 import webbrowser
 from pathlib import Path
+from typing import IO
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
@@ -52,16 +54,12 @@ def ui(request: Request, started: float) -> None:
     }
     address = f"http://{config.host}:{port}"
     print(f"Starting MLflow's UI on {uri} …", flush=True)
-    server = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave the server behind
+        signal.signal(name, signal.default_int_handler)
+    said = tempfile.TemporaryFile()  # noqa: SIM115
+    server = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
     try:
-        _wait_for(address, server)
+        _wait_for(address, server, said)
         _show(_runs_table(address, config.tracking.experiment), config.open)
         print("Ctrl-C ends it.", flush=True)
         server.wait()
@@ -72,11 +70,12 @@ def ui(request: Request, started: float) -> None:
         _end(server)
 
 
-def _wait_for(address: str, server: subprocess.Popen[str]) -> None:
+def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            said = (server.stderr.read() if server.stderr else "").strip().splitlines()
+            output.seek(0)
+            said = output.read().decode(errors="replace").strip().splitlines()
             raise WorkError(f"MLflow's UI did not start: {said[-1] if said else 'it said nothing'}")
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
             return
@@ -123,7 +122,7 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _end(server: subprocess.Popen[str]) -> None:
+def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server with the workers that it started."""
     for name in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -14,7 +13,7 @@ from mnist_exp.config.compose import Composition, compose
 from mnist_exp.config.names import did_you_mean
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request
-from mnist_exp.config.schema import Frozen, TrainConfig
+from mnist_exp.config.schema import Frozen
 from mnist_exp.errors import Problem, RequestError
 
 Config = TypeVar("Config", bound=Frozen)
@@ -36,13 +35,6 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
     if problems:
         raise RequestError(sorted(set(problems)))
     return config, composition
-
-
-def from_launched(config: DictConfig) -> TrainConfig:
-    """The typed config of a job that a Hydra launcher composed; it was checked before it was launched."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return _validated(values, TrainConfig)
 
 
 def _validated(values: Mapping[Any, Any], schema: type[Config]) -> Config:

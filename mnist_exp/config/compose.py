@@ -64,7 +64,7 @@ def compose(request: Request) -> Composition:
         assert isinstance(with_knobs, dict)
         del with_knobs["hydra"]
         values, unresolved = _resolve(config)
-        places = Places(request.verb, folders, choices, good)
+        places = Places(request.verb, folders, choices, good, request.base_file)
         problems += [Problem(places.place(path), f"{path}: {text}") for path, text in unresolved]
         problems += _unused_knobs(with_knobs, request, places)
     return Composition(values, places, tuple(problems))
@@ -157,5 +157,6 @@ def _unused_knobs(values: Mapping[Any, Any], request: Request, places: Places) -
     return [
         Problem(places.place(f"model.{knob}"), f"model.{knob}: nothing in model.layers refers to this knob")
         for knob in knobs
-        if (not changed or f"model.{knob}" in given) and not re.search(rf"\b{re.escape(knob)}\b", references)
+        if (not changed or f"model.{knob}" in given)
+        and not re.search(rf"(\bmodel\.|\{{\.+){re.escape(knob)}\b", references)
     ]

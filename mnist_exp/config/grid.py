@@ -24,12 +24,14 @@ class Grid:
 
     swept: tuple[str, ...]
     jobs: tuple[tuple[str, ...], ...]
+    problems: tuple[Problem, ...]
+    """Overrides that could not be read; they are in none of the jobs."""
 
 
 def expand(request: Request) -> Grid:
     """The jobs of a sweep, in the order in which Hydra's own sweeper would run them.
 
-    Raises `RequestError` for overrides that cannot be swept.
+    Raises `RequestError` for a grid without jobs.
     """
     with config_loader(request.config_dir) as loader:
         texts, problems = parsable(request.overrides)
@@ -47,6 +49,8 @@ def expand(request: Request) -> Grid:
                 key = override.get_key_element()
                 swept.append(key)
                 choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                if not choices[-1]:
+                    raise RequestError(f"{text}: no value to sweep over")
             else:
                 problems.append(
                     Problem(
@@ -54,9 +58,9 @@ def expand(request: Request) -> Grid:
                         f"{text}: a grid needs single values (a,b,c or range(…)), not an interval",
                     )
                 )
-    if problems:
-        raise RequestError(problems)
-    return Grid(tuple(swept), tuple(itertools.product(*choices)))
+    twice = {key for key in swept if [key_of(text) for text in texts].count(key) > 1}
+    problems += [Problem(COMMAND_LINE, f"{key}: given twice") for key in sorted(twice)]
+    return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems))
 
 
 def _sweeper_params(loader: ConfigLoaderImpl, request: Request) -> Mapping[str, Any]:

@@ -14,9 +14,9 @@ from mnist_exp.config.schema import TrainConfig
 # What can be changed without changing the weights that a run ends with. `data`'s own entries among them
 # only say where the images are; what they are is in the data's digest.
 _WITHOUT_EFFECT = ("name", "outputs", "from", "sweep", "tracking")
-_WITHOUT_EFFECT_ON_DATA = ("dir", "mirrors", "keras_cache", "fallback")
-# The rooms whose code can change the weights.
-_ROOMS = ("data", "model", "training")
+_WITHOUT_EFFECT_ON_DATA = ("name", "class_names", "dir", "files", "mirrors", "keras_cache", "fallback")
+# The code that can change the weights: rooms, and what gives the config's values their meaning.
+_CODE = ("data", "model", "training", "config/schema.py")
 
 
 def as_values(config: TrainConfig) -> dict[str, Any]:
@@ -24,12 +24,14 @@ def as_values(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", by_alias=True)
 
 
-def fingerprint(values: Mapping[str, Any], *, data_sha256: str, precision: str, threads: int) -> str:
-    """SHA-256 over the config (threads and precision as resolved), the data, our code, and the libraries."""
+def fingerprint(values: Mapping[str, Any], *, data_sha256: str, kind: str, precision: str, threads: int) -> str:
+    """SHA-256 over the config (the device as resolved), the data, our code, and the libraries."""
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k != "keep_checkpoint"}
-    config["device"] = {**config["device"], "precision": precision, "threads": threads}
+    config["device"] = {**config["device"], "kind": kind, "precision": precision, "threads": threads}
+    for group in ("preprocess", "aug", "model", "debug"):
+        config[group] = {k: v for k, v in config[group].items() if k != "name"}
     identity = {
         "config": config,
         "data": data_sha256,
@@ -43,7 +45,8 @@ def code_digest() -> str:
     """SHA-256 of this package's own code that can change the weights."""
     package = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for room in _ROOMS:
-        for file in sorted((package / room).rglob("*.py")):
+    for part in _CODE:
+        path = package / part
+        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
             digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
     return digest.hexdigest()

@@ -73,5 +73,13 @@ def load(loader: ConfigLoaderImpl, request: Request, overrides: Sequence[str]) -
     return config
 
 
+def hidden_options(config_dir: str | None) -> list[Path]:
+    """The options in a user's folder that have the names of ours: Hydra takes ours."""
+    if config_dir is None:
+        return []
+    theirs, ours = Path(config_dir).expanduser(), conf_folder()
+    return sorted(file for file in theirs.rglob("*.yaml") if (ours / file.relative_to(theirs)).is_file())
+
+
 def is_group(loader: ConfigLoaderImpl, override: Override) -> bool:
     return bool(loader.repository.group_exists(override.key_or_group))

@@ -18,8 +18,15 @@ class Places:
     """
 
     def __init__(
-        self, verb: str, folders: Sequence[Path], choices: Mapping[str, str | None], overrides: Sequence[str]
+        self,
+        verb: str,
+        folders: Sequence[Path],
+        choices: Mapping[str, str | None],
+        overrides: Sequence[str],
+        saved: Path | None = None,
     ) -> None:
+        """`saved` is an earlier run's config that stands in for the groups that no override chose."""
+        self._saved = saved
         self._verb = verb
         self._folders = folders
         self._choices = choices
@@ -31,6 +38,10 @@ class Places:
             if key not in self._choices and (f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.")):
                 return COMMAND_LINE
         group = path.split(".", 1)[0]
+        if self._saved and group not in self._override_keys:
+            saved_line = _line(self._saved, path, whole_path=True)
+            if saved_line:
+                return f"{_short(self._saved)}:{saved_line}"
         # Presets are merged over everything else; then the group's own file, then the root config.
         presets = [name for name in ("debug", "experiment") if self._choices.get(name) not in (None, "none")]
         candidates = [(name, "") for name in presets]

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -17,6 +18,13 @@ from hydra.errors import HydraException
 
 from mnist_exp.config.names import did_you_mean
 from mnist_exp.errors import RequestError
+
+# Hydra's flags that a verb with a config of its own has no use for.
+_NOT_HERE = {
+    "config_name": "the verb chooses the config",
+    "config_path": "a folder of your own options is added with --config-dir",
+    "experimental_rerun": "from=<run> runs an earlier run's config again",
+}
 
 # Values of these keys are paths: what Hydra's grammar would read as something else is taken literally.
 PATH_KEYS = frozenset({"from", "data.dir", "outputs"})
@@ -34,6 +42,8 @@ class Request:
     """The overrides as they were typed, before paths among them were quoted."""
     base: Mapping[str, Any] | None = field(default=None, compare=False)
     """An earlier run's resolved config, to start from instead of the default options."""
+    base_file: Path | None = field(default=None, compare=False)
+    """Where that stands."""
 
     def with_option(self, group: str, option: str) -> Request:
         """The same request with another option of a group."""
@@ -56,7 +66,16 @@ def parser() -> ArgumentParser:
 
 
 def request_from(verb: str, arguments: Namespace) -> Request:
-    """The request that parsed arguments make; path values are quoted where Hydra would misread them."""
+    """The request that parsed arguments make; path values are quoted where Hydra would misread them.
+
+    Raises `RequestError` for flags of Hydra that mean nothing here, and for what would run code.
+    """
+    for flag, instead in _NOT_HERE.items():
+        if getattr(arguments, flag) is not None:
+            raise RequestError(f"--{flag.replace('_', '-')}: {instead}")
+    for text in arguments.overrides:
+        if key_of(text).startswith("hydra.callbacks") or "_target_" in text:
+            raise RequestError(f"{text}: nothing in a config may name code to run")
     overrides = tuple(_literal_path(text, arguments.multirun) for text in arguments.overrides)
     return Request(verb, overrides, arguments.config_dir, arguments.multirun, tuple(arguments.overrides))
 

@@ -1,7 +1,7 @@
 """The typed, frozen config that the rest of the program works with.
 
 What is checked here: unknown keys, types, ranges, and values that contradict each other. Layers, losses,
-metrics and optimizers are checked by building them with Keras (`mnist_exp.model.check`).
+metrics and optimizers are checked by building them with Keras (`mnist_exp.model.build.check`).
 """
 
 from __future__ import annotations
@@ -55,11 +55,16 @@ class DataConfig(Frozen):
     limit: Count | None
     fallback: str | None
 
+    @property
+    def as_found(self) -> DataConfig:
+        """The same without what is chosen after the images were read: two such are equal for equal sources."""
+        return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
+
     @field_validator("dir")
     @classmethod
     def _absolute(cls, value: str | None) -> str | None:
-        # A run is resumed and repeated from other directories too.
-        return None if value is None else os.path.abspath(os.path.expanduser(value))
+        # A run is resumed and repeated from other directories too. An empty variable is one that is not set.
+        return os.path.abspath(os.path.expanduser(value)) if value else None
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -67,6 +72,8 @@ class DataConfig(Frozen):
             raise ValueError(f"class_names has {len(self.class_names)} names for {self.classes} classes")
         if self.source == "idx" and self.files is None:
             raise ValueError("source idx needs files")
+        if self.source == "digits" and self.dir is not None:
+            raise ValueError(f"dir={self.dir}: the digits are embedded, and not read from a folder")
         return self
 
 
@@ -210,6 +217,15 @@ class TrackingConfig(Frozen):
     experiment: Annotated[str, Field(min_length=1)]
     wait_seconds: Annotated[float, Field(ge=0)]
 
+    @field_validator("uri")
+    @classmethod
+    def _a_store(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if "://" not in value or value.startswith("file:"):
+            raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
+        return value
+
 
 class DebugConfig(Frozen):
     """Help for finding out why a training does not work."""
@@ -232,6 +248,7 @@ class TrainConfig(Frozen):
     name: str | None
     outputs: Annotated[str, Field(min_length=1)]
     from_: Annotated[str | None, Field(alias="from")]
+    _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     data: DataConfig
     preprocess: PreprocessConfig

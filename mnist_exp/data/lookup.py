@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -71,7 +72,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
     for mirror in data.mirrors:
         try:
             return Located(mirror, idx=_download(mirror, files, cache, tell))
-        except OSError as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             refused = isinstance(error, urllib.error.HTTPError)
             reason = error if refused else getattr(error, "reason", None) or error
             asked.append(f"{mirror}  ({reason})")
@@ -103,7 +104,10 @@ def _sha256(path: Path) -> str:
 def _download(
     mirror: str, files: dict[str, FileSpec], cache: Path, tell: Callable[[str], None]
 ) -> dict[str, bytes]:
-    """Fetch the four files into the cache. Raises `OSError` where the mirror does not have them whole."""
+    """Fetch the four files into the cache.
+
+    Raises `OSError`, `HTTPException` or `ValueError` where the mirror does not have them whole.
+    """
     contents = {}
     for part, spec in files.items():
         with urllib.request.urlopen(f"{mirror.rstrip('/')}/{spec.name}.gz", timeout=PATIENCE) as answer:

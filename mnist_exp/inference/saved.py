@@ -49,7 +49,8 @@ def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
     """The loss and the metrics that the config names, on a part of the data."""
     probabilities = predict(model, part.images)
     targets = keras.utils.to_categorical(part.labels, probabilities.shape[1]) if training.one_hot else part.labels
-    metrics = {"loss": float(make_loss(training)(targets, probabilities))}
+    # As Keras' own `evaluate`: with what layers add for their weights.
+    metrics = {"loss": float(make_loss(training)(targets, probabilities)) + float(sum(model.losses))}
     for metric in make_metrics(training):
         metric.update_state(targets, probabilities)
         metrics[metric.name] = float(metric.result())

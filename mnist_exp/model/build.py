@@ -10,8 +10,8 @@ import keras
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.model.layers import LayerError, default_name, first_sentence, make_layer, parse_entry
-from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer
+from mnist_exp.model.layers import ArgumentError, default_name, first_sentence, make_layer, parse_entry
+from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets
 from mnist_exp.model.preprocess import Statistics, preprocessing
 
 # What a part of the config is wrong in: the dotted path and the message.
@@ -20,15 +20,12 @@ Report = Callable[[str, str], None]
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def build(
-    config: TrainConfig, statistics: Statistics, precision: str, *, report: Report | None = None
-) -> keras.Model:
+def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.Model:
     """The compiled model: input (batch, height, width, channels) of pixels 0…255, output (batch, classes).
 
     `precision` is what it computes in (`float32` or `bfloat16`); weights, input and output are float32. Initial
-    weights are a function of `config.seed`. The learning rate is a variable that the training loop sets.
-
-    Without `report`, the config must have passed `check`.
+    weights are a function of `config.seed`. The learning rate is a variable that the training loop sets. The
+    config must have passed `check`.
     """
     keras.utils.set_random_seed(config.seed)
     previous = keras.config.dtype_policy()
@@ -38,7 +35,7 @@ def build(
         x = inputs
         for layer in preprocessing(config.preprocess, statistics):
             x = layer(x)
-        outputs = apply_layers(config.model.layers, x, "model.layers", report or _refuse)
+        outputs = apply_layers(config.model.layers, x, "model.layers", _refuse)
         model = keras.Model(inputs, outputs, name=_identifier(config.model.name))
         model.compile(
             optimizer=make_optimizer(config.optimizer),
@@ -71,7 +68,7 @@ def apply_layers(entries: tuple[Any, ...], x: Any, path: str, report: Report) ->
             if index == last:
                 # Probabilities in half precision would cost the loss its accuracy.
                 layer.dtype_policy = keras.DTypePolicy("float32")
-        except LayerError as error:
+        except ArgumentError as error:
             report(f"{place}.{error.key}" if error.key else place, str(error))
             fits = False
             continue
@@ -102,18 +99,24 @@ def check(config: TrainConfig, composition: Composition) -> None:
         ("optimizer", lambda: make_optimizer(config.optimizer)),
         ("training", lambda: make_loss(config.training)),
         ("training", lambda: make_metrics(config.training)),
+        ("training", lambda: try_on_targets(config.training, config.data.classes)),
     ):
         try:
             make()
-        except LayerError as error:
+        except ArgumentError as error:
             report(f"{path}.{error.key}" if error.key else path, str(error))
-    x = keras.Input(config.data.shape, dtype="float32")
+    inputs = x = keras.Input(config.data.shape, name="pixels", dtype="float32")
     for layer in preprocessing(config.preprocess, Statistics()):
         x = layer(x)
     outputs = apply_layers(config.model.layers, x, "model.layers", report)
     if outputs is not None and tuple(outputs.shape) != (None, config.data.classes):
         shape = "×".join(str(size) for size in outputs.shape[1:])
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
+    if outputs is not None:
+        try:
+            keras.Model(inputs, outputs)
+        except ValueError as error:  # two layers of one name
+            report("model.layers", first_sentence(error))
     available = {"loss", "accuracy", *(metric.name for metric in _metrics_or_none(config))}
     selected = config.training.select.metric.removeprefix("val/")
     if not problems and selected not in available:
@@ -126,7 +129,7 @@ def check(config: TrainConfig, composition: Composition) -> None:
 def _metrics_or_none(config: TrainConfig) -> list[keras.Metric]:
     try:
         return make_metrics(config.training)
-    except LayerError:
+    except ArgumentError:
         return []
 
 

@@ -36,8 +36,8 @@ ALLOWED = frozenset(
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 
 
-class LayerError(Exception):
-    """An entry is wrong; `key` is the argument at fault, if it is one."""
+class ArgumentError(Exception):
+    """Something that Keras is asked for by name is wrong; `key` is the argument at fault, if it is one."""
 
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
@@ -45,40 +45,42 @@ class LayerError(Exception):
 
 
 def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
-    """The Keras layer of an entry: a name, or a mapping with `type` and arguments. Raises `LayerError`."""
+    """The Keras layer of an entry: a name, or a mapping with `type` and arguments. Raises `ArgumentError`."""
     kind, arguments = parse_entry(entry)
     if kind not in ALLOWED:
-        raise LayerError(f"there is no layer '{kind}'{did_you_mean(kind, ALLOWED)}", "type")
+        raise ArgumentError(f"there is no layer '{kind}'{did_you_mean(kind, ALLOWED)}", "type")
     layer_class = getattr(keras.layers, kind)
     check_arguments(layer_class, arguments, _COMMON_ARGUMENTS)
     try:
         return layer_class(**{"name": default_name, **arguments})
     except (ValueError, TypeError) as error:
-        raise LayerError(f"{kind} cannot be made: {first_sentence(error)}") from error
+        raise ArgumentError(f"{kind} cannot be made: {first_sentence(error)}") from error
 
 
 def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
-    """The type and the arguments of an entry. Raises `LayerError`."""
+    """The type and the arguments of an entry. Raises `ArgumentError`."""
     if isinstance(entry, str):
         return entry, {}
     if not isinstance(entry, Mapping):
-        raise LayerError(f"expected a layer's name or a mapping with 'type', found {entry!r}")
+        raise ArgumentError(f"expected a layer's name or a mapping with 'type', found {entry!r}")
     arguments = dict(entry)
     kind = arguments.pop("type", None)
     if not isinstance(kind, str):
-        raise LayerError("expected 'type' with the layer's name")
+        raise ArgumentError("expected 'type' with the layer's name")
     return kind, arguments
 
 
 def check_arguments(target: type, arguments: Mapping[str, Any], also: frozenset[str] = frozenset()) -> None:
-    """Raise `LayerError` for arguments that a Keras class does not have, or that are missing."""
+    """Raise `ArgumentError` for arguments that a Keras class does not have, or that are missing."""
     known, required = _arguments(target)
     for name in arguments:
         if name not in known | also:
-            raise LayerError(f"{target.__name__} has no argument '{name}'{did_you_mean(name, known | also)}", name)
+            raise ArgumentError(
+                f"{target.__name__} has no argument '{name}'{did_you_mean(name, known | also)}", name
+            )
     missing = sorted(required - arguments.keys())
     if missing:
-        raise LayerError(f"{target.__name__} needs {' and '.join(missing)}")
+        raise ArgumentError(f"{target.__name__} needs {' and '.join(missing)}")
 
 
 def _arguments(target: type) -> tuple[set[str], set[str]]:
@@ -92,10 +94,15 @@ def _arguments(target: type) -> tuple[set[str], set[str]]:
 
 def default_name(kind: str, seen: dict[str, int]) -> str:
     """The name that Keras would give in a fresh process: conv2d, conv2d_1, …; `seen` counts."""
-    base = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", kind)).lower()
+    base = snake_case(kind)
     count = seen.get(base, 0)
     seen[base] = count + 1
     return f"{base}_{count}" if count else base
+
+
+def snake_case(class_name: str) -> str:
+    """Keras' own name for a class in lower case: Conv2D is conv2d, F1Score f1_score."""
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)).lower()
 
 
 def first_sentence(error: BaseException) -> str:

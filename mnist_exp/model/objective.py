@@ -6,27 +6,32 @@ import inspect
 from typing import Any
 
 import keras
+import numpy as np
 
 from mnist_exp.config.names import did_you_mean
 from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
-from mnist_exp.model.layers import LayerError, check_arguments, first_sentence
+from mnist_exp.model.layers import ArgumentError, check_arguments, first_sentence, snake_case
 
 
 def make_optimizer(config: OptimizerConfig) -> keras.Optimizer:
-    """The optimizer at its base learning rate. Raises `LayerError`."""
+    """The optimizer at its base learning rate. Raises `ArgumentError`."""
     optimizers = _classes(keras.optimizers, keras.Optimizer)
     optimizer_class = optimizers.get(config.type)
     if optimizer_class is None:
-        raise LayerError(f"there is no optimizer '{config.type}'{did_you_mean(config.type, optimizers)}", "type")
+        raise ArgumentError(
+            f"there is no optimizer '{config.type}'{did_you_mean(config.type, optimizers)}", "type"
+        )
+    if config.arguments.get("use_ema"):
+        raise ArgumentError("the average would not reach the saved weights", "use_ema")
     check_arguments(optimizer_class, config.arguments)
     try:
         return optimizer_class(**config.arguments)
     except (ValueError, TypeError) as error:
-        raise LayerError(f"{config.type} cannot be made: {first_sentence(error)}") from error
+        raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
 
 
 def make_loss(config: TrainingConfig) -> keras.Loss:
-    """The loss, on probabilities, with label smoothing where the config asks for it. Raises `LayerError`."""
+    """The loss, on probabilities, with label smoothing where the config asks for it. Raises `ArgumentError`."""
     loss_class = _by_name(config.loss, keras.losses, keras.Loss, "loss", "loss")
     arguments: dict[str, Any] = {}
     if config.label_smoothing:
@@ -37,16 +42,49 @@ def make_loss(config: TrainingConfig) -> keras.Loss:
 
 
 def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
-    """Accuracy, then the further metrics that the config names. Raises `LayerError`."""
+    """Accuracy, then the further metrics that the config names. Raises `ArgumentError`."""
     accuracy = keras.metrics.CategoricalAccuracy if config.one_hot else keras.metrics.SparseCategoricalAccuracy
     metrics = [accuracy(name="accuracy")]
     for index, name in enumerate(config.metrics):
         metric_class = _by_name(name, keras.metrics, keras.Metric, "metric", f"metrics.{index}")
+        key = f"metrics.{index}"
+        sparse = metric_class.__name__.startswith("Sparse")
+        if sparse and config.one_hot:
+            raise ArgumentError(f"{name} takes class numbers, but {config.loss} trains on one-hot targets", key)
+        if not config.one_hot and hasattr(keras.metrics, f"Sparse{metric_class.__name__}"):
+            instead = f"sparse_{snake_case(metric_class.__name__)}"
+            raise ArgumentError(f"{name} takes one-hot targets; with {config.loss} it is {instead}", key)
         try:
-            metrics.append(metric_class())
+            # A name of its own, not one that Keras counts up within the process.
+            metrics.append(metric_class(name=snake_case(metric_class.__name__)))
         except (ValueError, TypeError) as error:
-            raise LayerError(f"{name} cannot be made: {first_sentence(error)}", f"metrics.{index}") from error
+            raise ArgumentError(f"{name} cannot be made: {first_sentence(error)}", key) from error
+        if len({metric.name for metric in metrics}) < len(metrics):
+            raise ArgumentError(f"{name} is there already", key)
     return metrics
+
+
+def try_on_targets(config: TrainingConfig, classes: int) -> None:
+    """Let the loss and each metric score two images. Raises `ArgumentError` where they do not give a number."""
+    probabilities = np.full((2, classes), 1 / classes, np.float32)
+    targets = np.eye(2, classes) if config.one_hot else np.arange(2)
+    kind = "one-hot targets" if config.one_hot else "class numbers"
+    loss = make_loss(config)
+    try:
+        value = np.asarray(loss(targets, probabilities))
+    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+        raise ArgumentError(f"{config.loss} does not fit {kind}: {first_sentence(error)}", "loss") from error
+    if value.shape != ():
+        raise ArgumentError(f"{config.loss} gives {value.size} values, not one", "loss")
+    for index, metric in enumerate(make_metrics(config)[1:]):
+        key = f"metrics.{index}"
+        try:
+            metric.update_state(targets, probabilities)
+            value = np.asarray(metric.result())
+        except Exception as error:
+            raise ArgumentError(f"{metric.name} does not fit {kind}: {first_sentence(error)}", key) from error
+        if value.shape != ():
+            raise ArgumentError(f"{metric.name} gives {value.size} values, not one", key)
 
 
 def _classes(module: Any, base: type) -> dict[str, type]:
@@ -64,9 +102,5 @@ def _by_name(name: str, module: Any, base: type, kind: str, key: str) -> type:
     for class_name, member in classes.items():
         if class_name.lower() == wanted:
             return member
-    snake = [_snake(class_name) for class_name in classes]
-    raise LayerError(f"there is no {kind} '{name}'{did_you_mean(name, snake)}", key)
-
-
-def _snake(name: str) -> str:
-    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+    snake = [snake_case(class_name) for class_name in classes]
+    raise ArgumentError(f"there is no {kind} '{name}'{did_you_mean(name, snake)}", key)

@@ -12,8 +12,6 @@ import yaml
 
 from mnist_exp.runs.files import replace_file, write_text
 
-FILES = ("model.keras", "model.h5", "architecture.yaml", "model.weights.h5")
-
 
 def save_model(model: keras.Model, folder: Path) -> None:
     """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's folder.

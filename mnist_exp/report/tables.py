@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mnist_exp.runs.directory import RunSummary
 
@@ -24,7 +25,7 @@ def runs_table(runs: Sequence[RunSummary]) -> None:
         rows.append(
             [
                 run.name,
-                f"[{_STYLES.get(run.status, '')}]{run.status}[/]" if run.status in _STYLES else run.status,
+                Text(run.status, style=_STYLES.get(run.status, "")),
                 result.get("data", {}).get("name", "–"),
                 epochs,
                 percent((result.get("best") or {}).get("val/accuracy")),
@@ -39,7 +40,7 @@ def runs_table(runs: Sequence[RunSummary]) -> None:
     )
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
     """Print a table as wide as its content; no line is cut where the output is not a terminal."""
     console = Console(file=sys.stdout)
     if not console.is_terminal:
@@ -48,7 +49,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     for name in header:
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # "[x]" is no markup
     console.print(table)
 
 

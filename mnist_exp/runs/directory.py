@@ -111,7 +111,6 @@ class RunSummary:
     path: Path
     result: Mapping[str, Any]
     status: str
-    modified: float
 
     @property
     def name(self) -> str:
@@ -135,27 +134,27 @@ def summarize(path: Path) -> RunSummary | None:
     file = path / _RESULT
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
-        modified = file.stat().st_mtime
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        return RunSummary(path, {}, "damaged", path.stat().st_mtime)
+        return RunSummary(path, {}, "damaged")
     if not isinstance(result, dict) or "status" not in result:
-        return RunSummary(path, {}, "damaged", modified)
+        return RunSummary(path, {}, "damaged")
     status = result["status"]
     if status == "running" and not is_locked(path):
         status = "killed"
-    return RunSummary(path, result, status, modified)
+    return RunSummary(path, result, status)
 
 
 def is_locked(path: Path) -> bool:
     """Whether a living process works in a run's directory."""
     try:
-        descriptor = os.open(path / _LOCK, os.O_RDWR)
+        descriptor = os.open(path / _LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Shared: looking must not keep somebody from taking the lock, but for an instant, nor need write access.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,10 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        print(prefix + record.getMessage(), file=sys.stdout, flush=True)
+        try:
+            print(prefix + record.getMessage(), file=sys.stdout, flush=True)
+        except BrokenPipeError:  # the reader (`| head`) has seen enough; the work goes on
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def to_console() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.callbacks import Callbacks
@@ -11,35 +12,32 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 
 from mnist_exp.config.loader import config_loader
-from mnist_exp.config.request import Request
+from mnist_exp.config.request import Request, key_of
 
 
-def launch(
-    request: Request, fixed: Sequence[str], jobs: Sequence[Sequence[str]], function: Callable[[Any], Any]
-) -> list[Any]:
-    """Call `function` once per job with the config that Hydra composes from the job's overrides.
+def launch(request: Request, directory: Path, jobs: int, function: Callable[[Any], Any]) -> list[Any]:
+    """Call `function` once per job, and return what it returned, in order.
 
-    `fixed` are the overrides that all jobs share; the launcher (`hydra/launcher=…`) is among them. `function`
-    must not raise, and must be importable by name: some launchers run it in other processes.
+    A launcher (`hydra/launcher=…`) has jobs to spread, not configs to compose: each job knows its own by
+    `job_number`. `function` must not raise, and must be importable by name: some launchers run it in other
+    processes. `directory` is where launchers leave their own files.
     """
+    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    overrides = [text for text in request.overrides if key_of(text).startswith("hydra")]
     with config_loader(request.config_dir) as loader:
-        master = loader.load_configuration(request.verb, list(fixed), RunMode.MULTIRUN)
+        master = loader.load_configuration(
+            request.verb, [*overrides, f"hydra.sweep.dir='{quoted}'"], RunMode.MULTIRUN
+        )
         HydraConfig.instance().set_config(master)
         launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks(master)),
+            # Without the config's callbacks: a config must not name code to run.
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
             task_function=function,
             config=master,
         )
-        # Hydra adds its own overrides to each job by itself.
-        own = [[text for text in job if not text.lstrip("+~").startswith("hydra")] for job in jobs]
-        return [done.return_value for done in launcher.launch(own, initial_job_idx=0)]
+        return [done.return_value for done in launcher.launch([[] for _ in range(jobs)], initial_job_idx=0)]
 
 
 def job_number() -> int:
-    """The place of the job that this code runs in among the sweep's."""
+    """The place of the job that this code runs in among the sweep's, from 0."""
     return int(HydraConfig.get().job.num)
-
-
-def job_overrides() -> tuple[str, ...]:
-    """The overrides of the job that this code runs in."""
-    return tuple(HydraConfig.get().overrides.task)

@@ -1,4 +1,4 @@
-"""Deliver journals to MLflow. The only module that imports MLflow.
+"""Deliver journals to MLflow.
 
     python -m mnist_exp.tracking.delivery <run directory> <tracking URI>
 
@@ -23,7 +23,7 @@ from mnist_exp.tracking.store import artifact_root, database_path, exclusive
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _POLL = 0.2  # seconds between looks at the journal
-_UID_TAG = "mnist_exp.directory"  # finds the run again if we die between creating it and noting its id
+_KEY_TAG = "mnist_exp.key"  # finds the run again if we die between creating it and noting its id
 
 # A server that does not answer is tried again at the next look, not inside MLflow's client (247 s).
 _ENVIRONMENT = {
@@ -64,7 +64,6 @@ class Delivery:
 
         self._folder, self._uri = folder, uri
         self._state = Delivered.read(folder)
-        self._ended = False
         mlflow.set_tracking_uri(uri)
         database = database_path(uri)
         if database is None:
@@ -77,12 +76,12 @@ class Delivery:
 
     def pending(self) -> bool:
         """Deliver what the journal holds now. Returns whether more may come: its `end` was not met."""
-        for line in journal.read(self._folder, self._state.lines):
+        lines = journal.read(self._folder)
+        for line in lines[self._state.lines :]:
             self._deliver(line)
             self._state.lines += 1
             self._state.write(self._folder)
-            self._ended |= line["kind"] == "end"
-        return not self._ended
+        return not lines or lines[-1]["kind"] != "end"
 
     def _deliver(self, line: dict[str, Any]) -> None:
         kind = line["kind"]
@@ -92,11 +91,11 @@ class Delivery:
             getattr(self, f"_deliver_{kind}")(self._state.run_id, line)
 
     def _create_run(self, line: dict[str, Any]) -> None:
-        tags = {**line["tags"], _UID_TAG: f"{self._folder}@{line['time']}"}
+        tags = {**line["tags"], _KEY_TAG: line["key"]}
         if line["parent"] is not None:
             tags["mlflow.parentRunId"] = deliver_now(Path(line["parent"]), self._uri)
         experiment = self._experiment(line["experiment"])
-        found = self._client.search_runs([experiment], f"tags.`{_UID_TAG}` = '{_quoted(tags[_UID_TAG])}'")
+        found = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{line['key']}'")
         if found:
             self._state.run_id = found[0].info.run_id
             return
@@ -130,11 +129,6 @@ class Delivery:
         metrics = [Metric(key, value, line["time"], line["step"]) for key, value in line["values"].items()]
         self._client.log_batch(run_id, metrics=metrics)
 
-    def _deliver_tags(self, run_id: str, line: dict[str, Any]) -> None:
-        from mlflow.entities import RunTag
-
-        self._client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in line["values"].items()])
-
     def _deliver_note(self, run_id: str, line: dict[str, Any]) -> None:
         self._client.set_tag(run_id, "mlflow.note.content", line["text"])
 
@@ -159,8 +153,12 @@ class Delivery:
 
         from mnist_exp.tracking import keras_file
 
+        experiment = self._client.get_run(run_id).info.experiment_id
+        logged = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+        if any(model.status == "READY" for model in logged):
+            return  # we died before we could note it
         # `Model.log` puts the model into the active experiment, not into the run's.
-        mlflow.set_experiment(experiment_id=self._client.get_run(run_id).info.experiment_id)
+        mlflow.set_experiment(experiment_id=experiment)
         # MLflow lists the run's metrics on the logged model by itself.
         Model.log(
             artifact_path=None,
@@ -182,16 +180,11 @@ class Delivery:
             self._client.set_terminated(self._state.run_id, "KILLED")
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")
-
-
 def deliver_now(folder: Path, uri: str) -> str:
     """Deliver what a journal holds, and return the MLflow run's id. One process at a time."""
     with exclusive(folder / LOCK):
-        delivery = Delivery(folder, uri)
-        delivery.pending()
-        run_id = delivery._state.run_id
+        Delivery(folder, uri).pending()
+    run_id = Delivered.read(folder).run_id
     assert run_id is not None
     return run_id
 

@@ -3,11 +3,10 @@
 Training only appends here (0.1 ms); `mnist_exp.tracking.delivery` reads it, in another process. The kinds of
 lines, each with `time` (milliseconds since 1970):
 
-    run        name, experiment, tags, parent (a directory with a journal of its own, or null)
+    run        name, key (unique), experiment, tags, parent (a directory with a journal of its own, or null)
     params     values
     dataset    name, sha256, source, shape, images
     metrics    step, values
-    tags       values
     note       text (Markdown, the run's description)
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
@@ -16,6 +15,7 @@ lines, each with `time` (milliseconds since 1970):
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -31,23 +31,28 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # Unbuffered, appending: a line is whole in the file when `write` returns.
-        self._descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        content = (folder / FILE).read_bytes()
+        if not content.endswith(b"\n"):  # whoever wrote last died, or the disk was full
+            os.truncate(self._descriptor, content.rfind(b"\n") + 1)
 
     def write(self, kind: str, **content: Any) -> None:
         """Append a line."""
         line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **content}, ensure_ascii=False)
-        os.write(self._descriptor, line.encode() + b"\n")
+        encoded = line.encode() + b"\n"
+        if os.write(self._descriptor, encoded) != len(encoded):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
 
     def close(self) -> None:
         """Nothing more is to come from this process."""
         os.close(self._descriptor)
 
 
-def read(folder: Path, skip: int = 0) -> list[dict[str, Any]]:
-    """The journal's whole lines, but for the first `skip`."""
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The journal's whole lines."""
     with (folder / FILE).open("rb") as file:
         lines = file.read().split(b"\n")[:-1]  # after the last newline: nothing, or a line still being written
-    return [json.loads(line) for line in lines[skip:]]
+    return [json.loads(line) for line in lines]
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:

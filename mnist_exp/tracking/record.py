@@ -8,6 +8,7 @@ import io
 import platform
 import subprocess
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,7 @@ class RunRecord:
         self.journal.write(
             "run",
             name=directory.name,
+            key=uuid.uuid4().hex,
             experiment=tracking.experiment,
             tags=self._tags(),
             parent=None if sweep is None else str(sweep),
@@ -97,12 +99,16 @@ class RunRecord:
 
     def epoch(self, history: list[dict[str, float]]) -> None:
         """Note the epoch that is the history's last."""
-        self.directory.write_history(history)
+        self.history(history)
         row = history[-1]
         step = int(row["epoch"])
         values = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
         self.journal.write("metrics", step=step, values={**values, "time/epoch": row["seconds"]})
-        self.result["epochs"] = step
+
+    def history(self, history: list[dict[str, float]]) -> None:
+        """Write what is known of all epochs so far."""
+        self.directory.write_history(history)
+        self.result["epochs"] = len(history)
 
     def best(self, row: Mapping[str, float]) -> None:
         """Note the epoch whose weights are saved."""
@@ -173,7 +179,14 @@ class SweepRecord:
         self._uri = tracking_uri(tracking, outputs)
         self._journal = Journal(directory)
         tags = {**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)}
-        self._journal.write("run", name=directory.name, experiment=tracking.experiment, tags=tags, parent=None)
+        self._journal.write(
+            "run",
+            name=directory.name,
+            key=uuid.uuid4().hex,
+            experiment=tracking.experiment,
+            tags=tags,
+            parent=None,
+        )
 
     def leaderboard(self, header: Sequence[str], rows: Sequence[Sequence[str]], best: float | None) -> None:
         """Leave the jobs' table, as CSV and as the MLflow run's description."""

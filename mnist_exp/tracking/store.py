@@ -17,9 +17,8 @@ def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
     """The store's URI, absolute."""
     if tracking.uri is None:
         return f"sqlite:///{(outputs / DATABASE).resolve()}"
-    if "://" not in tracking.uri and not tracking.uri.startswith("sqlite:"):
-        return Path(tracking.uri).expanduser().resolve().as_uri()
-    return tracking.uri
+    database = database_path(tracking.uri)
+    return tracking.uri if database is None else f"sqlite:///{database.resolve()}"
 
 
 def artifact_root(uri: str) -> str | None:

@@ -1,26 +1,24 @@
 """What exact resume needs, on disk: the model's and the optimizer's state, the best so far, the history.
 
-    checkpoint/
-      state.npz       arrays: model/…, optimizer/…, best/model/…, best/optimizer/…
-      progress.json   finished epochs, history, best epoch, SHA-256 of state.npz
-
-A checkpoint is written under another name, flushed, and renamed: it is whole or absent.
+`checkpoint/state.npz` holds the arrays `model/…`, `optimizer/…`, `best/model/…`, `best/optimizer/…`, and
+`progress`: JSON with the finished epochs, the history and the best epoch. It is written under another name,
+flushed, and renamed: it is whole or absent. The archive's own checksums tell whether it was damaged since.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from mnist_exp.runs.files import replace_folder
+from mnist_exp.runs.files import replace_file
 from mnist_exp.training.loop import Arrays, Progress, Snapshot, build_state
 
-_STATE, _PROGRESS = "state.npz", "progress.json"
+FILE = "state.npz"
 
 
 class DamagedCheckpoint(Exception):
@@ -29,19 +27,14 @@ class DamagedCheckpoint(Exception):
 
 def save(folder: Path, model: keras.Model, progress: Progress) -> None:
     """Write a checkpoint in place of the one before."""
-    arrays = _named("", Snapshot.of(model))
+    document = {"epochs": progress.epochs, "history": progress.history, "best_epoch": progress.best_epoch}
+    arrays: dict[str, Any] = {"progress": np.frombuffer(json.dumps(document).encode(), np.uint8)}
+    arrays |= _named("", Snapshot.of(model))
     if progress.best is not None:
         arrays |= _named("best/", progress.best)
-    with replace_folder(folder) as temporary:
-        with (temporary / _STATE).open("wb") as file:
-            np.savez(file, **arrays)
-        document = {
-            "epochs": progress.epochs,
-            "history": progress.history,
-            "best_epoch": progress.best_epoch,
-            "sha256": _sha256(temporary / _STATE),
-        }
-        (temporary / _PROGRESS).write_text(json.dumps(document), encoding="utf-8")
+    folder.mkdir(exist_ok=True)
+    with replace_file(folder / FILE) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def restore(folder: Path, model: keras.Model) -> Progress:
@@ -50,13 +43,14 @@ def restore(folder: Path, model: keras.Model) -> Progress:
     Raises `DamagedCheckpoint`.
     """
     try:
-        document = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
-        if _sha256(folder / _STATE) != document["sha256"]:
-            raise DamagedCheckpoint(f"{folder}: the digest of {_STATE} does not match")
-        with np.load(folder / _STATE, allow_pickle=False) as state:
+        with zipfile.ZipFile(folder / FILE) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"'{damaged}' is damaged")
+        with np.load(folder / FILE, allow_pickle=False) as state:
             arrays = dict(state)
-    except (OSError, ValueError, KeyError) as error:
-        raise DamagedCheckpoint(f"{folder}: {error}") from error
+        document = json.loads(arrays.pop("progress").tobytes())
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DamagedCheckpoint(f"{folder / FILE}: {error}") from error
     build_state(model)
     _snapshot("", arrays).restore(model)
     best = _snapshot("best/", arrays) if document["best_epoch"] is not None else None
@@ -78,8 +72,3 @@ def _snapshot(prefix: str, arrays: dict[str, Any]) -> Snapshot:
         return [arrays[f"{start}{index}"] for index in range(len(keys))]
 
     return Snapshot(part("model"), part("optimizer"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

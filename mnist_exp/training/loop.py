@@ -30,6 +30,8 @@ from mnist_exp.training.finite import first_not_finite
 STEPS_PER_CALL = 20
 VALIDATION_BATCH = 500
 
+ADVICE = "A lower optimizer.learning_rate may help; debug=nan_check names the layer."
+
 Arrays = list[npt.NDArray[Any]]
 
 
@@ -118,6 +120,11 @@ def fit(
         row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
         if validate is not None:
             row |= {f"val/{name}": value for name, value in validate().items()}
+        if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
+            raise WorkError(
+                f"the loss is no longer a number: after epoch {epoch + 1}, at learning rate "
+                f"{rates[(epoch + 1) * steps - 1]:.3g}. {ADVICE}"
+            )
         row["learning_rate"] = float(rates[(epoch + 1) * steps - 1])
         row["seconds"] = time.perf_counter() - start
 
@@ -140,7 +147,7 @@ def steps_per_epoch(images: int, config: TrainConfig) -> int:
 def better(row: dict[str, float], than: dict[str, float], config: TrainConfig) -> bool:
     """Whether an epoch is to be preferred to an earlier one; without validation data, every later one is."""
     select = config.training.select
-    if select.metric not in row:
+    if not any(name.startswith("val/") for name in row):
         return True
     new, old = row[select.metric], than[select.metric]
     return new > old if select.mode == "max" else new < old
@@ -241,7 +248,7 @@ def diverged(
     where = f"in epoch {epoch + 1}, step {first + 1}" + (f" to {first + len(rows)}" if len(rows) > 1 else "")
     message = f"the loss is no longer a number: {where}, at learning rate {rates[first]:.3g}. "
     if before is None:
-        return WorkError(message + "A lower optimizer.learning_rate may help; debug=nan_check names the layer.")
+        return WorkError(message + ADVICE)
     before.restore(model)
     batch = tf.cast(tf.gather(tf.constant(train.images), rows[0]), tf.float32)
     augment = make_augment(config.aug, config.data.shape, config.seed)

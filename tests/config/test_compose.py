@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,8 @@ def test_a_layer_can_be_changed_and_left_out():
         ("schedule.final_fraction=0.5", "a constant schedule has final_fraction: 1.0"),
         ("data.class_names=[a,b]", "class_names has 2 names for 10 classes"),
         ("optimizer.learning_rate=${optimizer.nope}", "Interpolation key 'optimizer.nope' not found"),
+        ("tracking.uri=mlruns", "must be sqlite:///…"),
+        ("tracking.uri=file:///tmp/x", "must be sqlite:///…"),
         ("training.select.metric=train/loss", "training.select.metric"),
     ],
 )
@@ -129,7 +133,7 @@ def test_leaving_out_a_layer_does_not_make_its_knob_a_mistake():
 def test_paths_are_taken_literally(value: str):
     """File names with spaces, brackets, equals signs or commas work as they are."""
     request = request_from("train", parser().parse_args([f"outputs={value}"]))
-    assert compose_checked(request, TrainConfig)[0].outputs == value
+    assert compose_checked(request, TrainConfig)[0].outputs == os.path.expanduser(value)
 
 
 def test_a_grid_is_every_combination():
@@ -149,8 +153,8 @@ def test_a_grid_takes_all_options_of_a_group():
 
 def test_an_interval_is_not_a_grid():
     """What needs a search is refused, with the reason."""
-    with pytest.raises(RequestError, match="a grid needs single values"):
-        expand(Request("train", ("optimizer.learning_rate=interval(0,1)",), multirun=True))
+    grid = expand(Request("train", ("optimizer.learning_rate=interval(0,1)",), multirun=True))
+    assert "a grid needs single values" in grid.problems[0].message
 
 
 def test_a_saved_config_is_a_starting_point():
@@ -173,6 +177,34 @@ def test_a_knob_of_a_saved_config_is_not_turned_for_nothing():
     base = as_values(config("model=pyramid"))
     assert "hold values, not knobs" in problems("model.width=3", base=base)[0][1]
     assert "a preset cannot be put on a saved config" in problems("debug=overfit", base=base)[0][1]
+
+
+def test_a_mistake_in_a_saved_config_is_told_with_its_line(tmp_path: Path):
+    """Not blamed on the default option's file."""
+    from mnist_exp.config.identity import as_values
+
+    file = tmp_path / "config.yaml"
+    file.write_text("seed: 0\ntraining:\n  epochs: 0\n")
+    base = as_values(config())
+    base["training"]["epochs"] = 0
+    [(place, text)] = problems(base=base, base_file=file)
+    assert place.endswith("config.yaml:3")
+    assert text.startswith("training.epochs: must be greater than")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["+hydra.callbacks.x._target_=builtins.print"], "nothing in a config may name code to run"),
+        (["+model.x._target_=os.system"], "nothing in a config may name code to run"),
+        (["-cn", "other"], "--config-name: the verb chooses the config"),
+        (["-cp", "/tmp"], "--config-path: a folder of your own options is added with --config-dir"),
+    ],
+)
+def test_what_means_nothing_here_is_refused(words: list[str], told: str):
+    """Instead of being ignored, or run."""
+    with pytest.raises(RequestError, match=re.escape(told)):
+        request_from("train", parser().parse_args(words))
 
 
 def test_presets_can_be_overridden():

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from mnist_exp.config import identity
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.identity import as_values, fingerprint
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 
 
-def of(*overrides: str, data: str = "d", precision: str = "float32", threads: int = 2) -> str:
+def of(*overrides: str, data: str = "d", kind: str = "cpu", precision: str = "float32", threads: int = 2) -> str:
     config, _ = compose_checked(Request("train", overrides), TrainConfig)
-    return fingerprint(as_values(config), data_sha256=data, precision=precision, threads=threads)
+    return fingerprint(as_values(config), data_sha256=data, kind=kind, precision=precision, threads=threads)
 
 
 @pytest.mark.parametrize(
     "override",
     ["name=x", "outputs=elsewhere", "tracking=none", "tracking.experiment=y", "data.dir=/tmp", "data.mirrors=[]",
-     "data.fallback=null", "training.keep_checkpoint=true", "sweep.name=z", "device.threads=2"],
+     "data.fallback=null", "device=cpu", "training.keep_checkpoint=true", "sweep.name=z", "device.threads=2"],
 )  # fmt: skip
 def test_what_does_not_change_the_weights_does_not_change_it(override: str):
     """Names and places do not count, nor does writing out what `auto` would choose."""
@@ -36,5 +37,15 @@ def test_what_changes_the_weights_changes_it(override: str):
 
 
 def test_data_precision_and_threads_count():
-    """The digest of the data, and the precision and threads as resolved, are part of it."""
-    assert len({of(), of(data="e"), of(precision="bfloat16"), of(threads=1)}) == 4
+    """The digest of the data, and the device, precision and threads as resolved, are part of it."""
+    assert len({of(), of(data="e"), of(kind="gpu"), of(precision="bfloat16"), of(threads=1)}) == 5
+
+
+def test_code_and_versions_count(monkeypatch: pytest.MonkeyPatch):
+    """Another version of ours, of Keras, TensorFlow or NumPy may train other weights."""
+    before = of()
+    for name, value in (("code_digest", lambda: "other"), ("version", lambda name: "0")):
+        with monkeypatch.context() as patch:
+            patch.setattr(identity, name, value)
+            assert of() != before
+    assert of() == before

@@ -14,7 +14,7 @@ import pytest
 
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.directory import RunDirectory, columns, list_runs, safe_name, summarize
-from mnist_exp.runs.files import replace_file, replace_folder, write_text
+from mnist_exp.runs.files import replace_file, write_text
 from mnist_exp.runs.find import find_run, read_config
 
 
@@ -106,21 +106,6 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path):
         temporary.write_text(f"half {1 / 0}")
     assert file.read_text() == "before"
     assert [path.name for path in file.parent.iterdir()] == ["file.txt"]
-
-
-def test_a_folder_is_whole_or_as_before(tmp_path: Path):
-    """Likewise, and what a killed process left over is replaced."""
-    folder = tmp_path / "run" / "checkpoint"
-    for content in ("first", "second"):
-        with replace_folder(folder) as temporary:
-            (temporary / "state").write_text(content)
-    with pytest.raises(ZeroDivisionError), replace_folder(folder) as temporary:
-        (temporary / "state").write_text(f"half {1 / 0}")
-    assert (folder / "state").read_text() == "second"
-    with replace_folder(folder) as temporary:
-        (temporary / "other").write_text("third")
-    assert [path.name for path in folder.iterdir()] == ["other"]
-    assert [path.name for path in folder.parent.iterdir()] == ["checkpoint"]
 
 
 def test_history_has_the_columns_of_the_contract():
