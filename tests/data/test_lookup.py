@@ -65,6 +65,15 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
         def log_message(self, *_: object) -> None:
             asked.append(self.path)
 
+        def do_GET(self) -> None:
+            if self.path.startswith("/breaks-off"):
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"\x1f\x8b")
+            else:
+                super().do_GET()
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -116,7 +125,9 @@ def test_a_bad_mirror_is_passed_over(mirror: tuple[str, Path, list[str]], tmp_pa
     write(folder / "cut", packed=True)
     cut = folder / "cut" / "test_labels.gz"
     cut.write_bytes(cut.read_bytes()[:-5])
-    bad = ("http://127.0.0.1:1/", f"{address}none", f"{address}other", f"{address}cut")
+    bad = (
+        "http://127.0.0.1:1/", "no-scheme", f"{address}none", f"{address}other", f"{address}cut", f"{address}breaks-off",
+    )  # fmt: skip
     with pytest.raises(NotFound) as caught:
         find(config(mirrors=bad), lambda _: None)
     assert not cache_folder("tiny").exists()
@@ -127,6 +138,8 @@ def test_a_bad_mirror_is_passed_over(mirror: tuple[str, Path, list[str]], tmp_pa
         "HTTP Error 404",
         "not the expected file",
         "damaged",
+        "unknown url type",
+        "IncompleteRead",
         str(cache_folder("tiny")),
     ):
         assert words in message
