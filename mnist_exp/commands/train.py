@@ -74,7 +74,9 @@ def start_from_run(request: Request) -> Request:
     wanted = override_value(request, "from")
     if wanted is None:
         return request
-    run = find_run(str(wanted), Path(override_value(request, "outputs") or "outputs"))
+    if not isinstance(wanted, str):
+        raise RequestError("from: takes one run")
+    run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
     saved = {key: value for key, value in read_config(run).items() if key not in NOT_TAKEN_OVER}
     return replace(request, base=saved, base_file=run.path / "config.yaml")
 
