@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -86,6 +87,7 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
         return str(details["ctx"]["error"])
     message = details["msg"].replace("Input should be", "must be").replace("Field required", "missing")
     message = message.replace("a valid ", "a ").replace("must be a integer", "must be an integer")
+    message = re.sub(r"must be an? (array|tuple)", "must be a list", message).replace("an object", "a mapping")
     if kind in ("int_type", "int_from_float"):
         message = "must be an integer"
     if kind == "literal_error":

@@ -28,8 +28,8 @@ from mnist_exp.errors import RequestError
 
 VERSION_BASE = "1.3"
 
-# Hydra lets a TypeError through where an override deletes an entry of a list.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError)
+# Hydra lets a TypeError through where an override deletes an entry of a list, and a ValueError for model=null.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError, ValueError)
 
 
 def conf_folder() -> Path:

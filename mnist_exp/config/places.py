@@ -51,8 +51,8 @@ class Places:
             file = self._file(f"{name}/{self._choices[name]}.yaml")
             inner = path.removeprefix(package).lstrip(".") if package else path
             line = file and _line(file, inner, whole_path=not package)
-            if file and line:
-                return f"{_short(file)}:{line}"
+            if file and (line or package):  # an empty file has no line
+                return f"{_short(file)}:{line or 1}"
         root = self._file(f"{self._verb}.yaml")
         line = root and _line(root, path, whole_path=False)
         return f"{_short(root)}:{line}" if root and line else COMMAND_LINE

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
@@ -114,9 +115,13 @@ def check(config: TrainConfig, composition: Composition) -> None:
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
     if outputs is not None:
         try:
-            keras.Model(inputs, outputs)
+            model = keras.Model(inputs, outputs)
         except ValueError as error:  # two layers of one name
             report("model.layers", first_sentence(error))
+        else:
+            total = float(np.sum(model(np.full((1, *config.data.shape), 128, np.float32)))) if not problems else 1
+            if not abs(total - 1) < 1e-3:
+                report("model.layers", f"must end in probabilities, but their sum is {total:.3g}: add Softmax")
     available = {"loss", "accuracy", *(metric.name for metric in _metrics_or_none(config))}
     selected = config.training.select.metric.removeprefix("val/")
     if not problems and selected not in available:

@@ -52,6 +52,8 @@ def test_a_layer_can_be_changed_and_left_out():
         ("model.layers[0].filters=1", "a list's entry is written with dots: model.layers.0.filters=…"),
         ("model.layers.99=null", "no such key"),
         ("~model.layers.1", "an entry of a list is left out with model.layers.1=null"),
+        ("model.layers=null", "must be a list, found null"),
+        ("model=null", "model=null: Config group override must be a string or a list"),
         ("seed=1,2", "several values are a sweep, which needs -m"),
         ("runs", "expected key=value (verbs such as 'runs' come first)"),
         ("seed=-1", "must be greater than or equal to 0, found -1"),
@@ -108,6 +110,16 @@ def test_yaml_that_cannot_be_read_is_told_with_its_line(tmp_path: Path):
     [(place, text)] = problems("model=broken", config_dir=str(options))
     assert place == "command line"
     assert "mine/model/broken.yaml:3: not valid YAML" in text
+
+
+def test_an_empty_file_is_told(tmp_path: Path):
+    """What is missing in it is missing there."""
+    options = tmp_path / "mine"
+    (options / "model").mkdir(parents=True)
+    (options / "model" / "empty.yaml").write_text("")
+    found = problems("model=empty", config_dir=str(options))
+    assert [text for _, text in found] == ["model.layers: missing", "model.name: missing"]
+    assert all(place.endswith("mine/model/empty.yaml:1") for place, _ in found)
 
 
 def test_a_users_folder_adds_options(tmp_path: Path):

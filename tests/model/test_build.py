@@ -124,6 +124,7 @@ def test_unit_inputs_are_0_to_1():
         (["model.layers.1=Lambda"], ["there is no layer 'Lambda'"]),
         (["model=pyramid", "model.layers.6.kernel_size=9"], ["model.layers.6: Conv2D does not fit its input of 3×3×16 (after model.layers.5, MaxPooling2D)"]),
         (["model.layers.9.units=7"], ["model.layers: must end in 10 values, one per class, but ends in 7"]),
+        (["model.layers.10=null"], ["model.layers: must end in probabilities, but their sum is"]),
         (["model.layers.7=null"], ["model.layers: must end in 10 values, one per class, but ends in 3×3×10"]),
         (["optimizer.type=Adamm"], ["optimizer.type: there is no optimizer 'Adamm' (did you mean 'Adam'?)"]),
         (["+optimizer.momentun=0.9", "optimizer=sgd"], ["optimizer.momentun: SGD has no argument 'momentun' (did you mean 'momentum'?)"]),
