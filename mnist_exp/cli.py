@@ -5,6 +5,7 @@ Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -54,9 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. What is wrong is printed, never raised."""
     started = time.perf_counter()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "…" is no reason to fail
     try:
         return _run(words, started)
     except KeyboardInterrupt:
+        print("mnist-exp: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -7,16 +7,25 @@ MnistExpError
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Problem:
     """One thing that is wrong: where it stands, and what was expected and found there."""
 
     place: str
     message: str
+
+    def __lt__(self, other: Problem) -> bool:
+        """By place, then message, numbers in them by their size: line 3 before line 10."""
+        return self._key() < other._key()
+
+    def _key(self) -> list[tuple[int, int | str]]:
+        parts = re.split(r"(\d+)", f"{self.place}\0{self.message}")
+        return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
 
 class MnistExpError(Exception):

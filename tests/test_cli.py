@@ -96,6 +96,30 @@ def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPat
         cli("runs")
 
 
+def test_a_damaged_result_does_not_hide_the_runs(cli: Cli):
+    """Whatever it holds; and it is not a starting point."""
+    for number, text in enumerate(['{"status": 3, "started": "x"}', "null", "[]", '{"status"']):
+        Path(f"outputs/runs/bad{number}").mkdir(parents=True)
+        Path(f"outputs/runs/bad{number}/result.json").write_text(text)
+    assert cli("runs").out.count("damaged") == 4
+    assert "result.json: damaged" in cli("from=outputs/runs/bad1", status=2).err
+
+
+def test_an_ascii_terminal_is_no_reason_to_fail():
+    """What it cannot show is replaced."""
+    environment = {
+        **os.environ,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONIOENCODING": "ascii",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_exp", "--help"], capture_output=True, env=environment, timeout=30, check=True
+    )
+    assert b"group=option ?" in done.stdout
+
+
 def test_runs_are_listed(cli: Cli):
     """Name, status, data, epochs, accuracies; nothing to list is said."""
     assert "There are no runs in outputs" in cli("runs").out

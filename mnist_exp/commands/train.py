@@ -64,7 +64,7 @@ def train(request: Request, started: float) -> None:
         check_with_keras(config, composition)
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = settle_data(request, config)
-    name = stamped(config.name or f"{config.model.name}-{config.aug.name}")
+    name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
     run_training(job, stopwatch)
 
@@ -150,7 +150,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
 
         def after_epoch() -> None:
             checkpoint.save(checkpoints, model, progress)
-            record.epoch(progress.history)
+            record.epoch(progress.history, progress.best_epoch)
 
         def leave(test: bool) -> None:
             record.history(progress.history)
@@ -185,6 +185,7 @@ def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
     """Make the run's directory and begin its record; tell what is about to be done."""
     from mnist_exp.model.card import as_markdown
     from mnist_exp.tracking.record import RunRecord
+    from mnist_exp.tracking.store import tracking_uri
 
     config, computer = job.config, job.computer
     values = as_values(config)
@@ -218,8 +219,10 @@ def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {shown(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
-    say(f"model   {config.model.name}, {model.count_params():,} parameters; aug {config.aug.name}")
+    say(f"model   {config.model.name}, {model.count_params():,} parameters; aug {config.aug.shown_name}")
     say(f"device  {computer}")
+    if config.tracking.enabled:
+        say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
     card = as_markdown(model)
     write_text(record.path / "architecture.md", card)
     record.artifact("architecture.md")
@@ -279,7 +282,9 @@ def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progre
     plots.learning_rate(rates, steps, f"learning rate · {title}", folder / "learning_rate.png")
     originals = data.train.images[:8]
     augmented = samples(config.aug, originals, config.seed, count=9)
-    plots.augmentation_sheet(originals, augmented, f"aug {config.aug.name} · {title}", folder / "augmentation.png")
+    plots.augmentation_sheet(
+        originals, augmented, f"aug {config.aug.shown_name} · {title}", folder / "augmentation.png"
+    )
     if scores is not None and data.test is not None:
         names = config.data.class_names
         accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"

@@ -57,7 +57,8 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
             text = f"{path}: {message}"
         # Of the branches of a union, the first (the usual one) speaks.
         problems.setdefault(path, Problem(place, text))
-    return list(problems.values())
+    inner = {path for path in problems for other in problems if path.startswith(f"{other}.")}
+    return [problem for path, problem in problems.items() if path not in inner]
 
 
 def _locate(details: ErrorDetails, values: Any) -> tuple[str, Any]:
@@ -69,7 +70,7 @@ def _locate(details: ErrorDetails, values: Any) -> tuple[str, Any]:
             node = node[str(part)]
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
-        elif details["type"] == "missing":
+        elif details["type"] == "missing" and "[" not in str(part):
             node = None
         else:
             continue
@@ -88,6 +89,10 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
     message = details["msg"].replace("Input should be", "must be").replace("Field required", "missing")
     message = message.replace("a valid ", "a ").replace("must be a integer", "must be an integer")
     message = re.sub(r"must be an? (array|tuple)", "must be a list", message).replace("an object", "a mapping")
+    if kind == "string_pattern_mismatch":
+        message = "must be val/<metric>"  # the only pattern
+    if kind == "string_too_short":
+        message = "must not be empty"
     if kind in ("int_type", "int_from_float"):
         message = "must be an integer"
     if kind == "literal_error":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def compose(request: Request) -> Composition:
         values, unresolved = _resolve(config)
         places = Places(request.verb, folders, choices, good, request.base_file)
         problems += [Problem(places.place(path), f"{path}: {text}") for path, text in unresolved]
-        problems += _unused_knobs(with_knobs, request, places)
+        problems += _unused_knobs(with_knobs, replace(request, overrides=tuple(good)), places)
     return Composition(values, places, tuple(problems))
 
 

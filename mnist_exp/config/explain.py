@@ -46,8 +46,9 @@ def explain(override: Override, error: Exception, config: DictConfig, loader: Co
         return f"{text}: {cause}"
     if isinstance(error, MissingConfigException) and error.options is not None:
         options = sorted(error.options)
-        wanted = (error.missing_cfg_file or "").rsplit("/", 1)[-1]
-        return f"{text}: no such option{did_you_mean(wanted, options)}; {key} has {', '.join(options)}"
+        group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
+        names = "no such option" if group == key else f"it names {group}={wanted}, which is no such option"
+        return f"{text}: {names}{did_you_mean(wanted, options)}; {group} has {', '.join(options)}"
     if override.is_sweep_override():
         return f"{text}: several values are a sweep, which needs -m"
     if override.is_delete() and OmegaConf.is_list(OmegaConf.select(config, key.rpartition(".")[0])):

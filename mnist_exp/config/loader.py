@@ -28,8 +28,9 @@ from mnist_exp.errors import RequestError
 
 VERSION_BASE = "1.3"
 
-# Hydra lets a TypeError through where an override deletes an entry of a list, and a ValueError for model=null.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError, ValueError)
+# Hydra lets a TypeError through where an override deletes an entry of a list, a ValueError for model=null,
+# and an OSError for a file that holds a number.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError)
 
 
 def conf_folder() -> Path:

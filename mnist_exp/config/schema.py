@@ -125,6 +125,11 @@ class AugConfig(Frozen):
         return value
 
     @property
+    def shown_name(self) -> str:
+        """The name, unless values given beside `aug=none` make it untrue."""
+        return "custom" if self.name == "none" and not self.is_identity else self.name
+
+    @property
     def is_identity(self) -> bool:
         """Whether no image is ever changed."""
         ranges = (self.rotation_range, self.shear_range, self.width_shift_range, self.height_shift_range)
@@ -149,6 +154,8 @@ class OptimizerConfig(Frozen):
     model_config = ConfigDict(extra="allow")
     type: str
     learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    clipnorm: Annotated[float, Field(gt=0)] | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -180,7 +187,7 @@ class SelectConfig(Frozen):
 class TrainingConfig(Frozen):
     """How long, in what batches, by what loss, and which epoch is kept."""
 
-    epochs: Count
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Count
     loss: str
     label_smoothing: Fraction
@@ -205,7 +212,7 @@ class DeviceConfig(Frozen):
 
     kind: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "float32", "bfloat16"]
-    threads: Count | Literal["auto"]
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
     deterministic: bool
 
 
@@ -216,6 +223,13 @@ class TrackingConfig(Frozen):
     uri: str | None
     experiment: Annotated[str, Field(min_length=1)]
     wait_seconds: Annotated[float, Field(ge=0)]
+
+    @field_validator("experiment")
+    @classmethod
+    def _an_experiment_of_ours(cls, value: str) -> str:
+        if value == "Default":
+            raise ValueError("cannot be MLflow's own 'Default': its artifacts would go into the working directory")
+        return value
 
     @field_validator("uri")
     @classmethod
@@ -245,7 +259,7 @@ class TrainConfig(Frozen):
     """Everything that a training run is made of."""
 
     seed: Seed
-    name: str | None
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None
     outputs: Annotated[str, Field(min_length=1)]
     from_: Annotated[str | None, Field(alias="from")]
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)

@@ -52,11 +52,13 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
     files = _specs(data.files)
     if data.dir is not None:
         folder = Path(data.dir)
+        variable = os.environ.get("MNIST_EXP_DATA")
+        key = "MNIST_EXP_DATA" if variable and os.path.abspath(variable) == data.dir else "data.dir"
         if not folder.is_dir():
-            raise RequestError(f"data.dir={folder}: there is no such folder")
+            raise RequestError(f"{key}={folder}: there is no such folder")
         missing = [spec.name for spec in files.values() if _file(folder, spec.name) is None]
         if missing:
-            raise RequestError(f"data.dir={folder}: not there, with or without .gz: {', '.join(missing)}")
+            raise RequestError(f"{key}={folder}: not there, with or without .gz: {', '.join(missing)}")
         return Located(str(folder), idx=_read(folder, files))
     asked = []
     cache = cache_folder(data.name)

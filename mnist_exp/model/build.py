@@ -12,7 +12,7 @@ from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.layers import ArgumentError, default_name, first_sentence, make_layer, parse_entry
-from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets
+from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
 from mnist_exp.model.preprocess import Statistics, preprocessing
 
 # What a part of the config is wrong in: the dotted path and the message.
@@ -97,7 +97,7 @@ def check(config: TrainConfig, composition: Composition) -> None:
         problems.append(Problem(composition.places.place(path), f"{path}: {message}"))
 
     for path, make in (
-        ("optimizer", lambda: make_optimizer(config.optimizer)),
+        ("optimizer", lambda: try_optimizer(config.optimizer)),
         ("training", lambda: make_loss(config.training)),
         ("training", lambda: make_metrics(config.training)),
         ("training", lambda: try_on_targets(config.training, config.data.classes)),

@@ -27,7 +27,7 @@ ALLOWED = frozenset(
             "UnitNormalization",
         ),
         *("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D", "SpatialDropout2D"),
-        *("Cropping2D", "Flatten", "Permute", "Reshape", "UpSampling2D", "ZeroPadding2D"),
+        *("Cropping2D", "Flatten", "Identity", "Permute", "Reshape", "UpSampling2D", "ZeroPadding2D"),
         *("ActivityRegularization", "Rescaling"),
     }
 )
@@ -47,10 +47,15 @@ class ArgumentError(Exception):
 def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
     """The Keras layer of an entry: a name, or a mapping with `type` and arguments. Raises `ArgumentError`."""
     kind, arguments = parse_entry(entry)
+    if kind not in ALLOWED and isinstance(getattr(keras.layers, kind, None), type):
+        raise ArgumentError(f"{kind} cannot be used in a list of layers", "type")
     if kind not in ALLOWED:
         raise ArgumentError(f"there is no layer '{kind}'{did_you_mean(kind, ALLOWED)}", "type")
     layer_class = getattr(keras.layers, kind)
     check_arguments(layer_class, arguments, _COMMON_ARGUMENTS)
+    name = arguments.get("name", "x")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ArgumentError(f"a layer's name has letters, digits, '_', '.' and '-' only, found {name!r}", "name")
     try:
         return layer_class(**{"name": default_name, **arguments})
     except (ValueError, TypeError) as error:

@@ -30,6 +30,17 @@ def make_optimizer(config: OptimizerConfig) -> keras.Optimizer:
         raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
 
 
+def try_optimizer(config: OptimizerConfig) -> None:
+    """Let the optimizer make a step. Raises `ArgumentError` for arguments that it only uses then."""
+    variable = keras.Variable(np.ones((2, 2), np.float32))
+    try:
+        make_optimizer(config).apply([keras.ops.ones((2, 2))], [variable])
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+        raise ArgumentError(f"{config.type} cannot make a step: {first_sentence(error)}") from error
+
+
 def make_loss(config: TrainingConfig) -> keras.Loss:
     """The loss, on probabilities, with label smoothing where the config asks for it. Raises `ArgumentError`."""
     loss_class = _by_name(config.loss, keras.losses, keras.Loss, "loss", "loss")

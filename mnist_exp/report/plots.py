@@ -5,6 +5,7 @@ Figures are made without pyplot: no global state, no display, and half a second 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ _DPI = 110
 def _figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle("\n".join(textwrap.fill(line, int(11 * width)) for line in title.split("\n")), fontsize=10)
     return figure
 
 
@@ -88,7 +89,8 @@ def confusion_matrix(
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(counts), strict=True):
         dark = shares[row, column] > 0.5
-        colour = "white" if dark else ("black" if row == column else VALIDATION)
+        pale = shares[row, column] < 0.1 and row != column
+        colour = "white" if dark else VALIDATION if pale else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(classes), yticks=range(classes))
     axes.set_xticklabels(class_names, rotation=0 if max(map(len, class_names)) < 4 else 45)

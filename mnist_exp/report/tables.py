@@ -45,9 +45,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=10_000)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(header):
+        # The first column is what one copies.
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # "[x]" is no markup
     console.print(table)

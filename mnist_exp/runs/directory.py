@@ -138,7 +138,12 @@ def summarize(path: Path) -> RunSummary | None:
         return None
     except (OSError, ValueError):
         return RunSummary(path, {}, "damaged")
-    if not isinstance(result, dict) or "status" not in result:
+    if not (
+        isinstance(result, dict)
+        and isinstance(result.get("status"), str)
+        and isinstance(result.get("started"), (int, float))
+        and isinstance(result.get("data"), dict)
+    ):
         return RunSummary(path, {}, "damaged")
     status = result["status"]
     if status == "running" and not is_locked(path):

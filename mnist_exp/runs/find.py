@@ -19,6 +19,8 @@ def find_run(wanted: str, outputs: Path) -> RunSummary:
     path = Path(wanted).expanduser()
     if path.is_dir():
         if (summary := summarize(path)) is not None:
+            if summary.status == "damaged":
+                raise RequestError(f"{path / 'result.json'}: damaged")
             return summary
         raise RequestError(f"{wanted}: not a run's directory: it has no result.json")
     runs = list_runs(outputs)

@@ -29,7 +29,7 @@ class _Console(logging.Handler):
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         try:
             print(prefix + record.getMessage(), file=sys.stdout, flush=True)
-        except BrokenPipeError:  # the reader (`| head`) has seen enough; the work goes on
+        except OSError:  # the reader (`| head`) has seen enough, or the disk is full; the work goes on
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
@@ -48,6 +48,7 @@ def to_file(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")
     logging.captureWarnings(True)
+    warnings.propagate = False
     _LOGGER.addHandler(handler)
     warnings.addHandler(handler)
     try:

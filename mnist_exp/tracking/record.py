@@ -97,9 +97,12 @@ class RunRecord:
             tags["fallback"] = data["stands_in_for"]
         return tags
 
-    def epoch(self, history: list[dict[str, float]]) -> None:
-        """Note the epoch that is the history's last."""
+    def epoch(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
+        """Note the epoch that is the history's last, and which is the best so far."""
         self.history(history)
+        if best_epoch is not None:
+            self.result["best"] = _validated_row(history[best_epoch - 1])
+        self.directory.write_result(self.result)  # what is known if the process is killed
         row = history[-1]
         step = int(row["epoch"])
         values = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
@@ -112,8 +115,7 @@ class RunRecord:
 
     def best(self, row: Mapping[str, float]) -> None:
         """Note the epoch whose weights are saved."""
-        names = [name for name in row if name.startswith("val/")]
-        self.result["best"] = {"epoch": int(row["epoch"]), **{name: row[name] for name in names}}
+        self.result["best"] = _validated_row(row)
         values = {f"best/{name}": value for name, value in self.result["best"].items()}
         self.journal.write("metrics", step=int(row["epoch"]), values=values)
 
@@ -227,6 +229,11 @@ def _source_tags() -> dict[str, str]:
     if commit := _git_commit():
         tags["mlflow.source.git.commit"] = commit
     return tags
+
+
+def _validated_row(row: Mapping[str, float]) -> dict[str, float]:
+    """An epoch's number and its validation metrics."""
+    return {"epoch": int(row["epoch"]), **{name: row[name] for name in row if name.startswith("val/")}}
 
 
 def _user() -> str:

@@ -12,7 +12,7 @@ from mnist_exp.config.check import compose_checked
 from mnist_exp.config.grid import expand
 from mnist_exp.config.request import Request, parser, request_from
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import Problem, RequestError
 
 
 def config(*overrides: str, **request: object) -> TrainConfig:
@@ -52,6 +52,11 @@ def test_a_layer_can_be_changed_and_left_out():
         ("model.layers[0].filters=1", "a list's entry is written with dots: model.layers.0.filters=…"),
         ("model.layers.99=null", "no such key"),
         ("~model.layers.1", "an entry of a list is left out with model.layers.1=null"),
+        ("optimizer.weight_decay=-1", "must be greater than or equal to 0, found -1"),
+        ("optimizer.clipnorm=abc", 'must be a number, found "abc"'),
+        ("tracking.experiment=Default", "cannot be MLflow's own 'Default'"),
+        ("name=''", "must not be empty"),
+        ("aug.zoom_range=[0.9]", "aug.zoom_range"),
         ("model.layers=null", "must be a list, found null"),
         ("model=null", "model=null: Config group override must be a string or a list"),
         ("seed=1,2", "several values are a sweep, which needs -m"),
@@ -120,6 +125,27 @@ def test_an_empty_file_is_told(tmp_path: Path):
     found = problems("model=empty", config_dir=str(options))
     assert [text for _, text in found] == ["model.layers: missing", "model.name: missing"]
     assert all(place.endswith("mine/model/empty.yaml:1") for place, _ in found)
+
+
+def test_problems_are_in_the_order_of_their_lines():
+    """Line 3 before line 10, layer 2 before layer 10."""
+    found = sorted(
+        Problem(f"x.yaml:{line}", f"model.layers.{layer}: wrong") for line, layer in ((10, 1), (3, 10), (3, 2))
+    )
+    assert [(p.place, p.message) for p in found] == [
+        ("x.yaml:3", "model.layers.2: wrong"), ("x.yaml:3", "model.layers.10: wrong"), ("x.yaml:10", "model.layers.1: wrong"),
+    ]  # fmt: skip
+
+
+def test_an_option_that_names_a_missing_one_is_told(tmp_path: Path):
+    """With the group that was meant, and its options."""
+    options = tmp_path / "mine"
+    (options / "experiment").mkdir(parents=True)
+    (options / "experiment" / "bad.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /model: pyramd\n"
+    )
+    [(_, text)] = problems("experiment=bad", config_dir=str(options))
+    assert "it names model=pyramd, which is no such option (did you mean 'pyramid'?); model has" in text
 
 
 def test_a_users_folder_adds_options(tmp_path: Path):

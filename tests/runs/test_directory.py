@@ -71,7 +71,7 @@ def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path):
     """Running while its process lives, killed as soon as that does not."""
     code = (
         "import sys; from pathlib import Path; from mnist_exp.runs.directory import RunDirectory\n"
-        "run = RunDirectory.create(Path(sys.argv[1]), 'x'); run.write_result({'status': 'running'})\n"
+        "run = RunDirectory.create(Path(sys.argv[1]), 'x'); run.write_result({'status': 'running', 'started': 1, 'data': {}})\n"
         "print('there', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
