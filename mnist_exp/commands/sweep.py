@@ -19,6 +19,7 @@ from mnist_exp.commands.train import (
     run_training,
     set_up,
     settle_data,
+    settle_init,
     shown,
     start_from_run,
 )
@@ -56,7 +57,7 @@ def sweep(request: Request, started: float) -> None:
     from mnist_exp.sweeps.launch import launch
     from mnist_exp.tracking.record import SweepRecord
 
-    request = start_from_run(request)
+    request = settle_init(start_from_run(request))
     grid = expand(request)
     names = job_names(grid)
     requests, stands_in_for = check_jobs(request, grid, names)

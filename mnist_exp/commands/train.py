@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.identity import as_values, fingerprint
-from mnist_exp.config.request import Request, override_value
+from mnist_exp.config.request import Request, key_of, override_value, quoted
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import RequestError
 from mnist_exp.model import backend
@@ -58,7 +58,7 @@ def train(request: Request, started: float) -> None:
     """Run what was asked for. Raises `RequestError` before anything is created, `WorkError` after."""
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
-        request = start_from_run(request)
+        request = settle_init(start_from_run(request))
         config, composition = compose_checked(request, TrainConfig)
         computer = set_up(config)
         check_with_keras(config, composition)
@@ -79,6 +79,21 @@ def start_from_run(request: Request) -> Request:
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
     saved = {key: value for key, value in read_config(run).items() if key not in NOT_TAKEN_OVER}
     return replace(request, base=saved, base_file=run.path / "config.yaml")
+
+
+def settle_init(request: Request) -> Request:
+    """With `init_from=<run>`: the same request with the path of that run, whatever it was called by.
+
+    Raises `RequestError`.
+    """
+    wanted = override_value(request, "init_from")
+    if not isinstance(wanted, str):
+        return request
+    run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
+    if run.status != "finished":
+        raise RequestError(f"init_from={wanted}: this run is {run.status}; a finished one is needed")
+    kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
+    return replace(request, overrides=(*kept, f"init_from={quoted(str(run.path.resolve()))}"))
 
 
 def set_up(config: TrainConfig) -> Device:
@@ -140,11 +155,12 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     keras.utils.clear_session()  # nothing of the jobs before in a sweep
     with stopwatch.phase("data"):
         data = prepare(job.source, config.data)
-        found = statistics(data.train.images)
+        found = statistics(data.train.images, config.preprocess)
     with stopwatch.phase("build"):
         model = build(config, found, job.computer.precision)
+        origin = initialize(model, config)
 
-    with start_record(job, data, model) as record:
+    with start_record(job, data, model, origin) as record:
         progress = Progress()
         checkpoints = record.path / "checkpoint"
 
@@ -181,9 +197,27 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     return record.result
 
 
-def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
+def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:
+    """With `init_from`, give the model the weights that fit; what came from where, for the record."""
+    from mnist_exp.model.save import weights_sha256
+    from mnist_exp.model.transfer import load_donor, take_weights
+
+    if config.init_from is None:
+        return None
+    donor = load_donor(Path(config.init_from))
+    transfer = take_weights(model, donor)
+    return {
+        "run": config.init_from,
+        "weights_sha256": weights_sha256(donor),
+        "taken": list(transfer.taken),
+        "left": list(transfer.left),
+    }
+
+
+def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, Any] | None) -> RunRecord:
     """Make the run's directory and begin its record; tell what is about to be done."""
     from mnist_exp.model.card import as_markdown
+    from mnist_exp.model.preprocess import count_parameters
     from mnist_exp.tracking.record import RunRecord
     from mnist_exp.tracking.store import tracking_uri
 
@@ -197,10 +231,12 @@ def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
             kind=computer.kind,
             precision=computer.precision,
             threads=computer.threads,
+            init_sha256=origin["weights_sha256"] if origin else None,
         ),
+        "init_from": origin,
         "overrides": list(job.overrides),
         "planned_epochs": config.training.epochs,
-        "parameters": model.count_params(),
+        "parameters": count_parameters(model),
         "data": {
             "name": config.data.name,
             "sha256": data.sha256,
@@ -219,7 +255,12 @@ def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {shown(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
-    say(f"model   {config.model.name}, {model.count_params():,} parameters; aug {config.aug.shown_name}")
+    say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
+    if origin is not None:
+        taken = ", ".join(origin["taken"])
+        say(f"init    {len(origin['taken'])} layers from {shown(Path(origin['run']))}: {taken}")
+        for sentence in origin["left"]:
+            say(f"        not taken: {sentence}")
     say(f"device  {computer}")
     if config.tracking.enabled:
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
@@ -265,10 +306,10 @@ def score_test(saved: keras.Model, data: Dataset, record: RunRecord, config: Tra
 
 def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progress, scores: Scores | None) -> None:
     """Draw the run's pictures and give them to the tracker."""
-    from mnist_exp.model.schedule import learning_rates
     from mnist_exp.report import plots
     from mnist_exp.training.augment import samples
     from mnist_exp.training.loop import steps_per_epoch
+    from mnist_exp.training.selection import rates_with_history
 
     folder = record.path / "plots"
     folder.mkdir(exist_ok=True)
@@ -278,7 +319,7 @@ def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progre
     for metric in ("accuracy", "loss"):
         plots.curve(progress.history, metric, f"{metric} · {title}", folder / f"{metric}.png", progress.best_epoch)
     steps = steps_per_epoch(len(data.train), config)
-    rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, config.training.epochs)
+    rates = rates_with_history(progress.history, config, steps)
     plots.learning_rate(rates, steps, f"learning rate · {title}", folder / "learning_rate.png")
     originals = data.train.images[:8]
     augmented = samples(config.aug, originals, config.seed, count=9)

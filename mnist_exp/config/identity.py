@@ -13,7 +13,7 @@ from mnist_exp.config.schema import TrainConfig
 
 # What can be changed without changing the weights that a run ends with. `data`'s own entries among them
 # only say where the images are; what they are is in the data's digest.
-_WITHOUT_EFFECT = ("name", "outputs", "from", "sweep", "tracking")
+_WITHOUT_EFFECT = ("name", "outputs", "from", "init_from", "sweep", "tracking")
 _WITHOUT_EFFECT_ON_DATA = ("name", "class_names", "dir", "files", "mirrors", "keras_cache", "fallback")
 # The code that can change the weights: rooms, and what gives the config's values their meaning.
 _CODE = ("data", "model", "training", "config/schema.py")
@@ -24,8 +24,19 @@ def as_values(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", by_alias=True)
 
 
-def fingerprint(values: Mapping[str, Any], *, data_sha256: str, kind: str, precision: str, threads: int) -> str:
-    """SHA-256 over the config (the device as resolved), the data, our code, and the libraries."""
+def fingerprint(
+    values: Mapping[str, Any],
+    *,
+    data_sha256: str,
+    kind: str,
+    precision: str,
+    threads: int,
+    init_sha256: str | None = None,
+) -> str:
+    """SHA-256 over the config (the device as resolved), the data, our code, and the libraries.
+
+    `init_sha256` is that of the weights that the run starts from, if not from random ones.
+    """
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k != "keep_checkpoint"}
@@ -35,6 +46,7 @@ def fingerprint(values: Mapping[str, Any], *, data_sha256: str, kind: str, preci
     identity = {
         "config": config,
         "data": data_sha256,
+        "init": init_sha256,
         "code": code_digest(),
         "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy")},
     }

@@ -5,7 +5,7 @@ Some names come from `hydra._internal`: `hydra-core` is pinned below 1.4 for tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -68,7 +68,9 @@ def load(loader: ConfigLoaderImpl, request: Request, overrides: Sequence[str]) -
     OmegaConf.set_struct(config, False)
     for key, value in request.base.items():
         if key not in chosen:
-            config[key] = value
+            # Keys that came after the run was saved have the values of our default options.
+            known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
+            config[key] = {**known, **value} if known else value
     OmegaConf.set_struct(config, True)
     ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
     return config

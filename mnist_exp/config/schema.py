@@ -6,6 +6,7 @@ metrics and optimizers are checked by building them with Keras (`mnist_exp.model
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+WHITENED_VALUES = 4096  # a matrix of 64 MiB
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -81,7 +83,21 @@ class PreprocessConfig(Frozen):
     """What the saved model does to raw pixels before its first layer."""
 
     name: str
-    type: Literal["unit", "standardize"]
+    type: Literal["unit", "standardize", "pca", "zca"]
+    epsilon: Annotated[float, Field(gt=0)] | None
+
+    @property
+    def whitens(self) -> bool:
+        """Whether the pixels are decorrelated."""
+        return self.type in ("pca", "zca")
+
+    @model_validator(mode="after")
+    def _epsilon_is_for_whitening(self) -> PreprocessConfig:
+        if self.whitens and self.epsilon is None:
+            raise ValueError(f"{self.type} needs epsilon: what is added to each variance")
+        if not self.whitens and self.epsilon is not None:
+            raise ValueError(f"{self.type} has no epsilon; pca and zca have")
+        return self
 
 
 Range = Annotated[float, Field(ge=0)]
@@ -100,8 +116,11 @@ class AugConfig(Frozen):
     zoom_range: Annotated[float, Field(ge=0, lt=1)] | tuple[float, float]
     horizontal_flip: bool
     vertical_flip: bool
+    elastic_alpha: Range
+    elastic_sigma: Annotated[float, Field(gt=0, le=100)]
     fill_mode: Literal["constant", "nearest", "reflect", "wrap"]
     cval: Annotated[float, Field(ge=0, le=255)]
+    layers: tuple[Any, ...]
 
     @field_validator("width_shift_range", "height_shift_range")
     @classmethod
@@ -132,11 +151,18 @@ class AugConfig(Frozen):
     @property
     def is_identity(self) -> bool:
         """Whether no image is ever changed."""
+        return not self.resamples and not any(entry is not None for entry in self.layers)
+
+    @property
+    def resamples(self) -> bool:
+        """Whether pixels are moved by what stands beside `layers`."""
         ranges = (self.rotation_range, self.shear_range, self.width_shift_range, self.height_shift_range)
         return (
-            not any(any(value) if isinstance(value, tuple) else value for value in ranges)
-            and self.zoom == (1, 1)
-            and not (self.horizontal_flip or self.vertical_flip)
+            any(any(value) if isinstance(value, tuple) else value for value in ranges)
+            or self.zoom != (1, 1)
+            or self.horizontal_flip
+            or self.vertical_flip
+            or self.elastic_alpha > 0
         )
 
 
@@ -163,17 +189,35 @@ class OptimizerConfig(Frozen):
         return {key: value for key, value in self.model_dump(exclude={"type"}).items() if value is not None}
 
 
+class PlateauConfig(Frozen):
+    """When and by how much `reduce_on_plateau` lowers the learning rate."""
+
+    factor: Annotated[float, Field(gt=0, lt=1)]
+    patience: Count
+    min_delta: Annotated[float, Field(ge=0)]
+
+
 class ScheduleConfig(Frozen):
     """The learning rate of each step, as a fraction of `optimizer.learning_rate`."""
 
-    type: Literal["constant", "cosine"]
+    type: Literal["constant", "linear", "cosine", "exponential", "one_cycle", "reduce_on_plateau"]
     warmup_epochs: Annotated[float, Field(ge=0)]
+    warmup_fraction: Fraction
+    initial_fraction: Annotated[float, Field(ge=0, le=1)]
     final_fraction: Annotated[float, Field(ge=0, le=1)]
+    plateau: PlateauConfig | None
 
     @model_validator(mode="after")
-    def _constant_is_constant(self) -> ScheduleConfig:
+    def _consistent(self) -> ScheduleConfig:
+        if self.warmup_epochs and self.warmup_fraction:
+            both = f"warmup_epochs={self.warmup_epochs:g} and warmup_fraction={self.warmup_fraction:g}"
+            raise ValueError(f"{both}: give one of them")
         if self.type == "constant" and self.final_fraction != 1:
             raise ValueError("a constant schedule has final_fraction: 1.0")
+        if self.type == "exponential" and self.final_fraction == 0:
+            raise ValueError("an exponential schedule never reaches 0: give a final_fraction above it")
+        if (self.type == "reduce_on_plateau") != (self.plateau is not None):
+            raise ValueError("plateau belongs to reduce_on_plateau, and only to it")
         return self
 
 
@@ -182,6 +226,13 @@ class SelectConfig(Frozen):
 
     metric: Annotated[str, Field(pattern="^val/.+")]
     mode: Literal["max", "min"]
+
+
+class EarlyStoppingConfig(Frozen):
+    """When a training ends before its last epoch: after `patience` epochs without a better one."""
+
+    patience: Count | None
+    min_delta: Annotated[float, Field(ge=0)]
 
 
 class TrainingConfig(Frozen):
@@ -193,6 +244,8 @@ class TrainingConfig(Frozen):
     label_smoothing: Fraction
     metrics: tuple[str, ...]
     select: SelectConfig
+    early_stopping: EarlyStoppingConfig
+    ema: Annotated[float, Field(gt=0, lt=1)] | None
     keep_checkpoint: bool
 
     @property
@@ -262,6 +315,7 @@ class TrainConfig(Frozen):
     name: Annotated[str, Field(min_length=1, max_length=100)] | None
     outputs: Annotated[str, Field(min_length=1)]
     from_: Annotated[str | None, Field(alias="from")]
+    init_from: str | None
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     data: DataConfig
@@ -274,6 +328,26 @@ class TrainConfig(Frozen):
     device: DeviceConfig
     tracking: TrackingConfig
     debug: DebugConfig
+
+    @model_validator(mode="after")
+    def _watched_on_validation_data(self) -> TrainConfig:
+        for key, watches in (
+            ("training.early_stopping.patience", self.training.early_stopping.patience is not None),
+            ("schedule=reduce_on_plateau", self.schedule.plateau is not None),
+        ):
+            if watches and not self.data.val_fraction:
+                raise ValueError(f"{key}: needs validation data, but data.val_fraction is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _whitening_is_affordable(self) -> TrainConfig:
+        values = math.prod(self.data.shape)
+        if self.preprocess.whitens and values > WHITENED_VALUES:
+            raise ValueError(
+                f"preprocess={self.preprocess.type}: whitening {values:,} values takes a matrix of "
+                f"{values:,}×{values:,}; it is for images of at most {WHITENED_VALUES:,} values"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> TrainConfig:

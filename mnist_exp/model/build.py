@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,12 +10,12 @@ import numpy as np
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.model.layers import ArgumentError, default_name, first_sentence, make_layer, parse_entry
+from mnist_exp.model.augmentation import make_augmentation, try_augmentation
+from mnist_exp.model.graph import apply_layers
+from mnist_exp.model.layers import ArgumentError, first_sentence
 from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
-from mnist_exp.model.preprocess import Statistics, preprocessing
-
-# What a part of the config is wrong in: the dotted path and the message.
-Report = Callable[[str, str], None]
+from mnist_exp.model.preprocess import Statistics, apply_preprocessing
+from mnist_exp.model.transfer import compare, load_donor
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -33,13 +32,11 @@ def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.
     keras.config.set_dtype_policy(POLICIES[precision])
     try:
         inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
-        x = inputs
-        for layer in preprocessing(config.preprocess, statistics):
-            x = layer(x)
+        x = apply_preprocessing(config.preprocess, statistics, inputs)
         outputs = apply_layers(config.model.layers, x, "model.layers", _refuse)
         model = keras.Model(inputs, outputs, name=_identifier(config.model.name))
         model.compile(
-            optimizer=make_optimizer(config.optimizer),
+            optimizer=make_optimizer(config.optimizer, config.training.ema),
             loss=make_loss(config.training),
             metrics=make_metrics(config.training),
             jit_compile=False,  # slower on CPUs
@@ -47,42 +44,6 @@ def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.
     finally:
         keras.config.set_dtype_policy(previous)
     return model
-
-
-def apply_layers(entries: tuple[Any, ...], x: Any, path: str, report: Report) -> Any:
-    """Apply a list of layers to a symbolic tensor; a `null` entry is left out.
-
-    Whatever is wrong is reported at its place. After a layer that does not fit, the others are still made, so
-    that their own mistakes are told in the same answer.
-    """
-    seen: dict[str, int] = {}
-    last = max((index for index, entry in enumerate(entries) if entry is not None), default=-1)
-    previous = "the input"
-    fits = True
-    for index, entry in enumerate(entries):
-        if entry is None:
-            continue
-        place = f"{path}.{index}"
-        try:
-            kind, _ = parse_entry(entry)
-            layer = make_layer(entry, default_name(kind, seen))
-            if index == last:
-                # Probabilities in half precision would cost the loss its accuracy.
-                layer.dtype_policy = keras.DTypePolicy("float32")
-        except ArgumentError as error:
-            report(f"{place}.{error.key}" if error.key else place, str(error))
-            fits = False
-            continue
-        if not fits:
-            continue
-        try:
-            x = layer(x)
-        except (ValueError, TypeError) as error:
-            shape = "×".join(str(size) for size in x.shape[1:])
-            report(place, f"{kind} does not fit its input of {shape} (after {previous}): {first_sentence(error)}")
-            fits = False
-        previous = f"{place}, {kind}"
-    return x if fits else None
 
 
 def check(config: TrainConfig, composition: Composition) -> None:
@@ -106,9 +67,15 @@ def check(config: TrainConfig, composition: Composition) -> None:
             make()
         except ArgumentError as error:
             report(f"{path}.{error.key}" if error.key else path, str(error))
-    inputs = x = keras.Input(config.data.shape, name="pixels", dtype="float32")
-    for layer in preprocessing(config.preprocess, Statistics()):
-        x = layer(x)
+    for index, entry in enumerate(config.aug.layers):
+        path = f"aug.layers.{index}"
+        try:
+            if entry is not None:
+                try_augmentation(make_augmentation(entry), config.data.shape)
+        except ArgumentError as error:
+            report(f"{path}.{error.key}" if error.key else path, str(error))
+    inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
+    x = apply_preprocessing(config.preprocess, Statistics(), inputs)
     outputs = apply_layers(config.model.layers, x, "model.layers", report)
     if outputs is not None and tuple(outputs.shape) != (None, config.data.classes):
         shape = "×".join(str(size) for size in outputs.shape[1:])
@@ -119,6 +86,8 @@ def check(config: TrainConfig, composition: Composition) -> None:
         except ValueError as error:  # two layers of one name
             report("model.layers", first_sentence(error))
         else:
+            if config.init_from is not None and not compare(model, load_donor(Path(config.init_from))).taken:
+                report("init_from", f"no layer of {config.init_from} has the name and shapes of one here")
             total = float(np.sum(model(np.full((1, *config.data.shape), 128, np.float32)))) if not problems else 1
             if not abs(total - 1) < 1e-3:
                 report("model.layers", f"must end in probabilities, but their sum is {total:.3g}: add Softmax")

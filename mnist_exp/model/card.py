@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import keras
 
+from mnist_exp.model.preprocess import count_parameters
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -37,5 +39,5 @@ def as_markdown(model: keras.Model) -> str:
         f"| {row.name} | {row.type} | {'×'.join(map(str, row.output))} | {row.parameters:,} |"
         for row in card(model)
     ]
-    lines.append(f"| **total** | | | **{model.count_params():,}** |")
+    lines.append(f"| **total** | | | **{count_parameters(model):,}** |")
     return "\n".join(lines) + "\n"

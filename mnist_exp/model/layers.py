@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import keras
@@ -15,22 +15,22 @@ from mnist_exp.config.names import did_you_mean
 # or wrap foreign code, take several inputs (`Parallel` and `Residual` merge), or need text or adaptation.
 ALLOWED = frozenset(
     {
-        *("Conv1D", "Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D", "Dense"),
+        *("Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D"),
+        *("SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "GRU", "LSTM", "SimpleRNN"),
+        *("AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D"),
         *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
         *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
         *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax"),
-        *(
-            "BatchNormalization",
-            "GroupNormalization",
-            "LayerNormalization",
-            "RMSNormalization",
-            "UnitNormalization",
-        ),
-        *("AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "SpatialDropout1D", "SpatialDropout2D"),
-        *("Cropping2D", "Flatten", "Identity", "Permute", "Reshape", "UpSampling2D", "ZeroPadding2D"),
-        *("ActivityRegularization", "Rescaling"),
+        *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
+        *("UnitNormalization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"),
+        *("SpatialDropout1D", "SpatialDropout2D", "ActivityRegularization"),
+        *("Cropping1D", "Cropping2D", "Flatten", "Identity", "Permute", "RepeatVector", "Rescaling", "Reshape"),
+        *("UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D"),
     }
 )
+
+# How the branches of a `Parallel` can be merged.
+MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply"})
 
 # Arguments that every layer has by way of its base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
@@ -44,13 +44,18 @@ class ArgumentError(Exception):
         self.key = key
 
 
-def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
+def make_layer(
+    entry: Any,
+    default_name: str | None = None,
+    allowed: Iterable[str] = ALLOWED,
+    where: str = "a list of layers",
+) -> keras.Layer:
     """The Keras layer of an entry: a name, or a mapping with `type` and arguments. Raises `ArgumentError`."""
     kind, arguments = parse_entry(entry)
-    if kind not in ALLOWED and isinstance(getattr(keras.layers, kind, None), type):
-        raise ArgumentError(f"{kind} cannot be used in a list of layers", "type")
-    if kind not in ALLOWED:
-        raise ArgumentError(f"there is no layer '{kind}'{did_you_mean(kind, ALLOWED)}", "type")
+    if kind not in allowed and isinstance(getattr(keras.layers, kind, None), type):
+        raise ArgumentError(f"{kind} cannot be used in {where}", "type")
+    if kind not in allowed:
+        raise ArgumentError(f"there is no layer '{kind}'{did_you_mean(kind, allowed)}", "type")
     layer_class = getattr(keras.layers, kind)
     check_arguments(layer_class, arguments, _COMMON_ARGUMENTS)
     name = arguments.get("name", "x")
@@ -78,14 +83,17 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
 def check_arguments(target: type, arguments: Mapping[str, Any], also: frozenset[str] = frozenset()) -> None:
     """Raise `ArgumentError` for arguments that a Keras class does not have, or that are missing."""
     known, required = _arguments(target)
+    check_names(target.__name__, arguments, known | also, required)
+
+
+def check_names(title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]) -> None:
+    """Raise `ArgumentError` for a name that is not `known`, or for those of `required` that are missing."""
     for name in arguments:
-        if name not in known | also:
-            raise ArgumentError(
-                f"{target.__name__} has no argument '{name}'{did_you_mean(name, known | also)}", name
-            )
+        if name not in known:
+            raise ArgumentError(f"{title} has no argument '{name}'{did_you_mean(name, known)}", name)
     missing = sorted(required - arguments.keys())
     if missing:
-        raise ArgumentError(f"{target.__name__} needs {' and '.join(missing)}")
+        raise ArgumentError(f"{title} needs {' and '.join(missing)}")
 
 
 def _arguments(target: type) -> tuple[set[str], set[str]]:
@@ -111,6 +119,9 @@ def snake_case(class_name: str) -> str:
 
 
 def first_sentence(error: BaseException) -> str:
-    """What Keras says, without the call's arguments that it lists after it."""
-    text = re.split(r"\n\n|\nArguments received", str(error).strip())[0]
+    """What Keras says, without the names of the functions that it passed and the arguments that it lists."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error)).strip()
+    text = re.sub(r"^Exception encountered when calling [^\n]*\n\n", "", text)
+    text = re.sub(r"^\{\{function_node[^}]*\}\} ", "", text)
+    text = re.split(r"\n\n|\nArguments received", text)[0]
     return re.sub(r"\s+", " ", text).rstrip(".")

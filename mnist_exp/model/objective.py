@@ -12,20 +12,34 @@ from mnist_exp.config.names import did_you_mean
 from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
 from mnist_exp.model.layers import ArgumentError, check_arguments, first_sentence, snake_case
 
+# Optimizers that are made of others.
+_NOT_BY_NAME = {"LossScaleOptimizer", "MultiOptimizer"}
 
-def make_optimizer(config: OptimizerConfig) -> keras.Optimizer:
-    """The optimizer at its base learning rate. Raises `ArgumentError`."""
-    optimizers = _classes(keras.optimizers, keras.Optimizer)
+
+def optimizer_classes() -> dict[str, type]:
+    """Keras' optimizers by name."""
+    classes = _classes(keras.optimizers, keras.Optimizer)
+    return {name: member for name, member in classes.items() if name not in _NOT_BY_NAME}
+
+
+def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
+    """The optimizer at its base learning rate, with a running mean of the weights where `ema` is its momentum.
+
+    Raises `ArgumentError`.
+    """
+    optimizers = optimizer_classes()
     optimizer_class = optimizers.get(config.type)
     if optimizer_class is None:
         raise ArgumentError(
             f"there is no optimizer '{config.type}'{did_you_mean(config.type, optimizers)}", "type"
         )
-    if config.arguments.get("use_ema"):
-        raise ArgumentError("the average would not reach the saved weights", "use_ema")
+    for key in ("use_ema", "ema_momentum", "ema_overwrite_frequency"):
+        if key in config.arguments:
+            raise ArgumentError("a running mean of the weights is asked for with training.ema=<momentum>", key)
     check_arguments(optimizer_class, config.arguments)
+    mean = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
     try:
-        return optimizer_class(**config.arguments)
+        return optimizer_class(**config.arguments, **mean)
     except (ValueError, TypeError) as error:
         raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
 

@@ -1,9 +1,13 @@
-"""Random affine transforms of a batch, composed into one matrix and one resampling per image.
+"""Random transforms of a batch: affine and elastic ones in one resampling per image, then Keras' own layers.
 
 Terms, distributions and order of composition are those of Keras' `ImageDataGenerator`: rotation, shift, shear,
 zoom about the image's centre, then flips. Two slips of that class (Keras 3.15) are not repeated: its
 `width_shift_range` moves images vertically and its `height_shift_range` horizontally, and images that are not
 square turn about a point beside their centre.
+
+Elastic distortion (Simard, Steinkraus and Platt, 2003): uniform random displacements, smoothed with a Gaussian of
+`elastic_sigma` pixels and multiplied by `elastic_alpha`. Keras' own RandomElasticTransform is not used: it moves
+pixels along the diagonal only (3.15 draws both directions from one seed).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import tensorflow as tf
 
 from mnist_exp.config.schema import AugConfig
 from mnist_exp.data.dataset import Images
+from mnist_exp.model.augmentation import change, make_layers, seed_layer
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no types
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -29,10 +34,20 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
     """
     if config.is_identity:
         return None
+    layers = make_layers(config.layers)
 
     def augment(images: Tensor, step: Tensor) -> Tensor:
-        parameters = draw(config, shape, tf.shape(images)[0], seed, step)
-        return resample(images, matrices(parameters, shape), config)
+        count = tf.shape(images)[0]
+        if config.resamples:
+            transforms = matrices(draw(config, shape, count, seed, step), shape)
+            if config.elastic_alpha:
+                images = warp(images, transforms, displacements(config, shape, count, seed, step), config)
+            else:
+                images = resample(images, transforms, config)
+        for index, layer in enumerate(layers):
+            seed_layer(layer, seed, index, step)
+            images = change(layer, images)
+        return images
 
     return augment
 
@@ -106,6 +121,59 @@ def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
         interpolation="BILINEAR",
         fill_mode=config.fill_mode.upper(),
     )
+
+
+def displacements(
+    config: AugConfig, shape: tuple[int, int, int], count: Tensor, seed: int, step: Tensor
+) -> Tensor:
+    """How far each output pixel's source is moved, in pixels: (count, height, width, 2), as (x, y)."""
+    height, width, _ = shape
+    key = tf.stack([tf.constant(seed, tf.int64), -1 - tf.cast(step, tf.int64)])  # no key of `draw`
+    field = tf.random.stateless_uniform([count, height, width, 2], key, -1.0, 1.0)
+    reach = math.ceil(3 * config.elastic_sigma)
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / config.elastic_sigma) ** 2)
+    kernel = np.tile((weights / weights.sum()).astype(np.float32)[:, None, None, None], (1, 1, 2, 1))
+    for along in (kernel, kernel.transpose(1, 0, 2, 3)):
+        field = tf.nn.depthwise_conv2d(field, along, [1, 1, 1, 1], "SAME")
+    return config.elastic_alpha * field
+
+
+def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -> Tensor:
+    """`resample`, with each output pixel's place moved before its matrix is applied."""
+    height, width = images.shape[1:3]
+    x = tf.range(width, dtype=tf.float32)[None, None, :] + moved[..., 0]
+    y = tf.range(height, dtype=tf.float32)[None, :, None] + moved[..., 1]
+    xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i, None, None] for i in range(6))
+    source_x = inside(xx * x + xy * y + offset_x, width, config.fill_mode)
+    source_y = inside(yx * x + yy * y + offset_y, height, config.fill_mode)
+    # A border of `cval` makes the constant mode one of reading within bounds.
+    padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=config.cval)
+    left, top = tf.floor(source_x), tf.floor(source_y)
+    along_x, along_y = (source_x - left)[..., None], (source_y - top)[..., None]
+
+    def at(column: Tensor, row: Tensor) -> Tensor:
+        limits = (-1, width) if config.fill_mode == "constant" else (0, width - 1)
+        column = tf.clip_by_value(tf.cast(column, tf.int32), *limits) + 1
+        limits = (-1, height) if config.fill_mode == "constant" else (0, height - 1)
+        row = tf.clip_by_value(tf.cast(row, tf.int32), *limits) + 1
+        flat = tf.reshape(padded, [tf.shape(padded)[0], -1, images.shape[3]])
+        return tf.gather(flat, row * (width + 2) + column, batch_dims=1)
+
+    upper = at(left, top) * (1 - along_x) + at(left + 1, top) * along_x
+    lower = at(left, top + 1) * (1 - along_x) + at(left + 1, top + 1) * along_x
+    return upper * (1 - along_y) + lower * along_y
+
+
+def inside(place: Tensor, size: int, fill_mode: str) -> Tensor:
+    """Coordinates brought to where a fill mode reads them, as `ImageProjectiveTransformV3` does."""
+    if fill_mode == "constant":
+        return tf.clip_by_value(place, -1.0, float(size))
+    if fill_mode == "reflect":  # d c b a | a b c d | d c b a
+        place = tf.math.floormod(place, 2.0 * size)
+        place = tf.where(place < size, place, 2.0 * size - 1 - place)
+    elif fill_mode == "wrap":
+        place = tf.math.floormod(place, float(size))
+    return tf.clip_by_value(place, 0.0, size - 1.0)
 
 
 def samples(config: AugConfig, images: Images, seed: int, count: int) -> list[Images]:

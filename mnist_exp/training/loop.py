@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ from mnist_exp.errors import WorkError
 from mnist_exp.model.schedule import learning_rates
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.finite import first_not_finite
+from mnist_exp.training.selection import better, learning_rate_scale, stops_early
 
 # Steps in one compiled call: enough to hide the call's cost (about 1 ms), few enough for a smooth display and
 # a quick Ctrl-C. The weights do not depend on it.
@@ -90,7 +92,9 @@ def fit(
     progress: Progress | None = None,
     after_epoch: Callable[[], None] = lambda: None,
 ) -> Progress:
-    """Train until `training.epochs` epochs are done; `progress` is where to go on from, and is updated.
+    """Train until `training.epochs` epochs are done, or `training.early_stopping` ends it.
+
+    `progress` is where to go on from, and is updated.
 
     `after_epoch` is called when an epoch is in `progress`, and before the listener is told.
     Raises `WorkError` when the loss is no longer a number. On `KeyboardInterrupt`, `progress` holds what was
@@ -104,35 +108,37 @@ def fit(
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
 
-    while progress.epochs < training.epochs:
+    while progress.epochs < training.epochs and not stops_early(progress.history, config):
         start = time.perf_counter()
         epoch = progress.epochs
+        scale = learning_rate_scale(progress.history, config)
+        rate = rates[(epoch + 1) * steps - 1] * np.float32(scale)  # at the epoch's end
         model.reset_metrics()
         done = 0
         for rows in epoch_rows(len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call):
             before = Snapshot.of(model) if config.debug.check_finite else None
-            run_steps(rows, epoch * steps + done)
+            run_steps(rows, epoch * steps + done, scale)
             metrics = read_metrics(model)
             if not math.isfinite(metrics["loss"]):
-                raise diverged(model, data.train, config, rates, epoch, (epoch * steps + done, rows), before)
+                raise diverged(
+                    model, data.train, config, rates * scale, epoch, (epoch * steps + done, rows), before
+                )
             done += len(rows)
             listener.on_steps(epoch + 1, done, steps, metrics)
         row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
-        if validate is not None:
-            row |= {f"val/{name}": value for name, value in validate().items()}
-        if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
-            raise WorkError(
-                f"the loss is no longer a number: after epoch {epoch + 1}, at learning rate "
-                f"{rates[(epoch + 1) * steps - 1]:.3g}. {ADVICE}"
-            )
-        row["learning_rate"] = float(rates[(epoch + 1) * steps - 1])
-        row["seconds"] = time.perf_counter() - start
-
-        progress.epochs += 1
-        progress.history.append(row)
-        is_best = progress.best_epoch is None or better(row, progress.history[progress.best_epoch - 1], config)
-        if is_best:
-            progress.best_epoch, progress.best = progress.epochs, Snapshot.of(model)
+        with mean_weights(model):
+            if validate is not None:
+                row |= {f"val/{name}": value for name, value in validate().items()}
+            if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
+                where = f"after epoch {epoch + 1}, at learning rate {rate:.3g}"
+                raise WorkError(f"the loss is no longer a number: {where}. {ADVICE}")
+            row["learning_rate"] = float(rate)
+            row["seconds"] = time.perf_counter() - start
+            progress.epochs += 1
+            progress.history.append(row)
+            is_best = progress.best_epoch is None or better(row, progress.history[progress.best_epoch - 1], config)
+            if is_best:
+                progress.best_epoch, progress.best = progress.epochs, Snapshot.of(model)
         after_epoch()
         listener.on_epoch(row, is_best)
     return progress
@@ -144,13 +150,22 @@ def steps_per_epoch(images: int, config: TrainConfig) -> int:
     return min(steps, config.debug.max_steps or steps)
 
 
-def better(row: dict[str, float], than: dict[str, float], config: TrainConfig) -> bool:
-    """Whether an epoch is to be preferred to an earlier one; without validation data, every later one is."""
-    select = config.training.select
-    if not any(name.startswith("val/") for name in row):
-        return True
-    new, old = row[select.metric], than[select.metric]
-    return new > old if select.mode == "max" else new < old
+@contextmanager
+def mean_weights(model: keras.Model) -> Iterator[None]:
+    """With `training.ema`, the running mean in the place of the weights; they come back afterwards.
+
+    What is not trained (batch normalization's statistics) stays as it is, as in Keras' own `fit`.
+    """
+    if not model.optimizer.use_ema:
+        yield
+        return
+    kept = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, array in zip(model.trainable_variables, kept, strict=True):
+            variable.assign(array)
 
 
 def epoch_rows(
@@ -171,24 +186,31 @@ def epoch_rows(
 
 def compile_steps(
     model: keras.Model, train: Part, config: TrainConfig, rates: npt.NDArray[np.float32]
-) -> Callable[[npt.NDArray[np.int32], int], None]:
-    """A function of rows of image indices and the number of the first step: one training step per row."""
+) -> Callable[[npt.NDArray[np.int32], int, float], None]:
+    """A function of rows of image indices, the number of the first step, and a factor of the learning rate.
+
+    It makes one training step per row.
+    """
     images, targets = tf.constant(train.images), _targets(train, config)
     table = tf.constant(rates)
     augment = make_augment(config.aug, config.data.shape, config.seed)
     build_state(model)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64)])  # type: ignore[untyped-decorator]
-    def run_steps(rows: Any, first_step: Any) -> None:
+    signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32)]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def run_steps(rows: Any, first_step: Any, scale: Any) -> None:
         for index in tf.range(tf.shape(rows)[0]):
             step = first_step + tf.cast(index, tf.int64)
-            model.optimizer.learning_rate.assign(tf.gather(table, step))
+            model.optimizer.learning_rate.assign(tf.gather(table, step) * scale)
             batch = tf.cast(tf.gather(images, rows[index]), tf.float32)
             if augment is not None:
                 batch = tf.ensure_shape(augment(batch, step), [None, *config.data.shape])
             model.train_step((batch, tf.gather(targets, rows[index])))
 
-    return lambda rows, first_step: run_steps(tf.constant(rows), tf.constant(first_step, tf.int64))
+    return lambda rows, first_step, scale: run_steps(
+        tf.constant(rows), tf.constant(first_step, tf.int64), tf.constant(scale, tf.float32)
+    )
 
 
 def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:

@@ -91,15 +91,15 @@ def test_half_precision_keeps_weights_and_output_whole():
 
 def test_statistics_are_those_of_all_pixels():
     """Mean and standard deviation, as NumPy has them."""
-    found = statistics(np.concatenate([IMAGES] * 700))
+    found = statistics(np.concatenate([IMAGES] * 700), config().preprocess)
     assert found.mean == pytest.approx(IMAGES.mean(), rel=1e-12)
     assert found.std == pytest.approx(IMAGES.std(), rel=1e-12)
-    assert statistics(np.zeros((3, 2, 2, 1), np.uint8)) == Statistics(0.0, 1.0)
+    assert statistics(np.zeros((3, 2, 2, 1), np.uint8), config().preprocess) == Statistics(0.0, 1.0)
 
 
 def test_standardized_inputs_have_mean_0_and_variance_1():
     """After the model's own first layer."""
-    net = model("preprocess=standardize", found=statistics(IMAGES))
+    net = model("preprocess=standardize", found=statistics(IMAGES, config("preprocess=standardize").preprocess))
     values = np.asarray(net.get_layer("preprocess")(IMAGES.astype("float32")))
     assert values.mean() == pytest.approx(0, abs=1e-5)
     assert values.std() == pytest.approx(1, abs=1e-5)
@@ -135,9 +135,9 @@ def test_unit_inputs_are_0_to_1():
         (["training.loss=categorical_crossentropy", "training.metrics=[accuracy]"], ["training.metrics.0: accuracy is there already"]),
         (["+optimizer.beta_1=abc"], ["optimizer: Adam cannot make a step"]),
         (["+model.layers.0.name=out put"], ["model.layers.0.name: a layer's name has letters, digits"]),
-        (["model.layers.1=LSTM"], ["model.layers.1.type: LSTM cannot be used in a list of layers"]),
+        (["model.layers.1=Bidirectional"], ["model.layers.1.type: Bidirectional cannot be used in a list of layers"]),
         (["training.loss=ctc"], ["training.loss: ctc does not fit"]),
-        (["+optimizer.use_ema=true"], ["optimizer.use_ema: the average would not reach the saved weights"]),
+        (["+optimizer.use_ema=true"], ["optimizer.use_ema: a running mean of the weights is asked for with training.ema"]),
         (["+model.layers.0.name=same", "+model.layers.2.name=same"], ["model.layers: The name \"same\" is used 2 times"]),
         (["training.metrics=[acuracy]"], ["training.metrics.0: there is no metric 'acuracy'"]),
         (["training.select.metric=val/f1"], ["training.select.metric: no such metric; there are val/accuracy, val/loss"]),

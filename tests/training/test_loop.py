@@ -43,7 +43,7 @@ def setting(*overrides: str) -> tuple[TrainConfig, Dataset]:
 
 
 def fresh(config: TrainConfig, data: Dataset) -> Any:
-    return build(config, statistics(data.train.images), "float32")
+    return build(config, statistics(data.train.images, config.preprocess), "float32")
 
 
 def state(model: Any) -> list[np.ndarray]:

@@ -1,0 +1,149 @@
+"""From a list of layers to a graph: plain layers one after the other, and `Repeat`, `Residual`, `Parallel`.
+
+These three are ways of writing: what is built, and saved, consists of Keras' own layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from mnist_exp.model.layers import (
+    ALLOWED,
+    MERGES,
+    ArgumentError,
+    check_names,
+    default_name,
+    first_sentence,
+    make_layer,
+    parse_entry,
+)
+
+# What a part of the config is wrong in: the dotted path and the message.
+Report = Callable[[str, str], None]
+Tensor = Any  # keras.KerasTensor; None after something that did not fit
+
+_COMPOSITES: Mapping[str, tuple[set[str], set[str]]] = {  # the keys that each has, and those it needs
+    "Repeat": ({"layers", "times"}, {"layers", "times"}),
+    "Residual": ({"layers", "shortcut"}, {"layers"}),
+    "Parallel": ({"branches", "merge"}, {"branches"}),
+}
+
+
+def apply_layers(entries: Sequence[Any], x: Tensor, path: str, report: Report) -> Tensor:
+    """Apply a list of layers to a symbolic tensor; a `null` entry is left out.
+
+    Whatever is wrong is reported at its place, and None returned. After a layer that does not fit, the others
+    are still made, so that their own mistakes are told in the same answer. The last layer computes in float32:
+    probabilities in half precision would cost the loss its accuracy.
+    """
+    return _Graph(report).apply(entries, x, path, final=True)
+
+
+class _Graph:
+    """Counts names as Keras does in a fresh process, and remembers what came before."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._seen: dict[str, int] = {}
+        self._previous = "the input"
+
+    def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False, copy: str = "") -> Tensor:
+        """`copy` is what a repetition adds to the names that its entries give."""
+        if not isinstance(entries, Sequence) or isinstance(entries, str):
+            self._report(path, f"expected a list of layers, found {entries!r}")
+            return None
+        last = max((index for index, entry in enumerate(entries) if entry is not None), default=-1)
+        for index, entry in enumerate(entries):
+            if entry is not None:
+                place = f"{path}.{index}"
+                try:
+                    x = self._entry(entry, x, place, final and index == last, copy)
+                except ArgumentError as error:
+                    self._report(f"{place}.{error.key}" if error.key else place, str(error))
+                    x = None
+        return x
+
+    def _entry(self, entry: Any, x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+        kind, arguments = parse_entry(entry)
+        if kind in _COMPOSITES:
+            check_names(kind, arguments, *_COMPOSITES[kind])
+            compose = {"Repeat": self._repeat, "Residual": self._residual, "Parallel": self._parallel}[kind]
+            return compose(arguments, x, place, final, copy)
+        if copy and isinstance(arguments.get("name"), str):
+            entry = {**arguments, "type": kind, "name": arguments["name"] + copy}
+        layer = make_layer(entry, default_name(kind, self._seen), {*ALLOWED, *_COMPOSITES})
+        if final:
+            layer.dtype_policy = keras.DTypePolicy("float32")
+        if x is None:
+            return None
+        shape = _shape(x)
+        try:
+            x = layer(x)
+        except (ValueError, TypeError) as error:
+            message = f"{kind} does not fit its input of {shape} (after {self._previous}): {first_sentence(error)}"
+            raise ArgumentError(message) from error
+        self._previous = f"{place}, {kind}"
+        return x
+
+    def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+        times = arguments["times"]
+        if not isinstance(times, int) or isinstance(times, bool) or times < 0:
+            raise ArgumentError(f"expected a whole number of times, found {times!r}", "times")
+        for turn in range(times):
+            suffix = f"{copy}_{turn}" if turn else copy
+            x = self.apply(
+                arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1, copy=suffix
+            )
+        return x
+
+    def _residual(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+        before = self._previous
+        ends = [self.apply(arguments["layers"], x, f"{place}.layers", copy=copy)]
+        self._previous = before
+        ends.append(self.apply(arguments.get("shortcut") or (), x, f"{place}.shortcut", copy=copy))
+        if any(end is None for end in ends):
+            return None
+        if ends[0].shape != ends[1].shape:
+            raise ArgumentError(
+                f"the layers of Residual end in {_shape(ends[0])}, its shortcut in {_shape(ends[1])}: "
+                "what is added must be of one shape"
+            )
+        return self._merge("Add", ends, place, final)
+
+    def _parallel(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+        branches = arguments["branches"]
+        if not isinstance(branches, Sequence) or isinstance(branches, str) or len(branches) < 2:
+            raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
+        before = self._previous
+        ends = []
+        for index, branch in enumerate(branches):
+            self._previous = before
+            ends.append(self.apply(branch, x, f"{place}.branches.{index}", copy=copy))
+        merge = arguments.get("merge", "Concatenate")
+        if any(end is None for end in ends):
+            make_layer(merge, allowed=MERGES, where="merge")
+            return None
+        return self._merge(merge, ends, place, final)
+
+    def _merge(self, entry: Any, ends: list[Tensor], place: str, final: bool) -> Tensor:
+        try:
+            kind, _ = parse_entry(entry)
+            layer = make_layer(entry, default_name(kind, self._seen), MERGES, "merge")
+        except ArgumentError as error:
+            raise ArgumentError(str(error), f"merge.{error.key}" if error.key else "merge") from error
+        if final:
+            layer.dtype_policy = keras.DTypePolicy("float32")
+        try:
+            x = layer(ends)
+        except (ValueError, TypeError) as error:
+            shapes = ", ".join(_shape(end) for end in ends)
+            raise ArgumentError(f"{kind} cannot merge branches of {shapes}: {first_sentence(error)}") from error
+        self._previous = f"{place}, {kind}"
+        return x
+
+
+def _shape(x: Tensor) -> str:
+    return "×".join(str(size) for size in x.shape[1:])
