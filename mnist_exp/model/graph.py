@@ -15,10 +15,11 @@ from mnist_exp.model.layers import (
     MERGES,
     ArgumentError,
     check_names,
-    default_name,
     first_sentence,
     make_layer,
+    numbered,
     parse_entry,
+    snake_case,
 )
 
 # What a part of the config is wrong in: the dotted path and the message.
@@ -49,9 +50,9 @@ class _Graph:
         self._report = report
         self._seen: dict[str, int] = {}
         self._previous = "the input"
+        self._repeating = False  # names that entries give are numbered then
 
-    def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False, copy: str = "") -> Tensor:
-        """`copy` is what a repetition adds to the names that its entries give."""
+    def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False) -> Tensor:
         if not isinstance(entries, Sequence) or isinstance(entries, str):
             self._report(path, f"expected a list of layers, found {entries!r}")
             return None
@@ -60,21 +61,21 @@ class _Graph:
             if entry is not None:
                 place = f"{path}.{index}"
                 try:
-                    x = self._entry(entry, x, place, final and index == last, copy)
+                    x = self._entry(entry, x, place, final and index == last)
                 except ArgumentError as error:
                     self._report(f"{place}.{error.key}" if error.key else place, str(error))
                     x = None
         return x
 
-    def _entry(self, entry: Any, x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+    def _entry(self, entry: Any, x: Tensor, place: str, final: bool) -> Tensor:
         kind, arguments = parse_entry(entry)
         if kind in _COMPOSITES:
             check_names(kind, arguments, *_COMPOSITES[kind])
             compose = {"Repeat": self._repeat, "Residual": self._residual, "Parallel": self._parallel}[kind]
-            return compose(arguments, x, place, final, copy)
-        if copy and isinstance(arguments.get("name"), str):
-            entry = {**arguments, "type": kind, "name": arguments["name"] + copy}
-        layer = make_layer(entry, default_name(kind, self._seen), {*ALLOWED, *_COMPOSITES})
+            return compose(arguments, x, place, final)
+        if self._repeating and isinstance(arguments.get("name"), str):
+            entry = {**arguments, "type": kind, "name": numbered(arguments["name"], self._seen)}
+        layer = make_layer(entry, numbered(snake_case(kind), self._seen), {*ALLOWED, *_COMPOSITES})
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
         if x is None:
@@ -88,32 +89,29 @@ class _Graph:
         self._previous = f"{place}, {kind}"
         return x
 
-    def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+    def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
         times = arguments["times"]
         if not isinstance(times, int) or isinstance(times, bool) or times < 0:
             raise ArgumentError(f"expected a whole number of times, found {times!r}", "times")
+        outside, self._repeating = self._repeating, True
         for turn in range(times):
-            suffix = f"{copy}_{turn}" if turn else copy
-            x = self.apply(
-                arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1, copy=suffix
-            )
+            x = self.apply(arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1)
+        self._repeating = outside
         return x
 
-    def _residual(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+    def _residual(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
         before = self._previous
-        ends = [self.apply(arguments["layers"], x, f"{place}.layers", copy=copy)]
+        ends = [self.apply(arguments["layers"], x, f"{place}.layers")]
         self._previous = before
-        ends.append(self.apply(arguments.get("shortcut") or (), x, f"{place}.shortcut", copy=copy))
-        if any(end is None for end in ends):
-            return None
-        if ends[0].shape != ends[1].shape:
+        ends.append(self.apply(arguments.get("shortcut") or (), x, f"{place}.shortcut"))
+        if None not in ends and ends[0].shape != ends[1].shape:
             raise ArgumentError(
                 f"the layers of Residual end in {_shape(ends[0])}, its shortcut in {_shape(ends[1])}: "
                 "what is added must be of one shape"
             )
         return self._merge("Add", ends, place, final)
 
-    def _parallel(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool, copy: str) -> Tensor:
+    def _parallel(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
         branches = arguments["branches"]
         if not isinstance(branches, Sequence) or isinstance(branches, str) or len(branches) < 2:
             raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
@@ -121,21 +119,19 @@ class _Graph:
         ends = []
         for index, branch in enumerate(branches):
             self._previous = before
-            ends.append(self.apply(branch, x, f"{place}.branches.{index}", copy=copy))
-        merge = arguments.get("merge", "Concatenate")
-        if any(end is None for end in ends):
-            make_layer(merge, allowed=MERGES, where="merge")
-            return None
-        return self._merge(merge, ends, place, final)
+            ends.append(self.apply(branch, x, f"{place}.branches.{index}"))
+        return self._merge(arguments.get("merge", "Concatenate"), ends, place, final)
 
     def _merge(self, entry: Any, ends: list[Tensor], place: str, final: bool) -> Tensor:
         try:
             kind, _ = parse_entry(entry)
-            layer = make_layer(entry, default_name(kind, self._seen), MERGES, "merge")
+            layer = make_layer(entry, numbered(snake_case(kind), self._seen), MERGES, "merge")
         except ArgumentError as error:
             raise ArgumentError(str(error), f"merge.{error.key}" if error.key else "merge") from error
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
+        if any(end is None for end in ends):
+            return None
         try:
             x = layer(ends)
         except (ValueError, TypeError) as error:

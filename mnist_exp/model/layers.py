@@ -105,9 +105,8 @@ def _arguments(target: type) -> tuple[set[str], set[str]]:
     return known, required
 
 
-def default_name(kind: str, seen: dict[str, int]) -> str:
-    """The name that Keras would give in a fresh process: conv2d, conv2d_1, …; `seen` counts."""
-    base = snake_case(kind)
+def numbered(base: str, seen: dict[str, int]) -> str:
+    """A name as Keras would number it in a fresh process: conv2d, conv2d_1, …; `seen` counts."""
     count = seen.get(base, 0)
     seen[base] = count + 1
     return f"{base}_{count}" if count else base

@@ -172,7 +172,10 @@ def inside(place: Tensor, size: int, fill_mode: str) -> Tensor:
         place = tf.math.floormod(place, 2.0 * size)
         place = tf.where(place < size, place, 2.0 * size - 1 - place)
     elif fill_mode == "wrap":
-        place = tf.math.floormod(place, float(size))
+        period, last = float(size), max(size - 1.0, 1.0)
+        below = place + period * (tf.floor(-place / last) + 1)
+        above = place - period * tf.floor(place / last)
+        place = tf.where(place < 0, below, tf.where(place > size - 1, above, place))
     return tf.clip_by_value(place, 0.0, size - 1.0)
 
 

@@ -12,13 +12,15 @@ from scipy.stats import ks_2samp
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import AugConfig, TrainConfig
-from mnist_exp.training.augment import draw, make_augment, matrices, resample, samples
+from mnist_exp.model.augmentation import AUGMENTATIONS
+from mnist_exp.training.augment import displacements, draw, make_augment, matrices, resample, samples, warp
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
 SHAPE = (28, 28, 1)
 NOTHING = {
     "rotation_range": 0.0, "width_shift_range": 0.0, "height_shift_range": 0.0, "shear_range": 0.0, "zoom_range": 0.0,
-    "horizontal_flip": False, "vertical_flip": False, "fill_mode": "constant", "cval": 0.0,
+    "horizontal_flip": False, "vertical_flip": False, "elastic_alpha": 0.0, "elastic_sigma": 4.0,
+    "fill_mode": "constant", "cval": 0.0, "layers": (),
 }  # fmt: skip
 
 
@@ -169,3 +171,105 @@ def test_the_centre_stays_where_it_is():
     parameters = draw(config, (9, 7, 1), 64, seed=0, step=tf.constant(0))
     turned = resample(tf.constant(image), matrices(parameters, (9, 7, 1)), config).numpy()
     np.testing.assert_allclose(turned[:, 4, 3, 0], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("fill_mode", ["constant", "nearest", "reflect", "wrap"])
+def test_without_displacements_a_warp_is_the_affine_resampling(fill_mode: str):
+    """The same pixels as TensorFlow's own operation, also from outside the image, in every mode and shape."""
+    config = aug(
+        rotation_range=180.0,
+        width_shift_range=0.4,
+        shear_range=20.0,
+        zoom_range=0.5,
+        fill_mode=fill_mode,
+        cval=7.0,
+    )
+    shape = (9, 13, 3)
+    images = tf.constant(np.random.default_rng(0).uniform(0, 255, (64, *shape)).astype(np.float32))
+    transforms = matrices(draw(config, shape, 64, seed=0, step=tf.constant(0)), shape)
+    found = warp(images, transforms, tf.zeros((64, 9, 13, 2)), config).numpy()
+    expected = resample(images, transforms, config).numpy()
+    # A coordinate that lies on a pixel's edge may fall to either side of it.
+    assert (np.abs(found - expected) < 0.05).mean() > 0.999
+
+
+def test_displacements_are_as_strong_and_as_smooth_as_asked_for():
+    """Independent in the two directions and between images; alpha scales them, sigma correlates neighbours."""
+    config = aug(elastic_alpha=30.0, elastic_sigma=3.0)
+    field = displacements(config, (40, 40, 1), 64, seed=0, step=tf.constant(0)).numpy()
+    assert field.shape == (64, 40, 40, 2)
+    twice = displacements(aug(elastic_alpha=60.0, elastic_sigma=3.0), (40, 40, 1), 64, 0, tf.constant(0)).numpy()
+    np.testing.assert_allclose(twice, 2 * field, rtol=1e-5)
+    x, y = field[:, 10:30, 10:30, 0], field[:, 10:30, 10:30, 1]
+    assert abs(np.corrcoef(x.ravel(), y.ravel())[0, 1]) < 0.1
+    # Uniform noise of variance 1/3, smoothed with a Gaussian: variance 1 / (3 · 4π σ²).
+    assert x.std() == pytest.approx(30 / np.sqrt(3 * 4 * np.pi * 9), rel=0.05)
+    # The correlation at a distance d is exp(-d² / 4σ²).
+    assert np.corrcoef(x[:, :, :-3].ravel(), x[:, :, 3:].ravel())[0, 1] == pytest.approx(np.exp(-1 / 4), abs=0.04)
+    other = displacements(config, (40, 40, 1), 64, seed=0, step=tf.constant(1)).numpy()
+    assert abs(np.corrcoef(field.ravel(), other.ravel())[0, 1]) < 0.1
+
+
+def test_a_displaced_pixel_is_read_from_where_it_came():
+    """Elastic distortion moves pixels by the field, before the affine transform."""
+    image = np.arange(5 * 6, dtype=np.float32).reshape(1, 5, 6, 1)
+    field = np.zeros((1, 5, 6, 2), np.float32)
+    field[0, 2, 3] = (1.5, -1)  # x, y
+    identity = tf.constant([[1.0, 0, 0, 0, 1, 0, 0, 0]])
+    found = warp(tf.constant(image), identity, tf.constant(field), aug(elastic_alpha=1.0)).numpy()
+    assert found[0, 2, 3, 0] == pytest.approx((image[0, 1, 4, 0] + image[0, 1, 5, 0]) / 2)
+    found[0, 2, 3, 0] = image[0, 2, 3, 0]
+    np.testing.assert_allclose(found, image)
+
+
+# Each of Keras' layers that aug.layers takes, with arguments that change a coloured image.
+LAYERS: dict[str, dict[str, Any]] = {
+    "AutoContrast": {}, "Equalization": {}, "Solarization": {"addition_factor": 0.3, "threshold_factor": 0.5},
+    "GaussianNoise": {"stddev": 0.1}, "RandomBrightness": {"factor": 0.3}, "RandomColorDegeneration": {"factor": 0.7},
+    "RandomColorJitter": {"brightness_factor": 0.3, "contrast_factor": 0.3}, "RandomContrast": {"factor": 0.5},
+    "RandomErasing": {"factor": 1.0}, "RandomFlip": {}, "RandomGaussianBlur": {"factor": 1.0},
+    "RandomGrayscale": {"factor": 0.5}, "RandomHue": {"factor": 0.5, "value_range": [0, 255]},
+    "RandomInvert": {"factor": 0.5}, "RandomPerspective": {"factor": 0.9}, "RandomPosterization": {"factor": [1, 8]},
+    "RandomRotation": {"factor": 0.1}, "RandomSaturation": {"factor": 0.7, "value_range": [0, 255]},
+    "RandomSharpness": {"factor": 0.7}, "RandomShear": {"x_factor": 0.3}, "RandomTranslation": {"height_factor": 0.2, "width_factor": 0.2},
+    "RandomZoom": {"height_factor": 0.3},
+}  # fmt: skip
+THE_SAME_FOR_EVERY_IMAGE = {"AutoContrast", "Equalization", "Solarization"}
+
+
+@pytest.mark.parametrize("kind", sorted(AUGMENTATIONS))
+def test_keras_layers_draw_from_seed_and_step(kind: str):
+    """Inside a compiled step on a batch of unknown size: the same draws for the same step, image by image."""
+    config = aug(layers=({"type": kind, **LAYERS[kind]},))
+    image = np.random.default_rng(0).integers(0, 256, (1, 12, 14, 3)).astype(np.float32)
+    images = tf.constant(np.repeat(image, 10, axis=0))
+
+    def compiled(seed: int) -> Any:
+        signature = [tf.TensorSpec([None, 12, 14, 3]), tf.TensorSpec([], tf.int64)]
+        return tf.function(make_augment(config, (12, 14, 3), seed), input_signature=signature)
+
+    def changed(augment: Any, step: int) -> np.ndarray:
+        return augment(images, tf.constant(step, tf.int64)).numpy()
+
+    augment = compiled(1)
+    first = changed(augment, 3)
+    assert first.shape == images.shape
+    assert not np.array_equal(first, images)
+    assert np.array_equal(changed(augment, 3), first)
+    assert np.array_equal(changed(compiled(1), 3), first)
+    if kind not in THE_SAME_FOR_EVERY_IMAGE:
+        assert not np.array_equal(changed(augment, 4), first)
+        assert not np.array_equal(changed(compiled(2), 3), first)
+        assert len({row.tobytes() for row in first}) > 1
+
+
+def test_layers_come_after_the_affine_transform_and_can_be_left_out():
+    """A null entry is none; noise is in shares of the range of values."""
+    images = tf.fill((4, 20, 20, 1), 100.0)
+    noise = make_augment(aug(layers=(None, {"type": "GaussianNoise", "stddev": 0.1})), (20, 20, 1), 0)
+    assert noise is not None
+    assert noise(images, tf.constant(0)).numpy().std() == pytest.approx(25.5, rel=0.1)
+    assert make_augment(aug(layers=(None,)), SHAPE, 0) is None
+    both = aug(width_shift_range=(5.0, 5.0), layers=({"type": "RandomBrightness", "factor": [0.4, 0.4]},))
+    shifted = samples(both, np.zeros((8, 20, 20, 1), np.uint8), seed=0, count=1)[0]
+    assert (shifted == 102).all()  # what came in from outside was black, and has become lighter too

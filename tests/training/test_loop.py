@@ -17,7 +17,7 @@ from mnist_exp.errors import WorkError
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocess import statistics
 from mnist_exp.training import checkpoint, loop
-from mnist_exp.training.loop import Progress, Snapshot, better, epoch_rows, fit
+from mnist_exp.training.loop import Progress, Snapshot, epoch_rows, fit
 
 
 class Silent:
@@ -204,15 +204,57 @@ def test_an_epoch_sees_every_image_once(images: int, batch: int, sizes: list[int
     assert images < 4 or orders[0] != orders[1]
 
 
-def test_the_earliest_of_equal_epochs_is_kept():
-    """Better means strictly better, in the direction that the config says."""
-    config, _ = compose_checked(Request("train", ("data=digits",)), TrainConfig)
-    assert better({"val/accuracy": 0.9}, {"val/accuracy": 0.8}, config)
-    assert not better({"val/accuracy": 0.9}, {"val/accuracy": 0.9}, config)
-    overrides = ("data=digits", "training.select.metric=val/loss", "training.select.mode=min")
-    config, _ = compose_checked(Request("train", overrides), TrainConfig)
-    assert better({"val/loss": 0.1}, {"val/loss": 0.2}, config)
-    assert not better({"val/loss": 0.3}, {"val/loss": 0.2}, config)
+def test_early_stopping_ends_a_training():
+    """After the epoch that exhausts the patience; the best one is kept."""
+    config, data = setting(
+        "data=digits", "data.limit=300", "model=linear", "training.epochs=9",
+        "training.early_stopping.patience=2", "training.early_stopping.min_delta=1",
+    )  # fmt: skip
+    progress = fit(fresh(config, data), data, config, Silent())
+    assert progress.epochs == 3
+    assert len(progress.history) == 3
+
+
+def test_a_plateau_is_trained_with_its_lower_rate():
+    """The history shows each epoch's rate, and the weights are those of that rate."""
+    flat = ("schedule=reduce_on_plateau", "schedule.plateau={factor: 0.1, patience: 1, min_delta: 1}")
+    common = ("data=digits", "data.limit=300", "model=linear", "training.epochs=3", "optimizer=sgd")
+    config, data = setting(*common, *flat)
+    model = fresh(config, data)
+    progress = fit(model, data, config, Silent())
+    assert [row["learning_rate"] for row in progress.history] == pytest.approx([0.05, 0.05, 0.005])
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
+    config, data = setting(*common)
+    constant = fresh(config, data)
+    fit(constant, data, config, Silent())
+    assert not equal(model.get_weights(), constant.get_weights())
+
+
+def test_the_running_mean_of_the_weights_is_kept_and_training_goes_on_without_it():
+    """With training.ema: the mean of the weights after each step, as defined, is in `best`; the model has its own."""
+    common = ("data=digits", "data.limit=256", "data.val_fraction=0.5", "model=linear", "training.epochs=1",
+              "training.batch_size=32", "optimizer.learning_rate=0.05")  # fmt: skip
+    config, data = setting(*common, "training.ema=0.6")
+    model = fresh(config, data)
+    progress = fit(model, data, config, Silent())
+    assert progress.best is not None
+
+    config, data = setting(*common)
+    plain = fresh(config, data)
+    run_steps = loop.compile_steps(plain, data.train, config, np.full(4, 0.05, np.float32))
+    mean: list[np.ndarray] = []
+    for step, rows in enumerate(epoch_rows(len(data.train), 32, config.seed, 0, 4, 1)):
+        run_steps(rows, step, 1.0)
+        weights = plain.get_weights()
+        mean = [0.6 * m + 0.4 * w for m, w in zip(mean, weights, strict=True)] if mean else weights
+    assert equal(model.get_weights(), plain.get_weights())
+    for found, expected in zip(progress.best.model, mean, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    # And the figures are those of the mean.
+    progress.best.restore(model)
+    assert loop.compile_validation(model, data.val, config)() == pytest.approx(
+        {"loss": progress.history[0]["val/loss"], "accuracy": progress.history[0]["val/accuracy"]}, rel=1e-6
+    )
 
 
 def test_the_last_epoch_is_kept_without_validation_data():
