@@ -278,7 +278,7 @@ def save_best(model: keras.Model, progress: Progress, record: RunRecord, config:
     `model` is a float32 twin of the one that was trained.
     """
     from mnist_exp.inference.saved import load
-    from mnist_exp.model.save import save_model, weights_sha256
+    from mnist_exp.model.save import hdf5_takes, save_model, weights_sha256
     from mnist_exp.training.loop import build_state
 
     assert progress.best is not None
@@ -286,6 +286,8 @@ def save_best(model: keras.Model, progress: Progress, record: RunRecord, config:
     build_state(model)
     progress.best.restore(model)
     record.result["weights_sha256"] = weights_sha256(model)
+    if not hdf5_takes(model.optimizer):
+        say(f"note    model.h5 is without {config.optimizer.type}'s state: Keras has no way to restore it")
     save_model(model, record.path)
     record.best(progress.history[progress.best_epoch - 1])
     record.artifact("history.csv")

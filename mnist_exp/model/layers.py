@@ -12,13 +12,20 @@ import keras
 from mnist_exp.config.names import did_you_mean
 
 # Layers of `keras.layers` that make sense in a list of an image classifier. Not among them: layers that run
-# or wrap foreign code, take several inputs (`Parallel` and `Residual` merge), or need text or adaptation.
+# or wrap foreign code, take several inputs (`Parallel` and `Residual` merge), or need text or adaptation; and
+# AdaptiveMaxPooling, which ends the process (Keras 3.15 on TensorFlow 2.21, some sizes on the CPU).
 ALLOWED = frozenset(
     {
         *("Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D"),
         *("SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "GRU", "LSTM", "SimpleRNN"),
-        *("AdaptiveAveragePooling1D", "AdaptiveAveragePooling2D", "AdaptiveMaxPooling1D", "AdaptiveMaxPooling2D"),
-        *("AveragePooling1D", "AveragePooling2D", "MaxPooling1D", "MaxPooling2D"),
+        *(
+            "AdaptiveAveragePooling1D",
+            "AdaptiveAveragePooling2D",
+            "AveragePooling1D",
+            "AveragePooling2D",
+            "MaxPooling1D",
+            "MaxPooling2D",
+        ),
         *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
         *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax"),
         *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),

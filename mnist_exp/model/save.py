@@ -27,7 +27,17 @@ def save_model(model: keras.Model, folder: Path) -> None:
     with replace_file(folder / "model.weights.h5") as path:
         bare.save_weights(path)
     with replace_file(folder / "model.h5") as path:
-        model.save(path)
+        model.save(path, include_optimizer=hdf5_takes(model.optimizer))
+
+
+def hdf5_takes(optimizer: keras.Optimizer) -> bool:
+    """Whether Keras can write a built optimizer into HDF5 and read it back.
+
+    In 3.15 it does not know Lamb there, and Adafactor's variables have some names twice.
+    """
+    paths = [variable.path for variable in optimizer.variables]
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    return len(set(paths)) == len(paths) and isinstance(again, keras.Optimizer)
 
 
 def weights_sha256(model: keras.Model) -> str:

@@ -44,6 +44,7 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
                 images = warp(images, transforms, displacements(config, shape, count, seed, step), config)
             else:
                 images = resample(images, transforms, config)
+            images = tf.ensure_shape(images, [None, *shape])  # the operation forgets it, layers ask for it
         for index, layer in enumerate(layers):
             seed_layer(layer, seed, index, step)
             images = change(layer, images)

@@ -205,7 +205,7 @@ def compile_steps(
             model.optimizer.learning_rate.assign(tf.gather(table, step) * scale)
             batch = tf.cast(tf.gather(images, rows[index]), tf.float32)
             if augment is not None:
-                batch = tf.ensure_shape(augment(batch, step), [None, *config.data.shape])
+                batch = augment(batch, step)
             model.train_step((batch, tf.gather(targets, rows[index])))
 
     return lambda rows, first_step, scale: run_steps(
