@@ -30,6 +30,9 @@ test: $(READY) ## set up, then test everything essential (minutes)
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
 	$(BIN)/python -m pytest -m slow
 
+reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
+	$(BIN)/python tests/benchmarks/reproduce.py
+
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,4 +45,4 @@ format: $(READY) ## format the code
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup run ui test test-slow check format clean
+.PHONY: help setup run ui test test-slow reproduce check format clean

@@ -258,7 +258,7 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
     if origin is not None:
         taken = ", ".join(origin["taken"])
-        say(f"init    {len(origin['taken'])} layers from {shown(Path(origin['run']))}: {taken}")
+        say(f"init    {taken} from {shown(Path(origin['run']))}")
         for sentence in origin["left"]:
             say(f"        not taken: {sentence}")
     say(f"device  {computer}")

@@ -1,0 +1,105 @@
+"""Fine-tuning: a run that starts from another's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import yaml
+from running import Cli
+
+NET = (
+    "model.layers=[Flatten,{type: Dense, units: 12, name: hidden%s},{type: Dense, units: 10, name: out}, Softmax]"
+)
+STILL = "optimizer.learning_rate=1e-12"
+
+
+def weights(run: Path | None) -> dict[str, list[np.ndarray]]:
+    assert run is not None
+    model: Any = keras.saving.load_model(run / "model.keras")
+    return {layer.name: layer.get_weights() for layer in model.layers}
+
+
+def close(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
+    return all(np.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
+
+
+def test_weights_are_taken_where_name_and_shapes_fit(cli: Cli):
+    """The others are said, from either side, and start anew."""
+    donor = cli(NET % "", small=True)
+    other = "model.layers=[Flatten,{type: Dense, units: 12, name: hidden},BatchNormalization,{type: Dense, units: 10, use_bias: false, name: out}, Softmax]"
+    done = cli(other, STILL, "seed=5", "init_from=latest", small=True)
+    first, second = weights(donor.run), weights(done.run)
+    assert close(first["hidden"], second["hidden"])
+    assert not np.allclose(first["out"][0], second["out"][0], atol=1e-3)
+    assert donor.run is not None
+    assert done.result["init_from"] == {
+        "run": str(donor.run),
+        "weights_sha256": donor.result["weights_sha256"],
+        "taken": ["hidden"],
+        "left": ["batch_normalization: not there", "out: 12×10, 10 there, 12×10 here"],
+    }
+    assert f"init    hidden from outputs/runs/{donor.run.name}" in done.out
+    assert "not taken: out: 12×10, 10 there, 12×10 here" in done.out
+    config = yaml.safe_load((done.run / "config.yaml").read_text(encoding="utf-8"))  # type: ignore[operator]
+    assert config["init_from"] == str(donor.run)  # which run `latest` was
+
+
+def test_a_frozen_layer_stays_as_it_was(cli: Cli):
+    """`trainable: false`, bit for bit, while the rest learns."""
+    donor = cli(NET % "", small=True)
+    done = cli(NET % ", trainable: false", "init_from=latest", small=True)
+    first, second = weights(donor.run), weights(done.run)
+    assert all(np.array_equal(a, b) for a, b in zip(first["hidden"], second["hidden"], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first["out"], second["out"], strict=True))
+
+
+def test_it_goes_on_better_than_from_nothing(cli: Cli):
+    """The first epoch's loss is lower; another start is another fingerprint."""
+    donor = cli("optimizer.learning_rate=0.01", small=True)
+    fresh = cli("seed=1", small=True)
+    tuned = cli("seed=1", f"init_from={donor.run}", small=True)
+    read = [Path(str(run)) / "history.csv" for run in (fresh.run, tuned.run)]
+    losses = [float(path.read_text(encoding="utf-8").splitlines()[1].split(",")[1]) for path in read]
+    assert losses[1] < losses[0]
+    assert fresh.result["fingerprint"] != tuned.result["fingerprint"]
+    again = cli("seed=1", f"init_from={fresh.run}", small=True)
+    assert again.result["fingerprint"] != tuned.result["fingerprint"]
+
+
+def test_the_jobs_of_a_sweep_start_from_one_run(cli: Cli):
+    """`latest` is what it was when the sweep began."""
+    donor = cli(small=True)
+    swept = cli("-m", "seed=0,1", "init_from=latest", small=True)
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sweep.glob("*/config.yaml")]
+    assert [config["init_from"] for config in configs] == [str(donor.run)] * 2, swept.out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((NET % "",), "init_from: no layer of"),
+        (("init_from=nowhere",), "nowhere: there is no such run"),
+    ],
+)
+def test_a_start_that_is_none_is_refused(cli: Cli, overrides: tuple[str, ...], message: str):
+    """Before anything is created."""
+    donor = cli(small=True)
+    before = sorted(Path("outputs/runs").iterdir())
+    done = cli(f"init_from={donor.run}", *overrides, small=True, status=2)
+    assert message in done.err
+    assert sorted(Path("outputs/runs").iterdir()) == before
+
+
+def test_a_start_without_a_readable_model_is_refused(cli: Cli):
+    """Damaged or gone, with the file's name."""
+    donor = cli(small=True)
+    assert donor.run is not None
+    (donor.run / "model.keras").write_bytes(b"PK damaged")
+    assert "model.keras: damaged, or not a model" in cli("init_from=latest", small=True, status=2).err
+    (donor.run / "model.keras").unlink()
+    assert "model.keras: there is no such file" in cli("init_from=latest", small=True, status=2).err
