@@ -129,5 +129,5 @@ def first_sentence(error: BaseException) -> str:
     text = re.sub(r"\x1b\[\d+m", "", str(error)).strip()
     text = re.sub(r"^Exception encountered when calling [^\n]*\n\n", "", text)
     text = re.sub(r"^\{\{function_node[^}]*\}\} ", "", text)
-    text = re.split(r"\n\n|\nArguments received", text)[0]
+    text = re.split(r"\n\n|\nArguments received| \[Op:", text)[0]
     return re.sub(r"\s+", " ", text).rstrip(".")
