@@ -206,6 +206,7 @@ def start_record(job: Job, data: Dataset, model: keras.Model) -> RunRecord:
             "sha256": data.sha256,
             "origin": data.origin,
             "shape": list(config.data.shape),
+            "class_names": list(data.class_names),
             "images": {name: len(part) if part else 0 for name, part in parts.items()},
             "stands_in_for": job.stands_in_for,
         },
@@ -286,7 +287,7 @@ def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progre
         originals, augmented, f"aug {config.aug.shown_name} · {title}", folder / "augmentation.png"
     )
     if scores is not None and data.test is not None:
-        names = config.data.class_names
+        names = data.class_names
         accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
         plots.confusion_matrix(
             data.test.labels,

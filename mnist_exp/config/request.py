@@ -27,7 +27,7 @@ _NOT_HERE = {
 }
 
 # Values of these keys are paths: what Hydra's grammar would read as something else is taken literally.
-PATH_KEYS = frozenset({"from", "data.dir", "outputs"})
+PATH_KEYS = frozenset({"from", "data.dir", "outputs", "output"})
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,13 @@ def _literal_path(text: str, multirun: bool) -> str:
             return text
     except HydraException:
         pass
-    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={quoted(value)}"
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, as Hydra's grammar takes it literally."""
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def override_value(request: Request, key: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mnist_exp.config.schema import FileSpec
 from mnist_exp.data.idx import parse, read_content
 from mnist_exp.errors import RequestError
 
@@ -19,14 +20,14 @@ CONTENT = struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + IMAGES.tobytes()
 
 def test_an_array_is_read_as_it_was_written():
     """Shape and values."""
-    np.testing.assert_array_equal(parse(CONTENT, "x", 3), IMAGES)
+    np.testing.assert_array_equal(parse(CONTENT, "x", (3, 4)), IMAGES)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "begins with nothing"),
-        (b"\x00\x00\x08\x01" + CONTENT[4:], "begins with 00 00 08 01, expected 00 00 08 03"),
+        (b"\x00\x00\x08\x01" + CONTENT[4:], "begins with 00 00 08 01, expected 00 00 08 03 or 00 00 08 04"),
         (b"\x89PNG" + CONTENT[4:], "begins with 89 50 4e 47"),
         (CONTENT[:10], "ends inside its header, after 10 of 16 bytes"),
         (CONTENT[:-1], "its header promises 2×3×4 = 24 values, 23 follow"),
@@ -37,7 +38,7 @@ def test_an_array_is_read_as_it_was_written():
 def test_what_is_not_idx_is_told(content: bytes, message: str):
     """Wrong magic numbers, and sizes that disagree with what follows."""
     with pytest.raises(RequestError, match="images-file: ") as caught:
-        parse(content, "images-file", 3)
+        parse(content, "images-file", (3, 4))
     assert message in str(caught.value)
 
 
@@ -46,7 +47,11 @@ def test_gzip_and_plain_files_are_the_same(tmp_path: Path):
     (tmp_path / "plain").write_bytes(CONTENT)
     (tmp_path / "packed").write_bytes(gzip.compress(CONTENT))
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    assert read_content(tmp_path / "plain", sha256) == read_content(tmp_path / "packed", sha256) == CONTENT
+    assert (
+        read_content(tmp_path / "plain", FileSpec(name="x", sha256=sha256))
+        == read_content(tmp_path / "packed", FileSpec(name="x", sha256=sha256))
+        == CONTENT
+    )
 
 
 @pytest.mark.parametrize("cut", [3, 20, -3])
@@ -55,11 +60,11 @@ def test_a_truncated_archive_is_told(tmp_path: Path, cut: int):
     file = tmp_path / "cut.gz"
     file.write_bytes(gzip.compress(CONTENT)[:cut])
     with pytest.raises(RequestError, match=r"cut\.gz: a damaged gzip archive"):
-        read_content(file, None)
+        read_content(file, FileSpec(name="x"))
 
 
 def test_other_content_is_told(tmp_path: Path):
     """A file that is not the expected one names both digests."""
     (tmp_path / "other").write_bytes(CONTENT)
     with pytest.raises(RequestError, match="SHA-256 abc expected, [0-9a-f]{64} found"):
-        read_content(tmp_path / "other", "abc")
+        read_content(tmp_path / "other", FileSpec(name="x", sha256="abc"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_exp.config.schema import DataConfig, FileSpec, FourFiles
+from mnist_exp.config.schema import DataConfig, FileSpec
 from mnist_exp.data import lookup
 from mnist_exp.data.load import find
 from mnist_exp.data.lookup import NotFound, cache_folder
@@ -36,9 +36,7 @@ CONTENTS = {
 
 
 def config(**changes: object) -> DataConfig:
-    files = FourFiles(
-        **{part: FileSpec(name=part, sha256=hashlib.sha256(c).hexdigest()) for part, c in CONTENTS.items()}
-    )
+    files = {part: FileSpec(name=part, sha256=hashlib.sha256(c).hexdigest()) for part, c in CONTENTS.items()}
     values: dict[str, object] = {
         "name": "tiny", "source": "idx", "dir": None, "files": files, "mirrors": (), "keras_cache": None,
         "shape": (4, 5, 1), "classes": 3, "class_names": ("a", "b", "c"), "val_fraction": 0.1, "split_seed": 0,
@@ -173,7 +171,7 @@ def test_a_damaged_cache_is_told(tmp_path: Path):
     """A cached file that changed is an error with its name, not training data."""
     write(cache_folder("tiny"), test_images=CONTENTS["train_images"])
     with pytest.raises(RequestError, match="test_images: not the expected file"):
-        find(config(), print)
+        find(config(mirrors=("http://127.0.0.1:1/",)), print)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +191,6 @@ def test_counts_that_disagree_are_told(tmp_path: Path):
     """As many labels as images."""
     labels = idx(np.zeros(19, np.uint8))
     folder = write(tmp_path / "given", train_labels=labels)
-    files = config().files
-    assert files is not None
-    loose = FourFiles(**{part: FileSpec(name=part, sha256=None) for part in CONTENTS})
+    loose = {part: FileSpec(name=part) for part in CONTENTS}
     with pytest.raises(RequestError, match="20 images, but 19 labels in .*train_labels"):
         find(config(dir=str(folder), files=loose), print)
