@@ -40,7 +40,7 @@ def test_versions_are_told(cli: Cli):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, runs, ui"),
+        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, runs, dataset, ui"),
         (["frobnicate"], "frobnicate: no such verb; the verbs are"),
         (["model=linear", "runs"], "verbs such as 'runs' come first"),
         (["--confg-dir", "x"], "unrecognized arguments: --confg-dir (did you mean '--config-dir'?)"),
