@@ -31,6 +31,8 @@ def read(path: Path, shape: Shape, classes: int) -> Part:
     most = path.stat().st_size // (2 * columns) + 1
     images, labels = np.empty((most, columns - 1), np.uint8), np.empty(most, np.int64)
     count = 0
+    if _has_hexadecimals(path, skip):  # which the fast reader takes for numbers
+        _explain(path, shape, classes)
     try:
         batches = fast.open_csv(
             str(path),
@@ -88,6 +90,13 @@ def _header_lines(path: Path) -> int:
     return line
 
 
+def _has_hexadecimals(path: Path, skip: int) -> bool:
+    with path.open("rb") as file:
+        for _ in range(skip):
+            file.readline()
+        return any(b"x" in block or b"X" in block for block in iter(lambda: file.read(_BLOCK), b""))
+
+
 def _is_header(row: Sequence[str]) -> bool:
     """Whether it holds names, or a name and the pixels' numbers: one damaged value makes no header."""
     named = not any(map(_is_number, row))
@@ -135,7 +144,7 @@ def _explain(path: Path, shape: Shape, classes: int) -> None:
             if not (value.isascii() and value.isdigit()) or int(value) > limit:
                 advice = ""
                 if column == 1 and value.isascii() and value.isdigit():
-                    advice = f"; data.classes={classes}"
+                    advice = f"; data.classes={int(value) + 1} would allow it"
                 raise RequestError(
                     f"{place}, column {column}: expected a {what}, a whole number from 0 to {limit}, "
                     f"found {value[:40]!r}{advice}"
