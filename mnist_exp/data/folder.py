@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg")
-_AT_ONCE = 512  # images handed to the threads at a time: what Ctrl-C waits for
 _SIXTEEN_BITS = b"\x10"  # a PNG's bit depth, at byte 24
 
 
@@ -62,17 +59,12 @@ def read(folder: Path, classes: tuple[str, ...], shape: Shape, may_lack_images: 
             files.append((entry.name, label, entry.path))
     files.sort()
     images = np.empty((len(files), *shape), np.uint8)
-
-    def load(index: int) -> None:
-        images[index] = _read_image(files[index][2], shape)
-
     # Sizes are compared before anything is decoded: Pillow's own limit on them is not needed.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with ThreadPoolExecutor() as threads:
-            for indices in _by_chunks(range(len(files))):
-                for _ in threads.map(load, indices):
-                    pass
+        # One after the other: for small images threads were slower, by a half.
+        for index, (_, _, path) in enumerate(files):
+            images[index] = _read_image(path, shape)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     return Part(images, np.array([label for _, label, _ in files], np.int64))
@@ -89,22 +81,9 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
             path.mkdir(parents=True)
         digits = len(str(len(part) - 1))
         images = part.images[..., 0] if part.images.shape[3] == 1 else part.images
-
-        def save(
-            index: int,
-            images: Images = images,
-            part: Part = part,
-            folders: list[Path] = folders,
-            digits: int = digits,
-        ) -> None:
-            file = folders[part.labels[index]] / f"{index:0{digits}}.png"
-            Image.fromarray(images[index]).save(file, compress_level=1)
-
-        with ThreadPoolExecutor() as threads:
-            for indices in _by_chunks(range(len(part))):
-                for _ in threads.map(save, indices):
-                    pass
-                advance(len(indices))
+        for index, label in enumerate(part.labels):
+            Image.fromarray(images[index]).save(folders[label] / f"{index:0{digits}}.png")
+            advance(1)
 
 
 def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -112,12 +91,6 @@ def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     good = all(name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0') for name in class_names)
     distinct = len({name.lower() for name in class_names}) == len(class_names)
     return class_names if good and distinct else numbered(len(class_names))
-
-
-def _by_chunks(indices: range) -> Iterator[list[int]]:
-    left = iter(indices)
-    while chunk := list(islice(left, _AT_ONCE)):
-        yield chunk
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
