@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -153,10 +154,13 @@ def _let_hydra_tell(request: Request, words: list[str]) -> int:
 
     # Completion is asked for with the whole line: Hydra does not know verbs.
     line = os.environ.get("COMP_LINE", "")
-    before, space, after = line.partition(f" {request.verb} ")
-    if space:
+    before, verb, after = line.partition(f" {request.verb} ")
+    if request.verb == "dataset":
+        after = re.sub(rf"^({'|'.join(ACTIONS)}) ", "", after)
+    if verb:
         os.environ["COMP_LINE"] = f"{before} {after}"
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(request.verb) - 1)
+        shorter = len(line) - len(before) - 1 - len(after)
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - shorter)
     # Hydra's parser wants all overrides in one place.
     flags = [word for word in words if word not in request.words]
     previous, sys.argv = sys.argv, ["mnist-exp", *request.overrides, *flags]

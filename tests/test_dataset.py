@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from running import Cli, start
+
+from mnist_exp.cli import ACTIONS
+from mnist_exp.config.loader import conf_folder
 
 DIGITS = "data=digits"
 
@@ -179,3 +183,12 @@ def test_class_names_of_folders_reach_the_run(cli: Cli):
     )  # fmt: skip
     assert done.result["data"]["class_names"] == ["cat", "dog"]
     assert done.result["data"]["shape"] == [8, 9, 3]
+
+
+def test_help_names_every_data_set(cli: Cli):
+    """And what can be done with them."""
+    out = cli("dataset", "--help").out
+    for file in (conf_folder() / "data").glob("*.yaml"):
+        assert re.search(rf"^Options of data: .*\b{file.stem}\b", out, re.MULTILINE), file.stem
+    for action in ACTIONS:
+        assert f"mnist-exp dataset {action} " in out
