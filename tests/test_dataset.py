@@ -33,6 +33,7 @@ def left() -> list[str]:
         (["convert", DIGITS, "to=cvs"], "to=cvs: must be 'idx', 'csv', 'npz' or 'folder' (did you mean 'csv'?)"),
         (["convert", DIGITS, "to=idx", "header=true"], "header: only to=csv takes it"),
         (["convert", DIGITS, "to=idx", "data.val_fraction=0"], "data.val_fraction: has no effect on 'dataset convert'"),
+        (["convert", DIGITS, "to=csv", "output=."], "output: . cannot be a new folder; name one"),
         (["verify", DIGITS, "to=csv"], "to: only 'dataset convert' takes it"),
         (["verify", DIGITS, "output=x"], "output: only 'dataset convert' takes it"),
         (["verify", "data=csv"], "data.dir: give the folder that holds train.csv, test.csv: data.dir=…"),

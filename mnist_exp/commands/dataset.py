@@ -110,6 +110,8 @@ def _convert(config: DatasetConfig, started: float) -> None:
 
 
 def _refuse_existing(target: Path) -> None:
+    if not target.name:
+        raise RequestError(f"output: {target} cannot be a new folder; name one")
     try:
         if target.is_dir() and not any(target.iterdir()):
             return
@@ -126,7 +128,7 @@ def _found(config: DatasetConfig) -> Source:
     try:
         return limited(find(config.data, say), config.data)
     except NotFound as error:
-        raise RequestError(f"{error}\nGive its folder with data.dir=… or MNIST_EXP_DATA=…") from error
+        raise RequestError(f"{error}\n{error.advice}") from error
 
 
 def _command(option: str, target: Path, keys: dict[str, object]) -> str:

@@ -109,7 +109,7 @@ def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainCo
     except NotFound as error:
         wanted, fallback = config.data.name, config.data.fallback
         if fallback is None:
-            raise RequestError(f"{error}\nGive its folder with data.dir=… or MNIST_EXP_DATA=…") from error
+            raise RequestError(f"{error}\n{error.advice}") from error
         warn(
             f"{error}\n{fallback.upper()} STANDS IN FOR {wanted.upper()}. data.fallback=null makes this an error."
         )

@@ -22,6 +22,10 @@ PATIENCE = 5.0  # seconds that a mirror may take to answer
 class NotFound(Exception):
     """Nobody has the data set; the message says who was asked."""
 
+    def __init__(self, name: str, asked: list[str]) -> None:
+        self.advice = "Give its folder with data.dir=…" + (" or MNIST_EXP_DATA=…" if name == "mnist" else "")
+        super().__init__(f"{name} was not found in any of these places:\n  " + "\n  ".join(asked))
+
 
 @dataclass(frozen=True)
 class Located:
@@ -173,7 +177,7 @@ def _fetch(
                 not_kept(error)
             tell(f"not kept for the next time: {cache}: {error.strerror}")
         return Located(mirror, idx=contents)
-    raise NotFound(f"{data.name} was not found in any of these places:\n  " + "\n  ".join(asked))
+    raise NotFound(data.name, asked)
 
 
 def _download(
