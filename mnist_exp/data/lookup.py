@@ -50,7 +50,7 @@ def given_paths(data: DataConfig) -> dict[str, Path]:
     assert data.dir is not None
     folder = _given_folder(data.dir)
     paths = {part: folder / spec.name for part, spec in data.parts.items()}
-    exists, kind = (Path.is_dir, "folder") if data.source == "folder" else (Path.is_file, "file")
+    exists, kind = (os.path.isdir, "folder") if data.source == "folder" else (os.path.isfile, "file")
     missing = [path.name for path in paths.values() if not exists(path)]
     if missing:
         advice = (
@@ -96,7 +96,12 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
                 asked.append(str(error))
         else:
             asked.append(str(kept))
-    return _fetch(data, tell, asked)
+    mirror, archives, contents = _download_from_any(data, asked, tell)
+    try:
+        _keep(data, archives, contents)
+    except OSError as error:
+        tell(f"not kept for the next time: {cache_folder(data.name)}: {error.strerror}")
+    return Located(mirror, idx=contents)
 
 
 def cached(data: DataConfig) -> bool:
@@ -114,11 +119,9 @@ def fetch(data: DataConfig, tell: Callable[[str], None]) -> str:
 
     Raises `NotFound` where none has it, `OSError` where it cannot be kept.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    return _fetch(data, tell, [], fail).origin
+    mirror, archives, contents = _download_from_any(data, [], tell)
+    _keep(data, archives, contents)
+    return mirror
 
 
 def _given_folder(directory: str) -> Path:
@@ -134,7 +137,7 @@ def _given_by(directory: str) -> str:
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if os.path.isfile(path)), None)
 
 
 def _read(folder: Path, files: dict[str, FileSpec]) -> dict[str, bytes]:
@@ -154,29 +157,20 @@ def _sha256(path: Path) -> str:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _fetch(
-    data: DataConfig,
-    tell: Callable[[str], None],
-    asked: list[str],
-    not_kept: Callable[[OSError], None] | None = None,
-) -> Located:
-    """From the first mirror that has all files whole. Raises `NotFound`, with `asked` and the mirrors."""
-    cache = cache_folder(data.name)
+def _download_from_any(
+    data: DataConfig, asked: list[str], tell: Callable[[str], None]
+) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
+    """The first mirror that has all files whole, and what `_download` got there.
+
+    Raises `NotFound` with who was asked: `asked` before, and the mirrors.
+    """
     for mirror in data.mirrors:
         try:
-            archives, contents = _download(mirror, data.parts, tell)
+            return mirror, *_download(mirror, data.parts, tell)
         except (OSError, http.client.HTTPException, ValueError, RequestError) as error:
             refused = isinstance(error, urllib.error.HTTPError)
             reason = error if refused else getattr(error, "reason", None) or error
             asked.append(f"{mirror}  ({reason})")
-            continue
-        try:
-            _keep(cache, data.parts, archives, contents)
-        except OSError as error:
-            if not_kept is not None:
-                not_kept(error)
-            tell(f"not kept for the next time: {cache}: {error.strerror}")
-        return Located(mirror, idx=contents)
     raise NotFound(data.name, asked)
 
 
@@ -196,10 +190,11 @@ def _download(
     return archives, contents
 
 
-def _keep(cache: Path, files: dict[str, FileSpec], archives: dict[str, bytes], contents: dict[str, bytes]) -> None:
+def _keep(data: DataConfig, archives: dict[str, bytes], contents: dict[str, bytes]) -> None:
     """Write what was fetched into the cache, in the form whose digest is known. Raises `OSError`."""
+    cache = cache_folder(data.name)
     cache.mkdir(parents=True, exist_ok=True)
-    for part, spec in files.items():
+    for part, spec in data.parts.items():
         packed = spec.sha256 is None and spec.gz_sha256 is not None
         with replace_file(cache / (f"{spec.name}.gz" if packed else spec.name)) as temporary:
             temporary.write_bytes(archives[part] if packed else contents[part])
