@@ -82,6 +82,16 @@ def test_convert_writes_where_runs_are_kept(cli: Cli, use: Callable[[str], None]
     assert "100 train, 20 test" in out
 
 
+def test_a_tilde_is_the_home_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In `output` and in `outputs`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cli("dataset", "convert", DIGITS, "to=idx", "data.limit=20", "output=~/a")
+    cli("dataset", "convert", DIGITS, "to=idx", "data.limit=20", "outputs=~/b")
+    assert (tmp_path / "a").is_dir()
+    assert (tmp_path / "b/data/digits-idx").is_dir()
+    assert left() == []
+
+
 def test_what_is_there_is_not_written_over(cli: Cli):
     """Neither a folder with something in it nor a file; an empty folder is taken."""
     Path("full").mkdir()

@@ -83,7 +83,7 @@ def _convert(config: DatasetConfig, started: float) -> None:
 
     assert config.to is not None
     default = Path(config.outputs) / "data" / f"{config.data.name}-{config.to}"
-    target = Path(config.output).expanduser() if config.output else default
+    target = (Path(config.output) if config.output else default).expanduser()
     _refuse_existing(target)
     source = _found(config)
     convert.check(source, config.to)
