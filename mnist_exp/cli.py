@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 VERBS = {
     "train": "one run; with -m, a sweep over comma-separated values",
     "runs": "the runs here: name, status, data, epochs, accuracy, age",
+    "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
 }
 DEFAULT_VERB = "train"
+# What `dataset` does; the word after the verb.
+ACTIONS = ("fetch", "verify", "convert")
 
 _HELP = """\
 mnist-exp trains image classifiers that are described by YAML files.
@@ -94,6 +98,8 @@ def _run(words: list[str], started: float) -> int:
         _print_versions()
         return 0
     verb, words = _take_verb(words)
+    if verb == "dataset":
+        words = _take_action(words)
     from mnist_exp.config.request import parser, request_from
 
     request = request_from(verb, parser().parse_intermixed_args(words))
@@ -125,6 +131,20 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
     raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
 
 
+def _take_action(words: list[str]) -> list[str]:
+    """The word after `dataset` as the override that it stands for."""
+    if words and words[0] in ACTIONS:
+        return [f"action={words[0]}", *words[1:]]
+    if any(word.split("=")[0] in ("action", *_TELLING) for word in words):
+        return words
+    from mnist_exp.config.names import did_you_mean
+
+    actions = ", ".join(ACTIONS)
+    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+        raise RequestError(f"dataset: say what to do, after the verb: {actions}")
+    raise RequestError(f"{words[0]}: no such action{did_you_mean(words[0], ACTIONS)}; dataset has {actions}")
+
+
 def _let_hydra_tell(request: Request, words: list[str]) -> int:
     """Hydra's own --help, --cfg, --info and completion, for a verb's config."""
     import hydra
@@ -134,10 +154,13 @@ def _let_hydra_tell(request: Request, words: list[str]) -> int:
 
     # Completion is asked for with the whole line: Hydra does not know verbs.
     line = os.environ.get("COMP_LINE", "")
-    before, space, after = line.partition(f" {request.verb} ")
-    if space:
+    before, verb, after = line.partition(f" {request.verb} ")
+    if request.verb == "dataset":
+        after = re.sub(rf"^({'|'.join(ACTIONS)}) ", "", after)
+    if verb:
         os.environ["COMP_LINE"] = f"{before} {after}"
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - len(request.verb) - 1)
+        shorter = len(line) - len(before) - 1 - len(after)
+        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - shorter)
     # Hydra's parser wants all overrides in one place.
     flags = [word for word in words if word not in request.words]
     previous, sys.argv = sys.argv, ["mnist-exp", *request.overrides, *flags]

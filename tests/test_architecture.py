@@ -27,6 +27,8 @@ ROOMS = {
     "rich": {"report"},
     "sklearn": {"data"},
     "scipy": {"data"},
+    "pyarrow": {"data"},
+    "PIL": {"data"},
 }  # fmt: skip
 
 # Never imported when the module itself is: only inside functions, or for annotations.
@@ -34,6 +36,8 @@ LAZY = {
     "keras": ["cli", "config", "commands", "runs", "data", "tracking"],
     "tensorflow": ["cli", "config", "commands", "runs", "data", "tracking", "model"],
     "mlflow": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "report"],
+    "pyarrow": ["data"],
+    "PIL": ["data"],
     "matplotlib": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "tracking"],
 }
 

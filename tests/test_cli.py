@@ -40,7 +40,7 @@ def test_versions_are_told(cli: Cli):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, runs, ui"),
+        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, runs, dataset, ui"),
         (["frobnicate"], "frobnicate: no such verb; the verbs are"),
         (["model=linear", "runs"], "verbs such as 'runs' come first"),
         (["--confg-dir", "x"], "unrecognized arguments: --confg-dir (did you mean '--config-dir'?)"),
@@ -142,7 +142,13 @@ def test_the_composed_config_is_shown(cli: Cli):
 
 @pytest.mark.parametrize(
     ("line", "completed"),
-    [("model=py", "model=pyramid"), ("train model=py", "model=pyramid"), ("runs lim", "limit=")],
+    [
+        ("model=py", "model=pyramid"),
+        ("train model=py", "model=pyramid"),
+        ("runs lim", "limit="),
+        ("dataset convert data=fash", "data=fashion_mnist"),
+        ("dataset verify data.lim", "data.limit="),
+    ],
 )
 def test_completion_knows_verbs(line: str, completed: str):
     """The shell asks with the whole line; the verb chooses whose keys are completed."""

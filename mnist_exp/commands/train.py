@@ -124,7 +124,7 @@ def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainCo
     except NotFound as error:
         wanted, fallback = config.data.name, config.data.fallback
         if fallback is None:
-            raise RequestError(f"{error}\nGive its folder with data.dir=… or MNIST_EXP_DATA=…") from error
+            raise RequestError(f"{error}\n{error.advice}") from error
         warn(
             f"{error}\n{fallback.upper()} STANDS IN FOR {wanted.upper()}. data.fallback=null makes this an error."
         )
@@ -242,6 +242,7 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
             "sha256": data.sha256,
             "origin": data.origin,
             "shape": list(config.data.shape),
+            "class_names": list(data.class_names),
             "images": {name: len(part) if part else 0 for name, part in parts.items()},
             "stands_in_for": job.stands_in_for,
         },
@@ -329,7 +330,7 @@ def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progre
         originals, augmented, f"aug {config.aug.shown_name} · {title}", folder / "augmentation.png"
     )
     if scores is not None and data.test is not None:
-        names = config.data.class_names
+        names = data.class_names
         accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
         plots.confusion_matrix(
             data.test.labels,

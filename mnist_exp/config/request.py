@@ -27,7 +27,7 @@ _NOT_HERE = {
 }
 
 # Values of these keys are paths: what Hydra's grammar would read as something else is taken literally.
-PATH_KEYS = frozenset({"from", "init_from", "data.dir", "outputs"})
+PATH_KEYS = frozenset({"from", "init_from", "data.dir", "outputs", "output"})
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _literal_path(text: str, multirun: bool) -> str:
 
 
 def quoted(text: str) -> str:
-    """A string as Hydra's grammar writes it, so that nothing in it is read as something else."""
+    """A text in quotes, as Hydra's grammar takes it literally."""
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'")
     return f"'{escaped}'"
 

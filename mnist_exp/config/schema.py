@@ -10,7 +10,9 @@ import math
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from mnist_exp.config.names import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -25,57 +27,135 @@ class Frozen(BaseModel):
 
 
 class FileSpec(Frozen):
-    """A file of a data set and the SHA-256 of its (uncompressed) content."""
+    """A file of a data set. In YAML a name alone, or a mapping with digests too."""
 
     name: str
-    sha256: str | None
+    sha256: str | None = None
+    """SHA-256 of the (uncompressed) content."""
+    gz_sha256: str | None = None
+    """SHA-256 of the archive `<name>.gz` itself, where that of the content is not published."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
-class FourFiles(Frozen):
-    """The four files of a data set in IDX format."""
-
-    train_images: FileSpec
-    train_labels: FileSpec
-    test_images: FileSpec
-    test_labels: FileSpec
+# The parts that each source is made of. Those of the test set may be null: it has none then.
+PARTS = {
+    "idx": ("train_images", "train_labels", "test_images", "test_labels"),
+    "csv": ("train", "test"),
+    "npz": ("archive",),
+    "folder": ("train", "test"),
+    "digits": (),
+}
 
 
 class DataConfig(Frozen):
     """Where the images come from, what they are, and which are used for what."""
 
     name: str
-    source: Literal["idx", "digits"]
-    dir: str | None
-    files: FourFiles | None
+    source: Literal["idx", "csv", "npz", "folder", "digits"]
+    files: dict[str, FileSpec | None]
     mirrors: tuple[str, ...]
     keras_cache: FileSpec | None
+    dir: str | None
     shape: tuple[Count, Count, Count]
     classes: Annotated[int, Field(ge=2)]
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] | None
     val_fraction: Fraction
     split_seed: Seed
     limit: Count | None
     fallback: str | None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.source, self.dir))  # `files` has no hash
+
+    @property
+    def parts(self) -> dict[str, FileSpec]:
+        """The files that there are, in the order of `PARTS`."""
+        return {part: spec for part in PARTS[self.source] if (spec := self.files[part]) is not None}
 
     @property
     def as_found(self) -> DataConfig:
         """The same without what is chosen after the images were read: two such are equal for equal sources."""
         return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
 
+    @field_validator("files")
+    @classmethod
+    def _parts_of_the_source(
+        cls, value: dict[str, FileSpec | None], info: ValidationInfo
+    ) -> dict[str, FileSpec | None]:
+        source = info.data.get("source")
+        if source is None:  # itself wrong
+            return value
+        parts = PARTS[source]
+        for part in value:
+            if part not in parts:
+                known = f"has {', '.join(parts)}" if parts else "reads no files"
+                raise ValueError(f"{part}: no such part{did_you_mean(part, parts)}; source {source} {known}")
+        for part in parts:
+            if part not in value:
+                raise ValueError(f"{part}: missing; source {source} has {', '.join(parts)}")
+            spec = value[part]
+            if spec is None and not part.startswith("test"):
+                raise ValueError(f"{part}: must name a file; only a test part may be null")
+            if spec is not None and source == "folder" and spec.sha256 is not None:
+                raise ValueError(f"{part}: a folder has no sha256")
+            if spec is not None and source != "idx" and spec.gz_sha256 is not None:
+                raise ValueError(f"{part}: only IDX files may be gzip archives, with a gz_sha256")
+        if source == "idx" and (value["test_images"] is None) != (value["test_labels"] is None):
+            raise ValueError("test_images and test_labels: both must be named, or both null")
+        return value
+
     @field_validator("dir")
     @classmethod
-    def _absolute(cls, value: str | None) -> str | None:
+    def _absolute(cls, value: str | None, info: ValidationInfo) -> str | None:
         # A run is resumed and repeated from other directories too. An empty variable is one that is not set.
-        return os.path.abspath(os.path.expanduser(value)) if value else None
+        if value:
+            return os.path.abspath(os.path.expanduser(value))
+        files = info.data.get("files")
+        if files and not info.data.get("mirrors") and not info.data.get("keras_cache"):
+            names = ", ".join(spec.name for spec in files.values() if spec is not None)
+            raise ValueError(f"give the folder that holds {names}: data.dir=…")
+        return None
+
+    @field_validator("shape")
+    @classmethod
+    def _grey_or_colour(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if value[2] not in (1, 3):
+            raise ValueError(f"must be [height, width, channels] with 1 or 3 channels, found {list(value)}")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
-        if len(self.class_names) != self.classes:
+        if self.class_names is not None and len(self.class_names) != self.classes:
             raise ValueError(f"class_names has {len(self.class_names)} names for {self.classes} classes")
-        if self.source == "idx" and self.files is None:
-            raise ValueError("source idx needs files")
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are embedded, and not read from a folder")
+        return self
+
+
+class DatasetConfig(Frozen):
+    """What `mnist-exp dataset` fetches, verifies or converts."""
+
+    action: Literal["fetch", "verify", "convert"] | None
+    data: DataConfig
+    to: Literal["idx", "csv", "npz", "folder"] | None
+    output: Annotated[str, Field(min_length=1)] | None
+    header: bool
+    outputs: Annotated[str, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _of_the_action(self) -> DatasetConfig:
+        if self.action == "convert" and self.to is None:
+            raise ValueError("to: give the format to convert to: to=idx, to=csv, to=npz or to=folder")
+        given = {"to": self.to, "output": self.output, "header": self.header or None}
+        for key, value in given.items():
+            if self.action != "convert" and value is not None:
+                raise ValueError(f"{key}: only 'dataset convert' takes it")
+        if self.header and self.to != "csv":
+            raise ValueError("header: only to=csv takes it")
         return self
 
 

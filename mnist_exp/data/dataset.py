@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,14 @@ import numpy.typing as npt
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Shape = tuple[int, int, int]
+"""Height, width and channels of an image."""
+
+CHUNK = 2048
+"""So many images are converted at a time: enough to be fast, too few to need much memory."""
+
+Advance = Callable[[int], None]
+"""Is told how many more images were written."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,13 @@ class Source:
     test: Part | None
     origin: str
     """Where it was found, for people."""
+    class_names: tuple[str, ...]
+    """The name of each class, in the order of the labels."""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """`train` and, if there is one, `test`."""
+        return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
 
 
 @dataclass(frozen=True)
@@ -45,8 +61,14 @@ class Dataset:
     val: Part | None
     test: Part | None
     origin: str
+    class_names: tuple[str, ...]
     sha256: str
     """SHA-256 of the pixels and labels that are used (train with validation, then test)."""
+
+
+def numbered(classes: int) -> tuple[str, ...]:
+    """The names of classes that have none: "0", "1", …"""
+    return tuple(map(str, range(classes)))
 
 
 def digest(parts: list[Part | None]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnist_exp.data.dataset import Part, Source
+from mnist_exp.data.dataset import Part, Source, numbered
 from mnist_exp.data.splits import stratified
 
 _SIZE, _MARGIN = 20, 4  # of a digit in MNIST's 28×28
@@ -24,4 +24,4 @@ def load() -> Source:
     pixels = np.pad(pixels, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
     whole = Part(pixels[..., np.newaxis], labels.astype(np.int64))
     train, test = stratified(whole.labels, 1 / 6, _TEST_SEED)
-    return Source(whole.take(train), whole.take(test), "scikit-learn")
+    return Source(whole.take(train), whole.take(test), "scikit-learn", numbered(10))

@@ -2,59 +2,95 @@
 
 Big-endian: two zero bytes, a byte for the type (8: unsigned byte), a byte for the number of dimensions, four
 bytes for the size of each, then the values in C order. Described at the end of
-http://yann.lecun.com/exdb/mnist/.
+http://yann.lecun.com/exdb/mnist/. Images of one channel have three dimensions, of three channels four.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import math
+import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from mnist_exp.config.schema import FileSpec
+from mnist_exp.data.dataset import CHUNK, Advance, Part
 from mnist_exp.errors import RequestError
 
+IMAGES, LABELS = (3, 4), (1,)
+"""The numbers of dimensions that a file of images, and one of labels, may have."""
 _UNSIGNED_BYTE = 8
+_NAMES = {"train": "train", "test": "t10k"}
 
 
-def read_content(path: Path, sha256: str | None) -> bytes:
+def read_content(path: Path, spec: FileSpec) -> bytes:
     """The uncompressed content of a file, gzip or not, verified. Raises `RequestError`."""
     try:
         content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise RequestError(f"{path}: a damaged gzip archive ({error}); fetch it again") from error
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
-    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise RequestError(f"{path}: not the expected file: SHA-256 {sha256} expected, {found} found")
+    return unpack(content, spec, str(path))
+
+
+def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
+    """The same without gzip, if it is an archive, verified. Raises `RequestError` that names `name`."""
+    if content[:2] == b"\x1f\x8b":
+        _verify(content, spec.gz_sha256, f"{name}: not the expected archive")
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise RequestError(f"{name}: a damaged gzip archive ({error}); fetch it again") from error
+    _verify(content, spec.sha256, f"{name}: not the expected file")
     return content
 
 
-def parse(content: bytes, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
-    """The array that IDX content holds. Raises `RequestError` that names `name`."""
-    header = 4 + 4 * dimensions
-    expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
-    if content[:4] != expected:
-        found = content[:4].hex(" ") or "nothing"
+def _verify(content: bytes, sha256: str | None, message: str) -> None:
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise RequestError(f"{message}: SHA-256 {sha256} expected, {found} found")
+
+
+def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """The array that IDX content holds, of one of these numbers of dimensions.
+
+    Raises `RequestError` that names `name`.
+    """
+    start = bytes([0, 0, _UNSIGNED_BYTE])
+    if content[:3] != start or content[3:4] not in map(bytes, ([n] for n in dimensions)):
+        expected = " or ".join(f"{start.hex(' ')} {number:02x}" for number in dimensions)
         raise RequestError(
-            f"{name}: not an IDX file of unsigned bytes in {dimensions} dimension{'s' * (dimensions > 1)}: "
-            f"begins with {found}, expected {expected.hex(' ')}"
+            f"{name}: not an IDX file of unsigned bytes in {' or '.join(map(str, dimensions))} "
+            f"dimension{'s' * (dimensions != (1,))}: "
+            f"begins with {content[:4].hex(' ') or 'nothing'}, expected {expected}"
         )
+    header = 4 + 4 * content[3]
     if len(content) < header:
         raise RequestError(f"{name}: ends inside its header, after {len(content)} of {header} bytes")
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", dimensions, offset=4))
-    values = len(content) - header
-    # Python's integers: four sizes of 2^32 overflow NumPy's.
-    promised = 1
-    for size in shape:
-        promised *= size
+    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    promised, values = math.prod(shape), len(content) - header
     if values != promised:
         raise RequestError(
             f"{name}: its header promises {'×'.join(map(str, shape))} = {promised} values, {values} follow"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def write(folder: Path, parts: dict[str, Part], advance: Advance) -> None:
+    """Write the two files of each part, under MNIST's names."""
+    for name, part in parts.items():
+        # One channel is the usual case of the format, and has no dimension of its own there.
+        images = part.images[..., 0] if part.images.shape[3] == 1 else part.images
+        with (folder / f"{_NAMES[name]}-images-idx3-ubyte").open("wb") as file:
+            file.write(_header(images.shape))
+            for start in range(0, len(images), CHUNK):
+                file.write(np.ascontiguousarray(images[start : start + CHUNK]).data)
+                advance(len(images[start : start + CHUNK]))
+        labels = part.labels.astype(np.uint8)
+        (folder / f"{_NAMES[name]}-labels-idx1-ubyte").write_bytes(_header(labels.shape) + labels.tobytes())
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(f">4B{len(shape)}I", 0, 0, _UNSIGNED_BYTE, len(shape), *shape)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from mnist_exp.config.schema import DataConfig
-from mnist_exp.data import digits, idx
-from mnist_exp.data.dataset import Dataset, Part, Source, digest
-from mnist_exp.data.lookup import locate, read_npz
+from mnist_exp.data import csv, digits, folder, idx, npz
+from mnist_exp.data.dataset import Dataset, Part, Source, digest, numbered
+from mnist_exp.data.lookup import given_paths, locate
 from mnist_exp.data.splits import stratified
 from mnist_exp.errors import RequestError
 
@@ -21,23 +21,30 @@ def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
     Raises `RequestError` for data that is damaged or other than declared, `lookup.NotFound` where nobody has
     it.
     """
-    source = digits.load() if data.source == "digits" else _find_files(data, tell)
-    for name, part in (("training", source.train), ("test", source.test)):
-        if part is not None:
-            _verify(part, data, f"{source.origin}: {name} set")
+    read = {"idx": _idx, "csv": _csv, "npz": _npz, "folder": _folder, "digits": lambda *_: digits.load()}
+    source = read[data.source](data, tell)
+    for name, part in source.parts.items():
+        _verify(part, data, f"{source.origin}: {'training' if name == 'train' else 'test'} set")
     return source
+
+
+def limited(source: Source, data: DataConfig) -> Source:
+    """What `data.limit` allows: at most so many training images, and in proportion for test."""
+    if data.limit is None or data.limit >= len(source.train):
+        return source
+    share = data.limit / len(source.train)
+    train, test = (
+        part and part.take(stratified(part.labels, share, data.split_seed)[1])
+        for part in (source.train, source.test)
+    )
+    assert train is not None
+    return replace(source, train=train, test=test or None)
 
 
 def prepare(source: Source, data: DataConfig) -> Dataset:
     """Keep what `data.limit` allows and split off the validation part."""
-    train, test = source.train, source.test
-    if data.limit is not None and data.limit < len(train):
-        share = data.limit / len(train)
-        train = train.take(stratified(train.labels, share, data.split_seed)[1])
-        test = test and test.take(stratified(test.labels, share, data.split_seed)[1])
-        if test is not None and not len(test):
-            test = None
-    sha256 = digest([train, test])
+    source = limited(source, data)
+    train = source.train
     kept, held_out = stratified(train.labels, data.val_fraction, data.split_seed)
     if not len(kept) or (data.val_fraction and not len(held_out)):
         raise RequestError(
@@ -45,32 +52,80 @@ def prepare(source: Source, data: DataConfig) -> Dataset:
             "both need at least one"
         )
     val = train.take(held_out) if len(held_out) else None
-    return Dataset(train.take(kept), val, test, source.origin, sha256)
+    sha256 = digest([train, source.test])
+    return Dataset(train.take(kept), val, source.test, source.origin, source.class_names, sha256)
 
 
-def _find_files(data: DataConfig, tell: Callable[[str], None]) -> Source:
+def _idx(data: DataConfig, tell: Callable[[str], None]) -> Source:
     located = locate(data, tell)
+    names = data.class_names or numbered(data.classes)
     if located.npz is not None:
-        arrays = read_npz(located.npz)
-        train = _part(arrays["x_train"], arrays["y_train"])
-        return Source(train, _part(arrays["x_test"], arrays["y_test"]), located.origin)
+        train, test, _ = npz.read(located.npz)
+        return Source(train, test, located.origin, names)
     assert located.idx is not None
-    assert data.files is not None
-    parts = []
+    parts: dict[str, Part] = {}
     for kind in ("train", "test"):
+        if f"{kind}_images" not in located.idx:
+            continue
         images_name, labels_name = (
-            f"{located.origin}/{getattr(data.files, f'{kind}_{what}').name}" for what in ("images", "labels")
+            f"{located.origin}/{data.parts[f'{kind}_{what}'].name}" for what in ("images", "labels")
         )
-        images = idx.parse(located.idx[f"{kind}_images"], images_name, dimensions=3)
-        labels = idx.parse(located.idx[f"{kind}_labels"], labels_name, dimensions=1)
+        images = idx.parse(located.idx[f"{kind}_images"], images_name, idx.IMAGES)
+        labels = idx.parse(located.idx[f"{kind}_labels"], labels_name, idx.LABELS)
         if len(images) != len(labels):
             raise RequestError(f"{images_name}: {len(images)} images, but {len(labels)} labels in {labels_name}")
-        parts.append(_part(images, labels))
-    return Source(parts[0], parts[1], located.origin)
+        parts[kind] = Part(images if images.ndim == 4 else images[..., np.newaxis], labels.astype(np.int64))
+    return Source(parts["train"], parts.get("test"), located.origin, names)
 
 
-def _part(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8]) -> Part:
-    return Part(images[..., np.newaxis] if images.ndim == 3 else images, labels.astype(np.int64))
+def _csv(data: DataConfig, tell: Callable[[str], None]) -> Source:
+    parts = {part: csv.read(path, data.shape, data.classes) for part, path in given_paths(data).items()}
+    return Source(parts["train"], parts.get("test"), str(data.dir), data.class_names or numbered(data.classes))
+
+
+def _npz(data: DataConfig, tell: Callable[[str], None]) -> Source:
+    path = given_paths(data)["archive"]
+    train, test, named = npz.read(path)
+    if named is not None and len(named) != data.classes:
+        raise RequestError(
+            f"{path}: class_names has {len(named)} names, but data.classes={data.classes}; "
+            f"data.classes={len(named)} would declare them"
+        )
+    if named and data.class_names and named != data.class_names:
+        raise RequestError(
+            f"{path}: its class_names {_listed(named)} are not data.class_names={_listed(data.class_names)}"
+        )
+    return Source(train, test, str(path), named or data.class_names or numbered(data.classes))
+
+
+def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
+    paths = given_paths(data)
+    folders = folder.class_folders(paths["train"])
+    if len(folders) != data.classes:
+        raise RequestError(
+            f"{paths['train']}: {len(folders)} class folders ({_listed(folders)}), "
+            f"but data.classes={data.classes}; data.classes={len(folders)} would declare them"
+        )
+    if "test" in paths and set(found := folder.class_folders(paths["test"])) != set(folders):
+        differing = sorted(set(found) ^ set(folders))
+        raise RequestError(
+            f"{paths['test']}: its class folders are not those of {paths['train']}: {_listed(tuple(differing))} "
+            "only in one of them"
+        )
+    names = data.class_names or folders
+    if set(names) == set(folders):
+        folders = names  # the declared order is that of the labels
+    elif folders != numbered(data.classes):  # numbers may be given any names
+        raise RequestError(
+            f"{paths['train']}: its class folders {_listed(folders)} are not data.class_names={_listed(names)}"
+        )
+    parts = {part: folder.read(path, folders, data.shape, part == "test") for part, path in paths.items()}
+    return Source(parts["train"], parts.get("test"), str(data.dir), names)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    most = 12
+    return f"[{', '.join(names[:most])}{', …' if len(names) > most else ''}]"
 
 
 def _verify(part: Part, data: DataConfig, name: str) -> None:
@@ -78,10 +133,13 @@ def _verify(part: Part, data: DataConfig, name: str) -> None:
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:
         found, expected = ("×".join(map(str, shape)) for shape in (part.images.shape[1:], data.shape))
-        raise RequestError(f"{name}: images of {found}, but data.shape says {expected}")
+        raise RequestError(
+            f"{name}: images of {found}, but data.shape says {expected}; "
+            f"data.shape=[{','.join(map(str, part.images.shape[1:]))}] would declare them"
+        )
     if part.labels.min() < 0 or part.labels.max() >= data.classes:
         place = int(np.argmax((part.labels < 0) | (part.labels >= data.classes)))
         raise RequestError(
             f"{name}: label {part.labels[place]} at image {place} (from 0); data.classes={data.classes} "
-            f"allows 0 to {data.classes - 1}"
+            f"allows 0 to {data.classes - 1}; data.classes={part.labels.max() + 1} would declare them"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -49,6 +51,24 @@ class TrainingDisplay:
         """Print the epoch's line; the bar starts anew."""
         say(epoch_line(row, self._epochs, is_best))
         self._bar.reset(self._task, metrics="")
+
+
+@contextmanager
+def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; what it gives is told how many more images are done."""
+    console = Console(file=sys.stdout)
+    bar = Progress(
+        TextColumn(description),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def epoch_line(row: dict[str, float], epochs: int, is_best: bool) -> str:

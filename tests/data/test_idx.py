@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mnist_exp.config.schema import FileSpec
 from mnist_exp.data.idx import parse, read_content
 from mnist_exp.errors import RequestError
 
@@ -19,14 +22,14 @@ CONTENT = struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + IMAGES.tobytes()
 
 def test_an_array_is_read_as_it_was_written():
     """Shape and values."""
-    np.testing.assert_array_equal(parse(CONTENT, "x", 3), IMAGES)
+    np.testing.assert_array_equal(parse(CONTENT, "x", (3, 4)), IMAGES)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", "begins with nothing"),
-        (b"\x00\x00\x08\x01" + CONTENT[4:], "begins with 00 00 08 01, expected 00 00 08 03"),
+        (b"\x00\x00\x08\x01" + CONTENT[4:], "begins with 00 00 08 01, expected 00 00 08 03 or 00 00 08 04"),
         (b"\x89PNG" + CONTENT[4:], "begins with 89 50 4e 47"),
         (CONTENT[:10], "ends inside its header, after 10 of 16 bytes"),
         (CONTENT[:-1], "its header promises 2×3×4 = 24 values, 23 follow"),
@@ -37,7 +40,7 @@ def test_an_array_is_read_as_it_was_written():
 def test_what_is_not_idx_is_told(content: bytes, message: str):
     """Wrong magic numbers, and sizes that disagree with what follows."""
     with pytest.raises(RequestError, match="images-file: ") as caught:
-        parse(content, "images-file", 3)
+        parse(content, "images-file", (3, 4))
     assert message in str(caught.value)
 
 
@@ -46,7 +49,11 @@ def test_gzip_and_plain_files_are_the_same(tmp_path: Path):
     (tmp_path / "plain").write_bytes(CONTENT)
     (tmp_path / "packed").write_bytes(gzip.compress(CONTENT))
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    assert read_content(tmp_path / "plain", sha256) == read_content(tmp_path / "packed", sha256) == CONTENT
+    assert (
+        read_content(tmp_path / "plain", FileSpec(name="x", sha256=sha256))
+        == read_content(tmp_path / "packed", FileSpec(name="x", sha256=sha256))
+        == CONTENT
+    )
 
 
 @pytest.mark.parametrize("cut", [3, 20, -3])
@@ -55,11 +62,53 @@ def test_a_truncated_archive_is_told(tmp_path: Path, cut: int):
     file = tmp_path / "cut.gz"
     file.write_bytes(gzip.compress(CONTENT)[:cut])
     with pytest.raises(RequestError, match=r"cut\.gz: a damaged gzip archive"):
-        read_content(file, None)
+        read_content(file, FileSpec(name="x"))
 
 
 def test_other_content_is_told(tmp_path: Path):
     """A file that is not the expected one names both digests."""
     (tmp_path / "other").write_bytes(CONTENT)
     with pytest.raises(RequestError, match="SHA-256 abc expected, [0-9a-f]{64} found"):
-        read_content(tmp_path / "other", "abc")
+        read_content(tmp_path / "other", FileSpec(name="x", sha256="abc"))
+
+
+def test_colour_images_have_four_dimensions():
+    """As this program writes them."""
+    images = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
+    content = struct.pack(">4B4I", 0, 0, 8, 4, 2, 3, 4, 3) + images.tobytes()
+    np.testing.assert_array_equal(parse(content, "x", (3, 4)), images)
+
+
+LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (CONTENT, LABELS[:-1], "train-labels-idx1-ubyte: its header promises 2 = 2 values, 1 follow"),
+        (CONTENT[:-1], LABELS, "train-images-idx3-ubyte: its header promises 2×3×4 = 24 values, 23 follow"),
+        (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file of unsigned bytes in 3 or 4 dimensions"),
+        (b"", LABELS, "train-images-idx3-ubyte: not an IDX file"),
+        (gzip.compress(CONTENT)[:-9], LABELS, "train-images-idx3-ubyte: a damaged gzip archive"),
+        (CONTENT, struct.pack(">4BI", 0, 0, 8, 1, 1) + b"\0", "2 images, but 1 labels in"),
+        (CONTENT, LABELS[:-1] + b"\2", "label 2 at image 1 (from 0); data.classes=2 allows 0 to 1; data.classes=3 would"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 0, 3, 4), struct.pack(">4BI", 0, 0, 8, 1, 0), "training set: no images"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2, 4, 3) + CONTENT[16:], LABELS, "data.shape=[4,3,1] would declare them"),
+    ],
+)  # fmt: skip
+def test_files_that_are_wrong_are_refused(refused: Callable[..., str], images: bytes, labels: bytes, told: str):
+    """With their name, before anything is done, with exit status 2."""
+    Path("train-images-idx3-ubyte").write_bytes(images)
+    Path("train-labels-idx1-ubyte").write_bytes(labels)
+    words = ("data.files.test_images=null", "data.files.test_labels=null")
+    assert told in refused("idx", *words, shape="[3,4,1]")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_files_that_may_not_be_read_are_told(refused: Callable[..., str]):
+    """Whatever the format."""
+    for name in ("train.csv", "data.npz"):
+        Path(name).write_bytes(b"x")
+        Path(name).chmod(0)
+    assert "train.csv: cannot be read: Permission denied" in refused("csv", "data.files.test=null")
+    assert "data.npz: cannot be read: Permission denied" in refused("npz")

@@ -10,7 +10,7 @@ import pytest
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
-from mnist_exp.data.dataset import Part, Source
+from mnist_exp.data.dataset import Part, Source, numbered
 from mnist_exp.data.load import find, prepare
 from mnist_exp.data.splits import stratified
 from mnist_exp.errors import RequestError
@@ -83,13 +83,13 @@ def test_a_limit_that_leaves_nothing_is_told():
     """There must be something to train on and to validate on."""
     part = Part(np.zeros((4, 28, 28, 1), np.uint8), np.arange(4, dtype=np.int64))
     with pytest.raises(RequestError, match="leaves 2 training and 0 validation images"):
-        prepare(Source(part, None, "here"), data_config("data=digits", "data.limit=2"))
+        prepare(Source(part, None, "here", numbered(10)), data_config("data=digits", "data.limit=2"))
 
 
 def test_a_source_without_test_part_has_none():
     """And without validation part, if none is asked for."""
     part = Part(np.zeros((40, 28, 28, 1), np.uint8), np.arange(40, dtype=np.int64) % 10)
-    data = prepare(Source(part, None, "here"), data_config("data=digits", "data.val_fraction=0"))
+    data = prepare(Source(part, None, "here", numbered(10)), data_config("data=digits", "data.val_fraction=0"))
     assert data.test is None
     assert data.val is None
     assert len(data.train) == 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import struct
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import Cli
 
-from mnist_exp.config.schema import DataConfig, FileSpec, FourFiles
+from mnist_exp.config.schema import DataConfig, FileSpec
 from mnist_exp.data import lookup
 from mnist_exp.data.load import find
 from mnist_exp.data.lookup import NotFound, cache_folder
@@ -36,11 +38,10 @@ CONTENTS = {
 
 
 def config(**changes: object) -> DataConfig:
-    files = FourFiles(
-        **{part: FileSpec(name=part, sha256=hashlib.sha256(c).hexdigest()) for part, c in CONTENTS.items()}
-    )
+    files = {part: FileSpec(name=part, sha256=hashlib.sha256(c).hexdigest()) for part, c in CONTENTS.items()}
+    nobody = ("http://127.0.0.1:1/",)
     values: dict[str, object] = {
-        "name": "tiny", "source": "idx", "dir": None, "files": files, "mirrors": (), "keras_cache": None,
+        "name": "tiny", "source": "idx", "dir": None, "files": files, "mirrors": nobody, "keras_cache": None,
         "shape": (4, 5, 1), "classes": 3, "class_names": ("a", "b", "c"), "val_fraction": 0.1, "split_seed": 0,
         "limit": None, "fallback": None,
     }  # fmt: skip
@@ -193,8 +194,97 @@ def test_counts_that_disagree_are_told(tmp_path: Path):
     """As many labels as images."""
     labels = idx(np.zeros(19, np.uint8))
     folder = write(tmp_path / "given", train_labels=labels)
-    files = config().files
-    assert files is not None
-    loose = FourFiles(**{part: FileSpec(name=part, sha256=None) for part in CONTENTS})
+    loose = {part: FileSpec(name=part) for part in CONTENTS}
     with pytest.raises(RequestError, match="20 images, but 19 labels in .*train_labels"):
         find(config(dir=str(folder), files=loose), print)
+
+
+def packed_specs() -> dict[str, FileSpec]:
+    """The files of the mirror as known by their archives' digests alone."""
+    return {
+        part: FileSpec(name=part, gz_sha256=hashlib.sha256(gzip.compress(content, mtime=0)).hexdigest())
+        for part, content in CONTENTS.items()
+    }
+
+
+def write_archives(folder: Path, **changes: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, content in {**CONTENTS, **changes}.items():
+        (folder / f"{part}.gz").write_bytes(gzip.compress(content, mtime=0))
+    return folder
+
+
+def test_archives_with_a_digest_are_kept_as_they_are(mirror: tuple[str, Path, list[str]]):
+    """Where only the digest of the archive is published, the cache keeps what can be verified again."""
+    address, folder, asked = mirror
+    write_archives(folder)
+    packed = config(mirrors=(address,), files=packed_specs())
+    find(packed, lambda _: None)
+    assert sorted(path.name for path in cache_folder("tiny").iterdir()) == sorted(
+        f"{part}.gz" for part in CONTENTS
+    )
+    asked.clear()
+    assert find(packed, lambda _: None).origin == str(cache_folder("tiny"))
+    assert asked == []
+    write_archives(cache_folder("tiny"), test_labels=CONTENTS["train_labels"])
+    with pytest.raises(RequestError, match=r"test_labels\.gz: not the expected archive: SHA-256 "):
+        find(packed, lambda _: None)
+
+
+def test_keras_folder_of_archives_is_used(tmp_path: Path):
+    """As Keras keeps Fashion-MNIST, if the digests are right."""
+    kept = write_archives(tmp_path / "keras" / "datasets" / "tiny")
+    there = config(keras_cache=FileSpec(name="tiny"), files=packed_specs())
+    assert find(there, lambda _: None).origin == str(kept)
+    write_archives(kept, test_labels=CONTENTS["train_labels"])
+    with pytest.raises(NotFound, match=r"test_labels\.gz: not the expected archive"):
+        find(there, lambda _: None)
+
+
+def test_files_without_test_part_are_enough(tmp_path: Path):
+    """Null in the place of both test files says that there is none."""
+    folder = write(tmp_path / "given")
+    (folder / "test_images").unlink()
+    (folder / "test_labels").unlink()
+    files = {**(config().files), "test_images": None, "test_labels": None}
+    assert find(config(dir=str(folder), files=files), print).test is None
+
+
+@pytest.fixture
+def words(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> list[str]:
+    """A command line's words for the mirror's data set: an option of the user's own."""
+    address, folder, _ = mirror
+    write(folder, packed=True)
+    files = {part: {"name": part, "sha256": hashlib.sha256(c).hexdigest()} for part, c in CONTENTS.items()}
+    values = config().model_dump(mode="json") | {"files": files, "mirrors": [address]}
+    option = tmp_path / "conf" / "data" / "tiny.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(json.dumps(values))
+    return ["--config-dir", str(option.parent.parent), "data=tiny"]
+
+
+def test_fetch_fills_the_cache_once(cli: Cli, mirror: tuple[str, Path, list[str]], words: list[str]):
+    """It says where it is, and the second time that it is there."""
+    address, _, asked = mirror
+    out = cli("dataset", "fetch", *words).out
+    assert f"tiny is in {cache_folder('tiny')}, from {address}" in out
+    assert len(asked) == 4
+    assert f"tiny is in {cache_folder('tiny')} already, verified" in cli("dataset", "fetch", *words).out
+    assert len(asked) == 4
+    assert "20 train, 6 test, each 4×5×1" in cli("dataset", "verify", *words).out
+
+
+def test_fetch_mends_a_damaged_cache(cli: Cli, words: list[str]):
+    """What is not the expected file is fetched anew."""
+    cli("dataset", "fetch", *words)
+    write(cache_folder("tiny"), test_images=b"damaged")
+    out = cli("dataset", "fetch", *words).out
+    assert "test_images: not the expected file" in out
+    assert "fetching it anew" in out
+    assert "6 test" in cli("dataset", "verify", *words).out
+
+
+def test_a_cache_that_cannot_be_written_fails_the_fetch(cli: Cli, words: list[str], tmp_path: Path):
+    """Exit status 1: what was asked for was not done."""
+    (tmp_path / "cache").write_text("")
+    assert "cannot be written: Not a directory" in cli("dataset", "fetch", *words, status=1).err

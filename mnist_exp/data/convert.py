@@ -1,0 +1,54 @@
+"""Writing a data set in another format, so that reading it gives the same pixels, labels and order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mnist_exp.data import csv, folder, idx, npz
+from mnist_exp.data.dataset import Advance, Source, numbered
+from mnist_exp.errors import RequestError
+
+
+def check(source: Source, to: str) -> None:
+    """Raises `RequestError` for what a format cannot hold."""
+    if to == "idx" and (most := max(int(part.labels.max()) for part in source.parts.values())) > 255:
+        raise RequestError(f"to=idx: the labels of IDX files are bytes, up to 255; there is a label {most}")
+    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    if to == "folder" and not counts.all():
+        name = source.class_names[int(np.argmin(counts))]
+        raise RequestError(f"to=folder: class {name} has no training image, and would be an empty folder")
+
+
+def write(source: Source, to: str, target: Path, header: bool, advance: Advance) -> None:
+    """Write a data set into an empty folder. Raises `OSError`."""
+    parts = source.parts
+    if to == "idx":
+        idx.write(target, parts, advance)
+    elif to == "csv":
+        csv.write(target, parts, header, advance)
+    elif to == "npz":
+        npz.write(target, parts, source.class_names, advance)
+    else:
+        folder.write(target, parts, source.class_names, advance)
+
+
+def differing(source: Source, to: str) -> dict[str, object]:
+    """The keys of `data` that must be given to read what was written, unless their defaults are these."""
+    keys: dict[str, object] = {
+        "data.shape": list(source.train.images.shape[1:]),
+        "data.classes": len(source.class_names),
+    }
+    names = source.class_names
+    if to == "folder":
+        # The folders name the classes, in the order of their names.
+        written = folder.folder_names(names)
+        keys["data.class_names"] = None if names == folder.in_order(written) else list(names)
+    elif to != "npz":
+        keys["data.class_names"] = None if names == numbered(len(names)) else list(names)
+    if source.test is None and to == "idx":
+        keys |= {"data.files.test_images": None, "data.files.test_labels": None}
+    elif source.test is None and to != "npz":
+        keys["data.files.test"] = None
+    return keys

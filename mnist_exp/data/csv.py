@@ -1,0 +1,168 @@
+"""CSV files: an image per line, its label first, then its pixels in C order (height, width, channel).
+
+The first line may be a header. Values are whole numbers, pixels from 0 to 255. Lines may end in CRLF, empty
+ones are passed over, and a byte order mark is no matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mnist_exp.data.dataset import CHUNK, Advance, Part, Shape
+from mnist_exp.errors import RequestError
+
+_BLOCK = 1 << 20  # bytes read at a time: larger ones were hardly faster, and took 40 MB more
+
+
+def read(path: Path, shape: Shape, classes: int) -> Part:
+    """The images and labels of a file. Raises `RequestError` with the line of what is wrong."""
+    import pyarrow as pa  # only here: it takes a sixth of a second to import
+    from pyarrow import csv as fast
+
+    skip = _header_lines(path)
+    columns = 1 + math.prod(shape)
+    names = [str(column) for column in range(columns)]
+    # A value takes two bytes at least: so many images are in the file at most. Unused memory is never touched.
+    most = path.stat().st_size // (2 * columns) + 1
+    images, labels = np.empty((most, columns - 1), np.uint8), np.empty(most, np.int64)
+    count = 0
+    if _has_hexadecimals(path, skip):  # which the fast reader takes for numbers
+        _explain(path, shape, classes)
+    try:
+        batches = fast.open_csv(
+            str(path),
+            read_options=fast.ReadOptions(
+                column_names=names, skip_rows=skip, block_size=max(_BLOCK, 16 * columns)
+            ),
+            convert_options=fast.ConvertOptions(
+                column_types={name: pa.uint8() for name in names} | {"0": pa.int64()}, null_values=[]
+            ),
+        )
+        for batch in batches:
+            end = count + batch.num_rows
+            labels[count:end] = batch.column(0).to_numpy()
+            images[count:end] = batch.select(names[1:]).to_tensor().to_numpy()
+            count = end
+    except (pa.ArrowException, OSError, ValueError) as error:
+        _explain(path, shape, classes)
+        raise RequestError(f"{path}: cannot be read: {error}") from error
+    labels = labels[:count]
+    if not count or labels.min() < 0 or labels.max() >= classes:
+        _explain(path, shape, classes, highest=int(labels.max(initial=0)))
+    return Part(images[:count].reshape(-1, *shape), labels)
+
+
+def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) -> None:
+    """Write `train.csv` and `test.csv`; the header is the one of Kaggle's Digit Recognizer."""
+    # Every value with what follows it, in four bytes; the unused ones are taken out of the finished text.
+    inner, last = (np.array([f"{value}{end}" for value in range(256)], "S4").view("u4") for end in ",\n")
+    for name, part in parts.items():
+        pixels = part.images.reshape(len(part), -1)
+        with (folder / f"{name}.csv").open("wb") as file:
+            if header:
+                file.write(",".join(["label", *(f"pixel{i}" for i in range(pixels.shape[1]))]).encode() + b"\n")
+            for start in range(0, len(part), CHUNK):
+                values = pixels[start : start + CHUNK]
+                labels = np.strings.add(part.labels[start : start + CHUNK].astype("S"), b",")
+                lines = np.empty(len(values), [("label", labels.dtype), ("pixels", "u4", (pixels.shape[1],))])
+                lines["label"] = labels
+                lines["pixels"] = inner[values]
+                lines["pixels"][:, -1] = last[values[:, -1]]
+                file.write(lines.tobytes().translate(None, b"\0"))
+                advance(len(values))
+
+
+def _header_lines(path: Path) -> int:
+    """How many lines come before the first image."""
+    rows = _rows(path)
+    line, first = next(rows, (0, []))
+    if not first:
+        raise RequestError(f"{path}: is empty; expected a line per image: its label, then its pixels")
+    if not _is_header(first):
+        return line - 1
+    if next(rows, None) is None:
+        raise RequestError(f"{path}: has a header, but no images")
+    return line
+
+
+def _has_hexadecimals(path: Path, skip: int) -> bool:
+    with path.open("rb") as file:
+        for _ in range(skip):
+            file.readline()
+        return any(b"x" in block or b"X" in block for block in iter(lambda: file.read(_BLOCK), b""))
+
+
+def _is_header(row: Sequence[str]) -> bool:
+    """Whether it holds names, or a name and the pixels' numbers: one damaged value makes no header."""
+    named = not any(map(_is_number, row))
+    counted = not _is_number(row[0]) and [*map(str.strip, row[1:])] in (
+        [*map(str, range(len(row) - 1))],
+        [*map(str, range(1, len(row)))],
+    )
+    return named or counted
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines that are not empty, with their numbers from 1."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            rows = csv.reader(file)
+            for row in rows:
+                if row:
+                    yield rows.line_num, row
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
+    except csv.Error as error:
+        raise RequestError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+def _explain(path: Path, shape: Shape, classes: int, highest: int = 0) -> None:
+    """Look slowly for the first thing that is wrong with a file. Raises `RequestError` if there is one.
+
+    `highest` is the highest label, if it is known.
+    """
+    columns = 1 + math.prod(shape)
+    for number, (line, row) in enumerate(_rows(path)):
+        if number == 0 and _is_header(row):
+            continue
+        place = f"{path}, line {line}"
+        if len(row) != columns:
+            raise RequestError(f"{place}: {_other_length(len(row), shape)}")
+        for column, text in enumerate(row, start=1):
+            what, limit = ("label", classes - 1) if column == 1 else ("pixel", 255)
+            value = text.strip()
+            if not (value.isascii() and value.isdigit()) or int(value) > limit:
+                advice = ""
+                if column == 1 and value.isascii() and value.isdigit():
+                    advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
+                raise RequestError(
+                    f"{place}, column {column}: expected a {what}, a whole number from 0 to {limit}, "
+                    f"found {value[:40]!r}{advice}"
+                )
+
+
+def _other_length(found: int, shape: Shape) -> str:
+    """What is wrong with a line of so many values, and which override would make it right."""
+    pixels = math.prod(shape)
+    declared = f"data.shape=[{','.join(map(str, shape))}]"
+    if found == pixels:
+        return f"{found} values: the pixels of {declared}, but no label before them; these images are not labelled"
+    message = f"{found} values, expected {1 + pixels}: a label and the pixels of {declared}"
+    for channels in (1, 3):
+        side = math.isqrt(max(found - 1, 0) // channels)
+        if side and side * side * channels == found - 1:
+            return f"{message}; data.shape=[{side},{side},{channels}] would fit"
+    return message

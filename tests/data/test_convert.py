@@ -1,0 +1,125 @@
+"""Conversion: whatever the format, the same pixels, labels and order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import Cli
+
+FORMATS = ("idx", "csv", "npz", "folder")
+RNG = np.random.default_rng(0)
+
+
+def made(shape: tuple[int, ...], names: list[str] | None = None, test: bool = True, classes: int = 3) -> list[str]:
+    """A data set of 60 random images as NPZ in the working directory, and the words that read it."""
+    images, labels = RNG.integers(0, 256, (60, *shape), np.uint8), RNG.permutation(np.arange(60) % classes)
+    arrays = {"x_train": images[:40], "y_train": labels[:40]}
+    if test:
+        arrays |= {"x_test": images[40:], "y_test": labels[40:]}
+    if names:
+        arrays["class_names"] = np.array(names)
+    np.savez("data.npz", **arrays)
+    full = [*shape, 1] if len(shape) == 2 else shape
+    return ["data=npz", "data.dir=.", f"data.shape=[{','.join(map(str, full))}]", f"data.classes={classes}"]
+
+
+def sha256(out: str) -> str:
+    found = re.search(r"^SHA-256 ([0-9a-f]{64}) ", out, re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def used(out: str) -> list[str]:
+    """The words of the command line that a conversion ends with."""
+    found = re.search(r"^use it  mnist-exp (.*)$", out, re.MULTILINE)
+    assert found
+    return shlex.split(found[1])
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize(
+    ("shape", "names", "test", "classes"),
+    [
+        ((5, 7), None, True, 3),
+        ((4, 3, 3), None, True, 3),
+        ((3, 1, 3), ["T-shirt/top", "it's", 'a "b" \\'], True, 3),
+        ((1, 6), ["zebra", "cat", "dog, or so"], False, 3),
+        ((2, 2), None, True, 12),
+        ((28, 28), ["7", "null", "x=1"], False, 3),
+    ],
+)
+def test_there_and_back_is_the_same(
+    cli: Cli, to: str, shape: tuple[int, ...], names: list[str] | None, test: bool, classes: int
+):
+    """Through every format, grey and colour, with and without test set; by the command line that it prints."""
+    first = cli("dataset", "convert", *made(shape, names, test, classes), f"to={to}", "output=a b=c").out
+    verified = cli("dataset", "verify", *used(first)).out
+    assert sha256(verified) == sha256(first)
+    for name in names or ():
+        assert name in verified
+    again = cli("dataset", "convert", *used(first), "to=npz", "output=again").out
+    with np.load("data.npz") as before, np.load("again/data.npz") as after:
+        assert set(before) == set(after)
+        for name in before:
+            np.testing.assert_array_equal(before[name].reshape(after[name].shape), after[name])
+    assert sha256(again) == sha256(first)
+
+
+@pytest.mark.mnist
+def test_mnist_goes_through_every_format(cli: Cli, use: Callable[[str], None]):
+    """And ends as the files that it began with, to the byte."""
+    use("mnist")
+    words = ["data=mnist"]
+    for to in ("csv", "npz", "folder", "idx"):
+        out = cli("dataset", "convert", *words, f"to={to}", f"output={to}").out
+        assert sha256(out) == "f9f06a0dd76ba0dd234d7126d2a7a40257f9e97a61831ac2811f3450d6b90d4a"
+        words = used(out)
+        assert words == [f"data={to}", f"data.dir={to}"]
+    # The digests of MNIST's own files are in conf/data/mnist.yaml.
+    cli("dataset", "verify", "data=mnist", "data.dir=idx")
+
+
+def test_a_header_is_kaggles(cli: Cli):
+    """`label,pixel0,…`; without one, the first line is an image."""
+    words = made((2, 2))
+    cli("dataset", "convert", *words, "to=csv", "output=with", "header=true")
+    cli("dataset", "convert", *words, "to=csv", "output=without")
+    header, rest = Path("with/train.csv").read_text().split("\n", 1)
+    assert header == "label,pixel0,pixel1,pixel2,pixel3"
+    assert rest == Path("without/train.csv").read_text()
+    assert cli("dataset", "verify", "data=csv", "data.dir=with", *words[2:]).status == 0
+
+
+def test_class_folders_have_the_classes_names(cli: Cli):
+    """Where they are names that a folder can have, and numbers otherwise."""
+    cli("dataset", "convert", *made((2, 2), ["cat", "ant", "dog"]), "to=folder", "output=named")
+    assert sorted(path.name for path in Path("named/train").iterdir()) == ["ant", "cat", "dog"]
+    cli("dataset", "convert", *made((2, 2), ["cat", "a/b", "dog"]), "to=folder", "output=numbered")
+    assert sorted(path.name for path in Path("numbered/train").iterdir()) == ["0", "1", "2"]
+
+
+def test_what_a_format_cannot_hold_is_told(cli: Cli):
+    """Labels over 255 in IDX, a class without images as a folder; nothing is written."""
+    words = made((2, 2), classes=300)
+    np.savez("data.npz", x_train=np.zeros((2, 2, 2), np.uint8), y_train=np.array([0, 299]))
+    said = cli("dataset", "convert", *words, "to=idx", status=2).err
+    assert "to=idx: the labels of IDX files are bytes, up to 255; there is a label 299" in said
+    said = cli("dataset", "convert", *words, "to=folder", status=2).err
+    assert "to=folder: class 1 has no training image" in said
+    out = cli("dataset", "convert", *words, "to=csv", "output=csv").out
+    assert sha256(cli("dataset", "verify", *used(out)).out) == sha256(out)
+    assert sorted(path.name for path in Path().iterdir()) == ["csv", "data.npz"]
+
+
+def test_a_class_without_test_images_has_an_empty_test_folder(cli: Cli):
+    """And reads back."""
+    words = made((2, 2))
+    rng = np.zeros((4, 2, 2), np.uint8)
+    np.savez("data.npz", x_train=rng, y_train=np.array([0, 1, 2, 2]), x_test=rng[:1], y_test=np.array([1]))
+    out = cli("dataset", "convert", *words, "to=folder", "output=f").out
+    assert sha256(cli("dataset", "verify", *used(out)).out) == sha256(out)

@@ -1,0 +1,119 @@
+"""CSV files: what is read, and the line of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mnist_exp.data.csv import read
+
+Refused = Callable[..., str]
+
+GOOD = "0,1,2,3,4,5,255\n1,0,0,0,0,0,9\n"
+HEADER = "label,pixel0,pixel1,pixel2,pixel3,pixel4,pixel5\n"
+TRAIN_ONLY = "data.files.test=null"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        HEADER + GOOD,
+        "label,0,1,2,3,4,5\n" + GOOD,
+        "y,1,2,3,4,5,6\n" + GOOD,
+        "\ufeff" + GOOD,
+        "\ufeff" + HEADER + GOOD,
+        GOOD.replace("\n", "\r\n"),
+        (HEADER + GOOD).replace("\n", "\r\n"),
+        GOOD.rstrip("\n"),
+        GOOD + "\n\n",
+        "\n" + GOOD,
+        "\n" + HEADER + "\n" + GOOD,
+        '"0","1",2,3,4,5,255\n"1",0,0,0,0,0,9\n',
+        " 0, 1,2,3,4,5,255\n1,0,0,0,0,0,9\n",
+    ],
+)
+def test_every_way_to_write_it_is_read(tmp_path: Path, text: str):
+    """With a header or not, either kind of line end, a byte order mark, empty lines, quotes, spaces."""
+    (tmp_path / "x.csv").write_bytes(text.encode())
+    part = read(tmp_path / "x.csv", (2, 3, 1), 2)
+    np.testing.assert_array_equal(part.images[..., 0], [[[1, 2, 3], [4, 5, 255]], [[0, 0, 0], [0, 0, 9]]])
+    assert part.labels.tolist() == [0, 1]
+
+
+def test_pixels_are_in_c_order(tmp_path: Path):
+    """Height, width, channel."""
+    (tmp_path / "x.csv").write_text("0," + ",".join(map(str, range(18))) + "\n")
+    np.testing.assert_array_equal(read(tmp_path / "x.csv", (2, 3, 3), 2).images[0], np.arange(18).reshape(2, 3, 3))
+
+
+def test_many_lines_are_read_in_order(tmp_path: Path):
+    """Whatever the size of the blocks that they are read in."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (3000, 30 * 30), np.uint8), rng.integers(0, 10, 3000)
+    np.savetxt(tmp_path / "x.csv", np.c_[labels, images], fmt="%d", delimiter=",")
+    part = read(tmp_path / "x.csv", (30, 30, 1), 10)
+    np.testing.assert_array_equal(part.images.reshape(3000, -1), images)
+    np.testing.assert_array_equal(part.labels, labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "train.csv: is empty"),
+        ("\n\n", "train.csv: is empty"),
+        (HEADER, "train.csv: has a header, but no images"),
+        (GOOD + "1,2,3\n", "train.csv, line 3: 3 values, expected 7"),
+        (HEADER + "\n" + GOOD + "1,0,0,0,0,0,9,9\n", "train.csv, line 5: 8 values, expected 7"),
+        ("0,1,2,3,4\n", "train.csv, line 1: 5 values, expected 7: a label and the pixels of data.shape=[2,3,1]; data.shape=[2,2,1] would fit"),
+        ("0,1,2,3,4,5,6,7,8,9,10,11,12\n", "data.shape=[2,2,3] would fit"),
+        ("1,2,3,4,5,6\n", "train.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], but no label before them"),
+        (GOOD + "1,0,0,x,0,0,9\n", "train.csv, line 3, column 4: expected a pixel, a whole number from 0 to 255, found 'x'"),
+        ("0,1,2,x,4,5,255\n" + GOOD, "train.csv, line 1, column 4: expected a pixel, a whole number from 0 to 255, found 'x'"),
+        (GOOD + "1,0,0,,0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found ''"),
+        (GOOD + "1,0,0,256,0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found '256'"),
+        (GOOD + "1,0,0,-1,0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found '-1'"),
+        (GOOD + "1,0,0,0.5,0,0,9\n", "found '0.5'"),
+        (GOOD + "1,0,0,nan,0,0,9\n", "found 'nan'"),
+        (GOOD + "1,0,0,NaN,0,0,9\n", "found 'NaN'"),
+        (GOOD + "1,0,0,²,0,0,9\n", "found '²'"),
+        (GOOD + "1,0,0,0x1F,0,0,9\n", "found '0x1F'"),
+        (GOOD + "2,0,0,0,0,0,9\n7,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '2'; data.classes=8 would declare it"),
+        (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '-1'"),
+        ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number from 0 to 1, found 'a'"),
+        (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_line(refused: Refused, text: str, told: str):
+    """Damaged, ragged, empty or unlabelled tables."""
+    Path("train.csv").write_bytes(text.encode())
+    assert told in refused("csv", TRAIN_ONLY)
+
+
+def test_what_is_wrong_deep_in_a_file_is_told(refused: Refused):
+    """Past the first blocks that are read."""
+    line = "1," + ",".join(["0"] * 784) + "\n"
+    Path("train.csv").write_text(line * 4000 + line.replace(",0", ",999", 1) + line * 10)
+    assert "train.csv, line 4001, column 2: expected a pixel" in refused("csv", TRAIN_ONLY, shape="[28,28,1]")
+
+
+def test_what_is_no_text_is_told(refused: Refused):
+    """Also a CSV file that UTF-16 was chosen for, and a folder of that name."""
+    Path("train.csv").write_bytes(GOOD.encode("utf-16"))
+    assert "train.csv, line 2, column 1: expected a label" in refused("csv", TRAIN_ONLY)
+    Path("train.csv").write_bytes(bytes(range(256)) * 9)
+    assert "train.csv, line 2: 1 values, expected 7" in refused("csv", TRAIN_ONLY)
+    Path("train.csv").unlink()
+    Path("train.csv").mkdir()
+    assert "there is no file train.csv" in refused("csv", TRAIN_ONLY)
+
+
+def test_kaggles_test_file_is_not_labelled(refused: Refused):
+    """Given as the training file, it is told what it lacks."""
+    Path("test.csv").write_text(",".join(f"pixel{i}" for i in range(6)) + "\n1,2,3,4,5,6\n")
+    assert "test.csv, line 2: 6 values: the pixels of data.shape=[2,3,1], but no label" in refused(
+        "kaggle", "data.files.train=test.csv"
+    )

@@ -1,0 +1,168 @@
+"""Image folders: what is read, and the file of what is wrong."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_exp.data.folder import class_folders, read
+
+Refused = Callable[..., str]
+
+GREY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)
+COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+TRAIN_ONLY = "data.files.test=null"
+
+
+def save(path: str, pixels: np.ndarray = GREY, mode: str | None = None, **options: object) -> Path:
+    file = Path(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image.convert(mode) if mode else image).save(file, **options)  # type: ignore[arg-type]
+    return file
+
+
+def two_classes() -> None:
+    """A training folder with an image in each of two classes."""
+    save("train/cat/a.png")
+    save("train/dog/b.png")
+
+
+def test_images_are_in_the_order_of_their_names():
+    """Then of their classes; hidden files are passed over."""
+    for number, path in enumerate(["b/1.png", "a/2.png", "b/3.PNG", "a/1.png"]):
+        save(f"train/{path}", np.full((2, 3), number, np.uint8))
+    Path("train/.DS_Store").write_text("")
+    Path("train/a/._1.png").write_text("")
+    part = read(Path("train"), class_folders(Path("train")), (2, 3, 1), False)
+    assert part.images[:, 0, 0, 0].tolist() == [3, 0, 1, 2]
+    assert part.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_classes_that_are_numbers_are_in_their_order():
+    """2 before 10; names by the alphabet."""
+    for name in ("10", "9", "2"):
+        Path("numbers", name).mkdir(parents=True)
+    for name in ("10", "9", "x"):
+        Path("names", name).mkdir(parents=True)
+    assert class_folders(Path("numbers")) == ("2", "9", "10")
+    assert class_folders(Path("names")) == ("10", "9", "x")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "LA", "RGBA"])
+def test_grey_is_grey_however_it_was_saved(mode: str):
+    """In colours, with a palette, with an opaque alpha channel: the same pixels."""
+    save("train/a/1.png", mode=mode)
+    np.testing.assert_array_equal(read(Path("train"), ("a",), (2, 3, 1), False).images[0, ..., 0], GREY)
+    np.testing.assert_array_equal(
+        read(Path("train"), ("a",), (2, 3, 3), False).images[0], np.stack([GREY] * 3, axis=2)
+    )
+
+
+def test_black_and_white_images_and_jpeg_files_are_read():
+    """One bit per pixel is 0 and 255; a flat JPEG has the value that was saved."""
+    save("train/a/1.png", GREY, "1")
+    assert set(read(Path("train"), ("a",), (2, 3, 1), False).images.flat) == {0, 255}
+    save("jpeg/a/1.jpg", np.full((2, 3), 77, np.uint8))
+    save("jpeg/a/2.JPEG", np.full((2, 3), 77, np.uint8))
+    assert (read(Path("jpeg"), ("a",), (2, 3, 1), False).images == 77).all()
+
+
+def huge(path: str) -> None:
+    """A PNG of few bytes that claims 50,000×50,000 pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    Path(path).write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+def cut(path: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3), np.uint8)
+    content = save(path, noise).read_bytes()
+    Path(path).write_bytes(content[: content.index(b"IDAT") + 8])
+
+
+def empty_class() -> None:
+    for file in Path("train/dog").iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (empty_class, "train/dog: no images in this class folder"),
+        (lambda: Path("train/dog/x.png").write_text("no image"), "train/dog/x.png: not a PNG or JPEG image"),
+        (lambda: Path("train/dog/x.png").write_bytes(b""), "train/dog/x.png: not a PNG or JPEG image"),
+        (lambda: Path("train/dog/x.txt").write_text(""), "train/dog/x.txt: not a PNG or JPEG file"),
+        (lambda: Path("train/dog/x.png").mkdir(), "train/dog/x.png: not a PNG or JPEG file"),
+        (lambda: save("train/dog/x.gif").rename("train/dog/x.png"), "train/dog/x.png: not a PNG or JPEG image"),
+        (lambda: Path("train/x.png").write_text(""), "train/x.png: expected a folder per class in"),
+        (lambda: cut("train/dog/x.png"), "train/dog/x.png: a damaged image"),
+        (lambda: huge("train/dog/x.png"), "train/dog/x.png: an image of 50000×50000 (height×width), but data.shape says 2×3"),
+        (lambda: save("train/dog/x.png", np.zeros((5, 4), np.uint8)), "train/dog/x.png: an image of 5×4 (height×width), but data.shape says 2×3; data.shape=[5,4,1] would"),
+        (lambda: save("train/dog/x.png", COLOUR), "train/dog/x.png: a colour image, but data.shape says one channel; data.shape=[2,3,3]"),
+        (lambda: save("train/dog/x.png", np.dstack([COLOUR, GREY])), "train/dog/x.png: is transparent"),
+        (lambda: save("train/dog/x.png", GREY.astype(np.uint16) * 99), "train/dog/x.png: 16 bits per channel"),
+        (lambda: save("train/dog/x.jpg", COLOUR, "CMYK"), "train/dog/x.jpg: CMYK colours; expected grey or RGB"),
+        (lambda: Path("train/bird").mkdir(), "train: 3 class folders ([bird, cat, dog]), but data.classes=2; data.classes=3 would"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_its_file(refused: Refused, spoil: Callable[[], object], told: str):
+    """Images that are damaged, none, of another size or kind; folders that are empty or too many."""
+    two_classes()
+    spoil()
+    assert told in refused("folder", TRAIN_ONLY)
+
+
+def test_sixteen_bits_of_colour_are_told(refused: Refused):
+    """Pillow would silently drop half of each."""
+    two_classes()
+    png = bytearray(save("train/dog/b.png", COLOUR).read_bytes())
+    png[24] = 16
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    Path("train/dog/b.png").write_bytes(png)
+    assert "train/dog/b.png: 16 bits per channel; expected 8" in refused("folder", TRAIN_ONLY, shape="[2,3,3]")
+
+
+def test_folders_without_classes_are_told(refused: Refused):
+    """And those that are not there, with the override that says so."""
+    assert "there is no folder train, test" in refused("folder")
+    Path("train").mkdir()
+    assert "there is no folder test; data.files.test=null says that there is none" in refused("folder")
+    assert "train: no class folders" in refused("folder", TRAIN_ONLY)
+
+
+def test_the_given_folder_may_hold_the_classes(refused: Refused):
+    """`data.files.train=.`"""
+    save("cat/a.png")
+    save("dog/b.jpg", COLOUR)
+    assert "dog/b.jpg: a colour image" in refused("folder", TRAIN_ONLY, "data.files.train=.")
+
+
+def test_test_folders_that_differ_are_told(refused: Refused):
+    """The classes are those of the training images."""
+    two_classes()
+    save("test/cat/a.png")
+    save("test/dgo/a.png")
+    assert "test: its class folders are not those of" in (said := refused("folder"))
+    assert "[dgo, dog] only in one of them" in said
+
+
+def test_declared_names_that_differ_are_told(refused: Refused):
+    """Names order the folders of those names; they do not rename them."""
+    two_classes()
+    told = "train: its class folders [cat, dog] are not data.class_names=[cat, cow]"
+    assert told in refused("folder", TRAIN_ONLY, "data.class_names=[cat,cow]")

@@ -1,0 +1,205 @@
+"""`mnist-exp dataset`: what it asks for, what it leaves, and what it leaves behind when it fails."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from running import Cli, start
+
+from mnist_exp.cli import ACTIONS
+from mnist_exp.config.loader import conf_folder
+
+DIGITS = "data=digits"
+
+
+def left() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "dataset: say what to do, after the verb: fetch, verify, convert"),
+        (["to=csv"], "dataset: say what to do, after the verb: fetch, verify, convert"),
+        (["convrt"], "convrt: no such action (did you mean 'convert'?); dataset has fetch, verify, convert"),
+        (["convert", DIGITS], "to: give the format to convert to: to=idx, to=csv, to=npz or to=folder"),
+        (["convert", DIGITS, "to=cvs"], "to=cvs: must be 'idx', 'csv', 'npz' or 'folder' (did you mean 'csv'?)"),
+        (["convert", DIGITS, "to=idx", "header=true"], "header: only to=csv takes it"),
+        (["convert", DIGITS, "to=idx", "data.val_fraction=0"], "data.val_fraction: has no effect on 'dataset convert'"),
+        (["convert", DIGITS, "to=csv", "output=."], "output: . cannot be a new folder; name one"),
+        (["verify", DIGITS, "to=csv"], "to: only 'dataset convert' takes it"),
+        (["verify", DIGITS, "output=x"], "output: only 'dataset convert' takes it"),
+        (["verify", "data=csv"], "data.dir: give the folder that holds train.csv, test.csv: data.dir=…"),
+        (["verify", "data=npz"], "data.dir: give the folder that holds data.npz: data.dir=…"),
+        (["verify", "data=csv", "data.dir=nope"], "nope: there is no such folder"),
+        (["verify", "data=csv", "data.dir=."], "there is no file train.csv, test.csv"),
+        (["verify", "data=idx", "data.dir=."], "not there, with or without .gz: train-images-idx3-ubyte, train-labels"),
+        (["fetch", DIGITS], "data=digits: there is nothing to fetch; it has no mirrors"),
+        (["fetch", "data=mnist", "data.dir=/x"], "data.dir: has no effect on 'dataset fetch'"),
+        (["fetch", "data=mnist", "data.limit=10"], "data.limit: has no effect on 'dataset fetch'"),
+        (["-m", "verify", DIGITS], "dataset: say what to do"),
+        (["verify", DIGITS, "-m"], "-m works with train, not with dataset"),
+        (["verify", "data=csv", "data.dir=.", "data.shape=[2,2,2]"], "with 1 or 3 channels, found [2, 2, 2]"),
+        (["verify", "data=csv", "data.dir=.", "data.files.train=null"], "train: must name a file; only a test part may be null"),
+        (["verify", "data=csv", "data.dir=.", "+data.files.tset=x"], "tset: no such part (did you mean 'test'?); source csv has train, test"),
+        (["verify", "data=idx", "data.dir=.", "data.files.test_labels=null"], "test_images and test_labels: both must be named, or both null"),
+        (["verify", "data=csv", "data.dir=.", "data.class_names=[a]"], "class_names has 1 names for 10 classes"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_ends_with_2_and_leaves_nothing(cli: Cli, words: list[str], told: str):
+    """One message says what was expected."""
+    done = cli("dataset", *words, status=2)
+    assert told in done.err
+    assert done.err.startswith("mnist-exp: ")
+    assert left() == []
+
+
+def test_verify_tells_what_a_data_set_is(cli: Cli, use: Callable[[str], None]):
+    """Name, origin, images, shape, images per class, digest; a limit counts."""
+    use("digits")
+    out = cli("dataset", "verify", DIGITS).out
+    for words in ("digits from scikit-learn", "1,497 train, 300 test, each 28×28×1", "SHA-256 "):
+        assert words in out
+    assert "100 train, 20 test" in cli("dataset", "verify", DIGITS, "data.limit=100").out
+
+
+def test_convert_writes_where_runs_are_kept(cli: Cli, use: Callable[[str], None]):
+    """`<outputs>/data/<name>-<format>`, and tells how to use it."""
+    use("digits")
+    out = cli("dataset", "convert", DIGITS, "to=csv", "data.limit=100").out
+    assert left() == [
+        "outputs", "outputs/data", "outputs/data/digits-csv", "outputs/data/digits-csv/test.csv",
+        "outputs/data/digits-csv/train.csv",
+    ]  # fmt: skip
+    assert out.endswith("use it  mnist-exp data=csv data.dir=outputs/data/digits-csv\n")
+    assert "100 train, 20 test" in out
+
+
+def test_a_tilde_is_the_home_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In `output` and in `outputs`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cli("dataset", "convert", DIGITS, "to=idx", "data.limit=20", "output=~/a")
+    cli("dataset", "convert", DIGITS, "to=idx", "data.limit=20", "outputs=~/b")
+    assert (tmp_path / "a").is_dir()
+    assert (tmp_path / "b/data/digits-idx").is_dir()
+    assert left() == []
+
+
+def test_what_is_there_is_not_written_over(cli: Cli):
+    """Neither a folder with something in it nor a file; an empty folder is taken."""
+    Path("full").mkdir()
+    Path("full/x").write_text("precious")
+    Path("file").write_text("precious")
+    Path("empty").mkdir()
+    for name in ("full", "file"):
+        said = cli("dataset", "convert", DIGITS, "to=csv", f"output={name}", status=2).err
+        assert f"output: {name} is there already; name a new folder with output=…" in said
+    cli("dataset", "convert", DIGITS, "to=csv", "output=empty", "data.limit=20")
+    assert left() == ["empty", "empty/test.csv", "empty/train.csv", "file", "full", "full/x"]
+
+
+def test_an_output_that_cannot_be_written_is_told(cli: Cli):
+    """Before anything is."""
+    Path("file").write_text("")
+    said = cli("dataset", "convert", DIGITS, "to=csv", "output=file/x", status=2).err
+    assert "output: file/x cannot be written: Not a directory" in said
+    assert left() == ["file"]
+
+
+@pytest.mark.parametrize("to", ["idx", "csv", "npz", "folder"])
+def test_a_disk_that_fills_leaves_nothing(to: str):
+    """Exit status 1, what failed, and no half of it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_exp", "dataset", "convert", DIGITS, f"to={to}", "output=deep/x"],
+        capture_output=True, text=True, timeout=60, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.stderr == "mnist-exp: deep/x: File too large; nothing was kept\n"
+    assert left() == []
+
+
+@pytest.mark.mnist
+def test_ctrl_c_leaves_nothing(use: Callable[[str], None]):
+    """Exit status 130, and no half of it."""
+    use("mnist")
+    process = start("dataset", "convert", "to=folder", "output=deep/x")
+    while not list(Path().rglob("*.png")):
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130
+    assert process.communicate()[1] == "mnist-exp: interrupted\n"
+    assert left() == []
+
+
+def test_nothing_heavy_is_imported():
+    """Conversion starts at once: no TensorFlow, Keras or MLflow."""
+    code = (
+        "import sys; from mnist_exp.cli import main; status = main(sys.argv[1:]);"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else status)"
+    )
+    for words in (["convert", "to=csv", "data.limit=20"], ["verify"]):
+        command = [sys.executable, "-c", code, "dataset", *words, DIGITS]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_fetch_says_whom_it_asked(cli: Cli):
+    """Exit status 1 where nobody has it."""
+    said = cli(
+        "dataset", "fetch", "data=mnist", "data.mirrors=[http://127.0.0.1:1/,http://127.0.0.1:2/]", status=1
+    ).err
+    assert "mnist was not found in any of these places:\n  http://127.0.0.1:1/  (" in said
+    assert "  http://127.0.0.1:2/  (" in said
+    assert left() == []
+
+
+def test_a_run_on_converted_images_is_the_same_run(cli: Cli):
+    """The same data digest, fingerprint and weights, whatever the format; and it can be run again."""
+    first = cli("from=null", small=True)
+    out = cli("dataset", "convert", f"data={first.result['data']['name']}", "to=csv", "output=mine").out
+    assert "data.dir=mine" in out
+    second = cli(
+        "model=linear", "data=csv", "data.dir=mine", *("data.limit=300", "training.epochs=2", "tracking=none")
+    )
+    assert second.result["data"]["class_names"] == list("0123456789")
+    for key in ("fingerprint", "weights_sha256"):
+        assert second.result[key] == first.result[key]
+    again = cli(f"from={second.run}")
+    assert again.result["weights_sha256"] == first.result["weights_sha256"]
+
+
+def test_class_names_of_folders_reach_the_run(cli: Cli):
+    """They are recorded, though no config names them."""
+    import numpy as np
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for label, name in enumerate(("cat", "dog")):
+            Path(part, name).mkdir(parents=True)
+            for number in range(10):
+                pixels = np.full((8, 9, 3), (label * 100 + number, 0, 9), np.uint8)
+                Image.fromarray(pixels).save(Path(part, name, f"{number}.png"))
+    done = cli(
+        "data=folder", "data.dir=.", "data.shape=[8,9,3]", "data.classes=2", "model=linear", "training.epochs=1",
+        "tracking=none",
+    )  # fmt: skip
+    assert done.result["data"]["class_names"] == ["cat", "dog"]
+    assert done.result["data"]["shape"] == [8, 9, 3]
+
+
+def test_help_names_every_data_set(cli: Cli):
+    """And what can be done with them."""
+    out = cli("dataset", "--help").out
+    for file in (conf_folder() / "data").glob("*.yaml"):
+        assert re.search(rf"^Options of data: .*\b{file.stem}\b", out, re.MULTILINE), file.stem
+    for action in ACTIONS:
+        assert f"mnist-exp dataset {action} " in out
