@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mnist_exp.errors import MnistExpError, RequestError
+from mnist_exp.errors import MnistExpError, RequestError, listed
 
 if TYPE_CHECKING:
     from mnist_exp.config.request import Request
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
     "train": "one run; with -m, a sweep over comma-separated values",
+    "show": "the architecture of a config or, with run=, of a run; and what its augmentation does",
+    "check": "everything that train would refuse, for one run or, with -m, for every job of a sweep",
     "runs": "the runs here: name, status, data, epochs, accuracy, age",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
 }
 DEFAULT_VERB = "train"
+# Verbs about a training: its config is theirs, and run= starts from a run's.
+OF_TRAINING = ("check", "show")
 # What `dataset` does; the word after the verb.
 ACTIONS = ("fetch", "verify", "convert")
 
@@ -73,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MnistExpError as error:
         if _full_errors():
             raise
-        print(f"mnist-exp: {error}", file=sys.stderr)
+        print(f"mnist-exp: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, RequestError) and error.more is not None and (more := error.more()):
+            print(f"and {listed(more, 'more that Keras finds')}", file=sys.stderr)
         return error.exit_status
     except Exception as error:
         if _full_errors():
@@ -102,14 +108,18 @@ def _run(words: list[str], started: float) -> int:
         words = _take_action(words)
     from mnist_exp.config.request import parser, request_from
 
-    request = request_from(verb, parser().parse_intermixed_args(words))
+    root = verb
+    if verb in OF_TRAINING:
+        root, words = "train", [re.sub("^run=", "from=", word) for word in words]
+    request = request_from(root, parser().parse_intermixed_args(words))
     if any(word.split("=")[0] in _TELLING for word in words):
         return _let_hydra_tell(request, words)
     command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
     if request.multirun:
-        if verb != "train":
-            raise RequestError(f"-m works with train, not with {verb}")
-        command = import_module("mnist_exp.commands.sweep").sweep
+        if verb not in ("train", "check"):
+            raise RequestError(f"-m works with train and check, not with {verb}")
+        if verb == "train":
+            command = import_module("mnist_exp.commands.sweep").sweep
     from mnist_exp.config.loader import hidden_options
     from mnist_exp.runs.log import to_console, warn
 

@@ -8,8 +8,9 @@ MnistExpError
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,21 @@ class RequestError(MnistExpError):
 
     def __init__(self, problems: str | Iterable[Problem], subject: str = "this configuration") -> None:
         self.problems = () if isinstance(problems, str) else tuple(problems)
-        self.subject = subject
-        super().__init__(problems if isinstance(problems, str) else self._text())
+        text = problems if isinstance(problems, str) else listed(self.problems, f"in {subject}")
+        super().__init__(text)
+        self.mended: Any = None
+        """The config and composition without what is wrong, for who can find more that is."""
+        self.more: Callable[[], tuple[Problem, ...]] | None = None
+        """Finds further problems, which takes longer."""
 
-    def _text(self) -> str:
-        count = len(self.problems)
-        width = max(len(problem.place) for problem in self.problems)
-        lines = [f"{count} problem{'s' if count > 1 else ''} in {self.subject}"]
-        lines += [f"  {problem.place:<{width}}  {problem.message}" for problem in self.problems]
-        return "\n".join(lines)
+
+def listed(problems: Sequence[Problem], where: str) -> str:
+    """How many there are, and each on a line of its own."""
+    count = len(problems)
+    width = max(len(problem.place) for problem in problems)
+    lines = [f"{count} problem{'s' if count > 1 else ''} {where}"]
+    lines += [f"  {problem.place:<{width}}  {problem.message}" for problem in problems]
+    return "\n".join(lines)
 
 
 class WorkError(MnistExpError):

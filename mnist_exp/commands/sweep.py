@@ -60,7 +60,8 @@ def sweep(request: Request, started: float) -> None:
     request = settle_init(start_from_run(request))
     grid = expand(request)
     names = job_names(grid)
-    requests, stands_in_for = check_jobs(request, grid, names)
+    checked = check_jobs(request, grid, names)
+    requests, stands_in_for = settle_data_of_all(*zip(*checked, strict=True))
     config = compose_checked(requests[0], TrainConfig)[0]
     name = config.sweep.name or "-".join(key.rsplit(".", 1)[-1] for key in grid.swept) or "sweep"
     outputs = Path(config.outputs)
@@ -82,8 +83,8 @@ def sweep(request: Request, started: float) -> None:
         raise WorkError(f"{len(failed)} of {len(outcomes)} jobs failed\n" + "\n".join(lines))
 
 
-def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> tuple[tuple[Request, ...], str | None]:
-    """The request of every job, and what their data stands in for, if it does.
+def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> list[tuple[Request, TrainConfig]]:
+    """The request and the config of every job.
 
     Raises `RequestError` with the problems of all jobs; one that several jobs share is told once.
     """
@@ -113,7 +114,7 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> tuple[tupl
             ],
             f"this sweep of {len(grid.jobs)} jobs",
         )
-    return settle_data_of_all(jobs, [config for config, _ in composed])
+    return [(job, config) for job, (config, _) in zip(jobs, composed, strict=True)]
 
 
 @contextmanager

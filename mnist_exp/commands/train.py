@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from mnist_exp.config.compose import Composition
 from mnist_exp.config.identity import as_values, fingerprint
 from mnist_exp.config.request import Request, key_of, override_value, quoted
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import RUNS, RunDirectory, stamped
 from mnist_exp.runs.files import remove_folder, write_text
@@ -59,9 +60,7 @@ def train(request: Request, started: float) -> None:
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
         request = settle_init(start_from_run(request))
-        config, composition = compose_checked(request, TrainConfig)
-        computer = set_up(config)
-        check_with_keras(config, composition)
+        config, computer = check_config(request)
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = settle_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
@@ -94,6 +93,30 @@ def settle_init(request: Request) -> Request:
         raise RequestError(f"init_from={wanted}: this run is {run.status}; a finished one is needed")
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
     return replace(request, overrides=(*kept, f"init_from={quoted(str(run.path.resolve()))}"))
+
+
+def check_config(request: Request) -> tuple[TrainConfig, Device]:
+    """The config of a request to train, and what it computes on. Raises `RequestError` with all that is wrong."""
+    try:
+        config, composition = compose_checked(request, TrainConfig)
+    except RequestError as error:
+        if error.mended is not None:
+            # Told after the others, as Keras takes seconds to start.
+            error.more = partial(_problems_with_keras, *error.mended)
+        raise
+    computer = set_up(config)
+    check_with_keras(config, composition)
+    return config, computer
+
+
+def _problems_with_keras(config: TrainConfig, composition: Composition) -> tuple[Problem, ...]:
+    """What Keras finds wrong with what is right otherwise."""
+    try:
+        set_up(config)
+        check_with_keras(config, composition)
+    except RequestError as error:
+        return error.problems
+    return ()
 
 
 def set_up(config: TrainConfig) -> Device:
@@ -216,6 +239,7 @@ def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None
 
 def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, Any] | None) -> RunRecord:
     """Make the run's directory and begin its record; tell what is about to be done."""
+    from mnist_exp.model.advice import advice
     from mnist_exp.model.card import as_markdown
     from mnist_exp.model.preprocess import count_parameters
     from mnist_exp.tracking.record import RunRecord
@@ -265,7 +289,8 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
     say(f"device  {computer}")
     if config.tracking.enabled:
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
-    card = as_markdown(model)
+    card = as_markdown(model, config.training.batch_size)
+    card += "".join(f"\n- {remark}" for remark in advice(model)) + "\n"
     write_text(record.path / "architecture.md", card)
     record.artifact("architecture.md")
     record.artifact("config.yaml")

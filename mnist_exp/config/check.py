@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -21,12 +23,18 @@ Config = TypeVar("Config", bound=Frozen)
 
 
 def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
-    """Compose and validate a request. Raises `RequestError` with all problems, sorted by place."""
+    """Compose and validate a request. Raises `RequestError` with all problems, sorted by place.
+
+    Its `mended` is then what this would have returned with our defaults in the place of what is wrong.
+    """
     composition = compose(request)
     problems = list(composition.problems)
+    mended: tuple[Config, Composition] | None = None
     try:
         config = _validated(composition.values, schema)
+        mended = config, composition
     except ValidationError as error:
+        mended = _mended(error, composition, schema, request)
         seen = {problem.message.split(":")[0].split("=")[0] for problem in problems}
         problems += [
             problem
@@ -34,8 +42,38 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
             if problem.message.split(":")[0].split("=")[0] not in seen
         ]
     if problems:
-        raise RequestError(sorted(set(problems)))
+        refused = RequestError(sorted(set(problems)))
+        refused.mended = mended
+        raise refused
     return config, composition
+
+
+def _mended(
+    error: ValidationError, composition: Composition, schema: type[Config], request: Request
+) -> tuple[Config, Composition] | None:
+    """The same with our defaults for what is wrong; None where that is not enough."""
+    values = copy.deepcopy(composition.values)
+    defaults = compose(Request(request.verb)).values
+    for details in error.errors(include_url=False):
+        *parents, key = _locate(details, composition.values)[0].split(".")
+        node, default = values, defaults
+        try:
+            for part in parents:
+                node, default = _entry(node, part), _entry(default, part)
+            if isinstance(default, Mapping) and key not in default:
+                node.pop(key, None)
+            else:
+                node[key] = _entry(default, key)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            return None
+    try:
+        return _validated(values, schema), replace(composition, values=values)
+    except ValidationError:
+        return None
+
+
+def _entry(node: Any, part: str) -> Any:
+    return node[int(part)] if isinstance(node, list) else node[part]
 
 
 def _validated(values: Mapping[Any, Any], schema: type[Config]) -> Config:

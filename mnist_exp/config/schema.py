@@ -374,6 +374,13 @@ class TrackingConfig(Frozen):
         return value
 
 
+class BudgetConfig(Frozen):
+    """What a model may cost; over it, nothing is trained."""
+
+    max_parameters: Count | None
+    max_macs: Count | None
+
+
 class DebugConfig(Frozen):
     """Help for finding out why a training does not work."""
 
@@ -398,6 +405,7 @@ class TrainConfig(Frozen):
     init_from: str | None
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
+    budget: BudgetConfig
     data: DataConfig
     preprocess: PreprocessConfig
     aug: AugConfig

@@ -9,12 +9,14 @@ import numpy as np
 
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Images
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
-from mnist_exp.model.graph import apply_layers
+from mnist_exp.model.card import multiply_adds
+from mnist_exp.model.graph import Report, apply_layers
 from mnist_exp.model.layers import ArgumentError, first_sentence
 from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
-from mnist_exp.model.preprocess import Statistics, apply_preprocessing
+from mnist_exp.model.preprocess import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.transfer import compare, load_donor
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -57,6 +59,26 @@ def check(config: TrainConfig, composition: Composition) -> None:
     def report(path: str, message: str) -> None:
         problems.append(Problem(composition.places.place(path), f"{path}: {message}"))
 
+    _check_objective(config, report)
+    _check_augmentation(config, report)
+    inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
+    x = apply_preprocessing(config.preprocess, Statistics(), inputs)
+    places: dict[str, str] = {}
+    outputs = apply_layers(config.model.layers, x, "model.layers", report, places)
+    if outputs is not None:
+        try:
+            model = keras.Model(inputs, outputs)
+        except ValueError as error:  # two layers of one name
+            report("model.layers", first_sentence(error))
+        else:
+            _check_model(model, config, places, report, learns=not problems)
+    if problems:
+        raise RequestError(sorted(set(problems)))
+
+
+def _check_objective(config: TrainConfig, report: Report) -> None:
+    """The optimizer, the loss, the metrics, and the one of them that chooses the epoch."""
+    wrong = False
     for path, make in (
         ("optimizer", lambda: try_optimizer(config.optimizer)),
         ("training", lambda: make_loss(config.training)),
@@ -67,6 +89,14 @@ def check(config: TrainConfig, composition: Composition) -> None:
             make()
         except ArgumentError as error:
             report(f"{path}.{error.key}" if error.key else path, str(error))
+            wrong = True
+    available = {"loss"} if wrong else {"loss", *(metric.name for metric in make_metrics(config.training))}
+    if not wrong and config.training.select.metric.removeprefix("val/") not in available:
+        names = ", ".join(f"val/{name}" for name in sorted(available))
+        report("training.select.metric", f"no such metric; there are {names}")
+
+
+def _check_augmentation(config: TrainConfig, report: Report) -> None:
     for index, entry in enumerate(config.aug.layers):
         path = f"aug.layers.{index}"
         try:
@@ -74,37 +104,48 @@ def check(config: TrainConfig, composition: Composition) -> None:
                 try_augmentation(make_augmentation(entry), config.data.shape)
         except ArgumentError as error:
             report(f"{path}.{error.key}" if error.key else path, str(error))
-    inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
-    x = apply_preprocessing(config.preprocess, Statistics(), inputs)
-    outputs = apply_layers(config.model.layers, x, "model.layers", report)
-    if outputs is not None and tuple(outputs.shape) != (None, config.data.classes):
-        shape = "×".join(str(size) for size in outputs.shape[1:])
+
+
+def _check_model(
+    model: keras.Model, config: TrainConfig, places: dict[str, str], report: Report, *, learns: bool
+) -> None:
+    """What the model ends in and starts from, its size and, if it `learns`, a training step on two images."""
+    if model.output_shape != (None, config.data.classes):
+        shape = "×".join(str(size) for size in model.output_shape[1:])
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
-    if outputs is not None:
-        try:
-            model = keras.Model(inputs, outputs)
-        except ValueError as error:  # two layers of one name
-            report("model.layers", first_sentence(error))
-        else:
-            if config.init_from is not None and not compare(model, load_donor(Path(config.init_from))).taken:
-                report("init_from", f"no layer of {config.init_from} has the name and shapes of one here")
-            total = float(np.sum(model(np.full((1, *config.data.shape), 128, np.float32)))) if not problems else 1
-            if not abs(total - 1) < 1e-3:
-                report("model.layers", f"must end in probabilities, but their sum is {total:.3g}: add Softmax")
-    available = {"loss", "accuracy", *(metric.name for metric in _metrics_or_none(config))}
-    selected = config.training.select.metric.removeprefix("val/")
-    if not problems and selected not in available:
-        names = ", ".join(f"val/{name}" for name in sorted(available))
-        report("training.select.metric", f"no such metric; there are {names}")
-    if problems:
-        raise RequestError(sorted(set(problems)))
-
-
-def _metrics_or_none(config: TrainConfig) -> list[keras.Metric]:
+        return
+    if config.init_from is not None and not compare(model, load_donor(Path(config.init_from))).taken:
+        report("init_from", f"no layer of {config.init_from} has the name and shapes of one here")
+    for key, most, found, what in (
+        ("max_parameters", config.budget.max_parameters, count_parameters(model), "parameters"),
+        ("max_macs", config.budget.max_macs, sum(map(multiply_adds, model.layers)), "multiply-adds per image"),
+    ):
+        if most is not None and found > most:
+            report(f"budget.{key}", f"the model has {found:,} {what}, {found - most:,} more than {most:,}")
+    if not learns:
+        return
+    images = np.full((2, *config.data.shape), 128, np.float32)
+    targets = np.eye(2, config.data.classes) if config.training.one_hot else np.arange(2)
     try:
-        return make_metrics(config.training)
-    except ArgumentError:
-        return []
+        total = float(np.sum(model(images))) / 2
+        if not abs(total - 1) < 1e-3:
+            report("model.layers", f"must end in probabilities, but their sum is {total:.3g}: add Softmax")
+            return
+        optimizer, loss = make_optimizer(config.optimizer, config.training.ema), make_loss(config.training)
+        model.compile(optimizer, loss, run_eagerly=True, jit_compile=False)
+        model.train_on_batch(images, targets)
+    except Exception as error:  # Keras builds what TensorFlow does not compute, say strides of two lengths
+        place = _first_that_fails(model, images, places)
+        report(place, f"can be built, but not computed: {first_sentence(error)}")
+
+
+def _first_that_fails(model: keras.Model, images: Images, places: dict[str, str]) -> str:
+    for layer in model.layers:
+        try:
+            keras.Model(model.inputs, layer.output)(images)
+        except Exception:
+            return places.get(layer.name, "model.layers")
+    return "model.layers"  # forwards all is well
 
 
 def _refuse(path: str, message: str) -> None:

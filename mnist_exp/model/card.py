@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import keras
 
-from mnist_exp.model.preprocess import count_parameters, is_preprocessing
+from mnist_exp.model.preprocess import is_preprocessing
 from mnist_exp.model.receptive import Field, fields, receptive_axes
 
 FLOAT = 4  # bytes
@@ -76,6 +76,11 @@ def multiply_adds(layer: keras.Layer) -> int:
     return 0
 
 
+RIGHT = ("parameters", "multiply-adds", "share", "memory")
+FOOTNOTE = (
+    "Multiply-adds are those of one image; `sees`, `stride` and `from` are pixels of the image (rows×columns); "
+    "memory is that of a batch of {batch_size}, in float32."
+)
 HEADS = ("layer", "type", "output", "parameters", "multiply-adds", "share", "sees", "stride", "from", "memory")
 
 
@@ -89,7 +94,7 @@ def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
             "×".join(map(str, row.output)),
             f"{row.parameters:,}",
             f"{row.multiply_adds:,}",
-            f"{row.multiply_adds / total:.0%}",
+            f"{100 * row.multiply_adds // total}%",
             _both(_size(row.rows), _size(row.columns)),
             _both(_stride(row.rows), _stride(row.columns)),
             _both(_start(row.rows), _start(row.columns)),
@@ -99,17 +104,27 @@ def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
     ]
     sums = [sum(getattr(row, key) for row in rows) for key in ("parameters", "multiply_adds", "memory")]
     cells.append(
-        ["total", "", "", f"{sums[0]:,}", f"{sums[1]:,}", "", "", "", "", f"{sums[2] * batch_size / 2**20:.1f} MiB"]
+        [
+            "total",
+            "",
+            "",
+            f"{sums[0]:,}",
+            f"{sums[1]:,}",
+            "",
+            "",
+            "",
+            "",
+            f"{sums[2] * batch_size / 2**20:.1f} MiB",
+        ]
     )
     return cells
 
 
 def as_markdown(model: keras.Model, batch_size: int) -> str:
     """The card as a Markdown table, with the totals."""
-    right = ("parameters", "multiply-adds", "share", "memory")
-    lines = [f"| {' | '.join(HEADS)} |", f"|{'|'.join('---:' if head in right else '---' for head in HEADS)}|"]
+    lines = [f"| {' | '.join(HEADS)} |", f"|{'|'.join('---:' if head in RIGHT else '---' for head in HEADS)}|"]
     lines += [f"| {' | '.join(cells)} |" for cells in as_rows(card(model), batch_size)]
-    return "\n".join(lines) + f"\n\nMultiply-adds are those of one image, memory that of a batch of {batch_size} in float32.\n"
+    return "\n".join(lines) + f"\n\n{FOOTNOTE.format(batch_size=batch_size)}\n"
 
 
 def _both(rows: str, columns: str) -> str:

@@ -33,21 +33,24 @@ _COMPOSITES: Mapping[str, tuple[set[str], set[str]]] = {  # the keys that each h
 }
 
 
-def apply_layers(entries: Sequence[Any], x: Tensor, path: str, report: Report) -> Tensor:
+def apply_layers(
+    entries: Sequence[Any], x: Tensor, path: str, report: Report, places: dict[str, str] | None = None
+) -> Tensor:
     """Apply a list of layers to a symbolic tensor; a `null` entry is left out.
 
     Whatever is wrong is reported at its place, and None returned. After a layer that does not fit, the others
     are still made, so that their own mistakes are told in the same answer. The last layer computes in float32:
-    probabilities in half precision would cost the loss its accuracy.
+    probabilities in half precision would cost the loss its accuracy. `places` gets the place of each layer's name.
     """
-    return _Graph(report).apply(entries, x, path, final=True)
+    return _Graph(report, {} if places is None else places).apply(entries, x, path, final=True)
 
 
 class _Graph:
     """Counts names as Keras does in a fresh process, and remembers what came before."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, places: dict[str, str]) -> None:
         self._report = report
+        self._places = places
         self._seen: dict[str, int] = {}
         self._previous = "the input"
         self._repeating = False  # names that entries give are numbered then
@@ -78,6 +81,7 @@ class _Graph:
         layer = make_layer(entry, numbered(snake_case(kind), self._seen), {*ALLOWED, *_COMPOSITES})
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
+        self._places[layer.name] = place
         if x is None:
             return None
         shape = _shape(x)

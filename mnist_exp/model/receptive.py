@@ -25,7 +25,7 @@ _POINTWISE = frozenset(
         *("SpatialDropout1D", "SpatialDropout2D"),
     }
 )
-_REPEATS = 5040  # a multiple of all small numbers
+_REPEATS = 60  # a multiple of all small numbers
 _MERGES = frozenset({"Add", "Average", "Maximum", "Minimum", "Multiply"})
 
 
@@ -116,7 +116,7 @@ def _after(layer: keras.Layer, inputs: Sequence[Axes], tensors: Sequence[Any]) -
     rank = len(shape)
 
     def along(reads: Callable[[int, int], Reads]) -> Axes:
-        """`reads(number, length)` for each axis that is left: its number among the spatial ones, its input's length."""
+        """`reads(number, length)` for each axis: its number among the spatial ones, and its input's length."""
         return {
             number: Axis(shape[number], (axis,), reads(number - 1, axis.length), axis.of)
             for number, axis in before.items()
@@ -174,7 +174,7 @@ def _only(index: int) -> range:
 
 
 def _normalized(layer: keras.Layer, rank: int) -> set[int]:
-    """The axes over which a layer computes one number: its units see all of them. Statistics of the past do not count."""
+    """The axes over which a layer computes one number, so that its units see all of them."""
     if type(layer).__name__ == "BatchNormalization":
         return set()
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]

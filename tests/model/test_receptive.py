@@ -46,7 +46,12 @@ def one(rng: np.random.Generator) -> Any:
         return {"type": kind, "filters": 2, **window(rng, dilation_rate=1)}
     if kind in ("MaxPooling2D", "AveragePooling2D"):
         size = [int(n) for n in rng.integers(1, 4, 2)]
-        return {"type": kind, "pool_size": size, "strides": int(rng.integers(1, 3)), "padding": str(rng.choice(["same", "valid"]))}
+        return {
+            "type": kind,
+            "pool_size": size,
+            "strides": int(rng.integers(1, 3)),
+            "padding": str(rng.choice(["same", "valid"])),
+        }
     if kind == "ZeroPadding2D":
         return {"type": kind, "padding": [[1, 0], [2, 1]]}
     if kind == "Cropping2D":
@@ -63,7 +68,9 @@ def stack(rng: np.random.Generator) -> list[Any]:
     if shape == 0:
         layers.append({"type": "Residual", "layers": [same, same], "shortcut": [{**same, "kernel_size": [1, 7]}]})
     elif shape == 1:
-        layers.append({"type": "Parallel", "branches": [[same], [{**same, "kernel_size": 1}, {**same, "dilation_rate": 2}]]})
+        layers.append(
+            {"type": "Parallel", "branches": [[same], [{**same, "kernel_size": 1}, {**same, "dilation_rate": 2}]]}
+        )
     elif shape == 2:
         layers.append({"type": "Permute", "dims": [2, 1, 3]})
     return [*layers, one(rng)]
@@ -135,6 +142,8 @@ def test_rows_and_columns_have_fields_of_their_own():
     model = build([{**CONV, "kernel_size": [7, 1]}, {**CONV, "kernel_size": [1, 3], "strides": [1, 1]}])
     assert model is not None
     assert fields(receptive_axes(model)["conv2d_1"]) == (Field(7, 1, 0), Field(3, 1, 0))
-    rows = build([{"type": "Reshape", "target_shape": [HEIGHT, WIDTH]}, {"type": "Conv1D", "filters": 2, "kernel_size": 3}])
+    rows = build(
+        [{"type": "Reshape", "target_shape": [HEIGHT, WIDTH]}, {"type": "Conv1D", "filters": 2, "kernel_size": 3}]
+    )
     assert rows is not None
     assert fields(receptive_axes(rows)["conv1d"]) == (Field(3, 1, 0), Field(None, 0, 0))

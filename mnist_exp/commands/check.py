@@ -1,0 +1,39 @@
+"""`mnist-exp check`: everything that `train` would refuse, without training; with -m, of every job of a sweep.
+
+No data is read: what a config declares of it is what is checked.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mnist_exp.commands.sweep import check_jobs
+from mnist_exp.commands.train import check_config, settle_init, start_from_run
+from mnist_exp.config.grid import expand
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.runs.log import say
+from mnist_exp.sweeps.names import job_names
+
+
+def check(request: Request, started: float) -> None:
+    """Say that nothing is wrong. Raises `RequestError` with everything that is."""
+    request = settle_init(start_from_run(request))
+    if request.multirun:
+        grid = expand(request)
+        names = job_names(grid)
+        for name, (_, config) in zip(names, check_jobs(request, grid, names), strict=True):
+            say(f"{name:<{max(map(len, names))}}  {_described(config)}")
+        what = f"nothing is wrong with any of these {len(names)} jobs"
+    else:
+        config, _ = check_config(request)
+        what = f"nothing is wrong: {_described(config)}"
+    say(f"{what} ({time.perf_counter() - started:.1f} s)")
+
+
+def _described(config: TrainConfig) -> str:
+    from mnist_exp.model.build import build
+    from mnist_exp.model.preprocess import Statistics, count_parameters
+
+    parameters = count_parameters(build(config, Statistics(), "float32"))
+    return f"model {config.model.name}, {parameters:,} parameters, for {'×'.join(map(str, config.data.shape))}"

@@ -1,0 +1,49 @@
+"""`mnist-exp show`: the architecture card of a config or a run, and what its augmentation does."""
+
+from __future__ import annotations
+
+from mnist_exp.commands.train import check_config, settle_data, start_from_run
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.runs.log import say
+
+_EXAMPLES, _SAMPLES = 2, 8
+
+
+def show(request: Request, started: float) -> None:
+    """Print the card, the remarks, and a sheet of augmented samples. Raises `RequestError`."""
+    request = start_from_run(request)
+    config, _ = check_config(request)
+    show_model(config)
+    if not config.aug.is_identity:
+        show_augmentation(request, config)
+
+
+def show_model(config: TrainConfig) -> None:
+    """Print the card of the model that the config describes, and the remarks on it."""
+    from mnist_exp.model.advice import advice
+    from mnist_exp.model.build import build
+    from mnist_exp.model.card import FOOTNOTE, HEADS, RIGHT, as_rows, card
+    from mnist_exp.model.preprocess import Statistics
+    from mnist_exp.report.tables import print_table
+
+    model = build(config, Statistics(), "float32")
+    say(f"model   {config.model.name} on {'×'.join(map(str, config.data.shape))}, {config.data.classes} classes")
+    print_table(HEADS, as_rows(card(model), config.training.batch_size), RIGHT)
+    say(FOOTNOTE.format(batch_size=config.training.batch_size))
+    for remark in advice(model):
+        say(f"remark  {remark}")
+
+
+def show_augmentation(request: Request, config: TrainConfig) -> None:
+    """Print a few training images, and beside each what augmentation makes of it."""
+    import numpy as np
+
+    from mnist_exp.report.shades import print_images
+    from mnist_exp.training.augment import samples
+
+    _, config, source, _ = settle_data(request, config)
+    originals = source.train.images[:_EXAMPLES]
+    drawn = samples(config.aug, originals, config.seed, _SAMPLES)
+    say(f"\naug     {config.aug.shown_name}: on the left what is in {config.data.name}")
+    print_images(np.stack([originals, *drawn], axis=1))
