@@ -134,14 +134,13 @@ NETS: dict[str, list[Any]] = {
     ],
     "pooling": [
         {"type": "AveragePooling2D", "pool_size": 2}, {"type": "Conv2D", **SMALL}, "MaxPooling2D",
-        {"type": "AdaptiveAveragePooling2D", "output_size": [3, 3]}, {"type": "Parallel", "branches": [
+        {"type": "Parallel", "branches": [
             ["GlobalAveragePooling2D"], ["GlobalMaxPooling2D"],
         ]}, *END,
     ],
     "pooling of rows": [
         *ROWS, {"type": "Conv1D", **SMALL}, "MaxPooling1D", {"type": "Parallel", "branches": [
             [{"type": "AveragePooling1D", "pool_size": 2}, "Flatten"], ["GlobalAveragePooling1D"], ["GlobalMaxPooling1D"],
-            [{"type": "AdaptiveAveragePooling1D", "output_size": 2}, "Flatten"],
         ]}, *END,
     ],
     "activations": [
