@@ -102,20 +102,22 @@ def check_config(request: Request) -> tuple[TrainConfig, Device]:
     except RequestError as error:
         if error.mended is not None:
             # Told after the others, as Keras takes seconds to start.
-            error.more = partial(_problems_with_keras, *error.mended)
+            error.more = partial(_problems_with_keras, *error.mended, error.problems)
         raise
     computer = set_up(config)
     check_with_keras(config, composition)
     return config, computer
 
 
-def _problems_with_keras(config: TrainConfig, composition: Composition) -> tuple[Problem, ...]:
-    """What Keras finds wrong with what is right otherwise."""
+def _problems_with_keras(
+    config: TrainConfig, composition: Composition, told: tuple[Problem, ...]
+) -> tuple[Problem, ...]:
+    """What Keras finds wrong beside what was told."""
     try:
         set_up(config)
         check_with_keras(config, composition)
     except RequestError as error:
-        return error.problems
+        return tuple(problem for problem in error.problems if problem not in told)
     return ()
 
 

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mnist_exp.config.compose import Composition, compose
+from mnist_exp.config.layers import check_augmentation, check_list, told_at
 from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.objective import check_objective
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request
-from mnist_exp.config.schema import Frozen
+from mnist_exp.config.schema import Frozen, TrainConfig
 from mnist_exp.errors import Problem, RequestError
 
 Config = TypeVar("Config", bound=Frozen)
@@ -41,11 +43,29 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
             for problem in _problems(error, composition, schema)
             if problem.message.split(":")[0].split("=")[0] not in seen
         ]
+    if mended is not None and isinstance(mended[0], TrainConfig):
+        problems += _problems_by_name(mended[0], composition)
     if problems:
         refused = RequestError(sorted(set(problems)))
         refused.mended = mended
         raise refused
     return config, composition
+
+
+def _problems_by_name(config: TrainConfig, composition: Composition) -> list[Problem]:
+    """Layers, optimizer, loss and metrics that Keras does not have, and arguments that they do not."""
+    problems: list[Problem] = []
+
+    def report(path: str, message: str) -> None:
+        problems.append(Problem(composition.places.place(path), f"{path}: {message}"))
+
+    check_list(config.model.layers, "model.layers", report)
+    for index, entry in enumerate(config.aug.layers):
+        if entry is not None:
+            with told_at(f"aug.layers.{index}", report):
+                check_augmentation(entry)
+    check_objective(config.optimizer, config.training, report)
+    return problems
 
 
 def _mended(

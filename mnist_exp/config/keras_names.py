@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+_NOT_BY_NAME = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Loss", "Metric"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,19 @@ def class_arguments(kind: str, name: str) -> Arguments | None:
 
 
 def classes(kind: str) -> list[str]:
-    """The names of the classes that `keras.<kind>` exports."""
-    return [name for name in exported(kind) if name[:1].isupper()]
+    """The names of the classes that `keras.<kind>` exports, without bases and those that are made of others."""
+    return [name for name in exported(kind) if name[:1].isupper() and name not in _NOT_BY_NAME]
+
+
+def find_class(kind: str, name: str) -> str | None:
+    """The class of `keras.<kind>` with this name, as it is or in snake case; None where there is none."""
+    wanted = name.replace("_", "").lower()
+    return next((known for known in classes(kind) if known.lower() == wanted), None)
+
+
+def snake_case(class_name: str) -> str:
+    """Keras' own name for a class in lower case: Conv2D is conv2d, F1Score f1_score."""
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)).lower()
 
 
 def _arguments(module: str, name: str) -> Arguments | None:
@@ -67,7 +81,9 @@ def _arguments(module: str, name: str) -> Arguments | None:
 def _of_function(arguments: ast.arguments) -> Arguments:
     positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)][1:]
     required = positional[: len(positional) - len(arguments.defaults)]
-    required += [a.arg for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default]
+    required += [
+        a.arg for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default
+    ]
     return Arguments(frozenset([*positional, *(a.arg for a in arguments.kwonlyargs)]), frozenset(required))
 
 

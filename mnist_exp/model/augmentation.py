@@ -7,20 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnist_exp.model.layers import ArgumentError, first_sentence, make_layer, parse_entry
-
-# Of `keras.layers`: those that change images, and neither labels nor sizes. Not among them:
-# RandomElasticTransform, whose displacements lie on one diagonal and which takes no batch of unknown size
-# (Keras 3.15; `aug.elastic_alpha` has what is meant), and layers that pick among others.
-AUGMENTATIONS = frozenset(
-    {
-        *("AutoContrast", "Equalization", "GaussianNoise", "Solarization"),
-        *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomErasing"),
-        *("RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert"),
-        *("RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness"),
-        *("RandomShear", "RandomTranslation", "RandomZoom"),
-    }
-)
+from mnist_exp.config.layers import ArgumentError
+from mnist_exp.model.layers import first_sentence, make_layer
 
 # More than any layer draws in a step.
 _DRAWS_PER_STEP = 256
@@ -32,12 +20,8 @@ def make_layers(entries: tuple[Any, ...]) -> list[keras.Layer]:
 
 
 def make_augmentation(entry: Any) -> keras.Layer:
-    """One entry's layer. Raises `ArgumentError`."""
-    _, arguments = parse_entry(entry)
-    for key, reason in (("seed", "follows from the run's seed"), ("name", "the layers of aug.layers have none")):
-        if key in arguments:
-            raise ArgumentError(reason, key)
-    layer = make_layer(entry, allowed=AUGMENTATIONS, where="aug.layers")
+    """The layer of an entry whose names were checked. Raises `ArgumentError` for values it does not take."""
+    layer = make_layer(entry)
     layer.dtype_policy = keras.DTypePolicy("float32")
     return layer
 

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 
 from mnist_exp.config.compose import Composition
+from mnist_exp.config.layers import ArgumentError, Report, check_augmentation, told_at
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Images
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
 from mnist_exp.model.card import multiply_adds
-from mnist_exp.model.graph import Report, apply_layers
-from mnist_exp.model.layers import ArgumentError, first_sentence
+from mnist_exp.model.graph import apply_layers
+from mnist_exp.model.layers import first_sentence
 from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
 from mnist_exp.model.preprocess import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.transfer import compare, load_donor
@@ -98,12 +99,10 @@ def _check_objective(config: TrainConfig, report: Report) -> None:
 
 def _check_augmentation(config: TrainConfig, report: Report) -> None:
     for index, entry in enumerate(config.aug.layers):
-        path = f"aug.layers.{index}"
-        try:
-            if entry is not None:
+        if entry is not None:
+            with told_at(f"aug.layers.{index}", report):
+                check_augmentation(entry)
                 try_augmentation(make_augmentation(entry), config.data.shape)
-        except ArgumentError as error:
-            report(f"{path}.{error.key}" if error.key else path, str(error))
 
 
 def _check_model(

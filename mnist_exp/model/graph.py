@@ -5,32 +5,26 @@ These three are ways of writing: what is built, and saved, consists of Keras' ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from mnist_exp.model.layers import (
-    ALLOWED,
+from mnist_exp.config.keras_names import snake_case
+from mnist_exp.config.layers import (
+    COMPOSITES,
     MERGES,
     ArgumentError,
-    check_names,
-    first_sentence,
-    make_layer,
-    numbered,
+    Report,
+    check_composite,
+    check_entry,
+    is_list,
     parse_entry,
-    snake_case,
+    told_at,
 )
+from mnist_exp.model.layers import first_sentence, make_layer, numbered
 
-# What a part of the config is wrong in: the dotted path and the message.
-Report = Callable[[str, str], None]
 Tensor = Any  # keras.KerasTensor; None after something that did not fit
-
-_COMPOSITES: Mapping[str, tuple[set[str], set[str]]] = {  # the keys that each has, and those it needs
-    "Repeat": ({"layers", "times"}, {"layers", "times"}),
-    "Residual": ({"layers", "shortcut"}, {"layers"}),
-    "Parallel": ({"branches", "merge"}, {"branches"}),
-}
 
 
 def apply_layers(
@@ -56,29 +50,28 @@ class _Graph:
         self._repeating = False  # names that entries give are numbered then
 
     def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False) -> Tensor:
-        if not isinstance(entries, Sequence) or isinstance(entries, str):
+        if not is_list(entries):
             self._report(path, f"expected a list of layers, found {entries!r}")
             return None
         last = max((index for index, entry in enumerate(entries) if entry is not None), default=-1)
         for index, entry in enumerate(entries):
             if entry is not None:
                 place = f"{path}.{index}"
-                try:
-                    x = self._entry(entry, x, place, final and index == last)
-                except ArgumentError as error:
-                    self._report(f"{place}.{error.key}" if error.key else place, str(error))
-                    x = None
+                before, x = x, None
+                with told_at(place, self._report):
+                    x = self._entry(entry, before, place, final and index == last)
         return x
 
     def _entry(self, entry: Any, x: Tensor, place: str, final: bool) -> Tensor:
         kind, arguments = parse_entry(entry)
-        if kind in _COMPOSITES:
-            check_names(kind, arguments, *_COMPOSITES[kind])
+        if kind in COMPOSITES:
+            check_composite(kind, arguments)
             compose = {"Repeat": self._repeat, "Residual": self._residual, "Parallel": self._parallel}[kind]
             return compose(arguments, x, place, final)
         if self._repeating and isinstance(arguments.get("name"), str):
             entry = {**arguments, "type": kind, "name": numbered(arguments["name"], self._seen)}
-        layer = make_layer(entry, numbered(snake_case(kind), self._seen), {*ALLOWED, *_COMPOSITES})
+        check_entry(entry)
+        layer = make_layer(entry, numbered(snake_case(kind), self._seen))
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
         self._places[layer.name] = place
@@ -95,8 +88,6 @@ class _Graph:
 
     def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
         times = arguments["times"]
-        if not isinstance(times, int) or isinstance(times, bool) or times < 0:
-            raise ArgumentError(f"expected a whole number of times, found {times!r}", "times")
         outside, self._repeating = self._repeating, True
         for turn in range(times):
             x = self.apply(arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1)
@@ -116,20 +107,18 @@ class _Graph:
         return self._merge("Add", ends, place, final)
 
     def _parallel(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
-        branches = arguments["branches"]
-        if not isinstance(branches, Sequence) or isinstance(branches, str) or len(branches) < 2:
-            raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
         before = self._previous
         ends = []
-        for index, branch in enumerate(branches):
+        for index, branch in enumerate(arguments["branches"]):
             self._previous = before
             ends.append(self.apply(branch, x, f"{place}.branches.{index}"))
         return self._merge(arguments.get("merge", "Concatenate"), ends, place, final)
 
     def _merge(self, entry: Any, ends: list[Tensor], place: str, final: bool) -> Tensor:
         try:
+            check_entry(entry, MERGES, "merge")
             kind, _ = parse_entry(entry)
-            layer = make_layer(entry, numbered(snake_case(kind), self._seen), MERGES, "merge")
+            layer = make_layer(entry, numbered(snake_case(kind), self._seen))
         except ArgumentError as error:
             raise ArgumentError(str(error), f"merge.{error.key}" if error.key else "merge") from error
         if final:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import keras
 import numpy as np
 
-from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.keras_names import snake_case
+from mnist_exp.config.layers import ArgumentError, check_arguments
+from mnist_exp.config.objective import check_optimizer, class_named
 from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
-from mnist_exp.model.layers import ArgumentError, check_arguments, first_sentence, snake_case
-
-# Optimizers that are made of others.
-_NOT_BY_NAME = {"LossScaleOptimizer", "MultiOptimizer"}
-
-
-def optimizer_classes() -> dict[str, type]:
-    """Keras' optimizers by name."""
-    classes = _classes(keras.optimizers, keras.Optimizer)
-    return {name: member for name, member in classes.items() if name not in _NOT_BY_NAME}
+from mnist_exp.model.layers import first_sentence
 
 
 def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
@@ -27,16 +19,8 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
 
     Raises `ArgumentError`.
     """
-    optimizers = optimizer_classes()
-    optimizer_class = optimizers.get(config.type)
-    if optimizer_class is None:
-        raise ArgumentError(
-            f"there is no optimizer '{config.type}'{did_you_mean(config.type, optimizers)}", "type"
-        )
-    for key in ("use_ema", "ema_momentum", "ema_overwrite_frequency"):
-        if key in config.arguments:
-            raise ArgumentError("a running mean of the weights is asked for with training.ema=<momentum>", key)
-    check_arguments(optimizer_class, config.arguments)
+    check_optimizer(config)
+    optimizer_class = getattr(keras.optimizers, config.type)
     mean = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
     try:
         return optimizer_class(**config.arguments, **mean)
@@ -57,11 +41,11 @@ def try_optimizer(config: OptimizerConfig) -> None:
 
 def make_loss(config: TrainingConfig) -> keras.Loss:
     """The loss, on probabilities, with label smoothing where the config asks for it. Raises `ArgumentError`."""
-    loss_class = _by_name(config.loss, keras.losses, keras.Loss, "loss", "loss")
+    loss_class = getattr(keras.losses, class_named(config.loss, "losses", "loss", "loss"))
     arguments: dict[str, Any] = {}
     if config.label_smoothing:
         arguments["label_smoothing"] = config.label_smoothing
-        check_arguments(loss_class, arguments)
+        check_arguments("losses", loss_class.__name__, arguments)
     loss: keras.Loss = loss_class(**arguments)
     return loss
 
@@ -71,7 +55,7 @@ def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
     accuracy = keras.metrics.CategoricalAccuracy if config.one_hot else keras.metrics.SparseCategoricalAccuracy
     metrics = [accuracy(name="accuracy")]
     for index, name in enumerate(config.metrics):
-        metric_class = _by_name(name, keras.metrics, keras.Metric, "metric", f"metrics.{index}")
+        metric_class = getattr(keras.metrics, class_named(name, "metrics", "metric", f"metrics.{index}"))
         key = f"metrics.{index}"
         sparse = metric_class.__name__.startswith("Sparse")
         if sparse and config.one_hot:
@@ -110,22 +94,3 @@ def try_on_targets(config: TrainingConfig, classes: int) -> None:
             raise ArgumentError(f"{metric.name} does not fit {kind}: {first_sentence(error)}", key) from error
         if value.shape != ():
             raise ArgumentError(f"{metric.name} gives {value.size} values, not one", key)
-
-
-def _classes(module: Any, base: type) -> dict[str, type]:
-    return {
-        name: member
-        for name, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, base) and member is not base
-    }
-
-
-def _by_name(name: str, module: Any, base: type, kind: str, key: str) -> type:
-    """A class by its own name or in snake case."""
-    classes = _classes(module, base)
-    wanted = name.replace("_", "").lower()
-    for class_name, member in classes.items():
-        if class_name.lower() == wanted:
-            return member
-    snake = [snake_case(class_name) for class_name in classes]
-    raise ArgumentError(f"there is no {kind} '{name}'{did_you_mean(name, snake)}", key)

@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from mnist_exp.config.check import compose_checked
+from mnist_exp.config.keras_names import classes
+from mnist_exp.config.layers import ALLOWED, MERGES
 from mnist_exp.config.loader import conf_folder
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build, check
-from mnist_exp.model.layers import ALLOWED, MERGES
-from mnist_exp.model.objective import optimizer_classes
 from mnist_exp.model.preprocess import statistics
 from mnist_exp.model.save import save_model
 from mnist_exp.training.loop import fit
@@ -79,7 +79,7 @@ def trained_and_loaded(
     return whole
 
 
-@pytest.mark.parametrize("optimizer", sorted(optimizer_classes()))
+@pytest.mark.parametrize("optimizer", sorted(classes("optimizers")))
 def test_every_optimizer_of_keras(optimizer: str, digits: Dataset, tmp_path: Path):
     """By the name of its class."""
     trained_and_loaded(digits, tmp_path, f"optimizer.type={optimizer}")
