@@ -44,7 +44,7 @@ class RequestError(MnistExpError):
         self.problems = () if isinstance(problems, str) else tuple(problems)
         text = problems if isinstance(problems, str) else listed(self.problems, f"in {subject}")
         super().__init__(text)
-        self.mended: Any = None
+        self.mended: tuple[Any, Any] | None = None
         """The config and composition without what is wrong, for who can find more that is."""
         self.more: Callable[[], tuple[Problem, ...]] | None = None
         """Finds further problems, which takes longer."""

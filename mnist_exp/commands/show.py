@@ -46,4 +46,4 @@ def show_augmentation(request: Request, config: TrainConfig) -> None:
     originals = source.train.images[:_EXAMPLES]
     drawn = samples(config.aug, originals, config.seed, _SAMPLES)
     say(f"\naug     {config.aug.shown_name}: on the left what is in {config.data.name}")
-    print_images(np.stack([originals, *drawn], axis=1))
+    print_images(list(np.stack([originals, *drawn], axis=1)))

@@ -102,7 +102,7 @@ def check_config(request: Request) -> tuple[TrainConfig, Device]:
     except RequestError as error:
         if error.mended is not None:
             # Told after the others, as Keras takes seconds to start.
-            error.more = partial(_problems_with_keras, *error.mended, error.problems)
+            error.more = partial(_problems_with_keras, *error.mended, told=error.problems)
         raise
     computer = set_up(config)
     check_with_keras(config, composition)
@@ -110,7 +110,7 @@ def check_config(request: Request) -> tuple[TrainConfig, Device]:
 
 
 def _problems_with_keras(
-    config: TrainConfig, composition: Composition, told: tuple[Problem, ...]
+    config: TrainConfig, composition: Composition, *, told: tuple[Problem, ...]
 ) -> tuple[Problem, ...]:
     """What Keras finds wrong beside what was told."""
     try:

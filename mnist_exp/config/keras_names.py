@@ -49,8 +49,7 @@ def classes(kind: str) -> list[str]:
 
 def find_class(kind: str, name: str) -> str | None:
     """The class of `keras.<kind>` with this name, as it is or in snake case; None where there is none."""
-    wanted = name.replace("_", "").lower()
-    return next((known for known in classes(kind) if known.lower() == wanted), None)
+    return next((known for known in classes(kind) if name in (known, snake_case(known))), None)
 
 
 def snake_case(class_name: str) -> str:

@@ -11,7 +11,7 @@ from mnist_exp.model.card import LayerRow, card
 from mnist_exp.model.preprocess import is_preprocessing
 
 # Layers that come between others without being a step of the design.
-_BESIDE = (
+_BESIDE: tuple[str, ...] = (
     "Activation",
     "BatchNormalization",
     "Dropout",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +11,6 @@ import numpy as np
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.layers import ArgumentError, Report, check_augmentation, told_at
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Images
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
 from mnist_exp.model.card import multiply_adds
@@ -138,10 +138,10 @@ def _check_model(
         report(place, f"can be built, but not computed: {first_sentence(error)}")
 
 
-def _first_that_fails(model: keras.Model, images: Images, places: dict[str, str]) -> str:
-    for layer in model.layers:
+def _first_that_fails(model: keras.Model, images: Any, places: dict[str, str]) -> str:
+    for layer in model.layers[1:]:
         try:
-            keras.Model(model.inputs, layer.output)(images)
+            keras.Model(model.input, layer.output)(images, training=True)
         except Exception:
             return places.get(layer.name, "model.layers")
     return "model.layers"  # forwards all is well

@@ -61,7 +61,11 @@ def typos_of_keys() -> Iterator[Case]:
         if isinstance(values.get(path), dict) or parent == "data.files":
             continue
         wrong = f"{parent}{dot}{misspelt(last)}"
-        yield Case("a key", (f"{wrong}=1",), ((LINE, rf"^{re.escape(wrong)}=1: no such key( or group)? \(did you mean '{re.escape(path)}'\?\)"),))
+        yield Case(
+            "a key",
+            (f"{wrong}=1",),
+            ((LINE, rf"^{re.escape(wrong)}=1: no such key( or group)? \(did you mean '{re.escape(path)}'\?\)"),),
+        )
 
 
 def typos_of_groups_and_options() -> Iterator[Case]:
@@ -70,7 +74,11 @@ def typos_of_groups_and_options() -> Iterator[Case]:
         yield Case("a group", (f"{wrong}=x",), ((LINE, rf"^{wrong}=x: .*did you mean '{folder.name}'\?"),))
         for option in sorted(path.stem for path in folder.glob("*.yaml")):
             wrong = misspelt(option)
-            yield Case("an option", (f"{folder.name}={wrong}",), ((LINE, rf"^{folder.name}={wrong}: no such option \(did you mean '{option}'\?\)"),))
+            yield Case(
+                "an option",
+                (f"{folder.name}={wrong}",),
+                ((LINE, rf"^{folder.name}={wrong}: no such option \(did you mean '{option}'\?\)"),),
+            )
 
 
 def user_file(group: str, text: str, name: str = "mine") -> dict[str, str]:
@@ -84,28 +92,93 @@ def model_of(*entries: str) -> dict[str, str]:
 def typos_of_layers() -> Iterator[Case]:
     for kind in sorted(ALLOWED):
         wrong = misspelt(kind)
-        yield Case("a layer", ("model=mine",), ((r"mine\.yaml:5", rf"^model\.layers\.1\.type: there is no layer '{wrong}' \(did you mean '{kind}'\?\)"),), model_of("ReLU", wrong))
+        yield Case(
+            "a layer",
+            ("model=mine",),
+            (
+                (
+                    r"mine\.yaml:5",
+                    rf"^model\.layers\.1\.type: there is no layer '{wrong}' \(did you mean '{kind}'\?\)",
+                ),
+            ),
+            model_of("ReLU", wrong),
+        )
         arguments = class_arguments("layers", kind)
         assert arguments is not None
         for argument in sorted(arguments.known)[:2]:
             given = "".join(f", {name}: 1" for name in sorted(arguments.required - {argument}))
             entry = f"{{type: {kind}{given}, {misspelt(argument)}: 1}}"
-            yield Case("an argument", ("model=mine",), ((r"mine\.yaml:4", rf"{kind} has no argument '{misspelt(argument)}' \(did you mean '{argument}'\?\)"),), model_of(entry))
+            yield Case(
+                "an argument",
+                ("model=mine",),
+                (
+                    (
+                        r"mine\.yaml:4",
+                        rf"{kind} has no argument '{misspelt(argument)}' \(did you mean '{argument}'\?\)",
+                    ),
+                ),
+                model_of(entry),
+            )
         if arguments.required:
-            yield Case("a missing argument", ("model=mine",), ((r"mine\.yaml:4", rf"^model\.layers\.0: {kind} needs {' and '.join(sorted(arguments.required))}"),), model_of(kind))
+            yield Case(
+                "a missing argument",
+                ("model=mine",),
+                (
+                    (
+                        r"mine\.yaml:4",
+                        rf"^model\.layers\.0: {kind} needs {' and '.join(sorted(arguments.required))}",
+                    ),
+                ),
+                model_of(kind),
+            )
     for kind in sorted(AUGMENTATIONS):
-        yield Case("an augmentation", (f"aug.layers=[{misspelt(kind)}]",), ((LINE, rf"^aug\.layers\.0\.type: there is no layer '{misspelt(kind)}' \(did you mean '{kind}'\?\)"),))
+        yield Case(
+            "an augmentation",
+            (f"aug.layers=[{misspelt(kind)}]",),
+            ((LINE, rf"^aug\.layers\.0\.type: there is no layer '{misspelt(kind)}' \(did you mean '{kind}'\?\)"),),
+        )
 
 
 def typos_of_objectives() -> Iterator[Case]:
     for kind in sorted(classes("optimizers")):
-        yield Case("an optimizer", (f"optimizer.type={misspelt(kind)}",), ((LINE, rf"^optimizer\.type: there is no optimizer '{misspelt(kind)}' \(did you mean '{kind}'\?\)"),))
+        yield Case(
+            "an optimizer",
+            (f"optimizer.type={misspelt(kind)}",),
+            ((LINE, rf"^optimizer\.type: there is no optimizer '{misspelt(kind)}' \(did you mean '{kind}'\?\)"),),
+        )
     for argument in ("beta_1", "epsilon", "amsgrad", "global_clipnorm", "gradient_accumulation_steps"):
-        yield Case("an argument", (f"+optimizer.{misspelt(argument)}=1",), ((LINE, rf"^optimizer\.{misspelt(argument)}: Adam has no argument '{misspelt(argument)}' \(did you mean '{argument}'\?\)"),))
-    for loss in ("sparse_categorical_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy", "kl_divergence"):
-        yield Case("a loss", (f"training.loss={misspelt(loss)}",), ((LINE, rf"^training\.loss: there is no loss '{misspelt(loss)}' \(did you mean '{loss}'\?\)"),))
+        yield Case(
+            "an argument",
+            (f"+optimizer.{misspelt(argument)}=1",),
+            (
+                (
+                    LINE,
+                    rf"^optimizer\.{misspelt(argument)}: Adam has no argument '{misspelt(argument)}' \(did you mean '{argument}'\?\)",
+                ),
+            ),
+        )
+    for loss in (
+        "sparse_categorical_crossentropy",
+        "categorical_crossentropy",
+        "categorical_focal_crossentropy",
+        "kl_divergence",
+    ):
+        yield Case(
+            "a loss",
+            (f"training.loss={misspelt(loss)}",),
+            ((LINE, rf"^training\.loss: there is no loss '{misspelt(loss)}' \(did you mean '{loss}'\?\)"),),
+        )
     for metric in ("sparse_top_k_categorical_accuracy", "f1_score", "categorical_crossentropy"):
-        yield Case("a metric", (f"training.metrics=[{misspelt(metric)}]",), ((LINE, rf"^training\.metrics\.0: there is no metric '{misspelt(metric)}' \(did you mean '{metric}'\?\)"),))
+        yield Case(
+            "a metric",
+            (f"training.metrics=[{misspelt(metric)}]",),
+            (
+                (
+                    LINE,
+                    rf"^training\.metrics\.0: there is no metric '{misspelt(metric)}' \(did you mean '{metric}'\?\)",
+                ),
+            ),
+        )
 
 
 VALUES = [
@@ -149,16 +222,36 @@ def wrong_values() -> Iterator[Case]:
 
 def wrong_files() -> Iterator[Case]:
     optimizer = "# mine\ntype: Adam\nlearning_rate: {}\nweight_decay: null\nclipnorm: null\n"
-    yield Case("a value in a file", ("optimizer=mine",), ((r"mine\.yaml:3", r"^optimizer\.learning_rate: must be greater than 0, found -3"),), user_file("optimizer", optimizer.format(-3)))
-    yield Case("a value in a file", ("optimizer=mine",), ((r"mine\.yaml:6", r"^optimizer\.lerning: Adam has no argument 'lerning'"),), user_file("optimizer", optimizer.format(1) + "lerning: 1\n"))
+    yield Case(
+        "a value in a file",
+        ("optimizer=mine",),
+        ((r"mine\.yaml:3", r"^optimizer\.learning_rate: must be greater than 0, found -3"),),
+        user_file("optimizer", optimizer.format(-3)),
+    )
+    yield Case(
+        "a value in a file",
+        ("optimizer=mine",),
+        ((r"mine\.yaml:6", r"^optimizer\.lerning: Adam has no argument 'lerning'"),),
+        user_file("optimizer", optimizer.format(1) + "lerning: 1\n"),
+    )
     for text, line in (
         ("name: [x\nlayers: []\n", 2), ("name: x\n layers: []\n", 2), ("name: 'x\nlayers: []\n", 3), ("name: x\n\tlayers: []\n", 2),
         ("layers:\n  - {type: ReLU\n", 3), ("name: x\nname: y\nlayers: []\n", None), ("name: x: y\n", 1), ("- a\n", None), ("a\n", None), ("name: ${\nlayers: []\n", None),
     ):  # fmt: skip
         pattern = rf"mine\.yaml:{line}: not valid YAML" if line else r"mine(\.yaml)?"
         yield Case("YAML", ("model=mine",), ((".*", pattern),), user_file("model", text))
-    yield Case("a knob", ("model=mine",), ((r"mine\.yaml:3", r"^model\.width: nothing in model\.layers refers to this knob"),), user_file("model", "# mine\nname: mine\nwidth: 3\nlayers: [Flatten]\n"))
-    yield Case("a knob", ("model=mine",), ((r"mine\.yaml:3", r"^model\.layers\.0\.units: \$\{model\.width\}: .*model\.width"),), user_file("model", "name: mine\nlayers:\n  - {type: Dense, units: '${model.width}'}\n"))
+    yield Case(
+        "a knob",
+        ("model=mine",),
+        ((r"mine\.yaml:3", r"^model\.width: nothing in model\.layers refers to this knob"),),
+        user_file("model", "# mine\nname: mine\nwidth: 3\nlayers: [Flatten]\n"),
+    )
+    yield Case(
+        "a knob",
+        ("model=mine",),
+        ((r"mine\.yaml:3", r"^model\.layers\.0\.units: \$\{model\.width\}: .*model\.width"),),
+        user_file("model", "name: mine\nlayers:\n  - {type: Dense, units: '${model.width}'}\n"),
+    )
 
 
 OVERRIDES = [
