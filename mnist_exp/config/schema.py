@@ -307,6 +307,14 @@ class SelectConfig(Frozen):
     metric: Annotated[str, Field(pattern="^val/.+")]
     mode: Literal["max", "min"]
 
+    @model_validator(mode="after")
+    def _loss_falls(self) -> SelectConfig:
+        if (self.metric, self.mode) == ("val/loss", "max"):
+            raise ValueError(
+                "the best epoch has the lowest val/loss: give mode=min (training.select.mode=min) too"
+            )
+        return self
+
 
 class EarlyStoppingConfig(Frozen):
     """When a training ends before its last epoch: after `patience` epochs without a better one."""

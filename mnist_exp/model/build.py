@@ -11,7 +11,7 @@ from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
-from mnist_exp.model.graph import apply_layers
+from mnist_exp.model.graph import Report, apply_layers
 from mnist_exp.model.layers import ArgumentError, first_sentence
 from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
 from mnist_exp.model.preprocess import Statistics, apply_preprocessing
@@ -86,8 +86,8 @@ def check(config: TrainConfig, composition: Composition) -> None:
         except ValueError as error:  # two layers of one name
             report("model.layers", first_sentence(error))
         else:
-            if config.init_from is not None and not compare(model, load_donor(Path(config.init_from))).taken:
-                report("init_from", f"no layer of {config.init_from} has the name and shapes of one here")
+            if config.init_from is not None:
+                _check_donor(model, config.init_from, report)
             total = float(np.sum(model(np.full((1, *config.data.shape), 128, np.float32)))) if not problems else 1
             if not abs(total - 1) < 1e-3:
                 report("model.layers", f"must end in probabilities, but their sum is {total:.3g}: add Softmax")
@@ -98,6 +98,16 @@ def check(config: TrainConfig, composition: Composition) -> None:
         report("training.select.metric", f"no such metric; there are {names}")
     if problems:
         raise RequestError(sorted(set(problems)))
+
+
+def _check_donor(model: keras.Model, run: str, report: Report) -> None:
+    try:
+        taken = compare(model, load_donor(Path(run))).taken
+    except RequestError as error:
+        report("init_from", str(error))
+    else:
+        if not taken:
+            report("init_from", f"no layer of {run} has the name and shapes of one here")
 
 
 def _metrics_or_none(config: TrainConfig) -> list[keras.Metric]:

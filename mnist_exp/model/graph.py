@@ -24,6 +24,7 @@ from mnist_exp.model.layers import (
 
 # What a part of the config is wrong in: the dotted path and the message.
 Report = Callable[[str, str], None]
+MOST_TIMES = 1000
 Tensor = Any  # keras.KerasTensor; None after something that did not fit
 
 _COMPOSITES: Mapping[str, tuple[set[str], set[str]]] = {  # the keys that each has, and those it needs
@@ -91,8 +92,8 @@ class _Graph:
 
     def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
         times = arguments["times"]
-        if not isinstance(times, int) or isinstance(times, bool) or times < 0:
-            raise ArgumentError(f"expected a whole number of times, found {times!r}", "times")
+        if not isinstance(times, int) or isinstance(times, bool) or not 0 <= times <= MOST_TIMES:
+            raise ArgumentError(f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}", "times")
         outside, self._repeating = self._repeating, True
         for turn in range(times):
             x = self.apply(arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1)
@@ -103,7 +104,8 @@ class _Graph:
         before = self._previous
         ends = [self.apply(arguments["layers"], x, f"{place}.layers")]
         self._previous = before
-        ends.append(self.apply(arguments.get("shortcut") or (), x, f"{place}.shortcut"))
+        shortcut = arguments.get("shortcut")
+        ends.append(self.apply(() if shortcut is None else shortcut, x, f"{place}.shortcut"))
         if None not in ends and ends[0].shape != ends[1].shape:
             raise ArgumentError(
                 f"the layers of Residual end in {_shape(ends[0])}, its shortcut in {_shape(ends[1])}: "

@@ -66,6 +66,8 @@ def make_layer(
     name = arguments.get("name", "x")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ArgumentError(f"a layer's name has letters, digits, '_', '.' and '-' only, found {name!r}", "name")
+    if name.startswith("preprocess"):
+        raise ArgumentError("names that begin with 'preprocess' are those of the preprocessing", "name")
     try:
         return layer_class(**{"name": default_name, **arguments})
     except (ValueError, TypeError) as error:

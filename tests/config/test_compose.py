@@ -10,6 +10,7 @@ import pytest
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.grid import expand
+from mnist_exp.config.loader import conf_folder
 from mnist_exp.config.request import Request, parser, request_from
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
@@ -81,6 +82,7 @@ def test_a_layer_can_be_changed_and_left_out():
         ("tracking.uri=mlruns", "must be sqlite:///…"),
         ("tracking.uri=file:///tmp/x", "must be sqlite:///…"),
         ("training.select.metric=train/loss", "training.select.metric"),
+        ("training.select.metric=val/loss", "training.select: the best epoch has the lowest val/loss"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told(override: str, message: str):
@@ -280,3 +282,11 @@ def test_every_file_begins_with_what_it_is():
     for file in conf_folder().rglob("*.yaml"):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
         assert lines[0].startswith("# "), file
+
+
+def test_every_option_says_what_it_is():
+    """Its file begins with a comment; nothing is left to be filled in."""
+    for file in conf_folder().rglob("*.yaml"):
+        text = file.read_text(encoding="utf-8")
+        assert re.match(r"(# @package _global_\n)?# \S", text), file
+        assert "@@" not in text, file
