@@ -370,7 +370,7 @@ def test_kill_9_is_seen(cli: Cli, endless: subprocess.Popen[str]):
 def test_an_early_stop_is_said(cli: Cli):
     """In the output and in the result; the plan stays what it was."""
     patience = ("training.early_stopping.patience=1", "training.early_stopping.min_delta=0.9")
-    done = cli(small=True, *("training.epochs=5", *patience))
+    done = cli("training.epochs=5", *patience, small=True)
     assert "stopped early: 1 epoch without a better one" in done.out
     assert done.result["stopped_early"] is True
     assert (done.result["epochs"], done.result["planned_epochs"]) == (2, 5)

@@ -282,11 +282,3 @@ def test_every_file_begins_with_what_it_is():
     for file in conf_folder().rglob("*.yaml"):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
         assert lines[0].startswith("# "), file
-
-
-def test_every_option_says_what_it_is():
-    """Its file begins with a comment; nothing is left to be filled in."""
-    for file in conf_folder().rglob("*.yaml"):
-        text = file.read_text(encoding="utf-8")
-        assert re.match(r"(# @package _global_\n)?# \S", text), file
-        assert "@@" not in text, file
