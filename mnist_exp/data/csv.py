@@ -1,7 +1,7 @@
 """CSV files: an image per line, its label first, then its pixels in C order (height, width, channel).
 
-The first line may be a header, with a name for each column. Values are whole numbers, pixels from 0 to 255. Lines may end in CRLF, empty
-ones are passed over, and a byte order mark is no matter.
+The first line may be a header, with a name for each column. Values are whole numbers, pixels from 0 to 255.
+Lines may end in CRLF, empty ones are passed over, and a byte order mark is no matter.
 """
 
 from __future__ import annotations
