@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import signal
@@ -15,6 +16,7 @@ from running import Cli, start
 
 from mnist_exp.cli import ACTIONS
 from mnist_exp.config.loader import conf_folder
+from mnist_exp.runs.files import new_folder
 
 DIGITS = "data=digits"
 
@@ -38,6 +40,12 @@ def left() -> list[str]:
         (["verify", DIGITS, "output=x"], "output: only 'dataset convert' takes it"),
         (["verify", "data=csv"], "data.dir: give the folder that holds train.csv, test.csv: data.dir=…"),
         (["verify", "data=npz"], "data.dir: give the folder that holds data.npz: data.dir=…"),
+        (["verify", "data=csv", "data.mirrors=[http://127.0.0.1:1/]"], "data.mirrors: only IDX files are looked for elsewhere than in data.dir; the source is csv"),
+        (["verify", "data=csv", "data.mirrors=[http://127.0.0.1:1/]"], "data.dir: give the folder that holds train.csv, test.csv"),
+        (["verify", "data=npz", "data.keras_cache=mnist.npz"], "data.keras_cache=mnist.npz: only IDX files are looked for elsewhere than in data.dir"),
+        (["verify", "data=folder", "data.dir=.", "data.mirrors=[http://127.0.0.1:1/]"], "data.mirrors: only IDX files"),
+        (["verify", DIGITS, "data.keras_cache=mnist.npz"], "data.keras_cache=mnist.npz: only IDX files"),
+        (["verify", "data=csv", "data.dir=.", "data.files=null"], "train: missing; source csv has train, test"),
         (["verify", "data=csv", "data.dir=nope"], "nope: there is no such folder"),
         (["verify", "data=csv", "data.dir=."], "there is no file train.csv, test.csv"),
         (["verify", "data=idx", "data.dir=."], "not there, with or without .gz: train-images-idx3-ubyte, train-labels"),
@@ -82,6 +90,11 @@ def test_convert_writes_where_runs_are_kept(cli: Cli, use: Callable[[str], None]
     assert "100 train, 20 test" in out
 
 
+def test_digits_of_an_older_run_are_read(cli: Cli):
+    """Its config says that they have no files with null."""
+    assert "1,497 train" in cli("dataset", "verify", DIGITS, "data.files=null").out
+
+
 def test_a_tilde_is_the_home_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In `output` and in `outputs`."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -93,16 +106,17 @@ def test_a_tilde_is_the_home_folder(cli: Cli, tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_is_there_is_not_written_over(cli: Cli):
-    """Neither a folder with something in it nor a file; an empty folder is taken."""
+    """Neither a folder with something in it, a file nor a link; an empty folder is taken."""
     Path("full").mkdir()
     Path("full/x").write_text("precious")
     Path("file").write_text("precious")
     Path("empty").mkdir()
-    for name in ("full", "file"):
+    Path("link").symlink_to("empty")
+    for name in ("full", "file", "link"):
         said = cli("dataset", "convert", DIGITS, "to=csv", f"output={name}", status=2).err
         assert f"output: {name} is there already; name a new folder with output=…" in said
     cli("dataset", "convert", DIGITS, "to=csv", "output=empty", "data.limit=20")
-    assert left() == ["empty", "empty/test.csv", "empty/train.csv", "file", "full", "full/x"]
+    assert left() == ["empty", "empty/test.csv", "empty/train.csv", "file", "full", "full/x", "link"]
 
 
 def test_an_output_that_cannot_be_written_is_told(cli: Cli):
@@ -124,6 +138,41 @@ def test_a_disk_that_fills_leaves_nothing(to: str):
     assert done.returncode == 1, done.stderr
     assert done.stderr == "mnist-exp: deep/x: File too large; nothing was kept\n"
     assert left() == []
+
+
+def test_the_unfinished_folder_of_another_process_is_left_alone(cli: Cli):
+    """Also where it has the name that ours would have."""
+    Path("deep").mkdir()
+    theirs = Path("deep", f".{os.getpid()}.x")
+    theirs.mkdir()
+    said = cli("dataset", "convert", DIGITS, "to=csv", "output=deep/x", status=2).err
+    assert "output: deep/x cannot be written: File exists" in said
+    assert left() == ["deep", str(theirs)]
+
+
+@pytest.mark.parametrize(
+    ("inner", "told"), [("", ["{t}/file", "{t}", "renamed", ".", "deep"]), ("a", ["all", "renamed", ".", "deep"])]
+)
+def test_a_new_folder_is_on_disk_when_it_has_its_name(
+    monkeypatch: pytest.MonkeyPatch, inner: str, told: list[str]
+):
+    """What is in it is flushed before it is renamed, and the folders above it after."""
+    done: list[str] = []
+
+    def flushed(descriptor: int) -> None:
+        done.append(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    rename = Path.replace
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "sync", lambda: done.append("all"))
+    monkeypatch.setattr(Path, "replace", lambda *paths: done.append("renamed") or rename(*paths))
+    with new_folder(Path("deep/x")) as folder:
+        (folder / inner).mkdir(exist_ok=True)
+        (folder / inner / "file").write_text("")
+    before = len(told) - 2
+    expected = [words.format(t=f"deep/.{os.getpid()}.x") for words in told]
+    assert done[:before] == expected[:before]
+    assert sorted(done[before:]) == expected[before:]
 
 
 @pytest.mark.mnist

@@ -79,6 +79,26 @@ def test_the_jobs_of_a_sweep_start_from_one_run(cli: Cli):
     assert [config["init_from"] for config in configs] == [str(donor.run)] * 2, swept.out
 
 
+def test_a_sweep_over_starts(cli: Cli):
+    """Each by whatever name it is called; configs have paths."""
+    donors = [cli(f"seed={seed}", small=True).run for seed in (0, 1)]
+    assert donors[0] is not None
+    swept = cli("-m", f"init_from={donors[0].name},latest", small=True)
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    configs = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(sweep.glob("*/config.yaml"))]
+    assert {config["init_from"] for config in configs} == set(map(str, donors)), swept.out
+
+
+def test_a_damaged_start_does_not_hide_other_mistakes(cli: Cli):
+    """Both are told."""
+    donor = cli(small=True).run
+    assert donor is not None
+    (donor / "model.keras").write_bytes(b"damaged")
+    said = cli(f"init_from={donor}", "optimizer.type=Adm", small=True, status=2).err
+    assert "there is no optimizer 'Adm' (did you mean 'Adam'?)" in said
+    assert "model.keras: damaged, or not a model" in said
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -57,3 +57,18 @@ def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
         [sys.executable, script, done.run / "model.keras"], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "32 of 32"
+
+
+def test_class_names_are_drawn_as_they_are(cli: Cli):
+    """Dollars are no mathematics, and percent signs and umlauts no trouble."""
+    rng = np.random.default_rng(0)
+    for name in ("$\\frac$", "50 %", "Äpfel_rot"):
+        for part in ("train", "test"):
+            (Path("odd") / part / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = rng.integers(0, 256, (9, 9), np.uint8)
+                Image.fromarray(pixels).save(Path("odd") / part / name / f"{number}.png")
+    words = ["data=folder", "data.dir=odd", "data.shape=[9,9,1]", "data.classes=3", "data.val_fraction=0.25"]
+    done = cli(*words, "model=linear", "training.epochs=1", "tracking=none")
+    assert done.run is not None
+    assert (done.run / "plots" / "confusion_matrix.png").stat().st_size > 5000

@@ -365,3 +365,13 @@ def test_kill_9_is_seen(cli: Cli, endless: subprocess.Popen[str]):
     assert "0/5000" not in shown  # what had been reached is shown
     assert json.loads((path / "result.json").read_text())["status"] == "running"
     assert len((path / "history.csv").read_text().splitlines()) >= 4
+
+
+def test_an_early_stop_is_said(cli: Cli):
+    """In the output and in the result; the plan stays what it was."""
+    patience = ("training.early_stopping.patience=1", "training.early_stopping.min_delta=0.9")
+    done = cli("training.epochs=5", *patience, small=True)
+    assert "stopped early: 1 epoch without a better one" in done.out
+    assert done.result["stopped_early"] is True
+    assert (done.result["epochs"], done.result["planned_epochs"]) == (2, 5)
+    assert "stopped_early" not in cli(small=True).result

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from mnist_exp.commands.sweep import check_jobs
-from mnist_exp.commands.train import check_config, settle_init, start_from_run
+from mnist_exp.commands.train import check_config, start_from_run
 from mnist_exp.config.grid import expand
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
@@ -18,7 +18,7 @@ from mnist_exp.sweeps.names import job_names
 
 def check(request: Request, started: float) -> None:
     """Say that nothing is wrong. Raises `RequestError` with everything that is."""
-    request = settle_init(start_from_run(request))
+    request = start_from_run(request)
     if request.multirun:
         grid = expand(request)
         names = job_names(grid)
@@ -26,7 +26,7 @@ def check(request: Request, started: float) -> None:
             say(f"{name:<{max(map(len, names))}}  {_described(config)}")
         what = f"nothing is wrong with any of these {len(names)} jobs"
     else:
-        config, _ = check_config(request)
+        _, config, _ = check_config(request)
         what = f"nothing is wrong: {_described(config)}"
     say(f"{what} ({time.perf_counter() - started:.1f} s)")
 

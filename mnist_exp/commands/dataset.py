@@ -113,7 +113,7 @@ def _refuse_existing(target: Path) -> None:
     if not target.name:
         raise RequestError(f"output: {target} cannot be a new folder; name one")
     try:
-        if target.is_dir() and not any(target.iterdir()):
+        if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
             return
         if target.exists() or target.is_symlink():
             raise RequestError(f"output: {target} is there already; name a new folder with output=…")

@@ -13,7 +13,7 @@ _EXAMPLES, _SAMPLES = 2, 8
 def show(request: Request, started: float) -> None:
     """Print the card, the remarks, and a sheet of augmented samples. Raises `RequestError`."""
     request = start_from_run(request)
-    config, _ = check_config(request)
+    request, config, _ = check_config(request)
     show_model(config)
     if not config.aug.is_identity:
         show_augmentation(request, config)

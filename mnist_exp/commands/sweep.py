@@ -57,7 +57,7 @@ def sweep(request: Request, started: float) -> None:
     from mnist_exp.sweeps.launch import launch
     from mnist_exp.tracking.record import SweepRecord
 
-    request = settle_init(start_from_run(request))
+    request = start_from_run(request)
     grid = expand(request)
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
@@ -95,9 +95,11 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> list[tuple
             problems[Problem(COMMAND_LINE, message)] = list(names)
     jobs = [replace(request, overrides=overrides, multirun=False) for overrides in grid.jobs]
     composed = []
-    for job, name in zip(jobs, names, strict=True):
+    for number, name in enumerate(names):
         with told_of(name, problems):
-            composed.append(compose_checked(job, TrainConfig))
+            config, composition = compose_checked(jobs[number], TrainConfig)
+            jobs[number], config = settle_init(jobs[number], config)
+            composed.append((config, composition))
     if not problems:
         set_up(composed[0][0])
         for (config, composition), name in zip(composed, names, strict=True):

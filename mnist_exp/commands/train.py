@@ -59,8 +59,7 @@ def train(request: Request, started: float) -> None:
     """Run what was asked for. Raises `RequestError` before anything is created, `WorkError` after."""
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
-        request = settle_init(start_from_run(request))
-        config, computer = check_config(request)
+        request, config, computer = check_config(start_from_run(request))
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = settle_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
@@ -80,23 +79,27 @@ def start_from_run(request: Request) -> Request:
     return replace(request, base=saved, base_file=run.path / "config.yaml")
 
 
-def settle_init(request: Request) -> Request:
-    """With `init_from=<run>`: the same request with the path of that run, whatever it was called by.
+def settle_init(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
+    """With `init_from=<run>`: the same with the path of that run, whatever it was called by.
 
     Raises `RequestError`.
     """
-    wanted = override_value(request, "init_from")
-    if not isinstance(wanted, str):
-        return request
-    run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
+    if config.init_from is None:
+        return request, config
+    run = find_run(config.init_from, Path(config.outputs))
     if run.status != "finished":
-        raise RequestError(f"init_from={wanted}: this run is {run.status}; a finished one is needed")
+        raise RequestError(f"init_from={config.init_from}: this run is {run.status}; a finished one is needed")
+    path = str(run.path.resolve())
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
-    return replace(request, overrides=(*kept, f"init_from={quoted(str(run.path.resolve()))}"))
+    request = replace(request, overrides=(*kept, f"init_from={quoted(path)}"))
+    return request, config.model_copy(update={"init_from": path})
 
 
-def check_config(request: Request) -> tuple[TrainConfig, Device]:
-    """The config of a request to train, and what it computes on. Raises `RequestError` with all that is wrong."""
+def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
+    """A request to train as it was settled, its config, and what it computes on.
+
+    Raises `RequestError` with all that is wrong.
+    """
     try:
         config, composition = compose_checked(request, TrainConfig)
     except RequestError as error:
@@ -104,9 +107,10 @@ def check_config(request: Request) -> tuple[TrainConfig, Device]:
             # Told after the others, as Keras takes seconds to start.
             error.more = partial(_problems_with_keras, *error.mended, told=error.problems)
         raise
+    request, config = settle_init(request, config)
     computer = set_up(config)
     check_with_keras(config, composition)
-    return config, computer
+    return request, config, computer
 
 
 def _problems_with_keras(
@@ -211,6 +215,10 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
             done = f"{progress.epochs} of {config.training.epochs} epochs"
             say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
             raise
+        if progress.epochs < config.training.epochs:
+            patience = config.training.early_stopping.patience
+            say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
+            record.result["stopped_early"] = True
         leave(test=data.test is not None)
         record.seconds(stopwatch.report())
         if not config.training.keep_checkpoint:

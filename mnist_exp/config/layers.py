@@ -39,6 +39,8 @@ ALLOWED = frozenset(
 # How the branches of a `Parallel` can be merged.
 MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply"})
 
+MOST_TIMES = 1000  # that a list can be repeated
+
 # Ways of writing, and the keys that each has and those that it needs.
 COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "Repeat": (frozenset({"layers", "times"}), frozenset({"layers", "times"})),
@@ -127,8 +129,8 @@ def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
     """Raise `ArgumentError` for a `Repeat`, `Residual` or `Parallel` that is not written as such."""
     check_names(kind, arguments, *COMPOSITES[kind])
     times = arguments.get("times", 1)
-    if not isinstance(times, int) or isinstance(times, bool) or times < 0:
-        raise ArgumentError(f"expected a whole number of times, found {times!r}", "times")
+    if not isinstance(times, int) or isinstance(times, bool) or not 0 <= times <= MOST_TIMES:
+        raise ArgumentError(f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}", "times")
     branches = arguments.get("branches")
     if kind == "Parallel" and (not is_list(branches) or len(branches) < 2):
         raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
@@ -160,6 +162,8 @@ def check_entry(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of
     name = arguments.get("name", "x")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ArgumentError(f"a layer's name has letters, digits, '_', '.' and '-' only, found {name!r}", "name")
+    if name.startswith("preprocess"):
+        raise ArgumentError("names that begin with 'preprocess' are those of the preprocessing", "name")
 
 
 def check_arguments(kind: str, name: str, arguments: Mapping[str, Any], also: Set[str] = frozenset()) -> None:

@@ -81,6 +81,11 @@ class DataConfig(Frozen):
         """The same without what is chosen after the images were read: two such are equal for equal sources."""
         return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
 
+    @field_validator("files", mode="before")
+    @classmethod
+    def _no_files(cls, value: Any) -> Any:
+        return {} if value is None else value  # as runs of earlier versions keep it
+
     @field_validator("files")
     @classmethod
     def _parts_of_the_source(
@@ -106,6 +111,16 @@ class DataConfig(Frozen):
                 raise ValueError(f"{part}: only IDX files may be gzip archives, with a gz_sha256")
         if source == "idx" and (value["test_images"] is None) != (value["test_labels"] is None):
             raise ValueError("test_images and test_labels: both must be named, or both null")
+        return value
+
+    @field_validator("mirrors", "keras_cache")
+    @classmethod
+    def _of_idx_files(
+        cls, value: tuple[str, ...] | FileSpec | None, info: ValidationInfo
+    ) -> tuple[str, ...] | FileSpec | None:
+        source = info.data.get("source", "idx")
+        if value and source != "idx":
+            raise ValueError(f"only IDX files are looked for elsewhere than in data.dir; the source is {source}")
         return value
 
     @field_validator("dir")
@@ -306,6 +321,14 @@ class SelectConfig(Frozen):
 
     metric: Annotated[str, Field(pattern="^val/.+")]
     mode: Literal["max", "min"]
+
+    @model_validator(mode="after")
+    def _loss_falls(self) -> SelectConfig:
+        if (self.metric, self.mode) == ("val/loss", "max"):
+            raise ValueError(
+                "the best epoch has the lowest val/loss: give mode=min (training.select.mode=min) too"
+            )
+        return self
 
 
 class EarlyStoppingConfig(Frozen):

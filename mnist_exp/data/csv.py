@@ -1,13 +1,14 @@
 """CSV files: an image per line, its label first, then its pixels in C order (height, width, channel).
 
-The first line may be a header. Values are whole numbers, pixels from 0 to 255. Lines may end in CRLF, empty
-ones are passed over, and a byte order mark is no matter.
+The first line may be a header, with a name for each column. Values are whole numbers, pixels from 0 to 255.
+Lines may end in CRLF, empty ones are passed over, and a byte order mark is no matter.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def read(path: Path, shape: Shape, classes: int) -> Part:
     import pyarrow as pa  # only here: it takes a sixth of a second to import
     from pyarrow import csv as fast
 
-    skip = _header_lines(path)
+    skip = _header_lines(path, shape)
     columns = 1 + math.prod(shape)
     names = [str(column) for column in range(columns)]
     # A value takes two bytes at least: so many images are in the file at most. Unused memory is never touched.
@@ -77,14 +78,22 @@ def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) 
                 advance(len(values))
 
 
-def _header_lines(path: Path) -> int:
-    """How many lines come before the first image."""
+def _header_lines(path: Path, shape: Shape) -> int:
+    """How many lines come before the first image. Raises `RequestError` for a header of other columns."""
     rows = _rows(path)
     line, first = next(rows, (0, []))
     if not first:
         raise RequestError(f"{path}: is empty; expected a line per image: its label, then its pixels")
     if not _is_header(first):
         return line - 1
+    if len(first) != 1 + math.prod(shape):
+        raise RequestError(f"{path}, line {line}: {_other_length(len(first), shape)}")
+    begins, ends = (name.strip().lower() for name in (first[0], first[-1]))
+    if re.fullmatch(r"pixel\d*|\d+x\d+", begins) or ends in ("label", "class", "target", "y"):
+        raise RequestError(
+            f"{path}, line {line}: the label must be the first column, but the header goes "
+            f"from {first[0][:40]!r} to {first[-1][:40]!r}"
+        )
     if next(rows, None) is None:
         raise RequestError(f"{path}: has a header, but no images")
     return line
@@ -144,9 +153,10 @@ def _explain(path: Path, shape: Shape, classes: int, highest: int = 0) -> None:
         for column, text in enumerate(row, start=1):
             what, limit = ("label", classes - 1) if column == 1 else ("pixel", 255)
             value = text.strip()
-            if not (value.isascii() and value.isdigit()) or int(value) > limit:
+            whole = value.isascii() and value.isdigit()
+            if not whole or float(value) > limit:  # int() refuses more than 4,300 digits
                 advice = ""
-                if column == 1 and value.isascii() and value.isdigit():
+                if column == 1 and whole and len(value) < 10:
                     advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
                 raise RequestError(
                     f"{place}, column {column}: expected a {what}, a whole number from 0 to {limit}, "

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg")
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the EXIF tag, and its values other than upright
 _SIXTEEN_BITS = b"\x10"  # a PNG's bit depth, at byte 24
 
 
@@ -96,9 +97,13 @@ def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            found = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise RequestError(f"{folder}: cannot be read: {error.strerror}") from error
+    for entry in found:
+        if (shown := os.fsencode(entry.name).decode(errors="backslashreplace")) != entry.name:
+            raise RequestError(f"{folder}/{shown}: its name is not UTF-8; rename it")
+    return found
 
 
 def _read_image(path: str, shape: Shape) -> Images:
@@ -142,6 +147,12 @@ def _bytes(image: Image.Image, content: bytes, path: str) -> Images:
         raise RequestError(f"{path}: 16 bits per channel; expected 8")
     if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA"):
         raise RequestError(f"{path}: {image.mode} colours; expected grey or RGB")
+    if (frames := getattr(image, "n_frames", 1)) > 1:
+        raise RequestError(f"{path}: has {frames} frames; expected a single image")
+    if (orientation := image.getexif().get(_ORIENTATION)) in _TURNED:
+        raise RequestError(
+            f"{path}: its EXIF orientation is {orientation}; turn its pixels upright and remove the tag"
+        )
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
         pixels = np.asarray(image.convert("RGBA"))
         if pixels[..., 3].min() < 255:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import math
 import struct
 import zlib
@@ -24,6 +25,9 @@ from mnist_exp.errors import RequestError
 IMAGES, LABELS = (3, 4), (1,)
 """The numbers of dimensions that a file of images, and one of labels, may have."""
 _UNSIGNED_BYTE = 8
+_GZIP = b"\x1f\x8b"
+_MOST_UNPACKED = 1032  # bytes for each byte of an archive: more cannot be packed into it
+_START = bytes([0, 0, _UNSIGNED_BYTE])
 _NAMES = {"train": "train", "test": "t10k"}
 
 
@@ -37,15 +41,37 @@ def read_content(path: Path, spec: FileSpec) -> bytes:
 
 
 def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
-    """The same without gzip, if it is an archive, verified. Raises `RequestError` that names `name`."""
-    if content[:2] == b"\x1f\x8b":
+    """The same without gzip, if it is an archive, verified. Raises `RequestError` that names `name`.
+
+    What is named `….gz` must be an archive.
+    """
+    if name.endswith(".gz") and not content.startswith(_GZIP):
+        raise RequestError(f"{name}: not a gzip archive: begins with {content[:4].hex(' ') or 'nothing'}")
+    if content.startswith(_GZIP):
         _verify(content, spec.gz_sha256, f"{name}: not the expected archive")
         try:
-            content = gzip.decompress(content)
+            content = _decompressed(content)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise RequestError(f"{name}: a damaged gzip archive ({error}); fetch it again") from error
     _verify(content, spec.sha256, f"{name}: not the expected file")
     return content
+
+
+def _decompressed(archive: bytes) -> bytes:
+    """What is in an archive, up to a byte more than its IDX header promises; of what is not IDX only the start.
+
+    A small archive of a gigantic file takes no gigantic memory.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(archive)) as file:
+        start = file.read(4)
+        if start[:3] != _START or len(start) < 4:
+            return start
+        sizes = file.read(4 * start[3])
+        if len(sizes) < 4 * start[3]:
+            return start + sizes
+        promised = math.prod(struct.unpack(f">{start[3]}I", sizes))
+        file.seek(0)
+        return file.read(min(4 + len(sizes) + promised + 1, _MOST_UNPACKED * len(archive)))
 
 
 def _verify(content: bytes, sha256: str | None, message: str) -> None:
@@ -58,9 +84,8 @@ def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray
 
     Raises `RequestError` that names `name`.
     """
-    start = bytes([0, 0, _UNSIGNED_BYTE])
-    if content[:3] != start or content[3:4] not in map(bytes, ([n] for n in dimensions)):
-        expected = " or ".join(f"{start.hex(' ')} {number:02x}" for number in dimensions)
+    if content[:3] != _START or content[3:4] not in map(bytes, ([n] for n in dimensions)):
+        expected = " or ".join(f"{_START.hex(' ')} {number:02x}" for number in dimensions)
         raise RequestError(
             f"{name}: not an IDX file of unsigned bytes in {' or '.join(map(str, dimensions))} "
             f"dimension{'s' * (dimensions != (1,))}: "
@@ -73,7 +98,8 @@ def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray
     promised, values = math.prod(shape), len(content) - header
     if values != promised:
         raise RequestError(
-            f"{name}: its header promises {'×'.join(map(str, shape))} = {promised} values, {values} follow"
+            f"{name}: its header promises {'×'.join(map(str, shape))} = {promised} values, "
+            f"{values if values < promised else 'more'} follow"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 

@@ -17,6 +17,7 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.files import replace_file
 
 PATIENCE = 5.0  # seconds that a mirror may take to answer
+MOST = 2**30  # bytes that a mirror may send for a file
 
 
 class NotFound(Exception):
@@ -185,7 +186,11 @@ def _download(
     for part, spec in files.items():
         with urllib.request.urlopen(f"{mirror.rstrip('/')}/{spec.name}.gz", timeout=PATIENCE) as answer:
             tell(f"fetching {answer.url}")
-            archives[part] = answer.read()
+            archives[part] = answer.read(MOST + 1)
+            if len(archives[part]) > MOST:
+                raise ValueError(f"{spec.name}.gz: more than {MOST:,} bytes")
+            if missing := getattr(answer, "length", None):
+                raise http.client.IncompleteRead(archives[part], missing)
         contents[part] = unpack(archives[part], spec, f"{spec.name}.gz")
     return archives, contents
 

@@ -30,10 +30,12 @@ def read(path: Path) -> tuple[Part, Part | None, tuple[str, ...] | None]:
                 if member.filename.removesuffix(".npy")
                 in ("x_train", "y_train", "x_test", "y_test", "class_names")
             }
-    except zipfile.BadZipFile as error:
-        raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
+    except RequestError:
+        raise
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # zipfile raises several kinds for names and versions that it cannot read
+        raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
     for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(arrays) else ())):
         if name not in arrays:
             raise RequestError(f"{path}: has no array {name}; it has {', '.join(arrays) or 'none that is known'}")
@@ -70,6 +72,8 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
         with archive.open(member) as file:
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, by_column, dtype = header[np.lib.format.read_magic(file)](file)
+            if min(shape, default=0) < 0:
+                raise RequestError(f"{place}: damaged: its header has a negative size: {shape}")
             if dtype.hasobject:
                 raise RequestError(f"{place}: holds pickled Python objects, which are never loaded")
             promised, follow = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
@@ -78,13 +82,12 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
                     f"{place}: its header promises {'×'.join(map(str, shape))} values of {dtype} = "
                     f"{promised} bytes, {follow} follow"
                 )
-            array = np.frombuffer(file.read(promised), dtype)
+            return np.frombuffer(file.read(promised), dtype).reshape(shape, order="F" if by_column else "C")
     except RequestError:
         raise
     except Exception as error:  # a damaged header may raise whatever Python's own parser does
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(f"{place}: damaged: {reason}") from error
-    return array.reshape(shape, order="F" if by_column else "C")
 
 
 def _part(arrays: dict[str, Array], name: str, path: Path) -> Part:

@@ -113,8 +113,8 @@ def _check_model(
         shape = "×".join(str(size) for size in model.output_shape[1:])
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
         return
-    if config.init_from is not None and not compare(model, load_donor(Path(config.init_from))).taken:
-        report("init_from", f"no layer of {config.init_from} has the name and shapes of one here")
+    if config.init_from is not None:
+        _check_donor(model, config.init_from, report)
     for key, most, found, what in (
         ("max_parameters", config.budget.max_parameters, count_parameters(model), "parameters"),
         ("max_macs", config.budget.max_macs, sum(map(multiply_adds, model.layers)), "multiply-adds per image"),
@@ -136,6 +136,16 @@ def _check_model(
     except Exception as error:  # Keras builds what TensorFlow does not compute, say strides of two lengths
         place = _first_that_fails(model, images, places)
         report(place, f"can be built, but not computed: {first_sentence(error)}")
+
+
+def _check_donor(model: keras.Model, run: str, report: Report) -> None:
+    try:
+        taken = compare(model, load_donor(Path(run))).taken
+    except RequestError as error:
+        report("init_from", str(error))
+    else:
+        if not taken:
+            report("init_from", f"no layer of {run} has the name and shapes of one here")
 
 
 def _first_that_fails(model: keras.Model, images: Any, places: dict[str, str]) -> str:

@@ -98,7 +98,8 @@ class _Graph:
         before = self._previous
         ends = [self.apply(arguments["layers"], x, f"{place}.layers")]
         self._previous = before
-        ends.append(self.apply(arguments.get("shortcut") or (), x, f"{place}.shortcut"))
+        shortcut = arguments.get("shortcut")
+        ends.append(self.apply(() if shortcut is None else shortcut, x, f"{place}.shortcut"))
         if None not in ends and ends[0].shape != ends[1].shape:
             raise ArgumentError(
                 f"the layers of Residual end in {_shape(ends[0])}, its shortcut in {_shape(ends[1])}: "

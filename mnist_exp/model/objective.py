@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import keras
@@ -21,9 +22,11 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
     """
     check_optimizer(config)
     optimizer_class = getattr(keras.optimizers, config.type)
-    mean = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
+    more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
+    if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:
+        more["weight_decay"] = 0.0  # null is none, also for AdamW and its like, which decay by default
     try:
-        return optimizer_class(**config.arguments, **mean)
+        return optimizer_class(**config.arguments, **more)
     except (ValueError, TypeError) as error:
         raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
 

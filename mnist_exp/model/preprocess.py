@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from mnist_exp.config.schema import PreprocessConfig
 from mnist_exp.data.dataset import Images
@@ -30,7 +31,7 @@ class Statistics:
 
 
 def statistics(images: Images, config: PreprocessConfig) -> Statistics:
-    """Exact: mean and deviation from counts of the 256 pixel values, covariances from sums of whole numbers."""
+    """From exact sums of whole numbers, so that no order of adding and no number of threads matters."""
     counts = np.zeros(256, np.int64)
     for start in range(0, len(images), 4096):  # bincount widens what it is given to eight bytes
         counts += np.bincount(images[start : start + 4096].ravel(), minlength=256)
@@ -55,16 +56,17 @@ def whitening(images: Images, config: PreprocessConfig) -> Whitening:
         products += block.T @ block  # of whole numbers, below 2^53: exact in any order
     mean = total / len(images)
     covariance = (products / len(images) - np.outer(mean, mean)) / 255**2
-    variances, components = np.linalg.eigh(covariance)
-    variances, components = np.maximum(variances[::-1], 0), components[:, ::-1]
-    # An eigenvector's sign is arbitrary: its greatest entry is positive here.
-    greatest = np.abs(components).argmax(axis=0)
-    components = components * np.sign(components[greatest, np.arange(size)])
-    matrix = components / np.sqrt(variances + config.epsilon)
-    if config.type == "zca":
-        matrix = matrix @ components.T
-    matrix /= 255
-    return Whitening(matrix.astype(np.float32), (-mean @ matrix).astype(np.float32))
+    with threadpool_limits(1, "blas"):  # which gives other last bits with other numbers of threads
+        variances, components = np.linalg.eigh(covariance)
+        variances, components = np.maximum(variances[::-1], 0), components[:, ::-1]
+        # An eigenvector's sign is arbitrary: its greatest entry is positive here.
+        greatest = np.abs(components).argmax(axis=0)
+        components = components * np.sign(components[greatest, np.arange(size)])
+        matrix = components / np.sqrt(variances + config.epsilon)
+        if config.type == "zca":
+            matrix = matrix @ components.T
+        matrix /= 255
+        return Whitening(matrix.astype(np.float32), (-mean @ matrix).astype(np.float32))
 
 
 def apply_preprocessing(

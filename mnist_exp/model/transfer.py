@@ -25,9 +25,9 @@ def load_donor(run: Path) -> keras.Model:
     file = run / "model.keras"
     try:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:
-        reason = "there is no such file" if not file.exists() else f"damaged, or not a model: {error}"
-        raise RequestError(f"init_from: {file}: {reason.splitlines()[0]}") from error
+    except Exception as error:  # Keras raises whatever the damage makes it raise
+        reason = "there is no such file" if not file.exists() else "damaged, or not a model"
+        raise RequestError(f"{file}: {reason}") from error
 
 
 def compare(model: keras.Model, donor: keras.Model) -> Transfer:

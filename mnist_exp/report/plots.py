@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ History = Sequence[Mapping[str, float]]
 # Okabe and Ito's palette, which colour-blind people can tell apart: train, validation.
 TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
 _DPI = 110
+matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dollar
 
 
 def _figure(width: float, height: float, title: str) -> Figure:

@@ -31,11 +31,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(path)
+        temporary.mkdir(parents=True)  # what fails here is another's, and not removed
+        try:
+            yield temporary
+            _flush_all(temporary)
+            temporary.replace(path)
+        except BaseException:
+            remove_folder(temporary)
+            raise
+        for folder in {path.parent, *(folder.parent for folder in missing)}:
+            _flush(folder)
     except BaseException:
-        remove_folder(temporary)
         for folder in missing:
             with suppress(OSError):  # somebody else put something there
                 folder.rmdir()
@@ -51,6 +57,16 @@ def write_text(path: Path, text: str) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder with what is in it, if it is there."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush_all(folder: Path) -> None:
+    """Flush a folder with what is in it: its files one by one, or all at once where there are folders of them."""
+    entries = list(folder.iterdir())
+    if any(entry.is_dir() for entry in entries):
+        os.sync()
+    else:
+        for path in (*entries, folder):
+            _flush(path)
 
 
 def _flush(path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.grid import expand
+from mnist_exp.config.loader import conf_folder
 from mnist_exp.config.request import Request, parser, request_from
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
@@ -81,6 +82,7 @@ def test_a_layer_can_be_changed_and_left_out():
         ("tracking.uri=mlruns", "must be sqlite:///…"),
         ("tracking.uri=file:///tmp/x", "must be sqlite:///…"),
         ("training.select.metric=train/loss", "training.select.metric"),
+        ("training.select.metric=val/loss", "training.select: the best epoch has the lowest val/loss"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_told(override: str, message: str):
@@ -264,7 +266,6 @@ def test_every_option_of_a_group_has_the_same_keys():
     """An override that is right for one option of a group is right for the others (but for models' knobs)."""
     import yaml
 
-    from mnist_exp.config.loader import conf_folder
 
     for group in ("data", "preprocess", "aug", "schedule", "training", "device", "tracking"):
         keys = {
@@ -275,7 +276,6 @@ def test_every_option_of_a_group_has_the_same_keys():
 
 def test_every_file_begins_with_what_it_is():
     """Each option's file opens with a comment for its reader."""
-    from mnist_exp.config.loader import conf_folder
 
     for file in conf_folder().rglob("*.yaml"):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]

@@ -29,7 +29,7 @@ def test_what_does_not_change_the_weights_does_not_change_it(override: str):
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "model=linear", "model.dropout=0.1", "aug=shift", "optimizer.learning_rate=0.1", "data.limit=9",
-     "training.epochs=6", "training.select.metric=val/loss", "device.deterministic=false", "preprocess=standardize"],
+     "training.epochs=6", "training.select={metric: val/loss, mode: min}", "device.deterministic=false", "preprocess=standardize"],
 )  # fmt: skip
 def test_what_changes_the_weights_changes_it(override: str):
     """So does everything else."""

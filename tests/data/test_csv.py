@@ -85,6 +85,12 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '-1'"),
         ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number from 0 to 1, found 'a'"),
         (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
+        ("##garbage\n" + GOOD, "train.csv, line 1: 1 values, expected 7: a label and the pixels of data.shape=[2,3,1]"),
+        ("pixel1,pixel2,pixel3,pixel4,pixel5,pixel6,class\n" + GOOD, "train.csv, line 1: the label must be the first column, but the header goes from 'pixel1' to 'class'"),
+        ("1x1,1x2,1x3,2x1,2x2,2x3,what\n" + GOOD, "from '1x1' to 'what'"),
+        ("a,b,c,d,e,f, Label\n" + GOOD, "line 1: the label must be the first column"),
+        (GOOD + "1,0,0," + "9" * 5000 + ",0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found '999"),
+        (GOOD + "9" * 5000 + ",0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '999"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_line(refused: Refused, text: str, told: str):
@@ -105,7 +111,7 @@ def test_what_is_no_text_is_told(refused: Refused):
     Path("train.csv").write_bytes(GOOD.encode("utf-16"))
     assert "train.csv, line 2, column 1: expected a label" in refused("csv", TRAIN_ONLY)
     Path("train.csv").write_bytes(bytes(range(256)) * 9)
-    assert "train.csv, line 2: 1 values, expected 7" in refused("csv", TRAIN_ONLY)
+    assert "train.csv, line 1: 1 values, expected 7" in refused("csv", TRAIN_ONLY)
     Path("train.csv").unlink()
     Path("train.csv").mkdir()
     assert "there is no file train.csv" in refused("csv", TRAIN_ONLY)
@@ -114,6 +120,6 @@ def test_what_is_no_text_is_told(refused: Refused):
 def test_kaggles_test_file_is_not_labelled(refused: Refused):
     """Given as the training file, it is told what it lacks."""
     Path("test.csv").write_text(",".join(f"pixel{i}" for i in range(6)) + "\n1,2,3,4,5,6\n")
-    assert "test.csv, line 2: 6 values: the pixels of data.shape=[2,3,1], but no label" in refused(
+    assert "test.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], but no label" in refused(
         "kaggle", "data.files.train=test.csv"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -95,6 +96,12 @@ def cut(path: str) -> None:
     Path(path).write_bytes(content[: content.index(b"IDAT") + 8])
 
 
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 def empty_class() -> None:
     for file in Path("train/dog").iterdir():
         file.unlink()
@@ -117,6 +124,11 @@ def empty_class() -> None:
         (lambda: save("train/dog/x.png", np.dstack([COLOUR, GREY])), "train/dog/x.png: is transparent"),
         (lambda: save("train/dog/x.png", GREY.astype(np.uint16) * 99), "train/dog/x.png: 16 bits per channel"),
         (lambda: save("train/dog/x.jpg", COLOUR, "CMYK"), "train/dog/x.jpg: CMYK colours; expected grey or RGB"),
+        (lambda: save("train/dog/x.jpg", exif=turned(6)), "train/dog/x.jpg: its EXIF orientation is 6; turn its pixels"),
+        (lambda: save("train/dog/x.png", exif=turned(3)), "train/dog/x.png: its EXIF orientation is 3; turn its pixels"),
+        (lambda: save("train/dog/x.png", save_all=True, append_images=[Image.fromarray(GREY + 1)]), "train/dog/x.png: has 2 frames; expected a single image"),
+        (lambda: Path(os.fsdecode(b"train/d\xf6g")).mkdir(), r"train/d\xf6g: its name is not UTF-8; rename it"),
+        (lambda: save(os.fsdecode(b"train/dog/\xff.png")), r"train/dog/\xff.png: its name is not UTF-8; rename it"),
         (lambda: Path("train/bird").mkdir(), "train: 3 class folders ([bird, cat, dog]), but data.classes=2; data.classes=3 would"),
     ],
 )  # fmt: skip
@@ -125,6 +137,12 @@ def test_what_is_wrong_is_told_with_its_file(refused: Refused, spoil: Callable[[
     two_classes()
     spoil()
     assert told in refused("folder", TRAIN_ONLY)
+
+
+def test_an_upright_image_with_its_tag_is_read():
+    """Orientation 1 says that the pixels are as they stand."""
+    save("train/a/1.png", exif=turned(1))
+    np.testing.assert_array_equal(read(Path("train"), ("a",), (2, 3, 1), False).images[0, ..., 0], GREY)
 
 
 def test_sixteen_bits_of_colour_are_told(refused: Refused):

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def test_an_array_is_read_as_it_was_written():
         (b"\x89PNG" + CONTENT[4:], "begins with 89 50 4e 47"),
         (CONTENT[:10], "ends inside its header, after 10 of 16 bytes"),
         (CONTENT[:-1], "its header promises 2×3×4 = 24 values, 23 follow"),
-        (CONTENT + b"x", "24 values, 25 follow"),
+        (CONTENT + b"x", "24 values, more follow"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**31, 4), "values, 0 follow"),
     ],
 )
@@ -63,6 +64,30 @@ def test_a_truncated_archive_is_told(tmp_path: Path, cut: int):
     file.write_bytes(gzip.compress(CONTENT)[:cut])
     with pytest.raises(RequestError, match=r"cut\.gz: a damaged gzip archive"):
         read_content(file, FileSpec(name="x"))
+
+
+@pytest.mark.parametrize("spec", [FileSpec(name="x"), FileSpec(name="x", gz_sha256="abc")])
+def test_what_is_named_gz_is_an_archive(tmp_path: Path, spec: FileSpec):
+    """An answer that is none is refused, whether the digest of the archive is known or not."""
+    file = tmp_path / "page.gz"
+    for content, begins in ((b"<html>login</html>", "3c 68 74 6d"), (b"", "nothing"), (CONTENT, "00 00 08 03")):
+        file.write_bytes(content)
+        with pytest.raises(RequestError, match=rf"page\.gz: not a gzip archive: begins with {begins}"):
+            read_content(file, spec)
+
+
+@pytest.mark.parametrize("begin", [CONTENT[:16], b"", struct.pack(">4B3I", 0, 0, 8, 3, *[2**32 - 1] * 3)])
+def test_an_archive_of_a_gigantic_file_takes_no_gigantic_memory(tmp_path: Path, begin: bytes):
+    """Neither more than its header promises is unpacked, nor as much allocated as it cannot hold."""
+    file = tmp_path / "bomb.gz"
+    file.write_bytes(gzip.compress(begin + bytes(200 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="not an IDX file|values, "):
+            parse(read_content(file, FileSpec(name="x")), "x", (3, 4))
+        assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_other_content_is_told(tmp_path: Path):

@@ -231,6 +231,32 @@ def test_archives_with_a_digest_are_kept_as_they_are(mirror: tuple[str, Path, li
         find(packed, lambda _: None)
 
 
+def test_a_mirror_that_answers_a_page_is_passed_over(mirror: tuple[str, Path, list[str]]):
+    """Where only the digest of the archive is known too; a cache that kept such a page is refused."""
+    address, folder, _ = mirror
+    page = b"<html>login</html>"
+    (folder / "page").mkdir()
+    for part in CONTENTS:
+        (folder / "page" / f"{part}.gz").write_bytes(page)
+    write_archives(folder / "good")
+    packed = config(mirrors=(f"{address}page", f"{address}good"), files=packed_specs())
+    assert find(packed, lambda _: None).origin == f"{address}good"
+    (cache_folder("tiny") / "train_images.gz").write_bytes(page)
+    with pytest.raises(RequestError, match=r"train_images\.gz: not a gzip archive: begins with 3c 68 74 6d"):
+        find(packed, lambda _: None)
+
+
+def test_a_mirror_that_sends_too_much_is_passed_over(
+    mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """No more is read than the largest archive that is allowed."""
+    address, folder, _ = mirror
+    write(folder, packed=True)
+    monkeypatch.setattr(lookup, "MOST", 100)
+    with pytest.raises(NotFound, match=r"train_images\.gz: more than 100 bytes"):
+        find(config(mirrors=(address,)), lambda _: None)
+
+
 def test_keras_folder_of_archives_is_used(tmp_path: Path):
     """As Keras keeps Fashion-MNIST, if the digests are right."""
     kept = write_archives(tmp_path / "keras" / "datasets" / "tiny")
@@ -281,6 +307,16 @@ def test_fetch_mends_a_damaged_cache(cli: Cli, words: list[str]):
     out = cli("dataset", "fetch", *words).out
     assert "test_images: not the expected file" in out
     assert "fetching it anew" in out
+    assert "6 test" in cli("dataset", "verify", *words).out
+
+
+def test_fetch_mends_a_cache_of_pages(cli: Cli, words: list[str]):
+    """What is named as an archive and is none is fetched anew."""
+    cli("dataset", "fetch", *words)
+    (cache_folder("tiny") / "test_images").unlink()
+    (cache_folder("tiny") / "test_images.gz").write_bytes(b"<html>login</html>")
+    out = cli("dataset", "fetch", *words).out
+    assert "test_images.gz: not a gzip archive" in out
     assert "6 test" in cli("dataset", "verify", *words).out
 
 

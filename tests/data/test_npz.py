@@ -143,6 +143,8 @@ def test_a_huge_promise_is_not_believed(refused: Refused):
         b"\x93NUMPY\x09\x00",
         b"\x93NUMPY\x01\x00" + struct.pack("<H", 5) + b"{'a':",
         npy((-1,), b""),
+        npy((-2, -2, 3), bytes(12)),
+        npy((-1, 3, -2), bytes(6)),
     ],
 )
 def test_members_that_are_no_arrays_are_told(refused: Refused, content: bytes):
@@ -150,6 +152,26 @@ def test_members_that_are_no_arrays_are_told(refused: Refused, content: bytes):
     with zipfile.ZipFile("data.npz", "w") as archive:
         archive.writestr("x_train.npy", content)
     assert "data.npz: x_train.npy: " in refused("npz")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ä".encode(), b"\xff\xff"),
+        (b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xff"),
+        (b"PK\1\2\x14\3\x14\0\0\0\0\0", b"PK\1\2\x14\3\x14\0\0\0\x62\0"),
+    ],
+)
+def test_archives_that_zipfile_cannot_read_are_told(refused: Refused, old: bytes, new: bytes):
+    """A member's name that is no text, a version of the format, a compression that it does not know."""
+    with zipfile.ZipFile("data.npz", "w") as archive:
+        archive.writestr("x_train.npy", npy((1,), b"\0"))
+        archive.writestr("ä.npy", b"")
+    content = Path("data.npz").read_bytes()
+    assert old in content
+    Path("data.npz").write_bytes(content.replace(old, new))
+    assert "mnist-exp: " in (said := refused("npz"))
+    assert "damaged" in said
 
 
 def test_what_is_no_archive_is_told(refused: Refused):

@@ -157,3 +157,11 @@ def test_a_right_model_passes():
     for name in ("linear", "pyramid", "lenet5x5"):
         for more in (["preprocess=standardize", "optimizer=sgd"], ["preprocess=unit", "optimizer=adam"]):
             check(*compose_checked(Request("train", (f"model={name}", *more)), TrainConfig))
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "Muon"])
+def test_no_weight_decay_is_none(kind: str):
+    """`weight_decay: null` is none for every optimizer, also where Keras' own default is some."""
+    made = model(f"optimizer.type={kind}", "optimizer.weight_decay=null").optimizer
+    assert not made.weight_decay
+    assert model(f"optimizer.type={kind}", "optimizer.weight_decay=0.01").optimizer.weight_decay == 0.01

@@ -109,8 +109,11 @@ POOL = {"type": "MaxPooling2D", "pool_size": 3}
     ("layers", "messages"),
     [
         ([{"type": "Repeat", "layers": [CONV]}], ["model.layers.0: Repeat needs times"]),
-        ([{"type": "Repeat", "times": "2", "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, found '2'"]),
-        ([{"type": "Repeat", "times": -1, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, found -1"]),
+        ([{"type": "Repeat", "times": "2", "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found '2'"]),
+        ([{"type": "Repeat", "times": -1, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found -1"]),
+        ([{"type": "Repeat", "times": 10**6, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found 1000000"]),
+        ([{"type": "Residual", "layers": [CONV], "shortcut": False}], ["model.layers.0.shortcut: expected a list of layers, found False"]),
+        ([{**CONV, "name": "preprocess_2"}], ["model.layers.0.name: names that begin with 'preprocess'"]),
         ([{"type": "Repeat", "time": 2, "layers": [CONV]}], ["model.layers.0.time: Repeat has no argument 'time' (did you mean 'times'?)"]),
         ([{"type": "Repeat", "times": 2, "layers": "ReLU"}], ["model.layers.0.layers: expected a list of layers, found 'ReLU'"]),
         ([{"type": "Repet", "times": 2, "layers": []}], ["model.layers.0.type: there is no layer 'Repet' (did you mean 'Repeat'?)"]),

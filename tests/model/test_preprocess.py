@@ -65,3 +65,18 @@ def test_whitening_adds_nothing_to_the_models_parameters():
     assert count_parameters(model) == 0
     assert model.trainable_weights == []
     assert len(model.weights) == 2
+
+
+def test_whitening_does_not_depend_on_the_number_of_threads():
+    """The same bits, whatever the linear algebra is allowed to use."""
+    from threadpoolctl import threadpool_limits
+
+    images = np.random.default_rng(0).integers(0, 256, (900, 20, 20, 1)).astype(np.uint8)
+    config = PreprocessConfig(name="zca", type="zca", epsilon=0.01)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(statistics(images, config).whitening)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert np.array_equal(found[0].matrix, found[1].matrix)

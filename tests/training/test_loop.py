@@ -213,6 +213,8 @@ def test_early_stopping_ends_a_training():
     progress = fit(fresh(config, data), data, config, Silent())
     assert progress.epochs == 3
     assert len(progress.history) == 3
+    accuracies = [row["val/accuracy"] for row in progress.history]
+    assert progress.best_epoch == 1 + accuracies.index(max(accuracies))
 
 
 def test_a_plateau_is_trained_with_its_lower_rate():
@@ -225,9 +227,16 @@ def test_a_plateau_is_trained_with_its_lower_rate():
     assert [row["learning_rate"] for row in progress.history] == pytest.approx([0.05, 0.05, 0.005])
     assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
     config, data = setting(*common)
-    constant = fresh(config, data)
-    fit(constant, data, config, Silent())
-    assert not equal(model.get_weights(), constant.get_weights())
+    steps = loop.steps_per_epoch(len(data.train), config)
+    by_hand = fresh(config, data)
+    rates = np.repeat(np.array([0.05, 0.05, np.float32(0.05) * np.float32(0.1)], np.float32), steps)
+    run_steps = loop.compile_steps(by_hand, data.train, config, rates)
+    for epoch in range(3):
+        step = epoch * steps
+        for rows in epoch_rows(len(data.train), config.training.batch_size, config.seed, epoch, steps, 20):
+            run_steps(rows, step, 1.0)
+            step += len(rows)
+    assert equal(model.get_weights(), by_hand.get_weights())
 
 
 def test_the_running_mean_of_the_weights_is_kept_and_training_goes_on_without_it():
