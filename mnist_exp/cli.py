@@ -113,7 +113,7 @@ def _run(words: list[str], started: float) -> int:
         root, words = "train", [re.sub("^run=", "from=", word) for word in words]
     request = request_from(root, parser().parse_intermixed_args(words))
     if any(word.split("=")[0] in _TELLING for word in words):
-        return _let_hydra_tell(request, words)
+        return _let_hydra_tell(request, verb, words)
     command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
     if request.multirun:
         if verb not in ("train", "check"):
@@ -155,7 +155,7 @@ def _take_action(words: list[str]) -> list[str]:
     raise RequestError(f"{words[0]}: no such action{did_you_mean(words[0], ACTIONS)}; dataset has {actions}")
 
 
-def _let_hydra_tell(request: Request, words: list[str]) -> int:
+def _let_hydra_tell(request: Request, verb: str, words: list[str]) -> int:
     """Hydra's own --help, --cfg, --info and completion, for a verb's config."""
     import hydra
 
@@ -164,15 +164,17 @@ def _let_hydra_tell(request: Request, words: list[str]) -> int:
 
     # Completion is asked for with the whole line: Hydra does not know verbs.
     line = os.environ.get("COMP_LINE", "")
-    before, verb, after = line.partition(f" {request.verb} ")
-    if request.verb == "dataset":
+    before, space, after = line.partition(f" {verb} ")
+    if verb == "dataset":
         after = re.sub(rf"^({'|'.join(ACTIONS)}) ", "", after)
-    if verb:
+    if space:
         os.environ["COMP_LINE"] = f"{before} {after}"
         shorter = len(line) - len(before) - 1 - len(after)
         os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - shorter)
     # Hydra's parser wants all overrides in one place.
     flags = [word for word in words if word not in request.words]
+    if verb != request.verb and {"--help", "-h"} & set(flags):
+        flags.append(f"hydra.help.header=mnist-exp {verb}")
     previous, sys.argv = sys.argv, ["mnist-exp", *request.overrides, *flags]
     asked_for_full = _full_errors()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let what is wrong reach us instead of being printed and exited on

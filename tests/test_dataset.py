@@ -53,7 +53,7 @@ def left() -> list[str]:
         (["fetch", "data=mnist", "data.dir=/x"], "data.dir: has no effect on 'dataset fetch'"),
         (["fetch", "data=mnist", "data.limit=10"], "data.limit: has no effect on 'dataset fetch'"),
         (["-m", "verify", DIGITS], "dataset: say what to do"),
-        (["verify", DIGITS, "-m"], "-m works with train, not with dataset"),
+        (["verify", DIGITS, "-m"], "-m works with train and check, not with dataset"),
         (["verify", "data=csv", "data.dir=.", "data.shape=[2,2,2]"], "with 1 or 3 channels, found [2, 2, 2]"),
         (["verify", "data=csv", "data.dir=.", "data.files.train=null"], "train: must name a file; only a test part may be null"),
         (["verify", "data=csv", "data.dir=.", "+data.files.tset=x"], "tset: no such part (did you mean 'test'?); source csv has train, test"),

@@ -62,7 +62,7 @@ def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 
 def test_only_training_is_swept(cli: Cli):
     """-m with another verb is refused."""
-    assert "-m works with train, not with runs" in cli("runs", "-m", "limit=1,2", status=2).err
+    assert "-m works with train and check, not with runs" in cli("runs", "-m", "limit=1,2", status=2).err
 
 
 def test_a_sweep_can_start_from_a_run(cli: Cli, home_data: list[str]):

@@ -266,7 +266,6 @@ def test_every_option_of_a_group_has_the_same_keys():
     """An override that is right for one option of a group is right for the others (but for models' knobs)."""
     import yaml
 
-
     for group in ("data", "preprocess", "aug", "schedule", "training", "device", "tracking"):
         keys = {
             file.name: set(yaml.safe_load(file.read_text())) for file in (conf_folder() / group).glob("*.yaml")

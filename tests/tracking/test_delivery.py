@@ -67,7 +67,7 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
     assert tags["data_sha256"] == done.result["data"]["sha256"]
     assert "model=linear" in tags["overrides"]
     assert tags["mlflow.source.name"] == "mnist-exp"
-    assert "| **total** | | | **7,850** |" in tags["mlflow.note.content"]
+    assert "| total |  |  | 7,850 | 7,840 |" in tags["mlflow.note.content"]
 
     [dataset] = run.inputs.dataset_inputs
     assert dataset.dataset.name == done.result["data"]["name"]
