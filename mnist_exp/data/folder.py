@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 _ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the EXIF tag, and its values other than upright
+_SMALL = 2**20  # pixels of an image that one may have meant
 _SIXTEEN_BITS = b"\x10"  # a PNG's bit depth, at byte 24
 
 
@@ -119,10 +120,10 @@ def _read_image(path: str, shape: Shape) -> Images:
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             if image.size != (width, height):
-                found = f"[{image.height},{image.width},{channels}]"
+                found = f"; data.shape=[{image.height},{image.width},{channels}] would declare this one"
                 raise RequestError(
                     f"{path}: an image of {image.height}×{image.width} (height×width), but data.shape says "
-                    f"{height}×{width}; data.shape={found} would declare this one"
+                    f"{height}×{width}{found if image.height * image.width <= _SMALL else ''}"
                 )
             pixels = _bytes(image, content, path)
     except RequestError:

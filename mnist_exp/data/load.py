@@ -24,7 +24,13 @@ def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
     read = {"idx": _idx, "csv": _csv, "npz": _npz, "folder": _folder, "digits": lambda *_: digits.load()}
     source = read[data.source](data, tell)
     for name, part in source.parts.items():
-        _verify(part, data, f"{source.origin}: {'training' if name == 'train' else 'test'} set")
+        whole = f"{source.origin}: {'training' if name == 'train' else 'test'} set"
+        labels = whole
+        if data.source == "idx":
+            labels = f"{source.origin}/{data.parts[f'{name}_labels'].name}"
+        elif data.source == "npz":
+            labels = f"{source.origin}: y_{name}"
+        _verify(part, data, whole, labels)
     return source
 
 
@@ -128,7 +134,8 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"[{', '.join(names[:most])}{', …' if len(names) > most else ''}]"
 
 
-def _verify(part: Part, data: DataConfig, name: str) -> None:
+def _verify(part: Part, data: DataConfig, name: str, labels: str) -> None:
+    """Raises `RequestError` for what is not as declared; `labels` is where a label is found."""
     if not len(part):
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:
@@ -140,6 +147,6 @@ def _verify(part: Part, data: DataConfig, name: str) -> None:
     if part.labels.min() < 0 or part.labels.max() >= data.classes:
         place = int(np.argmax((part.labels < 0) | (part.labels >= data.classes)))
         raise RequestError(
-            f"{name}: label {part.labels[place]} at image {place} (from 0); data.classes={data.classes} "
+            f"{labels}: label {part.labels[place]} at image {place} (from 0); data.classes={data.classes} "
             f"allows 0 to {data.classes - 1}; data.classes={part.labels.max() + 1} would declare them"
         )

@@ -95,7 +95,10 @@ def confusion_matrix(
         colour = "white" if dark else VALIDATION if pale else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
     axes.set(xlabel="predicted", ylabel="true", xticks=range(classes), yticks=range(classes))
-    axes.set_xticklabels(class_names, rotation=0 if max(map(len, class_names)) < 4 else 45)
+    if max(map(len, class_names)) < 4:
+        axes.set_xticklabels(class_names)
+    else:
+        axes.set_xticklabels(class_names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(class_names)
     _write(figure, path)
 
@@ -115,10 +118,8 @@ def misclassified(
     total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
     shown = f" (the surest {len(wrong)})" if total > len(wrong) else ""
-    captions = [
-        f"{class_names[labels[i]]} → {class_names[predicted[i]]}  {probabilities[i, predicted[i]]:.0%}"
-        for i in wrong
-    ]
+    names = [name if len(name) <= 5 else f"{name[:4]}…" for name in class_names]  # what fits above an image
+    captions = [f"{names[labels[i]]}→{names[predicted[i]]} {probabilities[i, predicted[i]]:.0%}" for i in wrong]
     _sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 
 

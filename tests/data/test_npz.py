@@ -83,7 +83,7 @@ SPOILT[2, 1, 0] = np.nan
         ({"x_train": np.full((4, 2, 3), "a")}, "x_train: expected numbers, found <U1 of shape (4, 2, 3)"),
         ({"x_train": IMAGES.astype(object)}, "x_train.npy: holds pickled Python objects, which are never loaded"),
         ({"y_train": LABELS + 0.5}, "y_train[0]: expected a whole number from 0 to"),
-        ({"y_train": LABELS + 5}, "training set: label 5 at image 0 (from 0); data.classes=2 allows 0 to 1; data.classes=7 would"),
+        ({"y_train": LABELS + 5}, ": y_train: label 5 at image 0 (from 0); data.classes=2 allows 0 to 1; data.classes=7 would"),
         ({"y_test": LABELS[:2] - 1}, "y_test[0]: expected a whole number from 0 to 2147483647, found -1"),
         ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "training set: no images"),
         ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "test set: no images"),
