@@ -118,8 +118,14 @@ def misclassified(
     total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
     shown = f" (the surest {len(wrong)})" if total > len(wrong) else ""
-    names = [name if len(name) <= 5 else f"{name[:4]}…" for name in class_names]  # what fits above an image
-    captions = [f"{names[labels[i]]}→{names[predicted[i]]} {probabilities[i, predicted[i]]:.0%}" for i in wrong]
+    # What fits above an image: names are cut, and leave no room for probabilities.
+    names = [name if len(name) <= 5 else f"{name[:4]}…" for name in class_names]
+    short = max(map(len, names)) <= 2
+    captions = [
+        f"{names[labels[i]]} → {names[predicted[i]]}"
+        + (f"  {probabilities[i, predicted[i]]:.0%}" if short else "")
+        for i in wrong
+    ]
     _sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 
 
