@@ -131,7 +131,7 @@ def _run(words: list[str], started: float) -> int:
 
 
 def _take_verb(words: list[str]) -> tuple[str, list[str]]:
-    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+    if not _begins_with_a_name(words):
         return DEFAULT_VERB, words
     if words[0] in VERBS:
         return words[0], words[1:]
@@ -139,6 +139,11 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
 
     verbs = ", ".join(VERBS)
     raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
+
+
+def _begins_with_a_name(words: list[str]) -> bool:
+    """Whether the first word is neither a flag nor an override."""
+    return bool(words) and not words[0].startswith(("-", "+", "~")) and "=" not in words[0]
 
 
 def _take_action(words: list[str]) -> list[str]:
@@ -150,7 +155,7 @@ def _take_action(words: list[str]) -> list[str]:
     from mnist_exp.config.names import did_you_mean
 
     actions = ", ".join(ACTIONS)
-    if not words or words[0].startswith(("-", "+", "~")) or "=" in words[0]:
+    if not _begins_with_a_name(words):
         raise RequestError(f"dataset: say what to do, after the verb: {actions}")
     raise RequestError(f"{words[0]}: no such action{did_you_mean(words[0], ACTIONS)}; dataset has {actions}")
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from mnist_exp.config.compose import Composition
-from mnist_exp.config.layers import ArgumentError, Report, check_augmentation, told_at
+from mnist_exp.config.layers import Report, check_augmentation, told_at
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
@@ -79,20 +79,24 @@ def check(config: TrainConfig, composition: Composition) -> None:
 
 def _check_objective(config: TrainConfig, report: Report) -> None:
     """The optimizer, the loss, the metrics, and the one of them that chooses the epoch."""
-    wrong = False
+    wrong: list[str] = []
+
+    def note(path: str, message: str) -> None:
+        wrong.append(path)
+        report(path, message)
+
     for path, make in (
         ("optimizer", lambda: try_optimizer(config.optimizer)),
         ("training", lambda: make_loss(config.training)),
         ("training", lambda: make_metrics(config.training)),
         ("training", lambda: try_on_targets(config.training, config.data.classes)),
     ):
-        try:
+        with told_at(path, note):
             make()
-        except ArgumentError as error:
-            report(f"{path}.{error.key}" if error.key else path, str(error))
-            wrong = True
-    available = {"loss"} if wrong else {"loss", *(metric.name for metric in make_metrics(config.training))}
-    if not wrong and config.training.select.metric.removeprefix("val/") not in available:
+    if wrong:
+        return
+    available = {"loss", *(metric.name for metric in make_metrics(config.training))}
+    if config.training.select.metric.removeprefix("val/") not in available:
         names = ", ".join(f"val/{name}" for name in sorted(available))
         report("training.select.metric", f"no such metric; there are {names}")
 
