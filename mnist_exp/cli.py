@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mnist_exp.errors import MnistExpError, RequestError, listed
+from mnist_exp.errors import MnistExpError, Problem, RequestError, listed
 
 if TYPE_CHECKING:
     from mnist_exp.config.request import Request
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _full_errors():
             raise
         print(f"mnist-exp: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, RequestError) and error.more is not None and (more := error.more()):
-            print(f"and {listed(more, 'more that Keras finds')}", file=sys.stderr)
+        if isinstance(error, RequestError) and error.more is not None:
+            _print_more(error.more)
         return error.exit_status
     except Exception as error:
         if _full_errors():
@@ -88,6 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"mnist-exp: unexpected {type(error).__name__}: {first}", file=sys.stderr)
         print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
         return 1
+
+
+def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
+    try:
+        if more := find():
+            print(f"and {listed(more, 'more that Keras finds')}", file=sys.stderr)
+    except MnistExpError as error:
+        print(f"mnist-exp: {error}", file=sys.stderr)
 
 
 def _full_errors() -> bool:

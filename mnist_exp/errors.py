@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,6 +19,8 @@ class Problem:
 
     place: str
     message: str
+    path: str = field(default="", compare=False)
+    """The dotted path of what is wrong, where it is one thing."""
 
     def __lt__(self, other: Problem) -> bool:
         """By place, then message, numbers in them by their size: line 3 before line 10."""

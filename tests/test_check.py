@@ -16,6 +16,8 @@ def mine(*entries: str) -> str:
     return "--config-dir=mine"
 
 
+# What only Keras knows not to go together.
+BOTH = ("+optimizer.clipvalue=1", "optimizer.clipnorm=1")
 END = ("Flatten", "{type: Dense, units: 10}", "Softmax")
 
 
@@ -31,7 +33,7 @@ def test_what_keras_finds_follows_in_the_same_answer(cli: Cli, verb: str):
     """Names and values first, at once; then shapes and whatever only Keras can judge; each once, with its place."""
     folder = mine("{type: Conv2D, fliters: 3, filters: 3, kernel_size: 3}", *END)
     file = Path("mine/model/mine.yaml")
-    done = cli(verb, folder, "model=mine", "optimizer.learning_rate=-1", "+optimizer.beta_1=abc", status=2)
+    done = cli(verb, folder, "model=mine", "optimizer.learning_rate=-1", *BOTH, status=2)
     assert done.err.splitlines() == [
         "mnist-exp: 2 problems in this configuration",
         "  command line            optimizer.learning_rate=-1: must be greater than 0, found -1",
@@ -39,7 +41,7 @@ def test_what_keras_finds_follows_in_the_same_answer(cli: Cli, verb: str):
         "and 1 problem more that Keras finds",
         done.err.splitlines()[-1],
     ]
-    assert done.err.splitlines()[-1].startswith("  command line  optimizer: Adam cannot make a step")
+    assert done.err.splitlines()[-1].startswith("  command line  optimizer: Adam cannot be made: Only one of")
     assert not Path("outputs").exists()
 
 
@@ -59,9 +61,9 @@ def test_check_of_a_sweep_names_the_jobs(cli: Cli):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (("ReLU", "{type: LayerNormalization, epsilon: abc}", *END), "mine.yaml:5  model.layers.1: can be built, but not computed: "),
+        (("ReLU", "{type: LayerNormalization, epsilon: abc}", *END), "mine.yaml:5  model.layers.1.epsilon: must be a number, found 'abc'"),
         (("ReLU", "{type: Dropout, rate: 0.5, noise_shape: [3, 3]}", *END), "mine.yaml:5  model.layers.1: can be built, but not computed: "),
-        (("{type: Conv2D, filters: 3, kernel_size: 29}", *END), "model.layers.0: Conv2D does not fit its input of 28×28×1 (after the input)"),
+        (("{type: Conv2D, filters: 3, kernel_size: 29}", *END), "model.layers.0: Conv2D's kernel 29×29 does not fit its 28×28 input (after the input)"),
         (("Flatten", "{type: Dense, units: 9}", "Softmax"), "model.layers: must end in 10 values, one per class, but ends in 9"),
         (("Flatten", "{type: Dense, units: 10}"), "model.layers: must end in probabilities"),
     ],
@@ -104,3 +106,50 @@ def test_show_tells_of_a_run(cli: Cli):
     card = (run / "architecture.md").read_text(encoding="utf-8")
     assert "| conv2d_1 | Conv2D | 22×22×32 | 7,200 |" in card
     assert "- conv2d is unpadded" in card
+
+
+def test_a_frozen_layer_is_shown_as_such(cli: Cli):
+    """In the card, and as a remark: weights that nobody trains are rarely what was meant."""
+    done = cli("show", "model=pyramid", "+model.layers.0.trainable=false", "data=digits")
+    assert any(line.split()[:3] == ["conv2d", "Conv2D,", "frozen"] for line in done.out.splitlines())
+    assert "remark  conv2d: frozen; the weights stay" in done.out
+
+
+def test_what_is_not_given_is_added_with_a_plus(cli: Cli):
+    """An argument that a layer or the optimizer has is no typo; the message says how it is given."""
+    done = cli(
+        "check", "model.layers.0.trainable=false", "model.layers.1.pool_size=3", "optimizer.clipvalue=1", status=2
+    )
+    assert "a key is added with a plus: +model.layers.0.trainable=false" in done.err
+    assert "give it as a whole: 'model.layers.1={type: MaxPooling2D, pool_size: 3}'" in done.err
+    assert "a key is added with a plus: +optimizer.clipvalue=1" in done.err
+    cli(
+        "check",
+        "+model.layers.0.trainable=false",
+        "model.layers.1={type: MaxPooling2D, pool_size: 3}",
+        "+optimizer.clipvalue=1",
+    )
+
+
+def test_keras_findings_in_a_sweep_follow_in_the_same_answer(cli: Cli):
+    """What the schema refuses of one job, and what Keras refuses of another."""
+    words = ("-m", "model=linear,pyramid", "seed=0,-1", "data=digits", *BOTH)
+    done = cli("check", *words, status=2)
+    first, second = done.err.split("and 1 problem more that Keras finds\n")
+    assert "1 problem in this sweep of 4 jobs" in first
+    assert (
+        "seed=-1: must be greater than or equal to 0, found -1  [model-linear_seed--1, model-pyramid_seed--1]"
+        in first
+    )
+    assert "optimizer: Adam cannot be made: Only one of" in second
+    assert "[all jobs]" in second
+
+
+def test_a_sweep_leaves_out_what_is_wrong_if_asked(cli: Cli):
+    """`sweep.skip_invalid=true` says what is left out and why; where nothing is left, it is refused all the same."""
+    words = ("check", "-m", "model=linear,pyramid", "+model.layers.6.padding=same", "data=digits")
+    assert "in this sweep of 2 jobs" in cli(*words, status=2).err
+    done = cli(*words, "sweep.skip_invalid=true")
+    assert "warning: 1 of 2 jobs are left out: 1 problem in this sweep of 2 jobs" in done.out
+    assert "nothing is wrong with any of these 1 jobs" in done.out
+    assert "seed=-1" in cli("check", "-m", "seed=-1,-2", "sweep.skip_invalid=true", "data=digits", status=2).err

@@ -22,9 +22,10 @@ def check(request: Request, started: float) -> None:
     if request.multirun:
         grid = expand(request)
         names = job_names(grid)
-        for name, (_, config) in zip(names, check_jobs(request, grid, names), strict=True):
+        right = check_jobs(request, grid, names)
+        for name, (_, config) in right.items():
             say(f"{name:<{max(map(len, names))}}  {_described(config)}")
-        what = f"nothing is wrong with any of these {len(names)} jobs"
+        what = f"nothing is wrong with any of these {len(right)} jobs"
     else:
         _, config, _ = check_config(request)
         what = f"nothing is wrong: {_described(config)}"

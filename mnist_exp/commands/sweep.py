@@ -6,8 +6,7 @@ All jobs are checked before the first one starts, and their data is settled once
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -23,7 +22,8 @@ from mnist_exp.commands.train import (
     shown,
     start_from_run,
 )
-from mnist_exp.config.check import compose_checked
+from mnist_exp.config.check import compose_checked, news
+from mnist_exp.config.compose import Composition
 from mnist_exp.config.grid import Grid, expand
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
@@ -61,7 +61,8 @@ def sweep(request: Request, started: float) -> None:
     grid = expand(request)
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
-    requests, stands_in_for = settle_data_of_all(*zip(*checked, strict=True))
+    names = tuple(checked)
+    requests, stands_in_for = settle_data_of_all(*zip(*checked.values(), strict=True))
     config = compose_checked(requests[0], TrainConfig)[0]
     name = config.sweep.name or "-".join(key.rsplit(".", 1)[-1] for key in grid.swept) or "sweep"
     outputs = Path(config.outputs)
@@ -83,8 +84,8 @@ def sweep(request: Request, started: float) -> None:
         raise WorkError(f"{len(failed)} of {len(outcomes)} jobs failed\n" + "\n".join(lines))
 
 
-def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> list[tuple[Request, TrainConfig]]:
-    """The request and the config of every job.
+def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, tuple[Request, TrainConfig]]:
+    """The request and the config of every job, by its name; with `sweep.skip_invalid`, of those that are right.
 
     Raises `RequestError` with the problems of all jobs; one that several jobs share is told once.
     """
@@ -92,43 +93,76 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> list[tuple
     for key in grid.swept:
         if key.split(".")[0] in NOT_SWEPT:
             message = f"{key}: is one for all jobs of a sweep; give it a single value"
-            problems[Problem(COMMAND_LINE, message)] = list(names)
-    jobs = [replace(request, overrides=overrides, multirun=False) for overrides in grid.jobs]
-    composed = []
-    for number, name in enumerate(names):
-        with told_of(name, problems):
-            config, composition = compose_checked(jobs[number], TrainConfig)
-            jobs[number], config = settle_init(jobs[number], config)
-            composed.append((config, composition))
-    if not problems:
-        set_up(composed[0][0])
-        for (config, composition), name in zip(composed, names, strict=True):
-            with told_of(name, problems):
-                check_with_keras(config, composition)
-    if problems:
-        raise RequestError(
-            [
-                replace(
-                    problem,
-                    message=f"{problem.message}  [{'all jobs' if len(of) == len(names) else ', '.join(of)}]",
-                )
-                for problem, of in sorted(problems.items())
-            ],
-            f"this sweep of {len(grid.jobs)} jobs",
-        )
-    return [(job, config) for job, (config, _) in zip(jobs, composed, strict=True)]
-
-
-@contextmanager
-def told_of(name: str, problems: dict[Problem, list[str]]) -> Iterator[None]:
-    """Note the problems that the block finds as those of a job."""
-    try:
-        yield
-    except RequestError as error:
-        if not error.problems:
-            raise
-        for problem in error.problems:
+            problems[Problem(COMMAND_LINE, message, key)] = list(names)
+    jobs: dict[str, tuple[Request, TrainConfig]] = {}
+    composed: dict[str, tuple[TrainConfig, Composition]] = {}
+    mended: dict[str, tuple[TrainConfig, Composition]] = {}
+    of_the_grid, subject = bool(problems), f"this sweep of {len(names)} jobs"
+    for name, overrides in zip(names, grid.jobs, strict=True):
+        try:
+            job = replace(request, overrides=overrides, multirun=False)
+            config, composition = compose_checked(job, TrainConfig)
+            composed[name] = config, composition
+            jobs[name] = settle_init(job, config)
+        except RequestError as error:
+            if not error.problems:
+                raise
+            for problem in error.problems:
+                problems.setdefault(problem, []).append(name)
+            if error.mended is not None:
+                mended[name] = error.mended
+    skips = not of_the_grid and any(config.sweep.skip_invalid for config, _ in composed.values())
+    if problems and not skips:
+        refused = RequestError(_with_names(problems, names), subject)
+        if not of_the_grid:
+            refused.more = lambda: _with_keras(mended | composed, problems, names)
+        raise refused
+    if composed:
+        set_up(next(iter(composed.values()))[0])
+    for name, of_keras in _problems_with_keras(composed).items():
+        del jobs[name]
+        for problem in of_keras:
             problems.setdefault(problem, []).append(name)
+    if problems:
+        refused = RequestError(_with_names(problems, names), subject)
+        if not skips or not jobs:
+            raise refused
+        warn(f"{len(names) - len(jobs)} of {len(names)} jobs are left out: {refused}")
+    return jobs
+
+
+def _problems_with_keras(composed: Mapping[str, tuple[TrainConfig, Composition]]) -> dict[str, Sequence[Problem]]:
+    """What Keras finds wrong, by the names of the jobs that it is in."""
+    found: dict[str, Sequence[Problem]] = {}
+    for name, (config, composition) in composed.items():
+        try:
+            check_with_keras(config, composition)
+        except RequestError as error:
+            found[name] = error.problems
+    return found
+
+
+def _with_keras(
+    composed: Mapping[str, tuple[TrainConfig, Composition]],
+    told: Mapping[Problem, Sequence[str]],
+    names: Sequence[str],
+) -> tuple[Problem, ...]:
+    """What Keras finds wrong beside what was told."""
+    problems: dict[Problem, list[str]] = {}
+    if composed:
+        set_up(next(iter(composed.values()))[0])
+    for name, found in _problems_with_keras(composed).items():
+        for problem in news(found, [problem for problem, of in told.items() if name in of]):
+            problems.setdefault(problem, []).append(name)
+    return _with_names(problems, names)
+
+
+def _with_names(problems: Mapping[Problem, Sequence[str]], names: Sequence[str]) -> tuple[Problem, ...]:
+    """The problems, each with the jobs that have it."""
+    return tuple(
+        replace(problem, message=f"{problem.message}  [{'all jobs' if len(of) == len(names) else ', '.join(of)}]")
+        for problem, of in sorted(problems.items())
+    )
 
 
 def settle_data_of_all(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.config.check import compose_checked
+from mnist_exp.config.check import compose_checked, news
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.identity import as_values, fingerprint
 from mnist_exp.config.request import Request, key_of, override_value, quoted
@@ -121,7 +121,7 @@ def _problems_with_keras(
         set_up(config)
         check_with_keras(config, composition)
     except RequestError as error:
-        return tuple(problem for problem in error.problems if problem not in told)
+        return tuple(news(error.problems, told))
     return ()
 
 
@@ -204,7 +204,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
             with stopwatch.phase("test"):
                 scores = score_test(saved, data, record, config) if test else None
             with stopwatch.phase("plots"):
-                draw(record, config, data, progress, scores)
+                draw(record, config, data, saved, progress, scores)
 
         try:
             with stopwatch.phase("training"), TrainingDisplay(config.training.epochs) as display:
@@ -342,8 +342,17 @@ def score_test(saved: keras.Model, data: Dataset, record: RunRecord, config: Tra
     return scores
 
 
-def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progress, scores: Scores | None) -> None:
+def draw(
+    record: RunRecord,
+    config: TrainConfig,
+    data: Dataset,
+    model: keras.Model,
+    progress: Progress,
+    scores: Scores | None,
+) -> None:
     """Draw the run's pictures and give them to the tracker."""
+    from mnist_exp.model.advice import advice
+    from mnist_exp.model.card import HEADS, RIGHT, as_rows, card
     from mnist_exp.report import plots
     from mnist_exp.training.augment import samples
     from mnist_exp.training.loop import steps_per_epoch
@@ -354,6 +363,10 @@ def draw(record: RunRecord, config: TrainConfig, data: Dataset, progress: Progre
     title = f"{record.directory.name} · {config.data.name}"
     if record.result["data"]["stands_in_for"]:
         title += f", standing in for {record.result['data']['stands_in_for']}"
+    rows = as_rows(card(model), config.training.batch_size)
+    plots.architecture(
+        HEADS, rows, RIGHT, advice(model), f"{config.model.name} · {title}", folder / "architecture.png"
+    )
     for metric in ("accuracy", "loss"):
         plots.curve(progress.history, metric, f"{metric} · {title}", folder / f"{metric}.png", progress.best_epoch)
     steps = steps_per_epoch(len(data.train), config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -37,14 +37,9 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
         mended = config, composition
     except ValidationError as error:
         mended = _mended(error, composition, schema, request)
-        seen = {problem.message.split(":")[0].split("=")[0] for problem in problems}
-        problems += [
-            problem
-            for problem in _problems(error, composition, schema)
-            if problem.message.split(":")[0].split("=")[0] not in seen
-        ]
+        problems += news(_problems(error, composition, schema), problems)
     if mended is not None and isinstance(mended[0], TrainConfig):
-        problems += _problems_by_name(mended[0], composition)
+        problems += news(_problems_by_name(mended[0], mended[1]), problems)
     if problems:
         refused = RequestError(sorted(set(problems)))
         refused.mended = mended
@@ -52,12 +47,18 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
     return config, composition
 
 
+def news(problems: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]:
+    """Those of the problems that are not about what was told."""
+    paths = {problem.path for problem in told if problem.path}
+    return [problem for problem in problems if problem.path not in paths]
+
+
 def _problems_by_name(config: TrainConfig, composition: Composition) -> list[Problem]:
     """Layers, optimizer, loss and metrics that Keras does not have, and arguments that they do not."""
     problems: list[Problem] = []
 
     def report(path: str, message: str) -> None:
-        problems.append(Problem(composition.places.place(path), f"{path}: {message}"))
+        problems.append(composition.problem(path, message))
 
     check_list(config.model.layers, "model.layers", report)
     for index, entry in enumerate(config.aug.layers):
@@ -105,8 +106,10 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
     problems: dict[str, Problem] = {}
     for details in error.errors(include_url=False):
         path, value = _locate(details, composition.values)
-        place = composition.places.place(path) if path else COMMAND_LINE
         message = _message(details, value, schema)
+        # What is between groups begins with the key that is to be changed.
+        of = path or (match[0] if (match := re.match(r"[a-z_]+(\.[a-z_]+)*(?=[:=])", message)) else "")
+        place = composition.places.place(of) if of else COMMAND_LINE
         if not path:
             text = message
         elif place == COMMAND_LINE and not isinstance(value, (dict, list)) and details["type"] != "missing":
@@ -114,7 +117,7 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
         else:
             text = f"{path}: {message}"
         # Of the branches of a union, the first (the usual one) speaks.
-        problems.setdefault(path, Problem(place, text))
+        problems.setdefault(path, Problem(place, text, path))
     inner = {path for path in problems for other in problems if path.startswith(f"{other}.")}
     return [problem for path, problem in problems.items() if path not in inner]
 
@@ -149,6 +152,8 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
     message = re.sub(r"must be an? (array|tuple)", "must be a list", message).replace("an object", "a mapping")
     if kind == "string_pattern_mismatch":
         message = "must be val/<metric>"  # the only pattern
+    if details["loc"] and not isinstance(value, dict) and (keys := _fields(schema, details["loc"])):
+        return f"is no value but a group of keys: {', '.join(keys)}; found {_shown(value)}"
     if kind == "string_too_short":
         message = "must not be empty"
     if kind in ("int_type", "int_from_float"):

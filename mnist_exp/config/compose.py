@@ -36,6 +36,10 @@ class Composition:
     places: Places
     problems: tuple[Problem, ...]
 
+    def problem(self, path: str, message: str) -> Problem:
+        """What is wrong with the value at a dotted path, at the place that it comes from."""
+        return Problem(self.places.place(path), f"{path}: {message}", path)
+
 
 def compose(request: Request) -> Composition:
     """Compose one config; everything wrong with its overrides and files is in its `problems`.
@@ -65,7 +69,7 @@ def compose(request: Request) -> Composition:
         del with_knobs["hydra"]
         values, unresolved = _resolve(config)
         places = Places(request.verb, folders, choices, good, request.base_file)
-        problems += [Problem(places.place(path), f"{path}: {text}") for path, text in unresolved]
+        problems += [Problem(places.place(path), f"{path}: {text}", path) for path, text in unresolved]
         problems += _unused_knobs(with_knobs, replace(request, overrides=tuple(good)), places)
     return Composition(values, places, tuple(problems))
 
@@ -106,7 +110,8 @@ def _load_what_can_be(
             config = load(loader, request, [*accepted, text])
             accepted.append(text)
         except COMPOSITION_ERRORS as error:
-            problems.append(Problem(COMMAND_LINE, explain(parsed[text], error, config, loader)))
+            message = explain(parsed[text], error, config, loader)
+            problems.append(Problem(COMMAND_LINE, message, key_of(text)))
     return config, accepted, problems
 
 

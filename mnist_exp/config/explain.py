@@ -12,6 +12,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from mnist_exp.config.keras_names import class_arguments
 from mnist_exp.config.names import did_you_mean, nearest
 
 
@@ -57,11 +58,27 @@ def explain(override: Override, error: Exception, config: DictConfig, loader: Co
     if missing is not None:
         groups = loader.list_groups("")
         full = f"{parent}.{missing}" if parent else missing
+        if addition := _argument_of_keras(config, parent, missing, text):
+            return f"{text}: {addition}"
         meant = did_you_mean(full, [*_all_keys(config), *groups]) or _same_last_part(missing, _all_keys(config))
         kind = "no such key or group" if "." not in key else "no such key"
         return f"{text}: {kind}{meant}"
     reason = str(error.__cause__ or error).strip().split("\n")[0]
     return f"{text}: {reason}"
+
+
+def _argument_of_keras(config: DictConfig, parent: str, name: str, text: str) -> str:
+    """How an argument that a layer or an optimizer has, but its entry does not give, is given."""
+    node = OmegaConf.select(config, parent) if parent else None
+    kind = node.get("type") if isinstance(node, DictConfig) else node
+    of = "optimizers" if parent == "optimizer" else "layers"
+    found = class_arguments(of, kind) if isinstance(kind, str) else None
+    if found is None or name not in found.known | {"trainable"}:
+        return ""
+    if isinstance(node, DictConfig):
+        return f"not given there so far; a key is added with a plus: +{text}"
+    value = text.partition("=")[2]
+    return f"{parent} is a name alone; give it as a whole: '{parent}={{type: {kind}, {name}: {value}}}'"
 
 
 def _deepest(config: DictConfig, key: str) -> tuple[str, str | None]:

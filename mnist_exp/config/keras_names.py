@@ -13,6 +13,10 @@ from functools import cache
 from pathlib import Path
 
 _NOT_BY_NAME = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Loss", "Metric"}
+_NOT_BY_NAME |= {"Initializer", "Regularizer", "Constraint"}
+# Names of old that `get` still takes, and functions of the modules that are none of what they hold.
+_OF_OLD = {"initializers": {"normal", "one", "uniform", "zero"}, "regularizers": {"l1l2"}}
+_FUNCTIONS = {"get", "serialize", "deserialize"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,10 @@ class Arguments:
 
     known: frozenset[str]
     required: frozenset[str]
+    switches: frozenset[str]
+    """Those whose default is true or false."""
+    numbers: frozenset[str]
+    """Those whose default is a number."""
 
 
 @cache
@@ -45,6 +53,13 @@ def class_arguments(kind: str, name: str) -> Arguments | None:
 def classes(kind: str) -> list[str]:
     """The names of the classes that `keras.<kind>` exports, without bases and those that are made of others."""
     return [name for name in exported(kind) if name[:1].isupper() and name not in _NOT_BY_NAME]
+
+
+@cache
+def names(kind: str) -> frozenset[str]:
+    """What `keras.<kind>.get` takes by name: activations, initializers, regularizers, constraints."""
+    found = exported(kind).keys() - _NOT_BY_NAME - _FUNCTIONS
+    return frozenset(found | {snake_case(name) for name in found} | _OF_OLD.get(kind, set()))
 
 
 def find_class(kind: str, name: str) -> str | None:
@@ -74,16 +89,22 @@ def _arguments(module: str, name: str) -> Arguments | None:
         where = (".".join(imported[owner]), last) if owner in imported else imported.get(last, (module, last))
         if where != (module, name) and where[0].startswith("keras") and (found := _arguments(*where)):
             return found
-    return Arguments(frozenset(), frozenset())
+    return Arguments(frozenset(), frozenset(), frozenset(), frozenset())
 
 
 def _of_function(arguments: ast.arguments) -> Arguments:
-    positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)][1:]
-    required = positional[: len(positional) - len(arguments.defaults)]
-    required += [
-        a.arg for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default
-    ]
-    return Arguments(frozenset([*positional, *(a.arg for a in arguments.kwonlyargs)]), frozenset(required))
+    positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    missing = [None] * (len(positional) - len(arguments.defaults))
+    defaults = dict(zip(positional, [*missing, *arguments.defaults], strict=True))
+    defaults |= {a.arg: default for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)}
+    del defaults[positional[0]]  # self
+    constants = {name: node.value for name, node in defaults.items() if isinstance(node, ast.Constant)}
+    return Arguments(
+        frozenset(defaults),
+        frozenset(name for name, node in defaults.items() if node is None),
+        frozenset(name for name, value in constants.items() if isinstance(value, bool)),
+        frozenset(name for name, value in constants.items() if type(value) in (int, float)),
+    )
 
 
 @cache

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
-from mnist_exp.config.keras_names import class_arguments
-from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.keras_names import Arguments, class_arguments, names
+from mnist_exp.config.names import did_you_mean, near_or_all
 
 # What a part of the config is wrong in: the dotted path and the message.
 Report = Callable[[str, str], None]
@@ -39,6 +39,8 @@ ALLOWED = frozenset(
 # How the branches of a `Parallel` can be merged.
 MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply"})
 
+CAUSAL = frozenset({"Conv1D", "DepthwiseConv1D", "SeparableConv1D"})  # have padding: causal
+
 MOST_TIMES = 1000  # that a list can be repeated
 
 # Ways of writing, and the keys that each has and those that it needs.
@@ -61,6 +63,13 @@ AUGMENTATIONS = frozenset(
     }
 )
 
+# Arguments that are looked up by name, and where: by the end of their own name.
+_NAMED = {"activation": "activations", "initializer": "initializers", "regularizer": "regularizers"} | {
+    "constraint": "constraints"
+}
+# Arguments without a default that are numbers.
+_WHOLE = frozenset({"filters", "units", "n"})
+_NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
 # Arguments that every layer has by way of its base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 # What an augmentation layer has, but is not given here.
@@ -171,6 +180,41 @@ def check_arguments(kind: str, name: str, arguments: Mapping[str, Any], also: Se
     found = class_arguments(kind, name)
     assert found is not None, name
     check_names(name, arguments, found.known | also, found.required)
+    for key, value in arguments.items():
+        if value is not None:
+            _check_value(name, key, value, found)
+
+
+def _check_value(name: str, key: str, value: Any, of: Arguments) -> None:
+    """Raise `ArgumentError` for a value of another kind than the argument's. Its range is Keras' to judge."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key in (*of.switches, "trainable") and not isinstance(value, bool):
+        raise ArgumentError(f"must be true or false, found {value!r}", key)
+    if key in _WHOLE and (not is_number or value != int(value)):
+        raise ArgumentError(f"must be a whole number, found {value!r}", key)
+    if key in (of.numbers | _NUMBERS) - of.switches and not (is_number or is_list(value)):
+        raise ArgumentError(f"must be a number, found {value!r}", key)
+    if kind := _NAMED.get(key.rpartition("_")[2]):
+        _check_named(kind, key, value)
+    if key == "padding" and isinstance(value, str):
+        known = ["valid", "same", *(["causal"] if name in CAUSAL else [])]
+        if value.lower() not in known:
+            raise ArgumentError(f"must be {' or '.join(known)}, found {value!r}{did_you_mean(value, known)}", key)
+    if key == "data_format" and value != "channels_last":
+        raise ArgumentError(f"images here are rows×columns×channels: channels_last, found {value!r}", key)
+
+
+def _check_named(kind: str, key: str, value: Any) -> None:
+    # With arguments it is written as Keras does. Nothing else: `module` could name any code.
+    if isinstance(value, Mapping):
+        if value.keys() - {"class_name", "config"} or not isinstance(value.get("class_name"), str):
+            raise ArgumentError("expected a name, or a mapping of class_name and config", key)
+        value = value["class_name"]
+    if not isinstance(value, str):
+        raise ArgumentError(f"expected a name, found {value!r}", key)
+    if value not in names(kind):
+        in_snake_case = {name for name in names(kind) if name.islower()}
+        raise ArgumentError(f"there is no {kind[:-1]} '{value}'{near_or_all(value, in_snake_case)}", key)
 
 
 def check_names(title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]) -> None:

@@ -13,6 +13,12 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     return by_lower[matches[0]] if matches else None
 
 
+def near_or_all(name: str, candidates: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or `; there are x, y, …` where no candidate is near."""
+    candidates = sorted(candidates)
+    return did_you_mean(name, candidates) or f"; there are {', '.join(candidates)}"
+
+
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or nothing where no candidate is near."""
     match = nearest(name, candidates)

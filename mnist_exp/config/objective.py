@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mnist_exp.config.keras_names import classes, find_class, snake_case
 from mnist_exp.config.layers import ArgumentError, Report, check_arguments, told_at
-from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.names import near_or_all
 from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
 
 _OF_THE_MEAN = ("use_ema", "ema_momentum", "ema_overwrite_frequency")
@@ -27,7 +27,7 @@ def check_optimizer(config: OptimizerConfig) -> None:
     """Raises `ArgumentError`."""
     known = classes("optimizers")
     if config.type not in known:
-        raise ArgumentError(f"there is no optimizer '{config.type}'{did_you_mean(config.type, known)}", "type")
+        raise ArgumentError(f"there is no optimizer '{config.type}'{near_or_all(config.type, known)}", "type")
     for key in _OF_THE_MEAN:
         if key in config.arguments:
             raise ArgumentError("a running mean of the weights is asked for with training.ema=<momentum>", key)
@@ -38,7 +38,5 @@ def class_named(name: str, kind: str, what: str, key: str) -> str:
     """The class of `keras.<kind>`, by its own name or in snake case. Raises `ArgumentError`."""
     found = find_class(kind, name)
     if found is None:
-        raise ArgumentError(
-            f"there is no {what} '{name}'{did_you_mean(name, map(snake_case, classes(kind)))}", key
-        )
+        raise ArgumentError(f"there is no {what} '{name}'{near_or_all(name, map(snake_case, classes(kind)))}", key)
     return found

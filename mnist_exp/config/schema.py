@@ -135,6 +135,13 @@ class DataConfig(Frozen):
             raise ValueError(f"give the folder that holds {names}: data.dir=…")
         return None
 
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _three(cls, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != 3:
+            raise ValueError(f"must be [height, width, channels], found {value}")
+        return tuple(value)
+
     @field_validator("shape")
     @classmethod
     def _grey_or_colour(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -231,6 +238,14 @@ class AugConfig(Frozen):
             return self.zoom_range
         return 1 - self.zoom_range, 1 + self.zoom_range
 
+    @field_validator("zoom_range", mode="before")
+    @classmethod
+    def _one_or_two(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise ValueError(f"must be a number or [low, high], found {value}")
+        return tuple(value) if isinstance(value, list) else value
+
     @field_validator("zoom_range")
     @classmethod
     def _ordered(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
@@ -306,7 +321,7 @@ class ScheduleConfig(Frozen):
     def _consistent(self) -> ScheduleConfig:
         if self.warmup_epochs and self.warmup_fraction:
             both = f"warmup_epochs={self.warmup_epochs:g} and warmup_fraction={self.warmup_fraction:g}"
-            raise ValueError(f"{both}: give one of them")
+            raise ValueError(f"{both} both say how long the rate rises: set one of them to 0")
         if self.type == "constant" and self.final_fraction != 1:
             raise ValueError("a constant schedule has final_fraction: 1.0")
         if self.type == "exponential" and self.final_fraction == 0:
@@ -413,9 +428,10 @@ class DebugConfig(Frozen):
 
 
 class SweepConfig(Frozen):
-    """How a sweep is kept."""
+    """How a sweep is kept, and what happens to jobs that cannot run."""
 
     name: str | None
+    skip_invalid: bool
 
 
 class TrainConfig(Frozen):

@@ -38,6 +38,7 @@ def advice(model: keras.Model) -> list[str]:
         _narrows_early(steps),
         _unpadded_first(steps, layers),
         _dense_holds_most(rows),
+        _frozen(rows),
     ]
     return [remark for remark in found if remark]
 
@@ -128,3 +129,11 @@ def _dense_holds_most(rows: Sequence[LayerRow]) -> str | None:
             share = f"{100 * row.parameters // total}%"
             return f"{row.name} holds {share} of the parameters: a pooling or a narrower layer before saves most."
     return None
+
+
+def _frozen(rows: Sequence[LayerRow]) -> str | None:
+    frozen = [row.name for row in rows if not row.learns]
+    if not frozen:
+        return None
+    names = ", ".join(frozen)
+    return f"{names}: frozen; the weights stay what they are at the start, random unless init_from gives them."

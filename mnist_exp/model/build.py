@@ -58,7 +58,7 @@ def check(config: TrainConfig, composition: Composition) -> None:
     problems: list[Problem] = []
 
     def report(path: str, message: str) -> None:
-        problems.append(Problem(composition.places.place(path), f"{path}: {message}"))
+        problems.append(composition.problem(path, message))
 
     _check_objective(config, report)
     _check_augmentation(config, report)

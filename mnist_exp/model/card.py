@@ -29,6 +29,8 @@ class LayerRow:
     """What a unit of its output sees of the image."""
     memory: int
     """Bytes of its output for one image, in float32."""
+    learns: bool
+    """False for a layer whose weights stay as they are."""
 
 
 def card(model: keras.Model) -> list[LayerRow]:
@@ -43,6 +45,7 @@ def card(model: keras.Model) -> list[LayerRow]:
             multiply_adds(layer),
             *fields(axes[layer.name]),
             FLOAT * math.prod(layer.output.shape[1:]),
+            layer.trainable or not layer.weights,
         )
         for layer in model.layers
         if not is_preprocessing(layer)
@@ -90,7 +93,7 @@ def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
     cells = [
         [
             row.name,
-            row.type,
+            row.type if row.learns else f"{row.type}, frozen",
             "×".join(map(str, row.output)),
             f"{row.parameters:,}",
             f"{row.multiply_adds:,}",

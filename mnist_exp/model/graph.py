@@ -22,7 +22,7 @@ from mnist_exp.config.layers import (
     parse_entry,
     told_at,
 )
-from mnist_exp.model.layers import first_sentence, make_layer, numbered
+from mnist_exp.model.layers import first_sentence, make_layer, numbered, why_not
 
 Tensor = Any  # keras.KerasTensor; None after something that did not fit
 
@@ -80,9 +80,8 @@ class _Graph:
         shape = _shape(x)
         try:
             x = layer(x)
-        except (ValueError, TypeError) as error:
-            message = f"{kind} does not fit its input of {shape} (after {self._previous}): {first_sentence(error)}"
-            raise ArgumentError(message) from error
+        except Exception as error:  # of whatever type
+            raise ArgumentError(why_not(layer, shape, self._previous, error)) from error
         self._previous = f"{place}, {kind}"
         return x
 
@@ -128,7 +127,7 @@ class _Graph:
             return None
         try:
             x = layer(ends)
-        except (ValueError, TypeError) as error:
+        except Exception as error:
             shapes = ", ".join(_shape(end) for end in ends)
             raise ArgumentError(f"{kind} cannot merge branches of {shapes}: {first_sentence(error)}") from error
         self._previous = f"{place}, {kind}"

@@ -25,6 +25,7 @@ History = Sequence[Mapping[str, float]]
 # Okabe and Ito's palette, which colour-blind people can tell apart: train, validation.
 TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
 _DPI = 110
+_CHARACTER, _LINE = 0.072, 0.2  # inches, of monospaced text in 8 points
 matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dollar
 
 
@@ -75,6 +76,40 @@ def _epochs_axis(axes: Axes, epochs: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+
+
+def architecture(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str],
+    remarks: Sequence[str],
+    title: str,
+    path: Path,
+) -> None:
+    """A table of layers, of which the last row has the totals, and the remarks below it."""
+    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
+    edges = np.concatenate([[0], np.cumsum(widths)])
+    notes = [
+        line for remark in remarks for line in textwrap.wrap(f"– {remark}", int(edges[-1]), subsequent_indent="  ")
+    ]
+    lines = 1 + len(rows) + (1 + len(notes) if notes else 0)
+    figure = _figure(edges[-1] * _CHARACTER, 0.6 + lines * _LINE, title)
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, edges[-1]), ylim=(lines - 0.4, -0.6))
+    axes.axis("off")
+    for number, cells in enumerate([header, *rows]):
+        outside = number in (0, len(rows))
+        if number % 2 == 0 and not outside:
+            axes.axhspan(number - 0.5, number + 0.5, color="#f0f4f8", linewidth=0)
+        for cell, name, left, end in zip(cells, header, edges, edges[1:], strict=False):
+            at, align = (end - 1, "right") if name in right else (left + 1, "left")
+            weight = "bold" if outside else "normal"
+            axes.text(at, number, cell, ha=align, va="center", fontsize=8, family="monospace", weight=weight)
+    for height in (0.5, len(rows) - 0.5):
+        axes.axhline(height, color="black", linewidth=0.8)
+    for number, note in enumerate(notes, len(rows) + 2):
+        axes.text(1, number, note, va="center", fontsize=8, family="monospace")
+    _write(figure, path)
 
 
 def confusion_matrix(
