@@ -114,12 +114,12 @@ def _run(words: list[str], started: float) -> int:
     verb, words = _take_verb(words)
     if verb == "dataset":
         words = _take_action(words)
-    from mnist_exp.config.request import parser, request_from
+    from mnist_exp.config.request import parse, request_from
 
     root = verb
     if verb in OF_TRAINING:
         root, words = "train", [re.sub("^run=", "from=", word) for word in words]
-    request = request_from(root, parser().parse_intermixed_args(words))
+    request = request_from(root, parse(words))
     if any(word.split("=")[0] in _TELLING for word in words):
         return _let_hydra_tell(request, verb, words)
     command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
@@ -160,12 +160,11 @@ def _take_action(words: list[str]) -> list[str]:
         return [f"action={words[0]}", *words[1:]]
     if any(word.split("=")[0] in ("action", *_TELLING) for word in words):
         return words
-    from mnist_exp.config.names import did_you_mean
 
     actions = ", ".join(ACTIONS)
     if not _begins_with_a_name(words):
         raise RequestError(f"dataset: say what to do, after the verb: {actions}")
-    raise RequestError(f"{words[0]}: no such action{did_you_mean(words[0], ACTIONS)}; dataset has {actions}")
+    return [f"action={words[0]}", *words[1:]]  # refused with whatever else is wrong
 
 
 def _let_hydra_tell(request: Request, verb: str, words: list[str]) -> int:

@@ -153,3 +153,16 @@ def test_a_sweep_leaves_out_what_is_wrong_if_asked(cli: Cli):
     assert "warning: 1 of 2 jobs are left out: 1 problem in this sweep of 2 jobs" in done.out
     assert "nothing is wrong with any of these 1 jobs" in done.out
     assert "seed=-1" in cli("check", "-m", "seed=-1,-2", "sweep.skip_invalid=true", "data=digits", status=2).err
+
+
+def test_a_preset_with_another_model_is_remarked_on(cli: Cli):
+    """It may be meant; it is no mistake."""
+    said = cli("check", "experiment=lenet5x5", "model=pyramid").out
+    assert "warning: experiment=lenet5x5 was made for model=lenet5x5; here it is model=pyramid" in said
+    assert "warning" not in cli("check", "experiment=lenet5x5").out
+
+
+def test_a_sweep_in_which_keras_finds_nothing_more(cli: Cli):
+    """The answer ends after what was told at once."""
+    done = cli("check", "-m", "model=linear,pyramid", "optimizer.learning_rate=0.1,fast", "data=digits", status=2)
+    assert len(done.err.splitlines()) == 2

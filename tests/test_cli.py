@@ -42,8 +42,12 @@ def test_versions_are_told(cli: Cli):
     [
         (["trian"], "no such verb (did you mean 'train'?); the verbs are train, show, check, runs, dataset, ui"),
         (["frobnicate"], "frobnicate: no such verb; the verbs are"),
-        (["model=linear", "runs"], "verbs such as 'runs' come first"),
-        (["--confg-dir", "x"], "unrecognized arguments: --confg-dir (did you mean '--config-dir'?)"),
+        (["model=linear", "runs"], "runs: expected key=value; a verb comes first: mnist-exp runs …"),
+        (["--confg-dir", "x"], "--confg-dir: no such flag (did you mean '--config-dir'?)"),
+        (
+            ["--epochs=3", "modl=linear"],
+            "--epochs=3: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5",
+        ),
         (["--config-dir", "nope"], "--config-dir nope: there is no such folder"),
         (["from=nope"], "nope: there is no such run in outputs"),
         (["data.dir=/nope"], "data.dir=/nope: there is no such folder"),

@@ -30,7 +30,8 @@ def left() -> list[str]:
     [
         ([], "dataset: say what to do, after the verb: fetch, verify, convert"),
         (["to=csv"], "dataset: say what to do, after the verb: fetch, verify, convert"),
-        (["convrt"], "convrt: no such action (did you mean 'convert'?); dataset has fetch, verify, convert"),
+        (["convrt"], "action=convrt: must be 'fetch', 'verify' or 'convert' (did you mean 'convert'?)"),
+        (["convrt", "to=parquet"], "to=parquet: must be 'idx', 'csv', 'npz' or 'folder'"),
         (["convert", DIGITS], "to: give the format to convert to: to=idx, to=csv, to=npz or to=folder"),
         (["convert", DIGITS, "to=cvs"], "to=cvs: must be 'idx', 'csv', 'npz' or 'folder' (did you mean 'csv'?)"),
         (["convert", DIGITS, "to=idx", "header=true"], "header: only to=csv takes it"),

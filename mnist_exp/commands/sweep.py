@@ -102,8 +102,8 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
         try:
             job = replace(request, overrides=overrides, multirun=False)
             config, composition = compose_checked(job, TrainConfig)
-            composed[name] = config, composition
             jobs[name] = settle_init(job, config)
+            composed[name] = jobs[name][1], composition
         except RequestError as error:
             if not error.problems:
                 raise

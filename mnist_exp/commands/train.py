@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.config.check import compose_checked, news
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.identity import as_values, fingerprint
+from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of, override_value, quoted
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
@@ -86,9 +87,13 @@ def settle_init(request: Request, config: TrainConfig) -> tuple[Request, TrainCo
     """
     if config.init_from is None:
         return request, config
-    run = find_run(config.init_from, Path(config.outputs))
+    try:
+        run = find_run(config.init_from, Path(config.outputs))
+    except RequestError as error:
+        raise RequestError([Problem(COMMAND_LINE, f"init_from={error}", "init_from")]) from error
     if run.status != "finished":
-        raise RequestError(f"init_from={config.init_from}: this run is {run.status}; a finished one is needed")
+        message = f"init_from={config.init_from}: this run is {run.status}; a finished one is needed"
+        raise RequestError([Problem(COMMAND_LINE, message, "init_from")])
     path = str(run.path.resolve())
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
     request = replace(request, overrides=(*kept, f"init_from={quoted(path)}"))
@@ -103,10 +108,21 @@ def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
     try:
         config, composition = compose_checked(request, TrainConfig)
     except RequestError as error:
-        if error.mended is not None:
-            # Told after the others, as Keras takes seconds to start.
-            error.more = partial(_problems_with_keras, *error.mended, told=error.problems)
-        raise
+        if error.mended is None:
+            raise
+        config, composition = error.mended
+        problems = error.problems
+        try:
+            _, config = settle_init(request, config)
+        except RequestError as further:
+            problems += further.problems
+            config = config.model_copy(update={"init_from": None})
+        refused = RequestError(sorted(set(problems)))
+        # Told after the others, as Keras takes seconds to start.
+        refused.more = partial(_problems_with_keras, config, composition, told=problems)
+        raise refused from error
+    if composition.remark:
+        warn(composition.remark)
     request, config = settle_init(request, config)
     computer = set_up(config)
     check_with_keras(config, composition)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mnist_exp.config.compose import Composition, compose
-from mnist_exp.config.layers import check_augmentation, check_list, told_at
-from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.layers import augmentation_faults, check_list, is_list, tell
+from mnist_exp.config.loader import conf_folder
+from mnist_exp.config.names import did_you_mean, nearest
 from mnist_exp.config.objective import check_objective
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request
@@ -31,18 +32,19 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
     """
     composition = compose(request)
     problems = list(composition.problems)
-    mended: tuple[Config, Composition] | None = None
     try:
         config = _validated(composition.values, schema)
-        mended = config, composition
+        mended: tuple[Config, Composition] | None = (config, composition)
     except ValidationError as error:
-        mended = _mended(error, composition, schema, request)
-        problems += news(_problems(error, composition, schema), problems)
-    if mended is not None and isinstance(mended[0], TrainConfig):
-        problems += news(_problems_by_name(mended[0], mended[1]), problems)
+        more, mended = _problems_and_mended(error, composition, schema, request)
+        problems += news(more, problems)
+    if schema is TrainConfig:
+        problems += news(_problems_by_name(composition), problems)
     if problems:
         refused = RequestError(sorted(set(problems)))
-        refused.mended = mended
+        # What follows from these sizes would not be the user's mistake, but ours.
+        if not {"data.shape", "data.classes"} & {problem.path for problem in problems}:
+            refused.mended = mended
         raise refused
     return config, composition
 
@@ -53,44 +55,69 @@ def news(problems: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]:
     return [problem for problem in problems if problem.path not in paths]
 
 
-def _problems_by_name(config: TrainConfig, composition: Composition) -> list[Problem]:
+def _problems_by_name(composition: Composition) -> list[Problem]:
     """Layers, optimizer, loss and metrics that Keras does not have, and arguments that they do not."""
     problems: list[Problem] = []
 
     def report(path: str, message: str) -> None:
         problems.append(composition.problem(path, message))
 
-    check_list(config.model.layers, "model.layers", report)
-    for index, entry in enumerate(config.aug.layers):
+    values = composition.values
+    model, aug = values.get("model"), values.get("aug")
+    if isinstance(model, Mapping) and is_list(model.get("layers")):
+        check_list(model["layers"], "model.layers", report)
+    layers = aug.get("layers") if isinstance(aug, Mapping) else None
+    for index, entry in enumerate(layers if is_list(layers) else ()):
         if entry is not None:
-            with told_at(f"aug.layers.{index}", report):
-                check_augmentation(entry)
-    check_objective(config.optimizer, config.training, report)
+            tell(augmentation_faults(entry), f"aug.layers.{index}", report)
+    check_objective(values.get("optimizer"), values.get("training"), report)
     return problems
 
 
-def _mended(
+def _problems_and_mended(
     error: ValidationError, composition: Composition, schema: type[Config], request: Request
-) -> tuple[Config, Composition] | None:
-    """The same with our defaults for what is wrong; None where that is not enough."""
-    values = copy.deepcopy(composition.values)
-    defaults = compose(Request(request.verb)).values
-    for details in error.errors(include_url=False):
-        *parents, key = _locate(details, composition.values)[0].split(".")
-        node, default = values, defaults
+) -> tuple[list[Problem], tuple[Config, Composition] | None]:
+    """What is wrong, and the same with our defaults for it; None where that is not enough.
+
+    What contradicts each other is only looked at when each is right by itself: after the first mending.
+    """
+    problems = _problems(error, composition, schema)
+    values, defaults = copy.deepcopy(composition.values), compose(Request(request.verb)).values
+    mended: set[str] = set()
+    for _ in range(3):
+        for details in error.errors(include_url=False):
+            path = _locate(details, values)[0]
+            if not _mend(values, defaults, path):
+                return problems, None
+            mended.add(path)
         try:
-            for part in parents:
-                node, default = _entry(node, part), _entry(default, part)
-            if isinstance(default, Mapping) and key not in default:
-                node.pop(key, None)
-            else:
-                node[key] = _entry(default, key)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            return None
+            return problems, (_validated(values, schema), replace(composition, values=values))
+        except ValidationError as further:
+            error = further
+        # Not those in which a default of ours has a part.
+        names = {path.rpartition(".")[2] for path in mended}
+        problems += [
+            problem
+            for problem in _problems(error, replace(composition, values=values), schema)
+            if not names & set(re.findall(r"\w+", problem.message))
+        ]
+    return problems, None
+
+
+def _mend(values: Any, defaults: Any, path: str) -> bool:
+    """Put our default at a path. Returns whether that could be done."""
+    *parents, key = path.split(".")
+    node, default = values, defaults
     try:
-        return _validated(values, schema), replace(composition, values=values)
-    except ValidationError:
-        return None
+        for part in parents:
+            node, default = _entry(node, part), _entry(default, part)
+        if isinstance(default, Mapping) and key not in default:
+            node.pop(key, None)
+        else:
+            node[key] = copy.deepcopy(_entry(default, key))
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return False
+    return True
 
 
 def _entry(node: Any, part: str) -> Any:
@@ -104,22 +131,45 @@ def _validated(values: Mapping[Any, Any], schema: type[Config]) -> Config:
 
 def _problems(error: ValidationError, composition: Composition, schema: type[Frozen]) -> list[Problem]:
     problems: dict[str, Problem] = {}
+    missing: dict[str, list[str]] = {}
+    unknown: set[str] = set()
     for details in error.errors(include_url=False):
         path, value = _locate(details, composition.values)
+        if details["type"] == "missing" and path:
+            group, _, key = path.rpartition(".")
+            missing.setdefault(group, []).append(key)
+            continue
+        if details["type"] == "extra_forbidden":
+            unknown.add(path)
         message = _message(details, value, schema)
         # What is between groups begins with the key that is to be changed.
         of = path or (match[0] if (match := re.match(r"[a-z_]+(\.[a-z_]+)*(?=[:=])", message)) else "")
-        place = composition.places.place(of) if of else COMMAND_LINE
+        place = composition.place(of) if of else COMMAND_LINE
         if not path:
-            text = message
-        elif place == COMMAND_LINE and not isinstance(value, (dict, list)) and details["type"] != "missing":
-            text = f"{path}={value if isinstance(value, str) else _shown(value)}: {message}"
+            problem = Problem(place, message)
+        elif place == COMMAND_LINE and not isinstance(value, (dict, list)):
+            problem = Problem(
+                place, f"{path}={value if isinstance(value, str) else _shown(value)}: {message}", path
+            )
         else:
-            text = f"{path}: {message}"
+            problem = composition.problem(path, message)
         # Of the branches of a union, the first (the usual one) speaks.
-        problems.setdefault(path, Problem(place, text, path))
+        problems.setdefault(path, problem)
     inner = {path for path in problems for other in problems if path.startswith(f"{other}.")}
-    return [problem for path, problem in problems.items() if path not in inner]
+    return [
+        *(problem for path, problem in problems.items() if path not in inner),
+        *(_of_missing(group, keys, unknown, composition) for group, keys in missing.items()),
+    ]
+
+
+def _of_missing(group: str, keys: Sequence[str], unknown: Set[str], composition: Composition) -> Problem:
+    """The keys of a group that are missing, in one line; not those that stand there under a wrong name."""
+    names = [path.rpartition(".")[2] for path in unknown if path.rpartition(".")[0] == group]
+    keys = [key for key in keys if not any(nearest(name, keys) == key for name in names)] or keys
+    message = f"missing: {', '.join(keys)}"
+    if (conf_folder() / group / "none.yaml").is_file():
+        message += "; a file that begins with 'defaults: [none]' has them from there"
+    return composition.problem(group, message)
 
 
 def _locate(details: ErrorDetails, values: Any) -> tuple[str, Any]:
@@ -143,15 +193,13 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
     kind = details["type"]
     if kind == "extra_forbidden":
         return f"unknown key{did_you_mean(str(details['loc'][-1]), _fields(schema, details['loc'][:-1]))}"
-    if kind == "missing":
-        return "missing"
     if kind == "value_error":
         return str(details["ctx"]["error"])
     message = details["msg"].replace("Input should be", "must be").replace("Field required", "missing")
     message = message.replace("a valid ", "a ").replace("must be a integer", "must be an integer")
     message = re.sub(r"must be an? (array|tuple)", "must be a list", message).replace("an object", "a mapping")
     if kind == "string_pattern_mismatch":
-        message = "must be val/<metric>"  # the only pattern
+        message = "must be val/<metric>, such as val/accuracy"  # the only pattern
     if details["loc"] and not isinstance(value, dict) and (keys := _fields(schema, details["loc"])):
         return f"is no value but a group of keys: {', '.join(keys)}; found {_shown(value)}"
     if kind == "string_too_short":
@@ -160,6 +208,8 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
         message = "must be an integer"
     if kind == "literal_error":
         message += did_you_mean(str(value), _literals(details))
+    if isinstance(value, str) and value.lower() in ("none", "off", "no"):
+        message += " (null is none)"
     return message if isinstance(value, (dict, list)) else f"{message}, found {_shown(value)}"
 
 

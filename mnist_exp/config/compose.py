@@ -9,17 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.config.explain import explain, explain_file, explain_unparsable
-from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader, is_group, load
+from mnist_exp.config.explain import (
+    explain,
+    explain_file,
+    explain_interpolation,
+    explain_unparsable,
+    preset_problems,
+)
+from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader, is_group, load, option_file
 from mnist_exp.config.places import COMMAND_LINE, Places
 from mnist_exp.config.request import Request, key_of, parse_override
 from mnist_exp.errors import Problem, RequestError
@@ -35,10 +43,43 @@ class Composition:
     values: dict[str, Any]
     places: Places
     problems: tuple[Problem, ...]
+    raw: dict[Any, Any]
+    """The values as they are written, with their interpolations."""
+    remark: str | None = None
+    """What is no mistake, but may not be meant."""
 
     def problem(self, path: str, message: str) -> Problem:
         """What is wrong with the value at a dotted path, at the place that it comes from."""
-        return Problem(self.places.place(path), f"{path}: {message}", path)
+        knobs = [knob for _, knob in self._knobs(path)]
+        of = f" ({knobs[0]})" if knobs else ""
+        given = [
+            f"{key} is {knob}, from the command line"
+            for key, knob in self._knobs(path, inside=True)
+            if self.places.place(knob) == COMMAND_LINE
+        ]
+        told = "; ".join([f"{path}{of}: {message}", *given])
+        return Problem(self.place(path), told, path)
+
+    def place(self, path: str) -> str:
+        """Where the value at a dotted path comes from: the command line, if that turned the knob that it is."""
+        for _, knob in self._knobs(path):
+            if self.places.place(knob) == COMMAND_LINE:
+                return COMMAND_LINE
+        return self.places.place(path)
+
+    def _knobs(self, path: str, *, inside: bool = False) -> list[tuple[str, str]]:
+        """The key that the value at a path is an interpolation of; with `inside`, those of a mapping's values."""
+        node: Any = self.raw
+        for part in path.split("."):
+            if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+                node = node[int(part)]
+            elif isinstance(node, dict) and part in node:
+                node = node[part]
+            else:
+                return []
+        values = list(node.items()) if inside and isinstance(node, dict) else [] if inside else [("", node)]
+        matches = [(key, re.fullmatch(r"\$\{([a-z_][\w.]*)\}", str(value))) for key, value in values]
+        return [(str(key), match[1]) for key, match in matches if match]
 
 
 def compose(request: Request) -> Composition:
@@ -70,8 +111,15 @@ def compose(request: Request) -> Composition:
         values, unresolved = _resolve(config)
         places = Places(request.verb, folders, choices, good, request.base_file)
         problems += [Problem(places.place(path), f"{path}: {text}", path) for path, text in unresolved]
-        problems += _unused_knobs(with_knobs, replace(request, overrides=tuple(good)), places)
-    return Composition(values, places, tuple(problems))
+        # A knob that a misspelt name was meant for is used.
+        meant = " ".join(text for _, text in unresolved)
+        problems += [
+            problem
+            for problem in _unused_knobs(with_knobs, replace(request, overrides=tuple(good)), places)
+            if f"'{problem.path}'" not in meant
+        ]
+        remark = _preset_of_another_model(loader, choices)
+    return Composition(values, places, tuple(problems), with_knobs, remark)
 
 
 def compose_or_explain(request: Request) -> Composition:
@@ -99,6 +147,7 @@ def _load_what_can_be(
     """Compose with the overrides added one at a time, without those that fail."""
     accepted: list[str] = []
     problems: list[Problem] = []
+    failed: set[str] = set()
     try:
         config = load(loader, request, accepted)
     except COMPOSITION_ERRORS as error:
@@ -110,9 +159,29 @@ def _load_what_can_be(
             config = load(loader, request, [*accepted, text])
             accepted.append(text)
         except COMPOSITION_ERRORS as error:
-            message = explain(parsed[text], error, config, loader)
-            problems.append(Problem(COMMAND_LINE, message, key_of(text)))
+            group = key_of(text).split(".")[0]
+            if group == "model" and "." in key_of(text) and group in failed:
+                continue  # which keys it has is not known
+            if key_of(text) in PRESETS and (file := option_file(loader, key_of(text), text.partition("=")[2])):
+                found = preset_problems(file, partial(_explained, loader, request, accepted))
+                if found:
+                    problems += found
+                    continue
+            failed.add(key_of(text))
+            problems += explain(parsed[text], error, config, loader)
     return config, accepted, problems
+
+
+def _explained(
+    loader: ConfigLoaderImpl, request: Request, accepted: Sequence[str], text: str, also: Sequence[str]
+) -> str | None:
+    """Why an override cannot be added to those that were accepted; None where it can."""
+    config = load(loader, request, [*accepted, *also])
+    try:
+        load(loader, request, [*accepted, *also, text])
+    except COMPOSITION_ERRORS as error:
+        return explain(parse_override(text, loader), error, config, loader)[0].message
+    return None
 
 
 def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -132,11 +201,23 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]
         except OmegaConfBaseException as error:
             raw = OmegaConf.to_container(node, resolve=False)
             assert isinstance(raw, (dict, list))
-            failed.append((path, f"{raw[key]}: {str(error).strip().splitlines()[0]}"))
+            failed.append((path, f"{raw[key]}: {explain_interpolation(error, config)}"))
             return raw[key]
         return plain(value, f"{path}.")
 
     return plain(config, ""), failed
+
+
+def _preset_of_another_model(loader: ConfigLoaderImpl, choices: Mapping[str, str]) -> str | None:
+    """That a preset chooses a model, and another was chosen instead."""
+    preset, model = choices.get("experiment"), choices.get("model")
+    file = option_file(loader, "experiment", str(preset))
+    written = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
+    defaults = written.get("defaults") if isinstance(written, dict) else None
+    for entry in defaults or ():
+        if isinstance(entry, dict) and entry.get("override /model", model) != model:
+            return f"experiment={preset} was made for model={entry['override /model']}; here it is model={model}"
+    return None
 
 
 def _unused_knobs(values: Mapping[Any, Any], request: Request, places: Places) -> list[Problem]:
@@ -160,7 +241,11 @@ def _unused_knobs(values: Mapping[Any, Any], request: Request, places: Places) -
     given = [key_of(text) for text in request.overrides]
     references = " ".join(re.findall(r"\$\{[^}]*\}", str(model)))
     return [
-        Problem(places.place(f"model.{knob}"), f"model.{knob}: nothing in model.layers refers to this knob")
+        Problem(
+            places.place(f"model.{knob}"),
+            f"model.{knob}: nothing in model.layers refers to this knob",
+            f"model.{knob}",
+        )
         for knob in knobs
         if (not changed or f"model.{knob}" in given)
         and not re.search(rf"(\bmodel\.|\{{\.+){re.escape(knob)}\b", references)

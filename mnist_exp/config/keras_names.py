@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,12 @@ def class_arguments(kind: str, name: str) -> Arguments | None:
     if name not in exported(kind):
         return None
     return _arguments(*exported(kind)[name])
+
+
+def same_class(kind: str, name: str, among: Iterable[str]) -> str | None:
+    """The one among these names that is another name of the same class, as MaxPool2D is of MaxPooling2D."""
+    found = exported(kind)
+    return next((other for other in sorted(among) if name in found and found.get(other) == found[name]), None)
 
 
 def classes(kind: str) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
-from mnist_exp.config.keras_names import Arguments, class_arguments, names
-from mnist_exp.config.names import did_you_mean, near_or_all
+from mnist_exp.config.keras_names import Arguments, class_arguments, names, same_class
+from mnist_exp.config.names import did_you_mean, near_or_all, nearest
 
 # What a part of the config is wrong in: the dotted path and the message.
 Report = Callable[[str, str], None]
@@ -70,6 +70,18 @@ _NAMED = {"activation": "activations", "initializer": "initializers", "regulariz
 # Arguments without a default that are numbers.
 _WHOLE = frozenset({"filters", "units", "n"})
 _NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
+_SIZES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "size", "cropping"})
+# Layers whose output has the shape of their input.
+KEEP_SHAPE = frozenset(
+    {
+        *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax", "Identity", "Rescaling"),
+        *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
+        *("UnitNormalization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"),
+        *("SpatialDropout1D", "SpatialDropout2D", "ActivityRegularization"),
+    }
+)
+# Arguments that no shape depends on: without them the layers after this one can still be judged.
+_BESIDE_SHAPE = ("activation", "initializer", "regularizer", "constraint", "bias", "rate", "name", "trainable")
 # Arguments that every layer has by way of its base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 # What an augmentation layer has, but is not given here.
@@ -104,8 +116,7 @@ def check_list(entries: Any, path: str, report: Report) -> None:
         return
     for index, entry in enumerate(entries):
         if entry is not None:
-            with told_at(f"{path}.{index}", report):
-                _check_in_list(entry, f"{path}.{index}", report)
+            _check_in_list(entry, f"{path}.{index}", report)
 
 
 @contextmanager
@@ -114,13 +125,25 @@ def told_at(place: str, report: Report) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        report(f"{place}.{error.key}" if error.key else place, str(error))
+        tell([error], place, report)
+
+
+def tell(faults: Iterable[ArgumentError], place: str, report: Report) -> list[ArgumentError]:
+    """Report what is wrong with an entry, each at its argument. Returns it."""
+    told = list(faults)
+    for fault in told:
+        report(f"{place}.{fault.key}" if fault.key else place, str(fault))
+    return told
 
 
 def _check_in_list(entry: Any, place: str, report: Report) -> None:
-    kind, arguments = parse_entry(entry)
+    try:
+        kind, arguments = parse_entry(entry)
+    except ArgumentError as error:
+        tell([error], place, report)
+        return
     if kind not in COMPOSITES:
-        check_entry(entry)
+        tell(faults(entry), place, report)
         return
     for key in ("layers", "shortcut"):
         if arguments.get(key) is not None:
@@ -129,14 +152,22 @@ def _check_in_list(entry: Any, place: str, report: Report) -> None:
         for index, branch in enumerate(branches):
             check_list(branch, f"{place}.branches.{index}", report)
     if "merge" in arguments:
-        with told_at(f"{place}.merge", report):
-            check_entry(arguments["merge"], MERGES, "merge")
-    check_composite(kind, arguments)
+        tell(merge_faults(arguments["merge"]), place, report)
+    with told_at(place, report):
+        check_composite(kind, arguments)
+
+
+def merge_faults(entry: Any) -> Iterator[ArgumentError]:
+    """What is wrong with how branches are merged; the keys are those of the `Parallel`."""
+    for fault in faults(entry, MERGES, "merge"):
+        key = fault.key if isinstance(entry, Mapping) else None
+        yield ArgumentError(str(fault), f"merge.{key}" if key else "merge")
 
 
 def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
     """Raise `ArgumentError` for a `Repeat`, `Residual` or `Parallel` that is not written as such."""
-    check_names(kind, arguments, *COMPOSITES[kind])
+    for fault in name_faults(kind, arguments, *COMPOSITES[kind]):
+        raise fault
     times = arguments.get("times", 1)
     if not isinstance(times, int) or isinstance(times, bool) or not 0 <= times <= MOST_TIMES:
         raise ArgumentError(f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}", "times")
@@ -145,83 +176,128 @@ def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
         raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
 
 
+def is_beside_shape(key: str | None) -> bool:
+    """Whether what a layer gives has the same shape without this argument."""
+    return key is not None and key.rpartition("_")[2] in _BESIDE_SHAPE
+
+
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     """A list or a tuple, and no text."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def check_augmentation(entry: Any) -> None:
-    """Raise `ArgumentError` for an entry of `aug.layers` whose type or arguments are not there."""
-    _, arguments = parse_entry(entry)
-    for key, reason in _NOT_FOR_AUGMENTATIONS.items():
-        if key in arguments:
-            raise ArgumentError(reason, key)
-    check_entry(entry, AUGMENTATIONS, "aug.layers")
+def augmentation_faults(entry: Any) -> Iterator[ArgumentError]:
+    """What is wrong with an entry of `aug.layers`: its type, its arguments."""
+    if isinstance(entry, Mapping):
+        for key, reason in _NOT_FOR_AUGMENTATIONS.items():
+            if key in entry:
+                yield ArgumentError(reason, key)
+    yield from faults(entry, AUGMENTATIONS, "aug.layers")
 
 
 def check_entry(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of layers") -> None:
-    """Raise `ArgumentError` for a layer that may not stand there, or whose arguments it does not have."""
-    kind, arguments = parse_entry(entry)
+    """Raise the first of an entry's faults."""
+    for fault in faults(entry, allowed, where):
+        raise fault
+
+
+def faults(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of layers") -> Iterator[ArgumentError]:
+    """What is wrong with a layer: it may not stand there, or does not have its arguments.
+
+    Those of a misspelt layer are looked at as the arguments of the one that was meant.
+    """
+    try:
+        kind, arguments = parse_entry(entry)
+    except ArgumentError as error:
+        yield error
+        return
+    meant: str | None = kind
     if kind not in allowed:
-        if class_arguments("layers", kind) is not None:
-            raise ArgumentError(f"{kind} cannot be used in {where}", "type")
-        meant = did_you_mean(kind, allowed | COMPOSITES.keys() if allowed is ALLOWED else allowed)
-        raise ArgumentError(f"there is no layer '{kind}'{meant}", "type")
-    check_arguments("layers", kind, arguments, _COMMON_ARGUMENTS)
+        among = allowed | COMPOSITES.keys() if allowed is ALLOWED else allowed
+        meant = same_class("layers", kind, among)
+        if meant is None and class_arguments("layers", kind) is not None:
+            yield ArgumentError(f"{kind} cannot be used in {where}", "type")
+            return
+        meant = meant or nearest(kind, among)
+        yield ArgumentError(
+            f"there is no layer '{kind}'" + (f" (did you mean '{meant}'?)" if meant else ""), "type"
+        )
+    if meant is not None and meant not in COMPOSITES:
+        yield from argument_faults("layers", meant, arguments, _COMMON_ARGUMENTS)
     name = arguments.get("name", "x")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ArgumentError(f"a layer's name has letters, digits, '_', '.' and '-' only, found {name!r}", "name")
-    if name.startswith("preprocess"):
-        raise ArgumentError("names that begin with 'preprocess' are those of the preprocessing", "name")
+        yield ArgumentError(f"a layer's name has letters, digits, '_', '.' and '-' only, found {name!r}", "name")
+    elif name.startswith("preprocess"):
+        yield ArgumentError("names that begin with 'preprocess' are those of the preprocessing", "name")
 
 
-def check_arguments(kind: str, name: str, arguments: Mapping[str, Any], also: Set[str] = frozenset()) -> None:
-    """Raise `ArgumentError` for arguments that a class of `keras.<kind>` does not have, or that are missing."""
+def check_arguments(kind: str, name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise the first of the faults of a class' arguments."""
+    for fault in argument_faults(kind, name, arguments):
+        raise fault
+
+
+def argument_faults(
+    kind: str, name: str, arguments: Mapping[str, Any], also: Set[str] = frozenset()
+) -> Iterator[ArgumentError]:
+    """Arguments that a class of `keras.<kind>` does not have, that are missing, or of another kind of value."""
     found = class_arguments(kind, name)
     assert found is not None, name
-    check_names(name, arguments, found.known | also, found.required)
+    yield from name_faults(name, arguments, found.known | also, found.required)
     for key, value in arguments.items():
-        if value is not None:
-            _check_value(name, key, value, found)
+        if value is not None and key in found.known | also:
+            yield from _value_faults(name, key, value, found)
 
 
-def _check_value(name: str, key: str, value: Any, of: Arguments) -> None:
-    """Raise `ArgumentError` for a value of another kind than the argument's. Its range is Keras' to judge."""
+def _value_faults(name: str, key: str, value: Any, of: Arguments) -> Iterator[ArgumentError]:
+    """A value of another kind than the argument's. Its range is Keras' to judge."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if key in (*of.switches, "trainable") and not isinstance(value, bool):
-        raise ArgumentError(f"must be true or false, found {value!r}", key)
-    if key in _WHOLE and (not is_number or value != int(value)):
-        raise ArgumentError(f"must be a whole number, found {value!r}", key)
-    if key in (of.numbers | _NUMBERS) - of.switches and not (is_number or is_list(value)):
-        raise ArgumentError(f"must be a number, found {value!r}", key)
-    if kind := _NAMED.get(key.rpartition("_")[2]):
-        _check_named(kind, key, value)
-    if key == "padding" and isinstance(value, str):
+    if key in (*of.switches, "trainable"):
+        if not isinstance(value, bool):
+            yield ArgumentError(f"must be true or false, found {value!r}", key)
+    elif key in _WHOLE:
+        if not is_number or value != int(value):
+            yield ArgumentError(f"must be a whole number, found {value!r}", key)
+    elif key in _SIZES:
+        if not is_number and not is_list(value):
+            yield ArgumentError(f"must be a whole number or a list of them, found {value!r}", key)
+    elif key in of.numbers | _NUMBERS:
+        if not (is_number or is_list(value)):
+            yield ArgumentError(f"must be a number, found {value!r}", key)
+    elif kind := _NAMED.get(key.rpartition("_")[2]):
+        yield from _name_faults_of(kind, key, value)
+    elif key == "padding" and isinstance(value, str):
         known = ["valid", "same", *(["causal"] if name in CAUSAL else [])]
         if value.lower() not in known:
-            raise ArgumentError(f"must be {' or '.join(known)}, found {value!r}{did_you_mean(value, known)}", key)
-    if key == "data_format" and value != "channels_last":
-        raise ArgumentError(f"images here are rows×columns×channels: channels_last, found {value!r}", key)
+            meant = did_you_mean(value, known)
+            yield ArgumentError(f"must be {' or '.join(known)}, found {value!r}{meant}", key)
+    elif key == "data_format" and value != "channels_last":
+        yield ArgumentError(f"images here are rows×columns×channels: channels_last, found {value!r}", key)
 
 
-def _check_named(kind: str, key: str, value: Any) -> None:
+def _name_faults_of(kind: str, key: str, value: Any) -> Iterator[ArgumentError]:
     # With arguments it is written as Keras does. Nothing else: `module` could name any code.
     if isinstance(value, Mapping):
         if value.keys() - {"class_name", "config"} or not isinstance(value.get("class_name"), str):
-            raise ArgumentError("expected a name, or a mapping of class_name and config", key)
+            yield ArgumentError("expected a name, or a mapping of class_name and config", key)
+            return
         value = value["class_name"]
     if not isinstance(value, str):
-        raise ArgumentError(f"expected a name, found {value!r}", key)
-    if value not in names(kind):
+        yield ArgumentError(f"expected a name, found {value!r}", key)
+    elif value not in names(kind):
         in_snake_case = {name for name in names(kind) if name.islower()}
-        raise ArgumentError(f"there is no {kind[:-1]} '{value}'{near_or_all(value, in_snake_case)}", key)
+        yield ArgumentError(f"there is no {kind[:-1]} '{value}'{near_or_all(value, in_snake_case)}", key)
 
 
-def check_names(title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]) -> None:
-    """Raise `ArgumentError` for a name that is not `known`, or for those of `required` that are missing."""
+def name_faults(
+    title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]
+) -> Iterator[ArgumentError]:
+    """Names that are not `known`, and those of `required` that are missing."""
+    meant = set()
     for name in arguments:
         if name not in known:
-            raise ArgumentError(f"{title} has no argument '{name}'{did_you_mean(name, known)}", name)
-    missing = sorted(required - arguments.keys())
+            meant.add(nearest(name, known - arguments.keys()))
+            yield ArgumentError(f"{title} has no argument '{name}'{did_you_mean(name, known)}", name)
+    missing = sorted(required - arguments.keys() - meant)
     if missing:
-        raise ArgumentError(f"{title} needs {' and '.join(missing)}")
+        yield ArgumentError(f"{title} needs {' and '.join(missing)}")

@@ -84,5 +84,12 @@ def hidden_options(config_dir: str | None) -> list[Path]:
     return sorted(file for file in theirs.rglob("*.yaml") if (ours / file.relative_to(theirs)).is_file())
 
 
+def option_file(loader: ConfigLoaderImpl, group: str, option: str) -> Path | None:
+    """The file of an option, as Hydra finds it; None where there is none."""
+    folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+    files = [folder / group / f"{option}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file()), None)
+
+
 def is_group(loader: ConfigLoaderImpl, override: Override) -> bool:
     return bool(loader.repository.group_exists(override.key_or_group))

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def nearest(name: str, candidates: Iterable[str]) -> str | None:
+def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The candidate that `name` was probably meant to be, or None. Case does not count."""
     by_lower = {candidate.lower(): candidate for candidate in candidates}
-    matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None
 
 

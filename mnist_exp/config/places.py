@@ -41,7 +41,7 @@ class Places:
         if self._saved and group not in self._override_keys:
             saved_line = _line(self._saved, path, whole_path=True)
             if saved_line:
-                return f"{_short(self._saved)}:{saved_line}"
+                return f"{short(self._saved)}:{saved_line}"
         # Presets are merged over everything else; then the group's own file, then the root config.
         presets = [name for name in ("debug", "experiment") if self._choices.get(name) not in (None, "none")]
         candidates = [(name, "") for name in presets]
@@ -52,10 +52,10 @@ class Places:
             inner = path.removeprefix(package).lstrip(".") if package else path
             line = file and _line(file, inner, whole_path=not package)
             if file and (line or package):  # an empty file has no line
-                return f"{_short(file)}:{line or 1}"
+                return f"{short(file)}:{line or 1}"
         root = self._file(f"{self._verb}.yaml")
         line = root and _line(root, path, whole_path=False)
-        return f"{_short(root)}:{line}" if root and line else COMMAND_LINE
+        return f"{short(root)}:{line}" if root and line else COMMAND_LINE
 
     def _file(self, name: str) -> Path | None:
         return next((folder / name for folder in self._folders if (folder / name).is_file()), None)
@@ -90,7 +90,7 @@ def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
     return line
 
 
-def _short(file: Path) -> str:
+def short(file: Path) -> str:
     """The path as the user would type it from here, where that is shorter."""
     relative = os.path.relpath(file)
     return relative if len(relative) < len(str(file)) else str(file)

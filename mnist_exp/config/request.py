@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,12 +57,26 @@ def parser() -> ArgumentParser:
     result.prog = "mnist-exp"
 
     def refuse(message: str) -> NoReturn:
-        flags = [flag for action in result._actions for flag in action.option_strings]
-        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        raise RequestError(f"{message}{did_you_mean(unknown, flags)}; --hydra-help lists the flags")
+        raise RequestError(f"{message}; --hydra-help lists the flags")
 
     result.error = refuse  # type: ignore[method-assign]
     return result
+
+
+def parse(words: Sequence[str]) -> Namespace:
+    """The flags and overrides of a command line; what only looks like a flag is left among the overrides.
+
+    So it is told with everything else that is wrong. Raises `RequestError`.
+    """
+    of_hydra = parser()
+    flags = [flag for action in of_hydra._actions for flag in action.option_strings]
+    unknown = [word for word in words if word.startswith("-") and word.split("=")[0] not in flags]
+    near = {word: did_you_mean(word.split("=")[0], flags) for word in unknown}
+    if all(near.values()) and unknown:
+        raise RequestError("\n".join(f"{word}: no such flag{meant}" for word, meant in near.items()))
+    arguments = of_hydra.parse_intermixed_args([word for word in words if word not in unknown])
+    arguments.overrides += unknown
+    return arguments
 
 
 def request_from(verb: str, arguments: Namespace) -> Request:

@@ -224,6 +224,14 @@ class AugConfig(Frozen):
     cval: Annotated[float, Field(ge=0, le=255)]
     layers: tuple[Any, ...]
 
+    @field_validator("width_shift_range", "height_shift_range", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
+            raise ValueError(f"must be pixels, a fraction of the size, or a list of shifts, found {value}")
+        return tuple(value) if isinstance(value, list) else value
+
     @field_validator("width_shift_range", "height_shift_range")
     @classmethod
     def _some(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:

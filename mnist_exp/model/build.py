@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from mnist_exp.config.compose import Composition
-from mnist_exp.config.layers import Report, check_augmentation, told_at
+from mnist_exp.config.layers import Report, augmentation_faults, tell, told_at
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
@@ -104,9 +104,10 @@ def _check_objective(config: TrainConfig, report: Report) -> None:
 def _check_augmentation(config: TrainConfig, report: Report) -> None:
     for index, entry in enumerate(config.aug.layers):
         if entry is not None:
-            with told_at(f"aug.layers.{index}", report):
-                check_augmentation(entry)
-                try_augmentation(make_augmentation(entry), config.data.shape)
+            place = f"aug.layers.{index}"
+            if not tell(augmentation_faults(entry), place, report):
+                with told_at(place, report):
+                    try_augmentation(make_augmentation(entry), config.data.shape)
 
 
 def _check_model(

@@ -5,6 +5,7 @@ These three are ways of writing: what is built, and saved, consists of Keras' ow
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,16 @@ import keras
 from mnist_exp.config.keras_names import snake_case
 from mnist_exp.config.layers import (
     COMPOSITES,
-    MERGES,
+    KEEP_SHAPE,
     ArgumentError,
     Report,
     check_composite,
-    check_entry,
+    faults,
+    is_beside_shape,
     is_list,
+    merge_faults,
     parse_entry,
+    tell,
     told_at,
 )
 from mnist_exp.model.layers import first_sentence, make_layer, numbered, why_not
@@ -32,9 +36,10 @@ def apply_layers(
 ) -> Tensor:
     """Apply a list of layers to a symbolic tensor; a `null` entry is left out.
 
-    Whatever is wrong is reported at its place, and None returned. After a layer that does not fit, the others
-    are still made, so that their own mistakes are told in the same answer. The last layer computes in float32:
-    probabilities in half precision would cost the loss its accuracy. `places` gets the place of each layer's name.
+    Whatever is wrong is reported at its place. After a layer that does not fit, the others are still made, and
+    judged where the shape of their input is known all the same; else None is returned. The last layer computes in
+    float32: probabilities in half precision would cost the loss its accuracy. `places` gets the place of each
+    layer's name.
     """
     return _Graph(report, {} if places is None else places).apply(entries, x, path, final=True)
 
@@ -48,6 +53,7 @@ class _Graph:
         self._seen: dict[str, int] = {}
         self._previous = "the input"
         self._repeating = False  # names that entries give are numbered then
+        self._turn = ""  # of a list that is repeated, for messages
 
     def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False) -> Tensor:
         if not is_list(entries):
@@ -70,27 +76,52 @@ class _Graph:
             return compose(arguments, x, place, final)
         if self._repeating and isinstance(arguments.get("name"), str):
             entry = {**arguments, "type": kind, "name": numbered(arguments["name"], self._seen)}
-        check_entry(entry)
-        layer = make_layer(entry, numbered(snake_case(kind), self._seen))
+        layer = self._make(entry, place)
+        if layer is None:
+            return x if kind in KEEP_SHAPE else None
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
         self._places[layer.name] = place
         if x is None:
             return None
-        shape = _shape(x)
         try:
-            x = layer(x)
+            result = layer(x)
         except Exception as error:  # of whatever type
-            raise ArgumentError(why_not(layer, shape, self._previous, error)) from error
+            self._report(place, why_not(layer, _shape(x), self._previous, error) + self._turn)
+            return x if kind in KEEP_SHAPE else None
         self._previous = f"{place}, {kind}"
-        return x
+        return result
+
+    def _make(self, entry: Any, place: str) -> keras.Layer | None:
+        """The layer; without what is wrong with it, where no shape depends on that, else None."""
+        kind, arguments = parse_entry(entry)
+        wrong = tell(faults(entry), place, self._report)
+        name = numbered(snake_case(kind), self._seen)
+        shape_is_known = True
+        while True:
+            for fault in wrong:
+                shape_is_known &= is_beside_shape(fault.key)
+                arguments.pop(str(fault.key), None)
+            entry = {**arguments, "type": kind}
+            if any(faults(entry)):
+                return None
+            try:
+                layer = make_layer(entry, name)
+            except ArgumentError as error:
+                wrong = tell([error], place, self._report)
+                if error.key not in arguments:
+                    return None
+            else:
+                return layer if shape_is_known else None
 
     def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
         times = arguments["times"]
-        outside, self._repeating = self._repeating, True
+        outside = self._repeating, self._turn
+        self._repeating = True
         for turn in range(times):
+            self._turn = outside[1] if turn == 0 else f", in turn {turn + 1} of {times} of {place}"
             x = self.apply(arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1)
-        self._repeating = outside
+        self._repeating, self._turn = outside
         return x
 
     def _residual(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
@@ -100,10 +131,12 @@ class _Graph:
         shortcut = arguments.get("shortcut")
         ends.append(self.apply(() if shortcut is None else shortcut, x, f"{place}.shortcut"))
         if None not in ends and ends[0].shape != ends[1].shape:
-            raise ArgumentError(
+            self._report(
+                place,
                 f"the layers of Residual end in {_shape(ends[0])}, its shortcut in {_shape(ends[1])}: "
-                "what is added must be of one shape"
+                f"what is added must be of one shape{self._turn}",
             )
+            return ends[0]
         return self._merge("Add", ends, place, final)
 
     def _parallel(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
@@ -115,9 +148,10 @@ class _Graph:
         return self._merge(arguments.get("merge", "Concatenate"), ends, place, final)
 
     def _merge(self, entry: Any, ends: list[Tensor], place: str, final: bool) -> Tensor:
+        if tell(merge_faults(entry), place, self._report):
+            return None
+        kind, _ = parse_entry(entry)
         try:
-            check_entry(entry, MERGES, "merge")
-            kind, _ = parse_entry(entry)
             layer = make_layer(entry, numbered(snake_case(kind), self._seen))
         except ArgumentError as error:
             raise ArgumentError(str(error), f"merge.{error.key}" if error.key else "merge") from error
@@ -129,7 +163,8 @@ class _Graph:
             x = layer(ends)
         except Exception as error:
             shapes = ", ".join(_shape(end) for end in ends)
-            raise ArgumentError(f"{kind} cannot merge branches of {shapes}: {first_sentence(error)}") from error
+            why = re.split(r"\.? Received", first_sentence(error))[0]  # the shapes again
+            raise ArgumentError(f"{kind} cannot merge branches of {shapes}: {why}{self._turn}") from error
         self._previous = f"{place}, {kind}"
         return x
 

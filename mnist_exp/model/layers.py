@@ -19,8 +19,11 @@ def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
     except Exception as error:  # of whatever type: Keras looks at few values before it uses them
         sentence = first_sentence(error)
         named = [key for key in arguments if re.search(rf"\b{re.escape(key)}\b", sentence)]
-        message = f"{kind} cannot be made: {sentence}"
-        raise ArgumentError(message, named[0] if len(named) == 1 else None) from error
+        if len(named) != 1:
+            raise ArgumentError(f"{kind} cannot be made: {sentence}") from error
+        (key,) = named
+        why = re.split(r"\.? Received:? ", sentence)[0]
+        raise ArgumentError(f"{why}, found {arguments[key]!r}", key) from error
 
 
 # What an input of so many axes is, the batch's among them.

@@ -20,7 +20,7 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
 
     Raises `ArgumentError`.
     """
-    check_optimizer(config)
+    check_optimizer(config.type, config.arguments)
     optimizer_class = getattr(keras.optimizers, config.type)
     more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
     if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:

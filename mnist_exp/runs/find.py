@@ -36,7 +36,7 @@ def find_run(wanted: str, outputs: Path) -> RunSummary:
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
         raise RequestError(f"{wanted}: {len(matches)} runs are called so:{names}")
-    meant = did_you_mean(wanted, [run.name for run in runs])
+    meant = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
     raise RequestError(f"{wanted}: there is no such run in {outputs}{meant}; 'mnist-exp runs' lists them")
 
 

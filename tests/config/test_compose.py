@@ -61,7 +61,7 @@ def test_a_layer_can_be_changed_and_left_out():
         ("model.layers=null", "must be a list, found null"),
         ("model=null", "model=null: Config group override must be a string or a list"),
         ("seed=1,2", "several values are a sweep, which needs -m"),
-        ("runs", "expected key=value (verbs such as 'runs' come first)"),
+        ("runs", "runs: expected key=value; a verb comes first: mnist-exp runs …"),
         ("seed=-1", "must be greater than or equal to 0, found -1"),
         ("seed=one", 'must be an integer, found "one"'),
         ("seed=true", "must be an integer, found true"),
@@ -78,7 +78,10 @@ def test_a_layer_can_be_changed_and_left_out():
         ("schedule.warmup_epochs=99", "must not exceed training.epochs=5"),
         ("schedule.final_fraction=0.5", "a constant schedule has final_fraction: 1.0"),
         ("data.class_names=[a,b]", "class_names has 2 names for 10 classes"),
-        ("optimizer.learning_rate=${optimizer.nope}", "Interpolation key 'optimizer.nope' not found"),
+        (
+            "optimizer.learning_rate=${optimizer.nope}",
+            "optimizer.learning_rate: ${optimizer.nope}: there is no key 'optimizer.nope'",
+        ),
         ("tracking.uri=mlruns", "must be sqlite:///…"),
         ("tracking.uri=file:///tmp/x", "must be sqlite:///…"),
         ("training.select.metric=train/loss", "training.select.metric"),
@@ -115,8 +118,8 @@ def test_yaml_that_cannot_be_read_is_told_with_its_line(tmp_path: Path):
     (options / "model").mkdir(parents=True)
     (options / "model" / "broken.yaml").write_text("name: broken\nlayers: [Flatten\nother: 1\n")
     [(place, text)] = problems("model=broken", config_dir=str(options))
-    assert place == "command line"
-    assert "mine/model/broken.yaml:3: not valid YAML" in text
+    assert place.endswith("mine/model/broken.yaml:3")
+    assert text.startswith("not valid YAML while parsing a flow sequence that begins in line 2")
 
 
 def test_an_empty_file_is_told(tmp_path: Path):
@@ -125,7 +128,7 @@ def test_an_empty_file_is_told(tmp_path: Path):
     (options / "model").mkdir(parents=True)
     (options / "model" / "empty.yaml").write_text("")
     found = problems("model=empty", config_dir=str(options))
-    assert [text for _, text in found] == ["model.layers: missing", "model.name: missing"]
+    assert [text for _, text in found] == ["model: missing: name, layers"]
     assert all(place.endswith("mine/model/empty.yaml:1") for place, _ in found)
 
 
@@ -146,8 +149,88 @@ def test_an_option_that_names_a_missing_one_is_told(tmp_path: Path):
     (options / "experiment" / "bad.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /model: pyramd\n"
     )
-    [(_, text)] = problems("experiment=bad", config_dir=str(options))
-    assert "it names model=pyramd, which is no such option (did you mean 'pyramid'?); model has" in text
+    [(place, text)] = problems("experiment=bad", config_dir=str(options))
+    assert place.endswith("mine/experiment/bad.yaml:3")
+    assert text.startswith("model=pyramd: no such option (did you mean 'pyramid'?); model has")
+
+
+def test_all_that_is_wrong_with_a_preset_is_told(tmp_path: Path):
+    """The options that it names, and its keys, which are looked for in the model that it chooses."""
+    options = tmp_path / "mine"
+    (options / "experiment").mkdir(parents=True)
+    body = "model:\n  filters: 8\n  width: 8\ntraining:\n  epoch: 3\n"
+    defaults = (
+        "defaults:\n  - override /model: pyramid\n  - override /augg: shift\n  - override /schedule: cosin\n"
+    )
+    (options / "experiment" / "bad.yaml").write_text(f"# @package _global_\n{defaults}{body}")
+    found = [
+        (place.rpartition(":")[2], text.partition(";")[0])
+        for place, text in problems("experiment=bad", config_dir=str(options))
+    ]
+    assert found == [
+        ("4", "augg=shift: no such key or group (did you mean 'aug'?)"),
+        ("5", "schedule=cosin: no such option (did you mean 'cosine'?)"),
+        ("7", "model.filters: no such key (did you mean 'model.layers.0.filters'?)"),
+        ("10", "training.epoch: no such key (did you mean 'training.epochs'?)"),
+    ]
+    (options / "experiment" / "bad.yaml").write_text("defaults:\n  - override /model: pyramid\n")
+    [(place, text)] = problems("experiment=bad", config_dir=str(options))
+    assert place.endswith("bad.yaml:1")
+    assert text.startswith("a preset's first line is '# @package _global_'")
+
+
+def test_interpolations_are_explained(tmp_path: Path):
+    """One that is never closed at its line; others with the key that was meant, whose knob is in use then."""
+    options = tmp_path / "mine"
+    (options / "model").mkdir(parents=True)
+    layers = "[Flatten, {type: Dense, units: '${model.widht}'}, {type: Dense, units: '${data.clases}'}, Softmax]"
+    (options / "model" / "mine.yaml").write_text(f"name: mine\nwidth: 3\nlayers: {layers}\n")
+    found = [text for _, text in problems("model=mine", config_dir=str(options))]
+    assert found == [
+        "model.layers.1.units: ${model.widht}: there is no key 'model.widht' (did you mean 'model.width'?)",
+        "model.layers.2.units: ${data.clases}: there is no key 'data.clases' (did you mean 'data.classes'?)",
+    ]
+    (options / "model" / "mine.yaml").write_text("name: mine\nlayers:\n  - Flatten\n  - '${data.classes'\n")
+    [(place, text)] = problems("model=mine", config_dir=str(options))
+    assert place.endswith("mine.yaml:4")
+    assert text == "${data.classes: '${' is never closed"
+
+
+def test_a_knob_of_the_command_line_is_the_place_of_what_it_turns():
+    """Of its value, and named where it is one of several reasons."""
+    [(place, text)] = problems("model=bottleneck", "model.dropout=x")
+    assert place == "command line"
+    assert text == "model.layers.7.rate (model.dropout): must be a number, found 'x'"
+
+
+def test_contradictions_are_told_beside_other_mistakes():
+    """What is wrong by itself does not hide what does not go together."""
+    found = [
+        text
+        for _, text in problems(
+            "schedule=one_cycle",
+            "schedule.warmup_epochs=1",
+            "schedule.final_fraction=2",
+            "training.loss=sparse_x",
+            "training.label_smoothing=0.1",
+        )
+    ]
+    assert len(found) == 4
+    assert any("both say how long the rate rises" in text for text in found)
+    assert any("label_smoothing needs loss" in text for text in found)
+
+
+def test_missing_keys_are_told_in_one_line(tmp_path: Path):
+    """With how a file gets them; not one that stands there under a wrong name."""
+    options = tmp_path / "mine"
+    (options / "aug").mkdir(parents=True)
+    (options / "aug" / "mine.yaml").write_text("name: mine\nrotation_rage: 3\n")
+    found = [text for _, text in problems("aug=mine", config_dir=str(options))]
+    assert found[0].startswith("aug: missing: width_shift_range, height_shift_range, shear_range, zoom_range, ")
+    assert found[0].endswith("; a file that begins with 'defaults: [none]' has them from there")
+    assert found[1] == "aug.rotation_rage: unknown key (did you mean 'rotation_range'?)"
+    (options / "aug" / "mine.yaml").write_text("defaults: [none]\nname: mine\nrotation_range: 3\n")
+    assert config("aug=mine", config_dir=str(options)).aug.rotation_range == 3
 
 
 def test_a_users_folder_adds_options(tmp_path: Path):

@@ -89,6 +89,14 @@ def model_of(*entries: str) -> dict[str, str]:
     return user_file("model", "# mine\nname: mine\nlayers:\n" + "".join(f"  - {entry}\n" for entry in entries))
 
 
+def needs(kind: str, place: str, path: str) -> tuple[tuple[str, str], ...]:
+    """That a layer lacks its arguments, which is told also where it is misspelt."""
+    found = class_arguments("layers", kind)
+    assert found is not None
+    names = " and ".join(sorted(found.required))
+    return ((place, rf"^{re.escape(path)}: {kind} needs {names}$"),) if names else ()
+
+
 def typos_of_layers() -> Iterator[Case]:
     for kind in sorted(ALLOWED):
         wrong = misspelt(kind)
@@ -100,6 +108,7 @@ def typos_of_layers() -> Iterator[Case]:
                     r"mine\.yaml:5",
                     rf"^model\.layers\.1\.type: there is no layer '{wrong}' \(did you mean '{kind}'\?\)",
                 ),
+                *needs(kind, r"mine\.yaml:5", "model.layers.1"),
             ),
             model_of("ReLU", wrong),
         )
@@ -135,7 +144,13 @@ def typos_of_layers() -> Iterator[Case]:
         yield Case(
             "an augmentation",
             (f"aug.layers=[{misspelt(kind)}]",),
-            ((LINE, rf"^aug\.layers\.0\.type: there is no layer '{misspelt(kind)}' \(did you mean '{kind}'\?\)"),),
+            (
+                (
+                    LINE,
+                    rf"^aug\.layers\.0\.type: there is no layer '{misspelt(kind)}' \(did you mean '{kind}'\?\)",
+                ),
+                *needs(kind, LINE, "aug.layers.0"),
+            ),
         )
 
 
@@ -185,7 +200,7 @@ VALUES = [
     ("seed=x", "seed=x: must be an integer"), ("seed=-1", "must be greater than or equal to 0"), ("seed=1.5", "must be an integer"),
     ("data.val_fraction=1", "must be less than 1"), ("data.val_fraction=-0.1", "must be greater than or equal to 0"),
     ("data.limit=0", "must be greater than or equal to 1"), ("data.classes=1", "must be greater than or equal to 2"),
-    ("data.shape=28", "data.shape=28: must be a list"), ("data.shape=[28,28]", r"data\.shape"), ("data.shape=[28,28,0]", r"data\.shape"),
+    ("data.shape=28", r"data.shape=28: must be \[height, width, channels\]"), ("data.shape=[28,28]", r"data\.shape"), ("data.shape=[28,28,0]", r"data\.shape"),
     ("data.split_seed=x", "must be an integer"), ("data.class_names=[a]", "class_names has 1 name"),
     ("aug.rotation_range=181", "must be less than or equal to 180"), ("aug.rotation_range=x", "must be a number"),
     ("aug.shear_range=90", "must be less than 90"), ("aug.zoom_range=1", "must be less than 1"), ("aug.zoom_range=[2,1]", r"0 < low <= high"),
@@ -235,14 +250,20 @@ def wrong_files() -> Iterator[Case]:
         user_file("optimizer", optimizer.format(1) + "lerning: 1\n"),
     )
     yield Case(
-        "YAML", ("model=mine",), ((r"mine\.yaml:1", r"^model: must be a mapping"),), user_file("model", "- a\n")
+        "YAML",
+        ("model=mine",),
+        ((r"mine\.yaml:1", r"^model: is no value but a group of keys"),),
+        user_file("model", "- a\n"),
     )
     for text, line in (
         ("name: [x\nlayers: []\n", 2), ("name: x\n layers: []\n", 2), ("name: 'x\nlayers: []\n", 3), ("name: x\n\tlayers: []\n", 2),
-        ("layers:\n  - {type: ReLU\n", 3), ("name: x\nname: y\nlayers: []\n", None), ("name: x: y\n", 1), ("name: ${\nlayers: []\n", None),
+        ("layers:\n  - {type: ReLU\n", 3), ("name: x\nname: y\nlayers: []\n", 2), ("name: x: y\n", 1),
     ):  # fmt: skip
-        pattern = rf"mine\.yaml:{line}: not valid YAML" if line else r"mine(\.yaml)?"
-        yield Case("YAML", ("model=mine",), ((".*", pattern),), user_file("model", text))
+        yield Case(
+            "YAML", ("model=mine",), ((rf"mine\.yaml:{line}", "^not valid YAML"),), user_file("model", text)
+        )
+    unclosed = ((r"mine\.yaml:1", "'\\${' is never closed"),)
+    yield Case("YAML", ("model=mine",), unclosed, user_file("model", "name: ${\nlayers: []\n"))
     yield Case(
         "a knob",
         ("model=mine",),
@@ -258,7 +279,7 @@ def wrong_files() -> Iterator[Case]:
 
 
 OVERRIDES = [
-    (("runs",), "verbs such as 'runs' come first"), (("model",), "expected key=value"), (("model.layers[0].filters=1",), "written with dots"),
+    (("runs",), "a verb comes first: mnist-exp runs"), (("model",), "expected key=value"), (("model.layers[0].filters=1",), "written with dots"),
     (("~model.layers.1",), "model.layers.1=null"), (("seed=1,2",), "needs -m"), (("model=[a",), None), (("learning_rate=1",), "optimizer.learning_rate"),
     (("epochs=3",), "no such key"), (("optimizer.learning_rate=${nope}",), "nope"), (("model=null",), "model=null"),
     (("data._target_=os.system",), None),

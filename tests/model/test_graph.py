@@ -23,10 +23,7 @@ def build(layers: list[Any], shape: tuple[int, ...] = (8, 8, 4)) -> keras.Model:
 
 def problems(layers: list[Any], shape: tuple[int, ...] = (8, 8, 4)) -> list[str]:
     found: list[str] = []
-    outputs = apply_layers(
-        layers, keras.Input(shape), "model.layers", lambda path, text: found.append(f"{path}: {text}")
-    )
-    assert outputs is None
+    apply_layers(layers, keras.Input(shape), "model.layers", lambda path, text: found.append(f"{path}: {text}"))
     return found
 
 
@@ -117,17 +114,25 @@ POOL = {"type": "MaxPooling2D", "pool_size": 3}
         ([{"type": "Repeat", "time": 2, "layers": [CONV]}], ["model.layers.0.time: Repeat has no argument 'time' (did you mean 'times'?)"]),
         ([{"type": "Repeat", "times": 2, "layers": "ReLU"}], ["model.layers.0.layers: expected a list of layers, found 'ReLU'"]),
         ([{"type": "Repet", "times": 2, "layers": []}], ["model.layers.0.type: there is no layer 'Repet' (did you mean 'Repeat'?)"]),
-        ([{"type": "Repeat", "times": 3, "layers": [POOL]}], ["model.layers.0.layers.0: MaxPooling2D does not fit its input of 2×2×4 (after model.layers.0.layers.0, MaxPooling2D)"]),
+        ([{"type": "Repeat", "times": 3, "layers": [POOL]}], ["model.layers.0.layers.0: MaxPooling2D's window 3×3 does not fit its 2×2 input (after model.layers.0.layers.0, MaxPooling2D), in turn 2 of 3 of model.layers.0"]),
         ([{"type": "Residual", "layers": [{**CONV, "filters": 5}]}], ["model.layers.0: the layers of Residual end in 8×8×5, its shortcut in 8×8×4"]),
         ([{"type": "Residual", "layers": [{**CONV, "fliters": 5}], "shortcut": ["Relu"]}],
          ["model.layers.0.layers.0.fliters: Conv2D has no argument 'fliters' (did you mean 'filters'?)", "model.layers.0.shortcut.0.type: there is no layer 'Relu' (did you mean 'ReLU'?)"]),
         ([{"type": "Parallel", "branches": [["ReLU"]]}], ["model.layers.0.branches: expected two or more lists of layers"]),
         ([{"type": "Parallel", "branches": [["ReLU"], [POOL]]}], ["model.layers.0: Concatenate cannot merge branches of 8×8×4, 2×2×4"]),
-        ([{"type": "Parallel", "branches": [["ReLU"], []], "merge": "Sum"}], ["model.layers.0.merge.type: there is no layer 'Sum'"]),
+        ([{"type": "Parallel", "branches": [["ReLU"], []], "merge": "Sum"}], ["model.layers.0.merge: there is no layer 'Sum'"]),
         ([{"type": "Parallel", "branches": [["ReLU"], ["Rleu"]], "merge": "Conv2D"}],
-         ["model.layers.0.branches.1.0.type: there is no layer 'Rleu'", "model.layers.0.merge.type: Conv2D cannot be used in merge"]),
+         ["model.layers.0.branches.1.0.type: there is no layer 'Rleu'", "model.layers.0.merge: Conv2D cannot be used in merge"]),
         ([POOL, POOL, {"type": "Parallel", "branches": [["Dens"], ["ReLU"]]}],
-         ["model.layers.1: MaxPooling2D does not fit its input of 2×2×4 (after model.layers.0, MaxPooling2D)", "model.layers.2.branches.0.0.type: there is no layer 'Dens'"]),
+         ["model.layers.1: MaxPooling2D's window 3×3 does not fit its 2×2 input (after model.layers.0, MaxPooling2D)", "model.layers.2.branches.0.0.type: there is no layer 'Dens'", "model.layers.2.branches.0.0: Dense needs units"]),
+        ([{"type": "Dropout", "rate": 7.0}, {"type": "BatchNormalization", "axis": 9}, {**CONV, "activation": "rleu", "use_bias": "x"}, POOL, POOL],
+         ["model.layers.0.rate: ", "model.layers.1: BatchNormalization does not fit", "model.layers.2.activation: there is no activation 'rleu'",
+          "model.layers.2.use_bias: must be true or false", "model.layers.4: MaxPooling2D's window 3×3 does not fit its 2×2 input"]),
+        ([{"type": "Residual", "layers": [{**CONV, "filters": 5}]}, {"type": "Residual", "layers": [POOL]}],
+         ["model.layers.0: the layers of Residual end in 8×8×5, its shortcut in 8×8×4", "model.layers.1: the layers of Residual end in 2×2×5, its shortcut in 8×8×5"]),
+        ([{"type": "MaxPool2D", "pool": 2}], ["model.layers.0.type: there is no layer 'MaxPool2D' (did you mean 'MaxPooling2D'?)", "model.layers.0.pool: MaxPooling2D has no argument 'pool' (did you mean 'pool_size'?)"]),
+        ([{**CONV, "kernel_size": "3x3", "padding": "sme", "kernel_regularizer": {"module": "os", "class_name": "L2", "config": {}}}],
+         ["model.layers.0.kernel_size: must be a whole number", "model.layers.0.padding: must be valid or same, found 'sme' (did you mean 'same'?)", "model.layers.0.kernel_regularizer: expected a name, or a mapping of class_name and config"]),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_at_its_place(layers: list[Any], messages: list[str]):

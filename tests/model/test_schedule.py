@@ -72,7 +72,7 @@ def test_one_cycle_goes_up_and_down():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["schedule.warmup_epochs=1", "schedule.warmup_fraction=0.1"], "give one of them"),
+        (["schedule.warmup_epochs=1", "schedule.warmup_fraction=0.1"], "both say how long the rate rises"),
         (["schedule=exponential", "schedule.final_fraction=0"], "never reaches 0"),
         (["schedule=constant", "schedule.final_fraction=0.5"], "a constant schedule has final_fraction: 1.0"),
         (["schedule=reduce_on_plateau", "schedule.plateau=null"], "plateau belongs to reduce_on_plateau"),
