@@ -69,7 +69,7 @@ def sweep(request: Request, started: float) -> None:
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {shown(directory)}: {len(requests)} job{'s' * (len(requests) > 1)} {over}")
-    with SweepRecord(directory, fixed, config.tracking, outputs) as record:
+    with SweepRecord(directory, fixed, config.tracking) as record:
         plan = Plan(directory, names, requests, stands_in_for)
         outcomes = launch(request, directory, len(requests), partial(run_job, plan))
         record.leaderboard(*leaderboard(outcomes, grid))
