@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 def sync(request: Request, started: float) -> None:
     """Bring MLflow up to date. Raises `WorkError` if something could not be delivered."""
     config, _ = compose_checked(request, SyncConfig)
+    # No training waits for it: a slow server may take its time.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     folders = find_journals(config)
+    if not folders:
+        print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
+        return
     for folder in folders:
         settle(folder)
     done = failed = 0

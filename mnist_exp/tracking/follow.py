@@ -36,9 +36,9 @@ def journals(root: Path) -> list[Path]:
 def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
-    if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (timeout )?exception (.*)", text):
-        system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[3])
-        return f"{request[1]}: {'no answer' if request[2] else system[1] if system else request[3]}"
+    if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
+        system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
+        return f"{request[1]}: {system[1] if system else 'no answer' if 'timed out' in text else request[2]}"
     return text
 
 
