@@ -194,10 +194,16 @@ class SweepRecord:
         )
         self._sender = Sender(directory) if tracking.enabled else None
 
-    def leaderboard(self, header: Sequence[str], rows: Sequence[Sequence[str]], best: float | None) -> None:
-        """Leave the jobs' table, as CSV and as the MLflow run's description."""
+    def leaderboard(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        values: Sequence[Sequence[object]],
+        best: float | None,
+    ) -> None:
+        """Leave the jobs' table: its values as CSV, its rows as the MLflow run's description."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        csv.writer(text, lineterminator="\n").writerows([header, *values])
         write_text(self._directory / "leaderboard.csv", text.getvalue())
         self._journal.write("artifact", file="leaderboard.csv", folder=None)
         lines = [header, ["---"] * len(header), *rows]

@@ -37,16 +37,17 @@ class Sender:
         self._process.stdin.close()  # nothing more comes: deliver what there is, or say why not
         try:
             self._process.wait(wait_seconds)
+            said = "what delivers it was ended"
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            said = f"no answer within {wait_seconds:g} s"
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip()
+        for line in self._log:
+            said = line.decode(errors="replace").strip()
         self._log.close()
         (self._folder / "delivery.log").unlink(missing_ok=True)
-        if self._process.returncode == 0:
-            return None
-        return said.splitlines()[-1] if said else f"no answer within {wait_seconds:g} s"
+        return said if self._process.returncode else None
 
     @property
     def run_id(self) -> str | None:

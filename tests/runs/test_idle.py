@@ -68,15 +68,22 @@ def test_a_run_that_ends_while_somebody_looks_was_not_killed(tmp_path: Path, mon
 
 
 def test_a_run_that_died_before_it_said_how_it_ended(tmp_path: Path):
-    """The journal says what the result says; one that says `end` is not told another."""
+    """The journal says what the result says, once."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
-    for told in ("finished", "finished"):
-        (folder / "result.json").write_text(json.dumps({"status": told, "started": 1, "data": {}}))
+    (folder / "result.json").write_text(json.dumps({"status": "finished", "started": 1, "data": {}}))
+    for _ in range(2):
         settle(folder)
         assert ends(folder) == ["FINISHED"]
+
+
+def test_a_run_that_died_while_it_said_how_it_ended(tmp_path: Path):
+    """Its result does not have what it would have in the end: it was killed, and the journal says so too."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False)
     (folder / "result.json").write_text(json.dumps({"status": "running", "started": 1, "data": {}}))
-    settle(folder)  # killed between the two: the journal was first
-    assert ends(folder) == ["FINISHED"]
+    for _ in range(2):
+        settle(folder)
+        assert ends(folder) == ["FINISHED", "KILLED"]
+        assert status(folder) == "killed"
 
 
 def test_a_sweep_that_died_is_marked(tmp_path: Path):

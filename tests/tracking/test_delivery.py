@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import socket
@@ -247,6 +248,9 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
     assert parent.data.metrics["best/val/accuracy"] == best
     assert done.out.count(" * ") >= 1
     [sweep] = Path("outputs/sweeps").iterdir()
+    table = list(csv.DictReader((sweep / "leaderboard.csv").read_text().splitlines()))
+    assert list(table[0]) == ["model", "seed", "status", "epochs", "val", "test", "seconds"]
+    assert {float(row["val"]) for row in table} == {run.data.metrics["best/val/accuracy"] for run in children}
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {
         f"model-{model}_seed-{seed}" for model in ("linear", "pyramid") for seed in (0, 1)
     }
