@@ -45,8 +45,9 @@ def settle(path: Path) -> bool:
     with suppress(OSError, ValueError), _locked(path):
         result = _read_result(path)
         died = result.get("status") == "running"
+        last = journal.read(path)[-1:] if (path / journal.FILE).is_file() else []
         # An end that the journal tells and the result does not was cut short.
-        unfinished = (path / journal.FILE).is_file() and not journal.has_ended(path, "KILLED" if died else None)
+        unfinished = any(line["kind"] != "end" or (died and line["status"] != "KILLED") for line in last)
         if not (died or unfinished):
             return False
         last_sign = (path / (journal.FILE if unfinished else RESULT)).stat().st_mtime

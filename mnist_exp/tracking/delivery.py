@@ -78,9 +78,10 @@ class Delivery:
         self.gone: list[str] = []
         """Files that were to be delivered and are no longer there."""
         self._read()
-        self.tracked: bool = bool(self._lines) and self._lines[0]["enabled"]
+        run = self._lines[0] if self._lines else {}
+        self.tracked: bool = run.get("enabled", False)
         """Whether the run was meant for a tracker."""
-        own, default = (self._lines[0]["uri"] if self._lines else None), default_uri(folder)
+        own, default = run.get("uri"), default_uri(folder)
         named = uri or own
         self.uri = absolute(named) if named else default
         """The store; None where nothing says which."""

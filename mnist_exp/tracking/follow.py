@@ -51,8 +51,8 @@ def follow(roots: Sequence[Path]) -> int:
             pause = _POLL
         else:
             pause = min(2 * pause, _LONGEST_PAUSE)
-            seconds = min(2 * int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 5)), _LONGEST_ANSWER)
-            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(seconds)
+            seconds = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 5))
+            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(seconds, min(2 * seconds, _LONGEST_ANSWER)))
     _settle_all(roots)
     failure = _deliver(roots, deliveries)
     for delivery in deliveries.values():
@@ -103,4 +103,5 @@ def _settle_all(roots: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(10)  # importing MLflow takes a second that a training on all cores would miss
     sys.exit(follow([Path(argument) for argument in sys.argv[1:]]))
