@@ -103,5 +103,5 @@ def _settle_all(roots: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # importing MLflow takes a second that a training on all cores would miss
+    os.nice(5)  # importing MLflow takes a second that a training on all cores would miss
     sys.exit(follow([Path(argument) for argument in sys.argv[1:]]))

@@ -17,6 +17,7 @@ from typing import Any
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.directory import RUNS, SWEEPS
+from mnist_exp.runs.files import replace_file
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 
@@ -58,21 +59,33 @@ def connect(uri: str) -> Any:
     """An `MlflowClient` for a store that answers. Raises whatever MLflow does, and `sqlite3.Error`, `OSError`."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    import mlflow
-
     database = database_path(uri)
     if database is None:
+        import mlflow
+
         client = mlflow.MlflowClient(uri)
         client.search_experiments(max_results=1)
         return client
     database.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(database.with_name(f".{database.name}.lock")):
-        # MLflow tries for 104 s to open what cannot be opened.
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("begin immediate")
-        client = mlflow.MlflowClient(uri)
-        client.search_experiments(max_results=1)  # the first call makes the tables
-        return client
+        if not database.exists() or not database.stat().st_size:
+            # Whole or not at all: whoever dies while MLflow makes the tables leaves a store that it never opens.
+            for left in database.parent.glob(f".*.{database.name}*"):
+                left.unlink()
+            with replace_file(database) as temporary:
+                _open(temporary)
+        return _open(database)
+
+
+def _open(database: Path) -> Any:
+    """An `MlflowClient` for a database, with its tables. MLflow tries for 104 s to open what cannot be opened."""
+    import mlflow
+
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("begin immediate")
+    client = mlflow.MlflowClient(f"sqlite:///{database}")
+    client.search_experiments(max_results=1)
+    return client
 
 
 def artifact_root(uri: str) -> str | None:

@@ -149,6 +149,22 @@ def test_a_database_that_is_locked(tmp_path: Path, uri: str):
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
 
+def test_whoever_dies_while_the_store_is_made(tmp_path: Path, uri: str):
+    """Leaves none: MLflow never opens one whose tables are there in part."""
+    folder = write_run(tmp_path / "run", uri)
+    for pause in (0.0, 0.3):
+        process = start(folder)
+        wait_for(lambda pid=process.pid: (tmp_path / f".{pid}.mlflow.db").exists())
+        time.sleep(pause)
+        process.kill()
+        process.communicate()
+    process = start(folder)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+    assert {path.name for path in tmp_path.glob("*mlflow.db*")} == {"mlflow.db", ".mlflow.db.lock"}
+
+
 def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path):
     """MLflow would try for 104 seconds."""
     (tmp_path / "file").write_text("")
