@@ -91,9 +91,12 @@ def _locked(path: Path) -> Iterator[None]:
 def _read_result(path: Path) -> dict[str, Any]:
     """Of a run; a sweep has none."""
     try:
-        return dict(json.loads((path / RESULT).read_text(encoding="utf-8")))
+        result = json.loads((path / RESULT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    if not isinstance(result, dict):
+        raise ValueError(f"{path / RESULT}: damaged")
+    return result
 
 
 def _write_result(path: Path, result: dict[str, Any]) -> None:
