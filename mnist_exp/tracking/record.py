@@ -20,7 +20,7 @@ import yaml
 
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
-from mnist_exp.runs.directory import RunDirectory, process
+from mnist_exp.runs.directory import RunDirectory, is_locked, process
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.idle import LOCK, lock
 from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten
@@ -81,8 +81,9 @@ class RunRecord:
             "dataset", name=data["name"], sha256=data["sha256"], source=data["origin"],
             shape=data["shape"], images=data["images"],
         )  # fmt: skip
-        # A sweep's sender delivers for its jobs, and waits once, at its end.
-        self._sender = Sender(self.path) if tracking.enabled and sweep is None else None
+        # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
+        alone = sweep is None or not is_locked(sweep)
+        self._sender = Sender(self.path) if tracking.enabled and alone else None
 
     def _tags(self) -> dict[str, str]:
         data = self.result["data"]

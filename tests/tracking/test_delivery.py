@@ -255,4 +255,7 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
         f"model-{model}_seed-{seed}" for model in ("linear", "pyramid") for seed in (0, 1)
     }
     for job in sweep.glob("*/result.json"):
-        assert json.loads(job.read_text())["status"] == "finished"
+        result = json.loads(job.read_text())
+        assert result["status"] == "finished"
+        assert result["mlflow_run_id"] in {run.info.run_id for run in children}
+    assert not (sweep / ".lock").exists()
