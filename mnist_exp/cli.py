@@ -27,6 +27,7 @@ VERBS = {
     "runs": "the runs here: name, status, data, epochs, accuracy, age",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
+    "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"
 # Verbs about a training: its config is theirs, and run= starts from a run's.

@@ -356,14 +356,16 @@ def test_ctrl_c_keeps_what_there_is(cli: Cli, endless: subprocess.Popen[str]):
 
 
 def test_kill_9_is_seen(cli: Cli, endless: subprocess.Popen[str]):
-    """A run whose process is gone is shown as killed, with what it had written whole."""
+    """A run whose process is gone is shown and marked as killed, with what it had written whole."""
     path = wait_for_epochs(endless, 3)
     endless.kill()
     endless.communicate(timeout=60)
     shown = cli("runs").out
     assert "killed" in shown
     assert "0/5000" not in shown  # what had been reached is shown
-    assert json.loads((path / "result.json").read_text())["status"] == "running"
+    result = json.loads((path / "result.json").read_text())
+    assert result["status"] == "killed"
+    assert 0 < result["ended"] - result["started"] < 120
     assert len((path / "history.csv").read_text().splitlines()) >= 4
 
 

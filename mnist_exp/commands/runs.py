@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
-from mnist_exp.config.schema import RunsConfig
+from mnist_exp.config.verbs import RunsConfig
 from mnist_exp.runs.directory import list_runs
 
 

@@ -32,7 +32,7 @@ from mnist_exp.errors import MnistExpError, Problem, RequestError, WorkError
 from mnist_exp.runs.directory import SWEEPS, make_directory, stamped
 from mnist_exp.runs.log import say, to_console, warn
 from mnist_exp.runs.stopwatch import Stopwatch
-from mnist_exp.sweeps.leaderboard import Outcome, leaderboard
+from mnist_exp.sweeps.leaderboard import Outcome, best_accuracy, leaderboard
 from mnist_exp.sweeps.names import job_names
 
 if TYPE_CHECKING:
@@ -65,15 +65,14 @@ def sweep(request: Request, started: float) -> None:
     requests, stands_in_for = settle_data_of_all(*zip(*checked.values(), strict=True))
     config = compose_checked(requests[0], TrainConfig)[0]
     name = config.sweep.name or "-".join(key.rsplit(".", 1)[-1] for key in grid.swept) or "sweep"
-    outputs = Path(config.outputs)
-    directory = make_directory(outputs / SWEEPS, stamped(name))
+    directory = make_directory(Path(config.outputs) / SWEEPS, stamped(name))
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {shown(directory)}: {len(requests)} job{'s' * (len(requests) > 1)} {over}")
-    with SweepRecord(directory, fixed, config.tracking, outputs) as record:
+    with SweepRecord(directory, fixed, config.tracking) as record:
         plan = Plan(directory, names, requests, stands_in_for)
         outcomes = launch(request, directory, len(requests), partial(run_job, plan))
-        record.leaderboard(*leaderboard(outcomes, grid))
+        record.leaderboard(*leaderboard(outcomes, grid), best_accuracy(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
     say(f"{shown(directory)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")

@@ -302,7 +302,7 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
         },
     }  # fmt: skip
     directory = RunDirectory.create(job.parent, job.name)
-    record = RunRecord(directory, values, about, config.tracking, Path(config.outputs), job.sweep)
+    record = RunRecord(directory, values, about, config.tracking, job.sweep)
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {shown(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")

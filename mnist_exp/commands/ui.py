@@ -19,7 +19,7 @@ from typing import IO
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
-from mnist_exp.config.schema import UiConfig
+from mnist_exp.config.verbs import UiConfig
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri
 

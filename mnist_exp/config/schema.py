@@ -492,20 +492,3 @@ class TrainConfig(Frozen):
                 f"must not exceed training.epochs={self.training.epochs}"
             )
         return self
-
-
-class RunsConfig(Frozen):
-    """What `mnist-exp runs` lists."""
-
-    outputs: Annotated[str, Field(min_length=1)]
-    limit: Count | None
-
-
-class UiConfig(Frozen):
-    """What `mnist-exp ui` opens."""
-
-    outputs: Annotated[str, Field(min_length=1)]
-    host: str
-    port: Annotated[int, Field(ge=1, le=65535)] | None
-    open: bool
-    tracking: TrackingConfig

@@ -23,9 +23,13 @@ from typing import Any
 
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.files import write_text
+from mnist_exp.runs.idle import LOCK as _LOCK
+from mnist_exp.runs.idle import RESULT as _RESULT
+from mnist_exp.runs.idle import mark_killed
+from mnist_exp.runs.journal import FILE as JOURNAL
 
 RUNS, SWEEPS = "runs", "sweeps"
-_LOCK, _RESULT, _HISTORY = ".lock", "result.json", "history.csv"
+_HISTORY = "history.csv"
 
 
 @dataclass
@@ -50,8 +54,8 @@ class RunDirectory:
 
     def release(self) -> None:
         """Let others work in it."""
+        (self.path / _LOCK).unlink(missing_ok=True)  # before it is free, or it might be another's
         os.close(self._lock)
-        (self.path / _LOCK).unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, whole."""
@@ -123,10 +127,20 @@ class RunSummary:
 
 
 def list_runs(outputs: Path) -> list[RunSummary]:
-    """All runs in an output folder, newest first."""
-    found = [*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")]
-    summaries = [summary for path in found if path.is_dir() and (summary := summarize(path)) is not None]
+    """All runs in an output folder, newest first; those whose process is gone are marked as killed."""
+    sweeps = [file.parent for file in (outputs / SWEEPS).glob(f"*/{JOURNAL}")]
+    mark_killed([path for path in sweeps if (path / _LOCK).exists() and not is_locked(path)])
+    summaries = look_at([*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")])
     return sorted(summaries, key=lambda run: run.result.get("started", 0), reverse=True)
+
+
+def look_at(paths: Sequence[Path]) -> list[RunSummary]:
+    """What those of the directories that are runs tell; those whose process is gone are marked as killed."""
+    found = [summary for path in paths if path.is_dir() and (summary := summarize(path)) is not None]
+    dead = [run.path for run in found if run.status == "killed" != run.result["status"]]
+    mark_killed(dead)
+    # Again: one may have ended while we looked, and then was not killed.
+    return [(summarize(run.path) or run) if run.path in dead else run for run in found]
 
 
 def summarize(path: Path) -> RunSummary | None:

@@ -9,7 +9,7 @@ import yaml
 
 from mnist_exp.config.names import did_you_mean
 from mnist_exp.errors import RequestError
-from mnist_exp.runs.directory import RunSummary, list_runs, summarize
+from mnist_exp.runs.directory import RunSummary, list_runs, look_at
 
 
 def find_run(wanted: str, outputs: Path) -> RunSummary:
@@ -18,7 +18,7 @@ def find_run(wanted: str, outputs: Path) -> RunSummary:
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
-        if (summary := summarize(path)) is not None:
+        for summary in look_at([path]):
             if summary.status == "damaged":
                 raise RequestError(f"{path / 'result.json'}: damaged")
             return summary

@@ -26,20 +26,29 @@ class Outcome:
     seconds: float
 
 
-def leaderboard(outcomes: Sequence[Outcome], grid: Grid) -> tuple[list[str], list[list[str]], float | None]:
-    """Print all jobs, the best by validation accuracy marked. Returns header, rows and that accuracy."""
-    best = max((outcome.val for outcome in outcomes if outcome.val is not None), default=None)
-    rows = []
+def leaderboard(outcomes: Sequence[Outcome], grid: Grid) -> tuple[list[str], list[list[str]], list[list[object]]]:
+    """Print all jobs, the best by validation accuracy marked.
+
+    Returns the header, the rows as printed, and the rows as values: accuracies from 0 to 1, None if there is none.
+    """
+    best = best_accuracy(outcomes)
+    rows: list[list[str]] = []
+    values: list[list[object]] = []
     for outcome in outcomes:
-        values = {key_of(text): text.split("=", 1)[1] for text in outcome.overrides if "=" in text}
+        given = {key_of(text): text.split("=", 1)[1] for text in outcome.overrides if "=" in text}
+        job = [*(given[key] for key in grid.swept), outcome.status]
         mark = " *" if best is not None and outcome.val == best else ""
         epochs = "–" if outcome.epochs is None else str(outcome.epochs)
         accuracies = [percent(outcome.val) + mark, percent(outcome.test)]
-        rows.append(
-            [*(values[key] for key in grid.swept), outcome.status, epochs, *accuracies, f"{outcome.seconds:.1f}"]
-        )
+        rows.append([*job, epochs, *accuracies, f"{outcome.seconds:.1f}"])
+        values.append([*job, outcome.epochs, outcome.val, outcome.test, outcome.seconds])
     header = [*grid.swept, "status", "epochs", "val", "test", "seconds"]
     print_table(header, rows, right=("epochs", "val", "test", "seconds"))
     if best is not None:
         say("* best validation accuracy")
-    return header, rows, best
+    return header, rows, values
+
+
+def best_accuracy(outcomes: Sequence[Outcome]) -> float | None:
+    """The highest validation accuracy of the jobs that have one."""
+    return max((outcome.val for outcome in outcomes if outcome.val is not None), default=None)

@@ -1,106 +1,176 @@
-"""Deliver journals to MLflow.
+"""Deliver a journal to MLflow.
 
-    python -m mnist_exp.tracking.delivery <run directory> <tracking URI>
+How far it got is kept in `delivery.json` in the run's directory: for each store, the MLflow run's id and how many
+lines. It is a note, not the truth. Whoever delivers may be killed before it is written, it may be lost, and a
+request that timed out may have been carried out all the same; so delivering any line again changes nothing that
+MLflow shows:
 
-follows a run's journal until its `end`, or until the standard input ends: the process that trains is gone then.
-What was delivered is kept in `delivery.json` in the run directory: the MLflow run id and the number of lines.
-Delivering a line again changes nothing that MLflow shows.
+    run        is found by a tag with its key
+    params     only those that the run does not have
+    dataset    MLflow keeps one of a name and digest per run
+    metrics    MLflow keeps one of a name, step, time and value per run; the time is the journal's
+    artifact   takes the place of the one before
+    model      one per run: its files are replaced, unless it has these already
+    end        twins that a late request made are removed
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import select
-import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.runs import journal
 from mnist_exp.runs.files import write_text
-from mnist_exp.tracking import journal
-from mnist_exp.tracking.store import artifact_root, database_path, exclusive
+from mnist_exp.runs.idle import amend_result
+from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri, exclusive
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
-_POLL = 0.2  # seconds between looks at the journal
-_KEY_TAG = "mnist_exp.key"  # finds the run again if we die between creating it and noting its id
-
-# A server that does not answer is tried again at the next look, not inside MLflow's client (247 s).
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
+_KEY_TAG = "mnist_exp.key"
+_DIGEST_TAG = "mnist_exp.sha256"  # of a logged model's file
+_LONGEST_TEXT = 8000  # what MLflow keeps of a note
 
 
 @dataclass
 class Delivered:
-    """How far a journal was delivered, and to which MLflow run."""
+    """How far a journal was delivered to a store, and to which MLflow run there."""
 
     run_id: str | None = None
     lines: int = 0
 
     @classmethod
-    def read(cls, folder: Path) -> Delivered:
-        """From a run directory; nothing, where none was delivered."""
+    def read(cls, folder: Path, store: str) -> Delivered:
+        """From a run's directory; nothing, where none was delivered to that store or the note is damaged."""
         try:
-            return cls(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+            return cls(**_read_stores(folder)[store])
+        except (KeyError, TypeError):
             return cls()
 
-    def write(self, folder: Path) -> None:
-        """Into a run directory."""
-        write_text(folder / STATE, json.dumps(asdict(self)))
+    def write(self, folder: Path, store: str) -> None:
+        """Into a run's directory."""
+        write_text(folder / STATE, json.dumps({**_read_stores(folder), store: asdict(self)}, indent=2) + "\n")
+
+
+def _read_stores(folder: Path) -> dict[str, Any]:
+    try:
+        stores = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return stores if isinstance(stores, dict) else {}
 
 
 class Delivery:
-    """Delivers one run's journal to one store."""
+    """Delivers the journal of one run or sweep, to the store that it names or to another.
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        import mlflow
+    Several processes may do so at once: each line is delivered under a lock.
+    """
 
-        self._folder, self._uri = folder, uri
-        self._state = Delivered.read(folder)
-        mlflow.set_tracking_uri(uri)
-        database = database_path(uri)
-        if database is None:
-            self._client = mlflow.MlflowClient(uri)
-            return
-        with exclusive(database.with_name(f".{database.name}.lock")):
-            self._client = mlflow.MlflowClient(uri)
-            # The first call makes the tables.
-            self._client.search_experiments(max_results=1)
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        """Raises `OSError` and `ValueError` for a journal that cannot be read; asks no store anything."""
+        self._folder = folder
+        self._lines: list[dict[str, Any]] = []
+        self._read_bytes = 0
+        self._behind = False
+        self._logged: dict[tuple[str, int], float] = {}
+        self.gone: list[str] = []
+        """Files that were to be delivered and are no longer there."""
+        self._read()
+        run = self._lines[0] if self._lines else {}
+        self.tracked: bool = run.get("enabled", False)
+        """Whether the run was meant for a tracker."""
+        own, default = run.get("uri"), default_uri(folder)
+        named = uri or own
+        self.uri = absolute(named) if named else default
+        """The store; None where nothing says which."""
+        self._is_own = not self.tracked or uri is None or self.uri == (own or default)
+        self._noted_as = "outputs" if self.uri in (default, None) else str(self.uri)
+        self._client: Any = None
+
+    def missing(self) -> list[dict[str, Any]]:
+        """The lines that the journal holds now and that were not delivered."""
+        self._read()
+        return self._lines[self.delivered().lines :]
 
     def pending(self) -> bool:
-        """Deliver what the journal holds now. Returns whether more may come: its `end` was not met."""
-        lines = journal.read(self._folder)
-        for line in lines[self._state.lines :]:
-            self._deliver(line)
-            self._state.lines += 1
-            self._state.write(self._folder)
-        return not lines or lines[-1]["kind"] != "end"
+        """Deliver what the journal holds now. Returns whether more may come: its last line is no `end`.
 
-    def _deliver(self, line: dict[str, Any]) -> None:
-        kind = line["kind"]
-        if kind == "run":
-            self._create_run(line)
-        else:
-            getattr(self, f"_deliver_{kind}")(self._state.run_id, line)
+        Raises whatever MLflow does, which is a lot: its own exceptions, those of requests and of SQLAlchemy.
+        """
+        self._read()
+        if self._behind:
+            self._deliver_lines(None)
+            self._behind = False
+        return not self._lines or self._lines[-1]["kind"] != "end"
 
-    def _create_run(self, line: dict[str, Any]) -> None:
+    def run_id(self) -> str:
+        """The MLflow run's id; the run is made if it is not there yet. Raises like `pending`."""
+        if self.delivered().run_id is None:
+            self._deliver_lines(1)
+        run_id = self.delivered().run_id
+        assert run_id is not None
+        return run_id
+
+    def note_run_id(self) -> None:
+        """Note the MLflow run in `result.json`, unless somebody works on the run, who does so at its end."""
+        if self._is_own and (run_id := self.delivered().run_id):
+            amend_result(self._folder, mlflow_run_id=run_id)
+
+    def delivered(self) -> Delivered:
+        """How far it is delivered."""
+        return Delivered.read(self._folder, self._noted_as)
+
+    def _read(self) -> None:
+        lines, self._read_bytes = journal.read_from(self._folder, self._read_bytes)
+        for line in lines:
+            if line["kind"] == "metrics":
+                line["values"] = {key: value for key, value in line["values"].items() if self._is_new(line, key)}
+        self._lines += lines
+        self._behind |= bool(lines)
+
+    def _is_new(self, line: dict[str, Any], key: str) -> bool:
+        """Whether a metric was not logged before for that step.
+
+        A resumed run repeats what came after its checkpoint, with the same values but for seconds, of which the
+        first stand.
+        """
+        step, value = line["step"], line["values"][key]
+        before = self._logged.get((key, step))
+        if before is not None and (before == value or key.startswith("time/")):
+            return False
+        self._logged[key, step] = value
+        return True
+
+    def _deliver_lines(self, count: int | None) -> None:
+        if self.uri is None:
+            raise ValueError("nothing says which store it was for: give tracking.uri")
+        self._client = self._client or connect(self.uri)
+        with exclusive(self._folder / LOCK):
+            state = self.delivered()
+            for line in self._lines[state.lines : count]:
+                if line["kind"] == "run":
+                    state.run_id = self._create_run(line)
+                else:
+                    getattr(self, f"_deliver_{line['kind']}")(state.run_id, line)
+                state.lines += 1
+                state.write(self._folder, self._noted_as)
+
+    def _create_run(self, line: dict[str, Any]) -> str:
         tags = {**line["tags"], _KEY_TAG: line["key"]}
-        if line["parent"] is not None:
-            tags["mlflow.parentRunId"] = deliver_now(Path(line["parent"]), self._uri)
+        sweep = self._folder.parent  # where `parent` was, if the folder was not moved since
+        if line["parent"] is not None and (sweep / journal.FILE).is_file():
+            tags["mlflow.parentRunId"] = Delivery(sweep, self.uri).run_id()
         experiment = self._experiment(line["experiment"])
-        found = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{line['key']}'")
-        if found:
-            self._state.run_id = found[0].info.run_id
-            return
-        run = self._client.create_run(experiment, line["time"], tags, run_name=line["name"])
-        self._state.run_id = run.info.run_id
+        if found := self._runs(experiment, line["key"]):
+            return found[0]
+        return str(self._client.create_run(experiment, line["time"], tags, run_name=line["name"]).info.run_id)
+
+    def _runs(self, experiment: str, key: str) -> list[str]:
+        """The MLflow runs that have a key: one, unless a request that timed out was carried out late."""
+        found = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'")
+        return sorted(run.info.run_id for run in found)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -109,7 +179,7 @@ class Delivery:
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name, artifact_location=artifact_root(self._uri)))
+            return str(self._client.create_experiment(name, artifact_location=artifact_root(str(self.uri))))
         except MlflowException:  # another process was quicker
             found = self._client.get_experiment_by_name(name)
             if found is None:
@@ -119,7 +189,8 @@ class Delivery:
     def _deliver_params(self, run_id: str, line: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(key, value[:6000]) for key, value in line["values"].items()]
+        there = self._client.get_run(run_id).data.params  # a parameter's first value is final
+        params = [Param(key, value[:6000]) for key, value in line["values"].items() if key not in there]
         for first in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[first : first + 100])
 
@@ -130,7 +201,7 @@ class Delivery:
         self._client.log_batch(run_id, metrics=metrics)
 
     def _deliver_note(self, run_id: str, line: dict[str, Any]) -> None:
-        self._client.set_tag(run_id, "mlflow.note.content", line["text"])
+        self._client.set_tag(run_id, "mlflow.note.content", line["text"][:_LONGEST_TEXT])
 
     def _deliver_dataset(self, run_id: str, line: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -145,81 +216,72 @@ class Delivery:
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _deliver_artifact(self, run_id: str, line: dict[str, Any]) -> None:
-        self._client.log_artifact(run_id, str(self._folder / line["file"]), line["folder"])
+        if self._is_there(line["file"]):
+            self._client.log_artifact(run_id, str(self._folder / line["file"]), line["folder"])
+
+    def _is_there(self, file: str) -> bool:
+        """Whether a file can be delivered; one that was removed must not keep back what comes after it."""
+        if (self._folder / file).is_file():
+            return True
+        self.gone.append(file)
+        return False
 
     def _deliver_model(self, run_id: str, line: dict[str, Any]) -> None:
-        import mlflow
+        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model
 
         from mnist_exp.tracking import keras_file
 
-        experiment = self._client.get_run(run_id).info.experiment_id
-        logged = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
-        if any(model.status == "READY" for model in logged):
-            return  # we died before we could note it
-        # `Model.log` puts the model into the active experiment, not into the run's.
-        mlflow.set_experiment(experiment_id=experiment)
-        # MLflow lists the run's metrics on the logged model by itself.
-        Model.log(
-            artifact_path=None,
-            name="model",
-            flavor=keras_file,
-            run_id=run_id,
-            file=self._folder / line["file"],
-            shape=tuple(line["shape"]),
-            classes=line["classes"],
-            requirements=line["requirements"],
-        )
+        if not self._is_there(line["file"]):
+            return
+        file = self._folder / line["file"]
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        run = self._client.get_run(run_id)
+        experiment = run.info.experiment_id
+        logged = next(iter(self._models(experiment, run_id)), None)
+        if logged is None:
+            # Not `Model.log`, which leaves another one when it is tried again.
+            logged = self._client.create_logged_model(
+                experiment, name="model", source_run_id=run_id, params=run.data.params
+            )
+        elif logged.status == LoggedModelStatus.READY and logged.tags.get(_DIGEST_TAG) == digest:
+            return
+        if logged.model_id not in {output.model_id for output in run.outputs.model_outputs}:
+            self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            keras_file.save_model(
+                str(folder),
+                Model(
+                    artifact_path=logged.artifact_location,
+                    model_uuid=logged.model_id,
+                    run_id=run_id,
+                    model_id=logged.model_id,
+                ),
+                file=file,
+                shape=tuple(line["shape"]),
+                classes=line["classes"],
+                requirements=line["requirements"],
+            )
+            self._client.log_model_artifacts(logged.model_id, str(folder))
+        self._client.set_logged_model_tags(logged.model_id, {_DIGEST_TAG: digest})
+        self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+
+    def _models(self, experiment: str, run_id: str) -> list[Any]:
+        """A run's logged models: one, unless a request that timed out was carried out late."""
+        found = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+        return sorted(found, key=lambda model: (model.status != "READY", model.model_id))
 
     def _deliver_end(self, run_id: str, line: dict[str, Any]) -> None:
+        experiment = self._client.get_run(run_id).info.experiment_id
+        for twin in self._models(experiment, run_id)[1:]:
+            self._client.delete_logged_model(twin.model_id)
+        for twin in self._runs(experiment, self._lines[0]["key"]):
+            if twin != run_id:
+                self._client.delete_run(twin)
         self._client.set_terminated(run_id, line["status"], line["time"])
 
-    def mark_killed(self) -> None:
-        """The run's process is gone, and did not say how the run ended."""
-        if self._state.run_id is not None:
-            self._client.set_terminated(self._state.run_id, "KILLED")
-
-
-def deliver_now(folder: Path, uri: str) -> str:
-    """Deliver what a journal holds, and return the MLflow run's id. One process at a time."""
-    with exclusive(folder / LOCK):
-        Delivery(folder, uri).pending()
-    run_id = Delivered.read(folder).run_id
-    assert run_id is not None
-    return run_id
-
-
-def follow(folder: Path, uri: str) -> int:
-    """Deliver a run's journal as it grows. Returns the exit status: 0 when its `end` was delivered.
-
-    Whatever fails is tried again until the trainer closes our standard input; then once more.
-    """
-    from mlflow.exceptions import MlflowException
-
-    delivery: Delivery | None = None
-    trainer_is_there = True
-    failure = ""
-    with exclusive(folder / LOCK):
-        while True:
-            try:
-                delivery = delivery or Delivery(folder, uri)
-                more = delivery.pending()
-                failure = ""
-                if not more:
-                    return 0
-            except (MlflowException, OSError) as error:
-                more = True
-                failure = str(error).strip().split("\n")[0]
-            if not trainer_is_there:
-                if delivery and not failure:
-                    delivery.mark_killed()
-                print(failure or "the run's process ended without an end", file=sys.stderr)
-                return 1
-            if select.select([sys.stdin], [], [], _POLL)[0]:
-                trainer_is_there = bool(os.read(sys.stdin.fileno(), 1))
-
-
-if __name__ == "__main__":
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    sys.exit(follow(Path(sys.argv[1]), sys.argv[2]))
+    def _deliver_resumed(self, run_id: str, line: dict[str, Any]) -> None:
+        self._client.update_run(
+            run_id, "RUNNING"
+        )  # its end time stays until it ends again: MLflow cannot clear it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import getpass
 import io
+import os
 import platform
 import subprocess
 import time
@@ -19,15 +20,15 @@ import yaml
 
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
-from mnist_exp.runs.directory import RunDirectory, process
+from mnist_exp.runs.directory import RunDirectory, is_locked, process
 from mnist_exp.runs.files import write_text
+from mnist_exp.runs.idle import LOCK, lock
+from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten
 from mnist_exp.runs.log import say, to_file, warn
-from mnist_exp.tracking.journal import Journal, flatten
 from mnist_exp.tracking.sender import Sender
-from mnist_exp.tracking.store import tracking_uri
+from mnist_exp.tracking.store import absolute
 
 VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
-_MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
 class RunRecord:
@@ -39,7 +40,6 @@ class RunRecord:
         config: Mapping[str, Any],
         about: Mapping[str, Any],
         tracking: TrackingConfig,
-        outputs: Path,
         sweep: Path | None = None,
     ) -> None:
         """`about` is what `result.json` says from the start: fingerprint, data, device, overrides, …"""
@@ -71,6 +71,7 @@ class RunRecord:
             key=uuid.uuid4().hex,
             experiment=tracking.experiment,
             tags=self._tags(),
+            **_store(tracking),
             parent=None if sweep is None else str(sweep),
         )
         parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
@@ -80,7 +81,9 @@ class RunRecord:
             "dataset", name=data["name"], sha256=data["sha256"], source=data["origin"],
             shape=data["shape"], images=data["images"],
         )  # fmt: skip
-        self._sender = Sender(self.path, tracking_uri(tracking, outputs)) if tracking.enabled else None
+        # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
+        alone = sweep is None or not is_locked(sweep)
+        self._sender = Sender(self.path) if tracking.enabled and alone else None
 
     def _tags(self) -> dict[str, str]:
         data = self.result["data"]
@@ -164,7 +167,7 @@ class RunRecord:
         self.result["ended"] = time.time()
         # Before the tracker is waited for: whatever happens there, the run has ended.
         self.directory.write_result(self.result)
-        self.journal.write("end", status=_MLFLOW_STATUS[status])
+        self.journal.write("end", status=END_STATUS[status])
         self.journal.close()
         if self._sender is None:
             return
@@ -176,9 +179,9 @@ class RunRecord:
 class SweepRecord:
     """The record of a sweep: an MLflow run that is the parent of its jobs' runs, with their leaderboard."""
 
-    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig, outputs: Path) -> None:
+    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
         self._directory, self._tracking = directory, tracking
-        self._uri = tracking_uri(tracking, outputs)
+        self._lock = lock(directory)
         self._journal = Journal(directory)
         tags = {**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)}
         self._journal.write(
@@ -187,13 +190,21 @@ class SweepRecord:
             key=uuid.uuid4().hex,
             experiment=tracking.experiment,
             tags=tags,
+            **_store(tracking),
             parent=None,
         )
+        self._sender = Sender(directory) if tracking.enabled else None
 
-    def leaderboard(self, header: Sequence[str], rows: Sequence[Sequence[str]], best: float | None) -> None:
-        """Leave the jobs' table, as CSV and as the MLflow run's description."""
+    def leaderboard(
+        self,
+        header: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        values: Sequence[Sequence[object]],
+        best: float | None,
+    ) -> None:
+        """Leave the jobs' table: its values as CSV, its rows as the MLflow run's description."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        csv.writer(text, lineterminator="\n").writerows([header, *values])
         write_text(self._directory / "leaderboard.csv", text.getvalue())
         self._journal.write("artifact", file="leaderboard.csv", folder=None)
         lines = [header, ["---"] * len(header), *rows]
@@ -210,10 +221,17 @@ class SweepRecord:
         status = (
             "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         )
-        self._journal.write("end", status=_MLFLOW_STATUS[status])
+        self._journal.write("end", status=END_STATUS[status])
         self._journal.close()
-        if self._tracking.enabled:
-            _deliver_rest(Sender(self._directory, self._uri), self._tracking, self._directory)
+        if self._sender is not None:
+            _deliver_rest(self._sender, self._tracking, self._directory)
+        (self._directory / LOCK).unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+def _store(tracking: TrackingConfig) -> dict[str, Any]:
+    """What `run` says of the store; that of the output folder has no name, so that the folder can be moved."""
+    return {"enabled": tracking.enabled, "uri": None if tracking.uri is None else absolute(tracking.uri)}
 
 
 def _deliver_rest(sender: Sender, tracking: TrackingConfig, directory: Path) -> None:
@@ -221,7 +239,7 @@ def _deliver_rest(sender: Sender, tracking: TrackingConfig, directory: Path) -> 
     failure = sender.finish(tracking.wait_seconds)
     if failure is not None:
         warn(f"the tracker did not get everything: {failure}")
-        say(f"What it missed is kept in {directory / 'journal.jsonl'}.")
+        say(f"What it missed is kept in {directory / FILE}; 'mnist-exp sync' delivers it.")
 
 
 def _source_tags() -> dict[str, str]:

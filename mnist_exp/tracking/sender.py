@@ -1,4 +1,4 @@
-"""The process that delivers a run's journal while the run goes on.
+"""Starts and ends the process that delivers journals while they grow.
 
 A process, not a thread: it cannot slow or hang the training, and what it does with a dead server, or the second
 that importing MLflow takes, is its own business.
@@ -10,18 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mnist_exp.tracking.delivery import Delivered
+from mnist_exp.tracking.delivery import Delivery
 
 
 class Sender:
-    """Delivers a journal in the background."""
+    """Delivers a run's journal, or a sweep's and those of its jobs, in the background."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._log = (folder / "delivery.log").open("wb")
+        self._log = (folder / "delivery.log").open("w+b")
         # A session of its own: Ctrl-C is for the training, which tells the sender the rest.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mnist_exp.tracking.delivery", str(folder), uri],
+            [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -37,18 +37,19 @@ class Sender:
         self._process.stdin.close()  # nothing more comes: deliver what there is, or say why not
         try:
             self._process.wait(wait_seconds)
+            said = "what delivers it was ended"
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+            said = f"no answer within {wait_seconds:g} s"
+        self._log.seek(0)
+        for line in self._log:
+            said = line.decode(errors="replace").strip()
         self._log.close()
-        log = self._folder / "delivery.log"
-        said = log.read_text(encoding="utf-8", errors="replace").strip()
-        log.unlink()
-        if self._process.returncode == 0:
-            return None
-        return said.splitlines()[-1] if said else f"no answer within {wait_seconds:g} s"
+        (self._folder / "delivery.log").unlink(missing_ok=True)
+        return said if self._process.returncode else None
 
     @property
     def run_id(self) -> str | None:
         """The MLflow run's id, as soon as it is known."""
-        return Delivered.read(self._folder).run_id
+        return Delivery(self._folder).delivered().run_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from running import Cli
 
-from mnist_exp.tracking.journal import Journal, flatten, read
+from mnist_exp.runs.journal import Journal, flatten, read
 
 # Nested, so that MLflow is imported by the tests that need it only.
 QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local")
@@ -103,18 +104,21 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """A delivery that is repeated from any line on shows the same run, with one model."""
-    from mnist_exp.tracking.delivery import Delivered, deliver_now
+    from mnist_exp.tracking.delivery import Delivered, Delivery
 
     done = cli(*QUICK, *home_data)
     assert done.run is not None
     client = mlflow_client()
     [before] = runs(client)
-    uri = f"sqlite:///{Path('outputs/mlflow.db').resolve()}"
     for lines in range(1, len(read(done.run)), 4):
-        Delivered(before.info.run_id, lines).write(done.run)
-        assert deliver_now(done.run, uri) == before.info.run_id
-    (done.run / "delivery.json").unlink()  # died between creating the run and noting its id
-    assert deliver_now(done.run, uri) == before.info.run_id
+        Delivered(before.info.run_id, lines).write(done.run, "outputs")
+        assert not Delivery(done.run).pending()
+    for damaged in (None, "", "[1]", '{"lines"'):
+        (done.run / "delivery.json").unlink()
+        if damaged is not None:
+            (done.run / "delivery.json").write_text(damaged)
+        assert Delivery(done.run).run_id() == before.info.run_id
+        assert not Delivery(done.run).pending()
     [after] = runs(client)
     assert after.data.metrics == before.data.metrics
     assert len(client.get_metric_history(after.info.run_id, "val/loss")) == 3
@@ -137,8 +141,8 @@ def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]
     assert done.result["status"] == "finished"
     assert done.result["mlflow_run_id"] is None
     assert "warning: the tracker did not get everything: " in done.out
-    assert "Connection refused" in done.out or "Max retries" in done.out
-    assert "journal.jsonl" in done.out
+    assert "Connection refused" in done.out
+    assert "journal.jsonl; 'mnist-exp sync' delivers it" in done.out
     assert read(done.run)[-1]["kind"] == "end"
 
 
@@ -147,14 +151,13 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     folder, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
     folder.mkdir()
     journal = Journal(folder)
-    journal.write("run", name="x", key="k", experiment="mnist-exp", tags={}, parent=None)
+    journal.write("run", name="x", key="k", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
     journal.write("metrics", step=1, values={"val/loss": 0.5})
     sender = subprocess.run(
-        [sys.executable, "-m", "mnist_exp.tracking.delivery", str(folder), uri],
+        [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert sender.returncode == 1
-    assert sender.stderr.strip() == "the run's process ended without an end"
+    assert sender.returncode == 0, sender.stderr
     [run] = runs(mlflow_client(tmp_path))
     assert run.info.status == "KILLED"
     assert run.data.metrics == {"val/loss": 0.5}
@@ -168,11 +171,14 @@ def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
         folder = tmp_path / str(number)
         folder.mkdir()
         journal = Journal(folder)
-        journal.write("run", name=f"run-{number}", key=str(number), experiment="mnist-exp", tags={}, parent=None)
+        journal.write(
+            "run", name=f"run-{number}", key=str(number), experiment="mnist-exp", tags={}, enabled=True, uri=uri,
+            parent=None,
+        )  # fmt: skip
         journal.write("end", status="FINISHED")
         senders.append(
             subprocess.Popen(
-                [sys.executable, "-m", "mnist_exp.tracking.delivery", str(folder), uri],
+                [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -242,8 +248,14 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
     assert parent.data.metrics["best/val/accuracy"] == best
     assert done.out.count(" * ") >= 1
     [sweep] = Path("outputs/sweeps").iterdir()
+    table = list(csv.DictReader((sweep / "leaderboard.csv").read_text().splitlines()))
+    assert list(table[0]) == ["model", "seed", "status", "epochs", "val", "test", "seconds"]
+    assert {float(row["val"]) for row in table} == {run.data.metrics["best/val/accuracy"] for run in children}
     assert {path.name for path in sweep.iterdir() if path.is_dir()} == {
         f"model-{model}_seed-{seed}" for model in ("linear", "pyramid") for seed in (0, 1)
     }
     for job in sweep.glob("*/result.json"):
-        assert json.loads(job.read_text())["status"] == "finished"
+        result = json.loads(job.read_text())
+        assert result["status"] == "finished"
+        assert result["mlflow_run_id"] in {run.info.run_id for run in children}
+    assert not (sweep / ".lock").exists()

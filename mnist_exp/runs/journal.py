@@ -1,9 +1,10 @@
 """Everything for the tracker, in order, as lines of JSON in the run directory.
 
-Training only appends here (0.1 ms); `mnist_exp.tracking.delivery` reads it, in another process. The kinds of
+Training only appends here (0.1 ms); `mnist_exp.tracking.follow` reads it, in another process. The kinds of
 lines, each with `time` (milliseconds since 1970):
 
-    run        name, key (unique), experiment, tags, parent (a directory with a journal of its own, or null)
+    run        name, key (unique), experiment, tags, enabled (whether it is for a tracker at all), uri (of the
+               store; null: the one in the output folder), parent (the sweep's directory, above this one, or null)
     params     values
     dataset    name, sha256, source, shape, images
     metrics    step, values
@@ -11,6 +12,7 @@ lines, each with `time` (milliseconds since 1970):
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
     end        status (FINISHED, FAILED, KILLED)
+    resumed    epoch (after which it goes on); more lines follow, and an `end` again
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 FILE = "journal.jsonl"
+# What `end` calls the statuses of `result.json`.
+END_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
 class Journal:
@@ -49,10 +53,26 @@ class Journal:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The journal's whole lines."""
+    """The journal's whole lines. Raises `ValueError` for a line that is damaged."""
+    return read_from(folder, 0)[0]
+
+
+def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """The whole lines from a byte on, and the byte after them."""
     with (folder / FILE).open("rb") as file:
-        lines = file.read().split(b"\n")[:-1]  # after the last newline: nothing, or a line still being written
-    return [json.loads(line) for line in lines]
+        file.seek(start)
+        content = file.read()
+    whole = content[: content.rfind(b"\n") + 1]  # after the last newline: a line that is still being written
+    try:
+        lines = [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{folder / FILE}: damaged: {error}") from error
+    return lines, start + len(whole)
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the journal's last line says how the run ended."""
+    return any(line["kind"] == "end" for line in read(folder)[-1:])
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:

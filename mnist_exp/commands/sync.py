@@ -1,0 +1,93 @@
+"""`mnist-exp sync`: deliver what a tracker missed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_exp.commands.train import shown
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.request import Request
+from mnist_exp.config.verbs import SyncConfig
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.runs import journal
+from mnist_exp.runs.directory import RUNS, SWEEPS
+from mnist_exp.runs.find import find_run
+from mnist_exp.runs.idle import settle
+
+if TYPE_CHECKING:
+    from mnist_exp.tracking.delivery import Delivery
+
+
+def sync(request: Request, started: float) -> None:
+    """Bring MLflow up to date. Raises `WorkError` if something could not be delivered."""
+    config, _ = compose_checked(request, SyncConfig)
+    # No training waits for it: a slow server may take its time.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    folders = find_journals(config)
+    if not folders:
+        print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
+        return
+    for folder in folders:
+        settle(folder)
+    done = failed = 0
+    silent: dict[str, str] = {}  # stores that do not answer, and what they did instead
+    for folder in folders:
+        entries, failure = bring_up_to_date(folder, config, silent)
+        if failure:
+            failed += 1
+            print(f"{shown(folder)}: not delivered: {failure}", flush=True)
+        elif entries:
+            done += 1
+            print(f"{shown(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}", flush=True)
+    if failed:
+        raise WorkError(f"{failed} could not be delivered, {done} could; what is missing is kept in the journals")
+    print(f"{done} brought up to date." if done else "MLflow has everything.")
+
+
+def find_journals(config: SyncConfig) -> list[Path]:
+    """The directories to look at: that of a run, those of a sweep with its jobs, or all. Raises `RequestError`."""
+    from mnist_exp.tracking.follow import journals
+
+    outputs = Path(config.outputs)
+    if config.run is None:
+        roots = [*sorted((outputs / RUNS).glob("*")), *sorted((outputs / SWEEPS).glob("*"))]
+        return [folder for root in roots for folder in journals(root)]
+    for root in (Path(config.run).expanduser(), outputs / SWEEPS / config.run):
+        if (root / journal.FILE).is_file():
+            break
+    else:
+        root = find_run(config.run, outputs).path
+    folders = journals(root)
+    if config.tracking.uri is None and not any(line.get("enabled") for line in map(_first_line, folders)):
+        raise RequestError(f"run={config.run}: was for no tracker; tracking.uri=… names one")
+    return folders
+
+
+def _first_line(folder: Path) -> dict[str, object]:
+    return next(iter(journal.read(folder)), {})
+
+
+def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str]) -> tuple[int, str]:
+    """Deliver what is missing. Returns the number of entries, and what is in the way."""
+    from mnist_exp.tracking.delivery import Delivery
+    from mnist_exp.tracking.follow import answers, reason
+
+    delivery: Delivery | None = None
+    try:
+        delivery = Delivery(folder, config.tracking.uri)
+        wanted = delivery.tracked or (config.run and config.tracking.uri)
+        missing = len(delivery.missing()) if wanted else 0
+        if not missing:
+            return 0, ""
+        if delivery.uri in silent:
+            return 0, silent[delivery.uri]
+        delivery.pending()
+        delivery.note_run_id()
+        return missing, ", ".join(f"{file} is no longer there" for file in delivery.gone)
+    except Exception as error:  # MLflow raises anything
+        failure = reason(error)
+        if delivery is not None and delivery.uri is not None and not answers(delivery.uri):
+            silent[delivery.uri] = failure
+        return 0, failure

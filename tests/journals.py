@@ -1,0 +1,130 @@
+"""Runs that are delivered in tests: what they leave, and what MLflow must hold of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.runs import journal
+from mnist_exp.runs.journal import Journal
+
+
+def write_run(
+    folder: Path, uri: str | None = None, epochs: int = 3, *, end: bool = True, enabled: bool = True, **run: Any
+) -> Path:
+    """A run's directory with one line of every kind in its journal, at the least."""
+    folder.mkdir(parents=True)
+    status = "finished" if end else "running"
+    result = {"status": status, "started": time.time(), "data": {"name": "digits"}, "mlflow_run_id": None}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "plots").mkdir()
+    for file in ("config.yaml", "plots/loss.png", "model.keras"):
+        (folder / file).write_bytes(f"{file} of {folder.name}".encode())
+    lines = Journal(folder)
+    content = {"name": folder.name, "key": folder.name, "experiment": "mnist-exp", "parent": None, **run}
+    lines.write("run", tags={"data": "digits"}, enabled=enabled, uri=uri, **content)
+    lines.write("params", values={f"p{number}": str(number) for number in range(110)})
+    lines.write("dataset", name="digits", sha256="d" * 64, source="here", shape=[28, 28, 1], images={"train": 1})
+    lines.write("artifact", file="config.yaml", folder=None)
+    lines.write("note", text="a card")
+    for epoch in range(1, epochs + 1):
+        write_epoch(lines, epoch)
+    lines.write("metrics", step=epochs, values={"best/epoch": epochs, "best/val/loss": 1 / epochs})
+    lines.write("model", file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
+    lines.write("artifact", file="plots/loss.png", folder="plots")
+    if end:
+        lines.write("end", status="FINISHED")
+    lines.close()
+    return folder
+
+
+def write_epoch(lines: Journal, epoch: int) -> None:
+    """An epoch as a training logs it."""
+    values = {
+        "train/loss": 2 / epoch,
+        "val/loss": 1 / epoch,
+        "learning_rate": 0.001,
+        "time/epoch": time.time() % 1,
+    }
+    lines.write("metrics", step=epoch, values=values)
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def expected(folder: Path) -> dict[str, Any]:
+    """What MLflow must hold of a run, by its directory: everything, once, with the original times."""
+    lines = journal.read(folder)
+    run = lines[0]
+    metrics = defaultdict(list)
+    for line in lines:
+        if line["kind"] == "metrics":
+            for key, value in line["values"].items():
+                metrics[key].append((line["step"], line["time"], value))
+    of = {kind: [line for line in lines if line["kind"] == kind] for kind in ("params", "artifact", "note", "end")}
+    return {
+        "runs": 1,
+        "name": run["name"],
+        "status": of["end"][-1]["status"] if of["end"] else "RUNNING",
+        "times": (run["time"], of["end"][-1]["time"] if of["end"] else None),
+        "params": {key: value[:6000] for line in of["params"] for key, value in line["values"].items()},
+        "tags": run["tags"] | ({"mlflow.note.content": of["note"][-1]["text"][:8000]} if of["note"] else {}),
+        "metrics": {key: sorted(rows) for key, rows in metrics.items()},
+        "datasets": [(line["name"], line["sha256"][:32]) for line in lines if line["kind"] == "dataset"],
+        "artifacts": {line["file"]: digest((folder / line["file"]).read_bytes()) for line in of["artifact"]},
+        "models": [
+            digest((folder / line["file"]).read_bytes()) for line in lines if line["kind"] == "model"
+        ][-1:],
+    }  # fmt: skip
+
+
+def held(folder: Path, uri: str, scratch: Path) -> dict[str, Any]:
+    """What MLflow holds of the same run, as a client sees it. Files are fetched into `scratch`."""
+    import mlflow
+
+    run_line = journal.read(folder)[0]
+    client = mlflow.MlflowClient(uri)
+    experiment = client.get_experiment_by_name(run_line["experiment"]).experiment_id
+    found = client.search_runs([experiment], f"tags.`mnist_exp.key` = '{run_line['key']}'")
+    run = found[0]
+    tags = {key: value for key, value in run.data.tags.items() if key in expected(folder)["tags"]}
+    history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
+    models = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
+    outputs = {output.model_id for output in run.outputs.model_outputs}
+    fetched = scratch / run.info.run_id
+    fetched.mkdir(parents=True)
+    client.download_artifacts(run.info.run_id, "", str(fetched))
+    weights = []
+    for model in models:
+        assert model.status == "READY"
+        assert model.model_id in outputs
+        place = scratch / model.model_id
+        place.mkdir()
+        path = mlflow.artifacts.download_artifacts(model.artifact_location, dst_path=str(place), tracking_uri=uri)
+        weights.append(digest((Path(path) / "data" / "model.keras").read_bytes()))
+    return {
+        "runs": len(found),
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "times": (run.info.start_time, run.info.end_time),
+        "params": run.data.params,
+        "tags": tags,
+        "metrics": {key: sorted((m.step, m.timestamp, m.value) for m in rows) for key, rows in history.items()},
+        "datasets": [(i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs],
+        "artifacts": {
+            str(path.relative_to(fetched)): digest(path.read_bytes())
+            for path in fetched.rglob("*") if path.is_file()
+        },
+        "models": weights,
+    }  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])

@@ -1,0 +1,188 @@
+"""`mnist-exp sync`: what a tracker missed, of all runs and sweeps or of one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from journals import expected, free_port, held, write_run
+from running import Cli, start
+
+from mnist_exp.runs.idle import lock
+from mnist_exp.runs.journal import Journal, read
+from mnist_exp.tracking.delivery import Delivery
+
+RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
+
+
+@pytest.fixture
+def here() -> str:
+    """The store of the output folder."""
+    return f"sqlite:///{Path('outputs/mlflow.db').resolve()}"
+
+
+@pytest.fixture
+def nobody() -> str:
+    """The address of a server that is not there."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def write_sweep(name: str, *jobs: str) -> list[Path]:
+    """A finished sweep with its jobs."""
+    sweep = SWEEPS / name
+    sweep.mkdir(parents=True)
+    folders = [write_run(sweep / job, parent=str(sweep.resolve()), key=f"{name}/{job}") for job in jobs]
+    lines = Journal(sweep)
+    lines.write("run", name=name, key=name, experiment="mnist-exp", tags={}, enabled=True, uri=None, parent=None)
+    lines.write("end", status="FINISHED")
+    lines.close()
+    return [sweep, *folders]
+
+
+def test_everything_that_is_missing(cli: Cli, here: str, tmp_path: Path):
+    """Of runs and sweeps; a line for each that missed something, and none the next time."""
+    folders = [write_run(RUNS / "a"), write_run(RUNS / "b"), *write_sweep("s", "x", "y")]
+    Delivery(folders[0]).pending()
+    done = cli("sync")
+    assert done.out.splitlines() == [
+        "outputs/runs/b: delivered 12 entries",
+        "outputs/sweeps/s: delivered 2 entries",
+        "outputs/sweeps/s/x: delivered 12 entries",
+        "outputs/sweeps/s/y: delivered 12 entries",
+        "4 brought up to date.",
+    ]
+    for folder in folders:
+        assert held(folder, here, tmp_path / "fetched") == expected(folder)
+    assert json.loads((folders[1] / "result.json").read_text())["mlflow_run_id"] == Delivery(folders[1]).run_id()
+    assert cli("sync").out == "MLflow has everything.\n"
+
+
+def test_one_of_them(cli: Cli):
+    """A run by its name, a sweep by its name or path."""
+    write_run(RUNS / "a")
+    write_run(RUNS / "b")
+    write_sweep("s", "x")
+    assert cli("sync", "run=a").out.splitlines()[0] == "outputs/runs/a: delivered 12 entries"
+    assert len(cli("sync", "run=s").out.splitlines()) == 3
+    assert cli("sync", "run=outputs/sweeps/s").out == "MLflow has everything.\n"
+    assert "c: there is no such run" in cli("sync", "run=c", status=2).err
+
+
+def test_what_could_not_be_delivered_is_told(cli: Cli, nobody: str, here: str, tmp_path: Path):
+    """A reason for each, status 1; the others arrive."""
+    bad, good = write_run(RUNS / "a", nobody), write_run(RUNS / "b")
+    (write_run(RUNS / "c") / "journal.jsonl").write_bytes(b"\0\n")
+    (write_run(RUNS / "d") / "plots" / "loss.png").unlink()
+    done = cli("sync", status=1)
+    assert done.out.splitlines() == [
+        f"outputs/runs/a: not delivered: {nobody}: Connection refused",
+        "outputs/runs/b: delivered 12 entries",
+        "outputs/runs/c: not delivered: outputs/runs/c/journal.jsonl: damaged: "
+        "Expecting value: line 1 column 1 (char 0)",
+        "outputs/runs/d: not delivered: plots/loss.png is no longer there",
+    ]
+    assert "3 could not be delivered, 1 could; what is missing is kept in the journals" in done.err
+    assert held(good, here, tmp_path / "fetched") == expected(good)
+    assert not (bad / "delivery.json").exists()
+
+
+def test_a_server_that_is_silent_is_waited_for_once(cli: Cli, silent: str, monkeypatch: pytest.MonkeyPatch):
+    """Not for every run that is for it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    for name in "abcde":
+        write_run(RUNS / name, silent)
+    begun = time.monotonic()
+    assert cli("sync", status=1).out.count("not delivered: " + silent + ": no answer") == 5
+    assert time.monotonic() - begun < 2 * 2 + 3
+
+
+def test_to_another_store(cli: Cli, nobody: str, tmp_path: Path):
+    """`tracking.uri=` is for what the first store did not get; each store is remembered by itself."""
+    folder = write_run(RUNS / "a", nobody)
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    assert "1 brought up to date" in cli("sync", f"tracking.uri={other}").out
+    assert held(folder, other, tmp_path / "fetched") == expected(folder)
+    assert "Connection refused" in cli("sync", status=1).out
+    assert cli("sync", f"tracking.uri={other}").out == "MLflow has everything.\n"
+    assert json.loads((folder / "result.json").read_text())["mlflow_run_id"] is None  # that of its own store
+
+
+def test_a_run_of_no_tracker(cli: Cli, here: str, tmp_path: Path):
+    """Is delivered when it is asked for by name, with a store."""
+    folder = write_run(RUNS / "a", enabled=False)
+    write_run(RUNS / "b", enabled=False)
+    assert cli("sync").out == "MLflow has everything.\n"
+    assert "run=a: was for no tracker; tracking.uri=… names one" in cli("sync", "run=a", status=2).err
+    assert cli("sync", f"tracking.uri={here}").out == "MLflow has everything.\n"
+    assert cli("sync", "run=a", f"tracking.uri={here}").out.startswith("outputs/runs/a: delivered 12 entries\n")
+    assert held(folder, here, tmp_path / "fetched") == expected(folder)
+
+
+def test_runs_that_go_on_and_runs_that_died(cli: Cli, here: str, tmp_path: Path):
+    """What there is of the first; the second is marked as killed."""
+    alive, died = write_run(RUNS / "a", end=False), write_run(RUNS / "b", end=False)
+    write_sweep("s")
+    (SWEEPS / "s" / "journal.jsonl").write_text(
+        (SWEEPS / "s" / "journal.jsonl").read_text().splitlines(keepends=True)[0]
+    )
+    with open(lock(alive)):
+        cli("sync")
+    found = [held(folder, here, tmp_path / "fetched") for folder in (alive, died, SWEEPS / "s")]
+    assert [run["status"] for run in found] == ["RUNNING", "KILLED", "KILLED"]
+    assert json.loads((died / "result.json").read_text())["status"] == "killed"
+
+
+def test_an_output_folder_that_was_moved(cli: Cli, tmp_path: Path):
+    """Its runs are delivered to the store that moved with it; what was delivered before is not again."""
+    write_run(RUNS / "a")
+    Delivery(RUNS / "a").pending()
+    Path("outputs").rename("archive")
+    folder = write_run(Path("archive/runs/b"))
+    done = cli("sync", "outputs=archive")
+    assert done.out.splitlines()[0] == "archive/runs/b: delivered 12 entries"
+    uri = f"sqlite:///{Path('archive/mlflow.db').resolve()}"
+    assert held(folder, uri, tmp_path / "fetched") | {"artifacts": {}} == expected(folder) | {"artifacts": {}}
+    assert not Path("outputs/mlflow.db").exists()
+
+
+def test_there_is_nothing(cli: Cli):
+    """And nothing is made."""
+    assert "There are no runs in outputs" in cli("sync").out
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_is_killed(cli: Cli, home_data: list[str], here: str, tmp_path: Path, number: int):
+    """The sweep and the job that it was at are marked, the job before has finished; Ctrl-C likewise."""
+    sweep = start("-m", "seed=0,1", "model=linear", "data.limit=300", "training.epochs=200", *home_data)
+    deadline = time.monotonic() + 120
+    while not any(len(read(file.parent)) > 20 for file in SWEEPS.glob("*/seed-1/journal.jsonl")):
+        assert sweep.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sweep.send_signal(number)
+    sweep.communicate(timeout=60)
+    [directory] = SWEEPS.glob("*")
+    folders = [directory, directory / "seed-0", directory / "seed-1"]
+    cli("runs")
+    while any(Delivery(folder).missing() or read(folder)[-1]["kind"] != "end" for folder in folders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    found = [held(folder, here, tmp_path / "fetched") for folder in folders]
+    assert found == [expected(folder) for folder in folders]
+    assert [run["status"] for run in found] == ["KILLED", "FINISHED", "KILLED"]
+    status = json.loads((folders[2] / "result.json").read_text())["status"]
+    assert status == ("killed" if number == signal.SIGKILL else "interrupted")

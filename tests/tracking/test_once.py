@@ -1,0 +1,161 @@
+"""Each thing arrives once, wherever the delivery dies, and however often it is begun again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from journals import expected, held, write_epoch, write_run
+
+from mnist_exp.runs.journal import Journal
+from mnist_exp.tracking import delivery
+from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.store import connect
+
+
+class Died(BaseException):
+    """In the place of SIGKILL."""
+
+
+class Mortal:
+    """A client whose calls are carried out; the last of them is not heard of by whoever called."""
+
+    def __init__(self, client: Any, calls: int) -> None:
+        self._client, self._calls = client, calls
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*words: Any, **named: Any) -> Any:
+            answer = getattr(self._client, name)(*words, **named)
+            self._calls -= 1
+            if self._calls < 0:
+                raise Died
+            return answer
+
+        return call
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def die_after(
+    calls: int, folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch, *, lose_note: bool = False
+) -> bool:
+    """Deliver, dying after so many calls to MLflow, and again, to the end. Returns whether it died."""
+    client = connect(uri)
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery, "connect", lambda uri: Mortal(client, calls))
+        try:
+            Delivery(folder).pending()
+            return False
+        except Died:
+            if lose_note:
+                (folder / "delivery.json").unlink(missing_ok=True)
+            patched.setattr(delivery, "connect", lambda uri: client)
+            Delivery(folder).pending()
+            return True
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_wherever_it_dies(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, noted: bool):
+    """After every single call to MLflow; also where what was noted of it is lost, and everything is delivered again."""
+    for calls in count():
+        folder = write_run(tmp_path / f"run-{calls}", uri, epochs=1)
+        died = die_after(calls, folder, uri, monkeypatch, lose_note=not noted)
+        assert held(folder, uri, tmp_path / "fetched") == expected(folder), f"it died after {calls} calls"
+        if not died:
+            break
+    assert calls > 15
+
+
+def unfound_runs(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Delivery, "_runs", lambda self, experiment, key: [])
+
+
+def unfound_models(patched: pytest.MonkeyPatch) -> None:
+    patched.setattr(Delivery, "_models", lambda self, experiment, run_id: [])
+
+
+def times_of_its_own(patched: pytest.MonkeyPatch) -> None:
+    real, later = Delivery._deliver_metrics, count()
+    patched.setattr(
+        Delivery,
+        "_deliver_metrics",
+        lambda self, run_id, line: real(self, run_id, {**line, "time": line["time"] + next(later)}),
+    )
+
+
+@pytest.mark.parametrize("break_it", [unfound_runs, unfound_models, times_of_its_own])
+def test_it_would_be_seen(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None]
+):
+    """A control: where a run or a model is not looked for, or a metric's time is not the journal's, two are found."""
+    break_it(monkeypatch)
+    for calls in count():
+        folder = write_run(tmp_path / f"run-{calls}", uri, epochs=1)
+        assert die_after(calls, folder, uri, monkeypatch), "it was never seen"
+        try:
+            assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+        except AssertionError:
+            break
+
+
+def test_a_request_that_is_carried_out_late(tmp_path: Path, uri: str):
+    """A frozen server carries out, later, what was tried again meanwhile: the twins are removed."""
+    folder = write_run(tmp_path / "run", uri, end=False)
+    Delivery(folder).pending()
+    client = connect(uri)
+    [run] = client.search_runs([client.get_experiment_by_name("mnist-exp").experiment_id])
+    late = client.create_run(run.info.experiment_id, run.info.start_time, run.data.tags, run.info.run_name)
+    client.create_logged_model(run.info.experiment_id, name="model", source_run_id=run.info.run_id)
+    Journal(folder).write("end", status="FINISHED")
+    Delivery(folder).pending()
+    assert late.info.run_id != run.info.run_id
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
+    """Running again, then finished; epochs that it repeats, and their best, are there once; the model is the last."""
+    folder = write_run(tmp_path / "run", uri, epochs=3)
+    once = {key: [row[0] for row in rows] for key, rows in expected(folder)["metrics"].items()}
+    follower = Delivery(folder)
+    assert not follower.pending()
+    lines = Journal(folder)
+    lines.write("resumed", epoch=1)
+    assert follower.pending()
+    client = connect(uri)
+    run_id = follower.run_id()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    for epoch in (2, 3, 4):
+        write_epoch(lines, epoch)
+    lines.write("metrics", step=3, values={"best/epoch": 3})
+    (folder / "model.keras").write_bytes(b"the weights of epoch 4")
+    lines.write("model", file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
+    lines.write("end", status="FINISHED")
+    for deliver in (follower, Delivery(folder)):  # one that knows the lines before, and one that reads them again
+        assert not deliver.pending()
+    found = held(folder, uri, tmp_path / "fetched")
+    assert found["status"] == "FINISHED"
+    assert found["times"] == expected(folder)["times"]
+    assert found["models"] == expected(folder)["models"]
+    steps = {key: [row[0] for row in rows] for key, rows in found["metrics"].items()}
+    assert steps == {key: [*rows, 4] if len(rows) == 3 else rows for key, rows in once.items()}
+    assert follower.run_id() == run_id
+
+
+def test_what_differs_after_a_resume_is_told(tmp_path: Path, uri: str):
+    """With other threads, an epoch that is repeated may have another value: MLflow gets both, the later one last."""
+    folder = write_run(tmp_path / "run", uri, end=False)
+    Delivery(folder).pending()
+    lines = Journal(folder)
+    lines.write("resumed", epoch=2)
+    lines.write("metrics", step=3, values={"val/loss": 0.25, "time/epoch": 9.0})
+    lines.write("end", status="FINISHED")
+    Delivery(folder).pending()
+    metrics = held(folder, uri, tmp_path / "fetched")["metrics"]
+    assert [row[::2] for row in metrics["val/loss"]] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (3, 0.25)]
+    assert len(metrics["time/epoch"]) == 3

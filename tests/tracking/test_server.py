@@ -1,0 +1,200 @@
+"""Trainings against a real MLflow server that dies, freezes, is not there, or comes back.
+
+After `mnist-exp sync` it holds everything, once, with the original times: as if it had been well all the time.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from journals import expected, held, write_epoch, write_run
+from running import start
+from serving import Server
+
+from mnist_exp.runs.journal import Journal, read
+from mnist_exp.tracking.delivery import Delivery
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 120
+TRAIN = (
+    "model=linear",
+    "data.limit=300",
+    f"training.epochs={EPOCHS}",
+    "tracking=server",
+    "tracking.wait_seconds=6",
+)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(running: Server) -> Server:
+    """The module's server, well."""
+    if running._process is None:
+        running.start()
+    return running
+
+
+def train(uri: str, home_data: list[str], midway: Callable[[], None] | None = None) -> tuple[Path, str]:
+    """A training's directory and what it said; `midway` is called when MLflow has a few of its epochs."""
+    run = start(*TRAIN, *home_data, f"tracking.uri={uri}")
+    if midway is not None:
+        deadline = time.monotonic() + 60
+        while not any(
+            Delivery(file.parent).delivered().lines > 12 for file in Path().glob("outputs/*/*/journal.jsonl")
+        ):
+            assert run.poll() is None, run.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        midway()
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    [folder] = Path().resolve().glob("outputs/runs/*")
+    assert read(folder)[-1]["status"] == "FINISHED"
+    return folder, out
+
+
+def sync(*words: str, status: int = 0) -> str:
+    process = start("sync", *words)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == status, err
+    return out + err
+
+
+def slowest(folder: Path) -> float:
+    """Seconds between two epochs in the journal, at most: with whatever happens between them."""
+    times = [line["time"] for line in read(folder) if line["kind"] == "metrics"][:EPOCHS]
+    return max(after - before for before, after in pairwise(times)) / 1000
+
+
+def waited(folder: Path) -> float:
+    """Seconds from the end of a run's work to the end of its record."""
+    return (folder / "result.json").stat().st_mtime - read(folder)[-1]["time"] / 1000
+
+
+def print_figures(what: str, folder: Path) -> None:
+    print(f"\n{what}: slowest epoch {slowest(folder):.3f} s, waited {waited(folder):.1f} s at the end")
+
+
+def test_a_server_that_is_well(server: Server, home_data: list[str], tmp_path: Path):
+    """For comparison: nothing is left to do."""
+    folder, out = train(server.uri, home_data)
+    print_figures("well", folder)
+    assert "warning" not in out
+    assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
+    assert sync() == "MLflow has everything.\n"
+
+
+def test_a_server_that_is_killed_midway(server: Server, home_data: list[str], tmp_path: Path):
+    """The run says what was not delivered; sync says why not, and delivers it when it is back."""
+    folder, out = train(server.uri, home_data, server.kill)
+    print_figures("killed", folder)
+    assert f"warning: the tracker did not get everything: {server.uri}: Connection refused" in out
+    assert "'mnist-exp sync' delivers it" in out
+    assert f"not delivered: {server.uri}: Connection refused" in sync(status=1)
+    server.start()
+    sync()
+    assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
+
+
+def test_a_server_that_freezes_midway(server: Server, home_data: list[str], tmp_path: Path):
+    """The run waits no longer than it was told to; what the server does late, it does once."""
+    folder, out = train(server.uri, home_data, lambda: server.signal(signal.SIGSTOP))
+    print_figures("frozen", folder)
+    assert "warning: the tracker did not get everything" in out
+    assert waited(folder) < 6 + 4
+    server.signal(signal.SIGCONT)
+    sync()
+    assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
+
+
+def test_a_server_that_never_answers(home_data: list[str]):
+    """A port that accepts and is silent, from the start."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        folder, out = train(f"http://127.0.0.1:{silent.getsockname()[1]}", home_data)
+    print_figures("silent", folder)
+    assert "warning: the tracker did not get everything" in out
+    assert waited(folder) < 6 + 4
+
+
+def test_a_server_that_comes_later_and_a_sync_that_is_killed(
+    running: Server, home_data: list[str], tmp_path: Path
+):
+    """At five instants, and two at once in the end."""
+    running.kill()
+    folder, out = train(running.uri, home_data)
+    print_figures("absent", folder)
+    assert f"{running.uri}: Connection refused" in out
+    running.start()
+    count = len(read(folder))
+    for lines in (1, 2, random.randrange(3, count - 20), count - 12, count - 3):
+        process = start("sync")
+        while Delivery(folder).delivered().lines < lines:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+    both = [start("sync"), start("sync")]
+    assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
+    assert held(folder, running.uri, tmp_path / "fetched") == expected(folder)
+    assert sync() == "MLflow has everything.\n"
+
+
+def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
+    """Nothing is left for sync."""
+    folder = write_run(tmp_path / "run", server.uri, epochs=1, end=False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    lines = Journal(folder)
+    for epoch in range(2, 32):
+        write_epoch(lines, epoch)
+        if epoch == 20:
+            while Delivery(folder).delivered().lines < 10:
+                time.sleep(0.01)
+            server.kill()
+            server.start()
+    lines.write("end", status="FINISHED")
+    while Delivery(folder).missing():
+        time.sleep(0.1)
+        assert process.poll() is None
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
+
+
+def test_a_sync_while_the_run_goes_on(server: Server, home_data: list[str], tmp_path: Path):
+    """Both deliver; each thing is there once."""
+    folder, _ = train(server.uri, home_data, sync)
+    assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
+
+
+def test_eight_runs_at_the_same_instant(home_data: list[str], tmp_path: Path):
+    """On a fresh SQLite store: all finish, all are there."""
+    runs = [start("model=linear", "data.limit=300", "training.epochs=1", *home_data) for _ in range(8)]
+    for run in runs:
+        out, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
+        assert "warning" not in out
+    folders = list(Path().resolve().glob("outputs/runs/*"))
+    assert len(folders) == 8
+    for folder in folders:
+        uri = f"sqlite:///{Path('outputs/mlflow.db').resolve()}"
+        assert held(folder, uri, tmp_path / "fetched") == expected(folder)
