@@ -40,7 +40,10 @@ def test_versions_are_told(cli: Cli):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, show, check, runs, dataset, ui"),
+        (
+            ["trian"],
+            "no such verb (did you mean 'train'?); the verbs are train, resume, show, check, runs, dataset, ui",
+        ),
         (["frobnicate"], "frobnicate: no such verb; the verbs are"),
         (["model=linear", "runs"], "verbs such as 'runs' come first"),
         (["--confg-dir", "x"], "unrecognized arguments: --confg-dir (did you mean '--config-dir'?)"),

@@ -273,7 +273,7 @@ def test_a_checkpoint_is_kept_if_asked_for(cli: Cli):
     """It goes with the end of the run otherwise."""
     done = cli("training.keep_checkpoint=true", small=True)
     assert done.run is not None
-    assert (done.run / "checkpoint" / "state.npz").is_file()
+    assert [file.name for file in (done.run / "checkpoint").iterdir()][-1].endswith(".state")
 
 
 def test_a_handful_is_learnt_by_heart(cli: Cli, home_data: list[str]):
@@ -351,7 +351,8 @@ def test_ctrl_c_keeps_what_there_is(cli: Cli, endless: subprocess.Popen[str]):
     assert result["epochs"] >= 3
     assert result["test"] is None
     assert len((path / "history.csv").read_text().splitlines()) == result["epochs"] + 1
-    assert {"model.keras", "plots/accuracy.png", "checkpoint/state.npz"} <= files(path)
+    assert {"model.keras", "plots/accuracy.png"} <= files(path)
+    assert list((path / "checkpoint").iterdir())
     assert "interrupted" in cli("runs").out
 
 

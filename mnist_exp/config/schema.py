@@ -349,6 +349,7 @@ class TrainingConfig(Frozen):
     select: SelectConfig
     early_stopping: EarlyStoppingConfig
     ema: Annotated[float, Field(gt=0, lt=1)] | None
+    checkpoint_seconds: Annotated[float, Field(gt=0)] | None
     keep_checkpoint: bool
 
     @property
@@ -394,7 +395,8 @@ class TrackingConfig(Frozen):
             return None
         if "://" not in value or value.startswith("file:"):
             raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
-        return value
+        sqlite, file = value[:10], value[10:]
+        return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # runs go on from elsewhere too
 
 
 class BudgetConfig(Frozen):

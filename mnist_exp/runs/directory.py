@@ -26,6 +26,7 @@ from mnist_exp.runs.files import write_text
 
 RUNS, SWEEPS = "runs", "sweeps"
 _LOCK, _RESULT, _HISTORY = ".lock", "result.json", "history.csv"
+_ATTEMPTS = 6  # to get a lock, in 0.3 s
 
 
 @dataclass
@@ -38,20 +39,52 @@ class RunDirectory:
     @classmethod
     def create(cls, parent: Path, name: str) -> RunDirectory:
         """A new directory; where the name is taken, a number is added. Raises `RequestError`."""
-        path = make_directory(parent, name)
-        lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(path, lock)
+        return cls.open(make_directory(parent, name))
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A directory that is there. Raises `RequestError` where a living process works in it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+            except OSError as error:
+                raise RequestError(f"{path}: cannot be written: {error.strerror}") from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(lock), os.stat(path / _LOCK)):
+                    return cls(path.resolve(), lock)
+            except FileNotFoundError:  # who had it before has removed it since we opened it
+                pass
+            except BlockingIOError:  # perhaps somebody only looks (`is_locked`)
+                time.sleep(0.02 * attempt)
+            os.close(lock)
+        raise RequestError(f"{path}: another process works in it")
 
     @property
     def name(self) -> str:
         """The run's name."""
         return self.path.name
 
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
-        """Let others work in it."""
-        os.close(self._lock)
-        (self.path / _LOCK).unlink(missing_ok=True)
+        """Let others work in it. May be called again."""
+        if self._lock >= 0:
+            with contextlib.suppress(OSError):  # the directory is gone, or became read-only
+                (self.path / _LOCK).unlink()  # before it is unlocked: afterwards it may be another's
+            os.close(self._lock)
+            self._lock = -1
+
+    def read_result(self) -> dict[str, Any]:
+        """What `result.json` says. Raises `RequestError`."""
+        summary = summarize(self.path)
+        if summary is None or summary.status == "damaged":
+            raise RequestError(f"{self.path / _RESULT}: {'missing' if summary is None else 'damaged'}")
+        return dict(summary.result)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, whole."""
@@ -79,6 +112,13 @@ def make_directory(parent: Path, name: str) -> Path:
     except OSError as error:
         raise RequestError(f"outputs: {error.filename or parent} cannot be written: {error.strerror}") from error
     return path.resolve()
+
+
+def outputs_of(run: Path) -> Path | None:
+    """The output folder that a run's directory lies in; None where it lies elsewhere."""
+    if run.parent.name == RUNS:
+        return run.parents[1]
+    return run.parents[2] if run.parent.parent.name == SWEEPS else None
 
 
 def columns(history: Sequence[Mapping[str, float]]) -> list[str]:

@@ -174,6 +174,9 @@ class Delivery:
     def _deliver_end(self, run_id: str, line: dict[str, Any]) -> None:
         self._client.set_terminated(run_id, line["status"], line["time"])
 
+    def _deliver_resumed(self, run_id: str, line: dict[str, Any]) -> None:
+        self._client.update_run(run_id, line["status"])
+
     def mark_killed(self) -> None:
         """The run's process is gone, and did not say how the run ended."""
         if self._state.run_id is not None:
