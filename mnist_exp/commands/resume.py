@@ -93,7 +93,8 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         "overrides": list(request.overrides),
         "exact": exact,
     }
-    say(f"resume  {shown(path)} after {entry['epochs']} epochs and {entry['steps']} steps")
+    within = f" after {entry['steps']} of its steps" if entry["steps"] else ""
+    say(f"resume  with epoch {entry['epochs'] + 1}{within}")
     if not exact:
         warn(f"the run computed on {_device(result)}: from here on its bits are not those of an uninterrupted run")
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
