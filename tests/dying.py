@@ -59,6 +59,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     "within a line of the journal": (os, "write", lambda _, content: b'"metrics"' in content, "half"),
     "between journal and the next epoch": (record.RunRecord, "epoch", lambda *_: True, "after"),
     "while models are saved": (Path, "replace", lambda path, _: ".keras" in path.name, "after"),
+    "while a model is saved": (Path, "replace", lambda path, _: ".keras" in path.name, "before"),
     "during the final evaluation": (saved, "score", lambda *_: True, "before"),
     "between evaluation and journal": (record.RunRecord, "test", lambda *_: True, "before"),
     "during plots": (plots, "confusion_matrix", lambda *_: True, "after"),

@@ -30,8 +30,8 @@ TINY = (
 )  # fmt: skip
 # The batch-norm net with all that has state.
 EVERYTHING = (
-    "model=vgg_bn", "aug=rotate15", "data.limit=320", "training.epochs=5", "training.batch_size=8",
-    "tracking=none", "schedule=reduce_on_plateau", "schedule.plateau={factor: 0.3, patience: 1, min_delta: 0.2}",
+    "model=vgg_bn", "aug=rotate15", "data.limit=320", "training.epochs=6", "training.batch_size=8",
+    "tracking=local", "schedule=reduce_on_plateau", "schedule.plateau={factor: 0.3, patience: 1, min_delta: 0.2}",
     "optimizer.learning_rate=0.003", "training.ema=0.9", "training.early_stopping={patience: 2, min_delta: 0.05}",
     "training.checkpoint_seconds=1e-9",
 )  # fmt: skip
@@ -50,6 +50,7 @@ CHOSEN = {
     "within a line of the journal": 2,
     "between journal and the next epoch": 1,
     "while models are saved": 1,
+    "while a model is saved": 1,
     "during the final evaluation": 1,
     "between evaluation and journal": 1,
     "during plots": 1,
@@ -79,7 +80,7 @@ def ended(run: Path) -> dict[str, Any]:
     assert result["status"] == "finished"
     assert lines[-1] == {"kind": "end", "time": lines[-1]["time"], "status": "FINISHED"}
     assert not (run / "checkpoint").exists()
-    assert not list(run.rglob(".*"))  # no lock, no temporary file
+    assert {path.name for path in run.rglob(".*")} <= {".delivery.lock"}  # no lock, no temporary file
     metrics = [
         (line["step"], name, None if name.startswith("time/") else value)
         for line in lines
@@ -150,3 +151,58 @@ def test_it_does_so_when_killed_at_any_instant(cli: Cli, straight: dict[str, Any
     if json.loads((the_run() / "result.json").read_text())["status"] != "finished":
         cli("resume", "run=latest")
     assert ended(the_run()) == straight
+
+
+@pytest.fixture(scope="module")
+def straight_everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How the run with everything ends, and what MLflow shows of it."""
+    folder = tmp_path_factory.mktemp("everything")
+    end = undisturbed(folder, *EVERYTHING)
+    assert end["epochs"] == 5  # of 6: stopped early
+    assert len({row["learning_rate"] for row in end["history"]}) > 2
+    return end, in_mlflow(folder / "outputs")
+
+
+def in_mlflow(outputs: Path) -> dict[str, Any]:
+    """The one MLflow run there: its status, parameters, and the whole history of every metric but times."""
+    code = (
+        "import json, mlflow, sys\n"
+        "client = mlflow.MlflowClient(sys.argv[1])\n"
+        "[run] = client.search_runs([client.get_experiment_by_name('mnist-exp').experiment_id])\n"
+        "metrics = {name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]\n"
+        "           for name in run.data.metrics if not name.startswith('time/')}\n"
+        "times = [m.step for m in client.get_metric_history(run.info.run_id, 'time/epoch')]\n"
+        "params = {key: value for key, value in run.data.params.items()}\n"
+        "models = len(client.search_logged_models([run.info.experiment_id]))\n"
+        "print(json.dumps([run.info.status, params, metrics, times, models]))\n"
+    )
+    uri = f"sqlite:///{(outputs / 'mlflow.db').resolve()}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, timeout=60
+    )
+    found = dict(zip(("status", "params", "metrics", "times", "models"), json.loads(done.stdout), strict=True))
+    assert found["status"] == "FINISHED"
+    assert found["models"] == 1
+    return found
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [("inside an epoch", 3)],
+        [("inside an epoch", 5), ("while a checkpoint is written", 4), ("between checkpoint and journal", 1)],
+        [("at an epoch's end", 4), ("while models are saved", 1), ("during plots", 1)],
+    ],
+    ids=["once", "thrice", "thrice, late"],
+)
+def test_a_run_with_everything_is_killed_and_resumed(
+    cli: Cli, straight_everything: tuple[dict[str, Any], dict[str, Any]], places: list[tuple[str, int]]
+):
+    """Batch norm, dropout, augmentation, early stopping, plateau, running mean; and what MLflow shows is the same."""
+    words = EVERYTHING
+    for place, count in places:
+        kill_at(place, count, *words)
+        words = ("resume", "run=latest")
+    done = cli(*words)
+    assert len(done.result["resumed"]) == len(places)
+    assert (ended(the_run()), in_mlflow(Path("outputs"))) == straight_everything

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from running import SMALL, Cli, start
 
+from mnist_exp.cli import main
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.training.checkpoint import read_newest
 
@@ -30,9 +32,10 @@ def endless(home_data: list[str]) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def wait_for(process: subprocess.Popen[str], beginning: str) -> None:
+def wait_for_epoch(process: subprocess.Popen[str], number: int) -> None:
     assert process.stdout is not None
-    assert any(line.startswith(beginning) for line in process.stdout), "the training ended by itself"
+    seen = (re.match(rf"epoch +{number}/", line) for line in process.stdout)
+    assert any(seen), "the training ended by itself"
 
 
 def the_run() -> Path:
@@ -48,7 +51,7 @@ def test_a_signal_marks_the_run(
     cli: Cli, endless: subprocess.Popen[str], number: signal.Signals, exit_status: int, status: str
 ):
     """At once, in the directory and for the tracker; with a checkpoint at the step that was made last."""
-    wait_for(endless, "epoch 2/")
+    wait_for_epoch(endless, 2)
     endless.send_signal(number)
     out, err = endless.communicate(timeout=60)
     assert endless.returncode == exit_status, err
@@ -70,7 +73,7 @@ def test_a_signal_marks_the_run(
 
 def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Popen[str]):
     """Also while the first one is dealt with."""
-    wait_for(endless, "epoch 2/")
+    wait_for_epoch(endless, 2)
     for _ in range(30):
         endless.send_signal(signal.SIGINT)
         try:
@@ -92,7 +95,7 @@ def test_a_signal_that_is_ignored_stays_ignored(home_data: list[str]):
     """`nohup` lets a training go on when its terminal is closed."""
     words = [*SMALL, *home_data, "training.epochs=20"]
     process = start(*words, ignoring=signal.SIGHUP)
-    wait_for(process, "epoch  1/")
+    wait_for_epoch(process, 1)
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=60)
     assert process.returncode == 0
@@ -176,8 +179,6 @@ def journal(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("free", [10_000, 60_000, 110_000])
 def test_a_disk_that_fills_at_the_end_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any, free: int):
     """While models, scores or pictures are saved."""
-    done_with = "mnist_exp.commands.train.Checkpoints"
-    del done_with
 
     def leave_little() -> None:
         fill(small_disk)
@@ -214,12 +215,14 @@ def test_a_directory_that_becomes_unwritable_loses_nothing(cli: Cli, small_disk:
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
 
 
-def test_a_directory_that_is_removed_ends_the_run(cli: Cli, after_epoch: Any, home_data: list[str]):
+def test_a_directory_that_is_removed_ends_the_run(
+    after_epoch: Any, home_data: list[str], capsys: pytest.CaptureFixture[str]
+):
     """A message with the file and the reason, exit status 1."""
     after_epoch(2, lambda: shutil.rmtree("outputs"))
-    from mnist_exp.cli import main
-
     assert main([*SMALL, *home_data, *TRAINED]) == 1
+    told = capsys.readouterr().err
+    assert re.match(r"mnist-exp: \S+/run-[\d-]+/checkpoint\S*: cannot be written: No such file or directory", told)
 
 
 def test_an_output_directory_that_cannot_be_written_is_refused(cli: Cli, small_disk: Path):

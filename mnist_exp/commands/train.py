@@ -215,6 +215,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
 
     directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
     with signals.raised(), directory, going_on(directory.path):
+        directory.remove_leftovers()
         with start_record(job, directory, data, model, origin) as record:
             record.catch_up(progress.history, progress.best_epoch)
             folder = record.path / FOLDER

@@ -86,6 +86,11 @@ class RunDirectory:
             raise RequestError(f"{self.path / _RESULT}: {'missing' if summary is None else 'damaged'}")
         return dict(summary.result)
 
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a process that was killed."""
+        for path in self.path.rglob(".[0-9]*.*"):
+            path.unlink(missing_ok=True)
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, whole."""
         write_text(self.path / _RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
