@@ -86,15 +86,10 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     exact = (computer.name, computer.threads, computer.precision) == tuple(
         result["device"][key] for key in ("device", "threads", "precision")
     )
-    entry = {
-        "at": time.time(),
-        "epochs": state.progress["epochs"] if state else 0,
-        "steps": state.progress["steps"] if state else 0,
-        "overrides": list(request.overrides),
-        "exact": exact,
-    }
-    within = f" after {entry['steps']} of its steps" if entry["steps"] else ""
-    say(f"resume  with epoch {entry['epochs'] + 1}{within}")
+    epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
+    say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
+    overrides = list(request.overrides)
+    entry = {"at": time.time(), "epochs": epochs, "steps": steps, "overrides": overrides, "exact": exact}
     if not exact:
         warn(f"the run computed on {_device(result)}: from here on its bits are not those of an uninterrupted run")
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
