@@ -1,6 +1,6 @@
 """The command line: the verb, what errors print, and the exit status. Imports nothing heavy.
 
-Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mnist_exp.errors import MnistExpError, Problem, RequestError, listed
+from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, listed
 
 if TYPE_CHECKING:
     from mnist_exp.config.request import Request
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
     "train": "one run; with -m, a sweep over comma-separated values",
+    "resume": "goes on with an interrupted run, exactly: resume run=latest",
     "show": "the architecture of a config or, with run=, of a run; and what its augmentation does",
     "check": "everything that train would refuse, for one run or, with -m, for every job of a sweep",
     "runs": "the runs here: name, status, data, epochs, accuracy, age",
@@ -31,7 +32,7 @@ VERBS = {
 }
 DEFAULT_VERB = "train"
 # Verbs about a training: its config is theirs, and run= starts from a run's.
-OF_TRAINING = ("check", "show")
+OF_TRAINING = ("resume", "check", "show")
 # What `dataset` does; the word after the verb.
 ACTIONS = ("fetch", "verify", "convert")
 
@@ -72,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mnist-exp: interrupted", file=sys.stderr)
         return 130
+    except Killed as signal:
+        print(f"mnist-exp: ended by {signal}", file=sys.stderr)
+        return signal.exit_status
     except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0

@@ -3,11 +3,14 @@
 MnistExpError
 ├── RequestError   what was asked for is wrong; nothing was done        (exit status 2)
 └── WorkError      what was asked for is right, but the work failed     (exit status 1)
+
+Killed             a signal ends the process; no `Exception`, as `KeyboardInterrupt`    (128 + its number)
 """
 
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,3 +66,11 @@ def listed(problems: Sequence[Problem], where: str) -> str:
 
 class WorkError(MnistExpError):
     """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
+
+
+class Killed(BaseException):
+    """SIGTERM or SIGHUP: somebody other than the user at the terminal ends the process."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_status = 128 + number

@@ -32,15 +32,21 @@ class Outcome:
 Cli = Callable[..., Outcome]
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str, ignoring: signal.Signals | None = None) -> subprocess.Popen[str]:
     """Start a command line in a process of its own, as a terminal would: one that hears Ctrl-C.
 
-    A shell's background jobs ignore it, and so would their children.
+    A shell's background jobs ignore it, and so would their children. `ignoring` is a signal that it does not hear.
     """
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if ignoring is not None:
+            signal.signal(ignoring, signal.SIG_IGN)
+
     return subprocess.Popen(
         [sys.executable, "-m", "mnist_exp", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=prepare,
     )

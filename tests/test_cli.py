@@ -40,7 +40,10 @@ def test_versions_are_told(cli: Cli):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["trian"], "no such verb (did you mean 'train'?); the verbs are train, show, check, runs, dataset, ui"),
+        (
+            ["trian"],
+            "no such verb (did you mean 'train'?); the verbs are train, resume, show, check, runs, dataset, ui",
+        ),
         (["frobnicate"], "frobnicate: no such verb; the verbs are"),
         (["model=linear", "runs"], "runs: expected key=value; a verb comes first: mnist-exp runs …"),
         (["--confg-dir", "x"], "--confg-dir: no such flag (did you mean '--config-dir'?)"),
@@ -184,8 +187,8 @@ def test_telling_needs_nothing_heavy():
         ["model=pyramid", "--cfg", "job"],
     ):
         code = (
-            "import sys; from mnist_exp.cli import main; import mnist_exp.commands.train as train;"
-            "train._problems_with_keras = lambda *_, **__: (); main(sys.argv[1:]);"
+            "import sys; from mnist_exp.cli import main; import mnist_exp.commands.settle as settle;"
+            "settle._problems_with_keras = lambda *_, **__: (); main(sys.argv[1:]);"
             "heavy = {'tensorflow', 'keras', 'mlflow', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules);"
             "sys.exit(f'imported {heavy}' if heavy else 0)"
         )

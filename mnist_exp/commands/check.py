@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 
+from mnist_exp.commands.settle import check_config, start_from_run
 from mnist_exp.commands.sweep import check_jobs
-from mnist_exp.commands.train import check_config, start_from_run
 from mnist_exp.config.grid import expand
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig

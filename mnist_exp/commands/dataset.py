@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request, key_of, quoted
-from mnist_exp.config.schema import DatasetConfig
+from mnist_exp.config.verbs import DatasetConfig
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.log import say
 

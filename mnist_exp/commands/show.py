@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mnist_exp.commands.train import check_config, settle_data, start_from_run
+from mnist_exp.commands.settle import check_config, settle_data, start_from_run
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.runs.log import say

@@ -12,16 +12,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.commands.train import (
-    Job,
-    check_with_keras,
-    run_training,
-    set_up,
-    settle_data,
-    settle_init,
-    shown,
-    start_from_run,
-)
+from mnist_exp.commands.settle import check_with_keras, set_up, settle_data, settle_init, start_from_run
+from mnist_exp.commands.train import Job, run_training, shown
 from mnist_exp.config.check import compose_checked, news
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.grid import Grid, expand

@@ -6,24 +6,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+import errno
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.config.check import compose_checked, news
-from mnist_exp.config.compose import Composition
-from mnist_exp.config.identity import as_values, fingerprint
-from mnist_exp.config.places import COMMAND_LINE
-from mnist_exp.config.request import Request, key_of, override_value, quoted
+from mnist_exp.commands.settle import check_config, settle_data, start_from_run
+from mnist_exp.config.identity import as_values, code_digest, fingerprint
+from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import Problem, RequestError
-from mnist_exp.model import backend
+from mnist_exp.errors import Killed, RequestError, WorkError
+from mnist_exp.runs import signals
 from mnist_exp.runs.directory import RUNS, RunDirectory, stamped
 from mnist_exp.runs.files import remove_folder, write_text
-from mnist_exp.runs.find import find_run, read_config
 from mnist_exp.runs.log import say, warn
-from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.runs.stopwatch import Stopwatch, Timer
 
 if TYPE_CHECKING:
     import keras
@@ -31,12 +32,22 @@ if TYPE_CHECKING:
     from mnist_exp.data.dataset import Dataset, Source
     from mnist_exp.inference.saved import Scores
     from mnist_exp.tracking.record import RunRecord
+    from mnist_exp.training.checkpoint import State
     from mnist_exp.training.device import Device
     from mnist_exp.training.loop import Progress
 
 
-# Keys that a new run does not take over from the one that it starts from.
-NOT_TAKEN_OVER = ("from", "name", "outputs", "sweep", "tracking")
+@dataclass(frozen=True)
+class Resumption:
+    """A run that goes on: its directory, which this process has locked, and what is known of it."""
+
+    directory: RunDirectory
+    result: Mapping[str, Any]
+    """Its `result.json`, with this resumption as the last of `resumed`."""
+    values: Mapping[str, Any]
+    """Its config, as it is from now on."""
+    state: State | None
+    """The checkpoint to go on from; None: from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class Job:
     """The data set that was asked for and not found, if this is its fallback."""
     sweep: Path | None = None
     """The directory of the sweep that this is a job of."""
+    resumption: Resumption | None = None
 
 
 def train(request: Request, started: float) -> None:
@@ -68,120 +80,6 @@ def train(request: Request, started: float) -> None:
     run_training(job, stopwatch)
 
 
-def start_from_run(request: Request) -> Request:
-    """With `from=<run>`: the same request over that run's config. Raises `RequestError`."""
-    wanted = override_value(request, "from")
-    if wanted is None:
-        return request
-    if not isinstance(wanted, str):
-        raise RequestError("from: takes one run")
-    run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
-    saved = {key: value for key, value in read_config(run).items() if key not in NOT_TAKEN_OVER}
-    return replace(request, base=saved, base_file=run.path / "config.yaml")
-
-
-def settle_init(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """With `init_from=<run>`: the same with the path of that run, whatever it was called by.
-
-    Raises `RequestError`.
-    """
-    if config.init_from is None:
-        return request, config
-    try:
-        run = find_run(config.init_from, Path(config.outputs))
-    except RequestError as error:
-        raise RequestError([Problem(COMMAND_LINE, f"init_from={error}", "init_from")]) from error
-    if run.status != "finished":
-        message = f"init_from={config.init_from}: this run is {run.status}; a finished one is needed"
-        raise RequestError([Problem(COMMAND_LINE, message, "init_from")])
-    path = str(run.path.resolve())
-    kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
-    request = replace(request, overrides=(*kept, f"init_from={quoted(path)}"))
-    return request, config.model_copy(update={"init_from": path})
-
-
-def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
-    """A request to train as it was settled, its config, and what it computes on.
-
-    Raises `RequestError` with all that is wrong.
-    """
-    try:
-        config, composition = compose_checked(request, TrainConfig)
-    except RequestError as error:
-        if error.mended is None:
-            raise
-        config, composition = error.mended
-        problems = error.problems
-        try:
-            _, config = settle_init(request, config)
-        except RequestError as further:
-            problems += further.problems
-            config = config.model_copy(update={"init_from": None})
-        refused = RequestError(sorted(set(problems)))
-        # Told after the others, as Keras takes seconds to start.
-        refused.more = partial(_problems_with_keras, config, composition, told=problems)
-        raise refused from error
-    if composition.remark:
-        warn(composition.remark)
-    request, config = settle_init(request, config)
-    computer = set_up(config)
-    check_with_keras(config, composition)
-    return request, config, computer
-
-
-def _problems_with_keras(
-    config: TrainConfig, composition: Composition, *, told: tuple[Problem, ...]
-) -> tuple[Problem, ...]:
-    """What Keras finds wrong beside what was told."""
-    try:
-        set_up(config)
-        check_with_keras(config, composition)
-    except RequestError as error:
-        return tuple(news(error.problems, told))
-    return ()
-
-
-def set_up(config: TrainConfig) -> Device:
-    """Start TensorFlow on the device that the config asks for. Raises `RequestError`."""
-    backend.load()
-    from mnist_exp.training import device
-
-    return device.resolve(config.device)
-
-
-def check_with_keras(config: TrainConfig, composition: Composition) -> None:
-    """Let Keras judge the layers, the optimizer, the loss and the metrics. Raises `RequestError`."""
-    from mnist_exp.model.build import check
-
-    check(config, composition)
-
-
-def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig, Source, str | None]:
-    """Find the data, and decide whether its fallback stands in: the request and config are the fallback's then.
-
-    Raises `RequestError` for data that is damaged, and where nobody has it and there is no fallback.
-    """
-    from mnist_exp.data.load import find
-    from mnist_exp.data.lookup import NotFound
-
-    try:
-        return request, config, find(config.data, say), None
-    except NotFound as error:
-        wanted, fallback = config.data.name, config.data.fallback
-        if fallback is None:
-            raise RequestError(f"{error}\n{error.advice}") from error
-        warn(
-            f"{error}\n{fallback.upper()} STANDS IN FOR {wanted.upper()}. data.fallback=null makes this an error."
-        )
-    request = request.with_option("data", fallback)
-    config, composition = compose_checked(request, TrainConfig)
-    check_with_keras(config, composition)
-    try:
-        return request, config, find(config.data, say), wanted
-    except NotFound as error:
-        raise RequestError(f"data.fallback={fallback}: {error}") from error
-
-
 def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     """Train, save, score and draw a run that was found right. Returns its `result.json`.
 
@@ -193,57 +91,103 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     from mnist_exp.model.build import build
     from mnist_exp.model.preprocess import statistics
     from mnist_exp.report.progress import TrainingDisplay
-    from mnist_exp.training import checkpoint
+    from mnist_exp.training.checkpoint import FOLDER, Checkpoints
     from mnist_exp.training.loop import Progress, fit
 
-    config = job.config
+    config, resumption = job.config, job.resumption
     keras.utils.clear_session()  # nothing of the jobs before in a sweep
     with stopwatch.phase("data"):
         data = prepare(job.source, config.data)
         found = statistics(data.train.images, config.preprocess)
     with stopwatch.phase("build"):
         model = build(config, found, job.computer.precision)
-        origin = initialize(model, config)
+        if resumption is not None and resumption.state is not None:
+            origin, progress = resumption.result["init_from"], resumption.state.restore(model)
+        else:
+            origin, progress = initialize(model, config), Progress()
 
-    with start_record(job, data, model, origin) as record:
-        progress = Progress()
-        checkpoints = record.path / "checkpoint"
+    directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
+    with signals.raised(), directory, going_on(directory.path):
+        directory.remove_leftovers()
+        with start_record(job, directory, data, model, origin) as record:
+            record.catch_up(progress.history, progress.best_epoch)
+            folder = record.path / FOLDER
+            checkpoints = Checkpoints(folder, run_key(record.result), resumption.state if resumption else None)
+            timer = Timer(config.training.checkpoint_seconds)
 
-        def after_epoch() -> None:
-            checkpoint.save(checkpoints, model, progress)
-            record.epoch(progress.history, progress.best_epoch)
+            def leave(final: bool) -> None:
+                record.history(progress.history)
+                with stopwatch.phase("save"):
+                    saved = save_best(build(config, found, "float32"), progress, record, config, final)
+                with stopwatch.phase("test"):
+                    scores = score_test(saved, data, record, config) if final and data.test is not None else None
+                with stopwatch.phase("plots"):
+                    draw(record, config, data, saved, progress, scores)
 
-        def leave(test: bool) -> None:
-            record.history(progress.history)
-            with stopwatch.phase("save"):
-                saved = save_best(build(config, found, "float32"), progress, record, config)
-            with stopwatch.phase("test"):
-                scores = score_test(saved, data, record, config) if test else None
-            with stopwatch.phase("plots"):
-                draw(record, config, data, saved, progress, scores)
+            try:
+                with (
+                    stopwatch.phase("training"),
+                    TrainingDisplay(config.training.epochs) as display,
+                    signals.held() as signal,
+                ):
 
-        try:
-            with stopwatch.phase("training"), TrainingDisplay(config.training.epochs) as display:
-                fit(model, data, config, display, progress, after_epoch)
-        except KeyboardInterrupt:
-            if progress.best is not None:
-                leave(test=False)
-            done = f"{progress.epochs} of {config.training.epochs} epochs"
-            say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
-            raise
-        if progress.epochs < config.training.epochs:
-            patience = config.training.early_stopping.patience
-            say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
-            record.result["stopped_early"] = True
-        leave(test=data.test is not None)
-        record.seconds(stopwatch.report())
+                    def after_epoch() -> None:
+                        checkpoints.save(model, progress)
+                        timer.restart()
+                        record.epoch(progress.history, progress.best_epoch)
+
+                    def after_steps() -> None:
+                        if signal.came or timer.is_up():
+                            checkpoints.save(model, progress)
+                            timer.restart()
+                        signal.raise_it()
+
+                    fit(model, data, config, display, progress, after_epoch, after_steps)
+            except KeyboardInterrupt:
+                if progress.best is not None:
+                    leave(final=False)
+                done = f"{progress.epochs} of {config.training.epochs} epochs"
+                say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
+                raise
+            if progress.epochs < config.training.epochs:
+                patience = config.training.early_stopping.patience
+                say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
+                record.result["stopped_early"] = True
+            leave(final=True)
+            record.seconds(stopwatch.report())
+            conclude(record, data)
         if not config.training.keep_checkpoint:
-            remove_folder(checkpoints)
-        conclude(record, data)
+            remove_folder(folder)
     say(f"{shown(record.path)}: done in {stopwatch.report()['total']:.1f} s")
     if job.stands_in_for:
         warn(f"these figures are for {config.data.name}, which stood in for {job.stands_in_for}")
     return record.result
+
+
+def run_key(result: Mapping[str, Any]) -> str:
+    """What tells a run from others, also when its directory is moved."""
+    return f"{result['name']} of {result['started']}"
+
+
+@contextmanager
+def going_on(path: Path) -> Iterator[None]:
+    """Where a run ends before its time, say how to go on with it.
+
+    Raises `WorkError` for files that cannot be written.
+    """
+    command = f"mnist-exp resume {shlex.quote(f'run={shown(path)}')}"
+    try:
+        yield
+    except (KeyboardInterrupt, Killed):
+        say(f"to go on: {command}")
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if os.strerror(errno.ENOSPC) in reason:  # HDF5 says it among other things
+            reason = os.strerror(errno.ENOSPC)
+        raise WorkError(
+            f"{error.filename or path}: cannot be written: {reason}\nto go on then: {command}"
+        ) from error
 
 
 def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:
@@ -263,16 +207,21 @@ def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None
     }
 
 
-def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, Any] | None) -> RunRecord:
-    """Make the run's directory and begin its record; tell what is about to be done."""
+def start_record(
+    job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: dict[str, Any] | None
+) -> RunRecord:
+    """Begin a run's record, or go on with it; tell what is about to be done.
+
+    Raises `RequestError` where a new run's files cannot be written: its directory is removed then.
+    """
     from mnist_exp.model.advice import advice
     from mnist_exp.model.card import as_markdown
     from mnist_exp.model.preprocess import count_parameters
     from mnist_exp.tracking.record import RunRecord
     from mnist_exp.tracking.store import tracking_uri
 
-    config, computer = job.config, job.computer
-    values = as_values(config)
+    config, computer, resumption = job.config, job.computer, job.resumption
+    values = as_values(config) if resumption is None else resumption.values
     parts = {"train": data.train, "val": data.val, "test": data.test}
     about = {
         "fingerprint": fingerprint(
@@ -283,6 +232,7 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
             threads=computer.threads,
             init_sha256=origin["weights_sha256"] if origin else None,
         ),
+        "code_sha256": code_digest(),
         "init_from": origin,
         "overrides": list(job.overrides),
         "planned_epochs": config.training.epochs,
@@ -297,12 +247,18 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
             "stands_in_for": job.stands_in_for,
         },
         "device": {
-            "device": computer.name, "threads": computer.threads, "precision": computer.precision,
-            "deterministic": config.device.deterministic,
+            "kind": computer.kind, "device": computer.name, "threads": computer.threads,
+            "precision": computer.precision, "deterministic": config.device.deterministic,
         },
     }  # fmt: skip
-    directory = RunDirectory.create(job.parent, job.name)
-    record = RunRecord(directory, values, about, config.tracking, job.sweep)
+    earlier = resumption.result if resumption else None
+    try:
+        record = RunRecord(directory, values, about, config.tracking, job.sweep, earlier)
+    except OSError as error:
+        if resumption is None:
+            remove_folder(directory.path)
+            raise RequestError(f"outputs: {error.filename} cannot be written: {error.strerror}") from error
+        raise
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {shown(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
@@ -320,14 +276,16 @@ def start_record(job: Job, data: Dataset, model: keras.Model, origin: dict[str, 
     write_text(record.path / "architecture.md", card)
     record.artifact("architecture.md")
     record.artifact("config.yaml")
-    record.journal.write("note", text=card)
+    record.note(card)
     return record
 
 
-def save_best(model: keras.Model, progress: Progress, record: RunRecord, config: TrainConfig) -> keras.Model:
+def save_best(
+    model: keras.Model, progress: Progress, record: RunRecord, config: TrainConfig, final: bool
+) -> keras.Model:
     """Save the best epoch in all formats, in float32, and return the model as plain Keras loads it.
 
-    `model` is a float32 twin of the one that was trained.
+    `model` is a float32 twin of the one that was trained. The tracker gets what is `final` only.
     """
     from mnist_exp.inference.saved import load
     from mnist_exp.model.save import hdf5_takes, save_model, weights_sha256
@@ -341,10 +299,11 @@ def save_best(model: keras.Model, progress: Progress, record: RunRecord, config:
     if not hdf5_takes(model.optimizer):
         say(f"note    model.h5 is without {config.optimizer.type}'s state: Keras has no way to restore it")
     save_model(model, record.path)
-    record.best(progress.history[progress.best_epoch - 1])
     record.artifact("history.csv")
     record.artifact("architecture.yaml")
-    record.model("model.keras", config.data.shape, config.data.classes)
+    if final:
+        record.best(progress.history[progress.best_epoch - 1])
+        record.model("model.keras", config.data.shape, config.data.classes)
     return load(record.path / "model.keras")
 
 

@@ -14,9 +14,12 @@ from mnist_exp.config.schema import TrainConfig
 # What can be changed without changing the weights that a run ends with. `data`'s own entries among them
 # only say where the images are; what they are is in the data's digest.
 _WITHOUT_EFFECT = ("name", "outputs", "from", "init_from", "sweep", "budget", "tracking")
+_WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds")
 _WITHOUT_EFFECT_ON_DATA = (
     "name", "source", "class_names", "dir", "files", "mirrors", "keras_cache", "fallback",
 )  # fmt: skip
+# The libraries that can change the weights.
+LIBRARIES = ("keras", "tensorflow", "numpy")
 # The code that can change the weights: rooms, and what gives the config's values their meaning.
 _CODE = ("data", "model", "training", "config/schema.py")
 
@@ -41,7 +44,7 @@ def fingerprint(
     """
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
-    config["training"] = {k: v for k, v in config["training"].items() if k != "keep_checkpoint"}
+    config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
     config["device"] = {**config["device"], "kind": kind, "precision": precision, "threads": threads}
     for group in ("preprocess", "aug", "model", "debug"):
         config[group] = {k: v for k, v in config[group].items() if k != "name"}
@@ -50,7 +53,7 @@ def fingerprint(
         "data": data_sha256,
         "init": init_sha256,
         "code": code_digest(),
-        "versions": {name: version(name) for name in ("keras", "tensorflow", "numpy")},
+        "versions": {name: version(name) for name in LIBRARIES},
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

@@ -138,7 +138,7 @@ class DataConfig(Frozen):
     @field_validator("shape", mode="before")
     @classmethod
     def _three(cls, value: Any) -> Any:
-        if not isinstance(value, list) or len(value) != 3:
+        if not isinstance(value, (list, tuple)) or len(value) != 3:
             raise ValueError(f"must be [height, width, channels], found {value}")
         return tuple(value)
 
@@ -155,29 +155,6 @@ class DataConfig(Frozen):
             raise ValueError(f"class_names has {len(self.class_names)} names for {self.classes} classes")
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are embedded, and not read from a folder")
-        return self
-
-
-class DatasetConfig(Frozen):
-    """What `mnist-exp dataset` fetches, verifies or converts."""
-
-    action: Literal["fetch", "verify", "convert"] | None
-    data: DataConfig
-    to: Literal["idx", "csv", "npz", "folder"] | None
-    output: Annotated[str, Field(min_length=1)] | None
-    header: bool
-    outputs: Annotated[str, Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _of_the_action(self) -> DatasetConfig:
-        if self.action == "convert" and self.to is None:
-            raise ValueError("to: give the format to convert to: to=idx, to=csv, to=npz or to=folder")
-        given = {"to": self.to, "output": self.output, "header": self.header or None}
-        for key, value in given.items():
-            if self.action != "convert" and value is not None:
-                raise ValueError(f"{key}: only 'dataset convert' takes it")
-        if self.header and self.to != "csv":
-            raise ValueError("header: only to=csv takes it")
         return self
 
 
@@ -227,10 +204,10 @@ class AugConfig(Frozen):
     @field_validator("width_shift_range", "height_shift_range", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        numbers = value if isinstance(value, list) else [value]
+        numbers = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
             raise ValueError(f"must be pixels, a fraction of the size, or a list of shifts, found {value}")
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(value) if isinstance(value, (list, tuple)) else value
 
     @field_validator("width_shift_range", "height_shift_range")
     @classmethod
@@ -249,10 +226,10 @@ class AugConfig(Frozen):
     @field_validator("zoom_range", mode="before")
     @classmethod
     def _one_or_two(cls, value: Any) -> Any:
-        numbers = value if isinstance(value, list) and len(value) == 2 else [value]
+        numbers = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
         if not all(isinstance(number, (int, float)) for number in numbers):
             raise ValueError(f"must be a number or [low, high], found {value}")
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(value) if isinstance(value, (list, tuple)) else value
 
     @field_validator("zoom_range")
     @classmethod
@@ -372,6 +349,7 @@ class TrainingConfig(Frozen):
     select: SelectConfig
     early_stopping: EarlyStoppingConfig
     ema: Annotated[float, Field(gt=0, lt=1)] | None
+    checkpoint_seconds: Annotated[float, Field(gt=0)] | None
     keep_checkpoint: bool
 
     @property
@@ -417,7 +395,8 @@ class TrackingConfig(Frozen):
             return None
         if "://" not in value or value.startswith("file:"):
             raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
-        return value
+        sqlite, file = value[:10], value[10:]
+        return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # runs go on from elsewhere too
 
 
 class BudgetConfig(Frozen):

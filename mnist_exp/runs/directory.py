@@ -25,11 +25,12 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.idle import LOCK as _LOCK
 from mnist_exp.runs.idle import RESULT as _RESULT
-from mnist_exp.runs.idle import mark_killed
+from mnist_exp.runs.idle import lock, mark_killed
 from mnist_exp.runs.journal import FILE as JOURNAL
 
 RUNS, SWEEPS = "runs", "sweeps"
 _HISTORY = "history.csv"
+_ATTEMPTS = 6  # to get a lock, in 0.3 s
 
 
 @dataclass
@@ -42,20 +43,50 @@ class RunDirectory:
     @classmethod
     def create(cls, parent: Path, name: str) -> RunDirectory:
         """A new directory; where the name is taken, a number is added. Raises `RequestError`."""
-        path = make_directory(parent, name)
-        lock = os.open(path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return cls(path, lock)
+        return cls.open(make_directory(parent, name))
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A directory that is there. Raises `RequestError` where a living process works in it."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return cls(path.resolve(), lock(path))
+            except BlockingIOError:  # perhaps somebody only looks (`is_locked`)
+                time.sleep(0.02 * attempt)
+            except OSError as error:
+                raise RequestError(f"{path}: cannot be written: {error.strerror}") from error
+        raise RequestError(f"{path}: another process works in it")
 
     @property
     def name(self) -> str:
         """The run's name."""
         return self.path.name
 
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def release(self) -> None:
-        """Let others work in it."""
-        (self.path / _LOCK).unlink(missing_ok=True)  # before it is free, or it might be another's
-        os.close(self._lock)
+        """Let others work in it. May be called again."""
+        if self._lock >= 0:
+            with contextlib.suppress(OSError):  # the directory is gone, or became read-only
+                (self.path / _LOCK).unlink()  # before it is unlocked: afterwards it may be another's
+            os.close(self._lock)
+            self._lock = -1
+
+    def read_result(self) -> dict[str, Any]:
+        """What `result.json` says. Raises `RequestError`."""
+        summary = summarize(self.path)
+        if summary is None or summary.status == "damaged":
+            raise RequestError(f"{self.path / _RESULT}: {'missing' if summary is None else 'damaged'}")
+        return dict(summary.result)
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of a process that was killed."""
+        for path in self.path.rglob(".[0-9]*.*"):
+            path.unlink(missing_ok=True)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, whole."""
@@ -83,6 +114,13 @@ def make_directory(parent: Path, name: str) -> Path:
     except OSError as error:
         raise RequestError(f"outputs: {error.filename or parent} cannot be written: {error.strerror}") from error
     return path.resolve()
+
+
+def outputs_of(run: Path) -> Path | None:
+    """The output folder that a run's directory lies in; None where it lies elsewhere."""
+    if run.parent.name == RUNS:
+        return run.parents[1]
+    return run.parents[2] if run.parent.parent.name == SWEEPS else None
 
 
 def columns(history: Sequence[Mapping[str, float]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,14 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.directory import RunSummary, list_runs, look_at
 
 
-def find_run(wanted: str, outputs: Path) -> RunSummary:
-    """A run by its path, `latest` (finished), `best` (by validation, on the newest finished run's data), or
-    name. Raises `RequestError`; an ambiguous name lists the candidates.
+def is_finished(run: RunSummary) -> bool:
+    """Whether a run came to its end."""
+    return run.status == "finished"
+
+
+def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = is_finished) -> RunSummary:
+    """A run by its path, `latest` (the newest of those that are meant by it), `best` (by validation, on the newest
+    finished run's data), or name. Raises `RequestError`; an ambiguous name lists the candidates.
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
@@ -24,11 +30,13 @@ def find_run(wanted: str, outputs: Path) -> RunSummary:
             return summary
         raise RequestError(f"{wanted}: not a run's directory: it has no result.json")
     runs = list_runs(outputs)
-    finished = [run for run in runs if run.status == "finished"]
     if wanted in ("latest", "best"):
-        if not finished:
-            raise RequestError(f"{wanted}: there is no finished run in {outputs}")
-        return finished[0] if wanted == "latest" else _best(finished)
+        meant = is_finished if wanted == "best" else latest
+        found = [run for run in runs if meant(run)]
+        if not found:
+            kind = "finished run" if meant is is_finished else "interrupted run"
+            raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
+        return found[0] if wanted == "latest" else _best(found)
     matches = [run for run in runs if wanted in (run.name, run.path.name)]
     matches = matches or [run for run in runs if run.name.startswith(wanted)]
     if len(matches) == 1:
@@ -36,8 +44,8 @@ def find_run(wanted: str, outputs: Path) -> RunSummary:
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
         raise RequestError(f"{wanted}: {len(matches)} runs are called so:{names}")
-    meant = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
-    raise RequestError(f"{wanted}: there is no such run in {outputs}{meant}; 'mnist-exp runs' lists them")
+    hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
+    raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 
 
 def _best(finished: list[RunSummary]) -> RunSummary:
@@ -46,9 +54,9 @@ def _best(finished: list[RunSummary]) -> RunSummary:
     return max(same, key=lambda run: run.result["best"].get("val/accuracy", float("-inf")))
 
 
-def read_config(run: RunSummary) -> dict[str, Any]:
+def read_config(run: Path) -> dict[str, Any]:
     """A run's resolved config. Raises `RequestError`."""
-    file = run.path / "config.yaml"
+    file = run / "config.yaml"
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

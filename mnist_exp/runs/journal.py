@@ -12,7 +12,9 @@ lines, each with `time` (milliseconds since 1970):
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
     end        status (FINISHED, FAILED, KILLED)
-    resumed    epoch (after which it goes on); more lines follow, and an `end` again
+    resumed    status (RUNNING), epochs and steps (done when it went on), at, overrides, exact
+
+Where a run goes on, so does its journal, behind an `end` or not. Only artifact, end and resumed come again then.
 """
 
 from __future__ import annotations
@@ -44,7 +46,12 @@ class Journal:
         """Append a line."""
         line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **content}, ensure_ascii=False)
         encoded = line.encode() + b"\n"
-        if os.write(self._descriptor, encoded) != len(encoded):
+        try:
+            written = os.write(self._descriptor, encoded)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder / FILE)) from error
+        if written != len(encoded):
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LOGGER = logging.getLogger("mnist_exp")
@@ -41,10 +41,17 @@ def to_console() -> None:
         _LOGGER.addHandler(_Console())
 
 
+class _File(logging.FileHandler):
+    """A log that cannot be written (the disk is full, the directory gone) is no reason to fail."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on."""
+
+
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
     """Also write what is said to a file, with Python's warnings and the traceback of what goes wrong."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _File(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")
     logging.captureWarnings(True)
@@ -61,4 +68,5 @@ def to_file(path: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         _LOGGER.removeHandler(handler)
         warnings.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()

@@ -27,3 +27,19 @@ class Stopwatch:
         """Seconds by phase, and in total."""
         total = time.perf_counter() - self._started
         return {name: round(value, 3) for name, value in {**self._seconds, "total": total}.items()}
+
+
+class Timer:
+    """Is up so many seconds after it was started; with None, never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
+        self._since = time.monotonic()
+
+    def is_up(self) -> bool:
+        """Whether the time has passed."""
+        return self._seconds is not None and time.monotonic() - self._since >= self._seconds

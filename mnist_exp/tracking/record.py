@@ -20,15 +20,19 @@ import yaml
 
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.errors import Killed
 from mnist_exp.runs.directory import RunDirectory, is_locked, process
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.idle import LOCK, lock
-from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten
+from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten, read
 from mnist_exp.runs.log import say, to_file, warn
+from mnist_exp.runs.signals import held
 from mnist_exp.tracking.sender import Sender
 from mnist_exp.tracking.store import absolute
 
 VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
+# What `result.json` says of how a run ended: no longer true when it goes on.
+_OF_AN_END = ("reason", "ended", "seconds", "stopped_early")
 
 
 class RunRecord:
@@ -41,15 +45,21 @@ class RunRecord:
         about: Mapping[str, Any],
         tracking: TrackingConfig,
         sweep: Path | None = None,
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
-        """`about` is what `result.json` says from the start: fingerprint, data, device, overrides, …"""
+        """`about` is what `result.json` says from the start: fingerprint, data, device, overrides, …
+
+        Of a run that goes on, `earlier` is what it said until now, and the journal is continued: what stands there
+        is not written again.
+        """
         self.directory = directory
         self.path = directory.path
         self._tracking = tracking
-        self.result: dict[str, Any] = {
+        self.result: dict[str, Any] = {"name": directory.name, "started": time.time(), "mlflow_run_id": None}
+        if earlier is not None:
+            self.result = {key: value for key, value in earlier.items() if key not in _OF_AN_END}
+        self.result |= {
             "status": "running",
-            "name": directory.name,
-            "started": time.time(),
             **process(),
             **about,
             "epochs": 0,
@@ -58,16 +68,14 @@ class RunRecord:
             "weights_sha256": None,
             "versions": {"python": platform.python_version(), "mnist-exp": __version__}
             | {name: version(name) for name in VERSIONS},
-            "mlflow_run_id": None,
         }
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         directory.write_result(self.result)
-        self._log = to_file(self.path / "run.log")
-        self._log.__enter__()
         self.journal = Journal(self.path)
-        self.journal.write(
+        self._written = {_subject(line) for line in read(self.path)}
+        self._write(
             "run",
-            name=directory.name,
+            name=self.result["name"],
             key=uuid.uuid4().hex,
             experiment=tracking.experiment,
             tags=self._tags(),
@@ -75,15 +83,26 @@ class RunRecord:
             parent=None if sweep is None else str(sweep),
         )
         parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
-        self.journal.write("params", values=flatten(parameters))
+        self._write("params", values=flatten(parameters))
         data = self.result["data"]
-        self.journal.write(
+        self._write(
             "dataset", name=data["name"], sha256=data["sha256"], source=data["origin"],
             shape=data["shape"], images=data["images"],
         )  # fmt: skip
+        if earlier is not None:
+            self._write("resumed", status="RUNNING", **self.result["resumed"][-1])
+        self._log = to_file(self.path / "run.log")
+        self._log.__enter__()
         # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
         alone = sweep is None or not is_locked(sweep)
         self._sender = Sender(self.path) if tracking.enabled and alone else None
+
+    def _write(self, kind: str, **content: Any) -> None:
+        """Write a line into the journal, unless one on the same subject stands there."""
+        subject = _subject({"kind": kind, **content})
+        if subject is None or subject not in self._written:
+            self.journal.write(kind, **content)
+            self._written.add(subject)
 
     def _tags(self) -> dict[str, str]:
         data = self.result["data"]
@@ -106,10 +125,18 @@ class RunRecord:
         if best_epoch is not None:
             self.result["best"] = _validated_row(history[best_epoch - 1])
         self.directory.write_result(self.result)  # what is known if the process is killed
-        row = history[-1]
-        step = int(row["epoch"])
+        self._write_epoch(history[-1])
+
+    def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
+        """Of a run that goes on: note the epochs that were done, but not noted before it was killed."""
+        for row in history:
+            self._write_epoch(row)
+        if history:
+            self.epoch(history, best_epoch)
+
+    def _write_epoch(self, row: Mapping[str, float]) -> None:
         values = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-        self.journal.write("metrics", step=step, values={**values, "time/epoch": row["seconds"]})
+        self._write("metrics", step=int(row["epoch"]), values={**values, "time/epoch": row["seconds"]})
 
     def history(self, history: list[dict[str, float]]) -> None:
         """Write what is known of all epochs so far."""
@@ -120,27 +147,34 @@ class RunRecord:
         """Note the epoch whose weights are saved."""
         self.result["best"] = _validated_row(row)
         values = {f"best/{name}": value for name, value in self.result["best"].items()}
-        self.journal.write("metrics", step=int(row["epoch"]), values=values)
+        self._write("metrics", step=int(row["epoch"]), values=values)
 
     def test(self, metrics: Mapping[str, float]) -> None:
         """Note the scores of the saved model on the test part."""
         self.result["test"] = dict(metrics)
         values = {f"test/{name}": value for name, value in metrics.items()}
-        self.journal.write("metrics", step=self.result["best"]["epoch"], values=values)
+        self._write("metrics", step=self.result["best"]["epoch"], values=values)
 
     def artifact(self, file: str, folder: str | None = None) -> None:
         """Give the tracker a file of the run directory."""
-        self.journal.write("artifact", file=file, folder=folder)
+        self._write("artifact", file=file, folder=folder)
 
     def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
         """Give the tracker the saved model, ready to be served."""
         requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
-        self.journal.write("model", file=file, shape=list(shape), classes=classes, requirements=requirements)
+        self._write(
+            "model", file=file, shape=list(shape), classes=classes, requirements=requirements,
+            weights_sha256=self.result["weights_sha256"],
+        )  # fmt: skip
+
+    def note(self, text: str) -> None:
+        """Give the tracker the run's description, in Markdown."""
+        self._write("note", text=text)
 
     def seconds(self, phases: Mapping[str, float]) -> None:
         """Note what each phase took."""
         self.result["seconds"] = dict(phases)
-        self.journal.write(
+        self._write(
             "metrics",
             step=self.result["epochs"],
             values={f"time/{name}": value for name, value in phases.items()},
@@ -152,23 +186,27 @@ class RunRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = "finished"
         if error is not None:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.result["reason"] = str(error) or type(error).__name__
         try:
-            self._end(status)
+            self._end(_status(error))
+        except OSError as failure:
+            if error is None:
+                raise
+            warn(f"the run's end could not be noted: {failure}")
         finally:
             self._log.__exit__(kind, error, trace)
-            self.directory.release()
 
     def _end(self, status: str) -> None:
         self.result["status"] = status
         self.result["ended"] = time.time()
         # Before the tracker is waited for: whatever happens there, the run has ended.
-        self.directory.write_result(self.result)
-        self.journal.write("end", status=END_STATUS[status])
-        self.journal.close()
+        with held():
+            try:
+                self.journal.write("end", status=END_STATUS[status])
+                self.journal.close()
+            finally:
+                self.directory.write_result(self.result)
         if self._sender is None:
             return
         _deliver_rest(self._sender, self._tracking, self.path)
@@ -218,10 +256,7 @@ class SweepRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = (
-            "finished" if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        )
-        self._journal.write("end", status=END_STATUS[status])
+        self._journal.write("end", status=END_STATUS[_status(error)])
         self._journal.close()
         if self._sender is not None:
             _deliver_rest(self._sender, self._tracking, self._directory)
@@ -232,6 +267,23 @@ class SweepRecord:
 def _store(tracking: TrackingConfig) -> dict[str, Any]:
     """What `run` says of the store; that of the output folder has no name, so that the folder can be moved."""
     return {"enabled": tracking.enabled, "uri": None if tracking.uri is None else absolute(tracking.uri)}
+
+
+def _status(error: BaseException | None) -> str:
+    """How a block ended, by what it raised."""
+    if error is None:
+        return "finished"
+    return {KeyboardInterrupt: "interrupted", Killed: "killed"}.get(type(error), "failed")
+
+
+def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What a line of the journal is about: a second one would say the same. None: it may say something new."""
+    kind = line["kind"]
+    if kind in ("run", "params", "dataset", "note"):
+        return (kind,)
+    if kind == "metrics":
+        return (kind, line["step"], *sorted(line["values"]))
+    return (kind, line.get("weights_sha256")) if kind == "model" else None
 
 
 def _deliver_rest(sender: Sender, tracking: TrackingConfig, directory: Path) -> None:

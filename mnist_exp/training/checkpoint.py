@@ -1,74 +1,128 @@
-"""What exact resume needs, on disk: the model's and the optimizer's state, the best so far, the history.
+"""What exact resume needs, on disk: the state of a training after a step, in a file that is whole or absent.
 
-`checkpoint/state.npz` holds the arrays `model/…`, `optimizer/…`, `best/model/…`, `best/optimizer/…`, and
-`progress`: JSON with the finished epochs, the history and the best epoch. It is written under another name,
-flushed, and renamed: it is whole or absent. The archive's own checksums tell whether it was damaged since.
+`checkpoint/<finished epochs>-<steps>.state` is an NPZ archive with the arrays `model/…`, `optimizer/…`,
+`metrics/…` (of the epoch under way), `best/model/…`, `best/optimizer/…`, and `progress`, which is JSON; behind it
+stand the 32 bytes of its SHA-256. The newest two are kept: where one is damaged, the one before is used.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from mnist_exp.runs.files import replace_file
-from mnist_exp.training.loop import Arrays, Progress, Snapshot, build_state
+from mnist_exp.training.loop import Arrays, Progress, Snapshot, as_arrays, build_state
 
-FILE = "state.npz"
+FOLDER, ENDING = "checkpoint", ".state"
+_DIGEST = hashlib.sha256().digest_size
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that is not whole."""
+    """A file that is not a whole checkpoint of this run."""
 
 
-def save(folder: Path, model: keras.Model, progress: Progress) -> None:
-    """Write a checkpoint in place of the one before."""
-    document = {"epochs": progress.epochs, "history": progress.history, "best_epoch": progress.best_epoch}
-    arrays: dict[str, Any] = {"progress": np.frombuffer(json.dumps(document).encode(), np.uint8)}
-    arrays |= _named("", Snapshot.of(model))
-    if progress.best is not None:
-        arrays |= _named("best/", progress.best)
-    folder.mkdir(exist_ok=True)
-    with replace_file(folder / FILE) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds."""
+
+    path: Path
+    progress: Mapping[str, Any]
+    """`epochs`, `history`, `best_epoch`, `steps`, `seconds` of a `Progress`."""
+    arrays: Mapping[str, npt.NDArray[Any]]
+
+    def restore(self, model: keras.Model) -> Progress:
+        """Give a model this state; it must have been built from the same config."""
+        build_state(model)
+        Snapshot(self._all("model/"), self._all("optimizer/")).restore(model)
+        best = None
+        if self.progress["best_epoch"] is not None:
+            best = Snapshot(self._all("best/model/"), self._all("best/optimizer/"))
+        return Progress(**self.progress, best=best, metrics=self._all("metrics/"))
+
+    def _all(self, prefix: str) -> Arrays:
+        count = sum(name.startswith(prefix) for name in self.arrays)
+        return [self.arrays[f"{prefix}{index}"] for index in range(count)]
 
 
-def restore(folder: Path, model: keras.Model) -> Progress:
-    """Give the model the state of a checkpoint, and return how far the training had come.
+class Checkpoints:
+    """The checkpoints of a run, as this process writes them."""
 
-    Raises `DamagedCheckpoint`.
+    def __init__(self, folder: Path, run: str, last: State | None) -> None:
+        """`run` tells the run from others; `last` is the checkpoint that this process went on from."""
+        self.folder, self._run, self._last = folder, run, last and last.path
+
+    def save(self, model: keras.Model, progress: Progress) -> None:
+        """Write a checkpoint, and remove all but it and the one before. Raises `OSError`."""
+        path = self.folder / f"{progress.epochs:06d}-{progress.steps:08d}{ENDING}"
+        if path == self._last:
+            return
+        content = _pack(model, progress, self._run)
+        self.folder.mkdir(exist_ok=True)
+        with replace_file(path) as temporary:
+            temporary.write_bytes(content)
+        for file in self.folder.glob(f"*{ENDING}"):  # what was not renamed, too
+            if file not in (path, self._last):
+                file.unlink()
+        self._last = path
+
+
+def read_newest(folder: Path, run: str) -> tuple[State | None, list[str]]:
+    """The newest checkpoint of a run that is whole, and what is wrong with newer ones.
+
+    None where there is none: without anything wrong, there never was one.
     """
+    damaged: list[str] = []
+    for path in sorted(folder.glob(f"[0-9]*{ENDING}"), reverse=True):
+        try:
+            return read(path, run), damaged
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+    return None, damaged
+
+
+def read(path: Path, run: str) -> State:
+    """Read a checkpoint of a run. Raises `DamagedCheckpoint`."""
     try:
-        with zipfile.ZipFile(folder / FILE) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"'{damaged}' is damaged")
-        with np.load(folder / FILE, allow_pickle=False) as state:
-            arrays = dict(state)
-        document = json.loads(arrays.pop("progress").tobytes())
+        content = path.read_bytes()
+        packed, digest = content[:-_DIGEST], content[-_DIGEST:]
+        if hashlib.sha256(packed).digest() != digest:
+            raise DamagedCheckpoint(f"{path}: damaged: its SHA-256 is not that of its content")
+        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
+            arrays = dict(archive)
+        progress = json.loads(arrays.pop("progress").tobytes())
+        found = progress.pop("run")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DamagedCheckpoint(f"{folder / FILE}: {error}") from error
-    build_state(model)
-    _snapshot("", arrays).restore(model)
-    best = _snapshot("best/", arrays) if document["best_epoch"] is not None else None
-    return Progress(document["epochs"], document["history"], document["best_epoch"], best)
+        raise DamagedCheckpoint(f"{path}: {error}") from error
+    if found != run:
+        raise DamagedCheckpoint(f"{path}: of another run, {found}")
+    return State(path, progress, arrays)
 
 
-def _named(prefix: str, snapshot: Snapshot) -> dict[str, Any]:
-    return {
-        f"{prefix}{part}/{index}": array
-        for part, arrays in (("model", snapshot.model), ("optimizer", snapshot.optimizer))
-        for index, array in enumerate(arrays)
+def _pack(model: keras.Model, progress: Progress, run: str) -> bytes:
+    document = {
+        "run": run, "epochs": progress.epochs, "history": progress.history, "best_epoch": progress.best_epoch,
+        "steps": progress.steps, "seconds": progress.seconds,
+    }  # fmt: skip
+    now = Snapshot.of(model)
+    groups = {"model": now.model, "optimizer": now.optimizer}
+    if progress.steps:
+        groups["metrics"] = as_arrays(model.metrics_variables)
+    if progress.best is not None:
+        groups |= {"best/model": progress.best.model, "best/optimizer": progress.best.optimizer}
+    arrays: dict[str, Any] = {
+        f"{group}/{index}": array for group, arrays in groups.items() for index, array in enumerate(arrays)
     }
-
-
-def _snapshot(prefix: str, arrays: dict[str, Any]) -> Snapshot:
-    def part(name: str) -> Arrays:
-        start = f"{prefix}{name}/"
-        keys = [key for key in arrays if key.startswith(start)]
-        return [arrays[f"{start}{index}"] for index in range(len(keys))]
-
-    return Snapshot(part("model"), part("optimizer"))
+    buffer = io.BytesIO()
+    np.savez(buffer, progress=np.frombuffer(json.dumps(document).encode(), np.uint8), **arrays)
+    packed = buffer.getvalue()
+    return packed + hashlib.sha256(packed).digest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -47,19 +47,23 @@ class Snapshot:
     @classmethod
     def of(cls, model: keras.Model) -> Snapshot:
         """A copy of a model's present state."""
-        return cls(
-            [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables],
-            [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.optimizer.variables],
-        )
+        return cls(as_arrays(model.variables), as_arrays(model.optimizer.variables))
 
     def restore(self, model: keras.Model) -> None:
         """Give a model this state; it must have been built from the same config."""
-        for variables, arrays in (
-            (model.variables, self.model),
-            (model.optimizer.variables, self.optimizer),
-        ):
-            for variable, array in zip(variables, arrays, strict=True):
-                variable.assign(array)
+        assign(model.variables, self.model)
+        assign(model.optimizer.variables, self.optimizer)
+
+
+def as_arrays(variables: Sequence[Any]) -> Arrays:
+    """Copies of the variables' values."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def assign(variables: Sequence[Any], arrays: Arrays) -> None:
+    """Give variables these values, one array for each."""
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
 
 
 @dataclass
@@ -72,6 +76,12 @@ class Progress:
     """A row per finished epoch: epoch (from 1), train/…, val/…, learning_rate, seconds."""
     best_epoch: int | None = None
     best: Snapshot | None = None
+    steps: int = 0
+    """Steps done in the epoch under way."""
+    seconds: float = 0.0
+    """What they took."""
+    metrics: Arrays = field(default_factory=list)
+    """What the model's metrics had counted in these steps, where the training goes on from a checkpoint."""
 
 
 class Listener(Protocol):
@@ -91,12 +101,14 @@ def fit(
     listener: Listener,
     progress: Progress | None = None,
     after_epoch: Callable[[], None] = lambda: None,
+    after_steps: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Train until `training.epochs` epochs are done, or `training.early_stopping` ends it.
 
     `progress` is where to go on from, and is updated.
 
-    `after_epoch` is called when an epoch is in `progress`, and before the listener is told.
+    `after_epoch` is called when an epoch is in `progress`, and before the listener is told; `after_steps` after
+    each compiled call within one. At both, the model and `progress` are what going on from there needs.
     Raises `WorkError` when the loss is no longer a number. On `KeyboardInterrupt`, `progress` holds what was
     finished.
     """
@@ -109,22 +121,27 @@ def fit(
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
 
     while progress.epochs < training.epochs and not stops_early(progress.history, config):
-        start = time.perf_counter()
+        start = time.perf_counter() - progress.seconds
         epoch = progress.epochs
         scale = learning_rate_scale(progress.history, config)
         rate = rates[(epoch + 1) * steps - 1] * np.float32(scale)  # at the epoch's end
         model.reset_metrics()
-        done = 0
-        for rows in epoch_rows(len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call):
+        if progress.steps:
+            assign(model.metrics_variables, progress.metrics)
+        metrics = read_metrics(model)
+        for rows in epoch_rows(
+            len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call, progress.steps
+        ):
             before = Snapshot.of(model) if config.debug.check_finite else None
-            run_steps(rows, epoch * steps + done, scale)
+            first = epoch * steps + progress.steps
+            run_steps(rows, first, scale)
             metrics = read_metrics(model)
             if not math.isfinite(metrics["loss"]):
-                raise diverged(
-                    model, data.train, config, rates * scale, epoch, (epoch * steps + done, rows), before
-                )
-            done += len(rows)
-            listener.on_steps(epoch + 1, done, steps, metrics)
+                raise diverged(model, data.train, config, rates * scale, epoch, (first, rows), before)
+            progress.steps += len(rows)
+            progress.seconds = time.perf_counter() - start
+            listener.on_steps(epoch + 1, progress.steps, steps, metrics)
+            after_steps()
         row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
         with mean_weights(model):
             if validate is not None:
@@ -135,6 +152,7 @@ def fit(
             row["learning_rate"] = float(rate)
             row["seconds"] = time.perf_counter() - start
             progress.epochs += 1
+            progress.steps, progress.seconds = 0, 0.0
             progress.history.append(row)
             is_best = progress.best_epoch is None or better(row, progress.history[progress.best_epoch - 1], config)
             if is_best:
@@ -159,28 +177,28 @@ def mean_weights(model: keras.Model) -> Iterator[None]:
     if not model.optimizer.use_ema:
         yield
         return
-    kept = [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.trainable_variables]
+    kept = as_arrays(model.trainable_variables)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     try:
         yield
     finally:
-        for variable, array in zip(model.trainable_variables, kept, strict=True):
-            variable.assign(array)
+        assign(model.trainable_variables, kept)
 
 
 def epoch_rows(
-    images: int, batch_size: int, seed: int, epoch: int, steps: int, steps_per_call: int
+    images: int, batch_size: int, seed: int, epoch: int, steps: int, steps_per_call: int, first: int = 0
 ) -> Iterator[npt.NDArray[np.int32]]:
     """The epoch's order, a function of seed and epoch: arrays (calls' steps, batch) of image indices.
 
-    The last batch holds what is left, and comes in an array of its own where it is smaller.
+    From the step `first` (from 0) on. The last batch holds what is left, and comes in an array of its own where
+    it is smaller.
     """
     order = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
     whole = min(images // batch_size, steps)
     full = order[: whole * batch_size].reshape(whole, batch_size)
-    for first in range(0, whole, steps_per_call):
-        yield full[first : first + steps_per_call]
-    if whole < steps:
+    for start in range(first, whole, steps_per_call):
+        yield full[start : start + steps_per_call]
+    if max(whole, first) < steps:
         yield order[whole * batch_size :].reshape(1, -1)
 
 

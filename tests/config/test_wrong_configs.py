@@ -218,7 +218,7 @@ VALUES = [
     ("training.ema=1", "must be less than 1"), ("training.ema=0", "must be greater than 0"),
     ("training.early_stopping.patience=0", "must be greater than or equal to 1"), ("training.early_stopping.min_delta=-1", "must be greater than or equal to 0"),
     ("training.select.mode=highest", "must be 'max' or 'min'"), ("training.select.metric=accuracy", "must be val/<metric>"),
-    ("training.keep_checkpoint=maybe", "must be a boolean"), ("training.metrics=accuracy", "must be a list"),
+    ("training.keep_checkpoint=maybe", "must be a boolean"), ("training.checkpoint_seconds=0", "must be greater than 0"), ("training.metrics=accuracy", "must be a list"),
     ("preprocess.type=zac", r"did you mean 'zca'\?"), ("preprocess.epsilon=-1", "must be greater than 0"), ("preprocess.epsilon=1", "unit has no epsilon"),
     ("device.threads=0", "must be greater than or equal to 1"), ("device.precision=float16", "must be 'auto', 'float32' or 'bfloat16'"),
     ("device.kind=tpu", "must be 'auto', 'cpu' or 'gpu'"), ("device.deterministic=2", "must be a boolean"),

@@ -140,8 +140,8 @@ def test_a_config_that_is_damaged_is_told(tmp_path: Path):
     """With the file's name."""
     run = make_run(tmp_path, "x")
     with pytest.raises(RequestError, match=r"config\.yaml: cannot be read: No such file"):
-        read_config(find_run("x", tmp_path))
+        read_config(find_run("x", tmp_path).path)
     for text in ("a: [", "- 1"):
         (run / "config.yaml").write_text(text)
         with pytest.raises(RequestError, match=r"config\.yaml: damaged"):
-            read_config(find_run("x", tmp_path))
+            read_config(find_run("x", tmp_path).path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from mnist_exp.data.load import find, prepare
 from mnist_exp.errors import WorkError
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocess import statistics
-from mnist_exp.training import checkpoint, loop
+from mnist_exp.training import loop
 from mnist_exp.training.loop import Progress, Snapshot, epoch_rows, fit
 
 
@@ -96,82 +95,6 @@ def test_what_should_change_the_weights_does(straight: tuple[list[np.ndarray], P
     model = fresh(config, data)
     fit(model, data, config, Silent())
     assert not equal(state(model), straight[0])
-
-
-def stopped_after_two(folder: Path) -> None:
-    """Train two of the four epochs, leaving a checkpoint."""
-    config, data = setting(*EVERYTHING)
-    model, progress = fresh(config, data), Progress()
-
-    def after_epoch() -> None:
-        checkpoint.save(folder, model, progress)
-        if progress.epochs == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(model, data, config, Silent(), progress, after_epoch)
-
-
-def test_a_checkpoint_goes_on_exactly(straight: tuple[list[np.ndarray], Progress], tmp_path: Path):
-    """Stopped after two epochs and restored into another model, the end is the same, bit for bit."""
-    stopped_after_two(tmp_path / "checkpoint")
-    config, data = setting(*EVERYTHING, "seed=0")
-    model = fresh(config, data)
-    progress = checkpoint.restore(tmp_path / "checkpoint", model)
-    assert progress.epochs == 2
-    fit(model, data, config, Silent(), progress)
-    assert equal(state(model), straight[0])
-    assert without_seconds(progress) == without_seconds(straight[1])
-    assert progress.best_epoch == straight[1].best_epoch
-    assert progress.best is not None
-    assert straight[1].best is not None
-    assert equal(progress.best.model, straight[1].best.model)
-    assert equal(progress.best.optimizer, straight[1].best.optimizer)
-
-
-@pytest.mark.parametrize("forgotten", ["weights", "seeds", "optimizer", "epochs"])
-def test_a_checkpoint_needs_each_of_its_parts(
-    straight: tuple[list[np.ndarray], Progress], tmp_path: Path, forgotten: str
-):
-    """The control: with one piece of state not restored, the end is another."""
-    stopped_after_two(tmp_path / "checkpoint")
-    config, data = setting(*EVERYTHING)
-    model = fresh(config, data)
-    loop.build_state(model)
-    initial = Snapshot.of(model)
-    progress = checkpoint.restore(tmp_path / "checkpoint", model)
-    restored = Snapshot.of(model)
-    is_seed = ["seed_generator" in variable.path for variable in model.variables]
-    assert any(is_seed)
-    if forgotten == "epochs":
-        progress.epochs = 1
-    else:
-        keep = {
-            "weights": [old if not seed else new for old, new, seed in zip(initial.model, restored.model, is_seed, strict=True)],
-            "seeds": [old if seed else new for old, new, seed in zip(initial.model, restored.model, is_seed, strict=True)],
-        }  # fmt: skip
-        optimizer = initial.optimizer if forgotten == "optimizer" else restored.optimizer
-        Snapshot(keep.get(forgotten, restored.model), optimizer).restore(model)
-    fit(model, data, config, Silent(), progress)
-    assert not equal(state(model), straight[0])
-
-
-def test_a_damaged_checkpoint_is_recognised(tmp_path: Path):
-    """A changed, cut or missing file is not taken for a checkpoint."""
-    stopped_after_two(tmp_path / "checkpoint")
-    path = tmp_path / "checkpoint" / checkpoint.FILE
-    content = path.read_bytes()
-    config, data = setting(*EVERYTHING)
-    model = fresh(config, data)
-    changed = bytearray(content)
-    changed[len(changed) // 2] ^= 1
-    for damaged in (content[: len(content) // 2], content[:-30], bytes(changed), b"{}", b""):
-        path.write_bytes(damaged)
-        with pytest.raises(checkpoint.DamagedCheckpoint):
-            checkpoint.restore(tmp_path / "checkpoint", model)
-    path.unlink()
-    with pytest.raises(checkpoint.DamagedCheckpoint):
-        checkpoint.restore(tmp_path / "checkpoint", model)
 
 
 def test_it_learns_as_keras_fit_does():

@@ -1,0 +1,71 @@
+"""What checkpoints cost: a table, with their share of the training time.
+
+    python tests/benchmarks/checkpoint.py [images]
+
+Each model trains two epochs on so many images of MNIST (all of them unless said otherwise) with the settings that
+`mnist-exp` has by default; every checkpoint is timed. What is printed is the share of the second epoch.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.model import backend
+from mnist_exp.runs.stopwatch import Timer
+
+backend.load()
+
+from mnist_exp.data.load import find, prepare  # noqa: E402
+from mnist_exp.model.build import build  # noqa: E402
+from mnist_exp.model.preprocess import statistics  # noqa: E402
+from mnist_exp.training import device  # noqa: E402
+from mnist_exp.training.checkpoint import Checkpoints  # noqa: E402
+from mnist_exp.training.loop import Progress, fit  # noqa: E402
+
+
+class Silent:
+    def on_steps(self, *_: Any) -> None: ...
+
+    def on_epoch(self, *_: Any) -> None: ...
+
+
+def measure(name: str, limit: str) -> str:
+    """A row of the table for a model."""
+    overrides = (f"model={name}", f"data.limit={limit}", "training.epochs=2")
+    config, _ = compose_checked(Request("train", overrides), TrainConfig)
+    computer = device.resolve(config.device)
+    data = prepare(find(config.data, print), config.data)
+    model = build(config, statistics(data.train.images, config.preprocess), computer.precision)
+    progress, timer = Progress(), Timer(config.training.checkpoint_seconds)
+    taken: list[tuple[int, float]] = []
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        checkpoints = Checkpoints(Path(folder), "benchmark", None)
+
+        def save() -> None:
+            start = time.perf_counter()
+            checkpoints.save(model, progress)
+            timer.restart()
+            taken.append((progress.epochs + bool(progress.steps), time.perf_counter() - start))
+
+        fit(model, data, config, Silent(), progress, save, lambda: save() if timer.is_up() else None)
+        size = max(file.stat().st_size for file in Path(folder).iterdir())
+    seconds = progress.history[1]["seconds"]
+    found = [cost for epoch, cost in taken if epoch == 2]
+    share = sum(found) / (seconds + sum(found))
+    return (
+        f"| `{name}` | {size / 1e6:.1f} | {seconds:.1f} | {len(found)} | {1000 * max(found):.0f} | {share:.2%} |"
+    )
+
+
+if __name__ == "__main__":
+    print("| model | MB | seconds of the epoch | checkpoints in it | longest, ms | share of the time |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name in ("pyramid", "lenet5x5", "vgg_bn"):
+        print(measure(name, sys.argv[1] if len(sys.argv) > 1 else "null"), flush=True)

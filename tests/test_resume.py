@@ -1,0 +1,378 @@
+"""Going on with a run: exactly where it was, and not at all where that cannot be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from running import SMALL, Cli
+
+from mnist_exp.report.progress import TrainingDisplay
+from mnist_exp.runs.directory import RunDirectory
+
+TRAINED = ("training.epochs=3", "training.batch_size=8", "aug=shift", "name=run")
+
+
+class Interruption:
+    """Presses Ctrl-C for the tests: after so many compiled calls of training."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        on_steps = TrainingDisplay.on_steps
+
+        def interrupting(display: Any, *arguments: Any) -> None:
+            on_steps(display, *arguments)
+            if self.left is not None:
+                self.left -= 1
+                if self.left < 0:
+                    self.left = None
+                    signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(TrainingDisplay, "on_steps", interrupting)
+
+    def after(self, calls: int) -> None:
+        self.left = calls
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    return Interruption(monkeypatch).after
+
+
+@pytest.fixture
+def interrupted(cli: Cli, interrupt: Callable[[int], None]) -> Callable[..., Path]:
+    """Make a run that is interrupted inside its second epoch (of 34 steps, in calls of 20, 13 and 1)."""
+
+    def make(*words: str) -> Path:
+        interrupt(3)
+        done = cli(*TRAINED, *words, small=True, status=130)
+        assert done.run is not None
+        return done.run
+
+    return make
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_seconds(run: Path) -> list[str]:
+    return [line.rsplit(",", 1)[0] for line in (run / "history.csv").read_text().splitlines()]
+
+
+def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what a run's `result.json` says."""
+    result = json.loads((run / "result.json").read_text())
+    change(result)
+    (run / "result.json").write_text(json.dumps(result))
+
+
+def test_an_interrupted_run_goes_on(cli: Cli, interrupted: Callable[..., Path]):
+    """In its directory, from the very step; the end is that of one that was not interrupted."""
+    run = interrupted()
+    assert json.loads((run / "result.json").read_text())["status"] == "interrupted"
+    assert sorted(file.name for file in (run / "checkpoint").iterdir()) == [
+        "000001-00000000.state", "000001-00000020.state"
+    ]  # fmt: skip
+    done = cli("resume", "run=latest")
+    assert done.run == run
+    assert "resume  with epoch 2 after 20 of its steps" in done.out
+    straight = cli(*TRAINED, small=True)
+    assert straight.run is not None
+    for key in ("weights_sha256", "fingerprint", "best", "test", "epochs", "status"):
+        assert done.result[key] == straight.result[key], key
+    assert without_seconds(run) == without_seconds(straight.run)
+    assert {path.name for path in run.rglob("*")} == {path.name for path in straight.run.rglob("*")}
+    [resumed] = done.result["resumed"]
+    assert (resumed["epochs"], resumed["steps"], resumed["overrides"], resumed["exact"]) == (1, 20, [], True)
+    assert "reason" not in done.result
+    log = (run / "run.log").read_text()
+    assert log.index("interrupted after 1 of 3") < log.index("epoch 3/3")
+    assert "there is no interrupted run" in cli("resume", "run=latest", status=2).err
+
+
+def test_how_to_go_on_is_said(cli: Cli, interrupt: Callable[[int], None]):
+    """In the last line of the output, as a shell takes it; and it works."""
+    interrupt(3)
+    done = cli(*TRAINED, "outputs=some runs", small=True, status=130)
+    *_, last = done.out.splitlines()
+    match = re.fullmatch(r"to go on: mnist-exp resume '(run=some runs/runs/run-\d+-\d+)'", last)
+    assert match
+    cli("resume", match[1])
+
+
+def test_the_journal_goes_on(cli: Cli, interrupted: Callable[..., Path]):
+    """What was final at the interruption is not said to the tracker; each epoch's metrics are, once."""
+    run = interrupted()
+    kinds = [line["kind"] for line in journal(run)]
+    assert "model" not in kinds
+    assert kinds[-1] == "end"
+    cli("resume", f"run={run}")
+    lines = journal(run)[len(kinds) :]
+    assert lines[0] == {
+        "kind": "resumed", "status": "RUNNING", "epochs": 1, "steps": 20, "overrides": [], "exact": True,
+        "at": lines[0]["at"], "time": lines[0]["time"],
+    }  # fmt: skip
+    epochs = [line["step"] for line in journal(run) if "train/loss" in line.get("values", {})]
+    assert epochs == [1, 2, 3]
+    assert [line["kind"] for line in journal(run)].count("run") == 1
+    assert lines[-1]["status"] == "FINISHED"
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+REFUSED = [
+    (["optimizer.learning_rate=0.1"], "optimizer.learning_rate is 0.001, not 0.1"),
+    (["seed=1"], "seed is 0, not 1"),
+    (["name=other"], "name is run, not other"),
+    (["aug=none"], "aug.name is shift, not none"),
+    (["device.deterministic=false"], "device.deterministic is true, not false"),
+    (["training.epochs=0"], "training.epochs=0: must be greater than or equal to 1"),
+    (["training.batchsize=4"], "training.batchsize=4: no such key"),
+    (["-m", "seed=0,1"], "-m works with train and check, not with resume"),
+]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run is kept that tests may copy."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture
+def run(kept: Path, interrupted: Callable[..., Path]) -> Path:
+    """An interrupted run: a copy of one that is made once."""
+    if not list(kept.iterdir()):
+        shutil.copytree(interrupted().parents[1], kept / "outputs")
+        shutil.rmtree("outputs")
+    shutil.copytree(kept / "outputs", "outputs")
+    [path] = Path("outputs/runs").iterdir()
+    return path
+
+
+@pytest.mark.parametrize(("words", "told"), REFUSED)
+def test_another_config_is_refused(cli: Cli, run: Path, words: list[str], told: str):
+    """With the key and both values; nothing is changed."""
+    before = contents(run)
+    assert told in cli("resume", f"run={run}", *words, status=2).err
+    assert contents(run) == before
+
+
+def test_what_changes_nothing_may_be_given(cli: Cli, run: Path):
+    """Where the data is, how often a checkpoint is made, what is kept, and values that are the run's own."""
+    words = (
+        "training.checkpoint_seconds=1",
+        "training.keep_checkpoint=true",
+        "seed=0",
+        "budget.max_parameters=10000",
+    )
+    done = cli("resume", f"run={run}", *words)
+    assert done.result["status"] == "finished"
+    assert (run / "checkpoint").is_dir()
+
+
+def wrong_labels(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    from mnist_exp.data import load
+
+    prepare = load.prepare
+
+    def changed(source: Any, data: Any) -> Any:
+        dataset = prepare(source, data)
+        return replace(dataset, sha256="0" * 64)
+
+    monkeypatch.setattr(load, "prepare", changed)
+
+
+def other_config(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["training"]["batch_size"] = 9
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+
+
+def damage(*names: str) -> Callable[[pytest.MonkeyPatch, Path], None]:
+    def change(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+        for name in names:
+            (run / "checkpoint" / name).write_bytes(b"")
+
+    return change
+
+
+OTHERWISE: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], object], str]] = {
+    "data": (wrong_labels, "not the images that outputs/runs/"),
+    "config.yaml": (other_config, "config.yaml: changed since the run began"),
+    "code": (
+        lambda monkeypatch, run: monkeypatch.setattr("mnist_exp.commands.resume.code_digest", lambda: "0"),
+        "mnist-exp's own code for data, models or training was another",
+    ),
+    "versions": (
+        lambda _, run: edit(run, lambda result: result["versions"].update(keras="3.0.0")), "and was 3.0.0"
+    ),
+    "no checkpoint": (lambda _, run: shutil.rmtree(run / "checkpoint"), "checkpoint: no checkpoint is there"),
+    "damaged checkpoints": (
+        damage("000001-00000000.state", "000001-00000020.state"), "no checkpoint is whole"
+    ),
+    "another run's": (lambda _, run: edit(run, lambda result: result.update(started=1)), "of another run"),
+    "threads": (
+        lambda _, run: edit(run, lambda result: result["device"].update(threads=999)),
+        "the run computed with 999 threads, and this process may use",
+    ),
+    "device": (
+        lambda _, run: edit(run, lambda result: result["device"].update(device="GPU X", kind="cpu")),
+        "the run computed on GPU X",
+    ),
+    "gpu": (
+        lambda _, run: edit(run, lambda result: result["device"].update(device="GPU X", kind="gpu")),
+        "device.kind=cpu goes on all the same, but not bit for bit",
+    ),
+    "result.json": (lambda _, run: (run / "result.json").write_text("{"), "result.json: damaged"),
+    "no run": (lambda _, run: (run / "result.json").unlink(), "not a run's directory"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_what_is_otherwise_is_refused(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch, what: str):
+    """With what differs; nothing is changed."""
+    change, told = OTHERWISE[what]
+    change(monkeypatch, run)
+    before = contents(run)
+    assert told in cli("resume", f"run={run}", status=2).err
+    assert contents(run) == before
+
+
+def test_a_run_in_which_somebody_works_is_refused(cli: Cli, run: Path):
+    """Until that process is gone; a lock file alone keeps nobody out."""
+    with RunDirectory.open(run):
+        before = contents(run)
+        assert "another process works in it" in cli("resume", f"run={run}", status=2).err
+        assert contents(run) == before
+    (run / ".lock").write_text("")
+    assert cli("resume", f"run={run}").result["status"] == "finished"
+
+
+def test_a_damaged_checkpoint_is_passed_over(cli: Cli, run: Path):
+    """With a warning; the one before it leads to the same end."""
+    (run / "checkpoint" / "000001-00000020.state").write_bytes(b"\0" * 1000)
+    done = cli("resume", f"run={run}")
+    assert "warning: " in done.out
+    assert "000001-00000020.state: damaged: its SHA-256" in done.out
+    assert "resume  with epoch 2\n" in done.out
+    assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
+
+
+def test_a_run_that_never_had_a_checkpoint_begins_anew(cli: Cli, run: Path):
+    """As nothing of it was lost."""
+    shutil.rmtree(run / "checkpoint")
+    (run / "history.csv").unlink()
+    done = cli("resume", f"run={run}")
+    assert "resume  with epoch 1\n" in done.out
+    assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
+
+
+def test_a_run_is_found_from_elsewhere(cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It goes on where it is: its tracker is the one beside it."""
+    path = run.resolve()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = cli("resume", f"run={path}", "tracking=local")
+    assert done.run == path
+    assert list(Path().iterdir()) == []
+    assert (path.parents[1] / "mlflow.db").is_file()
+
+
+def test_training_longer_is_what_it_would_have_been(cli: Cli, run: Path):
+    """An interrupted run, and then the finished one again, whose checkpoint was kept."""
+    cli("resume", f"run={run}", "training.epochs=4", "training.keep_checkpoint=true")
+    done = cli("resume", f"run={run}", "training.epochs=5")
+    straight = cli(*TRAINED, "training.epochs=5", small=True)
+    for key in ("weights_sha256", "fingerprint", "best", "test", "epochs", "planned_epochs"):
+        assert done.result[key] == straight.result[key], key
+    assert straight.run is not None
+    assert without_seconds(run) == without_seconds(straight.run)
+    assert [entry["overrides"] for entry in done.result["resumed"]] == [
+        ["training.epochs=4", "training.keep_checkpoint=true"], ["training.epochs=5"]
+    ]  # fmt: skip
+    assert yaml.safe_load((run / "config.yaml").read_text())["training"]["epochs"] == 5
+    assert not (run / "checkpoint").exists()
+    steps = [line["step"] for line in journal(run) if "train/loss" in line.get("values", {})]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_finished_run_is_refused(cli: Cli):
+    """It says what would train it longer, or why nothing does."""
+    done = cli("training.keep_checkpoint=true", small=True)
+    assert (
+        "it has finished its 2 epochs; a larger training.epochs" in cli("resume", f"run={done.run}", status=2).err
+    )
+    told = cli("resume", f"run={done.run}", "training.epochs=1", status=2).err
+    assert "has done 2 epochs already" in told
+    without = cli(small=True)
+    told = cli("resume", f"run={without.run}", "training.epochs=9", status=2).err
+    assert "its checkpoint was removed then: training.keep_checkpoint=true keeps it" in told
+    patience = ("training.early_stopping.patience=1", "training.early_stopping.min_delta=0.9")
+    early = cli("training.epochs=5", "training.keep_checkpoint=true", *patience, small=True)
+    told = cli("resume", f"run={early.run}", "training.epochs=9", status=2).err
+    assert "training.early_stopping ended it after 2 epochs, and would again" in told
+
+
+@pytest.mark.parametrize(
+    ("schedule", "refused"),
+    [("cosine", True), ("one_cycle", True), ("exponential", True), ("linear", True), ("reduce_on_plateau", False)],
+)
+def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
+    cli: Cli, interrupted: Callable[..., Path], schedule: str, refused: bool
+):
+    """The message names the schedule; those that do not depend on it are."""
+    run = interrupted(f"schedule={schedule}")
+    before = contents(run)
+    done = cli("resume", f"run={run}", "training.epochs=4", status=2 if refused else 0)
+    assert (f"schedule={schedule} depends on the number of epochs" in done.err) == refused
+    assert (contents(run) == before) == refused
+
+
+def test_another_precision_is_recorded(cli: Cli, interrupted: Callable[..., Path]):
+    """What was asked for is done; the result says that it is not exact."""
+    run = interrupted("device.precision=float32")
+    done = cli("resume", f"run={run}", "device.precision=bfloat16")
+    assert "warning: the run computed on CPU, " in done.out
+    assert done.result["exact"] is False
+    assert [entry["exact"] for entry in done.result["resumed"]] == [False]
+    assert done.result["device"]["precision"] == "bfloat16"
+
+
+def test_a_job_of_a_sweep_goes_on(cli: Cli, interrupt: Callable[[int], None], home_data: list[str]):
+    """By its name, in its place."""
+    interrupt(4)
+    cli("-m", *SMALL, *home_data, *TRAINED, "seed=3,4", status=130)
+    [job] = Path("outputs/sweeps").glob("*/seed-3")
+    done = cli("resume", f"run={job.parent.name}/seed-3")
+    assert done.run == job.resolve()
+    assert done.result["weights_sha256"] == cli(*TRAINED, "seed=3", small=True).result["weights_sha256"]
+
+
+def test_a_run_with_borrowed_weights_goes_on_without_their_owner(cli: Cli, interrupted: Callable[..., Path]):
+    """They are in its checkpoint."""
+    donor = cli("name=donor", small=True)
+    straight = cli(*TRAINED, f"init_from={donor.run}", small=True)
+    run = interrupted(f"init_from={donor.run}")
+    assert donor.run is not None
+    shutil.rmtree(donor.run)
+    done = cli("resume", "run=latest")
+    assert done.run == run
+    assert done.result["weights_sha256"] == straight.result["weights_sha256"]
+    assert done.result["fingerprint"] == straight.result["fingerprint"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["init_from"] == str(donor.run)
+
+
+def test_a_run_must_be_named(cli: Cli):
+    """With what it may be called."""
+    assert "say which run: run=latest" in cli("resume", status=2).err

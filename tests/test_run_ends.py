@@ -1,0 +1,235 @@
+"""How a run ends before its time: signals, and files that cannot be written. What was done is kept, and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import SMALL, Cli, start
+
+from mnist_exp.cli import main
+from mnist_exp.report.progress import TrainingDisplay
+from mnist_exp.training.checkpoint import read_newest
+
+LONG = (*SMALL, "training.epochs=5000")
+TRAINED = ("training.epochs=3", "name=run")
+
+
+@pytest.fixture
+def endless(home_data: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A training that goes on until it is ended."""
+    process = start(*LONG, *home_data)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def wait_for_epoch(process: subprocess.Popen[str], number: int) -> None:
+    assert process.stdout is not None
+    seen = (re.match(rf"epoch +{number}/", line) for line in process.stdout)
+    assert any(seen), "the training ended by itself"
+
+
+def the_run() -> Path:
+    [run] = Path("outputs/runs").iterdir()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_status", "status"),
+    [(signal.SIGTERM, 143, "killed"), (signal.SIGHUP, 129, "killed"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_marks_the_run(
+    cli: Cli, endless: subprocess.Popen[str], number: signal.Signals, exit_status: int, status: str
+):
+    """At once, in the directory and for the tracker; with a checkpoint at the step that was made last."""
+    wait_for_epoch(endless, 2)
+    endless.send_signal(number)
+    out, err = endless.communicate(timeout=60)
+    assert endless.returncode == exit_status, err
+    assert "Traceback" not in err
+    run = the_run()
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == status
+    assert result["reason"] == (number.name if status == "killed" else "KeyboardInterrupt")
+    last = json.loads((run / "journal.jsonl").read_text().splitlines()[-1])
+    assert (last["kind"], last["status"]) == ("end", "KILLED")
+    assert out.splitlines()[-1] == f"to go on: mnist-exp resume run={run}"
+    state, damaged = read_newest(run / "checkpoint", f"{result['name']} of {result['started']}")
+    assert state is not None
+    assert not damaged
+    assert state.progress["epochs"] >= result["epochs"]
+    done = cli("resume", "run=latest", f"training.epochs={state.progress['epochs'] + 1}")
+    assert done.result["status"] == "finished"
+
+
+def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Popen[str]):
+    """Also while the first one is dealt with."""
+    wait_for_epoch(endless, 2)
+    for _ in range(30):
+        endless.send_signal(signal.SIGINT)
+        try:
+            endless.wait(0.05)
+            break
+        except subprocess.TimeoutExpired:
+            pass
+    _, err = endless.communicate(timeout=60)
+    assert endless.returncode in (130, -signal.SIGINT)
+    assert 'Traceback (most recent call last):\n  File "<frozen' not in err
+    run = the_run()
+    epochs = len((run / "history.csv").read_text().splitlines()) - 1
+    done = cli("resume", "run=latest", f"training.epochs={epochs + 1}")
+    assert done.result["status"] == "finished"
+    assert len((run / "history.csv").read_text().splitlines()) == epochs + 2
+
+
+def test_a_signal_that_is_ignored_stays_ignored(home_data: list[str]):
+    """`nohup` lets a training go on when its terminal is closed."""
+    words = [*SMALL, *home_data, "training.epochs=20"]
+    process = start(*words, ignoring=signal.SIGHUP)
+    wait_for_epoch(process, 1)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                pass
+
+
+@pytest.fixture
+def after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """Do something when so many epochs are done."""
+
+    def arrange(number: int, action: Callable[[], object]) -> None:
+        on_epoch = TrainingDisplay.on_epoch
+
+        def and_then(display: Any, row: dict[str, float], is_best: bool) -> None:
+            on_epoch(display, row, is_best)
+            if row["epoch"] == number:
+                action()
+
+        monkeypatch.setattr(TrainingDisplay, "on_epoch", and_then)
+
+    return arrange
+
+
+def test_a_disk_that_fills_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
+    """A message with the file and the reason, exit status 1; the checkpoint before is whole, and goes on."""
+    after_epoch(2, lambda: fill(small_disk))
+    failed = cli(*TRAINED, f"outputs={small_disk}/outputs", small=True, status=1)
+    run = failed.run
+    assert run is not None
+    first, second = failed.err.splitlines()
+    assert (
+        first == f"mnist-exp: {run}/checkpoint/000003-00000000.state: cannot be written: No space left on device"
+    )
+    assert second == f"to go on then: mnist-exp resume run={run}"
+    assert "killed" in cli("runs", f"outputs={small_disk}/outputs").out or failed.result["status"] == "failed"
+    again = cli("resume", f"run={run}", status=None)
+    assert again.status in (1, 2)
+    assert "No space left on device" in again.err
+    os.unlink(small_disk / "filler")
+    result = json.loads((run / "result.json").read_text())
+    state, damaged = read_newest(run / "checkpoint", f"{result['name']} of {result['started']}")
+    assert state is not None
+    assert not damaged
+    assert state.progress["epochs"] == 2
+    done = cli("resume", f"run={run}")
+    assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
+    assert [line["kind"] for line in journal(run)].count("model") == 1
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("free", [10_000, 60_000, 110_000])
+def test_a_disk_that_fills_at_the_end_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any, free: int):
+    """While models, scores or pictures are saved."""
+
+    def leave_little() -> None:
+        fill(small_disk)
+        os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - free)
+
+    after_epoch(3, leave_little)
+    failed = cli(*TRAINED, f"outputs={small_disk}/outputs", small=True, status=1)
+    run = failed.run
+    assert run is not None
+    assert "cannot be written: No space left on device" in failed.err
+    assert not list(run.rglob(".*.keras"))
+    os.unlink(small_disk / "filler")
+    done = cli("resume", f"run={run}")
+    assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
+
+
+def test_a_directory_that_becomes_unwritable_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
+    """As when it is mounted read-only midway."""
+    runs = small_disk / "outputs" / "runs"
+
+    def protect() -> None:
+        for words in (["--bind", str(runs), str(runs)], ["-o", "remount,bind,ro", str(runs)]):
+            subprocess.run(["mount", *words], check=True)
+
+    after_epoch(2, protect)
+    try:
+        failed = cli(*TRAINED, f"outputs={small_disk}/outputs", small=True, status=1)
+        assert "000003-00000000.state: cannot be written: Read-only file system" in failed.err
+        refused = cli("resume", f"run={failed.run}", status=2)
+        assert "cannot be written: Read-only file system" in refused.err
+    finally:
+        subprocess.run(["umount", str(runs)], check=True)
+    done = cli("resume", f"run={failed.run}")
+    assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
+
+
+def test_a_directory_that_is_removed_ends_the_run(
+    after_epoch: Any, home_data: list[str], capsys: pytest.CaptureFixture[str]
+):
+    """A message with the file and the reason, exit status 1."""
+    after_epoch(2, lambda: shutil.rmtree("outputs"))
+    assert main([*SMALL, *home_data, *TRAINED]) == 1
+    told = capsys.readouterr().err
+    assert re.match(r"mnist-exp: \S+/run-[\d-]+/checkpoint\S*: cannot be written: No such file or directory", told)
+
+
+def test_an_output_directory_that_cannot_be_written_is_refused(cli: Cli, small_disk: Path):
+    """Read-only, or full, at the start: exit status 2, and nothing is left."""
+    fill(small_disk)
+    full = cli(f"outputs={small_disk}/outputs", small=True, status=2)
+    assert "cannot be written: No space left on device" in full.err
+    assert not list(small_disk.glob("outputs/runs/*"))
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "Read-only file system" in cli(f"outputs={small_disk}/outputs", small=True, status=2).err

@@ -1,0 +1,283 @@
+"""Checkpoints: what they hold is all that an exact end needs, and a damaged one is not taken for whole."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset
+from mnist_exp.data.load import find, prepare
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocess import statistics
+from mnist_exp.training.checkpoint import Checkpoints, DamagedCheckpoint, State, read, read_newest
+from mnist_exp.training.loop import Progress, Snapshot, build_state, fit
+
+# Whatever has state: dropout, batch statistics, momentum, a running mean, a schedule of steps and one of epochs, and
+# learning rates at which the best epoch is not the last one.
+EVERYTHING = (
+    "data=digits", "data.limit=700", "aug=rotate45", "model=linear", "schedule=reduce_on_plateau",
+    "schedule.plateau={factor: 0.5, patience: 1, min_delta: 0.3}", "schedule.warmup_epochs=3", "training.epochs=6",
+    "training.batch_size=32", "training.ema=0.5", "optimizer.learning_rate=2", "optimizer.clipnorm=1",
+    "training.early_stopping.patience=3",
+    "model.layers=[{type: Dropout, rate: 0.3}, Flatten, {type: Dense, units: 24, activation: relu},"
+    " BatchNormalization, {type: Dropout, rate: 0.2}, {type: Dense, units: 10}, Softmax]",
+)  # fmt: skip
+STEPS = 20  # of an epoch
+STOPPED_AT = 3, 7  # epochs, steps
+
+
+class Silent:
+    """Listens, and says nothing."""
+
+    def on_steps(self, *_: Any) -> None: ...
+
+    def on_epoch(self, *_: Any) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def _few_steps_per_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mnist_exp.training.loop.STEPS_PER_CALL", 7)
+
+
+def setting(*overrides: str) -> tuple[TrainConfig, Dataset]:
+    config, _ = compose_checked(Request("train", overrides), TrainConfig)
+    return config, prepare(find(config.data, print), config.data)
+
+
+def fresh(config: TrainConfig, data: Dataset) -> Any:
+    return build(config, statistics(data.train.images, config.preprocess), "float32")
+
+
+def outcome(model: Any, progress: Progress) -> dict[str, Any]:
+    """Everything that a training ends with, but the time it took."""
+    assert progress.best is not None
+    state = Snapshot.of(model)
+    return {
+        "epochs": progress.epochs,
+        "best epoch": progress.best_epoch,
+        "history": [{name: value for name, value in row.items() if name != "seconds"} for row in progress.history],
+        **{
+            f"{name} {index}": array.tobytes()
+            for name, arrays in (
+                ("model", state.model), ("optimizer", state.optimizer),
+                ("best model", progress.best.model), ("best optimizer", progress.best.optimizer),
+            )
+            for index, array in enumerate(arrays)
+        },
+    }  # fmt: skip
+
+
+def train(folder: Path, overrides: tuple[str, ...], stop: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Train, from the newest checkpoint in a folder if there is one, up to a number of epochs and steps."""
+    config, data = setting(*overrides)
+    model = fresh(config, data)
+    state, damaged = read_newest(folder, "run")
+    assert not damaged
+    return go_on(folder, config, data, model, state, stop)
+
+
+def go_on(
+    folder: Path, config: TrainConfig, data: Dataset, model: Any, state: State | None, stop: Any = None
+) -> dict[str, Any]:
+    progress = Progress() if state is None else state.restore(model)
+    folder.mkdir(exist_ok=True)
+    checkpoints = Checkpoints(folder, "run", state)
+
+    def save() -> None:
+        checkpoints.save(model, progress)
+        if stop is not None and (progress.epochs, progress.steps) >= stop:
+            raise KeyboardInterrupt
+
+    try:
+        fit(model, data, config, Silent(), progress, save, save)
+    except KeyboardInterrupt:
+        assert (progress.epochs, progress.steps) == stop
+        return {}
+    return outcome(model, progress)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the training ends with in one go."""
+    return train(tmp_path_factory.mktemp("straight"), EVERYTHING)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of one that was stopped inside its fourth epoch."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnist_exp.training.loop.STEPS_PER_CALL", 7)
+        train(folder, EVERYTHING, STOPPED_AT)
+    return folder
+
+
+def test_the_newest_two_are_kept(stopped: Path):
+    """Named by the epochs and steps that are done."""
+    assert sorted(file.name for file in stopped.iterdir()) == ["000003-00000000.state", "000003-00000007.state"]
+
+
+@pytest.mark.parametrize("at", [(0, 7), (1, 0), (1, STEPS), STOPPED_AT])
+def test_going_on_ends_in_the_same_bits(straight: dict[str, Any], tmp_path: Path, at: tuple[int, int]):
+    """From inside an epoch, between two, and from the end of one that was not yet validated."""
+    train(tmp_path / "run", EVERYTHING, at)
+    assert train(tmp_path / "run", EVERYTHING) == straight
+
+
+def test_going_on_thrice_ends_in_the_same_bits(straight: dict[str, Any], tmp_path: Path):
+    """Also within one epoch."""
+    for at in ((0, 14), (2, 7), (2, 14)):
+        train(tmp_path / "run", EVERYTHING, at)
+    assert train(tmp_path / "run", EVERYTHING) == straight
+
+
+# Some of them keep numbers of their own between the steps.
+@pytest.mark.parametrize("optimizer", ["nadam", "muon", "sgd", "adamw"])
+def test_every_optimizer_goes_on_exactly(tmp_path: Path, optimizer: str):
+    """With what it keeps between the steps."""
+    words = (*EVERYTHING[:4], "data.limit=200", f"optimizer={optimizer}", "training.epochs=2", "schedule=cosine")
+    expected = train(tmp_path / "straight", words)
+    train(tmp_path / "stopped", words, (1, 0))
+    assert train(tmp_path / "stopped", words) == expected
+
+
+# Each piece of state, and the arrays that it is: by their group and the path of their variable.
+FORGOTTEN = {
+    "weights": r"model .*(kernel|bias|gamma|beta)",
+    "batch statistics": r"model .*moving",
+    "seeds": r"model .*seed",
+    "optimizer": r"optimizer .*",
+    "momentum": r"optimizer .*momentum",
+    "iterations": r"optimizer .*iteration",
+    "running mean": r"optimizer .*average",
+    "metrics": r"metrics .*",
+    "best weights": r"best/model .*kernel",
+    "best optimizer": r"best/optimizer .*momentum",
+}
+
+
+@pytest.mark.parametrize("piece", FORGOTTEN)
+def test_every_array_is_needed(straight: dict[str, Any], stopped: Path, tmp_path: Path, piece: str):
+    """The control: where one piece is not restored, the end is another."""
+    config, data = setting(*EVERYTHING)
+    model, new = fresh(config, data), fresh(config, data)
+    state, _ = read_newest(stopped, "run")
+    assert state is not None
+    initial, paths = of_a_new_model(new)
+    forgotten = {name for name in state.arrays if re.match(FORGOTTEN[piece], paths[name])}
+    assert any(not np.array_equal(initial[name], state.arrays[name]) for name in forgotten)
+    arrays = {name: initial[name] if name in forgotten else array for name, array in state.arrays.items()}
+    copy = shutil.copytree(stopped, tmp_path / "copy")
+    assert go_on(copy, config, data, model, replace(state, arrays=arrays)) != straight
+
+
+def of_a_new_model(model: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Under a checkpoint's names: its arrays, and of which group and variable they are."""
+    build_state(model)
+    groups = {
+        "model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables,
+        "best/model": model.variables, "best/optimizer": model.optimizer.variables,
+    }  # fmt: skip
+    found = [(group, index, v) for group, variables in groups.items() for index, v in enumerate(variables)]
+    return (
+        {f"{group}/{index}": variable.numpy() for group, index, variable in found},
+        {f"{group}/{index}": f"{group} {variable.path}" for group, index, variable in found},
+    )
+
+
+@pytest.mark.parametrize(
+    ("piece", "forgotten"),
+    [("epochs", 2), ("steps", 0), ("history", []), ("history", 2), ("best_epoch", 1), ("best_epoch", None)],
+)
+def test_every_number_is_needed(
+    straight: dict[str, Any], stopped: Path, tmp_path: Path, piece: str, forgotten: Any
+):
+    """The same for how far it had come, the history (all of it, or its last row), and which epoch was best."""
+    config, data = setting(*EVERYTHING)
+    state, _ = read_newest(stopped, "run")
+    assert state is not None
+    if piece == "history" and forgotten:
+        forgotten = state.progress["history"][:forgotten]
+    assert state.progress[piece] != forgotten
+    state = replace(state, progress={**state.progress, piece: forgotten})
+    try:
+        ended = go_on(shutil.copytree(stopped, tmp_path / "copy"), config, data, fresh(config, data), state)
+    except IndexError:  # a best epoch that the history has not
+        return
+    assert ended != straight
+
+
+def test_the_control_controls(straight: dict[str, Any], stopped: Path, tmp_path: Path):
+    """With nothing forgotten the end is the same; and what is compared covers a best epoch before the stop."""
+    config, data = setting(*EVERYTHING)
+    state, _ = read_newest(stopped, "run")
+    assert go_on(shutil.copytree(stopped, tmp_path / "copy"), config, data, fresh(config, data), state) == straight
+    assert 1 < straight["best epoch"] <= STOPPED_AT[0]
+    assert straight["epochs"] == 5  # stopped early
+    assert len({row["learning_rate"] for row in straight["history"]}) > 2
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:-1],
+    "half": lambda content: content[: len(content) // 2],
+    "first bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "last bit": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
+    "longer": lambda content: content + b"\0",
+    "foreign": lambda content: b'{"epochs": 3}',
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_recognised_and_the_one_before_is_used(
+    straight: dict[str, Any], stopped: Path, tmp_path: Path, damage: str
+):
+    """Whatever happened to it; the end is the same all the same."""
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    before, newest = sorted(folder.glob("*"))
+    newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
+    state, [message] = read_newest(folder, "run")
+    assert state is not None
+    assert state.path == before
+    assert message.startswith(f"{newest}: damaged")
+    if damage == "half":
+        config, data = setting(*EVERYTHING)
+        assert go_on(folder, config, data, fresh(config, data), state) == straight
+        assert newest not in folder.glob("*")
+
+
+def test_any_bit_counts(stopped: Path, tmp_path: Path):
+    """A hundred of them, anywhere in the file."""
+    content = (stopped / "000003-00000007.state").read_bytes()
+    file = tmp_path / "000003-00000007.state"
+    for place in np.random.default_rng(0).integers(0, 8 * len(content), 100):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << (place % 8)
+        file.write_bytes(changed)
+        with pytest.raises(DamagedCheckpoint):
+            read(file, "run")
+
+
+def test_one_of_another_run_is_recognised(stopped: Path):
+    """It is whole, but not ours."""
+    state, damaged = read_newest(stopped, "another")
+    assert state is None
+    assert len(damaged) == 2
+    assert damaged[0].endswith("of another run, run")
+
+
+def test_what_a_killed_process_left_is_removed(stopped: Path, tmp_path: Path):
+    """Half a file under a temporary name."""
+    folder = shutil.copytree(stopped, tmp_path / "copy")
+    (folder / ".123.000003-00000014.state").write_bytes(b"half")
+    train(folder, EVERYTHING, (3, 14))
+    assert sorted(file.name for file in folder.glob("*")) == ["000003-00000007.state", "000003-00000014.state"]
