@@ -25,7 +25,7 @@ ui: $(READY) ## browse the runs in MLflow
 	$(BIN)/mnist-exp ui
 
 test: $(READY) ## set up, then test everything essential (minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
 	$(BIN)/python -m pytest -m slow

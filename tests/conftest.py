@@ -33,13 +33,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    yield
+    try:
+        yield
+    finally:
+        # A report brings it to the process that counts, when several run tests.
+        item.user_properties += [("data", name) for name in sorted(_used.get(item.nodeid, ()))]
     if item.get_closest_marker("mnist") and "mnist" not in _used.get(item.nodeid, ()):
         pytest.fail("is marked mnist, but did not use the files that are there")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    counts = Counter(name for names in _used.values() for name in names)
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    called = [report for report in reports if report.when == "call"]
+    counts = Counter(name for report in called for key, name in report.user_properties if key == "data")
     found = f"MNIST from {MNIST}" if MNIST else "no MNIST_EXP_DATA"
     used = ", ".join(f"{counts[name]} on {name}" for name in sorted(counts)) or "none on data"
     terminalreporter.write_line(f"data: {found}; tests that trained or read images: {used}")
