@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # What belongs to the whole sweep, or to the process that all its jobs may share.
 NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra")
+_NAMES = 3  # of jobs that a message lists
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,14 @@ def _with_keras(
 
 def _with_names(problems: Mapping[Problem, Sequence[str]], names: Sequence[str]) -> tuple[Problem, ...]:
     """The problems, each with the jobs that have it."""
+
+    def told(of: Sequence[str]) -> str:
+        if len(of) == len(names):
+            return "all jobs"
+        return ", ".join(of) if len(of) <= _NAMES else f"{', '.join(of[:_NAMES])} and {len(of) - _NAMES} more"
+
     return tuple(
-        replace(problem, message=f"{problem.message}  [{'all jobs' if len(of) == len(names) else ', '.join(of)}]")
-        for problem, of in sorted(problems.items())
+        replace(problem, message=f"{problem.message}  [{told(of)}]") for problem, of in sorted(problems.items())
     )
 
 
