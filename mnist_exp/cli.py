@@ -99,8 +99,10 @@ def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
     try:
         if more := find():
             print(f"and {listed(more, 'more that Keras finds')}", file=sys.stderr)
-    except MnistExpError as error:
-        print(f"mnist-exp: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("mnist-exp: interrupted before Keras was asked for more", file=sys.stderr)
+    except Exception as error:
+        print(f"mnist-exp: Keras could not be asked for more: {error}", file=sys.stderr)
 
 
 def _full_errors() -> bool:

@@ -166,3 +166,30 @@ def test_a_sweep_in_which_keras_finds_nothing_more(cli: Cli):
     """The answer ends after what was told at once."""
     done = cli("check", "-m", "model=linear,pyramid", "optimizer.learning_rate=0.1,fast", "data=digits", status=2)
     assert len(done.err.splitlines()) == 2
+
+
+def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
+    """Before anything is made, and nothing of it is run."""
+    folder = Path("mine/hydra/launcher")
+    folder.mkdir(parents=True)
+    basic = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+    inner = f"x: {{_target_: os.mkdir, path: {tmp_path / 'made'}}}"
+    for text in (f"_target_: {basic}\n{inner}\n", "_target_: os.getcwd\n"):
+        (folder / "evil.yaml").write_text(text)
+        said = cli("--config-dir", "mine", "-m", "hydra/launcher=evil", "seed=0,1", small=True, status=2).err
+        assert "hydra.launcher: nothing in a config may name code to run" in said
+    assert not Path("outputs").exists()
+    assert not (tmp_path / "made").exists()
+
+
+def test_whatever_keras_raises_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Also Ctrl-C, by who has read the first answer."""
+    import mnist_exp.commands.settle as settle
+
+    for error in (KeyboardInterrupt(), RuntimeError("no")):
+
+        def fail(*_: object, **__: object) -> None:
+            raise error  # noqa: B023
+
+        monkeypatch.setattr(settle, "set_up", fail)
+        assert "must be greater than 0" in cli("check", "optimizer.learning_rate=-1", status=2).err

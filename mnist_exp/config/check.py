@@ -87,9 +87,10 @@ def _problems_and_mended(
     for _ in range(3):
         for details in error.errors(include_url=False):
             path = _locate(details, values)[0]
-            if not _mend(values, defaults, path):
-                return problems, None
-            mended.add(path)
+            for wrong in [path] if path else map(_first_key, _message(details, None, schema).split("\n")):
+                if not _mend(values, defaults, wrong):
+                    return problems, None
+                mended.add(wrong)
         try:
             return problems, (_validated(values, schema), replace(composition, values=values))
         except ValidationError as further:
@@ -142,12 +143,13 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
         if details["type"] == "extra_forbidden":
             unknown.add(path)
         message = _message(details, value, schema)
-        # What is between groups begins with the key that is to be changed.
-        of = path or (match[0] if (match := re.match(r"[a-z_]+(\.[a-z_]+)*(?=[:=])", message)) else "")
-        place = composition.place(of) if of else COMMAND_LINE
-        if not path:
-            problem = Problem(place, message)
-        elif place == COMMAND_LINE and not isinstance(value, (dict, list)):
+        if not path:  # between groups
+            for sentence in message.split("\n"):
+                key = _first_key(sentence)
+                problems.setdefault(key, Problem(composition.place(key), sentence, key))
+            continue
+        place = composition.place(path)
+        if place == COMMAND_LINE and not isinstance(value, (dict, list)):
             problem = Problem(
                 place, f"{path}={value if isinstance(value, str) else _shown(value)}: {message}", path
             )
@@ -160,6 +162,12 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
         *(problem for path, problem in problems.items() if path not in inner),
         *(_of_missing(group, keys, unknown, composition) for group, keys in missing.items()),
     ]
+
+
+def _first_key(sentence: str) -> str:
+    """The dotted key that a sentence about several groups begins with: the one that is to be changed."""
+    match = re.match(r"[a-z_]+(\.[a-z_]+)*(?=[:=])", sentence)
+    return match[0] if match else ""
 
 
 def _of_missing(group: str, keys: Sequence[str], unknown: Set[str], composition: Composition) -> Problem:

@@ -26,6 +26,7 @@ from mnist_exp.config.explain import (
     explain_interpolation,
     explain_unparsable,
     preset_problems,
+    unreadable,
 )
 from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader, is_group, load, option_file
 from mnist_exp.config.places import COMMAND_LINE, Places
@@ -162,14 +163,20 @@ def _load_what_can_be(
             group = key_of(text).split(".")[0]
             if group == "model" and "." in key_of(text) and group in failed:
                 continue  # which keys it has is not known
-            if key_of(text) in PRESETS and (file := option_file(loader, key_of(text), text.partition("=")[2])):
-                found = preset_problems(file, partial(_explained, loader, request, accepted))
-                if found:
-                    problems += found
-                    continue
-            failed.add(key_of(text))
-            problems += explain(parsed[text], error, config, loader)
+            found = [] if unreadable(error) else _problems_of_preset(loader, request, accepted, text)
+            if not found:
+                failed.add(key_of(text))
+                found = explain(parsed[text], error, config, loader)
+            problems += found
     return config, accepted, problems
+
+
+def _problems_of_preset(
+    loader: ConfigLoaderImpl, request: Request, accepted: Sequence[str], text: str
+) -> list[Problem]:
+    """What is wrong in the file of a preset, if the override chooses one."""
+    file = option_file(loader, key_of(text), text.partition("=")[2]) if key_of(text) in PRESETS else None
+    return preset_problems(file, partial(_explained, loader, request, accepted)) if file else []
 
 
 def _explained(

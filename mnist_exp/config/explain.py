@@ -14,6 +14,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf, grammar_parser
 from omegaconf.errors import GrammarParseError
 from yaml import YAMLError
+from yaml.reader import ReaderError
 
 from mnist_exp.config.keras_names import class_arguments
 from mnist_exp.config.loader import is_group, option_file
@@ -62,14 +63,29 @@ def _yaml_problem(error: BaseException | None) -> Problem | None:
     return None
 
 
+def unreadable(error: BaseException | None) -> str:
+    """Why a file could not be read as YAML; nothing, where that is not what went wrong."""
+    while error is not None:
+        if isinstance(error, UnicodeDecodeError):
+            return f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
+        if isinstance(error, ReaderError):
+            return f"not valid YAML: character {error.position} is U+{error.character:04X}"
+        if isinstance(error, YAMLError):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def explain(override: Override, error: Exception, config: DictConfig, loader: ConfigLoaderImpl) -> list[Problem]:
     """What is wrong with an override, or with the file of the option that it names."""
     key = override.key_or_group
     if found := _yaml_problem(error):
         return [found]
-    if is_group(loader, override):
-        file = option_file(loader, key, str(override.value()))
-        if file is not None and (problems := _broken_interpolations(file)):
+    file = option_file(loader, key, str(override.value())) if is_group(loader, override) else None
+    if file is not None:
+        if why := unreadable(error):
+            return [Problem(short(file), why)]
+        if problems := _broken_interpolations(file):
             return problems
     return [Problem(COMMAND_LINE, _explain(override, error, config, loader), key)]
 

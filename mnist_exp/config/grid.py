@@ -39,6 +39,7 @@ def expand(request: Request) -> Grid:
         texts = [
             f"{key}={value}" for key, value in _sweeper_params(loader, request).items() if key not in given
         ] + texts
+        problems += _foreign_code(loader, request)
         swept: list[str] = []
         choices: list[list[str]] = []
         for text in texts:
@@ -61,6 +62,20 @@ def expand(request: Request) -> Grid:
     twice = {key for key in swept if [key_of(text) for text in texts].count(key) > 1}
     problems += [Problem(COMMAND_LINE, f"{key}: given twice") for key in sorted(twice)]
     return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems))
+
+
+def _foreign_code(loader: ConfigLoaderImpl, request: Request) -> list[Problem]:
+    """A launcher is the one thing that a config makes by its name in Python: one of Hydra's, and nothing in it."""
+    try:
+        config = loader.load_configuration(request.verb, list(request.overrides), RunMode.MULTIRUN)
+    except COMPOSITION_ERRORS:
+        return []  # told when the jobs are composed
+    launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
+    assert isinstance(launcher, dict)
+    target = str(launcher.pop("_target_", ""))
+    if "_target_" not in str(launcher) and target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+        return []
+    return [Problem(COMMAND_LINE, "hydra.launcher: nothing in a config may name code to run", "hydra.launcher")]
 
 
 def _sweeper_params(loader: ConfigLoaderImpl, request: Request) -> Mapping[str, Any]:

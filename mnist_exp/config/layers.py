@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -81,7 +82,9 @@ KEEP_SHAPE = frozenset(
     }
 )
 # Arguments that no shape depends on: without them the layers after this one can still be judged.
-_BESIDE_SHAPE = ("activation", "initializer", "regularizer", "constraint", "bias", "rate", "name", "trainable")
+_BESIDE_SHAPE = frozenset({"use_bias", "rate", "name", "trainable"})
+# Arguments for quantized layers, which plain Keras does not load from what is saved.
+_NOT_HERE = frozenset({"quantization_config", "gptq_unpacked_column_size", "lora_rank", "lora_alpha"})
 # Arguments that every layer has by way of its base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 # What an augmentation layer has, but is not given here.
@@ -178,7 +181,7 @@ def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
 
 def is_beside_shape(key: str | None) -> bool:
     """Whether what a layer gives has the same shape without this argument."""
-    return key is not None and key.rpartition("_")[2] in _BESIDE_SHAPE
+    return key is not None and (key in _BESIDE_SHAPE or key.rpartition("_")[2] in _NAMED)
 
 
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
@@ -243,9 +246,10 @@ def argument_faults(
     """Arguments that a class of `keras.<kind>` does not have, that are missing, or of another kind of value."""
     found = class_arguments(kind, name)
     assert found is not None, name
-    yield from name_faults(name, arguments, found.known | also, found.required)
+    known = (found.known | also) - _NOT_HERE
+    yield from name_faults(name, arguments, known, found.required)
     for key, value in arguments.items():
-        if value is not None and key in found.known | also:
+        if value is not None and key in known:
             yield from _value_faults(name, key, value, found)
 
 
@@ -256,7 +260,7 @@ def _value_faults(name: str, key: str, value: Any, of: Arguments) -> Iterator[Ar
         if not isinstance(value, bool):
             yield ArgumentError(f"must be true or false, found {value!r}", key)
     elif key in _WHOLE:
-        if not is_number or value != int(value):
+        if not is_number or not math.isfinite(value) or value != int(value):
             yield ArgumentError(f"must be a whole number, found {value!r}", key)
     elif key in _SIZES:
         if not is_number and not is_list(value):

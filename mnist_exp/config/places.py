@@ -35,7 +35,9 @@ class Places:
     def place(self, path: str) -> str:
         """`file:line`, or `command line`."""
         for key in self._override_keys:
-            if key not in self._choices and (f"{path}.".startswith(f"{key}.") or key.startswith(f"{path}.")):
+            # An entry of a list that was changed is not the reason for what is said of the list.
+            inside = key.startswith(f"{path}.") and not key[len(path) + 1].isdigit()
+            if key not in self._choices and (f"{path}.".startswith(f"{key}.") or inside):
                 return COMMAND_LINE
         group = path.split(".", 1)[0]
         if self._saved and group not in self._override_keys:
@@ -48,14 +50,28 @@ class Places:
         if group in self._choices:
             candidates.append((group, group))
         for name, package in candidates:
-            file = self._file(f"{name}/{self._choices[name]}.yaml")
             inner = path.removeprefix(package).lstrip(".") if package else path
+            if package and (found := self._inherited(name, str(self._choices[name]), inner)):
+                return found
+            file = self._file(f"{name}/{self._choices[name]}.yaml")
             line = file and _line(file, inner, whole_path=not package)
             if file and (line or package):  # an empty file has no line
                 return f"{short(file)}:{line or 1}"
         root = self._file(f"{self._verb}.yaml")
         line = root and _line(root, path, whole_path=False)
         return f"{short(root)}:{line}" if root and line else COMMAND_LINE
+
+    def _inherited(self, group: str, option: str, path: str) -> str | None:
+        """Where an option, or one of those that its file begins with, has the whole of a path."""
+        file = self._file(f"{group}/{option}.yaml")
+        if file is None:
+            return None
+        if line := _line(file, path, whole_path=True):
+            return f"{short(file)}:{line}"
+        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+        defaults = written.get("defaults") if isinstance(written, dict) else None
+        names = [name for name in defaults or () if isinstance(name, str) and name not in ("_self_", option)]
+        return next((found for name in names if (found := self._inherited(group, name, path))), None)
 
     def _file(self, name: str) -> Path | None:
         return next((folder / name for folder in self._folders if (folder / name).is_file()), None)

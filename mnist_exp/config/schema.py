@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -444,30 +445,31 @@ class TrainConfig(Frozen):
     debug: DebugConfig
 
     @model_validator(mode="after")
-    def _watched_on_validation_data(self) -> TrainConfig:
+    def _groups_agree(self) -> TrainConfig:
+        wrong = [*self._unwatched(), *self._too_large_to_whiten(), *self._warmup_without_end()]
+        if wrong:
+            raise ValueError("\n".join(wrong))  # each begins with the key that is to be changed
+        return self
+
+    def _unwatched(self) -> Iterator[str]:
         for key, watches in (
             ("training.early_stopping.patience", self.training.early_stopping.patience is not None),
             ("schedule=reduce_on_plateau", self.schedule.plateau is not None),
         ):
             if watches and not self.data.val_fraction:
-                raise ValueError(f"{key}: needs validation data, but data.val_fraction is 0")
-        return self
+                yield f"{key}: needs validation data, but data.val_fraction is 0"
 
-    @model_validator(mode="after")
-    def _whitening_is_affordable(self) -> TrainConfig:
+    def _too_large_to_whiten(self) -> Iterator[str]:
         values = math.prod(self.data.shape)
         if self.preprocess.whitens and values > WHITENED_VALUES:
-            raise ValueError(
+            yield (
                 f"preprocess={self.preprocess.type}: whitening {values:,} values takes a matrix of "
                 f"{values:,}×{values:,}; it is for images of at most {WHITENED_VALUES:,} values"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> TrainConfig:
+    def _warmup_without_end(self) -> Iterator[str]:
         if self.schedule.warmup_epochs > self.training.epochs:
-            raise ValueError(
+            yield (
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g}: "
                 f"must not exceed training.epochs={self.training.epochs}"
             )
-        return self

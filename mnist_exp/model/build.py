@@ -91,8 +91,9 @@ def _check_objective(config: TrainConfig, report: Report) -> None:
         ("training", lambda: make_metrics(config.training)),
         ("training", lambda: try_on_targets(config.training, config.data.classes)),
     ):
-        with told_at(path, note):
-            make()
+        if "training.loss" not in wrong:  # what the metrics are given depends on the loss
+            with told_at(path, note):
+                make()
     if wrong:
         return
     available = {"loss", *(metric.name for metric in make_metrics(config.training))}
@@ -141,6 +142,11 @@ def _check_model(
     except Exception as error:  # Keras builds what TensorFlow does not compute, say strides of two lengths
         place = _first_that_fails(model, images, places)
         report(place, f"can be built, but not computed: {first_sentence(error)}")
+        return
+    try:
+        keras.models.model_from_json(model.to_json())
+    except Exception as error:
+        report("model.layers", f"can be trained, but not saved: {first_sentence(error)}")
 
 
 def _check_donor(model: keras.Model, run: str, report: Report) -> None:

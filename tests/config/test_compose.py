@@ -362,3 +362,57 @@ def test_every_file_begins_with_what_it_is():
     for file in conf_folder().rglob("*.yaml"):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
         assert lines[0].startswith("# "), file
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "place", "message"),
+    [
+        ("experiment", b"# @package _global_\n# caf\xe9\n", "x.yaml", "not UTF-8: byte 25 is 0xe9"),
+        ("model", b"name: x\n# caf\xe9\n", "x.yaml", "not UTF-8: byte 13 is 0xe9"),
+        ("model", b"name: x\x01\n", "x.yaml", "not valid YAML: character 7 is U+0001"),
+        (
+            "experiment",
+            b"# @package _global_\ntraining: [1\n",
+            "x.yaml:3",
+            "not valid YAML while parsing a flow sequence",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, file: str, content: bytes, place: str, message: str):
+    """Whatever is wrong with it."""
+    (tmp_path / "mine" / file).mkdir(parents=True)
+    (tmp_path / "mine" / file / "x.yaml").write_bytes(content)
+    [(found, text)] = problems(f"{file}=x", config_dir=str(tmp_path / "mine"))
+    assert found.endswith(place)
+    assert text.startswith(message)
+
+
+def test_what_an_option_inherits_is_told_where_it_stands(tmp_path: Path):
+    """In the file that its own begins with; an override of another entry does not change that."""
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "base.yaml").write_text(
+        "name: base\nlayers:\n  - Flatten\n  - {type: Dense, units: x}\n"
+    )
+    (tmp_path / "mine" / "model" / "mine.yaml").write_text("defaults: [base]\nname: mine\n")
+    [(place, _)] = problems("model=mine", "model.layers.0=Identity", config_dir=str(tmp_path / "mine"))
+    assert place.endswith("base.yaml:4")
+
+
+def test_all_groups_that_contradict_each_other_are_told():
+    """And what Keras would say can still be asked for."""
+    with pytest.raises(RequestError) as caught:
+        config(
+            "data.val_fraction=0",
+            "training.early_stopping.patience=2",
+            "schedule.warmup_epochs=50",
+            "model.layers.0.filters=nan",
+        )
+    assert len(caught.value.problems) == 3
+    assert caught.value.mended is not None
+
+
+def test_arguments_that_could_not_be_saved_are_refused():
+    """Those of quantized layers, whose value could name a module too."""
+    value = "{class_name:Int8QuantizationConfig,config:{},module:this}"
+    [(_, text)] = problems(f"+model.layers.9.quantization_config={value}")
+    assert "Dense has no argument 'quantization_config'" in text
