@@ -45,7 +45,7 @@ def test_versions_are_told(cli: Cli):
             "no such verb (did you mean 'train'?); the verbs are train, resume, show, check, runs, dataset, ui",
         ),
         (["frobnicate"], "frobnicate: no such verb; the verbs are"),
-        (["model=linear", "runs"], "runs: expected key=value; a verb comes first: mnist-exp runs …"),
+        (["model=linear", "runs"], "runs: expected key=value (a verb would be the first word)"),
         (["--confg-dir", "x"], "--confg-dir: no such flag (did you mean '--config-dir'?)"),
         (
             ["--epochs=3", "modl=linear"],

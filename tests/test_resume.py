@@ -376,3 +376,19 @@ def test_a_run_with_borrowed_weights_goes_on_without_their_owner(cli: Cli, inter
 def test_a_run_must_be_named(cli: Cli):
     """With what it may be called."""
     assert "say which run: run=latest" in cli("resume", status=2).err
+
+
+def test_a_damaged_journal_is_told_before_anything_changes(cli: Cli):
+    """With its line; without the file the run goes on."""
+    run = cli("name=f1", "training.keep_checkpoint=true", small=True).run
+    assert run is not None
+    cli("name=f10", small=True)
+    journal = run / "journal.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], lines[3][:30] + "\n", *lines[4:]]), encoding="utf-8")
+    before = (run / "result.json").read_bytes()
+    said = cli("resume", "run=f1", "training.epochs=3", status=2).err
+    assert "journal.jsonl:4: damaged" in said
+    assert (run / "result.json").read_bytes() == before
+    journal.unlink()
+    assert cli("resume", "run=f1", "training.epochs=3").result["epochs"] == 3

@@ -89,8 +89,7 @@ def test_what_could_not_be_delivered_is_told(cli: Cli, nobody: str, here: str, t
     assert done.out.splitlines() == [
         f"outputs/runs/a: not delivered: {nobody}: Connection refused",
         "outputs/runs/b: delivered 12 entries",
-        "outputs/runs/c: not delivered: outputs/runs/c/journal.jsonl: damaged: "
-        "Expecting value: line 1 column 1 (char 0)",
+        "outputs/runs/c: not delivered: outputs/runs/c/journal.jsonl:1: damaged: '\\x00'",
         "outputs/runs/d: not delivered: plots/loss.png is no longer there",
     ]
     assert "3 could not be delivered, 1 could; what is missing is kept in the journals" in done.err
@@ -186,3 +185,9 @@ def test_a_sweep_that_is_killed(cli: Cli, home_data: list[str], here: str, tmp_p
     assert [run["status"] for run in found] == ["KILLED", "FINISHED", "KILLED"]
     status = json.loads((folders[2] / "result.json").read_text())["status"]
     assert status == ("killed" if number == signal.SIGKILL else "interrupted")
+
+
+def test_what_is_no_store_is_refused(cli: Cli):
+    """Before anything is delivered."""
+    write_run(RUNS / "a")
+    assert "tracking.uri=xx: must be sqlite:///…" in cli("sync", "tracking.uri=xx", status=2).err

@@ -19,6 +19,7 @@ from mnist_exp.config.identity import LIBRARIES, as_values, code_digest, fingerp
 from mnist_exp.config.request import Request, key_of, override_value
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import RequestError
+from mnist_exp.runs import journal
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, RunSummary, outputs_of
 from mnist_exp.runs.find import find_run, read_config
 from mnist_exp.runs.log import say, warn
@@ -60,6 +61,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
         check_code(path, result)
+        check_journal(path)
         saved = read_config(path)
         state = find_state(path, result)
         request = over_saved(request, path, saved, result, state)
@@ -96,6 +98,16 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         config, tuple(result["overrides"]), computer, source, path.parent, path.name,
         result["data"]["stands_in_for"], sweep, Resumption(directory, known, values, state),
     )  # fmt: skip
+
+
+def check_journal(path: Path) -> None:
+    """Raises `RequestError` where what was noted for the tracker cannot be read."""
+    try:
+        journal.read(path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise RequestError(f"{error}\nWithout this file the run goes on, as a new one in MLflow.") from error
 
 
 def check_code(path: Path, result: Mapping[str, Any]) -> None:

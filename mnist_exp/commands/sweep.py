@@ -20,7 +20,7 @@ from mnist_exp.config.grid import Grid, expand
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.schema import DataConfig, TrainConfig
-from mnist_exp.errors import MnistExpError, Problem, RequestError, WorkError
+from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, WorkError
 from mnist_exp.runs.directory import SWEEPS, make_directory, stamped
 from mnist_exp.runs.log import say, to_console, warn
 from mnist_exp.runs.stopwatch import Stopwatch
@@ -64,7 +64,12 @@ def sweep(request: Request, started: float) -> None:
     say(f"sweep   {shown(directory)}: {len(requests)} job{'s' * (len(requests) > 1)} {over}")
     with SweepRecord(directory, fixed, config.tracking) as record:
         plan = Plan(directory, names, requests, stands_in_for)
-        outcomes = launch(request, directory, len(requests), partial(run_job, plan))
+        try:
+            outcomes = launch(request, directory, len(requests), partial(run_job, plan))
+        except (KeyboardInterrupt, Killed):
+            left = [name for name in names if not (directory / name).exists()]
+            say(f"{shown(directory)}: interrupted; jobs that were not begun: {', '.join(left) or 'none'}")
+            raise
         record.leaderboard(*leaderboard(outcomes, grid), best_accuracy(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started

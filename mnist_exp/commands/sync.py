@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,9 @@ def sync(request: Request, started: float) -> None:
         settle(folder)
     done = failed = 0
     silent: dict[str, str] = {}  # stores that do not answer, and what they did instead
+    told: set[str] = set()  # stores that were named: one that does not answer takes its time
     for folder in folders:
-        entries, failure = bring_up_to_date(folder, config, silent)
+        entries, failure = bring_up_to_date(folder, config, silent, told)
         if failure:
             failed += 1
             print(f"{shown(folder)}: not delivered: {failure}", flush=True)
@@ -69,7 +71,7 @@ def _first_line(folder: Path) -> dict[str, object]:
     return next(iter(journal.read(folder)), {})
 
 
-def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str]) -> tuple[int, str]:
+def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], told: set[str]) -> tuple[int, str]:
     """Deliver what is missing. Returns the number of entries, and what is in the way."""
     from mnist_exp.tracking.delivery import Delivery
     from mnist_exp.tracking.follow import answers, reason
@@ -83,6 +85,9 @@ def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str]) -
             return 0, ""
         if delivery.uri in silent:
             return 0, silent[delivery.uri]
+        if delivery.uri not in told:
+            told.add(str(delivery.uri))
+            print(f"delivering to {delivery.uri}", file=sys.stderr, flush=True)
         delivery.pending()
         delivery.note_run_id()
         return missing, ", ".join(f"{file} is no longer there" for file in delivery.gone)

@@ -374,6 +374,16 @@ class DeviceConfig(Frozen):
     deterministic: bool
 
 
+def a_store(value: str | None) -> str | None:
+    """The URI of an MLflow store, absolute; None for one that is empty. Raises `ValueError`."""
+    if not value:
+        return None
+    if "://" not in value or value.startswith("file:"):
+        raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
+    sqlite, file = value[:10], value[10:]
+    return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # runs go on from elsewhere too
+
+
 class TrackingConfig(Frozen):
     """The MLflow store that mirrors the run directory."""
 
@@ -389,15 +399,7 @@ class TrackingConfig(Frozen):
             raise ValueError("cannot be MLflow's own 'Default': its artifacts would go into the working directory")
         return value
 
-    @field_validator("uri")
-    @classmethod
-    def _a_store(cls, value: str | None) -> str | None:
-        if not value:
-            return None
-        if "://" not in value or value.startswith("file:"):
-            raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
-        sqlite, file = value[:10], value[10:]
-        return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # runs go on from elsewhere too
+    _a_store = field_validator("uri")(a_store)
 
 
 class BudgetConfig(Frozen):

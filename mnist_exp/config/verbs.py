@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from mnist_exp.config.schema import Count, DataConfig, Frozen, TrackingConfig
+from mnist_exp.config.schema import Count, DataConfig, Frozen, TrackingConfig, a_store
 
 
 class RunsConfig(Frozen):
@@ -30,6 +30,7 @@ class StoreConfig(Frozen):
     """The store that is delivered to."""
 
     uri: str | None
+    _a_store = field_validator("uri")(a_store)
 
 
 class SyncConfig(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
     """A run by its path, `latest` (the newest of those that are meant by it), `best` (by validation, on the newest
     finished run's data), or name. Raises `RequestError`; an ambiguous name lists the candidates.
     """
+    if not wanted:
+        raise RequestError("run=: say which: a directory, a name, latest or best")
     path = Path(wanted).expanduser()
     if path.is_dir():
         for summary in look_at([path]):
@@ -38,6 +41,8 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
             raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
         return found[0] if wanted == "latest" else _best(found)
     matches = [run for run in runs if wanted in (run.name, run.path.name)]
+    stamped = re.compile(re.escape(wanted) + r"-\d{8}-\d{6}(-\d+)?")  # what was asked for as name=…
+    matches = matches or [run for run in runs if stamped.fullmatch(run.name)]
     matches = matches or [run for run in runs if run.name.startswith(wanted)]
     if len(matches) == 1:
         return matches[0]

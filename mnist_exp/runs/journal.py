@@ -70,10 +70,13 @@ def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
         file.seek(start)
         content = file.read()
     whole = content[: content.rfind(b"\n") + 1]  # after the last newline: a line that is still being written
-    try:
-        lines = [json.loads(line) for line in whole.splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{folder / FILE}: damaged: {error}") from error
+    lines = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            place = f":{number}" if not start else ""
+            raise ValueError(f"{folder / FILE}{place}: damaged: {line[:30].decode(errors='replace')!r}") from error
     return lines, start + len(whole)
 
 

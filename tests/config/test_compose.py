@@ -61,7 +61,7 @@ def test_a_layer_can_be_changed_and_left_out():
         ("model.layers=null", "must be a list, found null"),
         ("model=null", "model=null: Config group override must be a string or a list"),
         ("seed=1,2", "several values are a sweep, which needs -m"),
-        ("runs", "runs: expected key=value; a verb comes first: mnist-exp runs …"),
+        ("runs", "runs: expected key=value (a verb would be the first word)"),
         ("seed=-1", "must be greater than or equal to 0, found -1"),
         ("seed=one", 'must be an integer, found "one"'),
         ("seed=true", "must be an integer, found true"),
