@@ -20,8 +20,9 @@ class Sender:
         self._folder = folder
         self._log = (folder / "delivery.log").open("w+b")
         # A session of its own: Ctrl-C is for the training, which tells the sender the rest.
+        # `-P`: what lies in the user's folder, a `mlflow.py` perhaps, is not imported.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
+            [sys.executable, "-P", "-m", "mnist_exp.tracking.follow", str(folder)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
