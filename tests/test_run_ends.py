@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -69,6 +70,28 @@ def test_a_signal_marks_the_run(
     assert state.progress["epochs"] >= result["epochs"]
     done = cli("resume", "run=latest", f"training.epochs={state.progress['epochs'] + 1}")
     assert done.result["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("signaled", "exit_status", "status"),
+    [(True, 143, "killed"), (False, 1, "failed")],
+    ids=["SIGTERM", "full disk"],
+)
+def test_an_end_at_the_very_start_is_noted(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, signaled: bool, exit_status: int, status: str
+):
+    """While it is told what is about to be done."""
+
+    def end(path: Path, text: str) -> None:
+        if signaled:
+            signal.raise_signal(signal.SIGTERM)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("mnist_exp.commands.train.write_text", end)
+    done = cli(small=True, status=exit_status)
+    assert done.result["status"] == status
+    assert json.loads((the_run() / "journal.jsonl").read_text().splitlines()[-1])["kind"] == "end"
+    assert f"mnist-exp resume run={the_run()}" in done.out + done.err
 
 
 def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Popen[str]):

@@ -110,6 +110,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     with signals.raised(), directory, going_on(directory.path):
         directory.remove_leftovers()
         with start_record(job, directory, data, model, origin) as record:
+            introduce(record, job, data, model)
             record.catch_up(progress.history, progress.best_epoch)
             folder = record.path / FOLDER
             checkpoints = Checkpoints(folder, run_key(record.result), resumption.state if resumption else None)
@@ -210,15 +211,12 @@ def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None
 def start_record(
     job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: dict[str, Any] | None
 ) -> RunRecord:
-    """Begin a run's record, or go on with it; tell what is about to be done.
+    """Begin a run's record, or go on with it.
 
     Raises `RequestError` where a new run's files cannot be written: its directory is removed then.
     """
-    from mnist_exp.model.advice import advice
-    from mnist_exp.model.card import as_markdown
     from mnist_exp.model.preprocess import count_parameters
     from mnist_exp.tracking.record import RunRecord
-    from mnist_exp.tracking.store import tracking_uri
 
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
@@ -253,12 +251,23 @@ def start_record(
     }  # fmt: skip
     earlier = resumption.result if resumption else None
     try:
-        record = RunRecord(directory, values, about, config.tracking, job.sweep, earlier)
+        return RunRecord(directory, values, about, config.tracking, job.sweep, earlier)
     except OSError as error:
         if resumption is None:
             remove_folder(directory.path)
             raise RequestError(f"outputs: {error.filename} cannot be written: {error.strerror}") from error
         raise
+
+
+def introduce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
+    """Tell what is about to be done, and keep the model's card."""
+    from mnist_exp.model.advice import advice
+    from mnist_exp.model.card import as_markdown
+    from mnist_exp.model.preprocess import count_parameters
+    from mnist_exp.tracking.store import tracking_uri
+
+    config, origin = job.config, record.result["init_from"]
+    parts = {"train": data.train, "val": data.val, "test": data.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {shown(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
@@ -268,7 +277,7 @@ def start_record(
         say(f"init    {taken} from {shown(Path(origin['run']))}")
         for sentence in origin["left"]:
             say(f"        not taken: {sentence}")
-    say(f"device  {computer}")
+    say(f"device  {job.computer}")
     if config.tracking.enabled:
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
     card = as_markdown(model, config.training.batch_size)
@@ -277,7 +286,6 @@ def start_record(
     record.artifact("architecture.md")
     record.artifact("config.yaml")
     record.note(card)
-    return record
 
 
 def save_best(
