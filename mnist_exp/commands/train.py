@@ -21,7 +21,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import RUNS, RunDirectory, stamped
+from mnist_exp.runs.directory import RUNS, RunDirectory, stamped, summarize
 from mnist_exp.runs.files import remove_folder, write_text
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.stopwatch import Stopwatch, Timer
@@ -172,7 +172,7 @@ def run_key(result: Mapping[str, Any]) -> str:
 
 @contextmanager
 def going_on(path: Path) -> Iterator[None]:
-    """Where a run ends before its time, say how to go on with it.
+    """Where a run ends before its time, say how to go on with it; not where only what comes after its end is cut.
 
     Raises `WorkError` for files that cannot be written.
     """
@@ -180,15 +180,21 @@ def going_on(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Killed):
-        say(f"to go on: {command}")
+        if not has_finished(path):
+            say(f"to go on: {command}")
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         if os.strerror(errno.ENOSPC) in reason:  # HDF5 says it among other things
             reason = os.strerror(errno.ENOSPC)
-        raise WorkError(
-            f"{error.filename or path}: cannot be written: {reason}\nto go on then: {command}"
-        ) from error
+        then = "" if has_finished(path) else f"\nto go on then: {command}"
+        raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
+
+
+def has_finished(path: Path) -> bool:
+    """Whether a run's directory says that it has."""
+    summary = summarize(path)
+    return summary is not None and summary.status == "finished"
 
 
 def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:

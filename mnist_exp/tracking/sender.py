@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mnist_exp.errors import Killed
 from mnist_exp.tracking.delivery import Delivery
 
 
@@ -30,7 +31,7 @@ class Sender:
         )
 
     def finish(self, wait_seconds: float) -> str | None:
-        """Wait until everything was delivered. Returns why not, or None.
+        """Wait until everything was delivered, or a signal ends the wait. Returns why not, or None.
 
         What was not delivered stays in the journal.
         """
@@ -39,10 +40,11 @@ class Sender:
         try:
             self._process.wait(wait_seconds)
             said = "what delivers it was ended"
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt, Killed) as error:
             self._process.kill()
             self._process.wait()
-            said = f"no answer within {wait_seconds:g} s"
+            timed_out = isinstance(error, subprocess.TimeoutExpired)
+            said = f"no answer within {wait_seconds:g} s" if timed_out else "a signal ended the wait"
         self._log.seek(0)
         for line in self._log:
             said = line.decode(errors="replace").strip()
