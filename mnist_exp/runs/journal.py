@@ -77,6 +77,15 @@ def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
     return lines, start + len(whole)
 
 
+def flush(folder: Path) -> None:
+    """Bring the journal to the disk, as whoever writes it does not wait for that."""
+    descriptor = os.open(folder / FILE, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def has_ended(folder: Path) -> bool:
     """Whether the journal's last line says how the run ended."""
     return any(line["kind"] == "end" for line in read(folder)[-1:])

@@ -104,6 +104,19 @@ def test_it_would_be_seen(
             break
 
 
+def test_a_journal_that_lost_lines(tmp_path: Path, uri: str):
+    """In a power cut, after they were delivered: the lines that come then are not taken for them."""
+    folder = write_run(tmp_path / "run", uri)
+    Delivery(folder).pending()
+    lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_bytes(b"".join(lines[:-3]))
+    Journal(folder).write("end", status="KILLED")
+    Delivery(folder).pending()
+    found = held(folder, uri, tmp_path / "fetched")
+    assert (found["runs"], found["status"]) == (1, "KILLED")
+    assert found["metrics"] == expected(folder)["metrics"]
+
+
 def test_a_request_that_is_carried_out_late(tmp_path: Path, uri: str):
     """A frozen server carries out, later, what was tried again meanwhile: the twins are removed."""
     folder = write_run(tmp_path / "run", uri, end=False)
