@@ -119,6 +119,7 @@ def test_the_journal_goes_on(cli: Cli, interrupted: Callable[..., Path]):
     lines = journal(run)[len(kinds) :]
     assert lines[0] == {
         "kind": "resumed", "status": "RUNNING", "epochs": 1, "steps": 20, "overrides": [], "exact": True,
+        "fingerprint": json.loads((run / "result.json").read_text())["fingerprint"],
         "at": lines[0]["at"], "time": lines[0]["time"],
     }  # fmt: skip
     epochs = [line["step"] for line in journal(run) if "train/loss" in line.get("values", {})]

@@ -12,7 +12,7 @@ lines, each with `time` (milliseconds since 1970):
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
     end        status (FINISHED, FAILED, KILLED)
-    resumed    status (RUNNING), epochs and steps (done when it went on), at, overrides, exact
+    resumed    status (RUNNING), epochs and steps (done when it went on), at, overrides, exact, fingerprint
 
 Where a run goes on, so does its journal, behind an `end` or not. Only artifact, end and resumed come again then.
 """

@@ -289,3 +289,7 @@ class Delivery:
         self._client.update_run(
             run_id, "RUNNING"
         )  # its end time stays until it ends again: MLflow cannot clear it
+        tags = {"resumed": line.get("epochs"), "exact": line.get("exact"), "fingerprint": line.get("fingerprint")}
+        for key, value in tags.items():
+            if value is not None:
+                self._client.set_tag(run_id, key, str(value))

@@ -90,7 +90,8 @@ class RunRecord:
             shape=data["shape"], images=data["images"],
         )  # fmt: skip
         if earlier is not None:
-            self._write("resumed", status="RUNNING", **self.result["resumed"][-1])
+            entry = {**self.result["resumed"][-1], "exact": self.result["exact"]}
+            self._write("resumed", status="RUNNING", fingerprint=self.result["fingerprint"], **entry)
         self._log = to_file(self.path / "run.log")
         self._log.__enter__()
         # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.

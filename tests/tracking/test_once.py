@@ -138,11 +138,13 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
     follower = Delivery(folder)
     assert not follower.pending()
     lines = Journal(folder)
-    lines.write("resumed", epoch=1)
+    lines.write("resumed", epochs=1, exact=False, fingerprint="f")
     assert follower.pending()
     client = connect(uri)
     run_id = follower.run_id()
     assert client.get_run(run_id).info.status == "RUNNING"
+    told = client.get_run(run_id).data.tags
+    assert (told["resumed"], told["exact"], told["fingerprint"]) == ("1", "False", "f")
     for epoch in (2, 3, 4):
         write_epoch(lines, epoch)
     lines.write("metrics", step=3, values={"best/epoch": 3})
