@@ -119,6 +119,7 @@ def test_the_journal_goes_on(cli: Cli, interrupted: Callable[..., Path]):
     lines = journal(run)[len(kinds) :]
     assert lines[0] == {
         "kind": "resumed", "status": "RUNNING", "epochs": 1, "steps": 20, "overrides": [], "exact": True,
+        "fingerprint": json.loads((run / "result.json").read_text())["fingerprint"],
         "at": lines[0]["at"], "time": lines[0]["time"],
     }  # fmt: skip
     epochs = [line["step"] for line in journal(run) if "train/loss" in line.get("values", {})]
@@ -137,6 +138,10 @@ REFUSED = [
     (["name=other"], "name is run, not other"),
     (["aug=none"], "aug.name is shift, not none"),
     (["device.deterministic=false"], "device.deterministic is true, not false"),
+    (["tracking.enabled=true"], "tracking.enabled is false, not true"),
+    (["tracking.uri=http://127.0.0.1:1"], "not http://127.0.0.1:1"),
+    (["tracking.experiment=other"], "tracking.experiment is mnist-exp, not other"),
+    (["training.epochs=1"], "has done 1 epochs and 20 steps already"),
     (["training.epochs=0"], "training.epochs=0: must be greater than or equal to 1"),
     (["training.batchsize=4"], "training.batchsize=4: no such key"),
     (["-m", "seed=0,1"], "-m works with train and check, not with resume"),
@@ -174,6 +179,7 @@ def test_what_changes_nothing_may_be_given(cli: Cli, run: Path):
         "training.checkpoint_seconds=1",
         "training.keep_checkpoint=true",
         "seed=0",
+        "tracking.wait_seconds=1",
         "budget.max_parameters=10000",
     )
     done = cli("resume", f"run={run}", *words)
@@ -274,16 +280,18 @@ def test_a_run_that_never_had_a_checkpoint_begins_anew(cli: Cli, run: Path):
     shutil.rmtree(run / "checkpoint")
     (run / "history.csv").unlink()
     done = cli("resume", f"run={run}")
-    assert "resume  with epoch 1\n" in done.out
+    assert "resume  from the beginning: it had no checkpoint\n" in done.out
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
 
 
-def test_a_run_is_found_from_elsewhere(cli: Cli, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_is_found_from_elsewhere(
+    cli: Cli, interrupted: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """It goes on where it is: its tracker is the one beside it."""
-    path = run.resolve()
+    path = interrupted("tracking=local").resolve()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    done = cli("resume", f"run={path}", "tracking=local")
+    done = cli("resume", f"run={path}")
     assert done.run == path
     assert list(Path().iterdir()) == []
     assert (path.parents[1] / "mlflow.db").is_file()
@@ -305,6 +313,29 @@ def test_training_longer_is_what_it_would_have_been(cli: Cli, run: Path):
     assert not (run / "checkpoint").exists()
     steps = [line["step"] for line in journal(run) if "train/loss" in line.get("values", {})]
     assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_resumption_that_was_killed_at_its_start_goes_on(cli: Cli, run: Path):
+    """It had written its number of epochs into the config, and not yet into the result."""
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    values["training"]["epochs"] = 4
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    done = cli("resume", f"run={run}")
+    assert (done.result["epochs"], done.result["planned_epochs"]) == (4, 4)
+
+
+def test_a_run_without_its_end_goes_on_with_that(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Killed in its final evaluation: no epoch is named that it does not have."""
+
+    def end(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mnist_exp.commands.train.score_test", end)
+        cli(small=True, status=143)
+    done = cli("resume", "run=latest")
+    assert "resume  with what comes after the last epoch\n" in done.out
+    assert done.result["status"] == "finished"
 
 
 def test_a_finished_run_is_refused(cli: Cli):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from running import SMALL, Cli, start
 
 from mnist_exp.cli import main
 from mnist_exp.report.progress import TrainingDisplay
+from mnist_exp.runs.journal import has_ended
 from mnist_exp.training.checkpoint import read_newest
 
 LONG = (*SMALL, "training.epochs=5000")
@@ -69,6 +74,54 @@ def test_a_signal_marks_the_run(
     assert state.progress["epochs"] >= result["epochs"]
     done = cli("resume", "run=latest", f"training.epochs={state.progress['epochs'] + 1}")
     assert done.result["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("signaled", "exit_status", "status"),
+    [(True, 143, "killed"), (False, 1, "failed")],
+    ids=["SIGTERM", "full disk"],
+)
+def test_an_end_at_the_very_start_is_noted(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, signaled: bool, exit_status: int, status: str
+):
+    """While it is told what is about to be done."""
+
+    def end(path: Path, text: str) -> None:
+        if signaled:
+            signal.raise_signal(signal.SIGTERM)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("mnist_exp.commands.train.write_text", end)
+    done = cli(small=True, status=exit_status)
+    assert done.result["status"] == status
+    assert json.loads((the_run() / "journal.jsonl").read_text().splitlines()[-1])["kind"] == "end"
+    assert f"mnist-exp resume run={the_run()}" in done.out + done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_tracker_is_waited_for(cli: Cli, number: signal.Signals):
+    """Ends the wait only: the run has finished, and leaves what every finished run does."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = (f"tracking.uri=http://127.0.0.1:{silent.getsockname()[1]}", "tracking.wait_seconds=60")
+
+        def interrupt() -> None:
+            while not (ends := list(Path.cwd().glob("outputs/runs/*/journal.jsonl"))) or not has_ended(
+                ends[0].parent
+            ):
+                time.sleep(0.05)
+            time.sleep(0.5)
+            os.kill(os.getpid(), number)
+
+        thread = threading.Thread(target=interrupt, daemon=True)
+        thread.start()
+        done = cli("tracking.enabled=true", *words, small=True)
+        thread.join()
+    assert done.result["status"] == "finished"
+    assert "the tracker did not get everything: a signal ended the wait" in done.out
+    assert "'mnist-exp sync' delivers it" in done.out
+    assert "to go on" not in done.out
+    assert not (the_run() / "checkpoint").exists()
+    assert not (the_run() / "delivery.log").exists()
 
 
 def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Popen[str]):

@@ -47,6 +47,16 @@ def served(cli: Cli, home_data: list[str]) -> Iterator[tuple[str, str, subproces
     end(ui)
 
 
+def test_modules_in_the_users_folder_are_not_executed(cli: Cli, home_data: list[str]):
+    """Neither by the server nor by its worker."""
+    cli("debug=one_batch", "model=linear", *home_data, "tracking=local")
+    Path("mlflow.py").write_text("open('executed', 'w')")
+    ui, address = start_ui()
+    assert "#/experiments/" in address
+    end(ui)
+    assert not Path("executed").exists()
+
+
 def page(address: str, profile: Path) -> str:
     """What a browser has after the page's scripts have run."""
     assert CHROMIUM, "this test needs Debian's chromium"

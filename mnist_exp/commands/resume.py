@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 # Keys, or groups of them, that may be given anew: they change nothing in the steps that were made.
 MAY_DIFFER = (
-    "outputs", "tracking", "budget", "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint",
+    "outputs", "tracking.wait_seconds", "budget",
+    "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint",
     "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",
 )  # fmt: skip
 
@@ -82,7 +83,12 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         result["device"][key] for key in ("device", "threads", "precision")
     )
     epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
-    say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
+    if state is None:
+        say("resume  from the beginning: it had no checkpoint")
+    elif epochs == config.training.epochs:
+        say("resume  with what comes after the last epoch")
+    else:
+        say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
     overrides = list(request.overrides)
     entry = {"at": time.time(), "epochs": epochs, "steps": steps, "overrides": overrides, "exact": exact}
     if not exact:
@@ -173,14 +179,16 @@ def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
 
 def check_epochs(path: Path, result: Mapping[str, Any], config: TrainConfig, state: State | None) -> None:
     """Raises `RequestError` where nothing is left to do, or less was asked for than is done."""
-    epochs, done = config.training.epochs, state.progress["epochs"] if state else 0
+    epochs = config.training.epochs
+    done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if result["status"] == "finished" and result.get("stopped_early") and epochs >= done:
         raise RequestError(
             f"{shown(path)}: training.early_stopping ended it after {done} epochs, and would again: "
             "more epochs change nothing"
         )
-    if epochs < done:
-        raise RequestError(f"training.epochs={epochs}: {shown(path)} has done {done} epochs already")
+    if epochs < done + (steps > 0):
+        more = f" and {steps} steps" if steps else ""
+        raise RequestError(f"training.epochs={epochs}: {shown(path)} has done {done} epochs{more} already")
     if result["status"] == "finished" and epochs == done:
         raise RequestError(
             f"{shown(path)}: nothing to go on with: it has finished its {done} epochs; a larger training.epochs "
@@ -236,6 +244,9 @@ def check_data(
             f"{data.origin}: not the images that {shown(path)} is trained on: "
             f"their SHA-256 is {data.sha256[:12]}…, and was {result['data']['sha256'][:12]}…"
         )
+    # Not what `config.yaml` says: a resumption that was killed may have written its own there, and no result yet.
+    training = same.training.model_copy(update={"epochs": result["planned_epochs"]})
+    same = same.model_copy(update={"training": training})
     found = fingerprint(
         as_values(same),
         data_sha256=data.sha256,

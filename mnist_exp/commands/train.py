@@ -21,7 +21,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import RUNS, RunDirectory, stamped
+from mnist_exp.runs.directory import RUNS, RunDirectory, stamped, summarize
 from mnist_exp.runs.files import remove_folder, write_text
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.stopwatch import Stopwatch, Timer
@@ -110,6 +110,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     with signals.raised(), directory, going_on(directory.path):
         directory.remove_leftovers()
         with start_record(job, directory, data, model, origin) as record:
+            introduce(record, job, data, model)
             record.catch_up(progress.history, progress.best_epoch)
             folder = record.path / FOLDER
             checkpoints = Checkpoints(folder, run_key(record.result), resumption.state if resumption else None)
@@ -171,7 +172,7 @@ def run_key(result: Mapping[str, Any]) -> str:
 
 @contextmanager
 def going_on(path: Path) -> Iterator[None]:
-    """Where a run ends before its time, say how to go on with it.
+    """Where a run ends before its time, say how to go on with it; not where only what comes after its end is cut.
 
     Raises `WorkError` for files that cannot be written.
     """
@@ -179,15 +180,21 @@ def going_on(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Killed):
-        say(f"to go on: {command}")
+        if not has_finished(path):
+            say(f"to go on: {command}")
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         if os.strerror(errno.ENOSPC) in reason:  # HDF5 says it among other things
             reason = os.strerror(errno.ENOSPC)
-        raise WorkError(
-            f"{error.filename or path}: cannot be written: {reason}\nto go on then: {command}"
-        ) from error
+        then = "" if has_finished(path) else f"\nto go on then: {command}"
+        raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
+
+
+def has_finished(path: Path) -> bool:
+    """Whether a run's directory says that it has."""
+    summary = summarize(path)
+    return summary is not None and summary.status == "finished"
 
 
 def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:
@@ -210,15 +217,12 @@ def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None
 def start_record(
     job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: dict[str, Any] | None
 ) -> RunRecord:
-    """Begin a run's record, or go on with it; tell what is about to be done.
+    """Begin a run's record, or go on with it.
 
     Raises `RequestError` where a new run's files cannot be written: its directory is removed then.
     """
-    from mnist_exp.model.advice import advice
-    from mnist_exp.model.card import as_markdown
     from mnist_exp.model.preprocess import count_parameters
     from mnist_exp.tracking.record import RunRecord
-    from mnist_exp.tracking.store import tracking_uri
 
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
@@ -253,12 +257,23 @@ def start_record(
     }  # fmt: skip
     earlier = resumption.result if resumption else None
     try:
-        record = RunRecord(directory, values, about, config.tracking, job.sweep, earlier)
+        return RunRecord(directory, values, about, config.tracking, job.sweep, earlier)
     except OSError as error:
         if resumption is None:
             remove_folder(directory.path)
             raise RequestError(f"outputs: {error.filename} cannot be written: {error.strerror}") from error
         raise
+
+
+def introduce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
+    """Tell what is about to be done, and keep the model's card."""
+    from mnist_exp.model.advice import advice
+    from mnist_exp.model.card import as_markdown
+    from mnist_exp.model.preprocess import count_parameters
+    from mnist_exp.tracking.store import tracking_uri
+
+    config, origin = job.config, record.result["init_from"]
+    parts = {"train": data.train, "val": data.val, "test": data.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {shown(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
@@ -268,7 +283,7 @@ def start_record(
         say(f"init    {taken} from {shown(Path(origin['run']))}")
         for sentence in origin["left"]:
             say(f"        not taken: {sentence}")
-    say(f"device  {computer}")
+    say(f"device  {job.computer}")
     if config.tracking.enabled:
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
     card = as_markdown(model, config.training.batch_size)
@@ -277,7 +292,6 @@ def start_record(
     record.artifact("architecture.md")
     record.artifact("config.yaml")
     record.note(card)
-    return record
 
 
 def save_best(

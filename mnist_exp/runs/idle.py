@@ -112,7 +112,7 @@ def _deliver_in_the_background(paths: Sequence[str]) -> None:
     # child that outlives it.
     os.posix_spawn(
         sys.executable,
-        [sys.executable, "-m", "mnist_exp.tracking.follow", *paths],
+        [sys.executable, "-P", "-m", "mnist_exp.tracking.follow", *paths],
         os.environ,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

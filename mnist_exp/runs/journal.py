@@ -12,7 +12,7 @@ lines, each with `time` (milliseconds since 1970):
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
     end        status (FINISHED, FAILED, KILLED)
-    resumed    status (RUNNING), epochs and steps (done when it went on), at, overrides, exact
+    resumed    status (RUNNING), epochs and steps (done when it went on), at, overrides, exact, fingerprint
 
 Where a run goes on, so does its journal, behind an `end` or not. Only artifact, end and resumed come again then.
 """
@@ -78,6 +78,15 @@ def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
             place = f":{number}" if not start else ""
             raise ValueError(f"{folder / FILE}{place}: damaged: {line[:30].decode(errors='replace')!r}") from error
     return lines, start + len(whole)
+
+
+def flush(folder: Path) -> None:
+    """Bring the journal to the disk, as whoever writes it does not wait for that."""
+    descriptor = os.open(folder / FILE, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def has_ended(folder: Path) -> bool:

@@ -149,6 +149,10 @@ class Delivery:
         self._client = self._client or connect(self.uri)
         with exclusive(self._folder / LOCK):
             state = self.delivered()
+            self._read()  # others may have delivered what came since
+            journal.flush(self._folder)  # what is delivered must not be lost in a power cut
+            if state.lines > len(self._lines):  # it was, all the same
+                state.lines = 0
             for line in self._lines[state.lines : count]:
                 if line["kind"] == "run":
                     state.run_id = self._create_run(line)
@@ -285,3 +289,7 @@ class Delivery:
         self._client.update_run(
             run_id, "RUNNING"
         )  # its end time stays until it ends again: MLflow cannot clear it
+        tags = {"resumed": line.get("epochs"), "exact": line.get("exact"), "fingerprint": line.get("fingerprint")}
+        for key, value in tags.items():
+            if value is not None:
+                self._client.set_tag(run_id, key, str(value))

@@ -90,7 +90,8 @@ class RunRecord:
             shape=data["shape"], images=data["images"],
         )  # fmt: skip
         if earlier is not None:
-            self._write("resumed", status="RUNNING", **self.result["resumed"][-1])
+            entry = {**self.result["resumed"][-1], "exact": self.result["exact"]}
+            self._write("resumed", status="RUNNING", fingerprint=self.result["fingerprint"], **entry)
         self._log = to_file(self.path / "run.log")
         self._log.__enter__()
         # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
@@ -201,15 +202,21 @@ class RunRecord:
         self.result["status"] = status
         self.result["ended"] = time.time()
         # Before the tracker is waited for: whatever happens there, the run has ended.
-        with held():
-            try:
-                self.journal.write("end", status=END_STATUS[status])
-                self.journal.close()
-            finally:
-                self.directory.write_result(self.result)
+        wait_seconds = self._tracking.wait_seconds
+        try:
+            with held():
+                try:
+                    self.journal.write("end", status=END_STATUS[status])
+                    self.journal.close()
+                finally:
+                    self.directory.write_result(self.result)
+        except (KeyboardInterrupt, Killed):
+            if self._sender is None:
+                raise
+            wait_seconds = 0
         if self._sender is None:
             return
-        _deliver_rest(self._sender, self._tracking, self.path)
+        _deliver_rest(self._sender, wait_seconds, self.path)
         self.result["mlflow_run_id"] = self._sender.run_id
         self.directory.write_result(self.result)
 
@@ -259,7 +266,7 @@ class SweepRecord:
         self._journal.write("end", status=END_STATUS[_status(error)])
         self._journal.close()
         if self._sender is not None:
-            _deliver_rest(self._sender, self._tracking, self._directory)
+            _deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
         (self._directory / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
 
@@ -286,9 +293,9 @@ def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
     return (kind, line.get("weights_sha256")) if kind == "model" else None
 
 
-def _deliver_rest(sender: Sender, tracking: TrackingConfig, directory: Path) -> None:
+def _deliver_rest(sender: Sender, wait_seconds: float, directory: Path) -> None:
     """Wait for the tracker to have everything, and say so where it has not."""
-    failure = sender.finish(tracking.wait_seconds)
+    failure = sender.finish(wait_seconds)
     if failure is not None:
         warn(f"the tracker did not get everything: {failure}")
         say(f"What it missed is kept in {directory / FILE}; 'mnist-exp sync' delivers it.")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mnist_exp.errors import Killed
 from mnist_exp.tracking.delivery import Delivery
 
 
@@ -20,8 +21,9 @@ class Sender:
         self._folder = folder
         self._log = (folder / "delivery.log").open("w+b")
         # A session of its own: Ctrl-C is for the training, which tells the sender the rest.
+        # `-P`: what lies in the user's folder, a `mlflow.py` perhaps, is not imported.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
+            [sys.executable, "-P", "-m", "mnist_exp.tracking.follow", str(folder)],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -29,7 +31,7 @@ class Sender:
         )
 
     def finish(self, wait_seconds: float) -> str | None:
-        """Wait until everything was delivered. Returns why not, or None.
+        """Wait until everything was delivered, or a signal ends the wait. Returns why not, or None.
 
         What was not delivered stays in the journal.
         """
@@ -38,10 +40,11 @@ class Sender:
         try:
             self._process.wait(wait_seconds)
             said = "what delivers it was ended"
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt, Killed) as error:
             self._process.kill()
             self._process.wait()
-            said = f"no answer within {wait_seconds:g} s"
+            timed_out = isinstance(error, subprocess.TimeoutExpired)
+            said = f"no answer within {wait_seconds:g} s" if timed_out else "a signal ended the wait"
         self._log.seek(0)
         for line in self._log:
             said = line.decode(errors="replace").strip()

@@ -19,11 +19,12 @@ from typing import Any, ClassVar
 import pytest
 from journals import expected, held, write_run
 
-from mnist_exp.runs.idle import LOCK, lock
+from mnist_exp.runs.idle import LOCK, _deliver_in_the_background, lock
 from mnist_exp.runs.journal import Journal, read
 from mnist_exp.tracking import follow as module
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.follow import follow, reason
+from mnist_exp.tracking.sender import Sender
 
 
 @pytest.fixture
@@ -46,6 +47,21 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("starts", ["sender", "idle"])
+def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str, starts: str):
+    """Though they have the name of one that is needed."""
+    for name in ("mlflow", "random"):
+        Path(f"{name}.py").write_text("open('executed', 'w')")
+    folder = write_run(tmp_path / "run", uri)
+    if starts == "sender":
+        assert Sender(folder).finish(60) is None
+    else:
+        _deliver_in_the_background([str(folder)])
+        wait_for(lambda: not Delivery(folder).missing())
+    assert not Path("executed").exists()
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
 
 class Nonsense(BaseHTTPRequestHandler):

@@ -104,6 +104,19 @@ def test_it_would_be_seen(
             break
 
 
+def test_a_journal_that_lost_lines(tmp_path: Path, uri: str):
+    """In a power cut, after they were delivered: the lines that come then are not taken for them."""
+    folder = write_run(tmp_path / "run", uri)
+    Delivery(folder).pending()
+    lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_bytes(b"".join(lines[:-3]))
+    Journal(folder).write("end", status="KILLED")
+    Delivery(folder).pending()
+    found = held(folder, uri, tmp_path / "fetched")
+    assert (found["runs"], found["status"]) == (1, "KILLED")
+    assert found["metrics"] == expected(folder)["metrics"]
+
+
 def test_a_request_that_is_carried_out_late(tmp_path: Path, uri: str):
     """A frozen server carries out, later, what was tried again meanwhile: the twins are removed."""
     folder = write_run(tmp_path / "run", uri, end=False)
@@ -125,11 +138,13 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
     follower = Delivery(folder)
     assert not follower.pending()
     lines = Journal(folder)
-    lines.write("resumed", epoch=1)
+    lines.write("resumed", epochs=1, exact=False, fingerprint="f")
     assert follower.pending()
     client = connect(uri)
     run_id = follower.run_id()
     assert client.get_run(run_id).info.status == "RUNNING"
+    told = client.get_run(run_id).data.tags
+    assert (told["resumed"], told["exact"], told["fingerprint"]) == ("1", "False", "f")
     for epoch in (2, 3, 4):
         write_epoch(lines, epoch)
     lines.write("metrics", step=3, values={"best/epoch": 3})
