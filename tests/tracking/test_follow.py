@@ -231,7 +231,7 @@ def test_one_job_that_cannot_be_delivered_keeps_nobody_back(tmp_path: Path, uri:
     process = start(sweep)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"{bad / 'journal.jsonl'}: damaged" in err
+    assert f"{bad / 'journal.jsonl'}:1: damaged" in err
     assert held(good, uri, tmp_path / "fetched") == expected(good)
 
 
