@@ -193,7 +193,8 @@ def _let_hydra_tell(request: Request, verb: str, words: list[str]) -> int:
     # Hydra's parser wants all overrides in one place.
     flags = [word for word in words if word not in request.words]
     if verb != request.verb and {"--help", "-h"} & set(flags):
-        flags.append(f"hydra.help.header=mnist-exp {verb}")
+        run = "run=<run>" if verb == "resume" else "[run=<run>]"
+        flags.append(f"hydra.help.header='mnist-exp {verb} {run} [key=value …]: {VERBS[verb]}'")
     previous, sys.argv = sys.argv, ["mnist-exp", *request.overrides, *flags]
     asked_for_full = _full_errors()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let what is wrong reach us instead of being printed and exited on

@@ -144,8 +144,9 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                         signal.raise_it()
 
                     fit(model, data, config, display, progress, after_epoch, after_steps)
-            except KeyboardInterrupt:
-                if progress.best is not None:
+            except (KeyboardInterrupt, Killed) as signalled:
+                # Who kills has no time for the files that are made from a checkpoint later.
+                if isinstance(signalled, KeyboardInterrupt) and progress.best is not None:
                     leave(final=False)
                 done = f"{progress.epochs} of {config.training.epochs} epochs"
                 say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
