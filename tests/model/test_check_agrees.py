@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from running import Silent
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.compose import Composition
@@ -21,14 +22,6 @@ from mnist_exp.training.loop import fit
 
 SHAPE, CLASSES = (12, 10, 1), 3
 LISTS = 500
-
-
-class Silent:
-    """Listens, and says nothing."""
-
-    def on_steps(self, *_: Any) -> None: ...
-
-    def on_epoch(self, *_: Any) -> None: ...
 
 
 def layer(rng: np.random.Generator) -> Any:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
+from running import Silent
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.keras_names import classes
@@ -23,14 +24,6 @@ from mnist_exp.model.build import build, check
 from mnist_exp.model.preprocess import statistics
 from mnist_exp.model.save import save_model
 from mnist_exp.training.loop import fit
-
-
-class Silent:
-    """Listens, and says nothing."""
-
-    def on_steps(self, *_: Any) -> None: ...
-
-    def on_epoch(self, *_: Any) -> None: ...
 
 
 def options(group: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import Silent
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
@@ -33,14 +34,6 @@ EVERYTHING = (
 )  # fmt: skip
 STEPS = 20  # of an epoch
 STOPPED_AT = 3, 7  # epochs, steps
-
-
-class Silent:
-    """Listens, and says nothing."""
-
-    def on_steps(self, *_: Any) -> None: ...
-
-    def on_epoch(self, *_: Any) -> None: ...
 
 
 @pytest.fixture(autouse=True)

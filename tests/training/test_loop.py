@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from running import Silent
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
@@ -17,15 +18,6 @@ from mnist_exp.model.build import build
 from mnist_exp.model.preprocess import statistics
 from mnist_exp.training import loop
 from mnist_exp.training.loop import Progress, Snapshot, epoch_rows, fit
-
-
-class Silent:
-    """Listens, and says nothing."""
-
-    def on_steps(self, *_: Any) -> None: ...
-
-    def on_epoch(self, *_: Any) -> None: ...
-
 
 # Everything whose state a resume must restore: dropout, momentum, batch statistics, augmentation, a schedule.
 EVERYTHING = (
