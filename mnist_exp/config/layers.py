@@ -198,12 +198,6 @@ def augmentation_faults(entry: Any) -> Iterator[ArgumentError]:
     yield from faults(entry, AUGMENTATIONS, "aug.layers")
 
 
-def check_entry(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of layers") -> None:
-    """Raise the first of an entry's faults."""
-    for fault in faults(entry, allowed, where):
-        raise fault
-
-
 def faults(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of layers") -> Iterator[ArgumentError]:
     """What is wrong with a layer: it may not stand there, or does not have its arguments.
 
