@@ -16,6 +16,7 @@ from mnist_exp.commands.settle import check_config, settle_data
 from mnist_exp.commands.train import Job, Resumption, run_key, run_training, shown
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.identity import LIBRARIES, as_values, code_digest, fingerprint
+from mnist_exp.config.names import nearest
 from mnist_exp.config.request import Request, key_of, override_value
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import RequestError
@@ -43,7 +44,9 @@ def resume(request: Request, started: float) -> None:
     stopwatch = Stopwatch(started)
     wanted = override_value(request, "from")
     if not isinstance(wanted, str):
-        raise RequestError("resume: say which run: run=latest, a run's directory or its name")
+        typo = next((key_of(text) for text in request.overrides if nearest(key_of(text), ["run"])), None)
+        meant = f" ({typo}: did you mean 'run'?)" if typo else ""
+        raise RequestError(f"resume: say which run: run=latest, a run's directory or its name{meant}")
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"), can_go_on)
     with RunDirectory.open(run.path) as directory:
         request = replace(request, overrides=tuple(t for t in request.overrides if key_of(t) != "from"))

@@ -66,8 +66,11 @@ def read_config(run: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise RequestError(f"{file}: damaged: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RequestError(f"{file}:{line}: damaged: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise RequestError(f"{file}: damaged: expected a mapping")
     return values
