@@ -6,6 +6,7 @@ and the composition goes on, so that everything wrong is told at once.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,7 +158,12 @@ def _load_what_can_be(
     # Groups first: what other overrides reach depends on them.
     for text in sorted(overrides, key=lambda text: not is_group(loader, parsed[text])):
         try:
-            config = load(loader, request, [*accepted, text])
+            if is_group(loader, parsed[text]) or parsed[text].is_sweep_override():
+                config = load(loader, request, [*accepted, text])
+            else:  # as Hydra does when it has composed: no file is read again
+                changed = copy.deepcopy(config)
+                ConfigLoaderImpl._apply_overrides_to_config([parsed[text]], changed)
+                config = changed
             accepted.append(text)
         except COMPOSITION_ERRORS as error:
             group = key_of(text).split(".")[0]
