@@ -21,8 +21,8 @@ backend.load()
 
 from mnist_exp.inference import saved  # noqa: E402
 from mnist_exp.report import plots, progress  # noqa: E402
-from mnist_exp.runs import directory  # noqa: E402
-from mnist_exp.tracking import journal, record  # noqa: E402
+from mnist_exp.runs import directory, journal  # noqa: E402
+from mnist_exp.tracking import record  # noqa: E402
 from mnist_exp.training import loop  # noqa: E402
 
 
