@@ -165,9 +165,7 @@ def over_saved(
 
 def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
     """Raises `RequestError` where overrides would change what the run is."""
-    from mnist_exp.runs.journal import flatten
-
-    here, there = flatten(as_values(config)), flatten(as_values(same))
+    here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
     others = [
         f"{key} is {there.get(key, 'not there')}, not {here.get(key, 'left out')}"
         for key in {**there, **here}

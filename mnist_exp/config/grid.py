@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.compose import parsable
 from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader
@@ -36,10 +36,10 @@ def expand(request: Request) -> Grid:
     with config_loader(request.config_dir) as loader:
         texts, problems = parsable(request.overrides)
         given = {key_of(text) for text in texts}
-        texts = [
-            f"{key}={value}" for key, value in _sweeper_params(loader, request).items() if key not in given
-        ] + texts
-        problems += _foreign_code(loader, request)
+        whole = _whole_config(loader, request)
+        params = {} if whole is None else _sweeper_params(whole)
+        texts = [f"{key}={value}" for key, value in params.items() if key not in given] + texts
+        problems += [] if whole is None else _foreign_code(whole)
         swept: list[str] = []
         choices: list[list[str]] = []
         for text in texts:
@@ -64,12 +64,16 @@ def expand(request: Request) -> Grid:
     return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems))
 
 
-def _foreign_code(loader: ConfigLoaderImpl, request: Request) -> list[Problem]:
-    """A launcher is the one thing that a config makes by its name in Python: one of Hydra's, and nothing in it."""
+def _whole_config(loader: ConfigLoaderImpl, request: Request) -> DictConfig | None:
+    """The config with Hydra's own part; None where it does not compose, which is told when the jobs do."""
     try:
-        config = loader.load_configuration(request.verb, list(request.overrides), RunMode.MULTIRUN)
+        return loader.load_configuration(request.verb, list(request.overrides), RunMode.MULTIRUN)
     except COMPOSITION_ERRORS:
-        return []  # told when the jobs are composed
+        return None
+
+
+def _foreign_code(config: DictConfig) -> list[Problem]:
+    """A launcher is the one thing that a config makes by its name in Python: one of Hydra's, and nothing in it."""
     launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
     assert isinstance(launcher, dict)
     target = str(launcher.pop("_target_", ""))
@@ -78,11 +82,7 @@ def _foreign_code(loader: ConfigLoaderImpl, request: Request) -> list[Problem]:
     return [Problem(COMMAND_LINE, "hydra.launcher: nothing in a config may name code to run", "hydra.launcher")]
 
 
-def _sweeper_params(loader: ConfigLoaderImpl, request: Request) -> Mapping[str, Any]:
+def _sweeper_params(config: DictConfig) -> Mapping[str, Any]:
     """`hydra.sweeper.params`, Hydra's way of writing a grid into a config file."""
-    try:
-        config = loader.load_configuration(request.verb, list(request.overrides), RunMode.MULTIRUN)
-    except COMPOSITION_ERRORS:
-        return {}  # told when the jobs are composed
     params = OmegaConf.select(config, "hydra.sweeper.params")
     return {} if params is None else cast("Mapping[str, Any]", OmegaConf.to_container(params))

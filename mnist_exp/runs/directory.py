@@ -25,7 +25,7 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.idle import LOCK as _LOCK
 from mnist_exp.runs.idle import RESULT as _RESULT
-from mnist_exp.runs.idle import lock, mark_killed
+from mnist_exp.runs.idle import lock, mark_killed, write_result
 from mnist_exp.runs.journal import FILE as JOURNAL
 
 RUNS, SWEEPS = "runs", "sweeps"
@@ -90,7 +90,7 @@ class RunDirectory:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`, whole."""
-        write_text(self.path / _RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_result(self.path, result)
 
     def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
         """Write `history.csv`, whole: a row per epoch."""

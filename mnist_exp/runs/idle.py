@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def settle(path: Path) -> bool:
             lines.write("end", status=journal.END_STATUS.get(status, "FAILED"), time=int(last_sign * 1000))
             lines.close()
         if died:
-            _write_result(path, {**result, "status": "killed", "ended": last_sign})
+            write_result(path, {**result, "status": "killed", "ended": last_sign})
         return True
     return False
 
@@ -76,7 +76,7 @@ def amend_result(path: Path, **values: Any) -> None:
     with suppress(OSError, ValueError), _locked(path):
         result = _read_result(path)
         if result and {**result, **values} != result:
-            _write_result(path, {**result, **values})
+            write_result(path, {**result, **values})
 
 
 @contextmanager
@@ -99,7 +99,8 @@ def _read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def _write_result(path: Path, result: dict[str, Any]) -> None:
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`, whole, by who holds the lock."""
     write_text(path / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
