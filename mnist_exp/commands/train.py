@@ -304,7 +304,7 @@ def save_best(
     """
     from mnist_exp.inference.saved import load
     from mnist_exp.model.save import hdf5_takes, save_model, weights_sha256
-    from mnist_exp.training.loop import build_state
+    from mnist_exp.training.step import build_state
 
     assert progress.best is not None
     assert progress.best_epoch is not None

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.runs.files import replace_file
-from mnist_exp.training.loop import Arrays, Progress, Snapshot, as_arrays, build_state
+from mnist_exp.training.loop import Arrays, Progress, Snapshot, as_arrays
+from mnist_exp.training.step import build_state
 
 FOLDER, ENDING = "checkpoint", ".state"
 _DIGEST = hashlib.sha256().digest_size

@@ -72,6 +72,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def halves_batches() -> bool:
+    """Whether there are threads to compute both halves of a batch at once."""
+    import tensorflow as tf
+
+    return not tf.config.get_visible_devices("GPU") and tf.config.threading.get_inter_op_parallelism_threads() != 1
+
+
 def cpu_computes_in_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
     try:
@@ -95,12 +102,13 @@ def _configure(tf: Any, gpus: list[Any], threads: int, *, deterministic: bool) -
             tf.config.experimental.set_memory_growth(gpu, True)
         if not gpus:
             tf.config.set_visible_devices([], "GPU")
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        # An operation leaves one thread to the other half of the batch.
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, threads - 1))
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError as error:
         raise RequestError(
             f"device.threads={threads}: TensorFlow already runs in this process with other settings "
-            f"({tf.config.threading.get_intra_op_parallelism_threads()} threads); "
+            f"({tf.config.threading.get_inter_op_parallelism_threads()} threads); "
             "jobs that differ in their device need a process each"
         ) from error
     if deterministic:

@@ -1,8 +1,7 @@
 """The training loop.
 
-Its parts: the images stay in memory as bytes; an epoch's order is a permutation of their indices; a chunk of
-steps runs in one compiled call that gathers, augments, and lets Keras' own `train_step` learn. Every random draw
-follows from the seed and the epoch or step number, so a training can go on from any step.
+An epoch's order is a permutation of the images' indices; a chunk of steps runs in one compiled call. Every random
+draw follows from the seed and the epoch or step number, so a training can go on from any step.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from mnist_exp.errors import WorkError
 from mnist_exp.model.schedule import learning_rates
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.finite import first_not_finite
+from mnist_exp.training.fused import fused
 from mnist_exp.training.selection import better, learning_rate_scale, stops_early
+from mnist_exp.training.step import compile_steps, compile_validation, read_metrics
 
 # Steps in one compiled call: enough to hide the call's cost (about 1 ms), few enough for a smooth display and
 # a quick Ctrl-C. The weights do not depend on it.
 STEPS_PER_CALL = 20
-VALIDATION_BATCH = 500
 
 ADVICE = "A lower optimizer.learning_rate may help; debug=nan_check names the layer."
 
@@ -120,46 +120,64 @@ def fit(
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
 
-    while progress.epochs < training.epochs and not stops_early(progress.history, config):
-        start = time.perf_counter() - progress.seconds
-        epoch = progress.epochs
-        scale = learning_rate_scale(progress.history, config)
-        rate = rates[(epoch + 1) * steps - 1] * np.float32(scale)  # at the epoch's end
-        model.reset_metrics()
-        if progress.steps:
-            assign(model.metrics_variables, progress.metrics)
-        metrics = read_metrics(model)
-        for rows in epoch_rows(
-            len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call, progress.steps
-        ):
-            before = Snapshot.of(model) if config.debug.check_finite else None
-            first = epoch * steps + progress.steps
-            run_steps(rows, first, scale)
+    with fused(model):
+        while progress.epochs < training.epochs and not stops_early(progress.history, config):
+            start = time.perf_counter() - progress.seconds
+            epoch = progress.epochs
+            scale = learning_rate_scale(progress.history, config)
+            model.reset_metrics()
+            if progress.steps:
+                assign(model.metrics_variables, progress.metrics)
             metrics = read_metrics(model)
-            if not math.isfinite(metrics["loss"]):
-                raise diverged(model, data.train, config, rates * scale, epoch, (first, rows), before)
-            progress.steps += len(rows)
-            progress.seconds = time.perf_counter() - start
-            listener.on_steps(epoch + 1, progress.steps, steps, metrics)
-            after_steps()
-        row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
-        with mean_weights(model):
-            if validate is not None:
-                row |= {f"val/{name}": value for name, value in validate().items()}
-            if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
-                where = f"after epoch {epoch + 1}, at learning rate {rate:.3g}"
-                raise WorkError(f"the loss is no longer a number: {where}. {ADVICE}")
-            row["learning_rate"] = float(rate)
-            row["seconds"] = time.perf_counter() - start
-            progress.epochs += 1
-            progress.steps, progress.seconds = 0, 0.0
-            progress.history.append(row)
-            is_best = progress.best_epoch is None or better(row, progress.history[progress.best_epoch - 1], config)
-            if is_best:
-                progress.best_epoch, progress.best = progress.epochs, Snapshot.of(model)
-        after_epoch()
-        listener.on_epoch(row, is_best)
+            for rows in epoch_rows(
+                len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call, progress.steps
+            ):
+                before = Snapshot.of(model) if config.debug.check_finite else None
+                first = epoch * steps + progress.steps
+                run_steps(rows, first, scale)
+                metrics = read_metrics(model)
+                if not math.isfinite(metrics["loss"]):
+                    raise diverged(model, data.train, config, rates * scale, epoch, (first, rows), before)
+                progress.steps += len(rows)
+                progress.seconds = time.perf_counter() - start
+                listener.on_steps(epoch + 1, progress.steps, steps, metrics)
+                after_steps()
+            row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
+            rate = float(rates[(epoch + 1) * steps - 1] * np.float32(scale))  # at the epoch's end
+            is_best = end_epoch(model, config, progress, row, validate, rate, start)
+            after_epoch()
+            listener.on_epoch(row, is_best)
     return progress
+
+
+def end_epoch(
+    model: keras.Model,
+    config: TrainConfig,
+    progress: Progress,
+    row: dict[str, float],
+    validate: Callable[[], dict[str, float]] | None,
+    rate: float,
+    start: float,
+) -> bool:
+    """Validate, complete the epoch's row, and put it into `progress`; whether it is the best so far.
+
+    `start` is a reading of `time.perf_counter`. Raises `WorkError` for what is no longer a number.
+    """
+    with mean_weights(model):
+        if validate is not None:
+            row |= {f"val/{name}": value for name, value in validate().items()}
+        if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
+            where = f"after epoch {progress.epochs + 1}, at learning rate {rate:.3g}"
+            raise WorkError(f"the loss is no longer a number: {where}. {ADVICE}")
+        row["learning_rate"] = rate
+        row["seconds"] = time.perf_counter() - start
+        progress.epochs += 1
+        progress.steps, progress.seconds = 0, 0.0
+        progress.history.append(row)
+        is_best = progress.best_epoch is None or better(row, progress.history[progress.best_epoch - 1], config)
+        if is_best:
+            progress.best_epoch, progress.best = progress.epochs, Snapshot.of(model)
+    return is_best
 
 
 def steps_per_epoch(images: int, config: TrainConfig) -> int:
@@ -200,78 +218,6 @@ def epoch_rows(
         yield full[start : start + steps_per_call]
     if max(whole, first) < steps:
         yield order[whole * batch_size :].reshape(1, -1)
-
-
-def compile_steps(
-    model: keras.Model, train: Part, config: TrainConfig, rates: npt.NDArray[np.float32]
-) -> Callable[[npt.NDArray[np.int32], int, float], None]:
-    """A function of rows of image indices, the number of the first step, and a factor of the learning rate.
-
-    It makes one training step per row.
-    """
-    images, targets = tf.constant(train.images), _targets(train, config)
-    table = tf.constant(rates)
-    augment = make_augment(config.aug, config.data.shape, config.seed)
-    build_state(model)
-
-    signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32)]
-
-    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def run_steps(rows: Any, first_step: Any, scale: Any) -> None:
-        for index in tf.range(tf.shape(rows)[0]):
-            step = first_step + tf.cast(index, tf.int64)
-            model.optimizer.learning_rate.assign(tf.gather(table, step) * scale)
-            batch = tf.cast(tf.gather(images, rows[index]), tf.float32)
-            if augment is not None:
-                batch = augment(batch, step)
-            model.train_step((batch, tf.gather(targets, rows[index])))
-
-    return lambda rows, first_step, scale: run_steps(
-        tf.constant(rows), tf.constant(first_step, tf.int64), tf.constant(scale, tf.float32)
-    )
-
-
-def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:
-    """A function that scores the model as it is on the validation part."""
-    images, targets = tf.constant(val.images), _targets(val, config)
-
-    @tf.function(input_signature=[tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)])  # type: ignore[untyped-decorator]
-    def score(start: Any, stop: Any) -> None:
-        model.test_step((tf.cast(images[start:stop], tf.float32), targets[start:stop]))
-
-    def validate() -> dict[str, float]:
-        model.reset_metrics()
-        for start in range(0, len(val), VALIDATION_BATCH):
-            stop = min(start + VALIDATION_BATCH, len(val))
-            score(tf.constant(start, tf.int64), tf.constant(stop, tf.int64))
-        return read_metrics(model)
-
-    return validate
-
-
-def _targets(part: Part, config: TrainConfig) -> Any:
-    if config.training.one_hot:
-        return tf.one_hot(part.labels, config.data.classes)
-    return tf.constant(part.labels.astype(np.int32))
-
-
-def build_state(model: keras.Model) -> None:
-    """Make every variable that training will use: they cannot be made inside a compiled call."""
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    shape = (1, *model.output_shape[1:])
-    labels = np.zeros(shape) if _takes_one_hot(model) else np.zeros((1,), np.int32)
-    model.compute_metrics(None, labels, np.full(shape, 1 / shape[-1], np.float32), None)
-    model.reset_metrics()
-
-
-def _takes_one_hot(model: keras.Model) -> bool:
-    return not type(model.loss).__name__.startswith("Sparse")
-
-
-def read_metrics(model: keras.Model) -> dict[str, float]:
-    """The metrics since they were last reset."""
-    return {name: float(value) for name, value in model.get_metrics_result().items()}
 
 
 def diverged(

@@ -20,7 +20,8 @@ from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocess import statistics
 from mnist_exp.training.checkpoint import Checkpoints, DamagedCheckpoint, State, read, read_newest
-from mnist_exp.training.loop import Progress, Snapshot, build_state, fit
+from mnist_exp.training.loop import Progress, Snapshot, fit
+from mnist_exp.training.step import build_state
 
 # Whatever has state: dropout, batch statistics, momentum, a running mean, a schedule of steps and one of epochs, and
 # learning rates at which the best epoch is not the last one.

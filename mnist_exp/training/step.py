@@ -1,0 +1,171 @@
+"""What is compiled of a training: a chunk of its steps, and the validation.
+
+The images stay in memory as bytes, and are gathered by index and augmented a batch at a time. On a processor of
+several cores a batch is computed in two halves, side by side, each on one core where there are two: that takes a
+quarter less time than both cores at one operation after the other. The gradient is that of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Part
+from mnist_exp.training.augment import make_augment
+from mnist_exp.training.device import halves_batches
+
+VALIDATION_BATCH = 500
+
+Tensor = Any  # tf.Tensor; TensorFlow ships no types
+
+
+def compile_steps(
+    model: keras.Model, train: Part, config: TrainConfig, rates: npt.NDArray[np.float32]
+) -> Callable[[npt.NDArray[np.int32], int, float], None]:
+    """A function of rows of image indices, the number of the first step, and a factor of the learning rate.
+
+    It makes one training step per row.
+    """
+    images, targets = tf.constant(train.images), _targets(train, config)
+    table = tf.constant(rates)
+    augment = make_augment(config.aug, config.data.shape, config.seed)
+    build_state(model)
+    halves = halves_batches() and can_be_halved(model, config)
+    learn = _compile_learning(model, targets)
+
+    signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32)]
+
+    def compiled(parts: int) -> Any:
+        @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+        def run_steps(rows: Tensor, first_step: Tensor, scale: Tensor) -> None:
+            for index in tf.range(tf.shape(rows)[0]):
+                step = first_step + tf.cast(index, tf.int64)
+                model.optimizer.learning_rate.assign(tf.gather(table, step) * scale)
+                batch = tf.cast(tf.gather(images, rows[index]), tf.float32)
+                if augment is not None:
+                    batch = augment(batch, step)
+                learn(batch, tf.gather(targets, rows[index]), parts)
+
+        return run_steps
+
+    by_parts = {1: compiled(1), 2: compiled(2)}  # traced when they are first called
+
+    def run(rows: npt.NDArray[np.int32], first_step: int, scale: float) -> None:
+        parts = 2 if halves and rows.shape[1] > 1 else 1
+        by_parts[parts](tf.constant(rows), tf.constant(first_step, tf.int64), tf.constant(scale, tf.float32))
+
+    return run
+
+
+def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, Tensor, int], None]:
+    """A function of a batch, its targets, and the number of parts to compute it in: Keras' `train_step`."""
+    signature = [
+        tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
+        tf.TensorSpec([None, *targets.shape[1:]], targets.dtype),
+        tf.TensorSpec([], tf.float32),
+    ]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
+    def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Of a part that is such a share of its batch; traced once for all parts."""
+        with tf.GradientTape() as tape:
+            predicted = model(x, training=True)
+            loss = share * model.compute_loss(x, y, predicted, None, training=True)
+            scaled = model.optimizer.scale_loss(loss)
+        return tape.gradient(scaled, model.trainable_weights), loss, predicted
+
+    def learn(batch: Tensor, wanted: Tensor, parts: int) -> None:
+        count = tf.shape(wanted)[0]
+        bounds = [count * part // parts for part in range(parts + 1)]
+        found = []
+        for start, stop in pairwise(bounds):
+            share = tf.cast(stop - start, tf.float32) / tf.cast(count, tf.float32)
+            found.append(gradients(batch[start:stop], wanted[start:stop], share))
+        each, losses, predicted = zip(*found, strict=True)
+        summed = [None if of_one[0] is None else tf.add_n(of_one) for of_one in zip(*each, strict=True)]
+        model.optimizer.apply_gradients(zip(summed, model.trainable_weights, strict=True))
+        _count_loss(model, tf.add_n(losses), count)
+        model.compute_metrics(batch, wanted, tf.concat(predicted, axis=0), None)
+
+    return learn
+
+
+def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:
+    """A function that scores the model as it is on the validation part."""
+    images, targets = tf.constant(val.images), _targets(val, config)
+    parts = 2 if halves_batches() else 1
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)])  # type: ignore[untyped-decorator]
+    def score(start: Tensor, stop: Tensor) -> None:
+        bounds = [start + (stop - start) * part // parts for part in range(parts + 1)]
+        predicted = tf.concat(
+            [model(tf.cast(images[first:last], tf.float32), training=False) for first, last in pairwise(bounds)],
+            axis=0,
+        )
+        loss = model.compute_loss(None, targets[start:stop], predicted, None, training=False)
+        _count_loss(model, loss, stop - start)
+        model.compute_metrics(None, targets[start:stop], predicted, None)
+
+    def validate() -> dict[str, float]:
+        model.reset_metrics()
+        for start in range(0, len(val), VALIDATION_BATCH):
+            stop = min(start + VALIDATION_BATCH, len(val))
+            score(tf.constant(start, tf.int64), tf.constant(stop, tf.int64))
+        return read_metrics(model)
+
+    return validate
+
+
+def can_be_halved(model: keras.Model, config: TrainConfig) -> bool:
+    """Whether a batch's gradient is the mean of its halves'.
+
+    Not with layers that keep statistics of the batch, nor with losses that are not a mean over images.
+    """
+    for layer in model.layers:
+        if layer.trainable and any(not weight.trainable for weight in layer.weights):
+            return False
+    classes = config.data.classes
+    labels = np.arange(4) % classes
+    targets = np.eye(classes, dtype=np.float32)[labels] if config.training.one_hot else labels
+    predicted = np.random.default_rng(0).dirichlet(np.ones(classes), 4).astype(np.float32)
+    whole, first, second = (
+        float(model.loss(targets[of], predicted[of])) for of in (slice(None), slice(2), slice(2, None))
+    )
+    return bool(np.isclose(whole, (first + second) / 2, rtol=1e-5))
+
+
+def _count_loss(model: keras.Model, loss: Tensor, images: Tensor) -> None:
+    [tracker] = [metric for metric in model.metrics if metric.name == "loss"]
+    tracker.update_state(loss, sample_weight=images)
+
+
+def _targets(part: Part, config: TrainConfig) -> Any:
+    if config.training.one_hot:
+        return tf.one_hot(part.labels, config.data.classes)
+    return tf.constant(part.labels.astype(np.int32))
+
+
+def build_state(model: keras.Model) -> None:
+    """Make every variable that training will use: they cannot be made inside a compiled call."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    shape = (1, *model.output_shape[1:])
+    labels = np.zeros(shape) if _takes_one_hot(model) else np.zeros((1,), np.int32)
+    model.compute_metrics(None, labels, np.full(shape, 1 / shape[-1], np.float32), None)
+    model.reset_metrics()
+
+
+def _takes_one_hot(model: keras.Model) -> bool:
+    return not type(model.loss).__name__.startswith("Sparse")
+
+
+def read_metrics(model: keras.Model) -> dict[str, float]:
+    """The metrics since they were last reset."""
+    return {name: float(value) for name, value in model.get_metrics_result().items()}

@@ -1,0 +1,81 @@
+"""A batch computed in halves gives what the whole batch gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset
+from mnist_exp.data.load import find, prepare
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocess import statistics
+from mnist_exp.training import step
+
+COMMON = ("data=digits", "data.limit=300", "model=linear", "optimizer=sgd", "training.metrics=[mean_squared_error]",
+          "training.loss=categorical_crossentropy", "training.label_smoothing=0.1")  # fmt: skip
+CONV = "{type: Conv2D, filters: 4, kernel_size: 3, strides: 2, activation: relu, kernel_regularizer: l2}"
+PENALIZED = "{type: Dense, units: 12, activation: tanh, activity_regularizer: l2}"
+LAYERS = f"[{CONV}, MaxPooling2D, Flatten, {PENALIZED}, {{type: Dense, units: 10}}, Softmax]"
+
+
+def setting(*overrides: str) -> tuple[TrainConfig, Dataset, Any]:
+    config, _ = compose_checked(Request("train", (*COMMON, *overrides)), TrainConfig)
+    data = prepare(find(config.data, print), config.data)
+    return config, data, build(config, statistics(data.train.images, config.preprocess), "float32")
+
+
+@pytest.mark.parametrize("images", [64, 37, 2, 1])
+def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, images: int):
+    """Weights after a step, loss and metrics, with penalties on weights and outputs; also of uneven halves."""
+    ends = []
+    for halves in (False, True):
+        monkeypatch.setattr(step, "halves_batches", lambda halves=halves: halves)
+        config, data, model = setting(f"model.layers={LAYERS}", "aug=rotate45")
+        run = step.compile_steps(model, data.train, config, np.full(1, 0.1, np.float32))
+        run(np.arange(images, dtype=np.int32)[None, :], 0, 1.0)
+        ends.append(([*model.get_weights()], step.read_metrics(model)))
+        validated = step.compile_validation(model, data.val, config)()
+        ends[-1][1].update({f"val/{name}": value for name, value in validated.items() if name != "loss"})
+    for one, other in zip(ends[0][0], ends[1][0], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)
+    equal = all(np.array_equal(one, other) for one, other in zip(ends[0][0], ends[1][0], strict=True))
+    assert equal == (images == 1)  # they were computed in halves
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model=lenet5x5", True),
+        ("preprocess=zca", True),
+        ("model=vgg_bn", False),
+        ("training.loss=dice", True),  # of probabilities, whose sums are fixed, it is a mean
+        ("training.loss=categorical_focal_crossentropy", True),
+        ("training.loss=kl_divergence", True),
+    ],
+)
+def test_what_can_be_halved(override: str, expected: bool):
+    """Not what looks at the batch as a whole."""
+    words = ["training.label_smoothing=0"] if "loss" in override else []
+    config, _, model = setting(override, *words)
+    assert step.can_be_halved(model, config) == expected
+
+
+def test_a_loss_that_is_no_mean_is_computed_whole():
+    """None of Keras' for probabilities is such a one at present."""
+    config, _, model = setting("model=linear")
+    mean = model.loss
+    model.loss = lambda targets, predicted: mean(targets, predicted) ** 2
+    assert not step.can_be_halved(model, config)
+
+
+def test_a_layer_with_statistics_of_the_batch_that_is_frozen_can_be_halved():
+    """It does not look at the batch then."""
+    config, _, model = setting("model.layers=[{type: BatchNormalization, trainable: false}, Flatten, "
+                               "{type: Dense, units: 10}, Softmax]")  # fmt: skip
+    assert step.can_be_halved(model, config)
