@@ -331,7 +331,7 @@ def test_a_run_without_its_end_goes_on_with_that(cli: Cli, monkeypatch: pytest.M
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr("mnist_exp.commands.train.score_test", end)
+        patched.setattr("mnist_exp.commands.train.draw_training", end)
         cli(small=True, status=143)
     done = cli("resume", "run=latest")
     assert "resume  with what comes after the last epoch\n" in done.out

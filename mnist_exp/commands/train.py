@@ -10,6 +10,7 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from mnist_exp.training.checkpoint import State
     from mnist_exp.training.device import Device
     from mnist_exp.training.loop import Progress
+
+
+PLOTS = "plots"
+"""The folder of a run's pictures."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +125,16 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                 record.history(progress.history)
                 with stopwatch.phase("save"):
                     saved = save_best(build(config, found, "float32"), progress, record, config, final)
-                with stopwatch.phase("test"):
-                    scores = score_test(saved, data, record, config) if final and data.test is not None else None
-                with stopwatch.phase("plots"):
-                    draw(record, config, data, saved, progress, scores)
+                with ThreadPoolExecutor(1) as beside:
+                    scoring = beside.submit(score_test, saved, data, config, stopwatch) if final else None
+                    with stopwatch.phase("plots"):
+                        draw_training(record, config, data, saved, progress)
+                if scoring is not None and (scores := scoring.result()) is not None:
+                    record.test(scores.metrics)
+                    with stopwatch.phase("plots"):
+                        draw_test(record, config, data, scores)
+                for picture in sorted((record.path / PLOTS).glob("*.png")):
+                    record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 
             try:
                 with (
@@ -322,25 +333,28 @@ def save_best(
     return load(record.path / "model.keras")
 
 
-def score_test(saved: keras.Model, data: Dataset, record: RunRecord, config: TrainConfig) -> Scores:
-    """Score the saved model on the test part: the one time that this run looks at it."""
+def score_test(saved: keras.Model, data: Dataset, config: TrainConfig, stopwatch: Stopwatch) -> Scores | None:
+    """Score the saved model on the test part, if there is one: the one time that this run looks at it."""
     from mnist_exp.inference.saved import score
 
-    assert data.test is not None
-    scores = score(saved, data.test, config.training)
-    record.test(scores.metrics)
-    return scores
+    if data.test is None:
+        return None
+    with stopwatch.phase("test"):
+        return score(saved, data.test, config.training)
 
 
-def draw(
-    record: RunRecord,
-    config: TrainConfig,
-    data: Dataset,
-    model: keras.Model,
-    progress: Progress,
-    scores: Scores | None,
+def title_of(record: RunRecord, config: TrainConfig) -> str:
+    """What every picture says of its run."""
+    title = f"{record.directory.name} · {config.data.name}"
+    if record.result["data"]["stands_in_for"]:
+        title += f", standing in for {record.result['data']['stands_in_for']}"
+    return title
+
+
+def draw_training(
+    record: RunRecord, config: TrainConfig, data: Dataset, model: keras.Model, progress: Progress
 ) -> None:
-    """Draw the run's pictures and give them to the tracker."""
+    """Draw the model, what it was shown, and how it learned."""
     from mnist_exp.model.advice import advice
     from mnist_exp.model.card import HEADS, RIGHT, as_rows, card
     from mnist_exp.report import plots
@@ -348,11 +362,8 @@ def draw(
     from mnist_exp.training.loop import steps_per_epoch
     from mnist_exp.training.selection import rates_with_history
 
-    folder = record.path / "plots"
+    folder, title = record.path / PLOTS, title_of(record, config)
     folder.mkdir(exist_ok=True)
-    title = f"{record.directory.name} · {config.data.name}"
-    if record.result["data"]["stands_in_for"]:
-        title += f", standing in for {record.result['data']['stands_in_for']}"
     rows = as_rows(card(model), config.training.batch_size)
     plots.architecture(
         HEADS, rows, RIGHT, advice(model), f"{config.model.name} · {title}", folder / "architecture.png"
@@ -367,22 +378,22 @@ def draw(
     plots.augmentation_sheet(
         originals, augmented, f"aug {config.aug.shown_name} · {title}", folder / "augmentation.png"
     )
-    if scores is not None and data.test is not None:
-        names = data.class_names
-        accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
-        plots.confusion_matrix(
-            data.test.labels,
-            scores.predicted,
-            names,
-            f"{accuracy} · {title}",
-            folder / "confusion_matrix.png",
-        )
-        plots.misclassified(
-            data.test.images, data.test.labels, scores.probabilities, names,
-            f"misclassified test images · {title}", folder / "misclassified.png",
-        )  # fmt: skip
-    for picture in sorted(folder.glob("*.png")):
-        record.artifact(f"plots/{picture.name}", "plots")
+
+
+def draw_test(record: RunRecord, config: TrainConfig, data: Dataset, scores: Scores) -> None:
+    """Draw what the model gets wrong."""
+    from mnist_exp.report import plots
+
+    assert data.test is not None
+    folder, title, names = record.path / PLOTS, title_of(record, config), data.class_names
+    accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
+    plots.confusion_matrix(
+        data.test.labels, scores.predicted, names, f"{accuracy} · {title}", folder / "confusion_matrix.png"
+    )
+    plots.misclassified(
+        data.test.images, data.test.labels, scores.probabilities, names, f"misclassified test images · {title}",
+        folder / "misclassified.png",
+    )  # fmt: skip
 
 
 def conclude(record: RunRecord, data: Dataset) -> None:

@@ -38,7 +38,9 @@ class Clock:
 
 def main(overrides: tuple[str, ...]) -> None:
     """Train what the overrides describe."""
-    config, _ = compose_checked(Request("train", overrides), TrainConfig)
+    config, _ = compose_checked(
+        Request("train", overrides, config_dir=__import__("os").environ.get("CDIR")), TrainConfig
+    )
     computer = device.resolve(config.device)
     started = time.perf_counter()
     data = prepare(find(config.data, lambda _: None), config.data)
