@@ -33,6 +33,9 @@ test-slow: $(READY) ## fresh environments, real servers, a browser, README's com
 reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
 	$(BIN)/python tests/benchmarks/reproduce.py
 
+bench: $(READY) ## measure the speed beside a plain Keras script (a quarter of an hour)
+	$(BIN)/python tests/benchmarks/speed.py
+
 check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,4 +48,4 @@ format: $(READY) ## format the code
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup run ui test test-slow reproduce check format clean
+.PHONY: help setup run ui test test-slow reproduce bench check format clean

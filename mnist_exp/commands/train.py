@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.commands.settle import check_config, settle_data, start_from_run
@@ -78,6 +80,8 @@ def train(request: Request, started: float) -> None:
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
         request, config, computer = check_config(start_from_run(request))
+    # While data is read and unpacked, which leaves the interpreter free: what drawing needs.
+    Thread(target=import_module, args=["mnist_exp.report.plots"]).start()
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = settle_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")

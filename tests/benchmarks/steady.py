@@ -1,6 +1,8 @@
-"""Training alone, as mnist-exp does it: `python tests/benchmarks/steady.py OVERRIDES…` prints JSON.
+"""Training alone, as mnist-exp does it, without files and tracker.
 
-What each epoch took, by the clock and by the processor; no files, no tracker.
+    python tests/benchmarks/steady.py OVERRIDES…
+
+Waits for a line before each epoch, and prints what it took by the clock and by the processor, as JSON.
 """
 
 from __future__ import annotations
@@ -19,43 +21,37 @@ backend.load()
 
 from mnist_exp.data.load import find, prepare  # noqa: E402
 from mnist_exp.model.build import build  # noqa: E402
-from mnist_exp.model.preprocess import count_parameters, statistics  # noqa: E402
+from mnist_exp.model.preprocess import statistics  # noqa: E402
 from mnist_exp.training import device  # noqa: E402
 from mnist_exp.training.loop import fit  # noqa: E402
 
 
-class Clock:
-    """Seconds of the clock and of the processor at the start and after each epoch."""
+class Turns:
+    """Waits for a line before each epoch, and prints what it took."""
 
-    def __init__(self) -> None:
-        self.readings = [(time.perf_counter(), time.process_time())]
+    def __init__(self, images: int) -> None:
+        self._images = images
+        self._wait()
+
+    def _wait(self) -> None:
+        sys.stdin.readline()
+        self._started = time.perf_counter(), time.process_time()
 
     def on_steps(self, *_: Any) -> None: ...
 
     def on_epoch(self, *_: Any) -> None:
-        self.readings.append((time.perf_counter(), time.process_time()))
+        seconds, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        print(json.dumps({"images": self._images, "seconds": seconds, "cpu": cpu}), flush=True)
+        self._wait()
 
 
 def main(overrides: tuple[str, ...]) -> None:
     """Train what the overrides describe."""
-    config, _ = compose_checked(
-        Request("train", overrides, config_dir=__import__("os").environ.get("CDIR")), TrainConfig
-    )
+    config, _ = compose_checked(Request("train", overrides), TrainConfig)
     computer = device.resolve(config.device)
-    started = time.perf_counter()
     data = prepare(find(config.data, lambda _: None), config.data)
-    reading = time.perf_counter() - started
     model = build(config, statistics(data.train.images, config.preprocess), computer.precision)
-    clock = Clock()
-    fit(model, data, config, clock)
-    found = {
-        "parameters": count_parameters(model),
-        "images": len(data.train),
-        "reading": reading,
-        "precision": computer.precision,
-        "readings": clock.readings,
-    }
-    print(json.dumps(found))
+    fit(model, data, config, Turns(len(data.train)))
 
 
 if __name__ == "__main__":

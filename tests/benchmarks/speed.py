@@ -1,0 +1,219 @@
+"""How fast mnist-exp is, beside the script that one would write with plain Keras instead (`plain.py`): `make bench`.
+
+    python tests/benchmarks/speed.py [pairs]
+
+Same model, batch size, images and epochs; the script computes in float32 and saves, draws and logs nothing. The
+first table is of training alone: the programs take turns, epoch by epoch, the first epoch of each is not counted.
+The second is of whole commands, which alternate. Ratios are those of pairs; medians, ranges in brackets.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data import idx
+from mnist_exp.data.dataset import Source
+from mnist_exp.data.load import find, prepare
+from mnist_exp.data.lookup import cache_folder
+
+HERE = Path(__file__).resolve().parent
+IMAGES = 6000  # of an epoch that is timed, held-out ones included
+EPOCHS = 3  # of a whole command
+AUG_COST = 0.012  # CPU seconds per 1,000 images, at most
+READING = 0.25  # seconds, at most
+# The least ratio of images per second, with augmentation; without it, that of all models.
+TARGETS = {"pyramid": 3.5, "lenet5x5": 2.3, "vgg_bn": 1.7, "shallow": None, "bottleneck": None}
+WITHOUT = 1.3
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+
+Epoch = dict[str, float]
+
+
+def shown(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and the range in brackets."""
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+class Program:
+    """One of the programs that take turns."""
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stderr=subprocess.DEVNULL, env=os.environ | QUIET,
+        )  # fmt: skip
+
+    def epoch(self) -> Epoch:
+        """Let it train an epoch; what that took."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self._process.args}: has ended")
+        found: Epoch = json.loads(line)
+        return found
+
+    def end(self) -> None:
+        """It has done all its epochs."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def train_in_turns(model: str, aug: str, archive: Path, pairs: int) -> dict[str, list[Epoch]]:
+    """What each epoch took the script and us, in float32 and in what `auto` chooses."""
+    overrides = [f"model={model}", f"aug={aug}", f"data.limit={IMAGES}", f"training.epochs={pairs + 1}"]
+    programs = {
+        "script": Program(f"{HERE}/plain.py", str(archive), model, aug, str(pairs + 1), str(IMAGES)),
+        "auto": Program(f"{HERE}/steady.py", *overrides),
+        "float32": Program(f"{HERE}/steady.py", *overrides, "device.precision=float32"),
+    }
+    taken: dict[str, list[Epoch]] = {name: [] for name in programs}
+    for _ in range(pairs + 1):
+        for name, program in programs.items():
+            taken[name].append(program.epoch())
+    for program in programs.values():
+        program.end()
+    return {name: epochs[1:] for name, epochs in taken.items()}
+
+
+def training_table(archive: Path, pairs: int) -> None:
+    """Images per second and CPU seconds per 1,000 images, beside the script's."""
+    print("| training | target | images per second ÷ script's | in float32 | images per second | the script's "
+          "| CPU seconds per 1,000 images | in float32 | the script's |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    cpu: dict[tuple[str, str], float] = {}
+    for model, target in TARGETS.items():
+        for aug in ("rotate45", "none"):
+            taken = train_in_turns(model, aug, archive, pairs)
+            speeds = {name: [one["images"] / one["seconds"] for one in taken[name]] for name in taken}
+            costs = {name: [1000 * one["cpu"] / one["images"] for one in taken[name]] for name in taken}
+            cpu[model, aug] = median(costs["auto"])
+            ratios = {
+                name: [ours / theirs for ours, theirs in zip(speeds[name], speeds["script"], strict=True)]
+                for name in ("auto", "float32")
+            }
+            least = target if aug == "rotate45" else WITHOUT
+            print(
+                f"| `{model} aug={aug}` | {f'≥ {least}' if least else ''} | **{shown(ratios['auto'])}** "
+                f"| {shown(ratios['float32'])} | {median(speeds['auto']):,.0f} | {median(speeds['script']):,.0f} "
+                f"| {shown(costs['auto'], 3)} | {shown(costs['float32'], 3)} | {shown(costs['script'], 3)} |",
+                flush=True,
+            )
+    differences = [cpu[model, "rotate45"] - cpu[model, "none"] for model in TARGETS]
+    print(
+        f"\nAugmentation, CPU seconds per 1,000 images, over the models: {shown(differences, 3)}, target ≤ {AUG_COST}\n"
+    )
+
+
+# Runs a script or a module, and prints the greatest memory of its process, in MB.
+MEASURED = """\
+import resource, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    if sys.argv[0].endswith(".py"):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    if end.code:
+        raise
+print("MEMORY", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
+"""
+
+
+def run(words: Sequence[str], folder: Path) -> tuple[float, float, list[str]]:
+    """Seconds of a whole process, its greatest memory in MB, and the lines that it prints."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True, cwd=folder, env=os.environ | QUIET,
+    )  # fmt: skip
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"{words}: exit status {done.returncode}\n{done.stdout}")
+    lines = done.stdout.splitlines()
+    [memory] = [float(line.split()[1]) for line in lines if line.startswith("MEMORY")]
+    return seconds, memory, lines
+
+
+def command_table(archive: Path, pairs: int) -> None:
+    """`lenet5x5 aug=rotate45`, three epochs, with tracking, plots and saved models, beside the script."""
+    total, other, memory = [], [], []
+    ours_seconds, script_seconds, ours_other, script_other = [], [], [], []
+    for _ in range(pairs):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            script, script_memory, lines = run(
+                [f"{HERE}/plain.py", str(archive), "lenet5x5", "rotate45", str(EPOCHS), "60000"], folder
+            )
+            epochs = [json.loads(line)["seconds"] for line in lines if line.startswith("{")]
+            script_rest = script - EPOCHS * sum(epochs[1:]) / (EPOCHS - 1)
+            words = ["model=lenet5x5", "aug=rotate45", f"training.epochs={EPOCHS}"]
+            ours, our_memory, _ = run(["mnist_exp", *words], folder)
+            [history] = folder.glob("outputs/runs/*/history.csv")
+            epochs = [float(row["seconds"]) for row in csv.DictReader(history.open())]
+            rest = ours - EPOCHS * sum(epochs[1:]) / (EPOCHS - 1)
+        total.append(ours / script)
+        other.append(rest / script_rest)
+        memory.append(our_memory / script_memory)
+        ours_seconds.append(ours)
+        script_seconds.append(script)
+        ours_other.append(rest)
+        script_other.append(script_rest)
+    print(
+        f"| {EPOCHS} epochs of `lenet5x5 aug=rotate45`, the whole command | target | ÷ script's | ours | the script's |"
+    )
+    print("|---|---:|---:|---:|---:|")
+    print(f"| seconds | ≤ 0.6 | **{shown(total)}** | {shown(ours_seconds, 1)} | {shown(script_seconds, 1)} |")
+    print(
+        f"| … of them not training | ≤ 1.5 | **{shown(other)}** | {shown(ours_other, 1)} | {shown(script_other, 1)} |"
+    )
+    print(f"| peak memory | ≤ 1.0 | **{shown(memory)}** | | |\n", flush=True)
+
+
+def reading(source: Source, folder: Path, pairs: int) -> None:
+    """MNIST, from this user's cache to the arrays of a run."""
+    os.environ.pop("MNIST_EXP_DATA", None)
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    config, _ = compose_checked(Request("train", ()), TrainConfig)
+    cache_folder(config.data.name).mkdir(parents=True)
+    idx.write(cache_folder(config.data.name), source.parts, lambda _: None)
+    taken = []
+    for _ in range(pairs):
+        started = time.perf_counter()
+        prepare(find(config.data, sys.exit), config.data)
+        taken.append(time.perf_counter() - started)
+    print(f"Reading MNIST from the cache, seconds: {shown(taken)}, target ≤ {READING}\n", flush=True)
+
+
+def main(pairs: int) -> None:
+    """Print the tables."""
+    with tempfile.TemporaryDirectory() as name:
+        archive = Path(name) / "mnist.npz"
+        config, _ = compose_checked(Request("train", ("data.fallback=null",)), TrainConfig)
+        source = find(config.data, print)
+        np.savez(archive, x_train=source.train.images[..., 0], y_train=source.train.labels)
+        command_table(archive, pairs)
+        training_table(archive, pairs)
+        reading(source, Path(name), pairs)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
