@@ -11,9 +11,8 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ from mnist_exp.runs.stopwatch import Stopwatch, Timer
 if TYPE_CHECKING:
     import keras
 
-    from mnist_exp.data.dataset import Dataset, Source
+    from mnist_exp.data.dataset import Dataset, Part, Source
     from mnist_exp.inference.saved import Scores
     from mnist_exp.tracking.record import RunRecord
     from mnist_exp.training.checkpoint import State
@@ -80,13 +79,18 @@ def train(request: Request, started: float) -> None:
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
         request, config, computer = check_config(start_from_run(request))
-    # While data is read and unpacked, which leaves the interpreter free: what drawing needs.
-    Thread(target=import_module, args=["mnist_exp.report.plots"]).start()
+    Thread(target=import_plots).start()  # while data is read and unpacked, which leaves the interpreter free
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = settle_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
     run_training(job, stopwatch)
+
+
+def import_plots() -> None:
+    """What takes a third of a second; where it fails, the main thread will say so."""
+    with suppress(Exception):
+        from mnist_exp.report import plots  # noqa: F401
 
 
 def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
@@ -129,14 +133,19 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                 record.history(progress.history)
                 with stopwatch.phase("save"):
                     saved = save_best(build(config, found, "float32"), progress, record, config, final)
-                with ThreadPoolExecutor(1) as beside:
-                    scoring = beside.submit(score_test, saved, data, config, stopwatch) if final else None
+                scores = None
+                scoring = ThreadPoolExecutor(1)
+                try:
+                    if final and data.test is not None:
+                        scores = scoring.submit(score_test, saved, data.test, config, stopwatch)
                     with stopwatch.phase("plots"):
                         draw_training(record, config, data, saved, progress)
-                if scoring is not None and (scores := scoring.result()) is not None:
-                    record.test(scores.metrics)
-                    with stopwatch.phase("plots"):
-                        draw_test(record, config, data, scores)
+                    if scores is not None:
+                        record.test(scores.result().metrics)
+                        with stopwatch.phase("plots"):
+                            draw_test(record, config, data, scores.result())
+                finally:
+                    scoring.shutdown(wait=False)  # who kills has no time
                 for picture in sorted((record.path / PLOTS).glob("*.png")):
                     record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 
@@ -337,14 +346,12 @@ def save_best(
     return load(record.path / "model.keras")
 
 
-def score_test(saved: keras.Model, data: Dataset, config: TrainConfig, stopwatch: Stopwatch) -> Scores | None:
-    """Score the saved model on the test part, if there is one: the one time that this run looks at it."""
+def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: Stopwatch) -> Scores:
+    """Score the saved model on the test part: the one time that this run looks at it."""
     from mnist_exp.inference.saved import score
 
-    if data.test is None:
-        return None
     with stopwatch.phase("test"):
-        return score(saved, data.test, config.training)
+        return score(saved, test, config.training)
 
 
 def title_of(record: RunRecord, config: TrainConfig) -> str:

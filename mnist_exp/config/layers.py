@@ -269,6 +269,8 @@ def _value_faults(name: str, key: str, value: Any, of: Arguments) -> Iterator[Ar
         if value.lower() not in known:
             meant = did_you_mean(value, known)
             yield ArgumentError(f"must be {' or '.join(known)}, found {value!r}{meant}", key)
+    elif key == "axis" and 0 in (value if is_list(value) else [value]):
+        yield ArgumentError("axis 0 is that of the images: what one is taken for must not depend on others", key)
     elif key == "data_format" and value != "channels_last":
         yield ArgumentError(f"images here are rows×columns×channels: channels_last, found {value!r}", key)
 

@@ -13,13 +13,12 @@ import numpy.typing as npt
 from mnist_exp.config.schema import TrainingConfig
 from mnist_exp.data.dataset import Images, Part
 from mnist_exp.model.objective import make_loss, make_metrics
+from mnist_exp.training.device import halves_batches
 
 Probabilities = npt.NDArray[np.float32]
 
 # Part of what a figure is: another batch size gives other last bits.
 BATCH = 1000
-# Batches that are computed at once, as each operation is given one thread less than there are.
-SIDE_BY_SIDE = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def predict(model: keras.Model, images: Images) -> Probabilities:
     # The same bits as `model.predict(images, batch_size=BATCH)`, without half a second for a tf.data pipeline.
     batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
     probabilities = [model.predict_on_batch(batch) for batch in batches[:1]]  # compiles it
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+    with ThreadPoolExecutor(2 if halves_batches() else 1) as threads:
         probabilities += threads.map(model.predict_on_batch, batches[1:])
     return np.concatenate(probabilities).astype(np.float32, copy=False)
 

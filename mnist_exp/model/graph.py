@@ -79,7 +79,8 @@ class _Graph:
         layer = self._make(entry, place)
         if layer is None:
             return x if kind in KEEP_SHAPE else None
-        if final:
+        # Keras adds the penalties of outputs to a loss in float32, and cannot where they are bfloat16.
+        if final or getattr(layer, "activity_regularizer", None) is not None:
             layer.dtype_policy = keras.DTypePolicy("float32")
         self._places[layer.name] = place
         if x is None:

@@ -1,4 +1,4 @@
-"""Seconds by phase."""
+"""Seconds by phase. Phases of two threads may overlap: their sum is more than the total then."""
 
 from __future__ import annotations
 

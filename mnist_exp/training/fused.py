@@ -41,6 +41,7 @@ def fused(model: keras.Model) -> Iterator[None]:
                 become(layer, ActivatedMaxPooling2D)
                 before = layer.input._keras_history.operation
                 afterwards.callback(setattr, before, "activation", before.activation)
+                afterwards.callback(delattr, layer, "activation")
                 layer.activation, before.activation = before.activation, keras.activations.linear
         if _fits_fused_update(model.optimizer):
             become(model.optimizer, FUSED_OPTIMIZERS[type(model.optimizer)])
@@ -79,6 +80,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 def _fits_fused_kernel(layer: keras.Layer) -> bool:
     return (
         type(layer) is keras.layers.BatchNormalization
+        and layer.trainable  # on GPUs, what is frozen has no deterministic gradient
         and layer.input.ndim == 4
         and layer.axis in (3, -1)
         and layer.compute_dtype in ("float32", "bfloat16")
@@ -87,7 +89,7 @@ def _fits_fused_kernel(layer: keras.Layer) -> bool:
 
 
 class ActivatedMaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
-    """Max pooling and then the activation of the layer before it, on a quarter of the values."""
+    """Max pooling and then the activation of the layer before it, on fewer values."""
 
     activation: Any
 
@@ -120,13 +122,13 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
             var=variable.handle,
             m=self._momentums[index].value.handle,
             v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(self.beta_1, step),
-            beta2_power=tf.pow(self.beta_2, step),
+            beta1_power=tf.pow(tf.constant(self.beta_1, variable.dtype), step),
+            beta2_power=tf.pow(tf.constant(self.beta_2, variable.dtype), step),
             lr=tf.cast(learning_rate, variable.dtype),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=gradient,
+            beta1=float(self.beta_1),
+            beta2=float(self.beta_2),
+            epsilon=float(self.epsilon),
+            grad=tf.cast(gradient, variable.dtype),
         )
 
 

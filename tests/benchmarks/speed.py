@@ -210,8 +210,8 @@ def main(pairs: int) -> None:
         config, _ = compose_checked(Request("train", ("data.fallback=null",)), TrainConfig)
         source = find(config.data, print)
         np.savez(archive, x_train=source.train.images[..., 0], y_train=source.train.labels)
-        command_table(archive, pairs)
         training_table(archive, pairs)
+        command_table(archive, pairs)
         reading(source, Path(name), pairs)
 
 

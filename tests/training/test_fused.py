@@ -64,6 +64,7 @@ def test_batch_normalization(training: bool, arguments: dict[str, Any]):
         (keras.layers.BatchNormalization(), (7,)),
         (keras.layers.BatchNormalization(renorm=True), (7, 8, 3)),
         (keras.layers.BatchNormalization(dtype="float16"), (7, 8, 3)),
+        (keras.layers.BatchNormalization(trainable=False), (7, 8, 3)),
         (keras.layers.LayerNormalization(), (7, 8, 3)),
     ],
 )
@@ -90,6 +91,7 @@ def test_pooling_before_the_activation(activation: str, padding: str):
         found = results(model, True)
     assert model.layers[1].activation.__name__ == activation
     assert type(model.layers[2]) is keras.layers.MaxPooling2D
+    assert not hasattr(model.layers[2], "activation")
     assert np.array_equal(found[0], expected[0])
     for one, other in zip(found[1], expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -114,20 +116,22 @@ def test_an_activation_stays_where_something_else_sees_it():
 
 
 @pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, keras.optimizers.AdamW])
-def test_adam(optimizer: type):
+@pytest.mark.parametrize("arguments", [{}, {"beta_1": 0}, {"beta_2": 0}, {"epsilon": 1}, {"loss_scale_factor": 2}])
+def test_adam(optimizer: type, arguments: dict[str, float]):
     """Fifty steps end where Keras' own do, weights and moments; with decay and clipping, which are Keras'."""
     ends = []
     for fuse_it in (False, True):
         random = np.random.default_rng(0)
         inputs = keras.Input((5,))
         model = compiled(inputs, keras.layers.Dense(4, kernel_initializer="zeros")(inputs))
-        model.compile(optimizer(0.01, clipnorm=0.5, weight_decay=0.1), "mse")
+        model.compile(optimizer(0.01, clipnorm=0.5, weight_decay=0.1, **arguments), "mse")
         model.optimizer.build(model.trainable_variables)
 
         def train(model: keras.Model = model, random: Any = random) -> None:
+            apply = tf.function(lambda gradients: model.optimizer.apply(gradients, model.trainable_variables))
             for _ in range(50):
                 gradients = [random.normal(size=variable.shape) for variable in model.trainable_variables]
-                model.optimizer.apply([tf.constant(gradient, tf.float32) for gradient in gradients])
+                apply([tf.constant(gradient, tf.float32) for gradient in gradients])
 
         if fuse_it:
             with fused(model):

@@ -10,7 +10,7 @@ import pytest
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset
+from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocess import statistics
@@ -19,8 +19,7 @@ from mnist_exp.training import step
 COMMON = ("data=digits", "data.limit=300", "model=linear", "optimizer=sgd", "training.metrics=[mean_squared_error]",
           "training.loss=categorical_crossentropy", "training.label_smoothing=0.1")  # fmt: skip
 CONV = "{type: Conv2D, filters: 4, kernel_size: 3, strides: 2, activation: relu, kernel_regularizer: l2}"
-PENALIZED = "{type: Dense, units: 12, activation: tanh, activity_regularizer: l2}"
-LAYERS = f"[{CONV}, MaxPooling2D, Flatten, {PENALIZED}, {{type: Dense, units: 10}}, Softmax]"
+LAYERS = f"[{CONV}, MaxPooling2D, Flatten, {{type: Dense, units: 12, activation: tanh}}, {{type: Dense, units: 10}}, Softmax]"
 
 
 def setting(*overrides: str) -> tuple[TrainConfig, Dataset, Any]:
@@ -30,22 +29,48 @@ def setting(*overrides: str) -> tuple[TrainConfig, Dataset, Any]:
 
 
 @pytest.mark.parametrize("images", [64, 37, 2, 1])
-def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, images: int):
-    """Weights after a step, loss and metrics, with penalties on weights and outputs; also of uneven halves."""
+@pytest.mark.parametrize("layers", [f"model.layers={LAYERS}", "model=pyramid"])
+def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, layers: str, images: int):
+    """Weights after a step, loss and metrics, with penalties on weights; of uneven halves, and of a single image."""
     ends = []
     for halves in (False, True):
         monkeypatch.setattr(step, "halves_batches", lambda halves=halves: halves)
-        config, data, model = setting(f"model.layers={LAYERS}", "aug=rotate45")
+        config, data, model = setting(layers, "aug=rotate45")
         run = step.compile_steps(model, data.train, config, np.full(1, 0.1, np.float32))
         run(np.arange(images, dtype=np.int32)[None, :], 0, 1.0)
         ends.append(([*model.get_weights()], step.read_metrics(model)))
-        validated = step.compile_validation(model, data.val, config)()
-        ends[-1][1].update({f"val/{name}": value for name, value in validated.items() if name != "loss"})
+        ends[-1][1].update(scored(model, data.val.take(np.arange(min(images, len(data.val)))), config))
     for one, other in zip(ends[0][0], ends[1][0], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-5)
     equal = all(np.array_equal(one, other) for one, other in zip(ends[0][0], ends[1][0], strict=True))
     assert equal == (images == 1)  # they were computed in halves
+
+
+def scored(model: Any, part: Part, config: TrainConfig) -> dict[str, float]:
+    return {f"val/{name}": value for name, value in step.compile_validation(model, part, config)().items()}
+
+
+@pytest.mark.parametrize("more", [1, 2])
+def test_a_last_batch_of_the_validation_may_be_of_any_size(monkeypatch: pytest.MonkeyPatch, more: int):
+    """Also of one image, which has no halves."""
+    monkeypatch.setattr(step, "VALIDATION_BATCH", 8)
+    config, data, model = setting("model=vgg_bn")
+    part = data.val.take(np.arange(8 + more))
+    expected = model.evaluate(part.images, np.eye(10)[part.labels], verbose=0, return_dict=True)
+    assert scored(model, part, config) == pytest.approx({f"val/{k}": v for k, v in expected.items()}, rel=1e-4)
+
+
+def test_penalties_on_outputs_count_all_images():
+    """In the validation's loss, as in Keras' own `evaluate`; in bfloat16 too such a layer is computed in float32."""
+    layers = "[Flatten, {type: Dense, units: 12, activity_regularizer: l2}, {type: Dense, units: 10}, Softmax]"
+    config, data, _ = setting(f"model.layers={layers}")
+    model = build(config, statistics(data.train.images, config.preprocess), "bfloat16")
+    expected = model.evaluate(data.val.images, np.eye(10)[data.val.labels], batch_size=500, verbose=0)
+    assert scored(model, data.val, config)["val/loss"] == pytest.approx(expected[0], rel=1e-3)
+    step.compile_steps(model, data.train, config, np.full(1, 0.1, np.float32))(
+        np.arange(9, dtype=np.int32)[None], 0, 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,6 +79,9 @@ def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, images: int):
         ("model=lenet5x5", True),
         ("preprocess=zca", True),
         ("model=vgg_bn", False),
+        ("model.layers.0={type: Dropout, rate: 0.1, noise_shape: [1, 28, 28, 1]}", False),
+        ("model.layers.0={type: Dropout, rate: 0.1, noise_shape: [null, 28, 28, 1]}", True),
+        ("model.layers=[Flatten, {type: Dense, units: 10, activity_regularizer: l2}, Softmax]", False),
         ("training.loss=dice", True),  # of probabilities, whose sums are fixed, it is a mean
         ("training.loss=categorical_focal_crossentropy", True),
         ("training.loss=kl_divergence", True),
@@ -63,7 +91,7 @@ def test_what_can_be_halved(override: str, expected: bool):
     """Not what looks at the batch as a whole."""
     words = ["training.label_smoothing=0"] if "loss" in override else []
     config, _, model = setting(override, *words)
-    assert step.can_be_halved(model, config) == expected
+    assert step.learns_in_halves(model, config) == expected
 
 
 def test_a_loss_that_is_no_mean_is_computed_whole():
@@ -71,11 +99,11 @@ def test_a_loss_that_is_no_mean_is_computed_whole():
     config, _, model = setting("model=linear")
     mean = model.loss
     model.loss = lambda targets, predicted: mean(targets, predicted) ** 2
-    assert not step.can_be_halved(model, config)
+    assert not step.learns_in_halves(model, config)
 
 
 def test_a_layer_with_statistics_of_the_batch_that_is_frozen_can_be_halved():
     """It does not look at the batch then."""
     config, _, model = setting("model.layers=[{type: BatchNormalization, trainable: false}, Flatten, "
                                "{type: Dense, units: 10}, Softmax]")  # fmt: skip
-    assert step.can_be_halved(model, config)
+    assert step.learns_in_halves(model, config)
