@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -321,7 +322,7 @@ def test_groups_are_called_by_what_differs(cli: Cli):
     labels = {line[8:].split("; seed")[0] for line in out.splitlines() if "; seed" in line}
     assert len(labels) == 5
     assert all("threads" not in label and "rotation" not in label and "name=" not in label for label in labels)
-    assert "aug=shift model=mlp training.epochs=5" in labels
+    assert "model=mlp aug=shift training.epochs=5" in labels
     assert any("model.width=4" in label for label in labels)
 
 
@@ -335,7 +336,7 @@ def test_different_data_is_refused(cli: Cli):
     assert "digits eeeeeeee: outputs/runs/other-" in done.err
     assert not Path("outputs/compare").exists()
     out = cli("compare", "run=*", "across_data=true").out
-    assert "data.limit=500 model=linear" in out
+    assert "model=linear data.limit=500" in out
     assert "without 4 runs on other data" in cli("compare").out
 
 
@@ -373,7 +374,7 @@ def test_damaged_files_are_told(cli: Cli):
     (RUNS / "mlp-1/config.yaml").write_text("a: 1")
     done = cli("compare", status=2)
     assert "mlp-0/config.yaml:1: damaged" in done.err
-    assert "outputs/runs/mlp-1: config.yaml or result.json damaged" in done.err
+    assert "outputs/runs/mlp-1: config.yaml or result.json is not that of a run" in done.err
     (RUNS / "mlp-0/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
     (RUNS / "mlp-1/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
     (RUNS / "linear-0/history.csv").write_text("epoch,val/accuracy\n1,x\n")
@@ -394,6 +395,14 @@ def test_two_trained_models_are_tested_on_the_same_images(cli: Cli):
     assert abs(int(row[3]) - int(row[4])) == round(abs(gained) * images)
     assert Path("new/two.png").read_bytes().startswith(b"\x89PNG")
     assert "picture new/two.png" in done.out
+    assert first.run is not None
     assert second.run is not None
+    other_seed = shutil.copytree(first.run, first.run.with_name("other"))
+    config = (other_seed / "config.yaml").read_text()
+    (other_seed / "config.yaml").write_text(config.replace("seed: 0", "seed: 1", 1))
+    out = cli("compare", f"run=[{first.run},{other_seed}]").out
+    assert "model=linear aug=none; seeds 0, 1" in out
+    row = next(row for row in rows_of(out) if row[:5] == ["seed", "0", "−", "seed", "1"])
+    assert row[5:] == ["0", "0", "1.000", "not", "distinguishable"]
     (second.run / "model.keras").write_bytes(b"damaged")
     assert "no McNemar's test: " in cli("compare", f"run=[{first.run},{second.run}]").out

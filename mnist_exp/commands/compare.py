@@ -53,9 +53,11 @@ def compare(request: Request, started: float) -> None:
         judged = print_pairs(groups, metrics, config.metric)
         count = sum(pair.difference is not None for pair in judged)
         if count:
-            together = f", corrected for {count} comparisons" if count > 1 else ""
-            say(f"Verdicts by {config.metric}, of paired t tests{together}. Differences of accuracies are in")
-            say("percentage points. Intervals say how much the seed matters, on the images that there are.")
+            together = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
+            say(
+                f"Verdicts by {config.metric}: t tests of runs paired by seed{together}. Differences of accuracies"
+            )
+            say("are in percentage points. Intervals are of what the seed changes, on the images that there are.")
     compare_models(groups)
     for remark in remarks(groups, config.metric):
         say(f"note    {remark}")
@@ -112,8 +114,8 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
                 runs.append(trained(run, read_config(run.path)))
             except RequestError as error:
                 damaged.append(str(error))
-            except (KeyError, TypeError, AttributeError) as error:
-                damaged.append(f"{run.path}: config.yaml or result.json damaged: {error} is missing")
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                damaged.append(f"{run.path}: config.yaml or result.json is not that of a run: {error}")
     if damaged:
         raise RequestError("\n".join(damaged))
     known = sorted({name for run in runs for name in run.metrics})

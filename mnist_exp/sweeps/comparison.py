@@ -85,9 +85,12 @@ def print_pairs(groups: Sequence[Group], metrics: Sequence[str], decisive: str) 
         pairs = paired(groups, metric)
         if metric == decisive:
             judged = pairs
-        for number, pair in enumerate(pairs):
-            row = ["" if number else metric, f"{pair.first.mark} − {pair.second.mark}", str(pair.seeds)]
-            rows.append(row + _difference(pair, metric, metric == decisive))
+        shown = metric
+        for pair in pairs:
+            if pair.difference is not None or metric == decisive:
+                row = [shown, f"{pair.first.mark} − {pair.second.mark}", str(pair.seeds)]
+                rows.append(row + _difference(pair, metric, metric == decisive))
+                shown = ""
     header = ["metric", "pair", "seeds", "difference", "95 % interval", "p", "verdict"]
     print_table(header, rows, right=("seeds", "difference", "95 % interval", "p"))
     return judged

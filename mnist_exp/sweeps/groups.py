@@ -13,7 +13,7 @@ from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.journal import flatten
 
 # Parts of a config whose option has a name, which says more than the values that it stands for.
-_NAMED = ("data", "preprocess", "aug", "model", "debug")
+_NAMED = ("model", "aug", "preprocess", "data", "debug")
 _DIGEST = "data.sha256"
 
 Settings = Mapping[str, str]
@@ -26,12 +26,10 @@ class Trained:
 
     summary: RunSummary
     values: Mapping[str, Any]
+    seed: int
+    names: Mapping[str, str]
+    """Of the options that have one."""
     settings: Settings
-
-    @property
-    def seed(self) -> int:
-        """The seed of all its random draws."""
-        return int(self.values["seed"])
 
     @property
     def data(self) -> str:
@@ -71,7 +69,7 @@ class Group:
 
 
 def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
-    """Raises `KeyError` for a config or result in which something is missing."""
+    """Raises `KeyError`, `TypeError`, `ValueError`, `AttributeError` for what is not a run's config or result."""
     config = with_effect(values)
     del config["seed"]
     result = summary.result
@@ -80,7 +78,8 @@ def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
     config["data"] = {**config["data"], "sha256": result["data"]["sha256"][:8]}
     if origin := result.get("init_from"):
         config["init_from"] = f"{Path(origin['run']).name} ({origin['weights_sha256'][:8]})"
-    return Trained(summary, values, flatten(config))
+    names = {part: str(values[part]["name"]) for part in _NAMED}
+    return Trained(summary, values, int(values["seed"]), names, flatten(config))
 
 
 def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
@@ -121,11 +120,12 @@ def _key(run: Trained) -> tuple[tuple[str, str], ...]:
 def _labels(runs: Sequence[Trained]) -> list[str]:
     """What tells one run's settings from the others', as short as it can be said: `model=pyramid aug=none`."""
     if len(runs) == 1:
-        return [f"model={runs[0].values['model']['name']} aug={runs[0].values['aug']['name']}"]
+        return [f"model={runs[0].names['model']} aug={runs[0].names['aug']}"]
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
     differing = [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
     columns: list[list[str]] = []
-    for part in dict.fromkeys(key.split(".")[0] for key in differing):
+    parts = {key.split(".")[0]: None for key in differing}
+    for part in [*filter(parts.__contains__, _NAMED), *filter(lambda part: part not in _NAMED, parts)]:
         columns += _columns(part, [key for key in differing if key.split(".")[0] == part], runs)
     return [" ".join(filter(None, texts)) or "–" for texts in zip(*columns, strict=True)]
 
@@ -136,7 +136,7 @@ def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[li
     def told_by(chosen: Sequence[str]) -> set[tuple[str | None, ...]]:
         return {(name, *map(run.settings.get, chosen)) for name, run in zip(names, runs, strict=True)}
 
-    names = [str(run.values[part]["name"]) if part in _NAMED else "" for run in runs]
+    names = [run.names.get(part, "") for run in runs]
     # An option's values are not told beside its name, unless they differ under the same name.
     within = [key for key in keys if len(told_by([key])) > len(set(names))]
     knobs = [key for key in within if key != _DIGEST and not any(word.isdigit() for word in key.split("."))]
