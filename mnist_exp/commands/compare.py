@@ -92,8 +92,9 @@ def choose_runs(config: CompareConfig) -> list[RunSummary]:
     same = [
         run for run in finished if run.result["data"].get("sha256") == finished[0].result["data"].get("sha256")
     ]
-    if len(same) < len(finished) and not config.across_data:
-        say(f"without {len(finished) - len(same)} runs on other data than the newest; run=… chooses others")
+    others = len(finished) - len(same)
+    if others and not config.across_data:
+        say(f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others")
     return finished if config.across_data else same
 
 

@@ -65,7 +65,9 @@ class CompareConfig(Frozen):
         inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
         quote = '"' if '"' in inner else "'"
         names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
-        return tuple(name.strip() for name in names)
+        if not all(map(str.strip, names)):
+            raise ValueError("names nothing between two commas")
+        return tuple(map(str.strip, names))
 
     @field_validator("metric")
     @classmethod
