@@ -339,6 +339,20 @@ def test_different_data_is_refused(cli: Cli):
     assert "without 4 runs on other data" in cli("compare").out
 
 
+def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
+    """Not even when it is told to; with its own kind it is, and that is said."""
+    fallback = {"name": "digits", "sha256": "f" * 64, "stands_in_for": "mnist"}
+    for seed in range(2):
+        write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5 + 0.1 * seed)
+        folder = write_run(RUNS / f"digits-{seed}", "model=linear", seed=seed, val=0.5 + 0.1 * seed)
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "data": fallback}))
+    assert "never compared with other data" in cli("compare", "run=*", "across_data=true", status=2).err
+    out = cli("compare", "run=digits-*").out
+    assert "data    digits, standing in for mnist" in out
+    assert "warning: these are figures for what stood in for mnist" in out
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

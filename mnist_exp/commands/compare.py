@@ -38,8 +38,7 @@ def compare(request: Request, started: float) -> None:
     if len(runs) < 2:
         reasons = "".join(f"\n  {shown(path)}: {reason}" for path, reason in left_out.items())
         raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; it takes two{reasons}")
-    if not config.across_data:
-        refuse_different_data(runs)
+    refuse_different_data(runs, config)
 
     from mnist_exp.sweeps.comparison import best_first, print_means, print_pairs
 
@@ -129,12 +128,17 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     return [run for run in runs if run.summary.path not in twins], left_out
 
 
-def refuse_different_data(runs: Sequence[Trained]) -> None:
-    """Raises `RequestError` where the runs saw different images or labels."""
+def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> None:
+    """Raises `RequestError` where the runs saw different images or labels, and that is not asked for.
+
+    What stands in for data that was not found is never compared with other data.
+    """
     sets: dict[str, list[Trained]] = {}
     for run in runs:
         sets.setdefault(run.data, []).append(run)
-    if len(sets) > 1:
+    stands_in = any(run.summary.result["data"].get("stands_in_for") for run in runs)
+    if len(sets) > 1 and (stands_in or not config.across_data):
+        advice = "one stands in for another, and is never compared with other data"
         lines = [
             f"  {of[0].summary.result['data'].get('name')} {digest[:8]}: "
             + ", ".join(str(shown(run.summary.path)) for run in of)
@@ -143,7 +147,7 @@ def refuse_different_data(runs: Sequence[Trained]) -> None:
         raise RequestError(
             f"these runs are on {len(sets)} different data sets:\n"
             + "\n".join(lines)
-            + "\nacross_data=true compares them nevertheless"
+            + f"\n{advice if stands_in else 'across_data=true compares them nevertheless'}"
         )
 
 
