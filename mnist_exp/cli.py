@@ -28,6 +28,7 @@ VERBS = {
     "runs": "the runs here: name, status, data, epochs, accuracy, age",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
+    "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

@@ -26,7 +26,7 @@ ROOMS = {
     "matplotlib": {"report"},
     "rich": {"report"},
     "sklearn": {"data"},
-    "scipy": {"data"},
+    "scipy": {"data", "sweeps"},
     "pyarrow": {"data"},
     "PIL": {"data"},
 }  # fmt: skip

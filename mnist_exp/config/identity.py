@@ -29,6 +29,16 @@ def as_values(config: TrainConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", by_alias=True)
 
 
+def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config's values can change the weights, without the names that its options have."""
+    config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
+    config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
+    config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
+    for group in ("preprocess", "aug", "model", "debug"):
+        config[group] = {k: v for k, v in config[group].items() if k != "name"}
+    return config
+
+
 def fingerprint(
     values: Mapping[str, Any],
     *,
@@ -42,12 +52,8 @@ def fingerprint(
 
     `init_sha256` is that of the weights that the run starts from, if not from random ones.
     """
-    config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
-    config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
-    config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
+    config = with_effect(values)
     config["device"] = {**config["device"], "kind": kind, "precision": precision, "threads": threads}
-    for group in ("preprocess", "aug", "model", "debug"):
-        config[group] = {k: v for k, v in config[group].items() if k != "name"}
     identity = {
         "config": config,
         "data": data_sha256,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import csv
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -39,6 +42,46 @@ class SyncConfig(Frozen):
     outputs: Annotated[str, Field(min_length=1)]
     run: str | None
     tracking: StoreConfig
+
+
+class CompareConfig(Frozen):
+    """What `mnist-exp compare` compares, and by what."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    metric: str
+    across_data: bool
+    output: Annotated[str, Field(min_length=1)] | None
+
+    @field_validator("run", mode="before")
+    @classmethod
+    def _several_in_one(cls, value: Any) -> Any:
+        """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks)."""
+        if value is None or isinstance(value, (dict, list, tuple)):
+            return tuple(value) if isinstance(value, list) else value
+        value = str(value)
+        if Path(value).expanduser().exists():
+            return (value,)
+        inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
+        quote = '"' if '"' in inner else "'"
+        names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
+        if not all(map(str.strip, names)):
+            raise ValueError("names nothing between two commas")
+        return tuple(map(str.strip, names))
+
+    @field_validator("metric")
+    @classmethod
+    def _validated_or_tested(cls, value: str) -> str:
+        if not re.fullmatch(r"(val|test)/.+", value):
+            raise ValueError(f"must be val/<metric> or test/<metric>, such as val/accuracy, found {value}")
+        return value
+
+    @field_validator("output")
+    @classmethod
+    def _a_picture(cls, value: str | None) -> str | None:
+        if value is not None and not value.lower().endswith(".png"):
+            raise ValueError(f"must be the name of a .png file, found {value}")
+        return value
 
 
 class DatasetConfig(Frozen):

@@ -24,6 +24,8 @@ History = Sequence[Mapping[str, float]]
 
 # Okabe and Ito's palette, which colour-blind people can tell apart: train, validation.
 TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
+GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # without yellow, pale on white
+_STROKES = ("-", "--", ":", "-.")
 _DPI = 110
 _CHARACTER, _LINE = 0.072, 0.2  # inches, of monospaced text in 8 points
 matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dollar
@@ -58,6 +60,36 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
     _epochs_axis(axes, epochs)
     axes.grid(alpha=0.3)
     axes.legend()
+    _write(figure, path)
+
+
+def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, title: str, path: Path) -> None:
+    """A metric over the epochs, a colour for each group of runs: their mean, and ± 1 standard deviation around it.
+
+    A group's curve ends with the first of its runs that does: beyond, it would be the mean of others.
+    """
+    figure = _figure(6.4, 4.2 + 0.17 * len(groups), title)
+    axes = figure.add_subplot()
+    longest: list[float] = []
+    for number, (label, histories) in enumerate(groups):
+        rows = list(zip(*histories, strict=False))
+        epochs = [row[0]["epoch"] for row in rows]
+        values = np.array([[run[metric] for run in row] for row in rows])
+        mean = values.mean(axis=1)
+        colour, stroke = GROUPS[number % len(GROUPS)], _STROKES[number // len(GROUPS) % len(_STROKES)]
+        axes.plot(epochs, mean, stroke, color=colour, marker="o", markersize=3, label=textwrap.fill(label, 90))
+        if values.shape[1] > 1:
+            deviation = values.std(axis=1, ddof=1)
+            axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+            if len(epochs) == 1:  # a band without width
+                axes.errorbar(epochs, mean, deviation, color=colour, capsize=4)
+        longest = max(longest, epochs, key=len)
+    if "accuracy" in metric:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.set(xlabel="epoch", ylabel=metric)
+    _epochs_axis(axes, longest)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     _write(figure, path)
 
 

@@ -101,6 +101,18 @@ class RunDirectory:
         write_text(self.path / _HISTORY, text.getvalue())
 
 
+def read_history(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's `history.csv`, without what an epoch has no value for. Raises `RequestError`."""
+    file = run / _HISTORY
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+    except OSError as error:
+        raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"{file}: damaged: {error}") from error
+
+
 def make_directory(parent: Path, name: str) -> Path:
     """A new directory, absolute; where the name is taken, a number is added. Raises `RequestError`."""
     name = safe_name(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fnmatch import fnmatchcase
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import yaml
 
 from mnist_exp.config.names import did_you_mean
 from mnist_exp.errors import RequestError
-from mnist_exp.runs.directory import RunSummary, list_runs, look_at
+from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
+
+_STAMP = r"-\d{8}-\d{6}(-\d+)?"
 
 
 def is_finished(run: RunSummary) -> bool:
@@ -41,8 +45,7 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
             raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
         return found[0] if wanted == "latest" else _best(found)
     matches = [run for run in runs if wanted in (run.name, run.path.name)]
-    stamped = re.compile(re.escape(wanted) + r"-\d{8}-\d{6}(-\d+)?")  # what was asked for as name=…
-    matches = matches or [run for run in runs if stamped.fullmatch(run.name)]
+    matches = matches or [run for run in runs if _is_called(run.name, wanted)]
     matches = matches or [run for run in runs if run.name.startswith(wanted)]
     if len(matches) == 1:
         return matches[0]
@@ -51,6 +54,49 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
         raise RequestError(f"{wanted}: {len(matches)} runs are called so:{names}")
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
     raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
+
+
+def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
+    """The runs that are meant by what `find_run` takes, a sweep (its directory or name), any folder of runs, or a
+    pattern of paths or names (`pyramid*`). They may be unfinished or damaged. Raises `RequestError`.
+    """
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        found = look_at([path]) or look_at(sorted(path.iterdir()))
+        if not found:
+            raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs")
+        return found
+    if set("*?[") & set(wanted):
+        paths = [Path(match) for match in sorted(glob(str(path)))]
+        found = [
+            run for match in paths if match.is_dir() for run in look_at([match]) or look_at([*match.iterdir()])
+        ]
+        found = found or [run for run in list_runs(outputs) if _fits(run, wanted)]
+        if not found:
+            raise RequestError(f"{wanted}: fits no run in {outputs}")
+        return found
+    sweeps = [folder for folder in sorted((outputs / SWEEPS).glob("*")) if _is_called(folder.name, wanted)]
+    if not sweeps:
+        try:
+            return [find_run(wanted, outputs)]
+        except RequestError as error:
+            if "runs are called so" not in str(error):
+                raise
+            raise RequestError(f"{error}\n  all of them: '{wanted}*'") from error
+    if len(sweeps) > 1 or any(_is_called(run.name, wanted) for run in list_runs(outputs)):
+        runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
+        names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
+        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs are called so:{names}")
+    return look_at(sorted(sweeps[0].iterdir()))
+
+
+def _fits(run: RunSummary, pattern: str) -> bool:
+    return fnmatchcase(run.name, pattern) or fnmatchcase(run.path.name, pattern)
+
+
+def _is_called(name: str, wanted: str) -> bool:
+    """Whether a directory has that name, or had it asked for as `name=…` before the time was put behind it."""
+    return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 
 def _best(finished: list[RunSummary]) -> RunSummary:

@@ -1,0 +1,290 @@
+"""`mnist-exp compare`: runs and sweeps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.commands.train import shown
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.identity import LIBRARIES
+from mnist_exp.config.names import near_or_all
+from mnist_exp.config.places import COMMAND_LINE
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.verbs import CompareConfig
+from mnist_exp.errors import Problem, RequestError
+from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, stamped
+from mnist_exp.runs.find import find_runs, is_finished, read_config
+from mnist_exp.runs.log import say, warn
+from mnist_exp.sweeps.groups import Group, Trained, grouped, marked, repeated, trained
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mnist_exp.data.dataset import Dataset
+
+PICTURE = "compare.png"
+
+
+def compare(request: Request, started: float) -> None:
+    """Print what groups of runs reached and which differ, and draw how they learned. Raises `RequestError`."""
+    config, _ = compose_checked(request, CompareConfig)
+    chosen = choose_runs(config)
+    runs, left_out = those_that_count(chosen, config.metric)
+    if len(runs) < 2:
+        reasons = "".join(f"\n  {shown(path)}: {reason}" for path, reason in left_out.items())
+        raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; it takes two{reasons}")
+    refuse_different_data(runs, config)
+
+    from mnist_exp.sweeps.comparison import best_first, print_means, print_pairs
+
+    groups = marked(best_first(grouped(runs), config.metric))
+    picture = draw(groups, config)
+    introduce(groups, left_out, config.metric)
+    metrics = list(dict.fromkeys([config.metric, "val/accuracy", "test/accuracy"]))
+    print_means(groups, [*metrics, "seconds"])
+    if len(groups) > 1:
+        metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
+        judged = print_pairs(groups, metrics, config.metric)
+        count = sum(pair.difference is not None for pair in judged)
+        if count:
+            together = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
+            say(
+                f"Verdicts by {config.metric}: t tests of runs paired by seed{together}. Differences of accuracies"
+            )
+            say("are in percentage points. Intervals are of what the seed changes, on the images that there are.")
+    compare_models(groups)
+    for remark in remarks(groups, config.metric):
+        say(f"note    {remark}")
+    if names := {str(name) for run in runs if (name := run.summary.result["data"].get("stands_in_for"))}:
+        warn(f"these are figures for what stood in for {', '.join(sorted(names))}")
+    say(f"picture {shown(picture)}")
+
+
+def choose_runs(config: CompareConfig) -> list[RunSummary]:
+    """The runs that were asked for, each once; else all finished ones on the data of the newest.
+
+    Raises `RequestError` with every name that means no run, and a picture that would be written over.
+    """
+    problems: list[Problem] = []
+    outputs = Path(config.outputs)
+    if config.output is not None and Path(config.output).expanduser().exists():
+        message = f"output={config.output}: is there already; name a new file"
+        problems.append(Problem(COMMAND_LINE, message, "output"))
+    found: dict[Path, RunSummary] = {}
+    for wanted in config.run or ():
+        try:
+            found |= {run.path.resolve(): run for run in find_runs(wanted, outputs)}
+        except RequestError as error:
+            problems.append(Problem(COMMAND_LINE, f"run={error}", "run"))
+    if problems:
+        raise RequestError(problems, "this comparison")
+    if config.run is not None:
+        return list(found.values())
+    finished = [run for run in list_runs(outputs) if is_finished(run)]
+    if not finished:
+        raise RequestError(f"there is no finished run in {outputs}; 'mnist-exp' trains one")
+    same = [
+        run for run in finished if run.result["data"].get("sha256") == finished[0].result["data"].get("sha256")
+    ]
+    others = len(finished) - len(same)
+    if others and not config.across_data:
+        say(f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others")
+    return finished if config.across_data else same
+
+
+def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Trained], dict[Path, str]]:
+    """The runs that are fit to be compared, and why others are not. Raises `RequestError` for damaged ones."""
+    left_out: dict[Path, str] = {}
+    runs: list[Trained] = []
+    damaged: list[str] = []
+    for run in chosen:
+        if not is_finished(run):
+            left_out[run.path] = run.status
+        elif run.result.get("exact") is False:
+            left_out[run.path] = (
+                "went on with other threads or precision, so that its seed does not say what it is"
+            )
+        else:
+            try:
+                runs.append(trained(run, read_config(run.path)))
+            except RequestError as error:
+                damaged.append(str(error))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                damaged.append(f"{run.path}: config.yaml or result.json is not that of a run: {error}")
+    if damaged:
+        raise RequestError("\n".join(damaged))
+    known = sorted({name for run in runs for name in run.metrics})
+    if runs and metric not in known:
+        raise RequestError(f"metric={metric}: none of these runs has it{near_or_all(metric, known)}")
+    left_out |= {run.summary.path: f"has no {metric}" for run in runs if run.value(metric) is None}
+    runs = [run for run in runs if run.summary.path not in left_out]
+    twins = repeated(runs)
+    left_out |= {path: f"repeats {shown(other)}, which is newer" for path, other in twins.items()}
+    return [run for run in runs if run.summary.path not in twins], left_out
+
+
+def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> None:
+    """Raises `RequestError` where the runs saw different images or labels, and that is not asked for.
+
+    What stands in for data that was not found is never compared with other data.
+    """
+    sets: dict[str, list[Trained]] = {}
+    for run in runs:
+        sets.setdefault(run.data, []).append(run)
+    stands_in = any(run.summary.result["data"].get("stands_in_for") for run in runs)
+    if len(sets) > 1 and (stands_in or not config.across_data):
+        advice = "one stands in for another, and is never compared with other data"
+        lines = [
+            f"  {of[0].summary.result['data'].get('name')} {digest[:8]}: "
+            + ", ".join(str(shown(run.summary.path)) for run in of)
+            for digest, of in sets.items()
+        ]
+        raise RequestError(
+            f"these runs are on {len(sets)} different data sets:\n"
+            + "\n".join(lines)
+            + f"\n{advice if stands_in else 'across_data=true compares them nevertheless'}"
+        )
+
+
+def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -> None:
+    """Tell what is compared, and what is not."""
+    for path, reason in left_out.items():
+        say(f"without {shown(path)}: {reason}")
+    say(f"data    {_data_of(groups)}")
+    for group in groups:
+        seeds = ", ".join(str(run.seed) for run in group.runs)
+        say(f"{group.mark:<7} {group.label}; seed{'s' * (len(group.runs) > 1)} {seeds}")
+
+
+def _data_of(groups: Sequence[Group]) -> str:
+    """The data sets' names, and for what they stand in."""
+    sets: dict[str, str] = {}
+    for group in groups:
+        for run in group.runs:
+            data = run.summary.result["data"]
+            instead = f", standing in for {data['stands_in_for']}" if data.get("stands_in_for") else ""
+            sets[run.data] = f"{data.get('name')}{instead}"
+    return "; ".join(dict.fromkeys(sets.values()))
+
+
+def draw(groups: Sequence[Group], config: CompareConfig) -> Path:
+    """Draw the learning curves, and return where. Raises `RequestError`."""
+    histories = [[read_history(run.summary.path) for run in group.runs] for group in groups]
+    rows = [row for of in histories for history in of for row in history]
+    if not rows or any(not history for of in histories for history in of):
+        raise RequestError("a run's history.csv has no epochs")
+    name = config.metric.partition("/")[2]
+    wanted = [f"val/{name}", "val/accuracy", f"train/{name}", "train/accuracy"]
+    metric = next((metric for metric in wanted if all(metric in row for row in rows)), None)
+    if metric is None:
+        raise RequestError("the runs' history.csv have no metric in common")
+
+    from mnist_exp.report import plots
+
+    several = any(len(group.runs) > 1 for group in groups)
+    title = f"{metric} · {_data_of(groups)}" + "\nmean of the seeds, band: ± 1 standard deviation" * several
+    curves = [
+        (f"{group.mark}  {group.label}  (n = {len(group.runs)})", of)
+        for group, of in zip(groups, histories, strict=True)
+    ]
+    try:
+        if config.output is None:
+            path = make_directory(Path(config.outputs) / "compare", stamped("compare")) / PICTURE
+        else:
+            path = Path(config.output).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+        plots.comparison(curves, metric, title, path)
+    except OSError as error:
+        raise RequestError(f"output: {error.filename} cannot be written: {error.strerror}") from error
+    return path
+
+
+def compare_models(groups: Sequence[Group]) -> None:
+    """McNemar's exact test for groups of one run each, or for the only two runs, if they share a test set."""
+    single = [(group.mark, group.runs[0]) for group in groups if len(group.runs) == 1]
+    if len(groups) == 1 and len(groups[0].runs) == 2:
+        single = [(f"seed {run.seed}", run) for run in groups[0].runs]
+    pairs = [
+        (first, second) for first, second in combinations(single, 2)
+        if first[1].data == second[1].data and first[1].value("test/accuracy") is not None
+    ]  # fmt: skip
+    if not pairs:
+        return
+    import numpy as np
+
+    from mnist_exp.sweeps.comparison import print_mcnemar
+    from mnist_exp.sweeps.intervals import holm, mcnemar
+
+    right: dict[Path, npt.NDArray[np.bool_]] = {}
+    data: dict[str, Dataset] = {}
+    try:
+        for run in dict.fromkeys(run.summary.path for pair in pairs for _, run in pair):
+            right[run] = right_on_test(next(of for _, of in single if of.summary.path == run), data)
+    except RequestError as error:
+        say(f"note    no McNemar's test: {error}")
+        return
+    found = [mcnemar(right[first.summary.path], right[second.summary.path]) for (_, first), (_, second) in pairs]
+    corrected = holm(np.array([p for *_, p in found]))
+    say(f"McNemar's exact test of models on the same {len(right[pairs[0][0][1].summary.path]):,} test images:")
+    print_mcnemar(
+        [
+            (first, second, only_first, only_second, float(p))
+            for ((first, _), (second, _)), (only_first, only_second, _), p in zip(
+                pairs, found, corrected, strict=True
+            )
+        ]
+    )  # fmt: skip
+    say("It judges these models, not their configurations: another seed gives another model.")
+
+
+def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool_]:
+    """Which test images a run's saved model gets right, (n,). `data` keeps what was read, by its SHA-256.
+
+    Raises `RequestError` for data that is no longer there or other than it was, and a model that cannot be loaded.
+    """
+    from mnist_exp.data.load import find, prepare
+    from mnist_exp.data.lookup import NotFound
+    from mnist_exp.model import backend
+
+    file = run.summary.path / "config.yaml"
+    saved = {key: value for key, value in run.values.items() if key != "from"}
+    config, _ = compose_checked(Request("train", base=saved, base_file=file), TrainConfig)
+    if run.data not in data:
+        try:
+            data[run.data] = prepare(find(config.data, lambda _: None), config.data)
+        except NotFound as error:
+            raise RequestError(str(error)) from error
+    test = data[run.data].test
+    if data[run.data].sha256 != run.data or test is None:
+        raise RequestError(f"{config.data.name} is no longer what {shown(run.summary.path)} was trained on")
+    backend.load()
+    from mnist_exp.inference.saved import load, predict
+
+    model_file = run.summary.path / "model.keras"
+    try:
+        model: Any = load(model_file)
+    except Exception as error:  # a damaged file is found out in many ways
+        raise RequestError(f"{model_file}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    right: npt.NDArray[np.bool_] = predict(model, test.images).argmax(axis=1) == test.labels
+    return right
+
+
+def remarks(groups: Sequence[Group], metric: str) -> list[str]:
+    """What a careful reader of the figures should know."""
+    runs = [run for group in groups for run in group.runs]
+    found = []
+    parts = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
+    if metric.startswith("val/") and len(parts) > 1:
+        found.append(f"{metric} is of different validation images; test/accuracy is of the same")
+    results = [run.summary.result for run in runs]
+    if len({(of["device"].get("device"), of["device"].get("threads")) for of in results}) > 1:
+        found.append("seconds are of different devices or numbers of threads")
+    versions = {tuple((of.get("versions") or {}).get(name) for name in LIBRARIES) for of in results}
+    if len(versions) > 1 or len({of.get("code_sha256") for of in results}) > 1:
+        found.append("these runs are of different versions of mnist-exp or its libraries")
+    return found

@@ -1,0 +1,142 @@
+"""The tables of a comparison: what each group reached, and which differences are real."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from mnist_exp.report.tables import percent, print_table
+from mnist_exp.sweeps.groups import Group
+from mnist_exp.sweeps.intervals import ALPHA, Difference, differences, mean_of
+
+_NOT = "not distinguishable"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups, how many seeds they share, and, from two on, what these say about their difference."""
+
+    first: Group
+    second: Group
+    seeds: int
+    difference: Difference | None
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric measures what is wrong."""
+    return re.search("loss|error|crossentropy|divergence|hinge|poisson", metric) is not None
+
+
+def best_first(groups: Sequence[Group], metric: str) -> list[Group]:
+    """By the mean of a metric, of which every run has a value."""
+    sign = 1 if lower_is_better(metric) else -1
+    return sorted(groups, key=lambda group: sign * mean_of(list(group.values(metric).values())).mean)
+
+
+def paired(groups: Sequence[Group], metric: str) -> list[Pair]:
+    """Every two groups, their runs paired by the seed; the differences are corrected for their number."""
+    common: list[tuple[Group, Group, list[int]]] = []
+    for first, second in combinations(groups, 2):
+        seeds = sorted(first.values(metric).keys() & second.values(metric).keys())
+        common.append((first, second, seeds))
+    told = iter(
+        differences(
+            [
+                ([first.values(metric)[seed] for seed in seeds], [second.values(metric)[seed] for seed in seeds])
+                for first, second, seeds in common
+                if len(seeds) > 1
+            ]
+        )
+    )
+    return [
+        Pair(first, second, len(seeds), next(told) if len(seeds) > 1 else None) for first, second, seeds in common
+    ]
+
+
+def verdict(better: str, worse: str, p: float) -> str:
+    """`A is better than B`, or that they are not distinguishable."""
+    return f"{better} is better than {worse}" if p < ALPHA else _NOT
+
+
+def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
+    """A row for every metric and group: mean, standard deviation, and the mean's 95 % interval."""
+    rows = []
+    for metric in metrics:
+        shown = metric
+        for group in groups:
+            values = list(group.values(metric).values())
+            if not values:
+                continue
+            found = mean_of(values)
+            deviation = "–" if found.deviation is None else _plain(found.deviation, metric)
+            interval = _interval(found.interval, metric)
+            rows.append([shown, group.mark, str(found.n), _value(found.mean, metric), deviation, interval])
+            shown = ""
+    header = ["metric", "group", "n", "mean", "sd", "95 % interval"]
+    print_table(header, rows, right=("n", "mean", "sd", "95 % interval"))
+
+
+def print_pairs(groups: Sequence[Group], metrics: Sequence[str], decisive: str) -> list[Pair]:
+    """A row for every metric and pair; the verdict is by one of the metrics, whose pairs are returned."""
+    rows, judged = [], []
+    for metric in metrics:
+        pairs = paired(groups, metric)
+        if metric == decisive:
+            judged = pairs
+        shown = metric
+        for pair in pairs:
+            if pair.difference is not None or metric == decisive:
+                row = [shown, f"{pair.first.mark} − {pair.second.mark}", str(pair.seeds)]
+                rows.append(row + _difference(pair, metric, metric == decisive))
+                shown = ""
+    header = ["metric", "pair", "seeds", "difference", "95 % interval", "p", "verdict"]
+    print_table(header, rows, right=("seeds", "difference", "95 % interval", "p"))
+    return judged
+
+
+def _difference(pair: Pair, metric: str, decisive: bool) -> list[str]:
+    difference = pair.difference
+    if difference is None:
+        return ["–", "–", "–", "needs two common seeds" if decisive else "–"]
+    better, worse = pair.first.mark, pair.second.mark
+    if (difference.mean < 0) != lower_is_better(metric):
+        better, worse = worse, better
+    return [
+        _plain(difference.mean, metric, signed=True),
+        _interval(difference.interval, metric, signed=True),
+        _chance(difference.p) if decisive else "–",
+        verdict(better, worse, difference.p) if decisive else "–",
+    ]
+
+
+def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
+    """For pairs of models: how often only the one is right, how often only the other, and p, corrected."""
+    shown = []
+    for first, second, only_first, only_second, p in rows:
+        better, worse = (first, second) if only_first >= only_second else (second, first)
+        counts = [str(only_first), str(only_second)]
+        shown.append([f"{first} − {second}", *counts, _chance(p), verdict(better, worse, p)])
+    header = ["models", "only the first right", "only the second right", "p", "verdict"]
+    print_table(header, shown, right=header[1:4])
+
+
+def _value(value: float, metric: str) -> str:
+    return percent(value) if "accuracy" in metric else _plain(value, metric)
+
+
+def _plain(value: float, metric: str, *, signed: bool = False) -> str:
+    """A value, of accuracies in percentage points."""
+    sign = "+" if signed else ""
+    if "accuracy" in metric:
+        return f"{100 * value:{sign}.2f}"
+    return f"{value:{sign}.1f}" if metric == "seconds" else f"{value:{sign}.4f}"
+
+
+def _interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
+    return "–" if interval is None else " … ".join(_plain(end, metric, signed=signed) for end in interval)
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

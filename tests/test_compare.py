@@ -1,0 +1,423 @@
+"""`mnist-exp compare`: intervals that cover, verdicts that hold, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from running import Cli
+from scipy import stats
+
+from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of
+
+SIMULATED = 4000
+RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
+
+
+@cache
+def config_of(*words: str) -> dict[str, Any]:
+    """A run's resolved config."""
+    from mnist_exp.config.check import compose_checked
+    from mnist_exp.config.identity import as_values
+    from mnist_exp.config.request import Request
+    from mnist_exp.config.schema import TrainConfig
+
+    return as_values(compose_checked(Request("train", ("data=digits", "tracking=none", *words)), TrainConfig)[0])
+
+
+def write_run(
+    folder: Path,
+    *words: str,
+    seed: int = 0,
+    val: float | None = 0.9,
+    test: float | None = 0.8,
+    data: str = "d" * 64,
+    started: float = 0,
+    epochs: int = 3,
+    **result: Any,
+) -> Path:
+    """What a finished run leaves and `compare` reads."""
+    folder.mkdir(parents=True)
+    config = {**config_of(*words), "seed": seed}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    best = {"epoch": epochs, "val/loss": 0.5} | ({} if val is None else {"val/accuracy": val})
+    about = {
+        "status": "finished",
+        "started": started,
+        "data": {"name": config["data"]["name"], "sha256": data, "stands_in_for": None},
+        "device": {"kind": "cpu", "device": "CPU", "threads": 2, "precision": "float32"},
+        "best": best,
+        "test": None if test is None else {"loss": 0.6, "accuracy": test},
+        "seconds": {"total": 3.0 + seed},
+        **result,
+    }
+    (folder / "result.json").write_text(json.dumps(about))
+    with (folder / "history.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy"])
+        for epoch in range(1, epochs + 1):
+            rows.writerow([epoch, 1 / epoch, 1 - 1 / epoch, 1 / epoch, (val or 0) - 0.1 / epoch])
+    return folder
+
+
+def write_groups(*, seeds: Sequence[int] = (0, 1, 2, 3), gain: float = 0.05, test_gain: float = 0.0) -> None:
+    """Two models whose accuracy depends on the seed far more than on the model."""
+    for seed in seeds:
+        common, noise = 0.05 * seed, 0.001 * (seed % 2)
+        write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5 + common, test=0.5 + common)
+        gained = {"val": 0.5 + common + gain + noise, "test": 0.5 + common + test_gain + noise}
+        write_run(RUNS / f"mlp-{seed}", "model=mlp", seed=seed, **gained)
+
+
+def rows_of(out: str) -> list[list[str]]:
+    """The printed lines as words."""
+    return [line.split() for line in out.splitlines()]
+
+
+# The intervals.
+
+
+def simulated(rng: np.random.Generator, n: int, groups: int, truth: Sequence[float]) -> list[np.ndarray]:
+    """Accuracies of groups that share their seeds: part of what a seed does, it does to all."""
+    shared = rng.normal(0, 0.004, n)
+    return [0.9 + truth[group] + shared + rng.normal(0, 0.002 * (1 + group), n) for group in range(groups)]
+
+
+def pairs_of(values: Sequence[np.ndarray]) -> tuple[list[tuple[int, int]], list[Difference]]:
+    places = [(first, second) for first in range(len(values)) for second in range(first + 1, len(values))]
+    return places, differences([(values[first], values[second]) for first, second in places])
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_the_interval_of_a_mean_covers_it(n: int):
+    """In 94 to 96 % of simulated groups."""
+    rng = np.random.default_rng(n)
+    found = [mean_of(list(rng.normal(0.9, 0.01, n))).interval for _ in range(SIMULATED)]
+    covered = np.mean([interval is not None and interval[0] <= 0.9 <= interval[1] for interval in found])
+    assert 0.94 <= covered <= 0.96
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_the_interval_of_a_difference_covers_it(n: int):
+    """In 94 to 96 % of simulated pairs, whatever the difference is."""
+    rng = np.random.default_rng(n)
+    for truth in (0.0, 0.003):
+        hits = 0
+        for _ in range(SIMULATED):
+            [found] = pairs_of(simulated(rng, n, 2, (truth, 0.0)))[1]
+            assert found.interval is not None
+            hits += found.interval[0] <= truth <= found.interval[1]
+        assert 0.94 <= hits / SIMULATED <= 0.96
+
+
+@pytest.mark.parametrize(("n", "groups"), [(2, 2), (3, 3), (5, 4), (10, 5)])
+def test_the_same_thing_is_rarely_found_different(n: int, groups: int):
+    """However many groups there are: any verdict but "not distinguishable" in at most 5 % of comparisons."""
+    rng = np.random.default_rng(n)
+    wrong = 0
+    for _ in range(SIMULATED):
+        values = simulated(rng, n, groups, [0.0] * groups)
+        wrong += any(found.is_real for found in pairs_of(values)[1])
+    assert wrong / SIMULATED <= 0.05 + 2 * (0.05 * 0.95 / SIMULATED) ** 0.5
+    assert wrong / SIMULATED > 0.02  # nor is it by never finding anything
+
+
+def test_few_test_images_find_no_differences_either():
+    """Accuracies of so few images that they are often equal."""
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5):
+        wrong = 0
+        for _ in range(SIMULATED):
+            first, second = rng.binomial(20, 0.9, (2, n)) / 20
+            wrong += differences([(first, second)])[0].is_real
+        assert wrong / SIMULATED <= 0.055
+
+
+@pytest.mark.parametrize("truth", [(0.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 0.005, 0.015)])
+def test_intervals_of_several_differences_hold(truth: Sequence[float]):
+    """Each covers in 95 % at least; none contradicts its verdict; together they hold in 90 % at least."""
+    rng = np.random.default_rng(1)
+    each, together = np.zeros(3), 0
+    for _ in range(SIMULATED):
+        places, found = pairs_of(simulated(rng, 5, 3, truth))
+        hits = []
+        for (first, second), difference in zip(places, found, strict=True):
+            assert difference.interval is not None
+            low, high = difference.interval
+            assert difference.is_real == (low >= 0 or high <= 0)
+            # An interval that ends at 0 says that there is a difference.
+            real = truth[first] - truth[second]
+            hits.append(low <= real <= high and not (difference.is_real and real == 0))
+        each += hits
+        together += all(hits)
+    assert (each / SIMULATED >= 0.94).all()
+    assert together / SIMULATED >= 0.90
+
+
+def test_holms_p():
+    """The example of Holm's rule: each p times the number of those that are not smaller, never falling."""
+    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
+
+
+def test_holm_finds_what_bonferroni_does_not():
+    """A difference that is only clear once another was found; its interval ends at 0."""
+    sure = ([1.0, 1.01, 0.99, 1.0], [0.0, 0.0, 0.0, 0.01])
+    likely = ([0.50, 0.62, 0.50, 0.62], [0.45, 0.50, 0.42, 0.44])
+    assert 0.025 < stats.ttest_rel(*likely).pvalue < 0.05
+    first, second = differences([sure, likely])
+    assert first.is_real
+    assert second.is_real
+    assert second.interval is not None
+    assert second.interval[0] == 0
+
+
+def test_values_without_spread_prove_nothing():
+    """Neither an interval nor a difference, though the arithmetic would give a sure one."""
+    [found] = differences([([0.9, 0.8, 0.7], [0.85, 0.75, 0.65])])
+    assert found.mean == pytest.approx(0.05)
+    assert (found.interval, found.is_real) == (None, False)
+    assert mean_of([0.9, 0.9]).interval is None
+    assert mean_of([0.9]).deviation is None
+
+
+def test_mcnemar_looks_at_where_models_disagree():
+    """The exact test: 9 of 10 disagreements on one side."""
+    first = np.array([True] * 9 + [False] + [True] * 90)
+    second = np.array([False] * 9 + [True] + [True] * 90)
+    assert mcnemar(first, second) == (9, 1, pytest.approx(2 * 11 / 2**10))
+    assert mcnemar(first, first) == (0, 0, 1.0)
+
+
+# The command.
+
+
+def test_groups_are_compared_by_their_seeds(cli: Cli):
+    """What the seed does to both is not noise; all figures are those of the values."""
+    write_groups()
+    out = cli("compare").out
+    assert "A       model=mlp; seeds 0, 1, 2, 3" in out
+    assert "B       model=linear; seeds 0, 1, 2, 3" in out
+    linear = np.array([0.5, 0.55, 0.6, 0.65])
+    mean, deviation = 100 * linear.mean(), 100 * linear.std(ddof=1)
+    low, high = 100 * np.array(stats.ttest_1samp(linear, 0).confidence_interval())
+    row = ["B", "4", f"{mean:.2f}", "%", f"{deviation:.2f}", f"{low:.2f}", "…", f"{high:.2f}"]
+    assert row in rows_of(out)
+    mlp = linear + 0.05 + np.array([0, 0.001, 0, 0.001])
+    low, high = 100 * np.array(stats.ttest_rel(mlp, linear).confidence_interval())
+    interval = [f"{low:+.2f}", "…", f"{high:+.2f}"]
+    row = ["val/accuracy", "A", "−", "B", "4", "+5.05", *interval, "<", "0.001"]
+    assert [*row, "A", "is", "better", "than", "B"] in rows_of(out)
+    [picture] = Path("outputs/compare").glob("*/compare.png")
+    assert f"picture {picture}" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_seeds_are_paired_whatever_their_order(cli: Cli):
+    """And only those that both have: what another seed gave the one has no part in it."""
+    write_groups(seeds=(3, 0, 2, 1))
+    write_run(RUNS / "linear-9", "model=linear", seed=9, val=0.99)
+    out = cli("compare").out
+    assert "A       model=linear; seeds 0, 1, 2, 3, 9" in out
+    row = next(row for row in rows_of(out) if row[:4] == ["val/accuracy", "A", "−", "B"])
+    assert row[4:6] == ["4", "-5.05"]
+    assert "B is better than A" in out
+
+
+def test_the_verdict_is_by_one_metric(cli: Cli):
+    """Validation accuracy, unless another is asked for; both are shown."""
+    write_groups(gain=0.05, test_gain=-0.05)
+    out = cli("compare").out
+    assert "A       model=mlp" in out
+    assert out.count("is better than") == 1
+    assert "Verdicts by val/accuracy" in out
+    out = cli("compare", "metric=test/accuracy").out
+    assert "A       model=linear" in out
+    assert "Verdicts by test/accuracy" in out
+
+
+def test_a_lower_loss_is_better(cli: Cli):
+    """The first group is the one with the lowest."""
+    for seed, extra in enumerate((0.0, 0.001, 0.002)):
+        best = {"epoch": 1, "val/accuracy": 0.9}
+        write_run(RUNS / f"a{seed}", "model=linear", seed=seed, best={**best, "val/loss": 0.5 + extra})
+        write_run(RUNS / f"b{seed}", "model=mlp", seed=seed, best={**best, "val/loss": 0.3 - extra})
+    out = cli("compare", "metric=val/loss").out
+    assert "A       model=mlp" in out
+    assert "A is better than B" in out
+
+
+def test_no_seeds_in_common_give_no_verdict(cli: Cli):
+    """Two of them are needed."""
+    for seed in range(3):
+        write_run(RUNS / f"a{seed}", "model=linear", seed=seed, val=0.5 + 0.01 * seed)
+        write_run(RUNS / f"b{seed}", "model=mlp", seed=seed + 2, val=0.9 + 0.01 * seed)
+    out = cli("compare").out
+    assert "needs two common seeds" in out
+    assert "is better" not in out
+
+
+def test_what_does_not_count_is_told(cli: Cli):
+    """Each run with the reason."""
+    write_groups()
+    write_run(RUNS / "broken", "model=linear", seed=7, status="failed")
+    write_run(RUNS / "resumed", "model=linear", seed=8, exact=False)
+    write_run(RUNS / "blind", "model=linear", seed=9, val=None)
+    write_run(RUNS / "older", "model=linear", seed=0, started=-1)
+    (RUNS / "odd").mkdir()
+    (RUNS / "odd/result.json").write_text("{")
+    out = cli("compare", "run=outputs/runs").out
+    for told in (
+        "broken: failed",
+        "resumed: went on with other threads",
+        "blind: has no val/accuracy",
+        "older: repeats outputs/runs/linear-0, which is newer",
+        "odd: damaged",
+    ):
+        assert f"without outputs/runs/{told}" in out
+    assert "B       model=linear; seeds 0, 1, 2, 3" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["run=[outputs/runs/linear-0,linear-1]"], {"model=linear"}),
+        (["run=linear-0,mlp-0"], {"model=linear", "model=mlp"}),
+        (["run=mlp*"], {"model=mlp"}),
+        (["run=[outputs/runs/linear-*,best]"], {"model=linear", "model=mlp"}),
+        (["run=s"], {"optimizer.learning_rate=0.1", "optimizer.learning_rate=0.2"}),
+        (["run=outputs/sweeps/s-20260101-000000"], {"optimizer.learning_rate=0.1", "optimizer.learning_rate=0.2"}),
+        (["run=['s','linear-0']"], {"optimizer.learning_rate=0.1", "optimizer.learning_rate=0.001"}),
+    ],
+)
+def test_runs_are_chosen_by_what_they_are_called(cli: Cli, words: list[str], seen: set[str]):
+    """Paths, names, patterns, sweeps, and lists of them."""
+    write_groups()
+    for rate in ("0.1", "0.2"):
+        folder = SWEEPS / f"s-20260101-000000/learning_rate-{rate}"
+        write_run(folder, "model=linear", f"optimizer.learning_rate={rate}", seed=0, val=0.3)
+    out = cli("compare", *words).out
+    labels = {line[8:].split(";")[0] for line in out.splitlines() if "; seed" in line}
+    assert {word for label in labels for word in label.split()} >= seen
+    assert ("model=mlp" in out) == ("model=mlp" in seen)
+
+
+def test_groups_are_called_by_what_differs(cli: Cli):
+    """An option by its name, a knob by its value, a layer only where nothing else tells."""
+    write_run(RUNS / "a", "model=mlp", "device.threads=1", "name=x")
+    write_run(RUNS / "b", "model=mlp", "aug=shift", "device.threads=2")
+    write_run(RUNS / "c", "model=pyramid", "training.epochs=7")
+    write_run(RUNS / "d", "model=pyramid", "model.width=4")
+    write_run(RUNS / "e", "model=pyramid", "model.layers.0.activation=null")
+    out = cli("compare").out
+    labels = {line[8:].split("; seed")[0] for line in out.splitlines() if "; seed" in line}
+    assert len(labels) == 5
+    assert all("threads" not in label and "rotation" not in label and "name=" not in label for label in labels)
+    assert "model=mlp aug=shift training.epochs=5" in labels
+    assert any("model.width=4" in label for label in labels)
+
+
+def test_different_data_is_refused(cli: Cli):
+    """Unless it is told to."""
+    write_groups()
+    for seed in range(4):
+        write_run(RUNS / f"other-{seed}", "model=linear", "data.limit=500", seed=seed, data="e" * 64, started=-1)
+    done = cli("compare", "run=*", status=2)
+    assert "these runs are on 2 different data sets" in done.err
+    assert "digits eeeeeeee: outputs/runs/other-" in done.err
+    assert not Path("outputs/compare").exists()
+    out = cli("compare", "run=*", "across_data=true").out
+    assert "model=linear data.limit=500" in out
+    assert "without 4 runs on other data" in cli("compare").out
+
+
+def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
+    """Not even when it is told to; with its own kind it is, and that is said."""
+    fallback = {"name": "digits", "sha256": "f" * 64, "stands_in_for": "mnist"}
+    for seed in range(2):
+        write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5 + 0.1 * seed)
+        folder = write_run(RUNS / f"digits-{seed}", "model=linear", seed=seed, val=0.5 + 0.1 * seed)
+        result = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**result, "data": fallback}))
+    assert "never compared with other data" in cli("compare", "run=*", "across_data=true", status=2).err
+    out = cli("compare", "run=digits-*").out
+    assert "data    digits, standing in for mnist" in out
+    assert "warning: these are figures for what stood in for mnist" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run=[nope,linear-0]"], "run=nope: there is no such run in outputs"),
+        (["run=x*"], "run=x*: fits no run in outputs"),
+        (["run=linear"], "4 runs are called so"),
+        (["run=linear-0"], "1 of 1 runs can be compared; it takes two"),
+        (["metric=accuracy"], "metric=accuracy: must be val/<metric> or test/<metric>"),
+        (["metric=val/acuracy"], "none of these runs has it (did you mean 'val/accuracy'?)"),
+        (["run="], "run=: must not be empty"),
+        (["run=[a,,b]"], "run=[a,,b]: names nothing between two commas"),
+        (["output=here"], "output=here: must be the name of a .png file"),
+        (["output=there.png", "run=nope"], "2 problems in this comparison"),
+        (["runs=linear"], "runs=linear: no such key or group (did you mean 'run'?)"),
+        (["outputs=elsewhere"], "there is no finished run in elsewhere"),
+        (["output=there.png/compare.png"], "output: there.png cannot be written"),
+    ],
+)
+def test_a_wrong_request_writes_nothing(cli: Cli, words: list[str], told: str):
+    """One message, exit status 2."""
+    write_groups()
+    Path("there.png").write_text("mine")
+    before = sorted(Path().rglob("*"))
+    done = cli("compare", *words, status=2)
+    assert told in done.err
+    assert sorted(Path().rglob("*")) == before
+    assert Path("there.png").read_text() == "mine"
+
+
+def test_damaged_files_are_told(cli: Cli):
+    """With their names; no half comparison."""
+    write_groups()
+    (RUNS / "mlp-0/config.yaml").write_text("a: [")
+    (RUNS / "mlp-1/config.yaml").write_text("a: 1")
+    done = cli("compare", status=2)
+    assert "mlp-0/config.yaml:1: damaged" in done.err
+    assert "outputs/runs/mlp-1: config.yaml or result.json is not that of a run" in done.err
+    (RUNS / "mlp-0/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
+    (RUNS / "mlp-1/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
+    (RUNS / "linear-0/history.csv").write_text("epoch,val/accuracy\n1,x\n")
+    assert "linear-0/history.csv: damaged" in cli("compare", status=2).err
+    assert not Path("outputs/compare").exists()
+
+
+def test_two_trained_models_are_tested_on_the_same_images(cli: Cli):
+    """McNemar's counts add up to the difference of the runs' own test accuracies."""
+    small = ["data=digits", "data.limit=200", "training.epochs=2", "tracking=none", "model=linear"]
+    first = cli(*small, "optimizer.learning_rate=0.01")
+    second = cli(*small, "optimizer.learning_rate=0.0001")
+    done = cli("compare", f"run=[{first.run},{second.run}]", "output=new/two.png")
+    images = first.result["data"]["images"]["test"]
+    assert f"models on the same {images} test images" in done.out
+    row = next(row for row in rows_of(done.out) if row[:3] == ["A", "−", "B"])
+    gained = first.result["test"]["accuracy"] - second.result["test"]["accuracy"]
+    assert abs(int(row[3]) - int(row[4])) == round(abs(gained) * images)
+    assert Path("new/two.png").read_bytes().startswith(b"\x89PNG")
+    assert "picture new/two.png" in done.out
+    assert first.run is not None
+    assert second.run is not None
+    other_seed = shutil.copytree(first.run, first.run.with_name("other"))
+    config = (other_seed / "config.yaml").read_text()
+    (other_seed / "config.yaml").write_text(config.replace("seed: 0", "seed: 1", 1))
+    out = cli("compare", f"run=[{first.run},{other_seed}]").out
+    assert "model=linear aug=none; seeds 0, 1" in out
+    row = next(row for row in rows_of(out) if row[:5] == ["seed", "0", "−", "seed", "1"])
+    assert row[5:] == ["0", "0", "1.000", "not", "distinguishable"]
+    (second.run / "model.keras").write_bytes(b"damaged")
+    assert "no McNemar's test: " in cli("compare", f"run=[{first.run},{second.run}]").out
