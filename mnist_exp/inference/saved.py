@@ -18,7 +18,7 @@ from mnist_exp.training.device import halves_batches
 Probabilities = npt.NDArray[np.float32]
 
 # Part of what a figure is: another batch size gives other last bits.
-BATCH = 1000
+BATCH = 250
 
 
 @dataclass(frozen=True)
