@@ -271,7 +271,7 @@ def test_a_grid_is_every_combination():
 def test_a_grid_takes_all_options_of_a_group():
     """Hydra's glob works."""
     grid = expand(Request("train", ("model=glob(l*)",), multirun=True))
-    assert grid.jobs == (("model=lenet5x5",), ("model=linear",))
+    assert grid.jobs == (("model=lenet5x5",), ("model=lenet_bn",), ("model=linear",))
 
 
 def test_an_interval_is_not_a_grid():
