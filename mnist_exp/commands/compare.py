@@ -16,7 +16,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import CompareConfig
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, stamped
+from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, shown_data, stamped
 from mnist_exp.runs.find import find_runs, is_finished, read_config
 from mnist_exp.runs.log import say, warn
 from mnist_exp.sweeps.groups import Group, Trained, grouped, marked, repeated, trained
@@ -163,12 +163,7 @@ def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -
 
 def _data_of(groups: Sequence[Group]) -> str:
     """The data sets' names, and for what they stand in."""
-    sets: dict[str, str] = {}
-    for group in groups:
-        for run in group.runs:
-            data = run.summary.result["data"]
-            instead = f", standing in for {data['stands_in_for']}" if data.get("stands_in_for") else ""
-            sets[run.data] = f"{data.get('name')}{instead}"
+    sets = {run.data: shown_data(run.summary.result) for group in groups for run in group.runs}
     return "; ".join(dict.fromkeys(sets.values()))
 
 
@@ -220,11 +215,10 @@ def compare_models(groups: Sequence[Group]) -> None:
     from mnist_exp.sweeps.comparison import print_mcnemar
     from mnist_exp.sweeps.intervals import holm, mcnemar
 
-    right: dict[Path, npt.NDArray[np.bool_]] = {}
+    judged = {run.summary.path: run for pair in pairs for _, run in pair}
     data: dict[str, Dataset] = {}
     try:
-        for run in dict.fromkeys(run.summary.path for pair in pairs for _, run in pair):
-            right[run] = right_on_test(next(of for _, of in single if of.summary.path == run), data)
+        right = {path: right_on_test(run, data) for path, run in judged.items()}
     except RequestError as error:
         say(f"note    no McNemar's test: {error}")
         return

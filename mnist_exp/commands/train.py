@@ -23,7 +23,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import RUNS, RunDirectory, stamped, summarize
+from mnist_exp.runs.directory import RUNS, RunDirectory, shown_data, stamped, summarize
 from mnist_exp.runs.files import remove_folder, write_text
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.stopwatch import Stopwatch, Timer
@@ -133,19 +133,8 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                 record.history(progress.history)
                 with stopwatch.phase("save"):
                     saved = save_best(build(config, found, "float32"), progress, record, config, final)
-                scores = None
-                scoring = ThreadPoolExecutor(1)
-                try:
-                    if final and data.test is not None:
-                        scores = scoring.submit(score_test, saved, data.test, config, stopwatch)
-                    with stopwatch.phase("plots"):
-                        draw_training(record, config, data, saved, progress)
-                    if scores is not None:
-                        record.test(scores.result().metrics)
-                        with stopwatch.phase("plots"):
-                            draw_test(record, config, data, scores.result())
-                finally:
-                    scoring.shutdown(wait=False)  # who kills has no time
+                test = data.test if final else None
+                score_and_draw(saved, test, record, config, data, progress, stopwatch)
                 for picture in sorted((record.path / PLOTS).glob("*.png")):
                     record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 
@@ -346,6 +335,29 @@ def save_best(
     return load(record.path / "model.keras")
 
 
+def score_and_draw(
+    saved: keras.Model,
+    test: Part | None,
+    record: RunRecord,
+    config: TrainConfig,
+    data: Dataset,
+    progress: Progress,
+    stopwatch: Stopwatch,
+) -> None:
+    """Score the saved model on `test`, if there is one, while the pictures are drawn that do not need that."""
+    scoring = ThreadPoolExecutor(1)
+    try:
+        scores = scoring.submit(score_test, saved, test, config, stopwatch) if test is not None else None
+        with stopwatch.phase("plots"):
+            draw_training(record, config, data, saved, progress)
+        if test is not None and scores is not None:
+            record.test(scores.result().metrics)
+            with stopwatch.phase("plots"):
+                draw_test(record, test, data.class_names, scores.result())
+    finally:
+        scoring.shutdown(wait=False)  # who kills has no time
+
+
 def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: Stopwatch) -> Scores:
     """Score the saved model on the test part: the one time that this run looks at it."""
     from mnist_exp.inference.saved import score
@@ -354,12 +366,9 @@ def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: S
         return score(saved, test, config.training)
 
 
-def title_of(record: RunRecord, config: TrainConfig) -> str:
+def title_of(record: RunRecord) -> str:
     """What every picture says of its run."""
-    title = f"{record.directory.name} · {config.data.name}"
-    if record.result["data"]["stands_in_for"]:
-        title += f", standing in for {record.result['data']['stands_in_for']}"
-    return title
+    return f"{record.directory.name} · {shown_data(record.result)}"
 
 
 def draw_training(
@@ -373,7 +382,7 @@ def draw_training(
     from mnist_exp.training.loop import steps_per_epoch
     from mnist_exp.training.selection import rates_with_history
 
-    folder, title = record.path / PLOTS, title_of(record, config)
+    folder, title = record.path / PLOTS, title_of(record)
     folder.mkdir(exist_ok=True)
     rows = as_rows(card(model), config.training.batch_size)
     plots.architecture(
@@ -391,18 +400,17 @@ def draw_training(
     )
 
 
-def draw_test(record: RunRecord, config: TrainConfig, data: Dataset, scores: Scores) -> None:
-    """Draw what the model gets wrong."""
+def draw_test(record: RunRecord, test: Part, names: tuple[str, ...], scores: Scores) -> None:
+    """Draw what the model gets wrong; `names` are the classes'."""
     from mnist_exp.report import plots
 
-    assert data.test is not None
-    folder, title, names = record.path / PLOTS, title_of(record, config), data.class_names
+    folder, title = record.path / PLOTS, title_of(record)
     accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
     plots.confusion_matrix(
-        data.test.labels, scores.predicted, names, f"{accuracy} · {title}", folder / "confusion_matrix.png"
+        test.labels, scores.predicted, names, f"{accuracy} · {title}", folder / "confusion_matrix.png"
     )
     plots.misclassified(
-        data.test.images, data.test.labels, scores.probabilities, names, f"misclassified test images · {title}",
+        test.images, test.labels, scores.probabilities, names, f"misclassified test images · {title}",
         folder / "misclassified.png",
     )  # fmt: skip
 

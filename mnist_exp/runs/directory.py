@@ -113,6 +113,13 @@ def read_history(run: Path) -> list[dict[str, float]]:
         raise RequestError(f"{file}: damaged: {error}") from error
 
 
+def shown_data(result: Mapping[str, Any]) -> str:
+    """The name of the data that a run's `result.json` tells of, and what it stood in for."""
+    data = result["data"]
+    instead = f", standing in for {data['stands_in_for']}" if data.get("stands_in_for") else ""
+    return f"{data.get('name')}{instead}"
+
+
 def make_directory(parent: Path, name: str) -> Path:
     """A new directory, absolute; where the name is taken, a number is added. Raises `RequestError`."""
     name = safe_name(name)

@@ -18,6 +18,10 @@ from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
 _STAMP = r"-\d{8}-\d{6}(-\d+)?"
 
 
+class Ambiguous(RequestError):
+    """Several runs are called so."""
+
+
 def is_finished(run: RunSummary) -> bool:
     """Whether a run came to its end."""
     return run.status == "finished"
@@ -51,7 +55,7 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
         return matches[0]
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
-        raise RequestError(f"{wanted}: {len(matches)} runs are called so:{names}")
+        raise Ambiguous(f"{wanted}: {len(matches)} runs are called so:{names}")
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
     raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 
@@ -79,12 +83,10 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
     if not sweeps:
         try:
             return [find_run(wanted, outputs)]
-        except RequestError as error:
-            if "runs are called so" not in str(error):
-                raise
+        except Ambiguous as error:
             raise RequestError(f"{error}\n  all of them: '{wanted}*'") from error
-    if len(sweeps) > 1 or any(_is_called(run.name, wanted) for run in list_runs(outputs)):
-        runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
+    runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
+    if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
         raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs are called so:{names}")
     return look_at(sorted(sweeps[0].iterdir()))

@@ -55,9 +55,9 @@ def paired(groups: Sequence[Group], metric: str) -> list[Pair]:
     ]
 
 
-def verdict(better: str, worse: str, p: float) -> str:
+def verdict(better: str, worse: str, *, is_real: bool) -> str:
     """`A is better than B`, or that they are not distinguishable."""
-    return f"{better} is better than {worse}" if p < ALPHA else _NOT
+    return f"{better} is better than {worse}" if is_real else _NOT
 
 
 def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
@@ -107,7 +107,7 @@ def _difference(pair: Pair, metric: str, decisive: bool) -> list[str]:
         _plain(difference.mean, metric, signed=True),
         _interval(difference.interval, metric, signed=True),
         _chance(difference.p) if decisive else "–",
-        verdict(better, worse, difference.p) if decisive else "–",
+        verdict(better, worse, is_real=difference.is_real) if decisive else "–",
     ]
 
 
@@ -117,7 +117,7 @@ def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
     for first, second, only_first, only_second, p in rows:
         better, worse = (first, second) if only_first >= only_second else (second, first)
         counts = [str(only_first), str(only_second)]
-        shown.append([f"{first} − {second}", *counts, _chance(p), verdict(better, worse, p)])
+        shown.append([f"{first} − {second}", *counts, _chance(p), verdict(better, worse, is_real=p < ALPHA)])
     header = ["models", "only the first right", "only the second right", "p", "verdict"]
     print_table(header, shown, right=header[1:4])
 

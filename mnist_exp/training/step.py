@@ -55,11 +55,11 @@ def compile_steps(
 
         return run_steps
 
-    by_parts = {1: compiled(1), 2: compiled(2)}  # traced when they are first called
+    steps_of = _by_size(compiled, halves)
 
     def run(rows: npt.NDArray[np.int32], first_step: int, scale: float) -> None:
-        parts = 2 if halves and rows.shape[1] > 1 else 1
-        by_parts[parts](tf.constant(rows), tf.constant(first_step, tf.int64), tf.constant(scale, tf.float32))
+        run_steps = steps_of(rows.shape[1])
+        run_steps(tf.constant(rows), tf.constant(first_step, tf.int64), tf.constant(scale, tf.float32))
 
     return run
 
@@ -116,17 +116,22 @@ def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Ca
 
         return score
 
-    by_parts = {1: compiled(1), 2: compiled(2)}
+    score_of = _by_size(compiled, halves)
 
     def validate() -> dict[str, float]:
         model.reset_metrics()
         for start in range(0, len(val), VALIDATION_BATCH):
             stop = min(start + VALIDATION_BATCH, len(val))
-            parts = 2 if halves and stop - start > 1 else 1
-            by_parts[parts](tf.constant(start, tf.int64), tf.constant(stop, tf.int64))
+            score_of(stop - start)(tf.constant(start, tf.int64), tf.constant(stop, tf.int64))
         return read_metrics(model)
 
     return validate
+
+
+def _by_size(compiled: Callable[[int], Any], halves: bool) -> Callable[[int], Any]:
+    """What is `compiled` for the number of parts that a batch of so many images has: one image has no halves."""
+    by_parts = {1: compiled(1), 2: compiled(2)}  # traced when they are first called
+    return lambda images: by_parts[2 if halves and images > 1 else 1]
 
 
 def learns_in_halves(model: keras.Model, config: TrainConfig) -> bool:

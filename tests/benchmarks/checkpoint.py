@@ -14,18 +14,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
-from mnist_exp.config.schema import TrainConfig
 from mnist_exp.model import backend
 from mnist_exp.runs.stopwatch import Timer
 
 backend.load()
 
-from mnist_exp.data.load import find, prepare  # noqa: E402
-from mnist_exp.model.build import build  # noqa: E402
-from mnist_exp.model.preprocess import statistics  # noqa: E402
-from mnist_exp.training import device  # noqa: E402
+from prepared import prepared  # noqa: E402
+
 from mnist_exp.training.checkpoint import Checkpoints  # noqa: E402
 from mnist_exp.training.loop import Progress, fit  # noqa: E402
 
@@ -39,10 +34,7 @@ class Silent:
 def measure(name: str, limit: str) -> str:
     """A row of the table for a model."""
     overrides = (f"model={name}", f"data.limit={limit}", "training.epochs=2")
-    config, _ = compose_checked(Request("train", overrides), TrainConfig)
-    computer = device.resolve(config.device)
-    data = prepare(find(config.data, print), config.data)
-    model = build(config, statistics(data.train.images, config.preprocess), computer.precision)
+    config, data, model = prepared(overrides)
     progress, timer = Progress(), Timer(config.training.checkpoint_seconds)
     taken: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory(dir=".") as folder:

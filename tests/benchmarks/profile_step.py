@@ -12,24 +12,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
-from mnist_exp.config.schema import TrainConfig
 from mnist_exp.model import backend
 
 backend.load()
 
 import tensorflow as tf  # noqa: E402
+from prepared import prepared  # noqa: E402
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # noqa: E402
 
-from mnist_exp.data.load import find, prepare  # noqa: E402
-from mnist_exp.model.build import build  # noqa: E402
-from mnist_exp.model.preprocess import statistics  # noqa: E402
-from mnist_exp.training import device  # noqa: E402
 from mnist_exp.training.loop import fit  # noqa: E402
 
-ALWAYS = ("data.limit=6500", "data.val_fraction=0.01",
-          "device.threads=1", "training.epochs=2")  # fmt: skip
+ALWAYS = ("data.limit=6500", "data.val_fraction=0.01", "device.threads=1", "training.epochs=2")
 
 
 class Profiler:
@@ -65,10 +58,7 @@ def own_times(events: list[tuple[int, int, str]]) -> Counter[str]:
 
 def main(overrides: tuple[str, ...]) -> None:
     """Train, and print the table."""
-    config, _ = compose_checked(Request("train", (*ALWAYS, *overrides)), TrainConfig)
-    computer = device.resolve(config.device)
-    data = prepare(find(config.data, print), config.data)
-    model = build(config, statistics(data.train.images, config.preprocess), computer.precision)
+    config, data, model = prepared((*ALWAYS, *overrides))
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         fit(model, data, config, Profiler(folder))

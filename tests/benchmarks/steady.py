@@ -12,17 +12,12 @@ import sys
 import time
 from typing import Any
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
-from mnist_exp.config.schema import TrainConfig
 from mnist_exp.model import backend
 
 backend.load()
 
-from mnist_exp.data.load import find, prepare  # noqa: E402
-from mnist_exp.model.build import build  # noqa: E402
-from mnist_exp.model.preprocess import statistics  # noqa: E402
-from mnist_exp.training import device  # noqa: E402
+from prepared import prepared  # noqa: E402
+
 from mnist_exp.training.loop import fit  # noqa: E402
 
 
@@ -47,10 +42,7 @@ class Turns:
 
 def main(overrides: tuple[str, ...]) -> None:
     """Train what the overrides describe."""
-    config, _ = compose_checked(Request("train", overrides), TrainConfig)
-    computer = device.resolve(config.device)
-    data = prepare(find(config.data, lambda _: None), config.data)
-    model = build(config, statistics(data.train.images, config.preprocess), computer.precision)
+    config, data, model = prepared(overrides)
     fit(model, data, config, Turns(len(data.train)))
 
 
