@@ -1,0 +1,90 @@
+"""The saved model that a verb works on, and the data that it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.commands.settle import settle_data
+from mnist_exp.commands.train import shown
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.request import Request, key_of
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.errors import RequestError
+from mnist_exp.model import backend
+from mnist_exp.runs.find import find_run, read_config
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_exp.data.dataset import Dataset
+
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+# What may be given over the config of the run whose model is used.
+OVER_RUN = ("data", "device")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model: the run's that it comes from, or a file's alone."""
+
+    name: str
+    file: Path
+    run: Path | None
+    """The run's directory."""
+    result: Mapping[str, Any]
+    """The run's `result.json`; empty for a file."""
+
+    def load(self) -> keras.Model:
+        """The model as plain Keras loads it: float32, takes raw pixels. Raises `RequestError`."""
+        backend.load()
+        from mnist_exp.inference.saved import load
+
+        try:
+            return load(self.file)
+        except Exception as error:  # whatever Keras, HDF5 or ZIP say of a file that is not a model
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            raise RequestError(f"{shown(self.file)}: not a model that Keras can load: {reason}") from error
+
+
+def find_saved(wanted: str | None, outputs: Path) -> Saved:
+    """The model that is meant by a run (as `find_run` takes it) or a model's file. Raises `RequestError`."""
+    if wanted is None:
+        raise RequestError("say which model: run=latest, run=best, a run's directory or name, or a .keras file")
+    path = Path(wanted).expanduser()
+    if path.suffix.lower() in MODEL_FILES and not path.is_dir():
+        if not path.is_file():
+            raise RequestError(f"run={wanted}: there is no such file")
+        return Saved(path.name, path, None, {})
+    run = find_run(wanted, outputs)
+    file = run.path / "model.keras"
+    if not file.is_file():
+        raise RequestError(f"{shown(run.path)}: this run is {run.status}, and has no model.keras yet")
+    return Saved(run.name, file, run.path, run.result)
+
+
+def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
+    """The request with the verb's own overrides, and those that go over the run's config."""
+    over_run = tuple(text for text in request.overrides if key_of(text).split(".")[0] in OVER_RUN)
+    return replace(request, overrides=tuple(t for t in request.overrides if t not in over_run)), over_run
+
+
+def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> TrainConfig:
+    """The config of the run that a model comes from (for a file, the default one), with overrides on top.
+
+    No other data stands in for what cannot be found. Raises `RequestError`.
+    """
+    base = read_config(saved.run) if saved.run else None
+    base_file = saved.run / "config.yaml" if saved.run else None
+    composed = replace(request, verb="train", overrides=over_run, base=base, base_file=base_file)
+    config, _ = compose_checked(composed, TrainConfig)
+    return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
+
+
+def data_of(config: TrainConfig, request: Request) -> Dataset:
+    """The data that a config names, as a training sees it. Raises `RequestError`."""
+    from mnist_exp.data.load import prepare
+
+    return prepare(settle_data(request, config)[2], config.data)
