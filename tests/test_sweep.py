@@ -13,7 +13,7 @@ def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):
     """One wrong job: nothing starts, and the report names it."""
     done = cli("-m", *SMALL, *home_data, "seed=0,x", "optimizer.learning_rate=0.1,-1", status=2)
     assert "2 problems in this sweep of 4 jobs" in done.err
-    assert 'seed=x: must be an integer, found "x"  [seed-x_learning_rate-0.1, seed-x_learning_rate--1]' in done.err
+    assert 'seed=x: must be an integer, found "x"  [learning_rate-0.1_seed-x, learning_rate--1_seed-x]' in done.err
     assert "optimizer.learning_rate=-1: must be greater than 0" in done.err
     assert not Path("outputs").exists()
 

@@ -1,84 +1,238 @@
 """`mnist-exp -m`: a run for every combination of comma-separated values.
 
-All jobs are checked before the first one starts, and their data is settled once, for all of them.
+All jobs are checked before the first one starts, and their data is settled once, for all of them. What an earlier
+start of the same sweep has done is not done again.
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mnist_exp.commands.jobs import Plan, PlannedJob, find_job, identity, outcome, run_job
 from mnist_exp.commands.settle import check_with_keras, set_up, settle_data, settle_init, start_from_run
-from mnist_exp.commands.train import Job, run_training, shown
+from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked, news
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.grid import Grid, expand
+from mnist_exp.config.identity import as_values, with_effect
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
-from mnist_exp.config.schema import DataConfig, TrainConfig
-from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, WorkError
-from mnist_exp.runs.directory import SWEEPS, make_directory, stamped
-from mnist_exp.runs.log import say, to_console, warn
-from mnist_exp.runs.stopwatch import Stopwatch
-from mnist_exp.sweeps.leaderboard import Outcome, best_accuracy, leaderboard
-from mnist_exp.sweeps.names import job_names
-
-if TYPE_CHECKING:
-    from mnist_exp.data.dataset import Source
+from mnist_exp.config.schema import DataConfig, SweepConfig, TrainConfig
+from mnist_exp.errors import Killed, Problem, RequestError, WorkError
+from mnist_exp.runs import signals
+from mnist_exp.runs.directory import SWEEPS, RunDirectory, look_at, make_directory
+from mnist_exp.runs.files import write_text
+from mnist_exp.runs.find import is_finished
+from mnist_exp.runs.log import say, warn
+from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
+from mnist_exp.sweeps.names import job_names, sweep_name
 
 # What belongs to the whole sweep, or to the process that all its jobs may share.
 NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra")
+SWEEP_FILE = "sweep.json"
 _NAMES = 3  # of jobs that a message lists
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a job of a sweep needs to know, also in another process."""
-
-    directory: Path
-    names: tuple[str, ...]
-    requests: tuple[Request, ...]
-    stands_in_for: str | None
+_DEATHS = 2  # of a job's workers, until it is given up
+_POLL = 1.0  # seconds between looks at jobs that a launcher left behind
 
 
 def sweep(request: Request, started: float) -> None:
-    """Check all jobs, run them, and print their table. Raises `WorkError` if any failed."""
-    from mnist_exp.sweeps.launch import launch
-    from mnist_exp.tracking.record import SweepRecord
-
+    """Check all jobs, run those that are missing, and print the table of all. Raises `WorkError` if any failed."""
     request = start_from_run(request)
-    grid = expand(request)
+    grid = share_cores(request, expand(request))
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
-    names = tuple(checked)
     requests, stands_in_for = settle_data_of_all(*zip(*checked.values(), strict=True))
+    jobs = plan_jobs(tuple(checked), requests)
     config = compose_checked(requests[0], TrainConfig)[0]
-    name = config.sweep.name or "-".join(key.rsplit(".", 1)[-1] for key in grid.swept) or "sweep"
-    directory = make_directory(Path(config.outputs) / SWEEPS, stamped(name))
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
-    over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
-    say(f"sweep   {shown(directory)}: {len(requests)} job{'s' * (len(requests) > 1)} {over}")
-    with SweepRecord(directory, fixed, config.tracking) as record:
-        plan = Plan(directory, names, requests, stands_in_for)
-        try:
-            outcomes = launch(request, directory, len(requests), partial(run_job, plan))
-        except (KeyboardInterrupt, Killed):
-            left = [name for name in names if not (directory / name).exists()]
-            say(f"{shown(directory)}: interrupted; jobs that were not begun: {', '.join(left) or 'none'}")
-            raise
-        record.leaderboard(*leaderboard(outcomes, grid), best_accuracy(outcomes))
+    path = find_sweep(Path(config.outputs) / SWEEPS, config.sweep, grid.swept, fixed, jobs)
+    with RunDirectory.open(path) as directory:
+        introduce(directory.path, grid, fixed, jobs)
+        plan = Plan.of(directory.path, jobs, stands_in_for)
+        outcomes = complete(plan, request, grid, fixed, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
-    say(f"{shown(directory)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
+    say(f"{shown(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
     if stands_in_for:
         warn(f"these figures are for {config.data.name}, which stood in for {stands_in_for}")
+    refuse_failures(failed, len(outcomes))
+
+
+def share_cores(request: Request, grid: Grid) -> Grid:
+    """Where a launcher runs several jobs at once: for each as many threads as it has cores, unless given."""
+    from mnist_exp.sweeps.launch import threads_per_job
+    from mnist_exp.training.device import available_cores
+
+    threads = threads_per_job(grid.launcher, available_cores()) if not grid.problems else None
+    given = any(key_of(text) in ("device", "device.threads") for text in request.overrides)
+    saved = (request.base or {}).get("device", {}).get("threads", "auto")
+    if threads is None or given or saved != "auto":
+        return grid
+    return replace(grid, jobs=tuple((*job, f"device.threads={threads}") for job in grid.jobs))
+
+
+def plan_jobs(names: Sequence[str], requests: Sequence[Request]) -> tuple[PlannedJob, ...]:
+    """The jobs, with what each is known by. Raises `RequestError`."""
+    configs = [compose_checked(request, TrainConfig)[0] for request in requests]
+    computer = set_up(configs[0])
+    return tuple(
+        PlannedJob(name, request, identity(config, computer))
+        for name, request, config in zip(names, requests, configs, strict=True)
+    )
+
+
+def find_sweep(
+    sweeps: Path, config: SweepConfig, swept: Sequence[str], fixed: Sequence[str], jobs: Sequence[PlannedJob]
+) -> Path:
+    """The directory of the sweep that goes on; a new one where there is none, or it is to start over.
+
+    It is known by its name, else by a job in common with one over the same keys. Raises `RequestError`.
+    """
+    name = config.name or sweep_name(swept, fixed)
+    known = [path for path in sweeps.glob("*") if path.is_dir()]
+    called = [path for path in known if _called(path.name, name)]
+    if not called and config.name is None:
+        wanted = {job.fingerprint for job in jobs}
+        called = [
+            path
+            for path in known
+            if _read_sweep(path).get("swept") == sorted(swept)
+            and wanted & {run.result.get("fingerprint") for run in look_at(list(path.iterdir()))}
+        ]
+    if config.rerun or not called:
+        return make_directory(sweeps, name)
+    return max(called, key=lambda path: _read_sweep(path).get("started", 0))
+
+
+def _called(name: str, wanted: str) -> bool:
+    """Whether a sweep's directory has that name, or that and the number that starting over put behind it."""
+    number = name.removeprefix(wanted)
+    return name.startswith(wanted) and (not number or (number[0] == "-" and number[1:].isdigit()))
+
+
+def _read_sweep(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((path / SWEEP_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def introduce(directory: Path, grid: Grid, fixed: Sequence[str], jobs: Sequence[PlannedJob]) -> None:
+    """Say what the sweep is and how far it is, and note it in its directory."""
+    content = {"started": time.time(), "swept": sorted(grid.swept), **_read_sweep(directory), "fixed": list(fixed)}
+    write_text(directory / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
+    say(f"sweep   {shown(directory)}: {_jobs(len(jobs))} {over}")
+    found = {job.name: find_job(directory, job.fingerprint) for job in jobs}
+    done = sum(run is not None and is_finished(run) for run in found.values())
+    begun = sum(run is not None for run in found.values()) - done
+    others = len(look_at([path for path in directory.iterdir() if path.is_dir()])) - done - begun
+    if done or begun:
+        say(f"        {done} done already, {begun} to go on with, {len(jobs) - done - begun} to begin")
+    if others:
+        say(f"        {_jobs(others)} there of other values, settings or code: left as they are")
+
+
+def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], config: TrainConfig) -> list[Outcome]:
+    """Run the jobs that are missing, show the table of all, and leave it in the sweep's record."""
+    from mnist_exp.tracking.record import SweepRecord, has_leaderboard
+
+    ended = {job: result for job in plan.jobs if (result := result_of(plan, job)) and result.status == "finished"}
+    if len(ended) == len(plan.jobs):
+        table = Leaderboard([ended[job] for job in plan.jobs], grid)
+        if has_leaderboard(plan.directory, table.as_csv()):
+            table.show()
+            return list(ended.values())
+    with signals.raised(), SweepRecord(plan.directory, fixed, config.tracking) as record:
+        try:
+            ended |= run_jobs(plan, request, grid, [job for job in plan.jobs if job not in ended])
+        except (KeyboardInterrupt, Killed):
+            say(f"{shown(plan.directory)}: interrupted; the same command again goes on with it")
+            raise
+        outcomes = [ended[job] for job in plan.jobs]
+        table = Leaderboard(outcomes, grid)
+        table.show()
+        record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
+    return outcomes
+
+
+def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[PlannedJob]) -> dict[PlannedJob, Outcome]:
+    """Run jobs until each has ended, and tell how.
+
+    A job whose worker died goes on once more; so do those that a launcher took down with it.
+    """
+    from mnist_exp.sweeps.watch import watched
+
+    ended: dict[PlannedJob, Outcome] = {}
+    deaths: Counter[PlannedJob] = Counter()
+    with watched(plan.directory, len(plan.jobs), len(plan.jobs) - len(missing)):
+        while left := [job for job in missing if job not in ended]:
+            before = {job: _starts(plan, job) for job in left}
+            trouble = run_once(replace(plan, jobs=tuple(left)), request, grid, ended)
+            begun = [job for job in left if job not in ended and _starts(plan, job) > before[job]]
+            for job in begun:
+                result = result_of(plan, job)
+                assert result is not None
+                if result.status in ("killed", "interrupted"):
+                    deaths[job] += 1
+                    if deaths[job] < _DEATHS:
+                        continue
+                    result = replace(result, reason=f"its worker died, {_DEATHS} times ({trouble})")
+                ended[job] = result
+            if trouble and not begun and not any(job in ended for job in left):
+                ended |= {job: outcome(job, None, trouble) for job in left}
+    return ended
+
+
+def _starts(plan: Plan, job: PlannedJob) -> int:
+    """How often a job was begun or gone on with."""
+    run = find_job(plan.directory, job.fingerprint)
+    return 0 if run is None else 1 + len(run.result.get("resumed", []))
+
+
+def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, Outcome]) -> str:
+    """Give jobs to the launcher, and add what it tells of them. Returns what is wrong with the launcher itself."""
+    from mnist_exp.sweeps.launch import jobs_at_once, launch
+    from mnist_exp.training.device import available_cores
+
+    at_once = jobs_at_once(grid.launcher, grid.batch, available_cores())
+    told: list[Outcome] = []
+    trouble = ""
+    try:
+        for batch in launch(request, plan.directory, len(plan.jobs), partial(run_job, plan), at_once):
+            told += batch
+    except Exception as error:  # each launcher has its own for a worker that died
+        trouble = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+        while any(run.status == "running" for run in look_at(list(plan.directory.iterdir()))):
+            time.sleep(_POLL)  # submitit and Ray leave the other jobs running
+    ended |= dict(zip(plan.jobs, told, strict=False))
+    return trouble
+
+
+def result_of(plan: Plan, job: PlannedJob) -> Outcome | None:
+    """What the sweep's directory tells of a job; None where nothing is there of it."""
+    run = find_job(plan.directory, job.fingerprint)
+    return None if run is None else outcome(job, run, "")
+
+
+def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:
+    """Raises `WorkError` with every failure, its reason and its log, if there is any."""
     if failed:
-        lines = [f"  {outcome.name}: {outcome.reason} ({outcome.log})" for outcome in failed]
-        raise WorkError(f"{len(failed)} of {len(outcomes)} jobs failed\n" + "\n".join(lines))
+        logs = [f" ({outcome.log})" if outcome.log else "" for outcome in failed]
+        lines = [f"  {outcome.name}: {outcome.reason}{log}" for outcome, log in zip(failed, logs, strict=True)]
+        raise WorkError(f"{len(failed)} of {jobs} jobs failed\n" + "\n".join(lines))
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
 
 
 def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, tuple[Request, TrainConfig]]:
@@ -129,11 +283,16 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
 
 
 def _problems_with_keras(composed: Mapping[str, tuple[TrainConfig, Composition]]) -> dict[str, Sequence[Problem]]:
-    """What Keras finds wrong, by the names of the jobs that it is in."""
+    """What Keras finds wrong, by the names of the jobs that it is in; asked once for jobs that differ by seed."""
     found: dict[str, Sequence[Problem]] = {}
+    right: set[str] = set()
     for name, (config, composition) in composed.items():
+        asked = json.dumps({**with_effect(as_values(config)), "seed": None}, sort_keys=True)
+        if asked in right:
+            continue
         try:
             check_with_keras(config, composition)
+            right.add(asked)
         except RequestError as error:
             found[name] = error.problems
     return found
@@ -195,50 +354,3 @@ def settle_data_of_all(
         check_with_keras(*compose_checked(request, TrainConfig))
         substituted.append(request)
     return tuple(substituted), missing.pop()
-
-
-@lru_cache(maxsize=1)
-def load_source(data: DataConfig) -> Source:
-    """Read a data set once for all jobs that run in this process."""
-    from mnist_exp.data.load import find
-
-    return find(data, say)
-
-
-def run_job(plan: Plan, launched: Any) -> Outcome:
-    """Run one job of a sweep, in whatever process the launcher chose. Never raises for a failure."""
-    from mnist_exp.sweeps.launch import job_number
-
-    to_console()
-    number = job_number()
-    name, request = plan.names[number], plan.requests[number]
-    stopwatch = Stopwatch(time.perf_counter())
-    say(f"\n[{number + 1}/{len(plan.names)}] {name}")
-    result: dict[str, Any] = {}
-    reason = ""
-    try:
-        config = compose_checked(request, TrainConfig)[0]
-        computer = set_up(config)
-        with stopwatch.phase("data"):
-            source = load_source(config.data.as_found)
-        job = Job(
-            config, request.overrides, computer, source, plan.directory, name, plan.stands_in_for, plan.directory
-        )
-        result = run_training(job, stopwatch)
-    except MnistExpError as error:
-        reason = str(error)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    if reason:
-        say(f"{name} failed: {reason}")
-    return Outcome(
-        name=name,
-        overrides=request.overrides,
-        status=result.get("status", "failed"),
-        reason=reason,
-        log=str(shown(plan.directory / name / "run.log")),
-        epochs=result.get("epochs"),
-        val=(result.get("best") or {}).get("val/accuracy"),
-        test=(result.get("test") or {}).get("accuracy"),
-        seconds=stopwatch.report()["total"],
-    )

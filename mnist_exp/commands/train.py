@@ -242,13 +242,8 @@ def start_record(
     values = as_values(config) if resumption is None else resumption.values
     parts = {"train": data.train, "val": data.val, "test": data.test}
     about = {
-        "fingerprint": fingerprint(
-            values,
-            data_sha256=data.sha256,
-            kind=computer.kind,
-            precision=computer.precision,
-            threads=computer.threads,
-            init_sha256=origin["weights_sha256"] if origin else None,
+        "fingerprint": fingerprint_of(
+            values, data.sha256, computer, origin["weights_sha256"] if origin else None
         ),
         "code_sha256": code_digest(),
         "init_from": origin,
@@ -277,6 +272,18 @@ def start_record(
             remove_folder(directory.path)
             raise RequestError(f"outputs: {error.filename} cannot be written: {error.strerror}") from error
         raise
+
+
+def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device, init_sha256: str | None) -> str:
+    """What identifies a run of a config on its data and device."""
+    return fingerprint(
+        values,
+        data_sha256=data_sha256,
+        kind=computer.kind,
+        precision=computer.precision,
+        threads=computer.threads,
+        init_sha256=init_sha256,
+    )
 
 
 def introduce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:

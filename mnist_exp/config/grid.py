@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -26,6 +27,10 @@ class Grid:
     jobs: tuple[tuple[str, ...], ...]
     problems: tuple[Problem, ...]
     """Overrides that could not be read; they are in none of the jobs."""
+    launcher: Mapping[str, Any] = field(default_factory=dict)
+    """The config of what starts the jobs (`hydra.launcher`)."""
+    batch: int | None = None
+    """How many jobs it is given at once (`hydra.sweeper.max_batch_size`); None: not said."""
 
 
 def expand(request: Request) -> Grid:
@@ -39,7 +44,8 @@ def expand(request: Request) -> Grid:
         whole = _whole_config(loader, request)
         params = {} if whole is None else _sweeper_params(whole)
         texts = [f"{key}={value}" for key, value in params.items() if key not in given] + texts
-        problems += [] if whole is None else _foreign_code(whole)
+        launcher = {} if whole is None else _launcher(whole)
+        problems += [] if whole is None else _wrong_launcher(whole, launcher)
         swept: list[str] = []
         choices: list[list[str]] = []
         for text in texts:
@@ -61,7 +67,8 @@ def expand(request: Request) -> Grid:
                 )
     twice = {key for key in swept if [key_of(text) for text in texts].count(key) > 1}
     problems += [Problem(COMMAND_LINE, f"{key}: given twice") for key in sorted(twice)]
-    return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems))
+    batch = None if whole is None else OmegaConf.select(whole, "hydra.sweeper.max_batch_size")
+    return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems), launcher, batch)
 
 
 def _whole_config(loader: ConfigLoaderImpl, request: Request) -> DictConfig | None:
@@ -72,14 +79,30 @@ def _whole_config(loader: ConfigLoaderImpl, request: Request) -> DictConfig | No
         return None
 
 
-def _foreign_code(config: DictConfig) -> list[Problem]:
-    """A launcher is the one thing that a config makes by its name in Python: one of Hydra's, and nothing in it."""
+def _launcher(config: DictConfig) -> dict[str, Any]:
     launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
     assert isinstance(launcher, dict)
-    target = str(launcher.pop("_target_", ""))
-    if "_target_" not in str(launcher) and target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+    return cast("dict[str, Any]", launcher)
+
+
+def _wrong_launcher(config: DictConfig, launcher: Mapping[str, Any]) -> list[Problem]:
+    """A launcher is the one thing that a config makes by its name in Python: one of Hydra's, and nothing in it."""
+    others = {key: value for key, value in launcher.items() if key != "_target_"}
+    target = str(launcher.get("_target_", ""))
+    if "_target_" in str(others) or not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+        message = "hydra.launcher: nothing in a config may name code to run"
+        return [Problem(COMMAND_LINE, message, "hydra.launcher")]
+    plugin = ".".join(target.split(".")[:2])
+    try:
+        is_here = find_spec(plugin) is not None
+    except ModuleNotFoundError:
+        is_here = False
+    if is_here:
         return []
-    return [Problem(COMMAND_LINE, "hydra.launcher: nothing in a config may name code to run", "hydra.launcher")]
+    choice = str(OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"])
+    extra = choice.split("_")[0]
+    message = f"hydra/launcher={choice}: is not installed; pip install 'mnist-exp[{extra}]' does that"
+    return [Problem(COMMAND_LINE, message, "hydra/launcher")]
 
 
 def _sweeper_params(config: DictConfig) -> Mapping[str, Any]:

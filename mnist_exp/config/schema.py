@@ -420,8 +420,9 @@ class DebugConfig(Frozen):
 class SweepConfig(Frozen):
     """How a sweep is kept, and what happens to jobs that cannot run."""
 
-    name: str | None
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None
     skip_invalid: bool
+    rerun: bool
 
 
 class TrainConfig(Frozen):

@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mnist_exp.runs.log import say
+from mnist_exp.runs.log import is_quiet, say
 
 
 class TrainingDisplay:
@@ -27,7 +27,7 @@ class TrainingDisplay:
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=is_quiet() or not console.is_terminal,
         )
         self._task = self._bar.add_task("", total=None, metrics="")
 

@@ -21,14 +21,17 @@ from mnist_exp.runs.files import write_text
 LOCK, RESULT = ".lock", "result.json"
 
 
-def lock(path: Path) -> int:
-    """Lock a directory until the descriptor is closed, or this process ends. Raises `BlockingIOError`."""
+def lock(path: Path, name: str = LOCK) -> int:
+    """Lock a directory until the descriptor is closed, or this process ends. Raises `BlockingIOError`.
+
+    With another `name`, something else in it.
+    """
     while True:
-        descriptor = os.open(path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):  # else its last owner removed it just now
-                if os.fstat(descriptor).st_ino == os.stat(path / LOCK).st_ino:
+                if os.fstat(descriptor).st_ino == os.stat(path / name).st_ino:
                     return descriptor
         except BaseException:
             os.close(descriptor)

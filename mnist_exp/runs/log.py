@@ -25,7 +25,11 @@ def warn(message: str) -> None:
 class _Console(logging.Handler):
     """Prints to whatever the standard output is at the time (a progress display may have taken its place)."""
 
+    is_quiet = False
+
     def emit(self, record: logging.LogRecord) -> None:
+        if self.is_quiet:
+            return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         try:
             print(prefix + record.getMessage(), file=sys.stdout, flush=True)
@@ -33,12 +37,31 @@ class _Console(logging.Handler):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
+_CONSOLE = _Console()
+
+
 def to_console() -> None:
     """Let what is said appear on the console; once per process."""
     _LOGGER.setLevel(logging.INFO)
     _LOGGER.propagate = False
-    if not any(isinstance(handler, _Console) for handler in _LOGGER.handlers):
-        _LOGGER.addHandler(_Console())
+    if _CONSOLE not in _LOGGER.handlers:
+        _LOGGER.addHandler(_CONSOLE)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What is said in the block reaches the run's log alone: somebody else tells the user how it goes."""
+    to_console()
+    before, _CONSOLE.is_quiet = _CONSOLE.is_quiet, True
+    try:
+        yield
+    finally:
+        _CONSOLE.is_quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether somebody else tells the user how it goes."""
+    return _CONSOLE.is_quiet
 
 
 class _File(logging.FileHandler):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from mnist_exp.config.loader import config_loader
 from mnist_exp.config.request import Request, key_of
 
 
-def launch(request: Request, directory: Path, jobs: int, function: Callable[[Any], Any]) -> list[Any]:
-    """Call `function` once per job, and return what it returned, in order.
+def launch(
+    request: Request, directory: Path, jobs: int, function: Callable[[Any], Any], at_once: int | None
+) -> Iterator[list[Any]]:
+    """Call `function` once per job, and yield what it returned, in order; `at_once` jobs at a time, None: all.
 
     A launcher (`hydra/launcher=…`) has jobs to spread, not configs to compose: each job knows its own by
     `job_number`. `function` must not raise, and must be importable by name: some launchers run it in other
-    processes. `directory` is where launchers leave their own files.
+    processes. `directory` is where launchers leave their own files. Raises whatever a launcher does whose worker
+    dies; it may take other jobs down with it, or leave them running.
     """
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     overrides = [text for text in request.overrides if key_of(text).startswith("hydra")]
@@ -35,9 +39,33 @@ def launch(request: Request, directory: Path, jobs: int, function: Callable[[Any
             task_function=function,
             config=master,
         )
-        return [done.return_value for done in launcher.launch([[] for _ in range(jobs)], initial_job_idx=0)]
+        numbers = iter(range(jobs))
+        while batch := list(islice(numbers, at_once)):
+            returned = launcher.launch([[] for _ in batch], initial_job_idx=batch[0])
+            yield [done.return_value for done in returned]
 
 
 def job_number() -> int:
     """The place of the job that this code runs in among the sweep's, from 0."""
     return int(HydraConfig.get().job.num)
+
+
+def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
+    """The cores that a launcher gives to each job, where it runs several at once; None where it does not."""
+    engine = str(launcher.get("_target_", "")).split(".")[-1]
+    if engine == "JoblibLauncher":
+        workers = int(launcher.get("n_jobs") or cores)
+        workers = workers if workers > 0 else max(1, cores + 1 + workers)
+        return max(1, cores // workers)
+    if engine == "RayLauncher":
+        return max(1, int(launcher["ray"]["remote"].get("num_cpus") or 1))
+    if engine in ("LocalLauncher", "SlurmLauncher"):
+        return max(1, int(launcher.get("cpus_per_task") or 1))
+    return None
+
+
+def jobs_at_once(launcher: Mapping[str, Any], batch: int | None, cores: int) -> int | None:
+    """How many jobs a launcher is given at once; None: all. submitit starts them all at the same time here."""
+    if batch is None and str(launcher.get("_target_", "")).endswith(".LocalLauncher"):
+        return max(1, cores // (threads_per_job(launcher, cores) or 1))
+    return batch

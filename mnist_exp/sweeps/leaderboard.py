@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,32 +25,51 @@ class Outcome:
     epochs: int | None
     val: float | None
     test: float | None
-    seconds: float
+    seconds: float | None
 
 
-def leaderboard(outcomes: Sequence[Outcome], grid: Grid) -> tuple[list[str], list[list[str]], list[list[object]]]:
-    """Print all jobs, the best by validation accuracy marked.
+class Leaderboard:
+    """All jobs, the best by validation accuracy marked."""
 
-    Returns the header, the rows as printed, and the rows as values: accuracies from 0 to 1, None if there is none.
-    """
-    best = best_accuracy(outcomes)
-    rows: list[list[str]] = []
-    values: list[list[object]] = []
-    for outcome in outcomes:
+    def __init__(self, outcomes: Sequence[Outcome], grid: Grid) -> None:
+        self._outcomes, self._swept = outcomes, grid.swept
+        self.best = max((outcome.val for outcome in outcomes if outcome.val is not None), default=None)
+        """The highest validation accuracy."""
+
+    def show(self) -> None:
+        """Print it."""
+        print_table(self._header(), self._rows(), right=("epochs", "val", "test", "seconds"))
+        if self.best is not None:
+            say("* best validation accuracy")
+
+    def as_csv(self) -> str:
+        """Accuracies from 0 to 1; nothing where there is none."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self._header())
+        for outcome in self._outcomes:
+            measured = [outcome.epochs, outcome.val, outcome.test, outcome.seconds]
+            writer.writerow([*self._job(outcome), *measured])
+        return text.getvalue()
+
+    def as_markdown(self) -> str:
+        """As it is printed."""
+        header = self._header()
+        return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *self._rows()])
+
+    def _header(self) -> list[str]:
+        return [*self._swept, "status", "epochs", "val", "test", "seconds"]
+
+    def _job(self, outcome: Outcome) -> list[str]:
         given = {key_of(text): text.split("=", 1)[1] for text in outcome.overrides if "=" in text}
-        job = [*(given[key] for key in grid.swept), outcome.status]
-        mark = " *" if best is not None and outcome.val == best else ""
-        epochs = "–" if outcome.epochs is None else str(outcome.epochs)
-        accuracies = [percent(outcome.val) + mark, percent(outcome.test)]
-        rows.append([*job, epochs, *accuracies, f"{outcome.seconds:.1f}"])
-        values.append([*job, outcome.epochs, outcome.val, outcome.test, outcome.seconds])
-    header = [*grid.swept, "status", "epochs", "val", "test", "seconds"]
-    print_table(header, rows, right=("epochs", "val", "test", "seconds"))
-    if best is not None:
-        say("* best validation accuracy")
-    return header, rows, values
+        return [*(given[key] for key in self._swept), outcome.status]
 
-
-def best_accuracy(outcomes: Sequence[Outcome]) -> float | None:
-    """The highest validation accuracy of the jobs that have one."""
-    return max((outcome.val for outcome in outcomes if outcome.val is not None), default=None)
+    def _rows(self) -> list[list[str]]:
+        rows = []
+        for outcome in self._outcomes:
+            mark = " *" if self.best is not None and outcome.val == self.best else ""
+            epochs = "–" if outcome.epochs is None else str(outcome.epochs)
+            seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.1f}"
+            accuracies = [percent(outcome.val) + mark, percent(outcome.test)]
+            rows.append([*self._job(outcome), epochs, *accuracies, seconds])
+        return rows

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import getpass
-import io
-import os
 import platform
 import subprocess
 import time
@@ -20,16 +17,16 @@ import yaml
 
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
-from mnist_exp.errors import Killed
+from mnist_exp.errors import Killed, RequestError
 from mnist_exp.runs.directory import RunDirectory, is_locked, process
 from mnist_exp.runs.files import write_text
-from mnist_exp.runs.idle import LOCK, lock
 from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten, read
 from mnist_exp.runs.log import say, to_file, warn
 from mnist_exp.runs.signals import held
 from mnist_exp.tracking.sender import Sender
 from mnist_exp.tracking.store import absolute
 
+LEADERBOARD = "leaderboard.csv"
 VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
 # What `result.json` says of how a run ended: no longer true when it goes on.
 _OF_AN_END = ("reason", "ended", "seconds", "stopped_early")
@@ -222,38 +219,38 @@ class RunRecord:
 
 
 class SweepRecord:
-    """The record of a sweep: an MLflow run that is the parent of its jobs' runs, with their leaderboard."""
+    """The record of a sweep: an MLflow run that is the parent of its jobs' runs, with their leaderboard.
+
+    Of a sweep that goes on, it is the same as before. Who makes it holds the directory's lock.
+    """
 
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
+        """Raises `RequestError` where what was noted for the tracker cannot be read."""
         self._directory, self._tracking = directory, tracking
-        self._lock = lock(directory)
         self._journal = Journal(directory)
-        tags = {**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)}
-        self._journal.write(
-            "run",
-            name=directory.name,
-            key=uuid.uuid4().hex,
-            experiment=tracking.experiment,
-            tags=tags,
-            **_store(tracking),
-            parent=None,
-        )
+        try:
+            goes_on = bool(read(directory))
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        if goes_on:
+            self._journal.write("resumed", status="RUNNING")
+        else:
+            self._journal.write(
+                "run",
+                name=directory.name,
+                key=uuid.uuid4().hex,
+                experiment=tracking.experiment,
+                tags={**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)},
+                **_store(tracking),
+                parent=None,
+            )
         self._sender = Sender(directory) if tracking.enabled else None
 
-    def leaderboard(
-        self,
-        header: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        values: Sequence[Sequence[object]],
-        best: float | None,
-    ) -> None:
-        """Leave the jobs' table: its values as CSV, its rows as the MLflow run's description."""
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *values])
-        write_text(self._directory / "leaderboard.csv", text.getvalue())
-        self._journal.write("artifact", file="leaderboard.csv", folder=None)
-        lines = [header, ["---"] * len(header), *rows]
-        self._journal.write("note", text="\n".join(f"| {' | '.join(line)} |" for line in lines))
+    def leaderboard(self, table: str, note: str, best: float | None) -> None:
+        """Leave the jobs' table, as CSV, and as the MLflow run's description in Markdown."""
+        write_text(self._directory / LEADERBOARD, table)
+        self._journal.write("artifact", file=LEADERBOARD, folder=None)
+        self._journal.write("note", text=note)
         if best is not None:
             self._journal.write("metrics", step=0, values={"best/val/accuracy": best})
 
@@ -267,8 +264,17 @@ class SweepRecord:
         self._journal.close()
         if self._sender is not None:
             _deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
-        (self._directory / LOCK).unlink(missing_ok=True)
-        os.close(self._lock)
+
+
+def has_leaderboard(directory: Path, table: str) -> bool:
+    """Whether a sweep's record ended well, with this table."""
+    try:
+        ended = read(directory)[-1:]
+        return [line.get("status") for line in ended] == [END_STATUS["finished"]] and (
+            directory / LEADERBOARD
+        ).read_text(encoding="utf-8") == table
+    except (OSError, ValueError):
+        return False
 
 
 def _store(tracking: TrackingConfig) -> dict[str, Any]:

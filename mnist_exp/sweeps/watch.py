@@ -1,0 +1,118 @@
+"""What one sees while a sweep's jobs run, in whatever processes: read from their directories."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mnist_exp.errors import MnistExpError
+from mnist_exp.report.tables import percent
+from mnist_exp.runs.directory import RunSummary, read_history, summarize
+
+_SECONDS = 0.5  # between two looks
+_LATEST = 5  # epochs that tell how long the next ones take
+
+
+class Watch:
+    """The jobs of a sweep as their directories tell; prints a line for each that ended."""
+
+    def __init__(self, directory: Path, jobs: int, done: int) -> None:
+        self._directory, self._jobs, self._done = directory, jobs, done
+        self._begun = time.time()
+        self._ended: dict[Path, RunSummary] = {}
+        self._running: list[RunSummary] = []
+
+    def look(self) -> list[str]:
+        """Look at the directories. Returns a line for each job that ended since the last time."""
+        runs = [run for path in sorted(self._directory.iterdir()) if path.is_dir() and (run := summarize(path))]
+        self._running = [run for run in runs if run.status == "running"]
+        lines = []
+        for run in runs:
+            ended = run.result.get("ended", 0) if run.status != "running" else 0
+            if ended >= self._begun and run.path not in self._ended:
+                self._ended[run.path] = run
+                lines.append(self._line(run))
+            elif run.status == "running":  # again, after its worker died
+                self._ended.pop(run.path, None)
+        return lines
+
+    def _line(self, run: RunSummary) -> str:
+        best, test = run.result.get("best") or {}, run.result.get("test") or {}
+        done = f"[{self._done + len(self._ended)}/{self._jobs}]"
+        if run.status != "finished":
+            reason = str(run.result.get("reason", "")).split("\n")[0]
+            return f"{done} {run.path.name}  {run.status}{': ' * bool(reason)}{reason}"
+        accuracies = f"val {percent(best.get('val/accuracy'))}  test {percent(test.get('accuracy'))}"
+        epochs, seconds = run.result.get("epochs"), run.result.get("seconds", {}).get("total", 0)
+        return f"{done} {run.path.name}  {epochs} epochs  {accuracies}  {seconds:.1f} s"
+
+    def __rich__(self) -> Group:
+        """A line per running job, and one for the whole sweep."""
+        table = Table.grid(padding=(0, 2))
+        for run in self._running:
+            epochs, planned = int(run.result.get("epochs", 0)), int(run.result.get("planned_epochs", 0))
+            accuracy = percent((run.result.get("best") or {}).get("val/accuracy"))
+            left = _seconds_left(run, planned - epochs)
+            bar = ProgressBar(total=max(planned, 1), completed=epochs, width=20)
+            table.add_row(run.path.name, f"epoch {epochs}/{planned}", bar, f"val {accuracy}", _duration(left))
+        done = self._done + len(self._ended)
+        since = time.time() - self._begun
+        left = since / len(self._ended) * (self._jobs - done) if self._ended else None
+        return Group(table, Text(f"{done} of {self._jobs} jobs done  {_duration(left)}"))
+
+
+@contextmanager
+def watched(directory: Path, jobs: int, done: int) -> Iterator[None]:
+    """Show how a sweep's jobs go on: lines that change on a terminal, and one for each that ended everywhere."""
+    console = Console(file=sys.stdout, highlight=False)
+    watch, over = Watch(directory, jobs, done), Event()
+    live = Live(watch, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+
+    def tell() -> None:
+        for line in watch.look():
+            console.print(line, markup=False, soft_wrap=True)
+
+    def go_on() -> None:
+        while not over.wait(_SECONDS):
+            tell()
+
+    thread = Thread(target=go_on, daemon=True)
+    if live is not None:
+        live.start()
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        tell()
+        if live is not None:
+            live.stop()
+
+
+def _seconds_left(run: RunSummary, epochs: int) -> float | None:
+    """By the run's latest epochs; None before its first."""
+    try:
+        latest = [row["seconds"] for row in read_history(run.path)[-_LATEST:]]
+    except (MnistExpError, KeyError):
+        return None
+    return statistics.mean(latest) * epochs if latest else None
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"
