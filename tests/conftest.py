@@ -96,6 +96,9 @@ def cli(capsys: pytest.CaptureFixture[str], home_data: list[str], use: Callable[
             outcome.run = Path(match[1]).resolve()
             outcome.result = json.loads((outcome.run / "result.json").read_text(encoding="utf-8"))
             use(outcome.result["data"]["name"])
+        if match := re.search(r"^sweep +(\S+): ", out, re.MULTILINE):
+            for file in Path(match[1]).glob("*/result.json"):
+                use(json.loads(file.read_text(encoding="utf-8"))["data"]["name"])
         return outcome
 
     return run

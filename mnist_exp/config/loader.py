@@ -5,6 +5,7 @@ Some names come from `hydra._internal`: `hydra-core` is pinned below 1.4 for tha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ from mnist_exp.config.request import Request, parse_override
 from mnist_exp.errors import RequestError
 
 VERSION_BASE = "1.3"
+
+# Our presets of launchers have the names of the plugins' own, and are checked against these: as we want it.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against", category=UserWarning)
 
 # Hydra lets a TypeError through where an override deletes an entry of a list, a ValueError for model=null,
 # and an OSError for a file that holds a number.

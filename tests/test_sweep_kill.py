@@ -1,0 +1,240 @@
+"""Sweeps that are killed, whose workers are killed, and that run on every engine, end as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from journals import free_port
+from running import Cli, start
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 3
+TINY = ("data.limit=600", f"training.epochs={EPOCHS}", "aug=rotate15", "device.threads=1")
+GRID = ("model=linear,mlp", "seed=range(6)")
+# By name: the words that choose a launcher with two workers.
+LAUNCHERS = {
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"),
+    "ray": ("hydra/launcher=ray",),
+}
+
+
+def results(sweep: Path) -> dict[str, dict[str, Any]]:
+    """The jobs' `result.json`, by their names."""
+    return {file.parent.name: json.loads(file.read_text()) for file in sorted(sweep.glob("*/result.json"))}
+
+
+def the_sweep() -> Path:
+    [sweep] = Path("outputs/sweeps").iterdir()
+    return sweep
+
+
+def weights(sweep: Path) -> dict[str, str]:
+    return {name: result["weights_sha256"] for name, result in results(sweep).items()}
+
+
+def epochs_trained(sweep: Path) -> int:
+    """By the jobs' logs, which a job that goes on continues."""
+    return sum(len(re.findall(r" epoch +\d+/\d+ ", log.read_text())) for log in sweep.glob("*/run.log"))
+
+
+@pytest.fixture
+def alone(cli: Cli, home_data: list[str]) -> dict[str, str]:
+    """The weights of the grid's jobs when each is run alone."""
+    found = {}
+    for model in ("linear", "mlp"):
+        for seed in range(6):
+            done = cli(*TINY, *home_data, f"model={model}", f"seed={seed}", "tracking=none", "outputs=alone")
+            found[f"model-{model}_seed-{seed}"] = done.result["weights_sha256"]
+    return found
+
+
+@contextmanager
+def ray_cluster() -> Iterator[None]:
+    """A cluster that `ray start` began on this machine, ended by its processes."""
+    port = free_port()
+    place = Path("ray").resolve()
+    process = subprocess.Popen(
+        ["ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={port}",
+         "--node-ip-address=127.0.0.1", f"--temp-dir={place}", "--disable-usage-stats"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while subprocess.run(["ray", "status"], capture_output=True).returncode:
+            assert time.monotonic() < deadline, "the cluster does not answer"
+            time.sleep(1)
+        yield
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        if before is not None:
+            os.environ["RAY_ADDRESS"] = before
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        finally:
+            # What is left of the session that it began.
+            subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
+
+
+@contextmanager
+def engine(name: str) -> Iterator[tuple[str, ...]]:
+    """What a launcher needs beside its words."""
+    if name == "ray":
+        with ray_cluster():
+            yield LAUNCHERS[name]
+    else:
+        yield LAUNCHERS[name]
+
+
+def test_a_sweep_that_is_killed_again_and_again(cli: Cli, home_data: list[str], alone: dict[str, str]):
+    """Five SIGKILLs: one parent, twelve finished children, the weights of jobs run alone, nothing trained twice."""
+    chance = random.Random(0)
+    words = ("-m", *TINY, *GRID, *home_data)
+    kills = 0
+    while kills < 5:
+        process = start(*words)
+        target = kills * 2 + 1  # jobs that have begun: each start gets a little further
+        deadline = time.monotonic() + 120
+        while len(list(Path("outputs/sweeps").glob("*/*/result.json"))) < target:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 3))
+        assert process.poll() is None, process.communicate()
+        process.kill()
+        process.communicate()
+        kills += 1
+    cli(*words)
+    sweep = the_sweep()
+    assert weights(sweep) == alone
+    assert 12 * EPOCHS <= epochs_trained(sweep) <= 12 * EPOCHS + kills
+    before = epochs_trained(sweep)
+    began = time.monotonic()
+    other = (f"++training.epochs={EPOCHS}", "device.threads=1", "aug='rotate15'", "data.limit=600")
+    again = cli("-m", "seed=5,4,3,2,1,0", *other, "model=mlp,linear", *home_data)
+    assert "12 done already, 0 to go on with, 0 to begin" in again.out
+    assert epochs_trained(sweep) == before
+    assert time.monotonic() - began < 60
+
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{Path('outputs/mlflow.db').resolve()}")
+    [experiment] = client.search_experiments(filter_string="name = 'mnist-exp'")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(runs) == 13
+    assert len(children) == 12
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_engine_gives_the_same_weights(
+    cli: Cli, home_data: list[str], alone: dict[str, str], name: str
+):
+    """As the jobs alone; and once more, nothing is trained."""
+    with engine(name) as words:
+        cli("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
+        assert weights(the_sweep()) == alone
+        again = cli("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
+    assert "12 done already" in again.out
+    assert epochs_trained(the_sweep()) == 12 * EPOCHS
+
+
+class Killer(Thread):
+    """Kills the process that runs a job, so many times; what it runs in is told by its directory."""
+
+    def __init__(self, job: str, times: int) -> None:
+        super().__init__(daemon=True)
+        self._job, self._times = job, times
+        self.killed: set[int] = set()
+        self.over = Event()
+
+    def run(self) -> None:
+        while len(self.killed) < self._times and not self.over.wait(0.05):
+            for file in Path("outputs/sweeps").glob(f"*/{self._job}/result.json"):
+                try:
+                    result = json.loads(file.read_text())
+                except ValueError:
+                    continue
+                if result["status"] == "running" and result["pid"] not in self.killed and result["epochs"] >= 1:
+                    self.killed.add(result["pid"])
+                    os.kill(result["pid"], signal.SIGKILL)
+
+
+# One job of four raises, another's worker is killed.
+FOUR = ("model=mlp", "optimizer.learning_rate=1e38,0.001", "seed=0,1", "data.limit=3000", "training.epochs=8",
+        "training.batch_size=4", "device.threads=1", "tracking=none")  # fmt: skip
+VICTIM = "learning_rate-0.001_seed-1"
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[str], name: str):
+    """It goes on once more, and ends; the one that raises is told; the others are done."""
+    with engine(name) as words:
+        done, killer = sweep_with_a_killer(1, *words, *FOUR, *home_data)
+        assert done.returncode == 1, (done.stdout, done.stderr)
+        assert len(killer.killed) == 1
+        assert "2 of 4 jobs failed" in done.stderr
+        assert done.stderr.count("the loss is no longer a number") == 2
+        found = results(the_sweep())
+        assert {name: result["status"] for name, result in found.items()} == {
+            "learning_rate-1e+38_seed-0": "failed", "learning_rate-1e+38_seed-1": "failed",
+            "learning_rate-0.001_seed-0": "finished", VICTIM: "finished",
+        }  # fmt: skip
+        assert len(found[VICTIM]["resumed"]) == 1
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(home_data: list[str], name: str):
+    """The others are done; the next start goes on with it."""
+    grid = [word for word in FOUR if not word.startswith("optimizer")]
+    with engine(name) as words:
+        done, killer = sweep_with_a_killer(2, *words, *grid, *home_data, job="seed-1")
+        assert done.returncode == 1, (done.stdout, done.stderr)
+        assert len(killer.killed) == 2
+        assert "1 of 2 jobs failed\n  seed-1: its worker died, 2 times" in done.stderr
+        again = subprocess.run(command(*words, *grid, *home_data), capture_output=True, text=True, timeout=300)
+        assert again.returncode == 0, (again.stdout, again.stderr)
+    assert "1 done already, 1 to go on with, 0 to begin" in again.stdout
+    found = results(the_sweep())
+    assert {result["status"] for result in found.values()} == {"finished"}
+    # A launcher may have taken the other job down with it, once.
+    epochs = epochs_trained(the_sweep())
+    assert 16 <= epochs <= 16 + 4
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "mnist_exp", "-m", *words]
+
+
+def sweep_with_a_killer(
+    times: int, *words: str, job: str = VICTIM
+) -> tuple[subprocess.CompletedProcess[str], Killer]:
+    """A sweep in a process of its own, beside somebody who kills a job's worker."""
+    killer = Killer(job, times)
+    killer.start()
+    try:
+        done = subprocess.run(command(*words), capture_output=True, text=True, timeout=400)
+    finally:
+        killer.over.set()
+        killer.join()
+    assert "Traceback" not in done.stdout + done.stderr
+    return done, killer
