@@ -167,7 +167,7 @@ def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], con
 def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[PlannedJob]) -> dict[PlannedJob, Outcome]:
     """Run jobs until each has ended, and tell how.
 
-    A job whose worker died goes on once more; so do those that a launcher took down with it.
+    A job whose worker died goes on once more, behind the others; so do those that a launcher took down with it.
     """
     from mnist_exp.sweeps.watch import watched
 
@@ -175,9 +175,11 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     deaths: Counter[PlannedJob] = Counter()
     with watched(plan.directory, len(plan.jobs), len(plan.jobs) - len(missing)):
         while left := [job for job in missing if job not in ended]:
-            before = {job: _starts(plan, job) for job in left}
-            trouble = run_once(replace(plan, jobs=tuple(left)), request, grid, ended)
-            begun = [job for job in left if job not in ended and _starts(plan, job) > before[job]]
+            # What died may have been taken down by another job: in the end each is alone.
+            now = [job for job in left if not deaths[job]] or left[:1]
+            before = {job: _starts(plan, job) for job in now}
+            trouble = run_once(replace(plan, jobs=tuple(now)), request, grid, ended)
+            begun = [job for job in now if job not in ended and _starts(plan, job) > before[job]]
             for job in begun:
                 result = result_of(plan, job)
                 assert result is not None
@@ -187,8 +189,8 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
                         continue
                     result = replace(result, reason=f"its worker died, {_DEATHS} times ({trouble})")
                 ended[job] = result
-            if trouble and not begun and not any(job in ended for job in left):
-                ended |= {job: outcome(job, None, trouble) for job in left}
+            if trouble and not begun and not any(job in ended for job in now):
+                ended |= {job: outcome(job, None, trouble) for job in now}
     return ended
 
 
