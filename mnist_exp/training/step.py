@@ -37,6 +37,8 @@ def compile_steps(
     table = tf.constant(rates)
     augment = make_augment(config.aug, config.data.shape, config.seed)
     build_state(model)
+    # There is one device to sum over. Where Keras traces that sum, TensorFlow keeps the graph as long as it runs.
+    model.optimizer._all_reduce_sum_gradients = list
     halves = halves_batches() and learns_in_halves(model, config)
     learn = _compile_learning(model, targets)
 

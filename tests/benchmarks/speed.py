@@ -4,7 +4,7 @@
 
 Same model, batch size, images and epochs; the script computes in float32 and saves, draws and logs nothing. The
 first table is of training alone: the programs take turns, epoch by epoch, the first epoch of each is not counted.
-The second is of whole commands, which alternate. Ratios are those of pairs; medians, ranges in brackets.
+The second is of whole commands, which alternate, the third of a sweep. Ratios are those of pairs; medians, ranges in brackets.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ IMAGES = {"pyramid": 16_000, "lenet5x5": 10_000, "vgg_bn": 6_000, "shallow": 24_
 EPOCHS, WHOLE = 3, 60_000  # of a whole command: epochs, and images with the held-out ones
 AUG_COST = 0.012  # CPU seconds per 1,000 images, at most
 READING = 0.25  # seconds, at most
+JOBS, SWEEP = 8, 0.4  # of a sweep, and its time at most against the scripts'
 # The least ratio of images per second, with augmentation; without it, that of all models.
 TARGETS = {"pyramid": 3.5, "lenet5x5": 2.3, "vgg_bn": 1.7, "shallow": None, "bottleneck": None}
 WITHOUT = 1.3
@@ -182,6 +183,26 @@ def command_table(archive: Path, pairs: int) -> None:
     print()
 
 
+def sweep_table(archive: Path, pairs: int) -> None:
+    """A sweep of whole runs on two workers, beside as many scripts one after the other."""
+    print("| a sweep, whole processes, seconds | target | ÷ scripts' | ours | the scripts' |")
+    print("|---|---:|---:|---:|---:|")
+    ours, theirs = [], []
+    for _ in range(pairs):
+        with tempfile.TemporaryDirectory() as name:
+            script = [f"{HERE}/plain.py", str(archive), "lenet5x5", "rotate45", "1", str(WHOLE)]
+            theirs.append(sum(run(script, Path(name))[0] for _ in range(JOBS)))
+            words = ["model=lenet5x5", "aug=rotate45", "training.epochs=1", f"seed=range({JOBS})"]
+            launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+            ours.append(run(["mnist_exp", "-m", *launcher, *words], Path(name))[0])
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    print(
+        f"| {JOBS} jobs, `lenet5x5 aug=rotate45`, one epoch | ≤ {SWEEP} | **{shown(ratios)}** | {shown(ours, 1)} "
+        f"| {shown(theirs, 1)} |\n",
+        flush=True,
+    )
+
+
 def reading(source: Source, folder: Path, pairs: int) -> None:
     """MNIST, from this user's cache to the arrays of a run."""
     os.environ.pop("MNIST_EXP_DATA", None)
@@ -206,6 +227,7 @@ def main(pairs: int) -> None:
         np.savez(archive, x_train=source.train.images[..., 0], y_train=source.train.labels)
         training_table(archive, pairs)
         command_table(archive, pairs)
+        sweep_table(archive, max(1, pairs // 3))
         reading(source, Path(name), pairs)
 
 
