@@ -29,6 +29,7 @@ VERBS = {
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
+    "tune": "a search with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

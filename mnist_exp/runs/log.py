@@ -41,6 +41,19 @@ def to_console() -> None:
         _LOGGER.addHandler(_Console())
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What is said in the block goes to a run's log only."""
+    consoles = [handler for handler in _LOGGER.handlers if isinstance(handler, _Console)]
+    for console in consoles:
+        console.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.setLevel(logging.NOTSET)
+
+
 class _File(logging.FileHandler):
     """A log that cannot be written (the disk is full, the directory gone) is no reason to fail."""
 
