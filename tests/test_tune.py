@@ -58,14 +58,14 @@ def optuna_states(study: Path = STUDY) -> list[str]:
         ([RATE, "tune.sampler=grid"], "tag(log,interval(1e-4,1e-1)) has no end of values; a grid needs single ones"),
         (["aug=none,shift", "tune.sampler=grid", "tune.trials=3"], "tune.trials=3: the grid has only 2 points"),
         (["aug=none,shift", "tune.sampler=cmaes"], "needs two keys with numbers (interval or range) at least, found 0"),
-        (["aug=none,shift", "tune.sampler=tp"], "tune.sampler=tp: must be one of"),
-        (["aug=none,shift", "tune.trails=3"], "did you mean 'trials'?"),
+        (["aug=none,shift", "tune.sampler=tp"], "(did you mean 'tpe'?)"),
+        (["aug=none,shift", "tune.trails=3"], "did you mean 'tune.trials'?"),
         (["aug=none,shift", "name=x"], "name: a search is named by tune.name"),
         (["outputs=a,b"], "outputs: is one for all"),
         (["device.threads=1,2"], "device.threads: is one for all"),
         (["data.split_seed=0,1"], "data: is one for all trials of a search"),
         ([RATE, "data.val_fraction=0"], "trials are chosen by validation data, and there is none"),
-        ([RATE, "tune.storage=sqlite:////nowhere/x.db"], "tune.storage=sqlite:////nowhere/x.db: (sqlite3.Operational"),
+        ([RATE, "tune.storage=sqlite:////nowhere/x.db"], "tune.storage=sqlite:////nowhere/x.db: unable to open database file"),
         ([RATE, "tune.storage=nosuch://x"], "tune.storage=nosuch://x: Can't load plugin"),
     ],
 )  # fmt: skip
@@ -82,7 +82,7 @@ def test_everything_wrong_is_told_together(cli: Cli, home_data: list[str]):
     """In the space, in the settings, and in the configs of its points, each once."""
     words = ["seed=-1", "tune.pruner=no", RATE, "aug=none,rotat15", "training.batch_size=interval(2,1)"]
     done = cli("tune", *SMALL, *home_data, *words, status=2)
-    assert "5 problems in this search" in done.err
+    assert "4 problems in this search" in done.err
     for told in ("seed=-1", "tune.pruner=no", "did you mean 'rotate15'", "interval(1,2)"):
         assert done.err.count(told) == 1
     assert list(Path().iterdir()) == []
@@ -90,11 +90,11 @@ def test_everything_wrong_is_told_together(cli: Cli, home_data: list[str]):
 
 def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: list[str]):
     """It alone; the printed command gives its weights."""
-    words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s", "tune.trials=5")
+    words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s", "tune.trials=4")
     done = cli(*words)
-    assert optuna_states().count("COMPLETE") + optuna_states().count("PRUNED") == 5
+    assert optuna_states().count("COMPLETE") + optuna_states().count("PRUNED") == 4
     found = results()
-    assert sorted(found) == [f"trial-00{number}" for number in range(5)]
+    assert sorted(found) == [f"trial-00{number}" for number in range(4)]
     best = max(
         rows(), key=lambda row: (row["state"] == "finished", float(row["val/accuracy"]), -int(row["trial"]))
     )
@@ -108,14 +108,14 @@ def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: l
     assert again.result["weights_sha256"] == found[tested[0]]["weights_sha256"]
     assert again.result["test"] == found[tested[0]]["test"]
     journals = {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")}
-    assert "5 trials, 5 of them have ended" in cli(*words).out
+    assert "4 trials, 4 of them have ended" in cli(*words).out
     assert results() == found
     assert {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")} == journals
 
 
 def test_the_trials_follow_from_the_seed(cli: Cli, home_data: list[str]):
     """In one go or in two; another seed has others."""
-    words = ("tune", *SMALL, *home_data, RATE, "model=linear,mlp", "tune.name=s")
+    words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s")
     cli(*words, "tune.trials=6")
     cli(*words, "tune.trials=2", "outputs=b")
     cli(*words, "tune.trials=6", "outputs=b")
@@ -185,7 +185,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
     assert (pruned["status"], pruned["epochs"], pruned["test"]) == ("pruned", 1, None)
     assert "5 finished, 1 pruned" in done.out
     assert " pruned " in cli("runs").out
-    assert "trial-005: is pruned" in cli("compare", "run=s").out
+    assert "without outputs/sweeps/s/trial-005: pruned" in cli("compare", "run=s").out
     assert "no checkpoint is there" in cli("resume", "run=s/trial-005", status=2).err
     runs = dict(sqlite3.connect("outputs/mlflow.db").execute("select name, status from runs"))
     assert runs == {"s": "FINISHED", **{f"trial-00{n}": "FINISHED" for n in range(5)}, "trial-005": "KILLED"}
@@ -198,7 +198,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
 def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
     """It counts, its reason is told, and it is not tried again."""
     words = (
-        "tune", *SMALL, *home_data, "model=lenet5x5", "optimizer.learning_rate=1e38,0.001", "tune.sampler=grid",
+        "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,0.001", "tune.sampler=grid",
         "tune.name=s",
     )  # fmt: skip
     done = cli(*words)
@@ -209,7 +209,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
     done = cli(
         *SMALL[:0], "tune", *SMALL, *home_data, "model=lenet5x5", "optimizer.learning_rate=1e38,1e37", status=1
     )
-    assert "none of 20 trials finished" in done.err
+    assert "none of 2 trials finished" in done.err
 
 
 @pytest.mark.parametrize("sampler", ["cmaes", "random", "tpe"])
@@ -318,9 +318,11 @@ def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
     assert {
         result["overrides"][0] for result in results(Path("outputs/sweeps/tune-linear-learning_rate-aug")).values()
     }
-    Path("mine/tune/space/mine.yaml").write_text("# Mine.\naug: none\nseed: interval(\nmodel: [linear, nosuch]\n")
+    Path("mine/tune/space/mine.yaml").write_text(
+        "# Mine.\naug: none\nseed: interval(\npreprocess: [unit, nosuch]\n"
+    )
     done = cli("tune", *words[:-1], status=2)
-    assert "tune.space.aug  none: one value, and nothing to choose from" in done.err
+    assert "tune.space.aug   none: one value, and nothing to choose from" in done.err
     assert "tune.space.seed  interval(: not in Hydra's sweep syntax" in done.err
     assert "nosuch" in done.err
 

@@ -167,23 +167,24 @@ class Study:
     def _make_all(self) -> list[FrozenTrial]:
         """The trials with the numbers that count; those that are not there yet are made.
 
-        Two processes may make more than there should be: they wait, and count when more are asked for.
+        Two machines that do not share the directory may make more than there should be, in the instant in which a
+        study begins: these wait, and count when more are asked for.
         """
-        trials = self._study.get_trials(deepcopy=False)
-        given_up = [trial for trial in trials if _is_given_up(trial)]
-        instead_of = {trial.user_attrs.get("instead_of") for trial in trials}
-        while len(trials) < self._wanted:
-            self._study.add_trial(create_trial(state=TrialState.WAITING))
+        with exclusive(self._directory / _CLAIMS / "trials"):
             trials = self._study.get_trials(deepcopy=False)
-        for lost in given_up:
-            if lost.number not in instead_of:
-                self._study.add_trial(
-                    create_trial(
-                        state=TrialState.WAITING,
-                        user_attrs={"instead_of": lost.number},
-                        system_attrs={"fixed_params": lost.params},
+            given_up = [trial for trial in trials if _is_given_up(trial)]
+            instead_of = {trial.user_attrs.get("instead_of") for trial in trials}
+            for _ in range(len(trials), self._wanted):
+                self._study.add_trial(create_trial(state=TrialState.WAITING))
+            for lost in given_up:
+                if lost.number not in instead_of:
+                    self._study.add_trial(
+                        create_trial(
+                            state=TrialState.WAITING,
+                            user_attrs={"instead_of": lost.number},
+                            system_attrs={"fixed_params": lost.params},
+                        )
                     )
-                )
         return self._study.get_trials(deepcopy=False)[: self._wanted + len(given_up)]
 
     def _take(self, trial: FrozenTrial) -> Claim | None:
