@@ -207,7 +207,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
     assert "1 finished, 1 failed" in done.out
     assert "2 of them have ended" in cli(*words).out
     done = cli(
-        *SMALL[:0], "tune", *SMALL, *home_data, "model=lenet5x5", "optimizer.learning_rate=1e38,1e37", status=1
+        "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,1e37", "tune.sampler=grid", status=1
     )
     assert "none of 2 trials finished" in done.err
 
