@@ -243,7 +243,13 @@ def test_every_sampler_proposes_what_the_space_has(sampler: str, tmp_path: Path)
 
 
 def a_study(
-    directory: Path, space: Any, sampler: str, trials: int, storage: str | None = None, key: str = "k"
+    directory: Path,
+    space: Any,
+    sampler: str,
+    trials: int,
+    storage: str | None = None,
+    key: str = "k",
+    seed: int = 0,
 ) -> Any:
     """A process's share in a study, as `tune` has it."""
     from mnist_exp.sweeps.study import Study, open_study
@@ -313,9 +319,8 @@ def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
     words = ("--config-dir", "mine", *SMALL, *home_data, "tune/space=mine", "tune.trials=1", "seed=3")
     done = cli("tune", *words)
     assert "space   optimizer.learning_rate, aug\n" in done.out
-    assert {
-        result["overrides"][0] for result in results(Path("outputs/sweeps/tune-linear-learning_rate-aug")).values()
-    }
+    [result] = results(Path("outputs/sweeps/tune-linear-learning_rate-aug")).values()
+    assert "seed=3" in result["overrides"]
     Path("mine/tune/space/mine.yaml").write_text(
         "# Mine.\naug: none\nseed: interval(\npreprocess: [unit, nosuch]\n"
     )
