@@ -330,6 +330,13 @@ def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
     assert "nosuch" in done.err
 
 
+def test_the_config_that_all_trials_have_is_shown(cli: Cli):
+    """Without what is searched over."""
+    out = cli("tune", RATE, "model=linear,mlp", "seed=3", "--cfg", "job").out
+    assert "\nseed: 3\n" in out
+    assert "learning_rate: 0.001\n" in out
+
+
 def test_a_password_is_told_to_nobody(cli: Cli, home_data: list[str]):
     """Neither in a message nor in a file."""
     url = "postgresql://me:secret@127.0.0.1:1/db"

@@ -338,7 +338,8 @@ def print_results(search: Search, study: Study, order: Sequence[Trial], best: Tr
     if shares := importances(study.optuna):
         say("matters " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
     path = directory / trial_name(best.number)
-    say(f"best    trial {best.number} with {search.metric} {search.shown(best.value)}: {shown(path)}")
+    where = shown(path) if path.is_dir() else best.place
+    say(f"best    trial {best.number} with {search.metric} {search.shown(best.value)}: {where}")
     summary = summarize(path)
     if summary is not None and (test := summary.result.get("test")):
         images = summary.result["data"]["images"]["test"]

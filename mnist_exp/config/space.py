@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -140,6 +140,12 @@ def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
             dimensions |= _read(override, COMMAND_LINE, problems)
     fixed = tuple(str(override.input_line) for override in given if not override.is_sweep_override())
     return Space(tuple(dimensions.values()), fixed, tuple(dict.fromkeys(problems)))
+
+
+def without_space(request: Request) -> Request:
+    """The same request without what is searched over: what all trials have in common."""
+    swept = {text for text in parsable(request.overrides)[0] if parse_override(text).is_sweep_override()}
+    return replace(request, overrides=tuple(text for text in request.overrides if text not in swept))
 
 
 def _as_written(value: Any) -> str:

@@ -295,7 +295,9 @@ def open_study(
 
 def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises `RequestError` where a study was begun with something else."""
-    others = [line for part in now if was.get(part) != now[part] for line in _told(part, was.get(part), now[part])]
+    others = [
+        line for part in now if was.get(part) != now[part] for line in _differences(part, was.get(part), now[part])
+    ]
     if others:
         more = f"\n  and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
         lines = "".join(f"\n  {line}" for line in others[:_TOLD]) + more
@@ -305,7 +307,7 @@ def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) 
         )
 
 
-def _told(part: str, was: Any, now: Any) -> list[str]:
+def _differences(part: str, was: Any, now: Any) -> list[str]:
     if not isinstance(now, Mapping):
         return [f"{part}: was {was}, is {now}"]
     return [

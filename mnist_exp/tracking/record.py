@@ -239,6 +239,7 @@ class TestRecord(RunRecord):
     ) -> None:
         if error is None:
             self.journal.write("end", status=END_STATUS["finished"], time=int(self.result["ended"] * 1000))
+            self.result["withholds_test"] = False
             self.directory.write_result(self.result)
         self.journal.close()
 
