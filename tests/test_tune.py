@@ -136,7 +136,7 @@ def test_another_search_does_not_mix_with_a_study(cli: Cli, home_data: list[str]
     for word, what in told.items():
         space = () if word.startswith("optimizer") else (RATE,)
         assert what in cli(*words, *space, word, status=2).err
-    (Path("outputs/sweeps/mine")).mkdir()
+    Path("outputs/sweeps/mine/notes").mkdir(parents=True)
     assert (
         "is there already, and is no study"
         in cli("tune", *SMALL, *home_data, RATE, "tune.name=mine", status=2).err

@@ -82,7 +82,8 @@ def without_storage(overrides: Sequence[str]) -> tuple[str, ...]:
 def study_directory(search: Search) -> Iterator[Path]:
     """The study's directory; where it is new and the block fails, nothing is left of it. Raises `RequestError`."""
     directory = search.directory
-    if directory.exists() and not (directory / ".claims").is_dir():
+    # An empty one is another process's, which begins the study at this moment.
+    if directory.exists() and any(directory.iterdir()) and not (directory / ".claims").is_dir():
         raise RequestError(
             f"{shown(directory)}: is there already, and is no study; tune.name=… gives it another name"
         )
