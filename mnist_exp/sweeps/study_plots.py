@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 
@@ -41,7 +42,9 @@ def draw_study(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
             ),
         ):
             warnings.simplefilter("ignore")
-            plot(study, **more)
+            axes = plot(study, **more)
+            for one in np.atleast_1d(axes) if name == "slices" else ():
+                one.tick_params(axis="x", which="both", labelrotation=60, labelsize="x-small")
         drawn.append(folder / f"{name}.png")
     return drawn
 
