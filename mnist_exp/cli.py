@@ -29,6 +29,7 @@ VERBS = {
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
+    "tune": "a search with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"
@@ -181,7 +182,10 @@ def _let_hydra_tell(request: Request, verb: str, words: list[str]) -> int:
 
     from mnist_exp.config.compose import compose_or_explain
     from mnist_exp.config.loader import VERSION_BASE, conf_folder
+    from mnist_exp.config.space import without_space
 
+    if verb == "tune":
+        request = without_space(request)
     # Completion is asked for with the whole line: Hydra does not know verbs.
     line = os.environ.get("COMP_LINE", "")
     before, space, after = line.partition(f" {verb} ")

@@ -4,6 +4,7 @@ MnistExpError
 ├── RequestError   what was asked for is wrong; nothing was done        (exit status 2)
 └── WorkError      what was asked for is right, but the work failed     (exit status 1)
 
+Pruned             a trial of a search is not worth going on with; no `Exception`: nothing failed
 Killed             a signal ends the process; no `Exception`, as `KeyboardInterrupt`    (128 + its number)
 """
 
@@ -66,6 +67,10 @@ def listed(problems: Sequence[Problem], where: str) -> str:
 
 class WorkError(MnistExpError):
     """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
+
+
+class Pruned(BaseException):
+    """A trial of a search is behind the others: it ends before its last epoch."""
 
 
 class Killed(BaseException):

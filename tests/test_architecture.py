@@ -23,6 +23,7 @@ ROOMS = {
     "keras": {"model", "training", "inference", "commands"},  # commands: annotations only, see below
     "tensorflow": {"training", "model"},  # model: `backend` imports it quietly
     "mlflow": {"tracking"},
+    "optuna": {"sweeps"},
     "matplotlib": {"report"},
     "rich": {"report"},
     "sklearn": {"data"},
@@ -36,6 +37,7 @@ LAZY = {
     "keras": ["cli", "config", "commands", "runs", "data", "tracking"],
     "tensorflow": ["cli", "config", "commands", "runs", "data", "tracking", "model"],
     "mlflow": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "report"],
+    "optuna": ["cli", "config", "commands"],
     "pyarrow": ["data"],
     "PIL": ["data"],
     "matplotlib": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "tracking"],

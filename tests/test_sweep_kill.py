@@ -146,9 +146,7 @@ def test_a_sweep_that_is_killed_again_and_again(cli: Cli, home_data: list[str], 
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_every_engine_gives_the_same_weights(
-    cli: Cli, home_data: list[str], alone: dict[str, str], name: str
-):
+def test_every_engine_gives_the_same_weights(cli: Cli, home_data: list[str], alone: dict[str, str], name: str):
     """As the jobs alone; and once more, nothing is trained."""
     with engine(name) as words:
         cli("-m", *words, *TINY, *GRID, *home_data, "tracking=none")

@@ -106,6 +106,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     return Job(
         config, tuple(result["overrides"]), computer, source, path.parent, path.name,
         result["data"]["stands_in_for"], sweep, Resumption(directory, known, values, state),
+        withholds_test=result.get("withholds_test", False),
     )  # fmt: skip
 
 

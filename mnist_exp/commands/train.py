@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from mnist_exp.commands.settle import check_config, settle_data, start_from_run
 from mnist_exp.config.identity import as_values, code_digest, fingerprint
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import Killed, RequestError, WorkError
+from mnist_exp.errors import Killed, Pruned, RequestError, WorkError
 from mnist_exp.runs import signals
 from mnist_exp.runs.directory import RUNS, RunDirectory, shown_data, stamped, summarize
 from mnist_exp.runs.files import remove_folder, write_text
@@ -72,6 +72,10 @@ class Job:
     sweep: Path | None = None
     """The directory of the sweep that this is a job of."""
     resumption: Resumption | None = None
+    withholds_test: bool = False
+    """Whether nobody may see yet how it does on the test part: it is a trial of a search."""
+    watch: Callable[[Sequence[Mapping[str, float]]], None] = lambda history: None
+    """Is told the history after each epoch, and where the run goes on; raises `Pruned` to end it."""
 
 
 def train(request: Request, started: float) -> None:
@@ -133,15 +137,16 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                 record.history(progress.history)
                 with stopwatch.phase("save"):
                     saved = save_best(build(config, found, "float32"), progress, record, config, final)
-                test = data.test if final else None
+                test = data.test if final and not job.withholds_test else None
                 score_and_draw(saved, test, record, config, data, progress, stopwatch)
                 for picture in sorted((record.path / PLOTS).glob("*.png")):
                     record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 
             try:
+                job.watch(progress.history)
                 with (
                     stopwatch.phase("training"),
-                    TrainingDisplay(config.training.epochs) as display,
+                    TrainingDisplay(config.training.epochs, lambda: job.watch(progress.history)) as display,
                     signals.held() as signal,
                 ):
 
@@ -163,6 +168,11 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                     leave(final=False)
                 done = f"{progress.epochs} of {config.training.epochs} epochs"
                 say(f"{shown(record.path)}: interrupted after {done}, which are kept there")
+                raise
+            except Pruned as pruned:
+                say(f"pruned  {pruned}")
+                if not config.training.keep_checkpoint:
+                    remove_folder(folder)
                 raise
             if progress.epochs < config.training.epochs:
                 patience = config.training.early_stopping.patience
@@ -248,6 +258,7 @@ def start_record(
         "code_sha256": code_digest(),
         "init_from": origin,
         "overrides": list(job.overrides),
+        "withholds_test": job.withholds_test,
         "planned_epochs": config.training.epochs,
         "parameters": count_parameters(model),
         "data": {

@@ -27,7 +27,7 @@ _NOT_HERE = {
 }
 
 # Values of these keys are paths: what Hydra's grammar would read as something else is taken literally.
-PATH_KEYS = frozenset({"from", "init_from", "run", "data.dir", "outputs", "output"})
+PATH_KEYS = frozenset({"from", "init_from", "run", "data.dir", "outputs", "output", "tune.storage"})
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def request_from(verb: str, arguments: Namespace) -> Request:
     for text in arguments.overrides:
         if key_of(text).startswith("hydra.callbacks") or "_target_" in text:
             raise RequestError(f"{text}: nothing in a config may name code to run")
-    overrides = tuple(_literal_path(text, arguments.multirun) for text in arguments.overrides)
+    sweeps = arguments.multirun or verb == "tune"
+    overrides = tuple(_literal_path(text, sweeps) for text in arguments.overrides)
     return Request(verb, overrides, arguments.config_dir, arguments.multirun, tuple(arguments.overrides))
 
 

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from mnist_exp.config.schema import Count, DataConfig, Frozen, TrackingConfig, a_store
+from mnist_exp.config.schema import Count, DataConfig, Frozen, Seed, TrackingConfig, a_store
 
 
 class RunsConfig(Frozen):
@@ -82,6 +82,25 @@ class CompareConfig(Frozen):
         if value is not None and not value.lower().endswith(".png"):
             raise ValueError(f"must be the name of a .png file, found {value}")
         return value
+
+
+class TuneConfig(Frozen):
+    """How `mnist-exp tune` searches."""
+
+    trials: Count | None
+    sampler: Literal["tpe", "cmaes", "random", "grid"]
+    pruner: Literal["median", "hyperband", "none"]
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None
+    storage: Annotated[str, Field(min_length=1)] | None
+    seed: Seed | None
+    space: dict[str, Any]
+
+
+class StudyConfig(Frozen):
+    """The root config of `tune`, without what is `train`'s."""
+
+    model_config = ConfigDict(extra="ignore")
+    tune: TuneConfig
 
 
 class DatasetConfig(Frozen):

@@ -6,7 +6,8 @@ Figures are made without pyplot: no global state, no display, and half a second 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -41,6 +42,24 @@ def _figure(width: float, height: float, title: str) -> Figure:
 def _write(figure: Figure, path: Path) -> None:
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png")
+
+
+@contextmanager
+def drawn_with_pyplot(width: float, title: str, path: Path) -> Iterator[None]:
+    """Write the figure that a library draws in the block by way of pyplot, of whose state nothing is left."""
+    with matplotlib.rc_context({"text.parse_math": True}):
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        try:
+            yield
+            figure = pyplot.gcf()
+            figure.set_size_inches(width, 4.8)
+            figure.suptitle(title, fontsize=10)
+            with replace_file(path) as temporary:
+                figure.savefig(temporary, format="png", dpi=_DPI, bbox_inches="tight")
+        finally:
+            pyplot.close("all")
 
 
 def curve(history: History, metric: str, title: str, path: Path, best_epoch: int | None = None) -> None:

@@ -16,8 +16,10 @@ from mnist_exp.runs.log import is_quiet, say
 class TrainingDisplay:
     """Listens to a training loop and shows how it goes on. A context manager."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, after_epoch: Callable[[], None] = lambda: None) -> None:
+        """`after_epoch` is called when an epoch's line was printed."""
         self._epochs = epochs
+        self._after_epoch = after_epoch
         console = Console(file=sys.stdout)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -51,6 +53,7 @@ class TrainingDisplay:
         """Print the epoch's line; the bar starts anew."""
         say(epoch_line(row, self._epochs, is_best))
         self._bar.reset(self._task, metrics="")
+        self._after_epoch()
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from rich.text import Text
 
 from mnist_exp.runs.directory import RunSummary
 
-_STYLES = {"finished": "green", "running": "cyan", "failed": "red", "killed": "red", "interrupted": "yellow"}
+_STYLES = {
+    "finished": "green", "running": "cyan", "failed": "red", "killed": "red", "interrupted": "yellow",
+    "pruned": "blue",
+}  # fmt: skip
 
 
 def runs_table(runs: Sequence[RunSummary]) -> None:

@@ -9,6 +9,7 @@ lines, each with `time` (milliseconds since 1970):
     dataset    name, sha256, source, shape, images
     metrics    step, values
     note       text (Markdown, the run's description)
+    tags       values
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
     end        status (FINISHED, FAILED, KILLED)
@@ -28,7 +29,9 @@ from typing import Any
 
 FILE = "journal.jsonl"
 # What `end` calls the statuses of `result.json`.
-END_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
+END_STATUS = {
+    "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED", "pruned": "KILLED",
+}  # fmt: skip
 
 
 class Journal:

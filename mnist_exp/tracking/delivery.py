@@ -9,6 +9,7 @@ MLflow shows:
     params     only those that the run does not have
     dataset    MLflow keeps one of a name and digest per run
     metrics    MLflow keeps one of a name, step, time and value per run; the time is the journal's
+    tags       take the place of those before
     artifact   takes the place of the one before
     model      one per run: its files are replaced, unless it has these already
     end        twins that a late request made are removed
@@ -206,6 +207,10 @@ class Delivery:
 
     def _deliver_note(self, run_id: str, line: dict[str, Any]) -> None:
         self._client.set_tag(run_id, "mlflow.note.content", line["text"][:_LONGEST_TEXT])
+
+    def _deliver_tags(self, run_id: str, line: dict[str, Any]) -> None:
+        for key, value in line["values"].items():
+            self._client.set_tag(run_id, key, value)
 
     def _deliver_dataset(self, run_id: str, line: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -17,7 +17,7 @@ import yaml
 
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
-from mnist_exp.errors import Killed, RequestError
+from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.runs.directory import RunDirectory, is_locked, process
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten, read
@@ -203,6 +203,8 @@ class RunRecord:
         try:
             with held():
                 try:
+                    if status == "pruned":
+                        self._write("tags", values={"pruned": "true"})
                     self.journal.write("end", status=END_STATUS[status])
                     self.journal.close()
                 finally:
@@ -216,6 +218,27 @@ class RunRecord:
         _deliver_rest(self._sender, wait_seconds, self.path)
         self.result["mlflow_run_id"] = self._sender.run_id
         self.directory.write_result(self.result)
+
+
+class TestRecord(RunRecord):
+    """The record of a finished run, opened again for the test scores that a search withheld from it."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        """Raises `RequestError` for a damaged `result.json`."""
+        self.directory = directory
+        self.path = directory.path
+        self.result = directory.read_result()
+        self.journal = Journal(self.path)
+        self._written = {_subject(line) for line in read(self.path)}
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.journal.write("end", status=END_STATUS["finished"], time=int(self.result["ended"] * 1000))
+            self.result["withholds_test"] = False
+            self.directory.write_result(self.result)
+        self.journal.close()
 
 
 class SweepRecord:
@@ -286,7 +309,7 @@ def _status(error: BaseException | None) -> str:
     """How a block ended, by what it raised."""
     if error is None:
         return "finished"
-    return {KeyboardInterrupt: "interrupted", Killed: "killed"}.get(type(error), "failed")
+    return {KeyboardInterrupt: "interrupted", Killed: "killed", Pruned: "pruned"}.get(type(error), "failed")
 
 
 def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
