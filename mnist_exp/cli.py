@@ -29,6 +29,7 @@ VERBS = {
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
+    "export": "a saved model in other formats, each checked against it; or into MLflow's registry",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"
