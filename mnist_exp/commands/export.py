@@ -67,9 +67,11 @@ def export(request: Request, started: float) -> None:
         refuse_unfinished(saved)
     if config.formats:
         target = target_of(config, saved)
-        data = data_of(config_of(saved, request, over_run), request)
+        training = config_of(saved, request, over_run)
+        data = data_of(training, request)
         model = saved.load()
         refuse_other_images(model, saved, data)
+        introduce(saved, model, training.data.name, data)
         write_formats(config, saved, model, data, target)
     if config.name is not None:
         register(config, saved)
@@ -135,18 +137,24 @@ def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None
         )
 
 
+def introduce(saved: Saved, model: keras.Model, data_name: str, data: Dataset) -> None:
+    """Tell what is exported, and what it is checked on."""
+    from mnist_exp.model.preprocess import count_parameters
+
+    kind, part = images_of(data)
+    say(f"model   {saved.name}, {count_parameters(model):,} parameters")
+    say(f"data    {data_name} from {data.origin}: {len(part):,} {kind} images")
+
+
 def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: Dataset, target: Path) -> None:
     """Write, check and tell. What cannot be written, or gives something else than the model, is not kept.
 
     Raises `WorkError` then, and `RequestError` where the target cannot be written.
     """
     from mnist_exp.inference.saved import predict
-    from mnist_exp.model.preprocess import count_parameters
     from mnist_exp.report.progress import images_bar
 
     kind, part = images_of(data)
-    say(f"model   {saved.name}, {count_parameters(model):,} parameters")
-    say(f"data    {data.origin}: {len(part):,} {kind} images")
     expected = predict(model, part.images)
     if not (expected == expected).all():  # NaN
         raise WorkError(
@@ -178,8 +186,8 @@ def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: 
         f"Each gives the model's class for all {len(part):,} {kind} images, and its probabilities within "
         f"{config.tolerance:g}."
     )
-    for what, note in notes(saved, model, config).items():
-        say(f"note    {what} {note}")
+    for note in notes(saved, model, target, [of.name for of in checked]):
+        say(f"note    {note}")
     say(f"written {shown(target)}")
     if failed:
         raise WorkError("not kept:\n  " + "\n  ".join(failed))
@@ -213,31 +221,29 @@ def new_place(target: Path, is_file: bool) -> Iterator[Path]:
 def written(
     name: str, saved: Saved, images: Images, expected: Probabilities, folder: Path, tolerance: float
 ) -> Checked:
-    """Write a format into a folder and check it. Raises `Unfit`; its files are removed then."""
+    """Write a format into a folder, once it was checked. Raises `Unfit`, and `OSError` for a full disk."""
     from mnist_exp.inference.formats import FORMATS, run_all, seconds_per_image
     from mnist_exp.model import backend
 
     form = FORMATS[name]
-    own = folder / name
-    own.mkdir()
     try:
-        with backend.quiet():
+        # Not in `folder`: TensorFlow reads brackets in the name of a folder as a pattern.
+        with tempfile.TemporaryDirectory() as temporary, backend.quiet():
+            own = Path(temporary)
             form.write(saved.load(), own)
             run = form.load(own)
             found = run_all(run, images)
             refuse_difference(found, expected, tolerance)
             seconds = (seconds_per_image(run, images, 1), seconds_per_image(run, images, BATCH))
-        size = form.size(own)
-        for file in form.files:
-            (own / file).replace(folder / file)
+            size = form.size(own)
+            for file in form.files:
+                shutil.move(own / file, folder / file)
     except Unfit:
         raise
     except Exception as error:  # what Keras, tf2onnx, TensorFlow and the runtimes raise
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise Unfit(f"could not be written or loaded: {first_line(error)}") from error
-    finally:
-        shutil.rmtree(own)
     difference = float(abs(found - expected).max())
     return Checked(name, form.files, size, form.shown_runtime, difference, seconds)
 
@@ -248,11 +254,10 @@ def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: 
         raise Unfit(f"gives {found.shape[1:]} numbers per image instead of {expected.shape[1:]}")
     others = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
     difference = float(abs(found - expected).max())
-    if others or not difference <= tolerance:
-        raise Unfit(
-            f"gives another class for {others:,} of {len(expected):,} images; its probabilities differ by up to "
-            f"{difference:.1e} (tolerance={tolerance:g})"
-        )
+    if others:
+        raise Unfit(f"gives another class for {others:,} of {len(expected):,} images")
+    if not difference <= tolerance:  # NaN is not
+        raise Unfit(f"its probabilities differ by up to {difference:.1e}, and tolerance={tolerance:g}")
 
 
 def first_line(error: Exception) -> str:
@@ -260,15 +265,16 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
-def notes(saved: Saved, model: keras.Model, config: ExportConfig) -> dict[str, str]:
-    """What a format does not hold of the training, by the format's files."""
+def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
+    """What who uses the files should know of them."""
     from mnist_exp.model.save import hdf5_takes
 
-    if saved.file.suffix != ".keras":
-        return {"optimizer": "its state is not in the files: Keras drops it when it loads HDF5"}
-    if "h5" in config.formats and model.optimizer is not None and not hdf5_takes(model.optimizer):
-        return {"h5": f"is without {type(model.optimizer).__name__}'s state: Keras has no way to restore it"}
-    return {}
+    if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
+        yield "without the optimizer's state: Keras drops it when it loads HDF5"
+    elif "h5" in formats and model.optimizer is not None and not hdf5_takes(model.optimizer):
+        yield f"h5 is without {type(model.optimizer).__name__}'s state: Keras has no way to restore it"
+    if "savedmodel" in formats and set("[]*?") & set(str(target)):
+        yield "TensorFlow does not load a SavedModel from a folder with '[', ']', '*' or '?' in its path"
 
 
 def print_checked(checked: Sequence[Checked]) -> None:
