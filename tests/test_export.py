@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -344,4 +346,11 @@ def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pyte
             np.testing.assert_allclose(answer["predictions"], wanted[: len(images)], atol=1e-5)
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(f"{model.url}/invocations", {"inputs": pixels[:, :20].tolist()})
-    assert "does not match expected shape (-1, 28, 28)" in refused.value.read().decode()
+        assert "does not match expected shape (-1, 28, 28)" in refused.value.read().decode()
+        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+        [serve] = re.findall(r"^MLFLOW_TRACKING_URI=\S+ (mlflow models serve .*)", readme, re.MULTILINE)
+        assert f" {serve}\n" in out  # what README shows is what `export` says
+        [lines] = re.findall(r"^python -c .*\ncurl .*", readme, re.MULTILINE)
+        lines = lines.replace("http://127.0.0.1:5001", model.url).replace("python", sys.executable, 1)
+        done = subprocess.run(["sh", "-ec", lines], capture_output=True, text=True, timeout=60, check=True)
+        assert np.shape(json.loads(done.stdout)["predictions"]) == (1, 10)
