@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import mlflow
 import numpy as np
@@ -24,11 +25,18 @@ from mlflow.utils.validation import (
 )
 from running import MNIST, SMALL, Cli, start
 from serving import ModelServer, Server
+from training.test_catalogue import NETS
 
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
+from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.config.verbs import ExportConfig, Format
 from mnist_exp.errors import RequestError
+from mnist_exp.inference.formats import FORMATS, run_all
+from mnist_exp.inference.saved import predict
+from mnist_exp.model import backend
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocess import statistics
 
 FILES = {
     "model.keras", "model.h5", "architecture.yaml", "model.weights.h5", "saved_model", "model.onnx", "model.tflite",
@@ -101,10 +109,36 @@ def test_every_format(cli: Cli, model: str):
     assert rows["keras"] == rows["h5"] == rows["yaml"] == "0"
     images = trained.result["data"]["images"]["test"]
     assert f"for all {images} test images, and its probabilities within 0.0001" in out
+    with h5py.File(folder / "model.weights.h5") as weights:
+        assert "optimizer" not in weights
     for count in (1, 7):  # any number of images
         pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28, 1)).astype(np.float32)
-        for name, predict in in_its_runtime(folder).items():
-            np.testing.assert_allclose(predict(pixels), expected(trained.run, pixels), atol=1e-5, err_msg=name)
+        for name, run in in_its_runtime(folder).items():
+            np.testing.assert_allclose(run(pixels), expected(trained.run, pixels), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", sorted(NETS))
+def test_every_layer_in_every_format(net: str, tmp_path: Path):
+    """Of those that a model may have; but for recurrent ones in LiteRT."""
+    config, _ = compose_checked(Request("train", ("data=digits",)), TrainConfig)
+    config = config.model_copy(update={"model": ModelConfig(name="test", layers=tuple(NETS[net]))})
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), np.uint8)
+    model = build(config, statistics(images, config.preprocess), "float32")
+    wanted = predict(model, images)
+    for name, form in FORMATS.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        with backend.quiet():
+            model.save(tmp_path / "model.keras")
+            form.write(keras.saving.load_model(tmp_path / "model.keras"), folder)
+        if (net, name) == ("recurrent", "litert"):
+            with pytest.raises(ValueError, match="LiteRT alone cannot"):
+                form.load(folder)
+            continue
+        with backend.quiet():
+            found = run_all(form.load(folder), images)
+        np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
@@ -258,8 +292,6 @@ def test_aliases_that_mlflow_takes_are_taken():
 
 def test_all_are_the_formats_that_there_are():
     """`all` is every format; a single name is one."""
-    from mnist_exp.inference.formats import FORMATS
-
     config, _ = compose_checked(Request("export", ("run=a", "format=all")), ExportConfig)
     assert set(config.formats) == set(Format.__args__) == set(FORMATS)
 

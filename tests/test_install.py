@@ -82,7 +82,8 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str],
     assert {path.name for path in elsewhere.iterdir()} == {"mine", "outputs"}
 
 
-# Of the folder with the files; the images and labels of an epoch, in the order of the package's own.
+FILES = ("keras", "h5", "yaml")
+# In the folder with the files; the images and labels of an epoch, in the order of the package's own.
 ELSEWHERE = """
 import importlib.util, sys
 import keras
@@ -96,11 +97,13 @@ old = model
 assert not any(importlib.util.find_spec(name) for name in ("mnist_exp", "mlflow", "hydra", "pydantic"))
 with np.load("epoch.npz") as epoch:
     images, labels = epoch["images"], epoch["labels"]
-found = {{name: model.predict(images, verbose=0) for name, model in [("keras", whole), ("h5", old), ("yaml", apart)]}}
-for name, model in [("keras", whole), ("h5", old)]:
+models = {{"keras": whole, "h5": old, "yaml": apart}}
+found = {{name: model.predict(images, verbose=0) for name, model in models.items()}}
+# Going on from the weights alone: not the same.
+apart.compile(whole.optimizer.from_config(whole.optimizer.get_config()), whole.loss)
+for name, model in models.items():
     model.fit(images, labels, batch_size=32, shuffle=False, verbose=0)
-    for number, weights in enumerate(model.get_weights()):
-        found[f"{{name}} after {{number:02}}"] = weights
+    found[f"{{name}} after"] = np.concatenate([weights.ravel() for weights in model.get_weights()])
 np.savez("found.npz", **found)
 """
 
@@ -110,7 +113,7 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
     another epoch from `model.keras` or `model.h5` gives what the package's own second epoch gives."""
     words = [
         "model=pyramid", "data=digits", "data.limit=600", "training.batch_size=32", "device.precision=float32",
-        "training.keep_checkpoint=true", "optimizer.learning_rate=0.01", "tracking=none", "name=a", f"outputs={tmp_path}",
+        "training.keep_checkpoint=true", "training.select.metric=val/loss", "training.select.mode=min", "tracking=none", "name=a", f"outputs={tmp_path}",
     ]  # fmt: skip
     for command in (
         ["training.epochs=1", *words],
@@ -157,9 +160,15 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
     script = ELSEWHERE.format(keras=keras_lines, architecture=f"model = keras.models{architecture}", hdf5=hdf5)
     (tmp_path / "elsewhere.py").write_text(script)
     call(python, "elsewhere.py", cwd=tmp_path)
+    before, after = (
+        np.concatenate([weights.ravel() for weights in keras.saving.load_model(file).get_weights()])
+        for file in (tmp_path / "model.keras", run / "model.keras")
+    )
     with np.load(tmp_path / "found.npz") as found:
         assert np.array_equal(found["keras"], found["h5"])
         assert np.array_equal(found["keras"], found["yaml"])
-        for number, weights in enumerate(keras.saving.load_model(run / "model.keras").get_weights()):
-            for name in ("keras", "h5"):
-                np.testing.assert_allclose(found[f"{name} after {number:02}"], weights, atol=1e-4, err_msg=name)
+        # The package computes a batch in halves: other last bits, which grow in an epoch.
+        off = {name: abs(found[f"{name} after"] - after).mean() / abs(after - before).mean() for name in FILES}
+        assert np.array_equal(found["keras after"], found["h5 after"])
+    print({name: f"{share:.2%} off" for name, share in off.items()})
+    assert off["keras"] < 0.01 < 0.1 < off["yaml"]

@@ -21,6 +21,7 @@ from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.verbs import ExportConfig
 from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.model import backend
 from mnist_exp.runs import signals
 from mnist_exp.runs.directory import safe_name, stamped
 from mnist_exp.runs.files import new_folder, replace_file
@@ -69,6 +70,7 @@ def export(request: Request, started: float) -> None:
         target = target_of(config, saved)
         training = config_of(saved, request, over_run)
         data = data_of(training, request)
+        compute_on_cpu()
         model = saved.load()
         refuse_other_images(model, saved, data)
         introduce(saved, model, training.data.name, data)
@@ -121,6 +123,14 @@ def target_of(config: ExportConfig, saved: Saved) -> Path:
 def is_file(target: Path, config: ExportConfig) -> bool:
     """Whether the target is meant to be the one file of the one format, rather than a folder."""
     return config.output is not None and [target.suffix.lower()] == [ENDINGS.get(name) for name in config.formats]
+
+
+def compute_on_cpu() -> None:
+    """As the other formats' runtimes do: a GPU's last bits, and its times, are others."""
+    backend.load()
+    from mnist_exp.training.device import leave_gpus_alone
+
+    leave_gpus_alone()
 
 
 def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None:
@@ -223,7 +233,6 @@ def written(
 ) -> Checked:
     """Write a format into a folder, once it was checked. Raises `Unfit`, and `OSError` for a full disk."""
     from mnist_exp.inference.formats import FORMATS, run_all, seconds_per_image
-    from mnist_exp.model import backend
 
     form = FORMATS[name]
     try:
