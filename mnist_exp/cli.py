@@ -30,6 +30,7 @@ VERBS = {
     "ui": "MLflow's UI, opened at the runs",
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
     "tune": "a search with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
+    "export": "a saved model in other formats, each checked against it; or into MLflow's registry",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

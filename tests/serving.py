@@ -1,4 +1,4 @@
-"""An MLflow server that tests and benchmarks kill, freeze and restart."""
+"""Servers of MLflow: one that tests and benchmarks kill, freeze and restart, and one of a registered model."""
 
 from __future__ import annotations
 
@@ -49,3 +49,39 @@ class Server:
             self.signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+
+class ModelServer:
+    """`mlflow models serve` on a port of its own, of a model in a store. A context manager."""
+
+    def __init__(self, model: str, store: str, folder: Path) -> None:
+        self._model, self._store, self._log = model, store, folder / "model-server.log"
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def __enter__(self) -> ModelServer:
+        """Returns when it answers."""
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "models", "serve", "-m", self._model, "--env-manager", "local",
+                 "--port", str(self._port)],
+                env={
+                    **os.environ,
+                    "MLFLOW_TRACKING_URI": self._store,
+                    "MLFLOW_DISABLE_TELEMETRY": "true",
+                    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                },
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self._process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.url}/ping", timeout=2):
+                return self
+            time.sleep(0.2)
+        self.__exit__()
+        raise AssertionError(self._log.read_text())
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()

@@ -21,7 +21,9 @@ ROOMS = {
     "omegaconf": {"config"},
     "pydantic": {"config"},
     "keras": {"model", "training", "inference", "commands"},  # commands: annotations only, see below
-    "tensorflow": {"training", "model"},  # model: `backend` imports it quietly
+    "tensorflow": {"training", "model", "inference"},  # model: `backend` imports it quietly; inference: SavedModels
+    "onnxruntime": {"inference"},
+    "ai_edge_litert": {"inference"},
     "mlflow": {"tracking"},
     "optuna": {"sweeps"},
     "matplotlib": {"report"},
@@ -40,6 +42,8 @@ LAZY = {
     "optuna": ["cli", "config", "commands"],
     "pyarrow": ["data"],
     "PIL": ["data"],
+    "onnxruntime": ["inference"],
+    "ai_edge_litert": ["inference"],
     "matplotlib": ["cli", "config", "commands", "runs", "data", "model", "training", "inference", "tracking"],
 }
 

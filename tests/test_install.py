@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -11,7 +12,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+from running import start
+
+from mnist_exp.commands.saved import config_of, data_of, find_saved
+from mnist_exp.config.request import Request
+from mnist_exp.training.loop import epoch_rows, steps_per_epoch
 
 pytestmark = pytest.mark.slow
 
@@ -72,3 +80,95 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str],
     assert sorted(result["name"].split("-")[0] for result in found) == ["linear", "tiny"]
     assert all(result["status"] == "finished" and result["mlflow_run_id"] for result in found)
     assert {path.name for path in elsewhere.iterdir()} == {"mine", "outputs"}
+
+
+FILES = ("keras", "h5", "yaml")
+# In the folder with the files; the images and labels of an epoch, in the order of the package's own.
+ELSEWHERE = """
+import importlib.util, sys
+import keras
+import numpy as np
+{keras}
+whole = model
+{architecture}
+apart = model
+{hdf5}
+old = model
+assert not any(importlib.util.find_spec(name) for name in ("mnist_exp", "mlflow", "hydra", "pydantic"))
+with np.load("epoch.npz") as epoch:
+    images, labels = epoch["images"], epoch["labels"]
+models = {{"keras": whole, "h5": old, "yaml": apart}}
+found = {{name: model.predict(images, verbose=0) for name, model in models.items()}}
+# Going on from the weights alone: not the same.
+apart.compile(whole.optimizer.from_config(whole.optimizer.get_config()), whole.loss)
+for name, model in models.items():
+    model.fit(images, labels, batch_size=32, shuffle=False, verbose=0)
+    found[f"{{name}} after"] = np.concatenate([weights.ravel() for weights in model.get_weights()])
+np.savez("found.npz", **found)
+"""
+
+
+def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], None]):
+    """With Keras, TensorFlow and PyYAML alone: README's lines load the files, the predictions are the same, and
+    another epoch from `model.keras` or `model.h5` gives what the package's own second epoch gives."""
+    words = [
+        "model=pyramid", "data=digits", "data.limit=600", "training.batch_size=32", "device.precision=float32",
+        "training.keep_checkpoint=true", "training.select.metric=val/loss", "training.select.mode=min", "tracking=none", "name=a", f"outputs={tmp_path}",
+    ]  # fmt: skip
+    for command in (
+        ["training.epochs=1", *words],
+        ["resume", "run=a", "training.epochs=2", f"outputs={tmp_path}"],
+    ):
+        process = start(*command)
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        [run] = (tmp_path / "runs").iterdir()
+        if command[0] != "resume":
+            for name in ("model.keras", "model.h5", "architecture.yaml", "model.weights.h5"):
+                (tmp_path / name).write_bytes((run / name).read_bytes())
+    result = json.loads((run / "result.json").read_text())
+    use(result["data"]["name"])
+    assert result["best"]["epoch"] == 2
+
+    saved = find_saved(str(run), tmp_path)
+    config = config_of(saved, Request("evaluate"), ())
+    train = data_of(config, Request("evaluate")).train
+    steps = steps_per_epoch(len(train), config)
+    rows = epoch_rows(len(train), 32, config.seed, epoch=1, steps=steps, steps_per_call=1)
+    order = np.concatenate([row.ravel() for row in rows])
+    np.savez(tmp_path / "epoch.npz", images=train.images[order], labels=train.labels[order])
+
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    pins = REPOSITORY / "pins.txt"
+    call(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        pins,
+        "keras",
+        "tensorflow",
+        "pyyaml",
+        cwd=tmp_path,
+    )
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    first, hdf5 = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    keras_lines, architecture = first.split("\n\nmodel = keras.models")
+    script = ELSEWHERE.format(keras=keras_lines, architecture=f"model = keras.models{architecture}", hdf5=hdf5)
+    (tmp_path / "elsewhere.py").write_text(script)
+    call(python, "elsewhere.py", cwd=tmp_path)
+    before, after = (
+        np.concatenate([weights.ravel() for weights in keras.saving.load_model(file).get_weights()])
+        for file in (tmp_path / "model.keras", run / "model.keras")
+    )
+    with np.load(tmp_path / "found.npz") as found:
+        assert np.array_equal(found["keras"], found["h5"])
+        assert np.array_equal(found["keras"], found["yaml"])
+        # The package computes a batch in halves: other last bits, which grow in an epoch.
+        off = {name: abs(found[f"{name} after"] - after).mean() / abs(after - before).mean() for name in FILES}
+        assert np.array_equal(found["keras after"], found["h5 after"])
+    print({name: f"{share:.2%} off" for name, share in off.items()})
+    assert off["keras"] < 0.01 < 0.1 < off["yaml"]

@@ -84,7 +84,7 @@ def _convert(config: DatasetConfig, started: float) -> None:
     assert config.to is not None
     default = Path(config.outputs) / "data" / f"{config.data.name}-{config.to}"
     target = (Path(config.output) if config.output else default).expanduser()
-    _refuse_existing(target)
+    refuse_existing(target)
     source = _found(config)
     convert.check(source, config.to)
     written = False
@@ -109,7 +109,8 @@ def _convert(config: DatasetConfig, started: float) -> None:
     say(f"use it  {_command(config.to, target, convert.differing(source, config.to))}")
 
 
-def _refuse_existing(target: Path) -> None:
+def refuse_existing(target: Path) -> None:
+    """Raises `RequestError` unless a folder can be made there, or an empty one is there already."""
     if not target.name:
         raise RequestError(f"output: {target} cannot be a new folder; name one")
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +15,16 @@ from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.model import backend
+from mnist_exp.runs.directory import list_runs
 from mnist_exp.runs.find import find_run, read_config
 
 if TYPE_CHECKING:
     import keras
 
     from mnist_exp.data.dataset import Dataset
+    from mnist_exp.runs.directory import RunSummary
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 # What may be given over the config of the run whose model is used.
@@ -36,6 +41,8 @@ class Saved:
     """The run's directory."""
     result: Mapping[str, Any]
     """The run's `result.json`; empty for a file."""
+    settings: Path | None = None
+    """The folder with the `config.yaml` of the training, where that is known."""
 
     def load(self) -> keras.Model:
         """The model as plain Keras loads it: float32, takes raw pixels. Raises `RequestError`."""
@@ -49,8 +56,12 @@ class Saved:
             raise RequestError(f"{shown(self.file)}: not a model that Keras can load: {reason}") from error
 
 
-def find_saved(wanted: str | None, outputs: Path) -> Saved:
-    """The model that is meant by a run (as `find_run` takes it) or a model's file. Raises `RequestError`."""
+def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:
+    """The model that is meant by a run (as `find_run` takes it), a `models:/…` URI or a model's file.
+
+    `store` is MLflow's; None for that of the output folder, unless MLFLOW_TRACKING_URI names one. Raises
+    `RequestError`, and `WorkError` where MLflow does not answer.
+    """
     if wanted is None:
         raise RequestError("say which model: run=latest, run=best, a run's directory or name, or a .keras file")
     path = Path(wanted).expanduser()
@@ -58,11 +69,39 @@ def find_saved(wanted: str | None, outputs: Path) -> Saved:
         if not path.is_file():
             raise RequestError(f"run={wanted}: there is no such file")
         return Saved(path.name, path, None, {})
-    run = find_run(wanted, outputs)
+    if wanted.startswith("models:/") and not path.exists():
+        return _find_registered(wanted, outputs, store)
+    return _of_run(find_run(wanted, outputs))
+
+
+def _of_run(run: RunSummary) -> Saved:
     file = run.path / "model.keras"
     if not file.is_file():
         raise RequestError(f"{shown(run.path)}: this run is {run.status}, and has no model.keras yet")
-    return Saved(run.name, file, run.path, run.result)
+    return Saved(run.name, file, run.path, run.result, run.path)
+
+
+def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
+    """The model that a `models:/…` URI stands for: of a run here, or fetched for as long as this process lives."""
+    from mnist_exp.tracking.follow import reason
+    from mnist_exp.tracking.registry import NotRegistered, look_up
+    from mnist_exp.tracking.store import absolute, store_of
+
+    named = store or os.environ.get("MLFLOW_TRACKING_URI")
+    folder = tempfile.TemporaryDirectory(prefix="mnist-exp-")
+    atexit.register(folder.cleanup)
+    fetched = Path(folder.name)
+    try:
+        origin = look_up(uri, absolute(named) if named else store_of(outputs))
+        here = [run for run in list_runs(outputs) if origin.run_id == run.result.get("mlflow_run_id", "")]
+        file = None if here else origin.download(fetched)
+    except (NotRegistered, FileNotFoundError) as error:
+        raise RequestError(f"run={uri}: {error}") from error
+    except Exception as error:  # MLflow raises anything
+        raise WorkError(f"run={uri}: {reason(error)}") from error
+    if file is None:
+        return _of_run(here[0])
+    return Saved(origin.name, file, None, {}, fetched if (fetched / "config.yaml").is_file() else None)
 
 
 def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
@@ -76,8 +115,8 @@ def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> Trai
 
     No other data stands in for what cannot be found. Raises `RequestError`.
     """
-    base = read_config(saved.run) if saved.run else None
-    base_file = saved.run / "config.yaml" if saved.run else None
+    base = read_config(saved.settings) if saved.settings else None
+    base_file = saved.settings / "config.yaml" if saved.settings else None
     composed = replace(request, verb="train", overrides=over_run, base=base, base_file=base_file)
     config, _ = compose_checked(composed, TrainConfig)
     return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -101,6 +101,58 @@ class StudyConfig(Frozen):
 
     model_config = ConfigDict(extra="ignore")
     tune: TuneConfig
+
+
+Format = Literal["keras", "h5", "yaml", "savedmodel", "onnx", "litert"]
+
+
+class ExportConfig(Frozen):
+    """What `mnist-exp export` writes or registers."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: Annotated[str, Field(min_length=1)] | None
+    formats: tuple[Format, ...] = Field(alias="format")
+    output: Annotated[str, Field(min_length=1)] | None
+    tolerance: Annotated[float, Field(gt=0, lt=1)]
+    name: Annotated[str, Field(min_length=1, max_length=255)] | None = Field(alias="register")
+    alias: Annotated[str, Field(max_length=255)] | None
+    tracking: StoreConfig
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """A format's name alone, and `all` of them; each once."""
+        several = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        return get_args(Format) if several == ("all",) else tuple(dict.fromkeys(several))
+
+    @field_validator("name")
+    @classmethod
+    def _a_registered_name(cls, value: str | None) -> str | None:
+        """As MLflow takes it, without what would end a word in its URIs or on a command line."""
+        if value is not None and not re.fullmatch(r"\w[\w.+-]*", value):
+            raise ValueError(f"must be letters, digits and '_', '.', '+', '-', found {value!r}")
+        return value
+
+    @field_validator("alias")
+    @classmethod
+    def _an_alias(cls, value: str | None) -> str | None:
+        """As MLflow takes it."""
+        if value is not None and not re.fullmatch(r"[\w-]+", value):
+            raise ValueError(f"must be letters, digits and '_', '-', found {value!r}")
+        if value is not None and re.fullmatch(r"latest|v\d+", value, re.IGNORECASE):
+            raise ValueError(f"{value} is reserved by MLflow for versions")
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> ExportConfig:
+        if not self.formats and self.name is None:
+            formats = ", ".join(get_args(Format))
+            raise ValueError(f"format: say which, or all: {formats}; or register=<name> in MLflow's registry")
+        if self.alias is not None and self.name is None:
+            raise ValueError("alias: belongs to register=<name>")
+        if self.output is not None and not self.formats:
+            raise ValueError("output: belongs to format=…")
+        return self
 
 
 class DatasetConfig(Frozen):

@@ -16,18 +16,38 @@ from mnist_exp.runs.files import replace_file, write_text
 def save_model(model: keras.Model, folder: Path) -> None:
     """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's folder.
 
-    `model` must not be used afterwards: saving HDF5 takes the optimizer out of its compile config.
+    `model` must not be used afterwards (see `save_hdf5`).
     """
+    save_keras(model, folder)
+    save_architecture(model, folder)
+    save_hdf5(model, folder)
+
+
+def save_keras(model: keras.Model, folder: Path) -> None:
+    """Write `model.keras`."""
     with replace_file(folder / "model.keras") as path:
         model.save(path)
-    write_text(folder / "architecture.yaml", yaml.safe_dump(json.loads(model.to_json()), sort_keys=False))
+
+
+def save_architecture(model: keras.Model, folder: Path) -> None:
+    """Write `architecture.yaml` and `model.weights.h5`: neither has anything of the optimizer."""
+    architecture = json.loads(model.to_json())
+    architecture.pop("compile_config", None)
+    write_text(folder / "architecture.yaml", yaml.safe_dump(architecture, sort_keys=False))
     # Weights of a compiled model would be saved with the optimizer's state, at three times the size.
-    bare = keras.models.model_from_json(model.to_json())
+    bare = keras.models.model_from_json(json.dumps(architecture))
     bare.set_weights(model.get_weights())
     with replace_file(folder / "model.weights.h5") as path:
         bare.save_weights(path)
+
+
+def save_hdf5(model: keras.Model, folder: Path) -> None:
+    """Write `model.h5`.
+
+    That takes the optimizer out of the model's compile config: `model` must not be used afterwards.
+    """
     with replace_file(folder / "model.h5") as path:
-        model.save(path, include_optimizer=hdf5_takes(model.optimizer))
+        model.save(path, include_optimizer=model.optimizer is not None and hdf5_takes(model.optimizer))
 
 
 def hdf5_takes(optimizer: keras.Optimizer) -> bool:

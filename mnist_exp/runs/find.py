@@ -29,10 +29,10 @@ def is_finished(run: RunSummary) -> bool:
 
 def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = is_finished) -> RunSummary:
     """A run by its path, `latest` (the newest of those that are meant by it), `best` (by validation, on the newest
-    finished run's data), or name. Raises `RequestError`; an ambiguous name lists the candidates.
+    finished run's data), MLflow run id, or name. Raises `RequestError`; an ambiguous name lists the candidates.
     """
     if not wanted:
-        raise RequestError("run=: say which: a directory, a name, latest or best")
+        raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
     path = Path(wanted).expanduser()
     if path.is_dir():
         for summary in look_at([path]):
@@ -48,7 +48,8 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
             kind = "finished run" if meant is is_finished else "interrupted run"
             raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
         return found[0] if wanted == "latest" else _best(found)
-    matches = [run for run in runs if wanted in (run.name, run.path.name)]
+    matches = [run for run in runs if wanted == run.result.get("mlflow_run_id")]
+    matches = matches or [run for run in runs if wanted in (run.name, run.path.name)]
     matches = matches or [run for run in runs if _is_called(run.name, wanted)]
     matches = matches or [run for run in runs if run.name.startswith(wanted)]
     if len(matches) == 1:
@@ -56,6 +57,10 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
         raise Ambiguous(f"{wanted}: {len(matches)} runs are called so:{names}")
+    if re.fullmatch("[0-9a-f]{32}", wanted):
+        raise RequestError(
+            f"{wanted}: no run in {outputs} has this MLflow run id; 'mnist-exp runs' lists the runs"
+        )
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
     raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 

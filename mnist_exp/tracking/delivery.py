@@ -114,6 +114,13 @@ class Delivery:
         assert run_id is not None
         return run_id
 
+    def logged_model(self) -> Any:
+        """The run's logged model; None where the store has none. Raises like `pending`."""
+        run_id = self.run_id()
+        self._client = self._client or connect(str(self.uri))
+        experiment = self._client.get_run(run_id).info.experiment_id
+        return next((model for model in self._models(experiment, run_id) if model.status == "READY"), None)
+
     def note_run_id(self) -> None:
         """Note the MLflow run in `result.json`, unless somebody works on the run, who does so at its end."""
         if self._is_own and (run_id := self.delivered().run_id):

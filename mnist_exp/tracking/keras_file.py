@@ -1,7 +1,8 @@
 """An MLflow model around a finished `.keras` file, with the layout of `mlflow.keras`.
 
 `mlflow.keras.save_model` wants a live model; a journal is delivered by a process that has no TensorFlow. Used
-as the `flavor` of `mlflow.models.Model.log`. Loads with `mlflow.keras.load_model` and `mlflow.pyfunc`.
+as the `flavor` of `mlflow.models.Model.log`. Loads with `mlflow.keras.load_model`, and with `mlflow.pyfunc` by
+`raw_images`, of which it holds a copy.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
+from mnist_exp.tracking import raw_images
+
+LOADER = "mnist_exp_raw_images"
+"""What MLflow imports to load the model: a name that is nobody else's."""
+
 
 def save_model(
     path: str,
@@ -28,13 +34,17 @@ def save_model(
     requirements: list[str],
     **_: Any,
 ) -> None:
-    """Write the MLflow model's directory. Input: (-1, *shape) raw pixels; output: (-1, classes)."""
+    """Write the MLflow model's directory.
+
+    Input: raw pixels (-1, *shape), for one channel (-1, height, width); output: (-1, classes).
+    """
+    pixels = shape[:2] if shape[2] == 1 else shape
     folder = Path(path)
     (folder / "data").mkdir(parents=True)
     shutil.copyfile(file, folder / "data" / "model.keras")
     (folder / "data" / "keras_module.txt").write_text("keras")
     mlflow_model.signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *pixels))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
     mlflow_model.add_flavor(
@@ -44,8 +54,10 @@ def save_model(
         keras_backend="tensorflow",
         save_exported_model=False,
     )
+    (folder / "code").mkdir()
+    shutil.copyfile(raw_images.__file__, folder / "code" / f"{LOADER}.py")
     pyfunc.add_to_model(
-        mlflow_model, loader_module="mlflow.keras", conda_env="conda.yaml", python_env="python_env.yaml"
+        mlflow_model, loader_module=LOADER, code="code", conda_env="conda.yaml", python_env="python_env.yaml"
     )
     mlflow_model.model_size_bytes = file.stat().st_size
     mlflow_model.save(str(folder / "MLmodel"))

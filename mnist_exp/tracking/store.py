@@ -36,7 +36,7 @@ _ENVIRONMENT = {
 
 def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
     """The store's URI, absolute."""
-    return _default_uri(outputs) if tracking.uri is None else absolute(tracking.uri)
+    return store_of(outputs) if tracking.uri is None else absolute(tracking.uri)
 
 
 def absolute(uri: str) -> str:
@@ -48,10 +48,11 @@ def absolute(uri: str) -> str:
 def default_uri(run: Path) -> str | None:
     """The store of the output folder that a run's or sweep's directory is in; None if it is in none."""
     folders = [folder for folder in run.resolve().parents if folder.name in (RUNS, SWEEPS)]
-    return _default_uri(folders[0].parent) if folders else None
+    return store_of(folders[0].parent) if folders else None
 
 
-def _default_uri(outputs: Path) -> str:
+def store_of(outputs: Path) -> str:
+    """The URI of an output folder's own store."""
     return f"sqlite:///{(outputs / DATABASE).resolve()}"
 
 

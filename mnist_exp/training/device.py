@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def resolve(config: DeviceConfig) -> Device:
         name = f"GPU {details.get('device_name', gpus[0].name)}"
         return Device("gpu", name, threads, _precision(config, fast))
     return Device("cpu", "CPU", threads, _precision(config, cpu_computes_in_bfloat16()))
+
+
+def leave_gpus_alone() -> None:
+    """Compute on the CPU, in whatever threads TensorFlow takes, unless it was set up before."""
+    import tensorflow as tf
+
+    with suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
 
 
 def visible_gpus() -> list[Any]:
