@@ -29,6 +29,7 @@ VERBS = {
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
+    "visualize": "what a saved model sees and does: filters, feature maps, class activation, receptive fields",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

@@ -21,7 +21,7 @@ ROOMS = {
     "omegaconf": {"config"},
     "pydantic": {"config"},
     "keras": {"model", "training", "inference", "commands"},  # commands: annotations only, see below
-    "tensorflow": {"training", "model"},  # model: `backend` imports it quietly
+    "tensorflow": {"training", "model", "inference"},  # model: `backend` imports it quietly; inference: gradients
     "mlflow": {"tracking"},
     "matplotlib": {"report"},
     "rich": {"report"},
