@@ -48,8 +48,9 @@ class Chosen:
         for name, label, taken_for, row in zip(
             self.names, self.labels, self.predicted, self.probabilities, strict=True
         ):
-            arrow = "→ " if label is None else "" if label == taken_for else f"{self.class_name(label)} → "
-            found.append(f"{name}\n{arrow}{self.class_name(int(taken_for))} {row[taken_for]:.0%}")
+            true = "" if label in (None, taken_for) else self.class_name(int(label or 0))
+            arrow = "" if label == taken_for else f"{true} → " if len(true) < 4 else f"{true}\n→ "
+            found.append(f"{name}\n{arrow.lstrip()}{self.class_name(int(taken_for))} {row[taken_for]:.0%}")
         return found
 
     def class_name(self, label: int) -> str:
@@ -104,7 +105,7 @@ def _filters(subject: Subject) -> Iterator[Picture]:
         for one in found:
             rows, columns, inputs, outputs = one.weights.shape
             size = f"{rows}×{columns}, " if one.is_spatial else ""
-            title = f"{one.name} of {layer.name} ({size}{inputs} to {outputs}) · {subject.title}"
+            title = f"{one.name} of {layer.name} ({size}{inputs} to {outputs})\n{subject.title}"
             draw: Callable[..., None] = partial(inside.filters, one.weights, subject.channels)
             if not one.is_spatial:
                 names = tuple(map(str, range(outputs)))
@@ -120,7 +121,8 @@ def _features(subject: Subject) -> Iterator[Picture]:
     chosen = subject.chosen
     outputs = outputs_of(subject.model, subject.layers, chosen.images)
     for layer, maps in zip(subject.layers, outputs, strict=True):
-        title = f"feature maps of {layer.name} ({sizes(maps.shape[1:])}) · {chosen.what} · {subject.title}"
+        kind = "responses" if maps.ndim == 2 else "feature maps"
+        title = f"{kind} of {layer.name} ({sizes(maps.shape[1:])})\n{chosen.what} · {subject.title}"
         draw = partial(inside.responses, chosen.images, chosen.captions, maps, subject.channels, title=title)
         yield Picture("features", layer.name, draw)
 
@@ -167,7 +169,7 @@ def _draw_activation(
         for (number, label), one in zip(asked, laid_over(found, axes, size), strict=True)
     ]
     how, unit = ("class activation", "score") if is_exact else ("Grad-CAM", None)
-    title = f"{how} at {layer.name} ({sizes(layer.output.shape[1:])}) · {chosen.what} · {subject.title}"
+    title = f"{how} at {layer.name} ({sizes(layer.output.shape[1:])})\n{chosen.what} · {subject.title}"
     inside.class_activation(chosen.images, chosen.captions, evidence, unit, title, path)
 
 
@@ -180,7 +182,8 @@ def _fields(subject: Subject) -> Iterator[Picture]:
     axes = receptive_axes(subject.model)
     layers = [layer for layer in subject.layers if len(layer.output.shape) == 4]
     if not subject.were_named:  # an activation sees what the convolution before it does
-        layers = list({id(axes[layer.name]): layer for layer in reversed(layers)}.values())[::-1]
+        same = {tuple((n, id(axis)) for n, axis in axes[layer.name].items()): layer for layer in layers[::-1]}
+        layers = list(same.values())[::-1]
     image = subject.chosen.images[:1]
     seen = []
     for layer, maps in zip(layers, outputs_of(subject.model, layers, image), strict=True):
@@ -190,14 +193,14 @@ def _fields(subject: Subject) -> Iterator[Picture]:
             reach, inside_image = (
                 seen_by(axes[layer.name], (row, column), image.shape[1:3], inside=only) for only in (False, True)
             )
-            caption = f"{layer.name}, {sizes(maps.shape[1:])}\nunit {row}, {column}: {_extent(reach)}"
+            caption = f"{layer.name}\n{sizes(maps.shape[1:])}, unit {row}, {column}\nsees {_extent(reach)}"
             seen.append(inside.Seen(caption, reach, inside_image))
     if layers and not seen:
         there = ", ".join(f"{layer.name} has {sizes(layer.output.shape[1:3])}" for layer in layers)
         raise RequestError(f"unit: none of these layers has a unit {list(subject.unit or ())}; {there}")
     if seen:
         which = f"unit {list(subject.unit)}" if subject.unit else "the unit that responds most"
-        title = f"what {which} sees of {subject.chosen.names[0]}, padding dashed · {subject.title}"
+        title = f"what {which} sees of {subject.chosen.names[0]}, padding dashed\n{subject.title}"
         yield Picture("fields", "", partial(inside.receptive_fields, image[0], seen, title=title))
 
 

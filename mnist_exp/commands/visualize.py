@@ -26,8 +26,6 @@ from mnist_exp.runs.log import say, warn
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
-    import numpy.typing as npt
 
     from mnist_exp.data.dataset import Dataset, Part
 
@@ -93,7 +91,7 @@ def plain(saved: Saved) -> keras.Model:
 def choose_layers(
     model: keras.Model, saved: Saved, config: TrainConfig, options: VisualizeConfig
 ) -> list[keras.Layer]:
-    """The layers that are meant, in the order of computation. Raises `RequestError` with all that are not there."""
+    """The layers that are meant, in the order of computation. Raises `RequestError` with those not there."""
     from mnist_exp.model.choice import NoSuchLayer, choose, places_in, places_without_list, telling
 
     if options.layers is None:
@@ -143,9 +141,8 @@ def choose_images(
         warn(f"{config.data.name} is other data than {saved.name} was trained on: images have other numbers")
     part_name, part = part_of(data)
     if wanted is None:
-        numbers = first_of_each(part)
+        entries: list[int | str] = [int(number) for number in part.first_of_each(_AT_FIRST)]
         what = f"the first of each class, {part_name}"
-        entries: list[int | str] = [int(number) for number in numbers]
     elif "wrong" in wanted:
         if len(wanted) > 1:
             raise RequestError("images: wrong stands alone; it is those that the model gets most wrong")
@@ -179,14 +176,6 @@ def part_of(data: Dataset) -> tuple[str, Part]:
     return next((name, part) for name, part in parts.items() if part is not None)
 
 
-def first_of_each(part: Part, most: int = _AT_FIRST) -> npt.NDArray[np.int64]:
-    """The numbers of the first image of each class, in the order of the classes, of so many at most."""
-    import numpy as np
-
-    first: npt.NDArray[np.int64] = np.unique(part.labels, return_index=True)[1][:most]
-    return first
-
-
 def most_wrong(model: keras.Model, part: Part) -> list[int | str]:
     """The images that the model is surest to be what they are not, the surest first."""
     import numpy as np
@@ -204,8 +193,8 @@ def most_wrong(model: keras.Model, part: Part) -> list[int | str]:
 def place(
     saved: Saved, options: VisualizeConfig, chosen: Chosen, files: Sequence[str], wait_seconds: float
 ) -> Iterator[Path]:
-    """The folder that the pictures (these files) go to. In a run it is one for what they are of, so that only the same pictures
-    are ever written over, and the tracker gets them too.
+    """The folder that the pictures (these files) go to. In a run it is one for what they are of, so that only the
+    same pictures are ever written over, and the tracker gets them too.
 
     Raises `RequestError` for what cannot be written, `WorkError` where writing fails.
     """

@@ -11,7 +11,6 @@ from pydantic import Field, field_validator, model_validator
 
 from mnist_exp.config.schema import Count, DataConfig, Frozen, LayerChoice, TrackingConfig, a_store
 
-
 Index = Annotated[int, Field(ge=0)]
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from mnist_exp.data.dataset import Images
 from mnist_exp.model.choice import designed
-from mnist_exp.model.receptive import Axes
+from mnist_exp.model.receptive import Axes, Axis
 
 Floats = npt.NDArray[np.float32]
 # What may stand between the average and the scores, or the scores and the output, and changes none of them.
@@ -22,8 +22,11 @@ _PASSING = ("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Iden
 
 def outputs_of(model: keras.Model, layers: Sequence[keras.Layer], images: Images) -> list[Floats]:
     """What each of the layers puts out for raw images (n, height, width, channels), as when the model predicts."""
+    if not layers:
+        return []
     found = keras.Model(model.input, [layer.output for layer in layers])(images, training=False)
-    return [np.asarray(keras.ops.convert_to_numpy(output), np.float32) for output in found]
+    outputs = found if isinstance(found, (list, tuple)) else [found]  # Keras unpacks a list of one
+    return [np.asarray(keras.ops.convert_to_numpy(output), np.float32) for output in outputs]
 
 
 def is_spatial(layer: keras.Layer) -> bool:
@@ -122,7 +125,8 @@ def _scores(model: keras.Model) -> Iterator[Any]:
 
 
 def laid_over(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
-    """Maps (n, rows, columns) at the size of the image, each unit at the middle of what it sees, linear between.
+    """Maps (n, rows, columns) at the size of the image: each unit at the middle of what it sees, linear between, and
+    fading to the edges of what the outermost ones see.
 
     `axes` are those of the layer's output, as `receptive_axes` tells them.
     """
@@ -134,9 +138,11 @@ def laid_over(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
     return maps
 
 
-def _spread(units: int, axis: Any, pixels: int) -> npt.NDArray[np.float64]:
+def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float64]:
     """The share that each unit has in each pixel, (units, pixels)."""
-    middles = (np.arange(units) + 0.5) * pixels / units - 0.5  # where all see everything
-    if axis is not None and all(seen := [axis.seen(unit, inside=False) for unit in range(units)]):
-        middles = np.mean(seen, axis=1)
-    return np.stack([np.interp(np.arange(pixels), middles, one) for one in np.eye(units)])
+    seen = [None if axis is None else axis.seen(unit, inside=False) for unit in range(units)]
+    spans = [span for span in seen if span is not None]
+    if len(spans) < units:  # all see everything
+        spans = [(unit * pixels // units, (unit + 1) * pixels // units - 1) for unit in range(units)]
+    middles = [spans[0][0] - 1, *np.mean(spans, axis=1), spans[-1][1] + 1]
+    return np.stack([np.interp(np.arange(pixels), middles, [0, *one, 0]) for one in np.eye(units)])

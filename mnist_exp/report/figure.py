@@ -19,7 +19,7 @@ matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dol
 
 
 def new_figure(width: float, height: float, title: str, *, by_hand: bool = False) -> Figure:
-    """A figure of so many inches, its title wrapped to its width; `by_hand`: whoever draws says where things are."""
+    """A figure of so many inches, its title wrapped to its width; `by_hand`: who draws says where things are."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout=None if by_hand else "constrained")
     FigureCanvasAgg(figure)
     y = {"y": 1 - 0.06 / height} if by_hand else {}
