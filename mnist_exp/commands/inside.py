@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mnist_exp.model.receptive import Seen
 
 _LONGEST_NAME = 10
+COLOURS = ["red", "green", "blue"]
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,11 @@ def _filters(subject: Subject) -> Iterator[Picture]:
             rows, columns, inputs, outputs = one.weights.shape
             size = f"{rows}×{columns}, " if one.is_spatial else ""
             title = f"{one.name} of {layer.name} ({size}{inputs} to {outputs})\n{subject.title}"
-            draw: Callable[..., None] = partial(inside.filters, one.weights, subject.channels)
-            if not one.is_spatial:
-                names = tuple(map(str, range(outputs)))
+            if one.is_spatial:
+                names = COLOURS if one.reads_colours else [f"input {number}" for number in range(inputs)]
+                draw: Callable[..., None] = partial(inside.filters, one.weights, names, subject.channels)
+            else:
+                names = [str(number) for number in range(outputs)]
                 draw = partial(inside.matrix, one.weights[0, 0].T, names, ("output", "input"), "weight")
             of = layer.name if len(found) == 1 else f"{layer.name}-{one.name}"
             yield Picture("filters", of, partial(draw, title=title))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import re
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of
+from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of, sizes
 from mnist_exp.commands.saved import Saved, config_of, data_of, find_saved, split_overrides
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import PLOTS, shown
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _MOST_IMAGES = 50  # of a request
 _AT_FIRST = 10  # where none are chosen, and of the most wrong
 FOLDER = "visualize"
+CHOSEN = "chosen"  # one by one
 
 
 def visualize(request: Request, started: float) -> None:
@@ -53,7 +55,7 @@ def visualize(request: Request, started: float) -> None:
     pictures = pictures_of(subject, options.pictures)
     if not pictures:
         names = ", ".join(layer.name for layer in layers)
-        raise RequestError(f"pictures: {names} have nothing of {', '.join(options.pictures)} to show")
+        raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} of {names}")
     wait_seconds = config.tracking.wait_seconds
     with place(saved, options, chosen, [picture.file for picture in pictures], wait_seconds) as folder:
         for picture in pictures:
@@ -76,7 +78,8 @@ def plain(saved: Saved) -> keras.Model:
 
     loaded = saved.load()
     try:
-        model = keras.Model(loaded.input, loaded.output)
+        [inputs], [outputs] = loaded.inputs, loaded.outputs
+        model = keras.Model(inputs, outputs)
         sizes = model.input_shape[1:], model.output_shape[1:]
     except Exception as error:  # several inputs or outputs, or no graph at all
         raise RequestError(f"{shown(saved.file)}: not a graph from one image to its classes") from error
@@ -112,62 +115,56 @@ def choose_layers(
 def choose_images(
     model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
 ) -> Chosen:
-    """The images that are meant. Raises `RequestError` with all that is wrong."""
+    """The images that are meant. Raises `RequestError` for those that are not there."""
     import numpy as np
 
     from mnist_exp.data.folder import read_files
     from mnist_exp.inference.saved import predict
 
-    shape, classes = tuple(model.input_shape[1:]), model.output_shape[1]
     wanted = options.images
-    files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
     if wanted is not None and len(wanted) > _MOST_IMAGES:
         raise RequestError(f"images: {len(wanted)} are too many for a picture; at most {_MOST_IMAGES}")
-    read = read_files([str(Path(file).expanduser()) for file in files], shape)
-    names = saved.result["data"].get("class_names") if saved.run else None
-    if files and len(files) == len(wanted or ()):
-        names = tuple(names or map(str, range(classes)))
-        stems = tuple(Path(file).name for file in files)
-        return Chosen("files", read, stems, (None,) * len(files), predict(model, read), names)
+    if wanted is not None and "wrong" in wanted and len(wanted) > 1:
+        raise RequestError("images: wrong stands alone; it is those that the model gets most wrong")
+    files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
+    read = read_files([str(Path(file).expanduser()) for file in files], model.input_shape[1:])
+    if files and len(files) == len(wanted or ()):  # no data is needed
+        known = saved.result["data"].get("class_names") if saved.run else None
+        class_names = tuple(known or map(str, range(model.output_shape[1])))
+        names = tuple(Path(file).name for file in files)
+        return Chosen("files", read, names, (None,) * len(files), predict(model, read), class_names)
 
-    data = data_of(config, request)
-    if config.data.shape != shape or config.data.classes != classes:
-        takes, has = ("×".join(map(str, size)) for size in (shape, config.data.shape))
-        raise RequestError(
-            f"{saved.name} takes images of {takes} and knows {classes} classes; {config.data.name} has {has} "
-            f"and {config.data.classes}"
-        )
-    if saved.run and saved.result["data"].get("sha256") != data.sha256:
-        warn(f"{config.data.name} is other data than {saved.name} was trained on: images have other numbers")
+    data = fitting_data(model, saved, config, request)
     part_name, part = part_of(data)
     if wanted is None:
-        entries: list[int | str] = [int(number) for number in part.first_of_each(_AT_FIRST)]
-        what = f"the first of each class, {part_name}"
-    elif "wrong" in wanted:
-        if len(wanted) > 1:
-            raise RequestError("images: wrong stands alone; it is those that the model gets most wrong")
-        entries, what = most_wrong(model, part), f"the most wrong, {part_name}"
+        what, entries = "the first of each class", [*map(int, part.first_of_each(_AT_FIRST))]
+    elif wanted == ("wrong",):
+        what, entries = "the most wrong", most_wrong(model, part)
         if not entries:
-            raise RequestError(
-                f"images=wrong: {saved.name} gets none of the {len(part):,} {part_name} images wrong"
-            )
+            raise RequestError(f"images=wrong: it gets none of the {len(part):,} {part_name} images wrong")
     else:
-        entries, what = list(wanted), f"chosen, {part_name}"
-    beyond = [entry for entry in entries if isinstance(entry, int) and entry >= len(part)]
-    if beyond:
+        what, entries = CHOSEN, [one for one in wanted if isinstance(one, int)]
+        if max(entries) >= len(part):
+            has = f"{config.data.name} has 0 to {len(part) - 1}"
+            raise RequestError(f"images: there is no {part_name} image {max(entries)}; {has}")
+    names = (*(f"{part_name} {number}" for number in entries), *(Path(file).name for file in files))
+    images = np.concatenate([part.images[entries], read])
+    labels = (*(int(part.labels[number]) for number in entries), *(None for _ in files))
+    return Chosen(f"{what}, {part_name}", images, names, labels, predict(model, images), data.class_names)
+
+
+def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request: Request) -> Dataset:
+    """The data that the config names, which must be of the model's shapes. Raises `RequestError`."""
+    data, declared = data_of(config, request), config.data
+    shape, classes = tuple(model.input_shape[1:]), model.output_shape[1]
+    if declared.shape != shape or declared.classes != classes:
         raise RequestError(
-            f"images: there is no {part_name} image {beyond[0]}; {config.data.name} has 0 to {len(part) - 1}"
+            f"{saved.name} takes images of {sizes(shape)} and knows {classes} classes; "
+            f"{declared.name} has images of {sizes(declared.shape)} and {declared.classes} classes"
         )
-    from_files = dict(zip(files, read, strict=True))
-    images = np.stack([part.images[one] if isinstance(one, int) else from_files[one] for one in entries])
-    return Chosen(
-        what,
-        images,
-        tuple(f"{part_name} {one}" if isinstance(one, int) else Path(one).name for one in entries),
-        tuple(int(part.labels[one]) if isinstance(one, int) else None for one in entries),
-        predict(model, images),
-        data.class_names,
-    )
+    if saved.run and saved.result["data"].get("sha256") != data.sha256:
+        warn(f"{declared.name} is not the data that {saved.name} was trained on: its images have other numbers")
+    return data
 
 
 def part_of(data: Dataset) -> tuple[str, Part]:
@@ -176,7 +173,7 @@ def part_of(data: Dataset) -> tuple[str, Part]:
     return next((name, part) for name, part in parts.items() if part is not None)
 
 
-def most_wrong(model: keras.Model, part: Part) -> list[int | str]:
+def most_wrong(model: keras.Model, part: Part) -> list[int]:
     """The images that the model is surest to be what they are not, the surest first."""
     import numpy as np
 
@@ -212,7 +209,8 @@ def place(
             with in_run(saved.run, name, files, wait_seconds) as folder:
                 yield folder
     except OSError as error:
-        raise WorkError(f"{error.filename}: cannot be written: {error.strerror}") from error
+        kind = WorkError if error.errno == errno.ENOSPC else RequestError
+        raise kind(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -228,12 +226,15 @@ def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> I
         folder = directory.path / name
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
-        add_artifacts(directory, [f"{name}/{file}" for file in files], wait_seconds)
+        try:
+            add_artifacts(directory, [f"{name}/{file}" for file in files], wait_seconds)
+        except ValueError as error:
+            warn(f"the tracker does not get them: {error}")
 
 
 def folder_name(saved: Saved, options: VisualizeConfig, chosen: Chosen) -> str:
     """Of the pictures of these images, of a model with these weights, drawn so."""
     drawn_so = [saved.result.get("weights_sha256"), options.channels, options.unit, chosen.names, chosen.labels]
     digest = hashlib.sha256(json.dumps(drawn_so).encode() + chosen.images.tobytes()).hexdigest()
-    words = "-".join(chosen.names) if chosen.what.startswith(("chosen", "files")) else chosen.what
+    words = "-".join(chosen.names) if chosen.what.startswith((CHOSEN, "files")) else chosen.what
     return f"{safe_name(re.sub(r'[, ]+', '-', words))[:60]}-{digest[:6]}"

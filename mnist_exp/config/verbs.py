@@ -109,6 +109,8 @@ class VisualizeConfig(Frozen):
     @field_validator("layers", mode="before")
     @classmethod
     def _all_or_some(cls, value: Any) -> Any:
+        if value in ([], ()):
+            raise ValueError("names no layer; all is all")
         return None if value in (None, "all") else cls._one_or_several(value)
 
     @field_validator("images", mode="before")

@@ -125,8 +125,8 @@ def _scores(model: keras.Model) -> Iterator[Any]:
 
 
 def laid_over(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
-    """Maps (n, rows, columns) at the size of the image: each unit at the middle of what it sees, linear between, and
-    fading to the edges of what the outermost ones see.
+    """Maps (n, rows, columns) at the size of the image: each unit at the middle of what it sees, linear between,
+    and fading to the edges of what the outermost ones see.
 
     `axes` are those of the layer's output, as `receptive_axes` tells them.
     """

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mnist_exp.model.preprocess import is_preprocessing
+
 # Between an image and a dense layer: what leaves every value where it was.
 _IN_PLACE = frozenset(
     {
@@ -33,6 +35,8 @@ class Filters:
     name: str
     """What Keras calls these weights."""
     weights: npt.NDArray[np.float32]
+    reads_colours: bool
+    """Whether its inputs are the image's red, green and blue."""
 
     @property
     def is_spatial(self) -> bool:
@@ -42,13 +46,19 @@ class Filters:
 
 def filters_of(layer: keras.Layer) -> list[Filters]:
     """A layer's kernels, none for a layer without. A dense layer's, on what was an image, have its shape."""
-    return [
-        Filters(
-            weight.name, _as_kernel(layer, weight.name, np.asarray(keras.ops.convert_to_numpy(weight), np.float32))
-        )
-        for weight in layer.weights
-        if "kernel" in weight.name and len(weight.shape) > 1
-    ]
+    found = []
+    for weight in layer.weights:
+        if "kernel" in weight.name and len(weight.shape) > 1:
+            kernel = _as_kernel(layer, weight.name, np.asarray(keras.ops.convert_to_numpy(weight), np.float32))
+            found.append(Filters(weight.name, kernel, kernel.shape[2] == 3 and _reads_image(layer)))
+    return found
+
+
+def _reads_image(layer: keras.Layer) -> bool:
+    operation = layer.input._keras_history.operation
+    if isinstance(operation, keras.layers.Flatten):
+        operation = operation.input._keras_history.operation
+    return isinstance(operation, keras.layers.InputLayer) or is_preprocessing(operation)
 
 
 def _as_kernel(layer: keras.Layer, name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -28,11 +28,12 @@ Span = tuple[int, int] | None
 
 _SIGNED, _RESPONSE = "RdBu_r", "viridis"
 _BOX = "#D55E00"
-_WIDTH = 1010  # pixels of a picture, at most, unless a single image is wider
+_WIDTH = 1010  # pixels of a picture without tiles
+_ACROSS = 900  # pixels that tiles side by side take at most, unless one alone is wider
 _TILE = 56  # about so many pixels is a side of a tile
 _MAP = 84  # and of a class activation map
 _LARGEST = 224  # what is larger is drawn smaller
-_GAP, _LINE, _CHARACTER, _BAR = 5, 17, 8, 96  # pixels between tiles, of a line of text, a letter, a colour bar
+_GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels between tiles, of a line of text, a letter, a colour bar
 _MOST = 256  # rows, or columns, of a matrix
 _PANELS = 5  # side by side
 
@@ -46,8 +47,8 @@ class Row:
     label: str = ""
 
 
-def filters(weights: Floats, channels: int | None, title: str, path: Path) -> None:
-    """The kernels (rows, columns, inputs, outputs) of a layer, at one scale.
+def filters(weights: Floats, names: Sequence[str], channels: int | None, title: str, path: Path) -> None:
+    """The kernels (rows, columns, inputs, outputs) of a layer, at one scale; `names` are those of the inputs.
 
     Where there is one input, each output's is a tile, in as many rows as columns at most; else a row has those of
     one input, a column those of one output.
@@ -58,12 +59,12 @@ def filters(weights: Floats, channels: int | None, title: str, path: Path) -> No
     most = channels and channels**2 if alone else channels
     columns = _greatest(np.abs(weights).mean(axis=(0, 1, 2)), most)
     scale = _signed(weights[:, :, rows][..., columns])
-    fitting = min(_fitting(_side(weights.shape[:2]), 0 if alone else len("input 000")), channels or outputs)
+    fitting = min(_fitting(_side(weights.shape[:2])), channels or outputs)
     lines = [
         Row(
             [_coloured(weights[:, :, row, column], scale) for column in columns[first : first + fitting]],
             [str(column) for column in columns[first : first + fitting]] if row == rows[0] else (),
-            "" if alone else f"input {row}",
+            "" if alone else names[row],
         )
         for first in range(0, len(columns), fitting)
         for row in rows
@@ -129,7 +130,7 @@ def _feature_maps(
     kept = _greatest(strength, channels)
     scale = _from_least(maps[..., kept])
     side = max(_side(maps.shape[1:3]), _side(images.shape[1:3]))
-    fitting = max(1, _fitting(side, _longest(labels)) - 1)
+    fitting = max(1, _fitting(side) - 1)
     blank = np.ones((*images.shape[1:3], 3), np.float32)
     rows: list[Row] = []
     for image, label, of_image in zip(images, labels, maps, strict=True):
@@ -210,6 +211,7 @@ def receptive_fields(image: Images, seen: Sequence[Seen], title: str, path: Path
         axes.set_xlim(min(0, left) - margin, max(width, right + 1) + margin)
         axes.set_ylim(max(height, bottom + 1) + margin, min(0, top) - margin)
         axes.set_title(one.caption, fontsize=9)
+        axes.set_anchor("N")
         axes.axis("off")
     write(figure, path)
 
@@ -221,7 +223,7 @@ def _sheet(
     enlarged = [[_enlarged(one, tile) for one in row.tiles] for row in rows]
     side = max(max(one.shape[:2]) for row in enlarged for one in row)
     pitch = max(side, _CHARACTER * _longest(caption for row in rows for caption in row.captions)) + _GAP
-    left = _CHARACTER * _longest(row.label for row in rows) + 12
+    left = _CHARACTER * _longest(row.label for row in rows) + 20
     width = max(left + max(len(row.tiles) for row in rows) * pitch + _BAR, 420)
     title = wrapped(title, width / DPI)
     top = 18 * (title.count("\n") + 1) + 8
@@ -265,10 +267,9 @@ def _times(shape: Sequence[int], tile: int) -> int:
     return max(1, round(tile / max(shape[:2])))
 
 
-def _fitting(side: int, label: int = 0, caption: int = 0) -> int:
-    """How many tiles fit side by side, with captions above and a label at their left of so many letters."""
-    pitch = max(side, _CHARACTER * caption) + _GAP
-    return max(1, (_WIDTH - _BAR - _CHARACTER * label - 12) // pitch)
+def _fitting(side: int, caption: int = 0) -> int:
+    """How many tiles fit side by side, with captions above of so many letters."""
+    return max(1, _ACROSS // (max(side, _CHARACTER * caption) + _GAP))
 
 
 def _enlarged(pixels: Drawn, tile: int) -> Drawn:
@@ -276,22 +277,24 @@ def _enlarged(pixels: Drawn, tile: int) -> Drawn:
     side = max(pixels.shape[:2])
     if side > _LARGEST:
         rows, columns = (np.arange(0, size, side / _LARGEST).astype(int) for size in pixels.shape[:2])
-        return pixels[rows][:, columns]
+        return np.asarray(pixels[rows][:, columns], np.float32)
     times = _times(pixels.shape, tile)
     return np.asarray(pixels.repeat(times, axis=0).repeat(times, axis=1), np.float32)
 
 
 def _drawn(image: Images) -> Drawn:
     """Grey images as ink on paper, colour images as they are."""
-    pixels: Drawn = image.astype(np.float32) / 255
+    pixels = np.asarray(image / 255, np.float32)
     return pixels if image.shape[2] == 3 else 1 - np.repeat(pixels, 3, axis=2)
 
 
 def _over(image: Images, values: Floats, scale: ScalarMappable) -> Drawn:
     """Colours for values, darkened where the image is dark."""
     light = _drawn(image).mean(axis=2, keepdims=True)
-    light = light / (light.max() or 1)
-    return np.asarray(_coloured(values, scale) * (0.3 + 0.7 * light), np.float32)
+    darkest = 0.3 if image.shape[2] == 1 else 0.55  # a photograph is dark in most places
+    return np.asarray(
+        _coloured(values, scale) * (darkest + (1 - darkest) * light / (light.max() or 1)), np.float32
+    )
 
 
 def _coloured(values: Floats, scale: ScalarMappable) -> Drawn:
