@@ -46,11 +46,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path, use: Callable[[str], None]) -> Path:
+def tracked(trained: Path, tmp_path: Path, use: Callable[[str], None]) -> Path:
     """A copy of it that a test may write into."""
     use(json.loads((trained / "result.json").read_text())["data"]["name"])
     shutil.copytree(trained.parent.parent, tmp_path / "outputs")
     return tmp_path / "outputs" / "runs" / trained.name
+
+
+@pytest.fixture
+def run(tracked: Path) -> Path:
+    """The same for no tracker, which would be waited for."""
+    file = tracked / "journal.jsonl"
+    file.write_text(file.read_text().replace('"enabled": true', '"enabled": false', 1))
+    return tracked
 
 
 def journal(run: Path) -> list[dict[str, Any]]:
@@ -66,22 +74,22 @@ def pictures(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
-def test_every_picture_is_drawn_and_delivered(cli: Cli, run: Path):
+def test_every_picture_is_drawn_and_delivered(cli: Cli, tracked: Path):
     """Into a folder of the run and, by its journal, into its MLflow run, which has ended when it had."""
     from mlflow.tracking import MlflowClient
 
-    before = journal(run)
-    done = cli("visualize", f"run={run}")
-    [folder] = (run / "plots" / "visualize").iterdir()
+    before = journal(tracked)
+    done = cli("visualize", f"run={tracked}")
+    [folder] = (tracked / "plots" / "visualize").iterdir()
     assert pictures(folder) == ALL
     assert done.out.splitlines()[-1] == f"pictures    {folder}"
-    after = journal(run)
+    after = journal(tracked)
     assert after[: len(before)] == before
     artifacts = after[len(before) : -1]
     assert {line["file"] for line in artifacts} == {f"plots/visualize/{folder.name}/{name}" for name in ALL}
     assert after[-1] == before[-1]
-    client = MlflowClient(f"sqlite:///{run.parents[1] / 'mlflow.db'}")
-    run_id = json.loads((run / "delivery.json").read_text())["outputs"]["run_id"]
+    client = MlflowClient(f"sqlite:///{tracked.parents[1] / 'mlflow.db'}")
+    run_id = json.loads((tracked / "delivery.json").read_text())["outputs"]["run_id"]
     ended = client.get_run(run_id).info
     assert (ended.status, ended.end_time) == ("FINISHED", before[-1]["time"])
     kept = {Path(file.path).name for file in client.list_artifacts(run_id, f"plots/visualize/{folder.name}")}

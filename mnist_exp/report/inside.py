@@ -276,7 +276,8 @@ def _enlarged(pixels: Drawn, tile: int) -> Drawn:
     """By whole numbers, to about the size of a tile; what is too large is made smaller."""
     side = max(pixels.shape[:2])
     if side > _LARGEST:
-        rows, columns = (np.arange(0, size, side / _LARGEST).astype(int) for size in pixels.shape[:2])
+        kept = [max(1, size * _LARGEST // side) for size in pixels.shape[:2]]
+        rows, columns = (np.arange(few) * size // few for few, size in zip(kept, pixels.shape, strict=False))
         return np.asarray(pixels[rows][:, columns], np.float32)
     times = _times(pixels.shape, tile)
     return np.asarray(pixels.repeat(times, axis=0).repeat(times, axis=1), np.float32)
