@@ -168,7 +168,7 @@ def _draw_activation(
     else:
         found = grad_cam(subject.model, layer, images, classes)
     evidence = [
-        inside.Evidence(number, f"for {chosen.class_name(label)}", one)
+        inside.Evidence(number, f"for {chosen.class_name(label)}{'' if one.any() else ': none'}", one)
         for (number, label), one in zip(asked, laid_over(found, axes, size), strict=True)
     ]
     how, unit = ("class activation", "score") if is_exact else ("Grad-CAM", None)
