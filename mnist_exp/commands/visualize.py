@@ -17,7 +17,7 @@ from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import PLOTS, shown
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.places import COMMAND_LINE
-from mnist_exp.config.request import Request
+from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import VisualizeConfig
 from mnist_exp.errors import Problem, RequestError, WorkError
@@ -49,7 +49,8 @@ def visualize(request: Request, started: float) -> None:
     model = plain(saved)
     layers = choose_layers(model, saved, config, options)
     chosen = choose_images(model, saved, config, request, options)
-    title = f"{saved.name} · {shown_data(saved.result) if saved.run and not over_run else config.data.name}"
+    is_runs_data = saved.run and not any(key_of(text).startswith("data") for text in over_run)
+    title = f"{saved.name} · {shown_data(saved.result) if is_runs_data else config.data.name}"
     named = options.layers is not None
     subject = Subject(model, layers, named, chosen, options.channels, options.unit, title)
     pictures = pictures_of(subject, options.pictures)
@@ -68,8 +69,7 @@ def tell(subject: Subject, pictures: Sequence[Picture], folder: Path | str) -> N
     say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
     for kind in dict.fromkeys(picture.kind for picture in pictures):
         say(f"{kind:<12}{', '.join(picture.of or 'all' for picture in pictures if picture.kind == kind)}")
-    if pictures:
-        say(f"pictures    {folder}")
+    say(f"pictures    {folder}")
 
 
 def plain(saved: Saved) -> keras.Model:
