@@ -31,6 +31,7 @@ VERBS = {
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
     "tune": "a search with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "export": "a saved model in other formats, each checked against it; or into MLflow's registry",
+    "visualize": "what a saved model sees and does: filters, feature maps, class activation, receptive fields",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

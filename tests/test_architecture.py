@@ -21,9 +21,9 @@ ROOMS = {
     "omegaconf": {"config"},
     "pydantic": {"config"},
     "keras": {"model", "training", "inference", "commands"},  # commands: annotations only, see below
-    "tensorflow": {"training", "model", "inference"},  # model: `backend` imports it quietly; inference: SavedModels
     "onnxruntime": {"inference"},
     "ai_edge_litert": {"inference"},
+    "tensorflow": {"training", "model", "inference"},  # model: `backend` imports it quietly; inference: SavedModels, gradients
     "mlflow": {"tracking"},
     "optuna": {"sweeps"},
     "matplotlib": {"report"},

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Keys, or groups of them, that may be given anew: they change nothing in the steps that were made.
 MAY_DIFFER = (
     "outputs", "tracking.wait_seconds", "budget",
-    "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint",
+    "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
     "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",
 )  # fmt: skip
 

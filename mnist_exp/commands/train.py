@@ -104,6 +104,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
     """
     import keras
 
+    from mnist_exp.commands.watch import watching
     from mnist_exp.data.load import prepare
     from mnist_exp.model.build import build
     from mnist_exp.model.preprocess import statistics
@@ -132,6 +133,7 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
             folder = record.path / FOLDER
             checkpoints = Checkpoints(folder, run_key(record.result), resumption.state if resumption else None)
             timer = Timer(config.training.checkpoint_seconds)
+            watch = watching(config, found, data, record) if config.training.watch else None
 
             def leave(final: bool) -> None:
                 record.history(progress.history)
@@ -151,6 +153,8 @@ def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
                 ):
 
                     def after_epoch() -> None:
+                        if watch is not None:
+                            watch(model, progress.epochs)
                         checkpoints.save(model, progress)
                         timer.restart()
                         record.epoch(progress.history, progress.best_epoch)

@@ -14,7 +14,7 @@ from mnist_exp.config.schema import TrainConfig
 # What can be changed without changing the weights that a run ends with. `data`'s own entries among them
 # only say where the images are; what they are is in the data's digest.
 _WITHOUT_EFFECT = ("name", "outputs", "from", "init_from", "sweep", "budget", "tracking")
-_WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds")
+_WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds", "watch")
 _WITHOUT_EFFECT_ON_DATA = (
     "name", "source", "class_names", "dir", "files", "mirrors", "keras_cache", "fallback",
 )  # fmt: skip

@@ -19,6 +19,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 WHITENED_VALUES = 4096  # a matrix of 64 MiB
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+LayerChoice = int | Annotated[str, Field(min_length=1)]
+"""A layer by its place in `model.layers` (3, `3.layers.0`) or by its name."""
 
 
 class Frozen(BaseModel):
@@ -350,6 +352,7 @@ class TrainingConfig(Frozen):
     select: SelectConfig
     early_stopping: EarlyStoppingConfig
     ema: Annotated[float, Field(gt=0, lt=1)] | None
+    watch: tuple[LayerChoice, ...]
     checkpoint_seconds: Annotated[float, Field(gt=0)] | None
     keep_checkpoint: bool
 

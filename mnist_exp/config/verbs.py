@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from mnist_exp.config.schema import Count, DataConfig, Frozen, Seed, TrackingConfig, a_store
+from mnist_exp.config.schema import Count, DataConfig, Frozen, LayerChoice, Seed, TrackingConfig, a_store
+
+Index = Annotated[int, Field(ge=0)]
 
 
 class RunsConfig(Frozen):
@@ -44,6 +46,21 @@ class SyncConfig(Frozen):
     tracking: StoreConfig
 
 
+def _several(value: Any) -> Any:
+    """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks)."""
+    if value is None or isinstance(value, (dict, list, tuple)):
+        return tuple(value) if isinstance(value, list) else value
+    value = str(value)
+    if Path(value).expanduser().exists():
+        return (value,)
+    inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
+    quote = '"' if '"' in inner else "'"
+    names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
+    if not all(map(str.strip, names)):
+        raise ValueError("names nothing between two commas")
+    return tuple(map(str.strip, names))
+
+
 class CompareConfig(Frozen):
     """What `mnist-exp compare` compares, and by what."""
 
@@ -53,21 +70,7 @@ class CompareConfig(Frozen):
     across_data: bool
     output: Annotated[str, Field(min_length=1)] | None
 
-    @field_validator("run", mode="before")
-    @classmethod
-    def _several_in_one(cls, value: Any) -> Any:
-        """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks)."""
-        if value is None or isinstance(value, (dict, list, tuple)):
-            return tuple(value) if isinstance(value, list) else value
-        value = str(value)
-        if Path(value).expanduser().exists():
-            return (value,)
-        inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
-        quote = '"' if '"' in inner else "'"
-        names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
-        if not all(map(str.strip, names)):
-            raise ValueError("names nothing between two commas")
-        return tuple(map(str.strip, names))
+    _several_in_one = field_validator("run", mode="before")(_several)
 
     @field_validator("metric")
     @classmethod
@@ -153,6 +156,48 @@ class ExportConfig(Frozen):
         if self.output is not None and not self.formats:
             raise ValueError("output: belongs to format=…")
         return self
+
+
+class VisualizeConfig(Frozen):
+    """Which pictures `mnist-exp visualize` draws of which model, layers and images."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: str | None
+    pictures: Annotated[tuple[Literal["filters", "features", "activation", "fields"], ...], Field(min_length=1)]
+    layers: tuple[LayerChoice, ...] | None
+    """None: all that have something to show."""
+    images: tuple[int | str, ...] | None
+    """Numbers of images and names of files; `("wrong",)`; None: the first of each class."""
+    channels: Count | None
+    unit: tuple[Index, Index] | None
+    output: Annotated[str, Field(min_length=1)] | None
+
+    @field_validator("pictures", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _all_or_some(cls, value: Any) -> Any:
+        if value in ([], ()):
+            raise ValueError("names no layer; all is all")
+        return None if value in (None, "all") else cls._one_or_several(value)
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _numbers_and_files(cls, value: Any) -> Any:
+        names = _several(value)
+        if names == ():
+            raise ValueError("names no image; null is the first of each class")
+        return names and tuple(int(name) if re.fullmatch(r"[0-9]+", str(name)) else name for name in names)
+
+    @field_validator("unit", mode="before")
+    @classmethod
+    def _row_and_column(cls, value: Any) -> Any:
+        if value is not None and (not isinstance(value, (list, tuple)) or len(value) != 2):
+            raise ValueError(f"must be [row,column], found {value}")
+        return value and tuple(value)
 
 
 class DatasetConfig(Frozen):

@@ -35,6 +35,11 @@ class Part:
         """The images and labels at these indices."""
         return Part(self.images[indices], self.labels[indices])
 
+    def first_of_each(self, most: int) -> npt.NDArray[np.int64]:
+        """The index of the first image of each class, in the order of the classes, of so many of them at most."""
+        first: npt.NDArray[np.int64] = np.unique(self.labels, return_index=True)[1][:most]
+        return first
+
 
 @dataclass(frozen=True)
 class Source:

@@ -48,8 +48,6 @@ def read(folder: Path, classes: tuple[str, ...], shape: Shape, may_lack_images: 
 
     `may_lack_images`: a class folder may be empty.
     """
-    from PIL import Image
-
     files = []
     for label, name in enumerate(classes):
         entries = _entries(folder / name)
@@ -60,16 +58,24 @@ def read(folder: Path, classes: tuple[str, ...], shape: Shape, may_lack_images: 
                 raise RequestError(f"{entry.path}: not a PNG or JPEG file (.png, .jpg, .jpeg)")
             files.append((entry.name, label, entry.path))
     files.sort()
-    images = np.empty((len(files), *shape), np.uint8)
+    images = read_files([path for _, _, path in files], shape)
+    return Part(images, np.array([label for _, label, _ in files], np.int64))
+
+
+def read_files(paths: Sequence[str], shape: Shape) -> Images:
+    """The images in these files, (n, *shape). Raises `RequestError`."""
+    from PIL import Image
+
+    images = np.empty((len(paths), *shape), np.uint8)
     # Sizes are compared before anything is decoded: Pillow's own limit on them is not needed.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         # One after the other: for small images threads were slower, by a half.
-        for index, (_, _, path) in enumerate(files):
+        for index, path in enumerate(paths):
             images[index] = _read_image(path, shape)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    return Part(images, np.array([label for _, label, _ in files], np.int64))
+    return images
 
 
 def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], advance: Advance) -> None:

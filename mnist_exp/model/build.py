@@ -14,6 +14,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.augmentation import make_augmentation, try_augmentation
 from mnist_exp.model.card import multiply_adds
+from mnist_exp.model.choice import NoSuchLayer, choose
 from mnist_exp.model.graph import apply_layers
 from mnist_exp.model.layers import first_sentence
 from mnist_exp.model.objective import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
@@ -119,6 +120,11 @@ def _check_model(
         shape = "×".join(str(size) for size in model.output_shape[1:])
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
         return
+    for index, wanted in enumerate(config.training.watch):
+        try:
+            choose(model, wanted, places)
+        except NoSuchLayer as error:
+            report(f"training.watch.{index}", str(error))
     if config.init_from is not None:
         _check_donor(model, config.init_from, report)
     for key, most, found, what in (

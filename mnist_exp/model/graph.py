@@ -158,6 +158,7 @@ class _Graph:
             raise ArgumentError(str(error), f"merge.{error.key}" if error.key else "merge") from error
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
+        self._places[layer.name] = place
         if any(end is None for end in ends):
             return None
         try:

@@ -110,6 +110,18 @@ def fields(axes: Axes) -> tuple[Field, Field]:
     return found[0], found[1]
 
 
+def seen_by(
+    axes: Axes, unit: tuple[int, int], image: tuple[int, int], *, inside: bool = True
+) -> tuple[Seen, Seen]:
+    """The rows, and the columns, that a unit (row, column) of a layer's output sees of an image of that size: the
+    first and the last. `inside` is that of `Axis.seen`.
+    """
+    found: list[Seen] = [(0, size - 1) for size in image]
+    for number, axis in axes.items():
+        found[axis.of] = axis.seen(unit[number - 1], inside=inside)
+    return found[0], found[1]
+
+
 def _after(layer: keras.Layer, inputs: Sequence[Axes], tensors: Sequence[Any]) -> Axes:
     kind = type(layer).__name__
     before, shape = inputs[0], layer.output.shape

@@ -1,25 +1,18 @@
-"""The pictures of a run. Each function draws one figure and writes it as PNG.
-
-Figures are made without pyplot: no global state, no display, and half a second less at start-up.
-"""
+"""The pictures of a run. Each function draws one figure and writes it as PNG."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnist_exp.data.dataset import Images, Labels
-from mnist_exp.runs.files import replace_file
+from mnist_exp.report.figure import new_figure, write
 
 History = Sequence[Mapping[str, float]]
 
@@ -27,44 +20,12 @@ History = Sequence[Mapping[str, float]]
 TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
 GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # without yellow, pale on white
 _STROKES = ("-", "--", ":", "-.")
-_DPI = 110
 _CHARACTER, _LINE = 0.072, 0.2  # inches, of monospaced text in 8 points
-matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dollar
-
-
-def _figure(width: float, height: float, title: str) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle("\n".join(textwrap.fill(line, int(11 * width)) for line in title.split("\n")), fontsize=10)
-    return figure
-
-
-def _write(figure: Figure, path: Path) -> None:
-    with replace_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-
-
-@contextmanager
-def drawn_with_pyplot(width: float, title: str, path: Path) -> Iterator[None]:
-    """Write the figure that a library draws in the block by way of pyplot, of whose state nothing is left."""
-    with matplotlib.rc_context({"text.parse_math": True}):
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        try:
-            yield
-            figure = pyplot.gcf()
-            figure.set_size_inches(width, 4.8)
-            figure.suptitle(title, fontsize=10)
-            with replace_file(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=_DPI, bbox_inches="tight")
-        finally:
-            pyplot.close("all")
 
 
 def curve(history: History, metric: str, title: str, path: Path, best_epoch: int | None = None) -> None:
     """A metric of the training and the validation part over the epochs, in one picture."""
-    figure = _figure(6.4, 4, title)
+    figure = new_figure(6.4, 4, title)
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]
     for part, label, colour in (("train", "training", TRAIN), ("val", "validation", VALIDATION)):
@@ -79,7 +40,7 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
     _epochs_axis(axes, epochs)
     axes.grid(alpha=0.3)
     axes.legend()
-    _write(figure, path)
+    write(figure, path)
 
 
 def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, title: str, path: Path) -> None:
@@ -87,7 +48,7 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
 
     A group's curve ends with the first of its runs that does: beyond, it would be the mean of others.
     """
-    figure = _figure(6.4, 4.2 + 0.17 * len(groups), title)
+    figure = new_figure(6.4, 4.2 + 0.17 * len(groups), title)
     axes = figure.add_subplot()
     longest: list[float] = []
     for number, (label, histories) in enumerate(groups):
@@ -109,18 +70,18 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
     _epochs_axis(axes, longest)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-    _write(figure, path)
+    write(figure, path)
 
 
 def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: str, path: Path) -> None:
     """The learning rate of every step that was planned."""
-    figure = _figure(6.4, 3, title)
+    figure = new_figure(6.4, 3, title)
     axes = figure.add_subplot()
     # A step's rate holds until the next: n steps are n bars, however few they are.
     axes.stairs(rates, np.arange(len(rates) + 1) / steps_per_epoch, baseline=None, color=TRAIN)
     axes.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, float(rates.max()) * 1.05))
     axes.grid(alpha=0.3)
-    _write(figure, path)
+    write(figure, path)
 
 
 def _epochs_axis(axes: Axes, epochs: Sequence[float]) -> None:
@@ -144,7 +105,7 @@ def architecture(
         line for remark in remarks for line in textwrap.wrap(f"– {remark}", int(edges[-1]), subsequent_indent="  ")
     ]
     lines = 1 + len(rows) + (1 + len(notes) if notes else 0)
-    figure = _figure(edges[-1] * _CHARACTER, 0.6 + lines * _LINE, title)
+    figure = new_figure(edges[-1] * _CHARACTER, 0.6 + lines * _LINE, title)
     axes = figure.add_subplot()
     axes.set(xlim=(0, edges[-1]), ylim=(lines - 0.4, -0.6))
     axes.axis("off")
@@ -160,7 +121,7 @@ def architecture(
         axes.axhline(height, color="black", linewidth=0.8)
     for number, note in enumerate(notes, len(rows) + 2):
         axes.text(1, number, note, va="center", fontsize=8, family="monospace")
-    _write(figure, path)
+    write(figure, path)
 
 
 def confusion_matrix(
@@ -171,7 +132,7 @@ def confusion_matrix(
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, predicted), 1)
     size = max(5.2, 0.5 * classes + 1.2)
-    figure = _figure(size, size, title)
+    figure = new_figure(size, size, title)
     axes = figure.add_subplot()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -186,7 +147,7 @@ def confusion_matrix(
     else:
         axes.set_xticklabels(class_names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(class_names)
-    _write(figure, path)
+    write(figure, path)
 
 
 def misclassified(
@@ -230,7 +191,7 @@ def _sheet(images: Images, captions: Sequence[str], columns: int, title: str, pa
     gap, line = max(2, width // 8), max(4, height // 5)
     paper = np.full((rows * (height + line + gap), columns * (width + gap), channels), 0 if channels == 1 else 255)
     scale = 0.8 / max(height, width)
-    figure = _figure(max(4.5, paper.shape[1] * scale), 0.6 + paper.shape[0] * scale, title)
+    figure = new_figure(max(4.5, paper.shape[1] * scale), 0.6 + paper.shape[0] * scale, title)
     axes = figure.add_subplot()
     axes.axis("off")
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
@@ -243,4 +204,4 @@ def _sheet(images: Images, captions: Sequence[str], columns: int, title: str, pa
         axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
     grey = channels == 1
     axes.imshow(paper[..., 0] if grey else paper, cmap="gray_r" if grey else None, vmin=0, vmax=255)
-    _write(figure, path)
+    write(figure, path)

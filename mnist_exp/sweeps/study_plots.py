@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from mnist_exp.report.plots import drawn_with_pyplot
+from mnist_exp.report.figure import drawn_with_pyplot
 
 # Importances of fewer trials say nothing.
 _ENOUGH = 4

@@ -300,6 +300,24 @@ def has_leaderboard(directory: Path, table: str) -> bool:
         return False
 
 
+def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:
+    """Give the tracker files that were added to the directory of a run that has ended.
+
+    Raises `OSError` and `ValueError` for a journal that cannot be written or read.
+    """
+    if not (directory.path / FILE).is_file():
+        return
+    first, *_, last = lines if len(lines := read(directory.path)) > 1 else [{}, {}]
+    journal = Journal(directory.path)
+    for file in files:
+        journal.write("artifact", file=file, folder=str(Path(file).parent))
+    if last.get("kind") == "end":
+        journal.write(**last)  # it ended when it did
+    journal.close()
+    if first.get("enabled"):
+        _deliver_rest(Sender(directory.path), wait_seconds, directory.path)
+
+
 def _store(tracking: TrackingConfig) -> dict[str, Any]:
     """What `run` says of the store; that of the output folder has no name, so that the folder can be moved."""
     return {"enabled": tracking.enabled, "uri": None if tracking.uri is None else absolute(tracking.uri)}

@@ -19,7 +19,7 @@ def of(*overrides: str, data: str = "d", kind: str = "cpu", precision: str = "fl
 @pytest.mark.parametrize(
     "override",
     ["name=x", "outputs=elsewhere", "tracking=none", "tracking.experiment=y", "data.dir=/tmp", "data.mirrors=[]",
-     "data.fallback=null", "device=cpu", "training.keep_checkpoint=true",
+     "data.fallback=null", "device=cpu", "training.keep_checkpoint=true", "training.watch=[0]",
      "training.checkpoint_seconds=1", "sweep.name=z", "device.threads=2"],
 )  # fmt: skip
 def test_what_does_not_change_the_weights_does_not_change_it(override: str):

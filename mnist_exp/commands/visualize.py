@@ -1,0 +1,240 @@
+"""`mnist-exp visualize`: what a saved model sees, holds and does, as pictures."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of, sizes
+from mnist_exp.commands.saved import Saved, config_of, data_of, find_saved, split_overrides
+from mnist_exp.commands.settle import set_up
+from mnist_exp.commands.train import PLOTS, shown
+from mnist_exp.config.check import compose_checked
+from mnist_exp.config.places import COMMAND_LINE
+from mnist_exp.config.request import Request, key_of
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.verbs import VisualizeConfig
+from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.runs.directory import RunDirectory, make_directory, safe_name, shown_data, stamped
+from mnist_exp.runs.files import new_folder
+from mnist_exp.runs.log import say, warn
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_exp.data.dataset import Dataset, Part
+
+_MOST_IMAGES = 50  # of a request
+_AT_FIRST = 10  # where none are chosen, and of the most wrong
+FOLDER = "visualize"
+CHOSEN = "chosen"  # one by one
+
+
+def visualize(request: Request, started: float) -> None:
+    """Draw a saved model's filters, feature maps, class activation maps and receptive fields.
+
+    Raises `RequestError` before anything is created, `WorkError` where a picture cannot be written.
+    """
+    request, over_run = split_overrides(request)
+    options, _ = compose_checked(request, VisualizeConfig)
+    saved = find_saved(options.run, Path(options.outputs))
+    config = config_of(saved, request, over_run)
+    set_up(config)
+    model = plain(saved)
+    layers = choose_layers(model, saved, config, options)
+    chosen = choose_images(model, saved, config, request, options)
+    is_runs_data = saved.run and not any(key_of(text).startswith("data") for text in over_run)
+    title = f"{saved.name} · {shown_data(saved.result) if is_runs_data else config.data.name}"
+    named = options.layers is not None
+    subject = Subject(model, layers, named, chosen, options.channels, options.unit, title)
+    pictures = pictures_of(subject, options.pictures)
+    if not pictures:
+        names = ", ".join(layer.name for layer in layers)
+        raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} of {names}")
+    wait_seconds = config.tracking.wait_seconds
+    with place(saved, options, chosen, [picture.file for picture in pictures], wait_seconds) as folder:
+        for picture in pictures:
+            picture.draw(path=folder / picture.file)
+    tell(subject, pictures, options.output or shown(folder))
+
+
+def tell(subject: Subject, pictures: Sequence[Picture], folder: Path | str) -> None:
+    """Say what was drawn, and where it is."""
+    say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
+    for kind in dict.fromkeys(picture.kind for picture in pictures):
+        say(f"{kind:<12}{', '.join(picture.of or 'all' for picture in pictures if picture.kind == kind)}")
+    say(f"pictures    {folder}")
+
+
+def plain(saved: Saved) -> keras.Model:
+    """The model as a graph of layers, from images to classes. Raises `RequestError`."""
+    import keras
+
+    loaded = saved.load()
+    try:
+        [inputs], [outputs] = loaded.inputs, loaded.outputs
+        model = keras.Model(inputs, outputs)
+        sizes = model.input_shape[1:], model.output_shape[1:]
+    except Exception as error:  # several inputs or outputs, or no graph at all
+        raise RequestError(f"{shown(saved.file)}: not a graph from one image to its classes") from error
+    if len(sizes[0]) != 3 or sizes[0][2] not in (1, 3) or None in sizes[0] or len(sizes[1]) != 1:
+        said = " to ".join("×".join(map(str, size)) for size in sizes)
+        raise RequestError(
+            f"{shown(saved.file)}: takes {said}; expected height×width×channels (1 or 3) to classes"
+        )
+    return model
+
+
+def choose_layers(
+    model: keras.Model, saved: Saved, config: TrainConfig, options: VisualizeConfig
+) -> list[keras.Layer]:
+    """The layers that are meant, in the order of computation. Raises `RequestError` with those not there."""
+    from mnist_exp.model.choice import NoSuchLayer, choose, places_in, places_without_list, telling
+
+    if options.layers is None:
+        return telling(model)
+    known = places_in(config.model.layers, model.input_shape[1:]) if saved.run else places_without_list(model)
+    problems: list[Problem] = []
+    found: list[keras.Layer] = []
+    for number, wanted in enumerate(options.layers):
+        try:
+            found += choose(model, wanted, known)
+        except NoSuchLayer as error:
+            problems.append(Problem(COMMAND_LINE, f"layers.{number}: {error}", f"layers.{number}"))
+    if problems:
+        raise RequestError(problems, "this request")
+    return [layer for layer in model.layers if layer in found]
+
+
+def choose_images(
+    model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
+) -> Chosen:
+    """The images that are meant. Raises `RequestError` for those that are not there."""
+    import numpy as np
+
+    from mnist_exp.data.folder import read_files
+    from mnist_exp.inference.saved import predict
+
+    wanted = options.images
+    if wanted is not None and len(wanted) > _MOST_IMAGES:
+        raise RequestError(f"images: {len(wanted)} are too many for a picture; at most {_MOST_IMAGES}")
+    if wanted is not None and "wrong" in wanted and len(wanted) > 1:
+        raise RequestError("images: wrong stands alone; it is those that the model gets most wrong")
+    files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
+    read = read_files([str(Path(file).expanduser()) for file in files], model.input_shape[1:])
+    if files and len(files) == len(wanted or ()):  # no data is needed
+        known = saved.result["data"].get("class_names") if saved.run else None
+        class_names = tuple(known or map(str, range(model.output_shape[1])))
+        names = tuple(Path(file).name for file in files)
+        return Chosen("files", read, names, (None,) * len(files), predict(model, read), class_names)
+
+    data = fitting_data(model, saved, config, request)
+    part_name, part = part_of(data)
+    if wanted is None:
+        what, entries = "the first of each class", [*map(int, part.first_of_each(_AT_FIRST))]
+    elif wanted == ("wrong",):
+        what, entries = "the most wrong", most_wrong(model, part)
+        if not entries:
+            raise RequestError(f"images=wrong: it gets none of the {len(part):,} {part_name} images wrong")
+    else:
+        what, entries = CHOSEN, [one for one in wanted if isinstance(one, int)]
+        if max(entries) >= len(part):
+            has = f"{config.data.name} has 0 to {len(part) - 1}"
+            raise RequestError(f"images: there is no {part_name} image {max(entries)}; {has}")
+    names = (*(f"{part_name} {number}" for number in entries), *(Path(file).name for file in files))
+    images = np.concatenate([part.images[entries], read])
+    labels = (*(int(part.labels[number]) for number in entries), *(None for _ in files))
+    return Chosen(f"{what}, {part_name}", images, names, labels, predict(model, images), data.class_names)
+
+
+def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request: Request) -> Dataset:
+    """The data that the config names, which must be of the model's shapes. Raises `RequestError`."""
+    data, declared = data_of(config, request), config.data
+    shape, classes = tuple(model.input_shape[1:]), model.output_shape[1]
+    if declared.shape != shape or declared.classes != classes:
+        raise RequestError(
+            f"{saved.name} takes images of {sizes(shape)} and knows {classes} classes; "
+            f"{declared.name} has images of {sizes(declared.shape)} and {declared.classes} classes"
+        )
+    if saved.run and saved.result["data"].get("sha256") != data.sha256:
+        warn(f"{declared.name} is not the data that {saved.name} was trained on: its images have other numbers")
+    return data
+
+
+def part_of(data: Dataset) -> tuple[str, Part]:
+    """The part that images are numbered in: test, else validation, else training."""
+    parts = {"test": data.test, "val": data.val, "train": data.train}
+    return next((name, part) for name, part in parts.items() if part is not None)
+
+
+def most_wrong(model: keras.Model, part: Part) -> list[int]:
+    """The images that the model is surest to be what they are not, the surest first."""
+    import numpy as np
+
+    from mnist_exp.inference.saved import predict
+
+    probabilities = predict(model, part.images)
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != part.labels)
+    surest = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
+    return [int(number) for number in wrong[surest][:_AT_FIRST]]
+
+
+@contextmanager
+def place(
+    saved: Saved, options: VisualizeConfig, chosen: Chosen, files: Sequence[str], wait_seconds: float
+) -> Iterator[Path]:
+    """The folder that the pictures (these files) go to. In a run it is one for what they are of, so that only the
+    same pictures are ever written over, and the tracker gets them too.
+
+    Raises `RequestError` for what cannot be written, `WorkError` where writing fails.
+    """
+    try:
+        if options.output is not None:
+            output = Path(options.output).expanduser()
+            if output.exists() and (not output.is_dir() or any(output.iterdir())):
+                raise RequestError(f"output={options.output}: is there already; name a new folder")
+            with new_folder(output) as folder:
+                yield folder
+        elif saved.run is None:
+            yield make_directory(Path(options.outputs) / FOLDER, stamped(Path(saved.name).stem))
+        else:
+            name = f"{PLOTS}/{FOLDER}/{folder_name(saved, options, chosen)}"
+            with in_run(saved.run, name, files, wait_seconds) as folder:
+                yield folder
+    except OSError as error:
+        kind = WorkError if error.errno == errno.ENOSPC else RequestError
+        raise kind(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> Iterator[Path]:
+    """A folder in a run; the files that are written there are given to the tracker. Raises `RequestError`."""
+    from mnist_exp.tracking.record import add_artifacts
+
+    try:
+        directory = RunDirectory.open(run)
+    except RequestError as error:
+        raise RequestError(f"{error}; output=<folder> draws elsewhere") from error
+    with directory:
+        folder = directory.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        try:
+            add_artifacts(directory, [f"{name}/{file}" for file in files], wait_seconds)
+        except ValueError as error:
+            warn(f"the tracker does not get them: {error}")
+
+
+def folder_name(saved: Saved, options: VisualizeConfig, chosen: Chosen) -> str:
+    """Of the pictures of these images, of a model with these weights, drawn so."""
+    drawn_so = [saved.result.get("weights_sha256"), options.channels, options.unit, chosen.names, chosen.labels]
+    digest = hashlib.sha256(json.dumps(drawn_so).encode() + chosen.images.tobytes()).hexdigest()
+    words = "-".join(chosen.names) if chosen.what.startswith((CHOSEN, "files")) else chosen.what
+    return f"{safe_name(re.sub(r'[, ]+', '-', words))[:60]}-{digest[:6]}"

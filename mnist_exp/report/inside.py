@@ -1,0 +1,338 @@
+"""Pictures of what is inside a model: filters, feature maps, class activation maps, receptive fields.
+
+Weights and evidence, which have signs, go from blue (negative) by white to red, responses from dark to bright.
+Both scales are among those that colour-blind people can read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.patches import Rectangle
+
+from mnist_exp.data.dataset import Images
+from mnist_exp.report.figure import DPI, new_figure, wrapped, write
+
+Floats = npt.NDArray[Any]
+Drawn = npt.NDArray[np.float32]
+"""An image as it is drawn: (height, width, 3), 0…1."""
+Span = tuple[int, int] | None
+
+_SIGNED, _RESPONSE = "RdBu_r", "viridis"
+_BOX = "#D55E00"
+_WIDTH = 1010  # pixels of a picture without tiles
+_ACROSS = 900  # pixels that tiles side by side take at most, unless one alone is wider
+_TILE = 56  # about so many pixels is a side of a tile
+_MAP = 84  # and of a class activation map
+_LARGEST = 224  # what is larger is drawn smaller
+_GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels between tiles, of a line of text, a letter, a colour bar
+_MOST = 256  # rows, or columns, of a matrix
+_PANELS = 5  # side by side
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tiles side by side, what stands above some of them, and what stands at their left."""
+
+    tiles: Sequence[Drawn]
+    captions: Sequence[str] = ()
+    label: str = ""
+
+
+def filters(weights: Floats, names: Sequence[str], channels: int | None, title: str, path: Path) -> None:
+    """The kernels (rows, columns, inputs, outputs) of a layer, at one scale; `names` are those of the inputs.
+
+    Where there is one input, each output's is a tile, in as many rows as columns at most; else a row has those of
+    one input, a column those of one output.
+    """
+    inputs, outputs = weights.shape[2:]
+    alone = inputs == 1
+    rows = _greatest(np.abs(weights).mean(axis=(0, 1, 3)), channels)
+    most = channels and channels**2 if alone else channels
+    columns = _greatest(np.abs(weights).mean(axis=(0, 1, 2)), most)
+    scale = _signed(weights[:, :, rows][..., columns])
+    fitting = min(_fitting(_side(weights.shape[:2])), channels or outputs)
+    lines = [
+        Row(
+            [_coloured(weights[:, :, row, column], scale) for column in columns[first : first + fitting]],
+            [str(column) for column in columns[first : first + fitting]] if row == rows[0] else (),
+            "" if alone else names[row],
+        )
+        for first in range(0, len(columns), fitting)
+        for row in rows
+    ]
+    counts = [(len(columns), outputs, "filters")]
+    if not alone:
+        counts = [(len(rows), inputs, "inputs"), (len(columns), outputs, "outputs")]
+    _sheet(lines, f"{title}\n{_of(counts, 'greatest weights')}", path, scale, "weight")
+
+
+def matrix(
+    values: Floats, names: Sequence[str], axes_names: tuple[str, str], what: str, title: str, path: Path
+) -> None:
+    """Values (rows, columns) as a heat map: weights without a place in the image, or responses to images.
+
+    `names` are those of the rows, `axes_names` what rows and columns are, `what` a value is.
+    """
+    rows, columns = (_greatest(np.abs(values).mean(axis=1 - axis), _MOST) for axis in (0, 1))
+    shown = values[rows][:, columns]
+    if shown.shape != values.shape:
+        pairs = zip(shown.shape, values.shape, axes_names, strict=True)
+        title += "\n" + _of([(few, all_, f"{name}s") for few, all_, name in pairs], f"greatest {what}s")
+    scale = _signed(shown) if what == "weight" else _from_least(shown)
+    figure = new_figure(_WIDTH / DPI, min(max(2.2, 0.24 * len(rows) + 1.2), 8), title)
+    axes = figure.add_subplot()
+    axes.imshow(scale.to_rgba(shown), aspect="auto", interpolation="nearest")
+    axes.set(xlabel=axes_names[1], ylabel=axes_names[0])
+    if len(rows) <= 40:
+        axes.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9)
+    if len(columns) <= 40:
+        axes.set_xticks(range(len(columns)), [str(column) for column in columns], fontsize=9)
+    figure.colorbar(scale, ax=axes, label=what, pad=0.01)
+    write(figure, path)
+
+
+def responses(
+    images: Images,
+    labels: Sequence[str],
+    values: Floats,
+    channels: int | None,
+    title: str,
+    path: Path,
+    first: bool = False,
+) -> None:
+    """What a layer makes of images (n, …): maps where it keeps rows and columns or steps, else rows of numbers.
+
+    Maps are shown of the channels that respond most, or of the `first` ones.
+    """
+    if values.ndim == 3:  # steps and channels
+        values = values[..., np.newaxis]
+    if values.ndim == 4 and values.shape[1] * values.shape[2] > 1:
+        _feature_maps(images, labels, values, channels, title, path, first)
+    else:
+        names = [label.replace("\n", ": ") for label in labels]
+        matrix(values.reshape(len(values), -1), names, ("image", "unit"), "response", title, path)
+
+
+def _feature_maps(
+    images: Images, labels: Sequence[str], maps: Floats, channels: int | None, title: str, path: Path, first: bool
+) -> None:
+    """The image and maps (n, rows, columns, channels) of it, in a row or several; at one scale."""
+    strength = -np.arange(maps.shape[3], dtype=float) if first else np.abs(maps).mean(axis=(0, 1, 2))
+    kept = _greatest(strength, channels)
+    scale = _from_least(maps[..., kept])
+    side = max(_side(maps.shape[1:3]), _side(images.shape[1:3]))
+    fitting = max(1, _fitting(side) - 1)
+    blank = np.ones((*images.shape[1:3], 3), np.float32)
+    rows: list[Row] = []
+    for image, label, of_image in zip(images, labels, maps, strict=True):
+        for start in range(0, len(kept), fitting):
+            some = kept[start : start + fitting]
+            numbered = not rows or len(kept) > fitting
+            rows.append(
+                Row(
+                    [blank if start else _drawn(image), *(_coloured(of_image[..., each], scale) for each in some)],
+                    ["", *map(str, some)] if numbered else (),
+                    "" if start else label,
+                )
+            )
+    remark = _of([(len(kept), maps.shape[3], "channels")], "" if first else "greatest responses")
+    _sheet(rows, f"{title}\n{remark}", path, scale, "response")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What in an image speaks for a class: the image's number, a caption, a map (height, width) of its size."""
+
+    image: int
+    caption: str
+    map: Floats
+
+
+def class_activation(
+    images: Images, labels: Sequence[str], evidence: Sequence[Evidence], unit: str | None, title: str, path: Path
+) -> None:
+    """Maps over their images: red speaks for the class, blue against it; the image itself stays to be seen.
+
+    `unit` is what the maps are measured in, all at one scale; None: each is relative to its own greatest value.
+    """
+    greatest = [float(np.abs(one.map).max()) for one in evidence]
+    scale = _signed(np.array(greatest)) if unit else _from_white()
+    blocks = [[(_drawn(image), label)] for image, label in zip(images, labels, strict=True)]
+    for one, most in zip(evidence, greatest, strict=True):
+        values = one.map if unit else one.map / (most or 1)
+        blocks[one.image].append((_over(images[one.image], values, scale), one.caption))
+    fitting = _fitting(_side(images.shape[1:3], _MAP), caption=_longest(c for block in blocks for _, c in block))
+    blank = (np.ones((*images.shape[1:3], 3), np.float32), "")
+    rows = []
+    for start in range(0, len(blocks), fitting):
+        some = blocks[start : start + fitting]
+        for depth in range(max(map(len, some))):
+            cells = [block[depth] if depth < len(block) else blank for block in some]
+            rows.append(Row([tile for tile, _ in cells], [caption for _, caption in cells]))
+    _sheet(rows, title, path, scale, unit or "relative to each map's greatest", tile=_MAP)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a unit of a layer sees of the rows and of the columns: the first and the last, or none."""
+
+    caption: str
+    reach: tuple[Span, Span]
+    """With padding."""
+    inside: tuple[Span, Span]
+
+
+def receptive_fields(image: Images, seen: Sequence[Seen], title: str, path: Path) -> None:
+    """A panel for each layer: the image, and on it a box around what a unit sees; dashed where that is padding."""
+    rows = -(-len(seen) // _PANELS)
+    columns = -(-len(seen) // rows)
+    figure = new_figure(max(4.0, 1.8 * columns), 2.35 * rows + 0.5, title)
+    height, width = image.shape[:2]
+    for number, one in enumerate(seen, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.imshow(_drawn(image), extent=(0, width, height, 0), interpolation="nearest")
+        axes.add_patch(Rectangle((0, 0), width, height, fill=False, color="#888888", linewidth=0.8))
+        for box, style in ((one.reach, "--"), (one.inside, "-")):
+            if (down := box[0]) and (across := box[1]):
+                size = across[1] - across[0] + 1, down[1] - down[0] + 1
+                corner = across[0], down[0]
+                axes.add_patch(Rectangle(corner, *size, fill=False, color=_BOX, linewidth=1.8, linestyle=style))
+        (top, bottom), (left, right) = (span or (0, 0) for span in one.reach)
+        margin = 0.04 * max(height, width)
+        axes.set_xlim(min(0, left) - margin, max(width, right + 1) + margin)
+        axes.set_ylim(max(height, bottom + 1) + margin, min(0, top) - margin)
+        axes.set_title(one.caption, fontsize=9)
+        axes.set_anchor("N")
+        axes.axis("off")
+    write(figure, path)
+
+
+def _sheet(
+    rows: Sequence[Row], title: str, path: Path, scale: ScalarMappable, unit: str, tile: int = _TILE
+) -> None:
+    """Rows of tiles, placed pixel by pixel, so that none is blurred, and the scale at their right."""
+    enlarged = [[_enlarged(one, tile) for one in row.tiles] for row in rows]
+    side = max(max(one.shape[:2]) for row in enlarged for one in row)
+    pitch = max(side, _CHARACTER * _longest(caption for row in rows for caption in row.captions)) + _GAP
+    left = _CHARACTER * _longest(row.label for row in rows) + 20
+    width = max(left + max(len(row.tiles) for row in rows) * pitch + _BAR, 420)
+    title = wrapped(title, width / DPI)
+    top = 18 * (title.count("\n") + 1) + 8
+    above = [
+        _LINE * (1 + max(caption.count("\n") for caption in row.captions)) if row.captions else 0 for row in rows
+    ]
+    height = max(top + sum(lines + side + _GAP for lines in above) + 6, top + 120)
+    figure = new_figure(width / DPI, height / DPI, title, by_hand=True)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    paper = np.ones((height, width, 3), np.float32)
+    y = top
+    for row, tiles, lines in zip(rows, enlarged, above, strict=True):
+        y += lines
+        for number, one in enumerate(tiles):
+            x = left + number * pitch
+            down, right = y + (side - one.shape[0]) // 2, x + (pitch - _GAP - one.shape[1]) // 2
+            paper[down : down + one.shape[0], right : right + one.shape[1]] = one
+            if row.captions:
+                middle = x + (pitch - _GAP) / 2
+                axes.text(middle, y - 2, row.captions[number], ha="center", va="bottom", fontsize=9)
+        axes.text(left - 6, y + side / 2, row.label, ha="right", va="center", fontsize=9)
+        y += side + _GAP
+    axes.imshow(paper, extent=(0, width, height, 0), interpolation="none", aspect="auto")
+    tall = min(height - top - 20, 240)
+    bar = figure.add_axes((1 - (_BAR - 8) / width, 1 - (top + 10 + tall) / height, 12 / width, tall / height))
+    figure.colorbar(scale, cax=bar)
+    bar.tick_params(labelsize=9)
+    bar.set_ylabel(unit, fontsize=9)
+    write(figure, path)
+
+
+def _side(shape: Sequence[int], tile: int = _TILE) -> int:
+    """The longer side, in pixels, of an image of that shape as it is drawn."""
+    return min(max(shape) * _times(shape, tile), _LARGEST)
+
+
+def _times(shape: Sequence[int], tile: int) -> int:
+    """By how much an image is enlarged to be about as large as a tile."""
+    return max(1, round(tile / max(shape[:2])))
+
+
+def _fitting(side: int, caption: int = 0) -> int:
+    """How many tiles fit side by side, with captions above of so many letters."""
+    return max(1, _ACROSS // (max(side, _CHARACTER * caption) + _GAP))
+
+
+def _enlarged(pixels: Drawn, tile: int) -> Drawn:
+    """By whole numbers, to about the size of a tile; what is too large is made smaller."""
+    side = max(pixels.shape[:2])
+    if side > _LARGEST:
+        kept = [max(1, size * _LARGEST // side) for size in pixels.shape[:2]]
+        rows, columns = (np.arange(few) * size // few for few, size in zip(kept, pixels.shape, strict=False))
+        return np.asarray(pixels[rows][:, columns], np.float32)
+    times = _times(pixels.shape, tile)
+    return np.asarray(pixels.repeat(times, axis=0).repeat(times, axis=1), np.float32)
+
+
+def _drawn(image: Images) -> Drawn:
+    """Grey images as ink on paper, colour images as they are."""
+    pixels = np.asarray(image / 255, np.float32)
+    return pixels if image.shape[2] == 3 else 1 - np.repeat(pixels, 3, axis=2)
+
+
+def _over(image: Images, values: Floats, scale: ScalarMappable) -> Drawn:
+    """Colours for values, darkened where the image is dark."""
+    light = _drawn(image).mean(axis=2, keepdims=True)
+    darkest = 0.3 if image.shape[2] == 1 else 0.55  # a photograph is dark in most places
+    return np.asarray(
+        _coloured(values, scale) * (darkest + (1 - darkest) * light / (light.max() or 1)), np.float32
+    )
+
+
+def _coloured(values: Floats, scale: ScalarMappable) -> Drawn:
+    return np.asarray(scale.to_rgba(values)[..., :3], np.float32)
+
+
+def _signed(values: Floats) -> ScalarMappable:
+    """A scale with white at 0."""
+    most = float(np.abs(values).max()) or 1.0
+    return ScalarMappable(Normalize(-most, most), _SIGNED)
+
+
+def _from_white() -> ScalarMappable:
+    """The upper half of such a scale, to 1."""
+    upper = matplotlib.colormaps[_SIGNED](np.linspace(0.5, 1, 256))
+    return ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("upper", upper))
+
+
+def _from_least(values: Floats) -> ScalarMappable:
+    """A scale from 0, or the least value below, to the greatest."""
+    least, most = min(float(values.min()), 0.0), float(values.max())
+    return ScalarMappable(Normalize(least, most if most > least else least + 1), _RESPONSE)
+
+
+def _greatest(strength: Floats, most: int | None) -> list[int]:
+    """The indices of the strongest, in their order."""
+    return sorted(int(index) for index in np.argsort(-strength, kind="stable")[:most])
+
+
+def _of(counts: Iterable[tuple[int, int, str]], strongest: str) -> str:
+    """How many are shown of how many, and which: those with the `strongest`, or the first."""
+    counts = list(counts)
+    said = [f"{total} {what}" if shown == total else f"{shown} of {total} {what}" for shown, total, what in counts]
+    which = f"those with the {strongest}" if strongest else "the first"
+    return " and ".join(said) + (f", {which}" if any(shown < total for shown, total, _ in counts) else "")
+
+
+def _longest(texts: Iterable[str]) -> int:
+    """The letters in the longest line of some texts."""
+    return max((len(line) for text in texts for line in text.split("\n")), default=0)

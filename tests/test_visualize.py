@@ -1,0 +1,237 @@
+"""`mnist-exp visualize`: which pictures there are, where they go, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from running import MNIST, SMALL, Cli
+
+from mnist_exp.runs.directory import RunDirectory
+
+LAYERS = (
+    "model.layers=[{type: Conv2D, filters: 4, kernel_size: 3, activation: relu}, MaxPooling2D,"
+    " {type: Residual, layers: [{type: Conv2D, filters: 4, kernel_size: 3, padding: same, name: inner}]},"
+    " {type: Repeat, times: 2, layers: [{type: SeparableConv2D, filters: 3, kernel_size: 3}]},"
+    " GlobalAveragePooling2D, {type: Dense, units: 10}, Softmax]"
+)
+ALL = {
+    "activation-separable_conv2d_1.png", "fields.png",
+    *(f"filters-{name}.png" for name in ("conv2d", "inner", "dense")),
+    *(f"filters-separable_conv2d{n}-{kind}wise_kernel.png" for n in ("", "_1") for kind in ("depth", "point")),
+    *(f"features-{name}.png" for name in ("conv2d", "max_pooling2d", "inner", "add", "separable_conv2d",
+        "separable_conv2d_1", "global_average_pooling2d", "dense", "softmax")),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with all ways of writing layers, in a tracker."""
+    from mnist_exp.cli import main
+
+    outputs = tmp_path_factory.mktemp("visualized") / "outputs"
+    data = [] if MNIST else ["data=digits"]
+    words = [*(word for word in SMALL if not word.startswith("tracking")), *data, LAYERS, "name=seen"]
+    assert main([*words, f"outputs={outputs}"]) == 0
+    [run] = (outputs / "runs").iterdir()
+    return run
+
+
+@pytest.fixture
+def tracked(trained: Path, tmp_path: Path, use: Callable[[str], None]) -> Path:
+    """A copy of it that a test may write into."""
+    use(json.loads((trained / "result.json").read_text())["data"]["name"])
+    shutil.copytree(trained.parent.parent, tmp_path / "outputs")
+    return tmp_path / "outputs" / "runs" / trained.name
+
+
+@pytest.fixture
+def run(tracked: Path) -> Path:
+    """The same for no tracker, which would be waited for."""
+    file = tracked / "journal.jsonl"
+    file.write_text(file.read_text().replace('"enabled": true', '"enabled": false', 1))
+    return tracked
+
+
+def journal(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+def pictures(folder: Path) -> set[str]:
+    """What is there; each is a whole PNG file of a size that can be read."""
+    for file in folder.glob("*.png"):
+        with Image.open(file) as image:
+            image.load()
+            assert 200 <= image.width <= 1200, file
+    return {file.name for file in folder.iterdir()}
+
+
+def test_every_picture_is_drawn_and_delivered(cli: Cli, tracked: Path):
+    """Into a folder of the run and, by its journal, into its MLflow run, which has ended when it had."""
+    from mlflow.tracking import MlflowClient
+
+    before = journal(tracked)
+    done = cli("visualize", f"run={tracked}")
+    [folder] = (tracked / "plots" / "visualize").iterdir()
+    assert pictures(folder) == ALL
+    assert done.out.splitlines()[-1] == f"pictures    {folder}"
+    after = journal(tracked)
+    assert after[: len(before)] == before
+    artifacts = after[len(before) : -1]
+    assert {line["file"] for line in artifacts} == {f"plots/visualize/{folder.name}/{name}" for name in ALL}
+    assert after[-1] == before[-1]
+    client = MlflowClient(f"sqlite:///{tracked.parents[1] / 'mlflow.db'}")
+    run_id = json.loads((tracked / "delivery.json").read_text())["outputs"]["run_id"]
+    ended = client.get_run(run_id).info
+    assert (ended.status, ended.end_time) == ("FINISHED", before[-1]["time"])
+    kept = {Path(file.path).name for file in client.list_artifacts(run_id, f"plots/visualize/{folder.name}")}
+    assert kept == ALL
+
+
+def test_only_the_same_pictures_are_written_over(cli: Cli, run: Path):
+    """Other images, or drawn in another way: another folder."""
+    name = f"run={run}"
+    for words in (
+        ["images=[0,3]"],
+        ["images=[0,3]"],
+        ["images=[3,0]"],
+        ["images=[0,3]", "channels=2"],
+        ["images=wrong"],
+    ):
+        cli("visualize", name, "pictures=features", "layers=0", *words)
+    folders = sorted(path.name.rpartition("-")[0] for path in (run / "plots" / "visualize").iterdir())
+    assert folders == ["test-0-test-3", "test-0-test-3", "test-3-test-0", "the-most-wrong-test"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("0", ["conv2d"]),
+        ("[2]", ["inner", "add"]),
+        ("2.layers.0", ["inner"]),
+        ("model.layers.2.layers.0", ["inner"]),
+        ("[inner,0]", ["conv2d", "inner"]),
+        ("3.layers.0", ["separable_conv2d", "separable_conv2d_1"]),
+        ("preprocess", ["preprocess"]),
+    ],
+)
+def test_layers_are_chosen_by_place_or_name(cli: Cli, run: Path, layers: str, names: list[str]):
+    """As the override that reaches them, whatever they are in; a place means all that is in it."""
+    cli("visualize", f"run={run}", "pictures=features", f"layers={layers}", "images=0", "output=here")
+    assert pictures(Path("here")) == {f"features-{name}.png" for name in names}
+
+
+def test_a_file_of_a_model_is_enough(cli: Cli, run: Path, home_data: list[str]):
+    """Plain Keras' own, too, also a Sequential; its layers are counted. Pictures go beside the runs."""
+    model = keras.Sequential(
+        [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    )
+    model.save("my model.keras")
+    for file in (run / "model.h5", Path("my model.keras")):
+        cli("visualize", f"run={file}", "layers=[1]", "pictures=[filters,features]", *home_data)
+    made = {path.name[:5]: pictures(path) for path in Path("outputs/visualize").iterdir()}
+    assert made["my-mo"] == {"filters-dense.png", "features-dense.png"}
+    assert made["model"] == {"features-max_pooling2d.png"}
+
+
+def test_images_from_files_need_no_data(cli: Cli, run: Path):
+    """Nor a name without special characters."""
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[5:20, 13:16] = 255
+    Image.fromarray(pixels).save("a, b=1 [x].png")
+    Image.fromarray(pixels).save("plain.png")
+    for images in ("a, b=1 [x].png", "['a, b=1 [x].png',plain.png]"):
+        done = cli("visualize", f"run={run}", "data.dir=gone", f"images={images}", "layers=0", "output=new/folder")
+        assert done.out.startswith("images      files: a, b=1 [x].png")
+        assert pictures(Path("new/folder")) == {
+            "filters-conv2d.png", "features-conv2d.png", "activation-conv2d.png", "fields.png"
+        }  # fmt: skip
+        shutil.rmtree("new")
+
+
+def test_the_most_wrong_come_first(cli: Cli, run: Path):
+    """By the certainty of the wrong answer, as plain Keras gives it."""
+    from mnist_exp.commands.saved import config_of, data_of, find_saved
+    from mnist_exp.config.request import Request
+
+    request = Request("visualize")
+    saved = find_saved(str(run), Path())
+    test = data_of(config_of(saved, request, ()), request).test
+    assert test is not None
+    loaded: Any = keras.saving.load_model(run / "model.keras")
+    found = loaded.predict(test.images, verbose=0)
+    taken_for = found.argmax(axis=1)
+    wrong = np.flatnonzero(taken_for != test.labels)
+    expected = sorted(wrong, key=lambda number: -found[number, taken_for[number]])[:10]
+    done = cli("visualize", f"run={run}", "images=wrong", "layers=0", "pictures=filters", "output=x")
+    names = ", ".join(f"test {number}" for number in expected)
+    assert done.out.startswith(f"images      the most wrong, test: {names}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["layers=[conv2,9]"], "layers.0: there is no layer 'conv2' (did you mean 'conv2d'?); there are 0 conv2d, 1 max"),
+        (["layers=[conv2,9]"], "layers.1: there is no layer 9; there are 0 conv2d, 1 max_pooling2d, 2.layers.0 inner, 2 add"),
+        (["layers=[]"], "names no layer"),
+        (["pictures=filtres"], "did you mean 'filters'?"),
+        (["pictures=[]"], "pictures"),
+        (["images=[0,1000000]"], "there is no test image 1000000"),
+        (["images=[0,wrong]"], "wrong stands alone"),
+        (["images=nowhere.png"], "nowhere.png: cannot be read: No such file"),
+        (["images=."], ".: cannot be read"),
+        (["unit=[27,0]"], "none of these layers has a unit [27, 0]; conv2d has 26×26"),
+        (["unit=3"], "must be [row,column]"),
+        (["layers=softmax", "pictures=filters"], "there are no filters of softmax"),
+        (["channels=0"], "channels=0: must be greater than or equal to 1"),
+        (["data.shape=[8,8,1]"], "8×8"),
+        (["output=taken"], "output=taken: is there already"),
+        (["learned=1"], "learned=1: no such key"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_and_nothing_is_created(cli: Cli, run: Path, words: list[str], message: str):
+    """Neither in the run nor elsewhere."""
+    Path("taken").mkdir()
+    Path("taken/file").write_text("mine")
+    before = [sorted(map(str, folder.rglob("*"))) for folder in (run, Path())]
+    assert message in cli("visualize", f"run={run}", *words, status=2).err
+    assert [sorted(map(str, folder.rglob("*"))) for folder in (run, Path())] == before
+
+
+def test_which_model_must_be_said(cli: Cli, run: Path):
+    """And it must be one."""
+    assert "say which model" in cli("visualize", status=2).err
+    Path("x.keras").write_text("no model")
+    assert "x.keras: not a model that Keras can load" in cli("visualize", "run=x.keras", status=2).err
+    inputs = keras.Input((5,))
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("vector.keras")
+    assert (
+        "vector.keras: takes 5 to 3; expected height×width" in cli("visualize", "run=vector.keras", status=2).err
+    )
+
+
+def test_a_run_that_is_busy_or_read_only_is_left_alone(cli: Cli, run: Path):
+    """How to draw elsewhere is said, and works."""
+    words = ["visualize", f"run={run}", "layers=0", "pictures=filters"]
+    with RunDirectory.open(run):
+        assert "another process works in it; output=<folder> draws elsewhere" in cli(*words, status=2).err
+    if os.geteuid() == 0:
+        (run / ".lock").mkdir()  # permissions do not hold root back
+    else:
+        run.chmod(0o555)
+    try:
+        assert "cannot be written" in (told := cli(*words, status=2).err)
+        assert "output=<folder> draws elsewhere" in told
+        cli(*words, "output=elsewhere")
+        assert pictures(Path("elsewhere")) == {"filters-conv2d.png"}
+        assert not (run / "plots" / "visualize").exists()
+    finally:
+        run.chmod(0o755)

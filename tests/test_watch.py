@@ -1,0 +1,110 @@
+"""`training.watch`: pictures after each epoch, and the same weights as without."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from running import Cli
+
+from mnist_exp.report import inside
+from mnist_exp.report.progress import TrainingDisplay
+
+NET = (
+    "model.layers=[{type: Conv2D, filters: 3, kernel_size: 5, activation: relu}, MaxPooling2D, BatchNormalization,"
+    "{type: Dropout, rate: 0.3}, Flatten, {type: Dense, units: 10}, Softmax]"
+)
+TRAINED = (NET, "aug=shift", "training.ema=0.9", "training.batch_size=16", "training.epochs=3")
+
+
+def names(run: Path | None) -> set[str]:
+    assert run is not None
+    return {path.name for path in (run / "plots" / "watch").glob("*")}
+
+
+def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Nor the fingerprint. What is drawn are the maps of the model that would be saved, after each epoch."""
+    drawn: dict[str, Any] = {}
+    responses = inside.responses
+
+    def listen(images: Any, labels: Any, values: Any, channels: Any, title: str, path: Path, **more: Any) -> None:
+        drawn[path.name] = (images, values)
+        responses(images, labels, values, channels, title, path, **more)
+
+    monkeypatch.setattr(inside, "responses", listen)
+    plain = cli(*TRAINED, small=True)
+    watched = cli(*TRAINED, "training.watch=[0,dense]", small=True)
+    for key in ("weights_sha256", "fingerprint", "best", "test"):
+        assert watched.result[key] == plain.result[key], key
+    expected = {f"{layer}-epoch-{epoch:03}.png" for layer in ("conv2d", "dense") for epoch in (1, 2, 3)}
+    assert names(watched.run) == expected == set(drawn)
+    assert watched.run is not None
+    lines = [json.loads(line) for line in (watched.run / "journal.jsonl").read_text().splitlines()]
+    kept = {(line["file"], line["folder"]) for line in lines if line["kind"] == "artifact"}
+    assert {(f"plots/watch/{name}", "plots/watch") for name in expected} <= kept
+    saved: Any = keras.saving.load_model(watched.run / "model.keras")
+    images, values = drawn[f"conv2d-epoch-{watched.result['best']['epoch']:03}.png"]
+    first = keras.Model(saved.inputs, saved.get_layer("conv2d").output)
+    np.testing.assert_allclose(values, first.predict(images, verbose=0), rtol=1e-5, atol=1e-6)
+    assert len(images) == 5
+    assert values.min() == 0  # after the activation, which a fused pooling computes in a training
+
+
+def test_a_resumed_run_has_every_picture(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """The same ones, to the byte; and may be watched elsewhere."""
+    straight = cli(*TRAINED, "training.watch=[conv2d]", "name=run", small=True)
+    left = [9]
+    on_steps = TrainingDisplay.on_steps
+
+    def interrupting(display: Any, *arguments: Any) -> None:
+        on_steps(display, *arguments)
+        left[0] -= 1
+        if left[0] == 0:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TrainingDisplay, "on_steps", interrupting)
+    left[0] = 3
+    cut = cli(*TRAINED, "training.watch=[conv2d]", "name=run", small=True, status=130)
+    done = cli("resume", f"run={cut.run}")
+    assert done.result["weights_sha256"] == straight.result["weights_sha256"]
+    assert done.result["exact"] is True
+    assert names(done.run) == names(straight.run)
+    left[0] = 3
+    cut = cli(*TRAINED, "training.watch=[conv2d]", small=True, status=130)
+    done = cli("resume", f"run={cut.run}", "training.watch=[dense]")
+    assert done.result["weights_sha256"] == straight.result["weights_sha256"]
+    assert {name.split("-")[0] for name in names(done.run)} == {"conv2d", "dense"}
+
+
+@pytest.mark.parametrize(
+    ("watch", "message"),
+    [
+        ("[conv2,0]", "training.watch.0: there is no layer 'conv2' (did you mean 'conv2d'?); there are 0 conv2d, 1 max_p"),
+        ("[7]", "training.watch.0: there is no layer 7; there are 0 conv2d"),
+        ("[1.5]", "training.watch.0"),
+        ("conv2d", "training.watch=conv2d: must be a list"),
+    ],
+)  # fmt: skip
+def test_wrong_layers_are_refused_before_anything_is_created(cli: Cli, watch: str, message: str):
+    """With what there is, and beside whatever else is wrong."""
+    refused = cli(*TRAINED, f"training.watch={watch}", "optimizer.lerning_rate=1", small=True, status=2)
+    assert message in refused.err
+    assert "lerning_rate" in refused.err
+    assert not Path("outputs").exists()
+
+
+def test_without_validation_training_images_are_watched(cli: Cli):
+    """And a layer in a list that is repeated is all that it becomes."""
+    done = cli(
+        "model.layers=[{type: Repeat, times: 2, layers: [{type: Conv2D, filters: 2, kernel_size: 3}]}, Flatten,"
+        "{type: Dense, units: 10}, Softmax]",
+        "data.val_fraction=0", "training.select={metric: val/loss, mode: min}", "training.watch=[0.layers.0]",
+        "training.epochs=1", small=True, status=None,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert names(done.run) == {"conv2d-epoch-001.png", "conv2d_1-epoch-001.png"}
