@@ -29,6 +29,8 @@ VERBS = {
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "MLflow's UI, opened at the runs",
     "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
+    "evaluate": "a saved run's accuracy, per-class figures and calibration: evaluate run=latest",
+    "predict": "classifies image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +45,24 @@ class SyncConfig(Frozen):
     tracking: StoreConfig
 
 
+def several(value: Any) -> Any:
+    """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks).
+
+    Raises `ValueError`.
+    """
+    if value is None or isinstance(value, (dict, list, tuple)):
+        return tuple(value) if isinstance(value, list) else value
+    value = str(value)
+    if os.path.exists(os.path.expanduser(value)):  # Path's own raises for a list as long as no name may be
+        return (value,)
+    inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
+    quote = '"' if '"' in inner else "'"
+    names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
+    if not all(map(str.strip, names)):
+        raise ValueError("names nothing between two commas")
+    return tuple(map(str.strip, names))
+
+
 class CompareConfig(Frozen):
     """What `mnist-exp compare` compares, and by what."""
 
@@ -53,21 +72,7 @@ class CompareConfig(Frozen):
     across_data: bool
     output: Annotated[str, Field(min_length=1)] | None
 
-    @field_validator("run", mode="before")
-    @classmethod
-    def _several_in_one(cls, value: Any) -> Any:
-        """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks)."""
-        if value is None or isinstance(value, (dict, list, tuple)):
-            return tuple(value) if isinstance(value, list) else value
-        value = str(value)
-        if Path(value).expanduser().exists():
-            return (value,)
-        inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
-        quote = '"' if '"' in inner else "'"
-        names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
-        if not all(map(str.strip, names)):
-            raise ValueError("names nothing between two commas")
-        return tuple(map(str.strip, names))
+    _runs = field_validator("run", mode="before")(several)
 
     @field_validator("metric")
     @classmethod
@@ -82,6 +87,61 @@ class CompareConfig(Frozen):
         if value is not None and not value.lower().endswith(".png"):
             raise ValueError(f"must be the name of a .png file, found {value}")
         return value
+
+
+class SavedConfig(Frozen):
+    """What the verbs that work on a saved model have in common."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: str | None
+
+
+class EvaluateConfig(SavedConfig):
+    """Which model `mnist-exp evaluate` scores, on which part of the data."""
+
+    part: Literal["test", "val", "train"]
+    output: Annotated[str, Field(min_length=1)] | None
+
+
+class PicturesConfig(Frozen):
+    """What is done with image files before the model sees them."""
+
+    normalize: bool | None
+    skip_bad: bool
+
+
+# The format that is meant by a file's ending.
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+class PredictConfig(SavedConfig):
+    """What `mnist-exp predict` classifies, and where it writes the classes."""
+
+    inputs: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    output: Annotated[str, Field(min_length=1)] | None
+    format: Literal["csv", "jsonl", "kaggle"] | None
+    predict: PicturesConfig
+
+    _inputs = field_validator("inputs", mode="before")(several)
+
+    @property
+    def written_format(self) -> str | None:
+        """The format that is written; None for a table."""
+        if self.format is not None or self.output is None:
+            return self.format
+        return _FORMATS[Path(self.output).suffix.lower()]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PredictConfig:
+        if not self.inputs:
+            raise ValueError(
+                "inputs: say what to classify: image files, folders, IDX, NPZ or CSV files, or - (standard input)"
+            )
+        if self.output is not None and self.format is None and Path(self.output).suffix.lower() not in _FORMATS:
+            raise ValueError(f"output: must end in {', '.join(_FORMATS)}, or give its format=csv, jsonl or kaggle")
+        if self.format == "kaggle" and self.predict.skip_bad:
+            raise ValueError("predict.skip_bad: format=kaggle numbers the images, so that none may be left out")
+        return self
 
 
 class DatasetConfig(Frozen):

@@ -196,6 +196,36 @@ def misclassified(
     _sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 
 
+def reliability(
+    accuracy: Sequence[float], confidence: Sequence[float], counts: Sequence[int], title: str, path: Path
+) -> None:
+    """How often predictions of each bin of confidence are right, beside how sure they are; and how many there are.
+
+    `accuracy` and `confidence` are means over bins of equal width from 0 to 1; those of empty bins do not matter.
+    """
+    figure = _figure(5.2, 6, title)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, len(counts) + 1)
+    centres, width = (edges[:-1] + edges[1:]) / 2, 1 / len(counts)
+    filled = np.flatnonzero(counts)
+    right, sure = np.asarray(accuracy)[filled], np.asarray(confidence)[filled]
+    upper.bar(centres[filled], right, width, color=TRAIN, edgecolor="white", label="accuracy")
+    upper.bar(
+        centres[filled], sure - right, width, right, fill=False, edgecolor=VALIDATION, hatch="///",
+        label="to the mean confidence",
+    )  # fmt: skip
+    upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="perfectly calibrated")
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    upper.legend(loc="upper left", fontsize=8)
+    lower.bar(centres, counts, width, color="#777777", edgecolor="white")
+    lower.set(xlabel="confidence: probability of the predicted class", ylabel="images", yscale="log")
+    lower.set_ylim(bottom=0.5)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    _write(figure, path)
+
+
 def augmentation_sheet(originals: Images, augmented: Sequence[Images], title: str, path: Path) -> None:
     """Images in the left column, and beside each what augmentation makes of it."""
     rows = np.stack([originals, *augmented], axis=1)
