@@ -17,7 +17,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import EvaluateConfig
 from mnist_exp.errors import RequestError
-from mnist_exp.runs.directory import make_directory, stamped
+from mnist_exp.runs.directory import make_directory, shown_data, stamped
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.log import say, warn
 
@@ -57,7 +57,7 @@ def evaluate(request: Request, started: float) -> None:
         "run": saved.name if saved.run else None,
         "weights_sha256": weights_sha256(model),
         "data": {
-            "name": of_run.data.name,
+            "name": shown_data(saved.result) if own else of_run.data.name,
             "sha256": data.sha256,
             "origin": data.origin,
             "part": config.part,
@@ -74,11 +74,13 @@ def evaluate(request: Request, started: float) -> None:
     folder = keep(config, saved, about, part, scores, found)
     whose = "" if own or saved.run is None else ", not the data of the run"
     say(f"model   {shown(saved.file)}")
-    say(f"data    {of_run.data.name} from {data.origin}{whose}")
+    say(f"data    {about['data']['name']} from {data.origin}{whose}")
     say(f"device  {device.name}, {device.threads} thread{'s' * (device.threads > 1)}, float32")
     tell_figures(scores, found, names, config.part)
     if own:
         tell_meaning(saved, about)
+        if instead := saved.result["data"].get("stands_in_for"):
+            warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
     say(f"kept    {shown(folder)}")
 
 

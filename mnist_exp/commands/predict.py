@@ -38,7 +38,8 @@ def predict(request: Request, started: float) -> None:
     tell(f"model   {shown(saved.file)}")
     predictions, problems = classify(predictor, config, tell)
     if problems and (not config.predict.skip_bad or not predictions):
-        raise RequestError(listed(problems, len(predictions)))
+        advice = "\npredict.skip_bad=true leaves them out" if predictions and config.format != "kaggle" else ""
+        raise RequestError(listed(problems, len(predictions)) + advice)
     write(predictions, config, tell)
     if problems:
         tell(f"warning: {listed(problems, len(predictions))}")
@@ -94,14 +95,11 @@ def classify(
     from mnist_exp.report.predictions import two_best
 
     assert config.inputs is not None
-    files, problems = find_inputs(config.inputs, tell)
-    if predictor.normalizes:
-        tell("files   are brought into MNIST's form; predict.normalize=false only scales them")
-    else:
-        tell(f"files   are scaled to {'×'.join(map(str, predictor.shape[:2]))}")
+    note = lambda text: tell(f"note    {text}")  # noqa: E731
+    files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
     for batch in read_inputs(
-        files, predictor.shape, normalized=predictor.normalizes, tell=tell, refuse=problems.append
+        files, predictor.shape, normalized=predictor.normalizes, tell=note, refuse=problems.append
     ):
         predictions += two_best(batch.names, predictor.predict(batch.images), predictor.class_names)
     return predictions, problems

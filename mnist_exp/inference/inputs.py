@@ -27,6 +27,8 @@ STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
+_NORMALIZED = "image files are brought into MNIST's form; predict.normalize=false only scales them"
+
 Tell = Callable[[str], None]
 
 
@@ -61,11 +63,15 @@ def read_inputs(
     """
     names: list[str] = []
     pictures: list[Images] = []
+    told = False
     for name in files:
         try:
             with _opened(name) as path:
                 kind = _kind(path, name)
                 if kind == "picture":
+                    if not told:
+                        told = True
+                        tell(_NORMALIZED if normalized else f"image files are scaled to {shape[0]}×{shape[1]}")
                     pictures.append(read_picture(path.read_bytes(), _shown(name), shape, normalized=normalized))
                     names.append(_shown(name))
                     images = None

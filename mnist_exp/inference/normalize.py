@@ -61,9 +61,9 @@ def _strokes(grey: Grey) -> Grey | None:
     edge = _edge(grey.shape)
     relative = grey - _plane(grey, edge)
     if relative.max() < -relative.min():
-        grey = 255 - grey
+        relative = -relative
     # What is lighter than all around it within half of the picture: light falls more evenly than that.
-    above = grey - ndimage.grey_opening(grey, max(grey.shape) // 2 + 1)
+    above = relative - ndimage.grey_opening(relative, max(grey.shape) // 2 + 1)
     level = float(np.median(above[edge]))
     noise = 1.4826 * float(np.median(np.abs(above[edge] - level)))
     above = np.maximum(above - level, 0)

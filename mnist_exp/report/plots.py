@@ -212,14 +212,19 @@ def reliability(
     upper.bar(centres[filled], right, width, color=TRAIN, edgecolor="white", label="accuracy")
     upper.bar(
         centres[filled], sure - right, width, right, fill=False, edgecolor=VALIDATION, hatch="///",
-        label="to the mean confidence",
+        label="gap to the confidence",
     )  # fmt: skip
     upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="perfectly calibrated")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
-    upper.legend(loc="upper left", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     lower.bar(centres, counts, width, color="#777777", edgecolor="white")
-    lower.set(xlabel="confidence: probability of the predicted class", ylabel="images", yscale="log")
-    lower.set_ylim(bottom=0.5)
+    lower.set(
+        xlabel="confidence: probability of the predicted class",
+        ylabel="images",
+        yscale="log",
+        ylim=(0.5, 2 * max(counts)),
+    )
+    lower.yaxis.set_major_formatter("{x:,.0f}")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
