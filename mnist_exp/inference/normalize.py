@@ -87,15 +87,15 @@ def _edge(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 
 def _plane(grey: Grey, edge: npt.NDArray[np.bool_]) -> Grey:
     """The plane through the values at the edge, without what lies far from it."""
-    y, x = np.mgrid[: grey.shape[0], : grey.shape[1]]
-    terms = np.stack([np.ones(grey.shape), x / grey.shape[1], y / grey.shape[0]], axis=-1)
-    places, values = terms[edge], grey[edge]
+    y, x = np.nonzero(edge)
+    places, values = np.stack([np.ones(len(x)), x, y], axis=-1), grey[edge]
     far = np.abs(values - np.median(values))
     for _ in range(4):
         near = far <= max(3 * float(np.median(far)), 8)
         found = np.linalg.lstsq(places[near], values[near], rcond=None)[0]
         far = np.abs(values - places @ found)
-    plane: Grey = terms @ found
+    level, along, down = found.astype(np.float32)
+    plane: Grey = level + along * np.arange(grey.shape[1]) + down * np.arange(grey.shape[0])[:, np.newaxis]
     return plane
 
 
@@ -120,6 +120,7 @@ def _thickened(ink: Grey, kept: npt.NDArray[np.bool_]) -> Grey:
     """The same with strokes that are wide enough to be seen at the size of the result."""
     rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
     size = max(np.ptp(rows), np.ptp(columns)) + 1
-    width = 2 * float(np.percentile(ndimage.distance_transform_edt(kept)[kept], 90)) - 1
+    strokes = np.pad(kept[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    width = 2 * float(np.percentile(ndimage.distance_transform_edt(strokes)[strokes], 90)) - 1
     missing = round(_THINNEST * size / 20 - width)
     return ndimage.maximum_filter(ink, missing + 1) if missing > 0 else ink

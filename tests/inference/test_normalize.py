@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mnist_exp.inference.normalize import normalize
 Pixels = npt.NDArray[Any]
 
 
+@cache
 def digits(count: int) -> tuple[Pixels, Pixels]:
     """Test images and labels of the data that is here."""
     from mnist_exp.config.check import compose_checked
