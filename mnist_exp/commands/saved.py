@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,9 +47,7 @@ class Saved:
         from mnist_exp.inference.saved import load
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of an optimizer's state that HDF5 does not give back
-                return load(self.file)
+            return load(self.file)
         except Exception as error:  # whatever Keras, HDF5 or ZIP say of a file that is not a model
             reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
             raise RequestError(f"{shown(self.file)}: not a model that Keras can load: {reason}") from error
