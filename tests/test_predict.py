@@ -288,7 +288,7 @@ def test_the_rest_is_classified_nevertheless(cli: Cli, run: Path, images: np.nda
     ("words", "told"),
     [
         (["run=latest"], "inputs: say what to classify"),
-        (["run=latest", "inputs="], "inputs: say what to classify"),
+        (["run=latest", "inputs="], "inputs=: must not be empty"),
         (["inputs=whole.png"], "say which model: run=latest"),
         (["run=latest", "inputs=[-,-]"], "standard input (-) can be read once"),
         (["run=latest", "inputs=whole.png", "output=mine.csv"], "output=mine.csv: is there already"),

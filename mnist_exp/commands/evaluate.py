@@ -103,18 +103,17 @@ def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
     elif result.get("test") == about["metrics"]:
         say("same    as the run's result.json says, to the last bit")
     elif result.get("test"):
-        was = ", ".join(f"{name} {value:.8g}" for name, value in result["test"].items())
-        now = ", ".join(f"{name} {value:.8g}" for name, value in about["metrics"].items())
-        reasons = [
-            f"{what} {before.get(key)} then, {after.get(key)} now"
-            for what, before, after in (
-                ("threads", result.get("device", {}), about["device"]),
-                ("device", result.get("device", {}), about["device"]),
-                *((library, result.get("versions", {}), about["versions"]) for library in LIBRARIES),
-            )
-            if before.get(key := what) != after.get(key)
+        was, now = (
+            ", ".join(f"{name} {value:.8g}" for name, value in of.items())
+            for of in (result["test"], about["metrics"])
+        )
+        differing = [
+            f"{name} {before.get(name)} then, {value} now"
+            for before, after in ((result.get(of, {}), about[of]) for of in ("device", "versions"))
+            for name, value in after.items()
+            if before.get(name) != value
         ]
-        why = "; ".join(reasons) or "for no known reason"
+        why = "; ".join(differing) or "for no known reason"
         say(f"note    the run's result.json says {was}; this is {now} ({why})")
 
 

@@ -53,7 +53,9 @@ def several(value: Any) -> Any:
     if value is None or isinstance(value, (dict, list, tuple)):
         return tuple(value) if isinstance(value, list) else value
     value = str(value)
-    if os.path.exists(os.path.expanduser(value)):  # Path's own raises for a list as long as no name may be
+    if not value or os.path.exists(
+        os.path.expanduser(value)
+    ):  # Path's own raises for a list as long as no name may be
         return (value,)
     inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
     quote = '"' if '"' in inner else "'"
