@@ -32,6 +32,8 @@ VERBS = {
     "tune": "a search with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "export": "a saved model in other formats, each checked against it; or into MLflow's registry",
     "visualize": "what a saved model sees and does: filters, feature maps, class activation, receptive fields",
+    "evaluate": "a saved run's accuracy, per-class figures and calibration: evaluate run=latest",
+    "predict": "classifies image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"

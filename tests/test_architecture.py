@@ -29,9 +29,9 @@ ROOMS = {
     "matplotlib": {"report"},
     "rich": {"report"},
     "sklearn": {"data"},
-    "scipy": {"data", "sweeps"},
+    "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
     "pyarrow": {"data"},
-    "PIL": {"data"},
+    "PIL": {"data", "inference"},
 }  # fmt: skip
 
 # Never imported when the module itself is: only inside functions, or for annotations.

@@ -104,6 +104,12 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_the_python_of_readme_classifies(followed: Path):
+    """The images that README's commands wrote."""
+    code = f"{blocks('python')[0]}\nassert probabilities.shape[1] == 10"
+    subprocess.run([sys.executable, "-c", code], cwd=followed, check=True, capture_output=True, timeout=200)
+
+
 def results(folder: Path, name: str = "*") -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in (folder / "outputs" / "runs").glob(f"{name}/result.json")]
 
@@ -155,7 +161,7 @@ np.savez("{out}", *model.get_weights())
 
 def test_the_python_of_readme_restores_the_optimizer(run: Path, tmp_path: Path):
     """Going on from HDF5 with README's lines gives the weights that going on from `.keras` gives, bit for bit."""
-    formats, hdf5 = blocks("python")
+    _, formats, hdf5 = blocks("python")
     for name, code in (("keras", formats.split("\n\nmodel = keras.models")[0]), ("hdf5", hdf5)):
         script = tmp_path / f"go_on_from_{name}.py"  # not keras.py: it would be imported
         script.write_text(code + GO_ON.format(out=tmp_path / f"{name}.npz"))
@@ -175,7 +181,7 @@ def test_the_python_of_readme_rebuilds_from_the_architecture(run: Path, tmp_path
     """`architecture.yaml` and the weights predict as `model.keras` does."""
     script = tmp_path / "script.py"
     images = "images = __import__('numpy').arange(784 * 3).reshape(3, 28, 28, 1) % 256\n"
-    first, second = blocks("python")[0].split("\n\nmodel = keras.models")
+    first, second = blocks("python")[1].split("\n\nmodel = keras.models")
     script.write_text(
         f"{first}\n{images}a = model.predict(images)\nmodel = keras.models{second}\nb = model.predict(images)\n"
         "assert (a == b).all() and a.std() > 0\n"

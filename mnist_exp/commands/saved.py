@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_exp.commands.settle import settle_data
 from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked
+from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
-from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.config.schema import PARTS, TrainConfig
+from mnist_exp.config.verbs import SavedConfig
+from mnist_exp.errors import Problem, RequestError, WorkError
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
 from mnist_exp.runs.find import find_run, read_config
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from mnist_exp.data.dataset import Dataset
     from mnist_exp.runs.directory import RunSummary
+
+Own = TypeVar("Own", bound=SavedConfig)
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 # What may be given over the config of the run whose model is used.
@@ -104,6 +108,32 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     return Saved(origin.name, file, None, {}, fetched if (fetched / "config.yaml").is_file() else None)
 
 
+def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, TrainConfig]:
+    """A verb's own config, the model that it works on, and the config of that model's run with overrides on top.
+
+    Raises `RequestError` with all that is wrong with them.
+    """
+    own, over_run = split_overrides(request)
+    problems: list[Problem] = []
+    try:
+        config, _ = compose_checked(own, schema)
+    except RequestError as error:
+        if error.mended is None:
+            raise
+        config, problems = error.mended[0], [*error.problems]
+    try:
+        saved = find_saved(config.run, Path(config.outputs))
+        of_run = config_of(saved, request, over_run)
+    except RequestError as error:
+        if problems:
+            problems += error.problems or [Problem(COMMAND_LINE, str(error), "run")]
+            raise RequestError(sorted(set(problems))) from error
+        raise
+    if problems:
+        raise RequestError(problems)
+    return config, saved, of_run
+
+
 def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
     """The request with the verb's own overrides, and those that go over the run's config."""
     over_run = tuple(text for text in request.overrides if key_of(text).split(".")[0] in OVER_RUN)
@@ -117,9 +147,20 @@ def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> Trai
     """
     base = read_config(saved.settings) if saved.settings else None
     base_file = saved.settings / "config.yaml" if saved.settings else None
-    composed = replace(request, verb="train", overrides=over_run, base=base, base_file=base_file)
+    declared = as_the_run_declares(base, over_run) if base else ()
+    composed = replace(request, verb="train", overrides=(*over_run, *declared), base=base, base_file=base_file)
     config, _ = compose_checked(composed, TrainConfig)
     return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
+
+
+def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides that give one's own images (`data=csv`, …) the run's shape and classes, where none are given."""
+    given = dict(text.split("=", 1) for text in over_run if "=" in text)
+    data = base.get("data")
+    if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):
+        return ()
+    keys = [key for key in ("shape", "classes") if key in data and f"data.{key}" not in given]
+    return tuple(f"data.{key}={data[key]}" for key in keys)
 
 
 def data_of(config: TrainConfig, request: Request) -> Dataset:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of, sizes
-from mnist_exp.commands.saved import Saved, config_of, data_of, find_saved, split_overrides
+from mnist_exp.commands.saved import Saved, data_of, settle_saved
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import PLOTS, shown
-from mnist_exp.config.check import compose_checked
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.schema import TrainConfig
@@ -41,15 +40,12 @@ def visualize(request: Request, started: float) -> None:
 
     Raises `RequestError` before anything is created, `WorkError` where a picture cannot be written.
     """
-    request, over_run = split_overrides(request)
-    options, _ = compose_checked(request, VisualizeConfig)
-    saved = find_saved(options.run, Path(options.outputs))
-    config = config_of(saved, request, over_run)
+    options, saved, config = settle_saved(request, VisualizeConfig)
     set_up(config)
     model = plain(saved)
     layers = choose_layers(model, saved, config, options)
     chosen = choose_images(model, saved, config, request, options)
-    is_runs_data = saved.run and not any(key_of(text).startswith("data") for text in over_run)
+    is_runs_data = saved.run and not any(key_of(text).startswith("data") for text in request.overrides)
     title = f"{saved.name} · {shown_data(saved.result) if is_runs_data else config.data.name}"
     named = options.layers is not None
     subject = Subject(model, layers, named, chosen, options.channels, options.unit, title)

@@ -27,7 +27,9 @@ _NOT_HERE = {
 }
 
 # Values of these keys are paths: what Hydra's grammar would read as something else is taken literally.
-PATH_KEYS = frozenset({"from", "init_from", "run", "data.dir", "outputs", "output", "images", "tune.storage"})
+PATH_KEYS = frozenset(
+    {"from", "init_from", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
+)
 
 
 @dataclass(frozen=True)

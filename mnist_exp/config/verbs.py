@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -46,12 +47,16 @@ class SyncConfig(Frozen):
     tracking: StoreConfig
 
 
-def _several(value: Any) -> Any:
-    """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks)."""
+def several(value: Any) -> Any:
+    """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks).
+
+    Raises `ValueError`.
+    """
     if value is None or isinstance(value, (dict, list, tuple)):
         return tuple(value) if isinstance(value, list) else value
     value = str(value)
-    if Path(value).expanduser().exists():
+    # Not `Path`, which raises for a list as long as no name may be.
+    if not value or os.path.exists(os.path.expanduser(value)):
         return (value,)
     inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
     quote = '"' if '"' in inner else "'"
@@ -70,7 +75,7 @@ class CompareConfig(Frozen):
     across_data: bool
     output: Annotated[str, Field(min_length=1)] | None
 
-    _several_in_one = field_validator("run", mode="before")(_several)
+    _runs = field_validator("run", mode="before")(several)
 
     @field_validator("metric")
     @classmethod
@@ -106,14 +111,67 @@ class StudyConfig(Frozen):
     tune: TuneConfig
 
 
+class SavedConfig(Frozen):
+    """What the verbs that work on a saved model have in common."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: str | None
+
+
+class EvaluateConfig(SavedConfig):
+    """Which model `mnist-exp evaluate` scores, on which part of the data."""
+
+    part: Literal["test", "val", "train"]
+    output: Annotated[str, Field(min_length=1)] | None
+
+
+class PicturesConfig(Frozen):
+    """What is done with image files before the model sees them."""
+
+    normalize: bool | None
+    skip_bad: bool
+
+
+# The format that is meant by a file's ending.
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+class PredictConfig(SavedConfig):
+    """What `mnist-exp predict` classifies, and where it writes the classes."""
+
+    inputs: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    output: Annotated[str, Field(min_length=1)] | None
+    format: Literal["csv", "jsonl", "kaggle"] | None
+    predict: PicturesConfig
+
+    _inputs = field_validator("inputs", mode="before")(several)
+
+    @property
+    def written_format(self) -> str | None:
+        """The format that is written; None for a table."""
+        if self.format is not None or self.output is None:
+            return self.format
+        return _FORMATS[Path(self.output).suffix.lower()]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PredictConfig:
+        if not self.inputs:
+            raise ValueError(
+                "inputs: say what to classify: image files, folders, IDX, NPZ or CSV files, or - (standard input)"
+            )
+        if self.output is not None and self.format is None and Path(self.output).suffix.lower() not in _FORMATS:
+            raise ValueError(f"output: must end in {', '.join(_FORMATS)}, or give its format=csv, jsonl or kaggle")
+        if self.format == "kaggle" and self.predict.skip_bad:
+            raise ValueError("predict.skip_bad: format=kaggle numbers the images, so that none may be left out")
+        return self
+
+
 Format = Literal["keras", "h5", "yaml", "savedmodel", "onnx", "litert"]
 
 
-class ExportConfig(Frozen):
+class ExportConfig(SavedConfig):
     """What `mnist-exp export` writes or registers."""
 
-    outputs: Annotated[str, Field(min_length=1)]
-    run: Annotated[str, Field(min_length=1)] | None
     formats: tuple[Format, ...] = Field(alias="format")
     output: Annotated[str, Field(min_length=1)] | None
     tolerance: Annotated[float, Field(gt=0, lt=1)]
@@ -125,8 +183,8 @@ class ExportConfig(Frozen):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         """A format's name alone, and `all` of them; each once."""
-        several = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        return get_args(Format) if several == ("all",) else tuple(dict.fromkeys(several))
+        formats = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        return get_args(Format) if formats == ("all",) else tuple(dict.fromkeys(formats))
 
     @field_validator("name")
     @classmethod
@@ -158,11 +216,9 @@ class ExportConfig(Frozen):
         return self
 
 
-class VisualizeConfig(Frozen):
+class VisualizeConfig(SavedConfig):
     """Which pictures `mnist-exp visualize` draws of which model, layers and images."""
 
-    outputs: Annotated[str, Field(min_length=1)]
-    run: str | None
     pictures: Annotated[tuple[Literal["filters", "features", "activation", "fields"], ...], Field(min_length=1)]
     layers: tuple[LayerChoice, ...] | None
     """None: all that have something to show."""
@@ -187,7 +243,7 @@ class VisualizeConfig(Frozen):
     @field_validator("images", mode="before")
     @classmethod
     def _numbers_and_files(cls, value: Any) -> Any:
-        names = _several(value)
+        names = several(value)
         if names == ():
             raise ValueError("names no image; null is the first of each class")
         return names and tuple(int(name) if re.fullmatch(r"[0-9]+", str(name)) else name for name in names)

@@ -10,11 +10,12 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mnist_exp.data.dataset import CHUNK, Advance, Part, Shape
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Labels, Part, Shape
 from mnist_exp.errors import RequestError
 
 _BLOCK = 1 << 20  # bytes read at a time: larger ones were hardly faster, and took 40 MB more
@@ -22,40 +23,75 @@ _BLOCK = 1 << 20  # bytes read at a time: larger ones were hardly faster, and to
 
 def read(path: Path, shape: Shape, classes: int) -> Part:
     """The images and labels of a file. Raises `RequestError` with the line of what is wrong."""
+    columns = _Columns(shape, classes)
+    images, labels = _read(path, columns)
+    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
+        _explain(path, columns, highest=int(labels.max(initial=0)))
+    return Part(images, labels)
+
+
+def read_images(path: Path, shape: Shape) -> tuple[Images, bool]:
+    """The images of a file, and whether a label, which is not looked at, stands before each.
+
+    Raises `RequestError` with the line of what is wrong.
+    """
+    _, first = next(_rows(path), (0, []))
+    labelled = len(first) == 1 + math.prod(shape)
+    return _read(path, _Columns(shape, None, labelled))[0], labelled
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What is in a line: a label of so many classes (None: of any), or none; then the pixels."""
+
+    shape: Shape
+    classes: int | None
+    labelled: bool = True
+
+    @property
+    def count(self) -> int:
+        return self.labelled + math.prod(self.shape)
+
+    @property
+    def expected(self) -> str:
+        return "its label, then its pixels" if self.labelled else "its pixels"
+
+
+def _read(path: Path, columns: _Columns) -> tuple[Images, Labels]:
+    """The images, and the labels as they are; of any number, perhaps none."""
     import pyarrow as pa  # only here: it takes a sixth of a second to import
     from pyarrow import csv as fast
 
-    skip = _header_lines(path, shape)
-    columns = 1 + math.prod(shape)
-    names = [str(column) for column in range(columns)]
+    skip = _header_lines(path, columns)
+    names = [str(column) for column in range(columns.count)]
+    types = {name: pa.uint8() for name in names}
+    if columns.labelled:
+        types["0"] = pa.string() if columns.classes is None else pa.int64()
+    pixels = names[columns.labelled :]
     # A value takes two bytes at least: so many images are in the file at most. Unused memory is never touched.
-    most = path.stat().st_size // (2 * columns) + 1
-    images, labels = np.empty((most, columns - 1), np.uint8), np.empty(most, np.int64)
+    most = path.stat().st_size // (2 * columns.count) + 1
+    images, labels = np.empty((most, len(pixels)), np.uint8), np.zeros(most, np.int64)
     count = 0
     if _has_hexadecimals(path, skip):  # which the fast reader takes for numbers
-        _explain(path, shape, classes)
+        _explain(path, columns)
     try:
         batches = fast.open_csv(
             str(path),
             read_options=fast.ReadOptions(
-                column_names=names, skip_rows=skip, block_size=max(_BLOCK, 16 * columns)
+                column_names=names, skip_rows=skip, block_size=max(_BLOCK, 16 * columns.count)
             ),
-            convert_options=fast.ConvertOptions(
-                column_types={name: pa.uint8() for name in names} | {"0": pa.int64()}, null_values=[]
-            ),
+            convert_options=fast.ConvertOptions(column_types=types, null_values=[]),
         )
         for batch in batches:
             end = count + batch.num_rows
-            labels[count:end] = batch.column(0).to_numpy()
-            images[count:end] = batch.select(names[1:]).to_tensor().to_numpy()
+            if columns.classes is not None:
+                labels[count:end] = batch.column(0).to_numpy()
+            images[count:end] = batch.select(pixels).to_tensor().to_numpy()
             count = end
     except (pa.ArrowException, OSError, ValueError) as error:
-        _explain(path, shape, classes)
+        _explain(path, columns)
         raise RequestError(f"{path}: cannot be read: {error}") from error
-    labels = labels[:count]
-    if not count or labels.min() < 0 or labels.max() >= classes:
-        _explain(path, shape, classes, highest=int(labels.max(initial=0)))
-    return Part(images[:count].reshape(-1, *shape), labels)
+    return images[:count].reshape(-1, *columns.shape), labels[:count]
 
 
 def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) -> None:
@@ -78,18 +114,20 @@ def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) 
                 advance(len(values))
 
 
-def _header_lines(path: Path, shape: Shape) -> int:
+def _header_lines(path: Path, columns: _Columns) -> int:
     """How many lines come before the first image. Raises `RequestError` for a header of other columns."""
     rows = _rows(path)
     line, first = next(rows, (0, []))
     if not first:
-        raise RequestError(f"{path}: is empty; expected a line per image: its label, then its pixels")
+        raise RequestError(f"{path}: is empty; expected a line per image: {columns.expected}")
     if not _is_header(first):
         return line - 1
-    if len(first) != 1 + math.prod(shape):
-        raise RequestError(f"{path}, line {line}: {_other_length(len(first), shape)}")
+    if len(first) != columns.count:
+        raise RequestError(f"{path}, line {line}: {_other_length(len(first), columns)}")
     begins, ends = (name.strip().lower() for name in (first[0], first[-1]))
-    if re.fullmatch(r"pixel\d*|\d+x\d+", begins) or ends in ("label", "class", "target", "y"):
+    if columns.labelled and (
+        re.fullmatch(r"pixel\d*|\d+x\d+", begins) or ends in ("label", "class", "target", "y")
+    ):
         raise RequestError(
             f"{path}, line {line}: the label must be the first column, but the header goes "
             f"from {first[0][:40]!r} to {first[-1][:40]!r}"
@@ -138,25 +176,27 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise RequestError(f"{path}, line {rows.line_num}: {error}") from error
 
 
-def _explain(path: Path, shape: Shape, classes: int, highest: int = 0) -> None:
+def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
     """Look slowly for the first thing that is wrong with a file. Raises `RequestError` if there is one.
 
     `highest` is the highest label, if it is known.
     """
-    columns = 1 + math.prod(shape)
     for number, (line, row) in enumerate(_rows(path)):
         if number == 0 and _is_header(row):
             continue
         place = f"{path}, line {line}"
-        if len(row) != columns:
-            raise RequestError(f"{place}: {_other_length(len(row), shape)}")
+        if len(row) != columns.count:
+            raise RequestError(f"{place}: {_other_length(len(row), columns)}")
         for column, text in enumerate(row, start=1):
-            what, limit = ("label", classes - 1) if column == 1 else ("pixel", 255)
+            of_label = columns.labelled and column == 1
+            if of_label and columns.classes is None:
+                continue
+            what, limit = ("label", (columns.classes or 0) - 1) if of_label else ("pixel", 255)
             value = text.strip()
             whole = value.isascii() and value.isdigit()
             if not whole or float(value) > limit:  # int() refuses more than 4,300 digits
                 advice = ""
-                if column == 1 and whole and len(value) < 10:
+                if of_label and whole and len(value) < 10:
                     advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
                 raise RequestError(
                     f"{place}, column {column}: expected a {what}, a whole number from 0 to {limit}, "
@@ -164,9 +204,12 @@ def _explain(path: Path, shape: Shape, classes: int, highest: int = 0) -> None:
                 )
 
 
-def _other_length(found: int, shape: Shape) -> str:
+def _other_length(found: int, columns: _Columns) -> str:
     """What is wrong with a line of so many values, and which override would make it right."""
-    pixels = math.prod(shape)
+    shape, pixels = columns.shape, math.prod(columns.shape)
+    if columns.classes is None:
+        images = "×".join(map(str, shape))
+        return f"{found} values, expected {pixels}: the pixels of {images}, with or without a label before them"
     declared = f"data.shape=[{','.join(map(str, shape))}]"
     if found == pixels:
         return f"{found} values: the pixels of {declared}, but no label before them; these images are not labelled"

@@ -8,34 +8,23 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.data.dataset import CHUNK, Advance, Part, numbered
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, numbered
 from mnist_exp.errors import RequestError
 
 Array = npt.NDArray[Any]
+_OF_IMAGES = (3, 4)  # dimensions
 
 
 def read(path: Path) -> tuple[Part, Part | None, tuple[str, ...] | None]:
     """The training part, the test part, and the classes' names. Raises `RequestError`."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = {
-                member.filename.removesuffix(".npy"): _read_array(archive, member, path)
-                for member in archive.infolist()
-                if member.filename.removesuffix(".npy")
-                in ("x_train", "y_train", "x_test", "y_test", "class_names")
-            }
-    except RequestError:
-        raise
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # zipfile raises several kinds for names and versions that it cannot read
-        raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
+    arrays = _arrays(path, ("x_train", "y_train", "x_test", "y_test", "class_names"))
     for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(arrays) else ())):
         if name not in arrays:
             raise RequestError(f"{path}: has no array {name}; it has {', '.join(arrays) or 'none that is known'}")
@@ -45,6 +34,23 @@ def read(path: Path) -> tuple[Part, Part | None, tuple[str, ...] | None]:
     if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
         raise RequestError(f"{path}: class_names: expected a list of texts, found {_described(names)}")
     return train, test, None if names is None else tuple(map(str, names))
+
+
+def read_images(path: Path) -> tuple[str, Images, tuple[str, ...]]:
+    """The images to be classified: those of `x_test` if there are such, else of the only array of images.
+
+    With the array's name, and the names of those that are not looked at. Raises `RequestError`.
+    """
+    arrays = _arrays(path)
+    found = [name for name, array in arrays.items() if array.ndim in _OF_IMAGES]
+    if "x_test" in found or len(found) == 1:
+        name = "x_test" if "x_test" in found else found[0]
+        return name, _images(arrays[name], f"{path}: {name}"), tuple(other for other in arrays if other != name)
+    held = "; ".join(f"{name}: {_described(array)}" for name, array in arrays.items()) or "no array"
+    raise RequestError(
+        f"{path}: expected one array of images, (images, height, width) or (images, height, width, channels), "
+        f"or x_test among several; found {held}"
+    )
 
 
 def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], advance: Advance) -> None:
@@ -63,6 +69,23 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
         if class_names != numbered(len(class_names)):
             with archive.open("class_names.npy", "w") as file:
                 np.lib.format.write_array(file, np.array(class_names))
+
+
+def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """The arrays of these names, or all. Raises `RequestError`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                name: _read_array(archive, member, path)
+                for member in archive.infolist()
+                if (name := member.filename.removesuffix(".npy")) in (wanted or (name,))
+            }
+    except RequestError:
+        raise
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # zipfile raises several kinds for names and versions that it cannot read
+        raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
@@ -92,7 +115,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
 
 def _part(arrays: dict[str, Array], name: str, path: Path) -> Part:
     images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
-    if images.ndim not in (3, 4):
+    if images.ndim not in _OF_IMAGES:
         raise RequestError(
             f"{path}: x_{name}: expected (images, height, width) or (images, height, width, channels), "
             f"found {_described(images)}"
@@ -101,9 +124,13 @@ def _part(arrays: dict[str, Array], name: str, path: Path) -> Part:
         raise RequestError(f"{path}: y_{name}: expected a label per image, found {_described(labels)}")
     if len(images) != len(labels):
         raise RequestError(f"{path}: {len(images)} images in x_{name}, but {len(labels)} labels in y_{name}")
-    pixels = _whole(images, f"{path}: x_{name}", 255).astype(np.uint8, copy=False)
-    numbers = _whole(labels.reshape(-1), f"{path}: y_{name}", 2**31 - 1).astype(np.int64)
-    return Part(pixels if pixels.ndim == 4 else pixels[..., np.newaxis], numbers)
+    pixels = _images(images, f"{path}: x_{name}")
+    return Part(pixels, _whole(labels.reshape(-1), f"{path}: y_{name}", 2**31 - 1).astype(np.int64))
+
+
+def _images(array: Array, place: str) -> Images:
+    pixels = _whole(array, place, 255).astype(np.uint8, copy=False)
+    return pixels if pixels.ndim == 4 else pixels[..., np.newaxis]
 
 
 def _whole(array: Array, place: str, most: int) -> Array:

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.config.schema import TrainingConfig
-from mnist_exp.data.dataset import Images, Part
+from mnist_exp.data.dataset import Images, Part, Shape
+from mnist_exp.errors import RequestError
 from mnist_exp.model.objective import make_loss, make_metrics
 from mnist_exp.training.device import halves_batches
 
@@ -38,6 +39,31 @@ class Scores:
 def load(path: Path) -> keras.Model:
     """A model from a `.keras` file; nothing in it is run."""
     return keras.saving.load_model(path, safe_mode=True)
+
+
+def form(model: keras.Model, name: str) -> tuple[Shape, int]:
+    """The shape of the images that a model takes, and the number of its classes.
+
+    Raises `RequestError` that names `name` for what is no classifier of images.
+    """
+    inputs, outputs = (
+        [tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)
+    )
+    if not (
+        len(inputs) == len(outputs) == 1
+        and (len(inputs[0]), len(outputs[0])) == (3, 1)
+        and all((*inputs[0], *outputs[0]))
+        and inputs[0][2] in (1, 3)
+        and outputs[0][0] > 1
+    ):
+        raise RequestError(
+            f"{name}: not a classifier of small images: expected one input (height, width, 1 or 3) and a "
+            f"probability for each class, found {inputs} and {outputs}"
+        )
+    total = float(np.sum(predict(model, np.full((1, *inputs[0]), 128, np.uint8))))
+    if not abs(total - 1) < 1e-3:
+        raise RequestError(f"{name}: does not end in probabilities: their sum is {total:.3g}, expected 1")
+    return inputs[0], outputs[0][0]
 
 
 def predict(model: keras.Model, images: Images) -> Probabilities:

@@ -176,6 +176,41 @@ def misclassified(
     _sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 
 
+def reliability(
+    accuracy: Sequence[float], confidence: Sequence[float], counts: Sequence[int], title: str, path: Path
+) -> None:
+    """How often predictions of each bin of confidence are right, beside how sure they are; and how many there are.
+
+    `accuracy` and `confidence` are means over bins of equal width from 0 to 1; those of empty bins do not matter.
+    """
+    figure = new_figure(5.2, 6, title)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, len(counts) + 1)
+    centres, width = (edges[:-1] + edges[1:]) / 2, 1 / len(counts)
+    filled = np.flatnonzero(counts)
+    right, sure = np.asarray(accuracy)[filled], np.asarray(confidence)[filled]
+    upper.bar(centres[filled], right, width, color=TRAIN, edgecolor="white", label="accuracy")
+    upper.bar(
+        centres[filled], sure - right, width, right, fill=False, edgecolor=VALIDATION, hatch="///",
+        label="gap to the confidence",
+    )  # fmt: skip
+    upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="perfectly calibrated")
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    lower.bar(centres, counts, width, color="#777777", edgecolor="white")
+    lower.set(
+        xlabel="confidence: probability of the predicted class",
+        ylabel="images",
+        yscale="log",
+        ylim=(0.5, 2 * max(counts)),
+    )
+    lower.yaxis.set_major_formatter("{x:,.0f}")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    write(figure, path)
+
+
 def augmentation_sheet(originals: Images, augmented: Sequence[Images], title: str, path: Path) -> None:
     """Images in the left column, and beside each what augmentation makes of it."""
     rows = np.stack([originals, *augmented], axis=1)

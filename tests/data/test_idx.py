@@ -61,7 +61,7 @@ def test_gzip_and_plain_files_are_the_same(tmp_path: Path):
 def test_a_truncated_archive_is_told(tmp_path: Path, cut: int):
     """Wherever it was cut."""
     file = tmp_path / "cut.gz"
-    file.write_bytes(gzip.compress(CONTENT)[:cut])
+    file.write_bytes(gzip.compress(CONTENT, mtime=0)[:cut])
     with pytest.raises(RequestError, match=r"cut\.gz: a damaged gzip archive"):
         read_content(file, FileSpec(name="x"))
 
@@ -114,7 +114,7 @@ LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
         (CONTENT[:-1], LABELS, "train-images-idx3-ubyte: its header promises 2×3×4 = 24 values, 23 follow"),
         (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file of unsigned bytes in 3 or 4 dimensions"),
         (b"", LABELS, "train-images-idx3-ubyte: not an IDX file"),
-        (gzip.compress(CONTENT)[:-9], LABELS, "train-images-idx3-ubyte: a damaged gzip archive"),
+        (gzip.compress(CONTENT, mtime=0)[:-9], LABELS, "train-images-idx3-ubyte: a damaged gzip archive"),
         (CONTENT, struct.pack(">4BI", 0, 0, 8, 1, 1) + b"\0", "2 images, but 1 labels in"),
         (CONTENT, LABELS[:-1] + b"\2", "label 2 at image 1 (from 0); data.classes=2 allows 0 to 1; data.classes=3 would"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 0, 3, 4), struct.pack(">4BI", 0, 0, 8, 1, 0), "training set: no images"),

@@ -1,0 +1,237 @@
+"""`mnist-exp evaluate`: a saved model's figures on its own data set or on another."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.commands.saved import Saved, data_of, settle_saved
+from mnist_exp.commands.settle import set_up
+from mnist_exp.commands.train import shown
+from mnist_exp.config.identity import LIBRARIES
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.verbs import EvaluateConfig
+from mnist_exp.errors import RequestError
+from mnist_exp.runs.directory import make_directory, shown_data, stamped
+from mnist_exp.runs.files import write_text
+from mnist_exp.runs.log import say, warn
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_exp.data.dataset import Dataset, Part
+    from mnist_exp.inference.assessment import Assessment
+    from mnist_exp.inference.saved import Scores
+
+_OFTEN = 3  # mistakes that are told
+_MEANING = {
+    "train": "the model was trained on these images: new ones will be harder for it",
+    "val": "the saved epoch was chosen by these images: new ones will be a little harder",
+}
+
+
+def evaluate(request: Request, started: float) -> None:
+    """Score a saved model, print what it is worth, and draw it. Raises `RequestError`."""
+    config, saved, of_run = settle_saved(request, EvaluateConfig)
+    refuse_existing(config)
+    device = set_up(of_run)
+    data = data_of(of_run, request)
+    part = part_of(data, config.part, of_run.data.name)
+    model = saved.load()
+    names = agreed_classes(saved, model, data, of_run)
+
+    from mnist_exp.inference.assessment import assess
+    from mnist_exp.inference.saved import score
+    from mnist_exp.model.save import weights_sha256
+
+    scores = score(model, part, of_run.training)
+    found = assess(part.labels, scores.probabilities)
+    own = data.sha256 == saved.result.get("data", {}).get("sha256")
+    about = {
+        "model": str(saved.file.resolve()),
+        "run": saved.name if saved.run else None,
+        "weights_sha256": weights_sha256(model),
+        "data": {
+            "name": shown_data(saved.result) if own else of_run.data.name,
+            "sha256": data.sha256,
+            "origin": data.origin,
+            "part": config.part,
+            "images": len(part),
+            "class_names": list(names),
+            "of_the_run": own,
+        },
+        "metrics": scores.metrics,
+        **dataclasses.asdict(found),
+        "expected_calibration_error": found.calibration.error,
+        "device": {"kind": device.kind, "device": device.name, "threads": device.threads},
+        "versions": {name: version(name) for name in ("mnist-exp", *LIBRARIES)},
+    }
+    folder = keep(config, saved, about, part, scores, found)
+    whose = "" if own or saved.run is None else ", not the data of the run"
+    say(f"model   {shown(saved.file)}")
+    say(f"data    {about['data']['name']} from {data.origin}{whose}")
+    say(f"device  {device.name}, {device.threads} thread{'s' * (device.threads > 1)}, float32")
+    tell_figures(scores, found, names, config.part)
+    if own:
+        tell_meaning(saved, about)
+        if instead := saved.result["data"].get("stands_in_for"):
+            warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
+    say(f"kept    {shown(folder)}")
+
+
+def refuse_existing(config: EvaluateConfig) -> None:
+    """Raises `RequestError` for a folder that holds something."""
+    if config.output is None:
+        return
+    folder = Path(config.output).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RequestError(f"output={config.output}: is there already; name a new folder")
+
+
+def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
+    """Say what figures on a run's own data mean, and whether they are those that the run ended with."""
+    part, result = about["data"]["part"], saved.result
+    if about["weights_sha256"] != result.get("weights_sha256"):
+        warn(f"{shown(saved.file)}: not the weights that the run's result.json tells of")
+    if part != "test":
+        say(f"note    {_MEANING[part]}")
+    elif result.get("test") == about["metrics"]:
+        say("same    as the run's result.json says, to the last bit")
+    elif result.get("test"):
+        was, now = (
+            ", ".join(f"{name} {value:.8g}" for name, value in of.items())
+            for of in (result["test"], about["metrics"])
+        )
+        differing = [
+            f"{name} {before.get(name)} then, {value} now"
+            for before, after in ((result.get(of, {}), about[of]) for of in ("device", "versions"))
+            for name, value in after.items()
+            if before.get(name) != value
+        ]
+        why = "; ".join(differing) or "for no known reason"
+        say(f"note    the run's result.json says {was}; this is {now} ({why})")
+
+
+def part_of(data: Dataset, part: str, name: str) -> Part:
+    """A part of the data. Raises `RequestError` where there is none."""
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    if (found := parts[part]) is None:
+        there = " or ".join(f"part={name}" for name, part in parts.items() if part)
+        raise RequestError(f"{name} from {data.origin} has no {part} part; {there} scores another")
+    return found
+
+
+def agreed_classes(saved: Saved, model: keras.Model, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    """The names of the classes that a model and the data have in common.
+
+    Raises `RequestError` for data of another shape or with other classes than the model was made for.
+    """
+    from mnist_exp.data.dataset import numbered
+    from mnist_exp.inference.saved import form
+
+    shape, classes = form(model, str(shown(saved.file)))
+    if config.data.shape != shape:
+        ours, theirs = ("×".join(map(str, sizes)) for sizes in (shape, config.data.shape))
+        raise RequestError(f"{config.data.name} has images of {theirs}, but {saved.name} takes {ours}")
+    if config.data.classes != classes:
+        raise RequestError(f"{config.data.name} has {config.data.classes} classes, but {saved.name} {classes}")
+    names, unnamed = data.class_names, numbered(classes)
+    trained = tuple(saved.result.get("data", {}).get("class_names") or unnamed)
+    if names in (trained, unnamed):
+        return trained
+    if trained != unnamed:
+        ours, theirs = (", ".join(listed) for listed in (trained, names))
+        raise RequestError(
+            f"{config.data.name} has the classes {theirs}, but {saved.name} was trained for {ours}; "
+            "data.class_names=[…] names them in the order of the labels"
+        )
+    if saved.run:
+        warn(f"the classes of {saved.name} have no names: class 0 is taken for {names[0]}, 1 for {names[1]}, …")
+    return names
+
+
+def keep(
+    config: EvaluateConfig,
+    saved: Saved,
+    about: Mapping[str, Any],
+    part: Part,
+    scores: Scores,
+    found: Assessment,
+) -> Path:
+    """Write the figures and pictures into a new folder, and return it. Raises `RequestError`."""
+    from mnist_exp.inference.assessment import ClassFigures
+    from mnist_exp.report import plots
+    from mnist_exp.report.predictions import COLUMNS, as_table, two_best
+
+    names, data = about["data"]["class_names"], about["data"]
+    title = f"{saved.name} · {data['name']}, {data['part']} part"
+    accuracy = f"accuracy {found.accuracy:.2%}, on {len(part):,} images"
+    try:
+        if config.output is None:
+            folder = make_directory(Path(config.outputs) / "evaluate", stamped(saved.name))
+        else:
+            folder = Path(config.output).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "evaluation.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+        columns = tuple(field.name for field in dataclasses.fields(ClassFigures))
+        rows = [(name, *dataclasses.astuple(of)) for name, of in zip(names, found.classes, strict=True)]
+        write_text(folder / "per_class.csv", as_table(("class", *columns), rows))
+        best = two_best(range(len(part)), scores.probabilities, names)
+        rows = [(of.input, names[label], *of.cells) for of, label in zip(best, part.labels, strict=True)]
+        write_text(folder / "predictions.csv", as_table(("image", "true", *COLUMNS), rows))
+        plots.confusion_matrix(
+            part.labels, scores.predicted, names, f"{accuracy}\n{title}", folder / "confusion_matrix.png"
+        )
+        sure = found.calibration
+        plots.reliability(
+            sure.accuracy, sure.confidence, sure.counts,
+            f"expected calibration error {sure.error:.2%}, on {len(part):,} images\n{title}",
+            folder / "reliability.png",
+        )  # fmt: skip
+        plots.misclassified(
+            part.images, part.labels, scores.probabilities, names, f"misclassified · {title}",
+            folder / "misclassified.png",
+        )  # fmt: skip
+    except OSError as error:
+        raise RequestError(f"output: {error.filename} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def tell_figures(scores: Scores, found: Assessment, names: Sequence[str], part: str) -> None:
+    """Print what the model is worth."""
+    from mnist_exp.report.tables import percent, print_table
+
+    low, high = (f"{100 * bound:.2f}" for bound in found.interval)
+    others = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items() if name != "accuracy")
+    images = sum(of.images for of in found.classes)
+    say(
+        f"{part:<7} accuracy {percent(found.accuracy)}, 95 % interval {low} … {high} (Wilson), "
+        f"{others}, on {images:,} images"
+    )
+    shown_figures = ("precision", "recall", "f1")
+    rows = [
+        [name, f"{of.images:,}", *(percent(getattr(of, figure)) for figure in shown_figures)]
+        for name, of in zip(names, found.classes, strict=True)
+    ]
+    rows.append(["mean", "", *(percent(found.macro(figure)) for figure in shown_figures)])
+    print_table(["class", "images", *shown_figures], rows, right=("images", *shown_figures))
+    counts = {
+        (row, column): count
+        for row, line in enumerate(found.confusion)
+        for column, count in enumerate(line)
+        if row != column and count
+    }
+    often = sorted(counts, key=lambda pair: -counts[pair])[:_OFTEN]
+    if often:
+        mistakes = (f"{names[row]} taken for {names[column]}: {counts[row, column]}" for row, column in often)
+        say(f"often   {', '.join(mistakes)}")
+    sure = found.calibration
+    say(
+        f"sure    {percent(sure.mean_confidence)} on average, right {percent(found.accuracy)}; "
+        f"expected calibration error {percent(sure.error)}, in {len(sure.counts)} bins"
+    )

@@ -1,0 +1,133 @@
+"""`mnist-exp predict`: the classes that a saved model sees in images. `mnist_exp.load` does it from Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mnist_exp.commands.saved import Saved, config_of, find_saved, settle_saved
+from mnist_exp.commands.settle import set_up
+from mnist_exp.commands.train import shown
+from mnist_exp.config.request import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.verbs import PredictConfig
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.runs.files import write_text
+from mnist_exp.runs.log import say
+
+if TYPE_CHECKING:
+    from mnist_exp.inference.predictor import Predictor
+    from mnist_exp.report.predictions import Prediction
+
+# Data sets of digits in the form that photographs of digits are brought into.
+_IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
+
+
+def predict(request: Request, started: float) -> None:
+    """Classify what was asked for, and print or write the classes. Raises `RequestError`."""
+    config, saved, of_run = settle_saved(request, PredictConfig)
+    refuse_existing(config)
+    # What is written to the standard output is for another program: nothing else goes there.
+    tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
+    set_up(of_run)
+    predictor = predictor_of(saved, of_run, config.predict.normalize)
+    tell(f"model   {shown(saved.file)}")
+    predictions, problems = classify(predictor, config, tell)
+    if problems and (not config.predict.skip_bad or not predictions):
+        advice = "\npredict.skip_bad=true leaves them out" if predictions and config.format != "kaggle" else ""
+        raise RequestError(listed(problems, len(predictions)) + advice)
+    write(predictions, config, tell)
+    if problems:
+        tell(f"warning: {listed(problems, len(predictions))}")
+
+
+def load(run: str | Path = "latest", outputs: str | Path = "outputs", normalize: bool | None = None) -> Predictor:
+    """A saved model with its `predict`, by what `run=` takes: a directory, a name, latest, best, a model's file.
+
+    `outputs` is the folder that holds runs. `normalize`: whether image files are brought into MNIST's form (None:
+    for models of MNIST's digits). Raises `RequestError`.
+    """
+    saved = find_saved(str(run), Path(outputs).expanduser())
+    return predictor_of(saved, config_of(saved, Request("train"), ()), normalize)
+
+
+def refuse_existing(config: PredictConfig) -> None:
+    """Raises `RequestError` for a file that would be written over, or cannot be written."""
+    if config.output is None:
+        return
+    file = Path(config.output).expanduser()
+    if file.exists():
+        raise RequestError(f"output={config.output}: is there already; name a new file")
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"output={config.output}: {folder} cannot be written")
+
+
+def predictor_of(saved: Saved, config: TrainConfig, normalize: bool | None) -> Predictor:
+    """A saved model with what its run's config says. Raises `RequestError`."""
+    model = saved.load()
+
+    from mnist_exp.data.dataset import numbered
+    from mnist_exp.inference.predictor import Predictor
+    from mnist_exp.inference.saved import form
+
+    shape, classes = form(model, str(shown(saved.file)))
+    known = (config.data.class_names, saved.result.get("data", {}).get("class_names"))
+    names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
+    grey = shape[2] == 1
+    if normalize and not grey:
+        raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")
+    if normalize is None:
+        digits = config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1)
+        normalize = grey and digits
+    return Predictor(model, names, config, shape, normalize)
+
+
+def classify(
+    predictor: Predictor, config: PredictConfig, tell: Callable[[str], None]
+) -> tuple[list[Prediction], list[RequestError]]:
+    """The predictions for all inputs that can be read, in their order, and what is wrong with the others."""
+    from mnist_exp.inference.inputs import find_inputs, read_inputs
+    from mnist_exp.report.predictions import two_best
+
+    assert config.inputs is not None
+    note = lambda text: tell(f"note    {text}")  # noqa: E731
+    files, problems = find_inputs(config.inputs, note)
+    predictions: list[Prediction] = []
+    for batch in read_inputs(
+        files, predictor.shape, normalized=predictor.normalizes, tell=note, refuse=problems.append
+    ):
+        predictions += two_best(batch.names, predictor.predict(batch.images), predictor.class_names)
+    return predictions, problems
+
+
+def listed(problems: Sequence[RequestError], good: int) -> str:
+    """What is wrong with which inputs."""
+    if len(problems) == 1 and not good:
+        return str(problems[0])
+    bad = f"{len(problems)} input{'s' * (len(problems) > 1)} cannot be classified"
+    return "\n  ".join([f"{bad}, {good:,} image{'s' * (good != 1)} can:", *map(str, problems)])
+
+
+def write(predictions: Sequence[Prediction], config: PredictConfig, tell: Callable[[str], None]) -> None:
+    """Write the predictions as they are wanted. Raises `RequestError`, `WorkError`."""
+    from mnist_exp.report.predictions import as_csv, as_json_lines, as_submission, print_predictions
+
+    if config.written_format is None:
+        print_predictions(predictions)
+        return
+    text = {"csv": as_csv, "jsonl": as_json_lines, "kaggle": as_submission}[config.written_format](predictions)
+    if config.output is None:
+        print(text, end="", flush=True)
+        return
+    file = Path(config.output).expanduser()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+    except OSError as error:
+        raise WorkError(f"{error.filename or file}: cannot be written: {error.strerror}") from error
+    tell(f"written {shown(file)}: {len(predictions):,} images")

@@ -1,0 +1,202 @@
+"""What is to be classified: image files, folders and patterns of them, IDX, NPZ and CSV files, standard input."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnist_exp.config.names import did_you_mean
+from mnist_exp.config.schema import FileSpec
+from mnist_exp.data import csv, idx, npz
+from mnist_exp.data.dataset import CHUNK, Images, Shape
+from mnist_exp.data.folder import ENDINGS
+from mnist_exp.errors import RequestError
+from mnist_exp.inference.pictures import read_picture
+
+STANDARD_INPUT = "-"
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
+
+_NORMALIZED = "image files are brought into MNIST's form; predict.normalize=false only scales them"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (n, height, width, channels), uint8, and what each is called."""
+
+    names: list[str]
+    images: Images
+
+
+def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[RequestError]]:
+    """The files that are meant, in order, those of a folder or pattern in natural order; and what is wrong."""
+    files: list[str] = []
+    problems: list[RequestError] = []
+    for name in wanted:
+        try:
+            files += _files(name, tell)
+        except RequestError as error:
+            problems.append(error)
+    if files.count(STANDARD_INPUT) > 1:
+        problems.append(RequestError("inputs: standard input (-) can be read once"))
+    return files, problems
+
+
+def read_inputs(
+    files: Sequence[str], shape: Shape, *, normalized: bool, tell: Tell, refuse: Callable[[RequestError], None]
+) -> Iterator[Batch]:
+    """The images in files, in order, so many at a time that memory does not grow with their number.
+
+    `normalized`: image files are brought into MNIST's form. What is wrong with a file goes to `refuse`.
+    """
+    names: list[str] = []
+    pictures: list[Images] = []
+    told = False
+    for name in files:
+        try:
+            with _opened(name) as path:
+                kind = _kind(path, name)
+                if kind == "picture":
+                    if not told:
+                        told = True
+                        tell(_NORMALIZED if normalized else f"image files are scaled to {shape[0]}×{shape[1]}")
+                    pictures.append(read_picture(path.read_bytes(), _shown(name), shape, normalized=normalized))
+                    names.append(_shown(name))
+                    images = None
+                else:
+                    images = _read_array(kind, path, _shown(name), shape, tell)
+        except RequestError as error:
+            refuse(error)
+            continue
+        except OSError as error:
+            refuse(RequestError(f"{_shown(name)}: cannot be read: {error.strerror or error}"))
+            continue
+        if names and (images is not None or len(names) == CHUNK):
+            yield Batch(names, np.stack(pictures))
+            names, pictures = [], []
+        if images is not None:
+            yield Batch([f"{_shown(name)}[{index}]" for index in range(len(images))], images)
+    if names:
+        yield Batch(names, np.stack(pictures))
+
+
+def _files(name: str, tell: Tell) -> list[str]:
+    path = os.path.expanduser(name)
+    if name == STANDARD_INPUT:
+        return [name]
+    if os.path.isdir(path):
+        return _pictures_in(path, tell)
+    if os.path.exists(path):
+        return [path]
+    if glob.has_magic(path):
+        if matches := sorted(glob.glob(path, recursive=True), key=_natural):
+            return [
+                file
+                for match in matches
+                for file in ([match] if not os.path.isdir(match) else _files(match, tell))
+            ]
+        raise RequestError(f"inputs={name}: fits no file")
+    folder, last = os.path.split(path)
+    near = did_you_mean(last, os.listdir(folder or ".") if os.path.isdir(folder or ".") else ())
+    raise RequestError(f"inputs={name}: there is no such file or folder{near}")
+
+
+def _pictures_in(folder: str, tell: Tell) -> list[str]:
+    """The image files in a folder and its folders; what else is there is told."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(parent, name) for name in files if not name.startswith(".")]
+    pictures = [path for path in found if path.lower().endswith(ENDINGS)]
+    others = f"{len(found) - len(pictures)} other file{'s' * (len(found) - len(pictures) != 1)}"
+    if not pictures:
+        there = f"; there are {others}" if found else ""
+        raise RequestError(f"{_shown(folder)}: no PNG or JPEG files (.png, .jpg, .jpeg) in this folder{there}")
+    if len(found) > len(pictures):
+        tell(f"{_shown(folder)}: {others} there, neither PNG nor JPEG, passed over")
+    return sorted(pictures, key=_natural)
+
+
+def _natural(path: str) -> list[tuple[int, int | str]]:
+    """The order of people: 2.png before 10.png."""
+    parts = re.split(r"([0-9]+)", path)
+    return [(0, int(part)) if index % 2 else (1, part) for index, part in enumerate(parts)]
+
+
+def _shown(name: str) -> str:
+    """A name as text, whatever its bytes are."""
+    return "standard input" if name == STANDARD_INPUT else os.fsencode(name).decode(errors="backslashreplace")
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[Path]:
+    """A file that can be read more than once: the named one, or a temporary copy of what is no regular file."""
+    if name != STANDARD_INPUT and os.path.isfile(name):
+        yield Path(name)
+        return
+    if name == STANDARD_INPUT and sys.stdin.isatty():
+        raise RequestError("inputs=-: standard input is the terminal; give it a file: … inputs=- < digit.png")
+    with tempfile.NamedTemporaryFile() as copy:
+        if name == STANDARD_INPUT:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        else:
+            with open(name, "rb") as stream:
+                shutil.copyfileobj(stream, copy)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _kind(path: Path, name: str) -> str:
+    """What a file is by how it begins, else by its name. Raises `RequestError`, `OSError`."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if not start:
+        raise RequestError(f"{_shown(name)}: is empty")
+    ending = os.path.splitext(name)[1].lower()
+    if start.startswith(_PICTURES) or ending in ENDINGS:
+        return "picture"
+    if start.startswith(_ARCHIVE) or ending == ".npz":
+        return "npz"
+    if start.startswith(_PACKED):
+        return "idx"
+    if ending == ".csv" or re.fullmatch(rb"[\t\n\r -~\x80-\xff]*[0-9][\t\n\r -~\x80-\xff]*", start):
+        return "csv"
+    raise RequestError(
+        f"{_shown(name)}: begins with {start[:4].hex(' ')}; expected a PNG or JPEG image, IDX, NPZ or CSV"
+    )
+
+
+def _read_array(kind: str, path: Path, name: str, shape: Shape, tell: Tell) -> Images:
+    """The images of an IDX, NPZ or CSV file, which are in the model's shape. Raises `RequestError`."""
+    try:
+        if kind == "idx":
+            images = idx.parse(idx.unpack(path.read_bytes(), FileSpec(name=path.name), name), name, idx.IMAGES)
+            images = images if images.ndim == 4 else images[..., np.newaxis]
+        elif kind == "npz":
+            array, images, others = npz.read_images(path)
+            if others:
+                tell(f"{name}: the images are those of {array}; not looked at: {', '.join(others)}")
+        else:
+            images, labelled = csv.read_images(path, shape)
+            if labelled:
+                tell(f"{name}: its first column is taken for labels, and not looked at")
+    except RequestError as error:
+        raise RequestError(str(error).replace(str(path), name)) from error
+    if images.shape[1:] != shape:
+        found, expected = ("×".join(map(str, sizes)) for sizes in (images.shape[1:], shape))
+        raise RequestError(f"{name}: images of {found}; the model takes {expected}")
+    if not len(images):
+        raise RequestError(f"{name}: no images")
+    return images

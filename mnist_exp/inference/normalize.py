@@ -1,0 +1,126 @@
+"""A photograph or scan of a single digit in MNIST's form: light on dark, 20 of 28 pixels large, centred by mass.
+
+http://yann.lecun.com/exdb/mnist/ describes the form: the digit fits a box of 20×20 pixels, its proportions kept,
+and its centre of mass is the centre of 28×28.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from mnist_exp.data.dataset import Images
+
+Grey = npt.NDArray[np.float32]
+
+_BOX = 20 / 28  # of the image's smaller side
+LARGE = 512
+"""Pixels of the longer side: larger pictures are reduced to it."""
+_NOISY = 128  # from this size on, single pixels are no strokes
+_FAINTEST = 20  # of 255: paper without anything on it varies by less
+_SPECK = 0.03  # of the largest stroke's area
+_THINNEST = 2.0  # pixels of a stroke in the result; thinner ones would be pale
+_EIGHT = np.ones((3, 3), bool)  # neighbours that touch at a corner are connected
+
+
+def normalize(picture: Image.Image, height: int, width: int) -> Images | None:
+    """A grey picture (mode L) of a digit, dark on light or light on dark, as (height, width, 1), uint8.
+
+    The background may be unevenly lit. None where nothing is on it.
+    """
+    if max(picture.size) > LARGE:
+        picture = picture.copy()
+        picture.thumbnail((LARGE, LARGE), Image.Resampling.BOX, reducing_gap=None)
+    ink = _strokes(np.asarray(picture, np.float32))
+    if ink is None:
+        return None
+    rows, columns = (np.flatnonzero((ink > 0.2).any(axis=axis)) for axis in (1, 0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    box = _BOX * min(height, width)
+    scale = box / max(ink.shape)
+    size = tuple(max(1, round(scale * side)) for side in ink.shape)
+    small = np.asarray(Image.fromarray(ink).resize(size[::-1], Image.Resampling.BILINEAR))
+    small = np.clip(small / small.max(), 0, 1)
+    paper = np.zeros((height, width, 1), np.uint8)
+    top, left = (
+        int(np.clip(round(whole / 2 - centre), 0, whole - side))
+        for whole, centre, side in zip((height, width), ndimage.center_of_mass(small), small.shape, strict=True)
+    )
+    paper[top : top + size[0], left : left + size[1], 0] = np.rint(255 * small)
+    return paper
+
+
+def _strokes(grey: Grey) -> Grey | None:
+    """How much of each pixel is covered by the digit, 0…1; None where there is nothing."""
+    if min(grey.shape) < 3:
+        return None
+    if max(grey.shape) > _NOISY:
+        grey = ndimage.median_filter(grey, 3)
+    edge = _edge(grey.shape)
+    relative = grey - _plane(grey, edge)
+    if relative.max() < -relative.min():
+        relative = -relative
+    # What is lighter than all around it within half of the picture: light falls more evenly than that.
+    above = relative - ndimage.grey_opening(relative, max(grey.shape) // 2 + 1)
+    level = float(np.median(above[edge]))
+    noise = 1.4826 * float(np.median(np.abs(above[edge] - level)))
+    above = np.maximum(above - level, 0)
+    top = float(above.max())
+    if top < max(_FAINTEST, 6 * noise):
+        return None
+    kept = _digit(above > max(0.2 * top, 4 * noise), above > 0.5 * top)
+    full = float(np.median(above[kept & (above > 0.5 * top)]))
+    lowest = min(3 * noise, 0.2 * full)
+    ink = np.clip((above - lowest) / (full - lowest), 0, 1) * ndimage.binary_dilation(kept, _EIGHT)
+    return _thickened(ink, kept)
+
+
+def _edge(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """The picture's outermost pixels."""
+    width = max(1, min(shape) // 16)
+    edge = np.ones(shape, bool)
+    edge[width:-width, width:-width] = False
+    return edge
+
+
+def _plane(grey: Grey, edge: npt.NDArray[np.bool_]) -> Grey:
+    """The plane through the values at the edge, without what lies far from it."""
+    y, x = np.nonzero(edge)
+    places, values = np.stack([np.ones(len(x)), x, y], axis=-1), grey[edge]
+    far = np.abs(values - np.median(values))
+    for _ in range(4):
+        near = far <= max(3 * float(np.median(far)), 8)
+        found = np.linalg.lstsq(places[near], values[near], rcond=None)[0]
+        far = np.abs(values - places @ found)
+    level, along, down = found.astype(np.float32)
+    plane: Grey = level + along * np.arange(grey.shape[1]) + down * np.arange(grey.shape[0])[:, np.newaxis]
+    return plane
+
+
+def _digit(mask: npt.NDArray[np.bool_], core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The strokes of `mask` that belong to the digit: no specks, no edge of the paper, none without a `core`."""
+    labels, count = ndimage.label(mask, _EIGHT)
+    numbers = np.arange(count + 1)
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    areas[0] = 0
+    areas[~np.isin(numbers, labels[core])] = 0
+    # What runs along the picture's edge is not the digit, if there is anything else.
+    along = np.zeros(count + 1, int)
+    for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        along = np.maximum(along, np.bincount(side, minlength=count + 1))
+    inside = np.where(along > min(mask.shape) / 4, 0, areas)
+    if inside.max() >= 0.1 * areas.max():
+        areas = inside
+    return np.isin(labels, numbers[areas > _SPECK * areas.max()])
+
+
+def _thickened(ink: Grey, kept: npt.NDArray[np.bool_]) -> Grey:
+    """The same with strokes that are wide enough to be seen at the size of the result."""
+    rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
+    size = max(np.ptp(rows), np.ptp(columns)) + 1
+    strokes = np.pad(kept[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    width = 2 * float(np.percentile(ndimage.distance_transform_edt(strokes)[strokes], 90)) - 1
+    missing = round(_THINNEST * size / 20 - width)
+    return ndimage.maximum_filter(ink, missing + 1) if missing > 0 else ink

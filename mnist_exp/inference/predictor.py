@@ -1,0 +1,83 @@
+"""A saved model with all that prediction needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Shape
+from mnist_exp.errors import RequestError
+from mnist_exp.inference.inputs import find_inputs, read_inputs
+from mnist_exp.inference.saved import Probabilities, predict
+
+FileName = str | Path
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model, the names of its classes, and what it does with image files."""
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    config: TrainConfig
+    """That of the run; for a model without one, the default config."""
+    shape: Shape
+    normalizes: bool
+    """Whether image files are brought into MNIST's form, or only scaled."""
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return len(self.class_names)
+
+    def predict(self, images: npt.ArrayLike | FileName | Sequence[FileName]) -> Probabilities:
+        """Class probabilities (n, classes), float32.
+
+        `images` are pixels from 0 to 255, (n, height, width) or (n, height, width, channels), one image without n,
+        or names of files, as `mnist-exp predict` takes them. Raises `RequestError` for all that is wrong.
+        """
+        if isinstance(images, (str, Path)):
+            return self._predict_files([images])
+        if isinstance(images, (list, tuple)) and images and all(isinstance(of, (str, Path)) for of in images):
+            return self._predict_files(images)
+        return predict(self.model, self._pixels(np.asarray(images)))
+
+    def _predict_files(self, names: Sequence[FileName]) -> Probabilities:
+        files, problems = find_inputs([os.fspath(name) for name in names], lambda _: None)
+        batches = read_inputs(
+            files, self.shape, normalized=self.normalizes, tell=lambda _: None, refuse=problems.append
+        )
+        found = [predict(self.model, batch.images) for batch in batches]
+        if problems:
+            raise RequestError("\n".join(map(str, problems)))
+        return np.concatenate(found)
+
+    def _pixels(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array as (n, height, width, channels). Raises `RequestError`."""
+        one = array.shape in (self.shape, self.shape[:2])
+        whole = array[np.newaxis] if one else array
+        if whole.ndim == 3 and self.shape[2] == 1:
+            whole = whole[..., np.newaxis]
+        if whole.shape[1:] != self.shape or not len(whole):
+            expected = ", ".join(map(str, self.shape))
+            raise RequestError(
+                f"expected images of shape (n, {expected}), found {array.dtype} of shape {array.shape}"
+            )
+        if whole.dtype.kind not in "buif":
+            raise RequestError(f"expected pixels, numbers from 0 to 255, found {array.dtype}")
+        if whole.dtype == np.uint8:
+            return whole
+        low, high = float(whole.min()), float(whole.max())
+        if not 0 <= low <= high <= 255:
+            raise RequestError(f"expected pixels from 0 to 255, found values from {low:g} to {high:g}")
+        if 0 < high <= 1:
+            raise RequestError("expected pixels from 0 to 255, found values from 0 to 1: multiply them by 255")
+        return whole.astype(np.float32)

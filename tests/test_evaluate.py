@@ -1,0 +1,194 @@
+"""`mnist-exp evaluate`: the figures of a saved run, on its own data and on other."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import SMALL, Cli
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output folder with one run, on the embedded digits, that many tests look at."""
+    from mnist_exp.cli import main
+
+    outputs = tmp_path_factory.mktemp("trained") / "outputs"
+    assert main([*SMALL, "data=digits", "training.metrics=[top_k_categorical_accuracy]",
+                 "training.loss=categorical_crossentropy", f"outputs={outputs}", "name=small"]) == 0  # fmt: skip
+    return outputs
+
+
+@pytest.fixture
+def run(trained: Path, use: Callable[[str], None]) -> Path:
+    """The run's directory, in `outputs` here."""
+    shutil.copytree(trained, "outputs")
+    use("digits")
+    [found] = Path("outputs/runs").iterdir()
+    return found
+
+
+def kept(out: str) -> tuple[Path, dict[str, Any]]:
+    """The folder that the figures were written to, and what they are."""
+    folder = Path(next(line for line in out.splitlines() if line.startswith("kept"))[8:])
+    return folder, json.loads((folder / "evaluation.json").read_text())
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_scored_again_with_the_same_figures(cli: Cli, run: Path):
+    """Those that it ended with, to the last bit; nothing in its directory is touched."""
+    before = contents(run)
+    done = cli("evaluate", "run=latest")
+    assert "same    as the run's result.json says, to the last bit" in done.out
+    assert contents(run) == before
+    folder, found = kept(done.out)
+    result = json.loads((run / "result.json").read_text())
+    assert found["metrics"] == result["test"]
+    assert found["weights_sha256"] == result["weights_sha256"]
+    assert folder.parent == Path("outputs/evaluate")
+    assert {path.name for path in folder.iterdir()} == {
+        "evaluation.json", "per_class.csv", "predictions.csv", "confusion_matrix.png", "reliability.png",
+        "misclassified.png",
+    }  # fmt: skip
+
+
+def test_all_figures_are_those_of_the_predictions(cli: Cli, run: Path):
+    """By class, as a whole, and in the confusion matrix."""
+    from sklearn.metrics import confusion_matrix, recall_score
+
+    done = cli("evaluate", "run=small", "output=new/scored")
+    folder, found = kept(done.out)
+    assert folder == Path("new/scored")
+    predictions = rows_of(folder / "predictions.csv")
+    true, predicted = ([row[key] for row in predictions] for key in ("true", "class"))
+    assert len(predictions) == found["data"]["images"]
+    assert found["confusion"] == confusion_matrix(true, predicted).tolist()
+    recalls = [float(row["recall"]) for row in rows_of(folder / "per_class.csv")]
+    assert recalls == pytest.approx(recall_score(true, predicted, average=None))
+    low, high = found["interval"]
+    assert low < found["accuracy"] < high
+    assert f"interval {100 * low:.2f} … {100 * high:.2f} (Wilson)" in done.out
+    assert f"expected calibration error {found['expected_calibration_error']:.2%}".replace("%", " %") in done.out
+
+
+def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
+    """The model has learned the one, and the other has chosen the epoch."""
+    out = cli("evaluate", "run=latest", "part=train").out
+    assert "the model was trained on these images" in out
+    assert kept(out)[1]["data"]["images"] == 270
+    out = cli("evaluate", "run=latest", "part=val").out
+    assert "the saved epoch was chosen by these images" in out
+
+
+def write_other_data(classes: int = 10, side: int = 28) -> None:
+    rng = np.random.default_rng(0)
+    lines = [f"{label % classes}," + ",".join(map(str, rng.integers(0, 256, side * side))) for label in range(40)]
+    for part in ("train", "test"):
+        (Path("other") / f"{part}.csv").parent.mkdir(exist_ok=True)
+        (Path("other") / f"{part}.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_other_data_is_scored_without_naming_the_model(cli: Cli, run: Path):
+    """Nor what the run knows: shape and classes; the file of the model will do too."""
+    write_other_data()
+    done = cli("evaluate", "run=latest", "data=csv", "data.dir=other")
+    assert "data    csv from" in done.out
+    assert "not the data of the run" in done.out
+    assert "result.json" not in done.out
+    found = kept(done.out)[1]
+    assert (found["data"]["images"], found["data"]["of_the_run"]) == (40, False)
+    alone = cli("evaluate", f"run={run / 'model.keras'}", "data=csv", "data.dir=other", "output=alone").out
+    assert kept(alone)[1]["accuracy"] == found["accuracy"]
+    assert kept(alone)[1]["run"] is None
+
+
+def test_hdf5_files_are_scored_without_chatter(cli: Cli, run: Path):
+    """As the `.keras` file is."""
+    first = kept(cli("evaluate", f"run={run / 'model.keras'}", "data=digits").out)[1]
+    done = cli("evaluate", f"run={run / 'model.h5'}", "data=digits")
+    assert kept(done.out)[1]["accuracy"] == first["accuracy"]
+    assert done.err == ""
+
+
+def test_colour_folders_keep_their_class_names(cli: Cli):
+    """The run's shape and classes are taken for other images of one's own; the names must agree."""
+    for folder, names in (("a", ("ash", "oak")), ("b", ("ash", "oak")), ("c", ("elm", "oak"))):
+        for part in ("train", "test"):
+            for shade, name in enumerate(names):
+                (Path(folder) / part / name).mkdir(parents=True)
+                for number in range(4):
+                    pixels = np.full((9, 7, 3), 200 * shade + number + (folder == "b"), np.uint8)
+                    Image.fromarray(pixels).save(Path(folder) / part / name / f"{number}.png")
+    words = ["data=folder", "data.dir=a", "data.shape=[9,7,3]", "data.classes=2", "data.val_fraction=0.25"]
+    cli(*words, "model=linear", "training.epochs=1", "tracking=none")
+    out = cli("evaluate", "run=latest", "data=folder", "data.dir=b", "data.val_fraction=0").out
+    assert kept(out)[1]["data"]["class_names"] == ["ash", "oak"]
+    err = cli("evaluate", "run=latest", "data=folder", "data.dir=c", status=2).err
+    assert "folder has the classes elm, oak, but linear-none" in err
+    assert "was trained for ash, oak" in err
+
+
+def test_what_was_changed_since_is_told(cli: Cli, run: Path):
+    """Other weights than the run's, and other figures than its own."""
+    file = run / "result.json"
+    result = json.loads(file.read_text())
+    result["weights_sha256"] = "0" * 64
+    result["test"]["accuracy"] = 0.5
+    result["device"]["threads"] = 64
+    file.write_text(json.dumps(result))
+    out = cli("evaluate", "run=latest").out
+    assert "not the weights that the run's result.json tells of" in out
+    assert "result.json says" in out
+    assert "accuracy 0.5" in out
+    assert "threads 64 then" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "say which model: run=latest"),
+        (["run=nope"], "nope: there is no such run in outputs"),
+        (["run=nope.keras"], "run=nope.keras: there is no such file"),
+        (["run=damaged.keras"], "damaged.keras: not a model that Keras can load: "),
+        (["run=latest", "part=tests"], "part=tests: must be 'test', 'val' or 'train'"),
+        (["run=latest", "data.dri=x"], "data.dri=x: no such key (did you mean 'data.dir'?)"),
+        (["run=latest", "output=there"], "output=there: is there already"),
+        (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1] would fit"),
+        (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "takes 28×28×1"),
+        (["run=latest", "data=csv", "data.dir=five", "data.classes=5"], "csv has 5 classes, but small-"),
+        (
+            ["run=latest", "data=kaggle", "data.dir=five"],
+            "has no test part; part=train or part=val scores another",
+        ),
+        (["run=latest", "data=mnist", "data.dir=nowhere"], "there is no such folder"),
+        (["run=latest", "model=mlp"], "model=mlp: no such key or group"),
+        (["run=latest", "part=x", "data.clases=3"], "2 problems"),
+        (["run=latest", "-m"], "-m works with train and check"),
+    ],
+)
+def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], told: str):
+    """One message, exit status 2."""
+    Path("damaged.keras").write_bytes(b"no model")
+    Path("there").mkdir()
+    Path("there/mine").write_text("mine")
+    write_other_data(classes=5)
+    Path("other").rename("five")
+    write_other_data(side=8)
+    before = contents(Path())
+    assert told in cli("evaluate", *words, status=2).err
+    assert contents(Path()) == before
