@@ -83,14 +83,14 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
             with stopwatch.phase("data"):
                 fingerprint = identity(config, computer)
             with alone(plan.directory, fingerprint):
-                found = find_job(plan.directory, fingerprint)
+                found = find_jobs(plan.directory).get(fingerprint)
                 if found is None or not is_finished(found):
                     train_job(plan, planned, config, computer, found, stopwatch)
         except MnistExpError as error:
             reason = str(error)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-    return outcome(planned, find_job(plan.directory, fingerprint), reason)
+    return outcome(planned, find_jobs(plan.directory).get(fingerprint), reason)
 
 
 def train_job(
@@ -139,11 +139,15 @@ def alone(directory: Path, fingerprint: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def find_job(directory: Path, fingerprint: str) -> RunSummary | None:
-    """What is in a sweep's directory of a job: a finished run, else the newest. Not what was resumed inexactly."""
+def find_jobs(directory: Path) -> dict[str, RunSummary]:
+    """What is in a sweep's directory, by its fingerprint: of a job, a finished run, else the newest.
+
+    Not what was resumed inexactly: that is no such job.
+    """
     runs = [run for path in directory.iterdir() if path.is_dir() and (run := summarize(path)) is not None]
-    same = [run for run in runs if run.result.get("fingerprint") == fingerprint and run.result.get("exact", True)]
-    return max(same, key=lambda run: (is_finished(run), run.result["started"]), default=None)
+    exact = [run for run in runs if "fingerprint" in run.result and run.result.get("exact", True)]
+    exact.sort(key=lambda run: (is_finished(run), run.result["started"]))
+    return {run.result["fingerprint"]: run for run in exact}
 
 
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.commands.jobs import Plan, PlannedJob, find_job, identity, outcome, run_job
+from mnist_exp.commands.jobs import Plan, PlannedJob, find_jobs, identity, outcome, run_job
 from mnist_exp.commands.settle import check_with_keras, set_up, settle_data, settle_init, start_from_run
 from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked, news
@@ -131,13 +131,13 @@ def introduce(directory: Path, grid: Grid, fixed: Sequence[str], jobs: Sequence[
     write_text(directory / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {shown(directory)}: {_jobs(len(jobs))} {over}")
-    found = {job.name: find_job(directory, job.fingerprint) for job in jobs}
-    done = sum(run is not None and is_finished(run) for run in found.values())
-    begun = sum(run is not None for run in found.values()) - done
-    others = len(look_at([path for path in directory.iterdir() if path.is_dir()])) - done - begun
-    if done or begun:
+    there = find_jobs(directory)
+    found = [there[job.fingerprint] for job in jobs if job.fingerprint in there]
+    done = sum(map(is_finished, found))
+    if found:
+        begun = len(found) - done
         say(f"        {done} done already, {begun} to go on with, {len(jobs) - done - begun} to begin")
-    if others:
+    if others := len(there) - len({job.fingerprint for job in jobs} & set(there)):
         say(f"        {_jobs(others)} there of other values, settings or code: left as they are")
 
 
@@ -145,7 +145,7 @@ def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], con
     """Run the jobs that are missing, show the table of all, and leave it in the sweep's record."""
     from mnist_exp.tracking.record import SweepRecord, has_leaderboard
 
-    ended = {job: result for job in plan.jobs if (result := result_of(plan, job)) and result.status == "finished"}
+    ended = {job: result for job, result in results_of(plan).items() if result.status == "finished"}
     if len(ended) == len(plan.jobs):
         table = Leaderboard([ended[job] for job in plan.jobs], grid)
         if has_leaderboard(plan.directory, table.as_csv()):
@@ -169,7 +169,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
 
     A job whose worker died goes on once more, behind the others; so do those that a launcher took down with it.
     """
-    from mnist_exp.sweeps.watch import watched
+    from mnist_exp.report.watch import watched
 
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
@@ -177,12 +177,12 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
         while left := [job for job in missing if job not in ended]:
             # What died may have been taken down by another job: in the end each is alone.
             now = [job for job in left if not deaths[job]] or left[:1]
-            before = {job: _starts(plan, job) for job in now}
+            before = _starts(plan)
             trouble = run_once(replace(plan, jobs=tuple(now)), request, grid, ended)
-            begun = [job for job in now if job not in ended and _starts(plan, job) > before[job]]
+            after, results = _starts(plan), results_of(plan)
+            begun = [job for job in now if job not in ended and after[job] > before[job]]
             for job in begun:
-                result = result_of(plan, job)
-                assert result is not None
+                result = results[job]
                 if result.status in ("killed", "interrupted"):
                     deaths[job] += 1
                     if deaths[job] < _DEATHS:
@@ -194,10 +194,11 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     return ended
 
 
-def _starts(plan: Plan, job: PlannedJob) -> int:
-    """How often a job was begun or gone on with."""
-    run = find_job(plan.directory, job.fingerprint)
-    return 0 if run is None else 1 + len(run.result.get("resumed", []))
+def _starts(plan: Plan) -> dict[PlannedJob, int]:
+    """How often each job was begun or gone on with."""
+    there = find_jobs(plan.directory)
+    resumed = {fingerprint: run.result.get("resumed", []) for fingerprint, run in there.items()}
+    return {job: 1 + len(resumed[job.fingerprint]) if job.fingerprint in there else 0 for job in plan.jobs}
 
 
 def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, Outcome]) -> str:
@@ -219,10 +220,10 @@ def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, O
     return trouble
 
 
-def result_of(plan: Plan, job: PlannedJob) -> Outcome | None:
-    """What the sweep's directory tells of a job; None where nothing is there of it."""
-    run = find_job(plan.directory, job.fingerprint)
-    return None if run is None else outcome(job, run, "")
+def results_of(plan: Plan) -> dict[PlannedJob, Outcome]:
+    """What the sweep's directory tells of the jobs that it has something of."""
+    there = find_jobs(plan.directory)
+    return {job: outcome(job, there[job.fingerprint], "") for job in plan.jobs if job.fingerprint in there}
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:

@@ -187,7 +187,7 @@ class RunRecord:
         if error is not None:
             self.result["reason"] = str(error) or type(error).__name__
         try:
-            self._end(_status(error))
+            self._end(status_of(error))
         except OSError as failure:
             if error is None:
                 raise
@@ -215,7 +215,7 @@ class RunRecord:
             wait_seconds = 0
         if self._sender is None:
             return
-        _deliver_rest(self._sender, wait_seconds, self.path)
+        deliver_rest(self._sender, wait_seconds, self.path)
         self.result["mlflow_run_id"] = self._sender.run_id
         self.directory.write_result(self.result)
 
@@ -258,15 +258,7 @@ class SweepRecord:
         if goes_on:
             self._journal.write("resumed", status="RUNNING")
         else:
-            self._journal.write(
-                "run",
-                name=directory.name,
-                key=uuid.uuid4().hex,
-                experiment=tracking.experiment,
-                tags={**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)},
-                **_store(tracking),
-                parent=None,
-            )
+            begin_parent(self._journal, overrides, tracking)
         self._sender = Sender(directory) if tracking.enabled else None
 
     def leaderboard(self, table: str, note: str, best: float | None) -> None:
@@ -283,10 +275,23 @@ class SweepRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._journal.write("end", status=END_STATUS[_status(error)])
+        self._journal.write("end", status=END_STATUS[status_of(error)])
         self._journal.close()
         if self._sender is not None:
-            _deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
+            deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
+
+
+def begin_parent(journal: Journal, overrides: Sequence[str], tracking: TrackingConfig) -> None:
+    """Write the first line of the journal of a sweep or a search, whose jobs' runs are its children."""
+    journal.write(
+        "run",
+        name=journal.folder.name,
+        key=uuid.uuid4().hex,
+        experiment=tracking.experiment,
+        tags={**_source_tags(), "overrides": " ".join(overrides), "directory": str(journal.folder)},
+        **_store(tracking),
+        parent=None,
+    )
 
 
 def has_leaderboard(directory: Path, table: str) -> bool:
@@ -315,7 +320,7 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
         journal.write(**last)  # it ended when it did
     journal.close()
     if first.get("enabled"):
-        _deliver_rest(Sender(directory.path), wait_seconds, directory.path)
+        deliver_rest(Sender(directory.path), wait_seconds, directory.path)
 
 
 def _store(tracking: TrackingConfig) -> dict[str, Any]:
@@ -323,7 +328,7 @@ def _store(tracking: TrackingConfig) -> dict[str, Any]:
     return {"enabled": tracking.enabled, "uri": None if tracking.uri is None else absolute(tracking.uri)}
 
 
-def _status(error: BaseException | None) -> str:
+def status_of(error: BaseException | None) -> str:
     """How a block ended, by what it raised."""
     if error is None:
         return "finished"
@@ -340,7 +345,7 @@ def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
     return (kind, line.get("weights_sha256")) if kind == "model" else None
 
 
-def _deliver_rest(sender: Sender, wait_seconds: float, directory: Path) -> None:
+def deliver_rest(sender: Sender, wait_seconds: float, directory: Path) -> None:
     """Wait for the tracker to have everything, and say so where it has not."""
     failure = sender.finish(wait_seconds)
     if failure is not None:

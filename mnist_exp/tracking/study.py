@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +11,7 @@ from types import TracebackType
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.idle import LOCK, lock
 from mnist_exp.runs.journal import END_STATUS, FILE, Journal, has_ended, read
-from mnist_exp.tracking.record import _deliver_rest, _source_tags, _status, _store
+from mnist_exp.tracking.record import begin_parent, deliver_rest, status_of
 from mnist_exp.tracking.sender import Sender
 from mnist_exp.tracking.store import exclusive
 
@@ -31,15 +30,7 @@ class StudyRecord:
         with exclusive(directory / ".claims" / "journal"):
             if not (directory / FILE).exists() or not read(directory):
                 journal = Journal(directory)
-                journal.write(
-                    "run",
-                    name=directory.name,
-                    key=uuid.uuid4().hex,
-                    experiment=tracking.experiment,
-                    tags={**_source_tags(), "overrides": " ".join(overrides), "directory": str(directory)},
-                    **_store(tracking),
-                    parent=None,
-                )
+                begin_parent(journal, overrides, tracking)
                 journal.close()
         self.key = str(read(directory)[0]["key"])
 
@@ -83,9 +74,9 @@ class StudyRecord:
     ) -> None:
         if self._journal is None:
             return
-        self._journal.write("end", status=END_STATUS[_status(error)])
+        self._journal.write("end", status=END_STATUS[status_of(error)])
         self._journal.close()
         (self._directory / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
         if self._sender is not None:
-            _deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
+            deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
