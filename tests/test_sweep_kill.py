@@ -67,30 +67,29 @@ def alone(cli: Cli, home_data: list[str]) -> dict[str, str]:
 def ray_cluster() -> Iterator[None]:
     """A cluster that `ray start` began on this machine, ended by its processes."""
     port = free_port()
-    place = Path("ray").resolve()
+    address = f"127.0.0.1:{port}"
+    here = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen(
         ["ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={port}",
-         "--node-ip-address=127.0.0.1", f"--temp-dir={place}", "--disable-usage-stats"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+         "--node-ip-address=127.0.0.1", f"--temp-dir={Path('ray').resolve()}", "--disable-usage-stats"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=os.environ | here,
     )  # fmt: skip
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 90
-        while subprocess.run(["ray", "status"], capture_output=True).returncode:
-            assert time.monotonic() < deadline, "the cluster does not answer"
-            time.sleep(1)
-        yield
-    finally:
-        os.environ.pop("RAY_ADDRESS")
-        if before is not None:
-            os.environ["RAY_ADDRESS"] = before
-        process.send_signal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in here.items():
+            environment.setenv(name, value)
         try:
-            process.wait(30)
+            deadline = time.monotonic() + 90
+            while subprocess.run(["ray", "health-check", f"--address={address}"], capture_output=True).returncode:
+                assert time.monotonic() < deadline, "the cluster does not answer"
+                time.sleep(1)
+            yield
         finally:
-            # What is left of the session that it began.
-            subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
+            process.terminate()
+            try:
+                process.wait(40)
+            finally:
+                # What is left of the session that it began.
+                subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
 
 
 @contextmanager
