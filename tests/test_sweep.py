@@ -115,3 +115,106 @@ def test_jobs_have_names_of_their_own():
     names = job_names(grid)
     assert len(set(names)) == 4
     assert max(map(len, names)) < 130
+    again = Grid(("rate",), (("rate=1.2",), ("rate=1",), ("rate=1",)), ())
+    assert len(set(job_names(again))) == 3
+
+
+def results(sweep: Path) -> dict[str, dict]:
+    return {file.parent.name: json.loads(file.read_text()) for file in sweep.glob("*/result.json")}
+
+
+def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: list[str]):
+    """However it is written; `sweep.rerun=true` starts over beside it."""
+    first = cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name='my sweep'")
+    assert "2 of 2 jobs done" in first.out
+    sweep = Path("outputs/sweeps/my-sweep")
+    before = results(sweep)
+    words = [word for word in reversed((*SMALL, *home_data)) if not word.startswith("training")]
+    again = cli("-m", "++seed=range(3)", "sweep.name='my sweep'", *words, "++training.epochs=2")
+    assert "2 done already, 0 to go on with, 1 to begin" in again.out
+    after = results(sweep)
+    assert set(after) == {"seed-0", "seed-1", "seed-2"}
+    assert {name: after[name] for name in before} == before
+    cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name='my sweep'", "sweep.rerun=true")
+    rerun = results(Path("outputs/sweeps/my-sweep-2"))
+    assert {name: result["weights_sha256"] for name, result in rerun.items()} == {
+        name: result["weights_sha256"] for name, result in before.items()
+    }
+
+
+def test_a_sweep_is_known_by_a_job_that_it_has(cli: Cli, home_data: list[str]):
+    """Without a name, also where what is fixed is written in another way."""
+    cli("-m", *SMALL, *home_data, "seed=0,1")
+    again = cli("-m", *SMALL, *home_data, "seed=1,2", "optimizer.learning_rate=0.001")
+    assert "1 done already, 0 to go on with, 1 to begin" in again.out
+    assert len(list(Path("outputs/sweeps").iterdir())) == 1
+
+
+def test_what_failed_is_tried_again(cli: Cli, home_data: list[str]):
+    """And what is the same under two names is done once."""
+    words = ("-m", *SMALL, *home_data, "optimizer.learning_rate=1e38,0.1,1e-1")
+    for done in (0, 2):
+        found = cli(*words, status=1)
+        assert "1 of 3 jobs failed" in found.err
+        assert (f"{done} done already, 1 to go on with" in found.out) == bool(done)
+    [sweep] = Path("outputs/sweeps").iterdir()
+    assert sorted(result["status"] for result in results(sweep).values()) == ["failed", "finished"]
+
+
+def test_two_processes_do_not_run_one_sweep(cli: Cli, home_data: list[str]):
+    """The second is refused, and nothing is lost."""
+    from mnist_exp.runs.directory import RunDirectory
+
+    cli("-m", *SMALL, *home_data, "seed=0", "sweep.name=one")
+    with RunDirectory.open(Path("outputs/sweeps/one")):
+        refused = cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name=one", status=2)
+    assert "another process works in it" in refused.err
+    cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name=one")
+
+
+def test_a_launcher_that_is_not_installed_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """With what installs it; nothing starts."""
+    from mnist_exp.config import grid
+
+    monkeypatch.setattr(grid, "find_spec", lambda name: None)
+    refused = cli("-m", "hydra/launcher=submitit_slurm", "seed=0,1", status=2)
+    assert "pip install 'mnist-exp[submitit]'" in refused.err
+    assert not Path("outputs").exists()
+
+
+def test_a_launcher_names_no_code(cli: Cli, home_data: list[str], tmp_path: Path):
+    """Also not by way of what stands elsewhere in the config."""
+    folder = tmp_path / "theirs/hydra/launcher"
+    folder.mkdir(parents=True)
+    copied = tmp_path / "copied"
+    (folder / "mine.yaml").write_text(
+        "# @package hydra\n"
+        f"job: {{env_set: {{_target_: shutil.copyfile, src: /etc/hostname, dst: {copied}}}}}\n"
+        "launcher:\n  _target_: hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher\n"
+        "  additional_parameters: {x: '${hydra.job.env_set}'}\n"
+    )
+    words = (
+        "--config-dir",
+        str(tmp_path / "theirs"),
+        "-m",
+        "hydra/launcher=mine",
+        "seed=0,1",
+        "device.threads=auto",
+    )
+    assert "nothing in a config may name code to run" in cli(*words, *SMALL, *home_data, status=2).err
+    assert not copied.exists()
+
+
+def test_the_best_of_a_sweep_does_not_depend_on_the_test_part():
+    """It is marked by validation accuracy alone."""
+    from mnist_exp.config.grid import Grid
+    from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
+
+    def outcome(seed: int, val: float, test: float) -> Outcome:
+        return Outcome(f"seed-{seed}", (f"seed={seed}",), "finished", "", "", 1, val, test, 1.0)
+
+    grid = Grid(("seed",), (("seed=0",), ("seed=1",)), ())
+    for tests in ((0.1, 0.9), (0.9, 0.1)):
+        board = Leaderboard([outcome(0, 0.8, tests[0]), outcome(1, 0.7, tests[1])], grid)
+        assert board.best == 0.8
+        assert "80.00 % *" in board.as_markdown()

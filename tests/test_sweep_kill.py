@@ -9,9 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -63,15 +64,22 @@ def alone(cli: Cli, home_data: list[str]) -> dict[str, str]:
     return found
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: those of sockets may not have more than 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
 @contextmanager
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(folder: Path) -> Iterator[None]:
     """A cluster that `ray start` began on this machine, ended by its processes."""
     port = free_port()
     address = f"127.0.0.1:{port}"
     here = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen(
         ["ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={port}",
-         "--node-ip-address=127.0.0.1", f"--temp-dir={Path('ray').resolve()}", "--disable-usage-stats"],
+         "--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=os.environ | here,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as environment:
@@ -88,15 +96,15 @@ def ray_cluster() -> Iterator[None]:
             try:
                 process.wait(40)
             finally:
-                # What is left of the session that it began.
-                subprocess.run(["pkill", "-KILL", "--session", str(process.pid)], check=False)
+                with suppress(ProcessLookupError):  # nothing is left of what it began
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
-def engine(name: str) -> Iterator[tuple[str, ...]]:
+def engine(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """What a launcher needs beside its words."""
     if name == "ray":
-        with ray_cluster():
+        with ray_cluster(folder):
             yield LAUNCHERS[name]
     else:
         yield LAUNCHERS[name]
@@ -147,7 +155,7 @@ def test_a_sweep_that_is_killed_again_and_again(cli: Cli, home_data: list[str], 
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_every_engine_gives_the_same_weights(cli: Cli, home_data: list[str], alone: dict[str, str], name: str):
     """As the jobs alone; and once more, nothing is trained."""
-    with engine(name) as words:
+    with engine(name, short) as words:
         cli("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
         assert weights(the_sweep()) == alone
         again = cli("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
@@ -183,9 +191,9 @@ VICTIM = "learning_rate-0.001_seed-1"
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[str], name: str):
+def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[str], short: Path, name: str):
     """It goes on once more, and ends; the one that raises is told; the others are done."""
-    with engine(name) as words:
+    with engine(name, short) as words:
         done, killer = sweep_with_a_killer(1, *words, *FOUR, *home_data)
         assert done.returncode == 1, (done.stdout, done.stderr)
         assert len(killer.killed) == 1
@@ -200,10 +208,12 @@ def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[s
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(home_data: list[str], name: str):
+def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(
+    home_data: list[str], short: Path, name: str
+):
     """The others are done; the next start goes on with it."""
     grid = [word for word in FOUR if not word.startswith("optimizer")]
-    with engine(name) as words:
+    with engine(name, short) as words:
         done, killer = sweep_with_a_killer(2, *words, *grid, *home_data, job="seed-1")
         assert done.returncode == 1, (done.stdout, done.stderr)
         assert len(killer.killed) == 2

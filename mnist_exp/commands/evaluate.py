@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.commands.saved import Saved, data_of, settle_saved
+from mnist_exp.commands.saved import Saved, config_of, data_of, settle_saved
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import shown
 from mnist_exp.config.identity import LIBRARIES
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import EvaluateConfig
-from mnist_exp.errors import RequestError
-from mnist_exp.runs.directory import make_directory, shown_data, stamped
-from mnist_exp.runs.files import write_text
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.runs.directory import safe_name, shown_data, stamped
+from mnist_exp.runs.files import new_folder, write_text
 from mnist_exp.runs.log import say, warn
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def evaluate(request: Request, started: float) -> None:
     """Score a saved model, print what it is worth, and draw it. Raises `RequestError`."""
     config, saved, of_run = settle_saved(request, EvaluateConfig)
     refuse_existing(config)
+    refuse_withheld(saved, config)
     device = set_up(of_run)
     data = data_of(of_run, request)
     part = part_of(data, config.part, of_run.data.name)
@@ -77,10 +79,12 @@ def evaluate(request: Request, started: float) -> None:
     say(f"data    {about['data']['name']} from {data.origin}{whose}")
     say(f"device  {device.name}, {device.threads} thread{'s' * (device.threads > 1)}, float32")
     tell_figures(scores, found, names, config.part)
-    if own:
+    if config.part != "test" and own and not has_runs_split(saved, request, of_run):
+        warn(f"the run split its images in another way: it may be trained on some of this {config.part} part")
+    elif own:
         tell_meaning(saved, about)
-        if instead := saved.result["data"].get("stands_in_for"):
-            warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
+    if own and (instead := saved.result["data"].get("stands_in_for")):
+        warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
     say(f"kept    {shown(folder)}")
 
 
@@ -91,6 +95,21 @@ def refuse_existing(config: EvaluateConfig) -> None:
     folder = Path(config.output).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise RequestError(f"output={config.output}: is there already; name a new folder")
+
+
+def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
+    """Raises `RequestError` for how a search's trial does on the test part: the search looks, at the best one."""
+    if config.part == "test" and saved.result.get("withholds_test"):
+        raise RequestError(
+            f"{saved.name}: a trial of a search, which keeps the test part from all but its best; "
+            "part=val scores it on what it was chosen by"
+        )
+
+
+def has_runs_split(saved: Saved, request: Request, of_run: TrainConfig) -> bool:
+    """Whether the parts of the data are those that the run had."""
+    its = config_of(saved, request, ()).data
+    return (of_run.data.val_fraction, of_run.data.split_seed) == (its.val_fraction, its.split_seed)
 
 
 def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
@@ -163,7 +182,7 @@ def keep(
     scores: Scores,
     found: Assessment,
 ) -> Path:
-    """Write the figures and pictures into a new folder, and return it. Raises `RequestError`."""
+    """Write the figures and pictures into a new folder, and return it. Raises `RequestError`, `WorkError`."""
     from mnist_exp.inference.assessment import ClassFigures
     from mnist_exp.report import plots
     from mnist_exp.report.predictions import COLUMNS, as_table, two_best
@@ -171,35 +190,34 @@ def keep(
     names, data = about["data"]["class_names"], about["data"]
     title = f"{saved.name} · {data['name']}, {data['part']} part"
     accuracy = f"accuracy {found.accuracy:.2%}, on {len(part):,} images"
+    target = Path(config.outputs) / "evaluate" / stamped(safe_name(saved.name))
+    target = Path(config.output).expanduser() if config.output is not None else target
     try:
-        if config.output is None:
-            folder = make_directory(Path(config.outputs) / "evaluate", stamped(saved.name))
-        else:
-            folder = Path(config.output).expanduser()
-            folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "evaluation.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-        columns = tuple(field.name for field in dataclasses.fields(ClassFigures))
-        rows = [(name, *dataclasses.astuple(of)) for name, of in zip(names, found.classes, strict=True)]
-        write_text(folder / "per_class.csv", as_table(("class", *columns), rows))
-        best = two_best(range(len(part)), scores.probabilities, names)
-        rows = [(of.input, names[label], *of.cells) for of, label in zip(best, part.labels, strict=True)]
-        write_text(folder / "predictions.csv", as_table(("image", "true", *COLUMNS), rows))
-        plots.confusion_matrix(
-            part.labels, scores.predicted, names, f"{accuracy}\n{title}", folder / "confusion_matrix.png"
-        )
-        sure = found.calibration
-        plots.reliability(
-            sure.accuracy, sure.confidence, sure.counts,
-            f"expected calibration error {sure.error:.2%}, on {len(part):,} images\n{title}",
-            folder / "reliability.png",
-        )  # fmt: skip
-        plots.misclassified(
-            part.images, part.labels, scores.probabilities, names, f"misclassified · {title}",
-            folder / "misclassified.png",
-        )  # fmt: skip
+        with new_folder(target) as folder:
+            write_text(folder / "evaluation.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+            columns = tuple(field.name for field in dataclasses.fields(ClassFigures))
+            rows = [(name, *dataclasses.astuple(of)) for name, of in zip(names, found.classes, strict=True)]
+            write_text(folder / "per_class.csv", as_table(("class", *columns), rows))
+            best = two_best(range(len(part)), scores.probabilities, names)
+            rows = [(of.input, names[label], *of.cells) for of, label in zip(best, part.labels, strict=True)]
+            write_text(folder / "predictions.csv", as_table(("image", "true", *COLUMNS), rows))
+            plots.confusion_matrix(
+                part.labels, scores.predicted, names, f"{accuracy}\n{title}", folder / "confusion_matrix.png"
+            )
+            sure = found.calibration
+            plots.reliability(
+                sure.accuracy, sure.confidence, sure.counts,
+                f"expected calibration error {sure.error:.2%}, on {len(part):,} images\n{title}",
+                folder / "reliability.png",
+            )  # fmt: skip
+            plots.misclassified(
+                part.images, part.labels, scores.probabilities, names, f"misclassified · {title}",
+                folder / "misclassified.png",
+            )  # fmt: skip
     except OSError as error:
-        raise RequestError(f"output: {error.filename} cannot be written: {error.strerror}") from error
-    return folder
+        kind = WorkError if error.errno == errno.ENOSPC else RequestError
+        raise kind(f"output: {target} cannot be written: {error.strerror}") from error
+    return target
 
 
 def tell_figures(scores: Scores, found: Assessment, names: Sequence[str], part: str) -> None:

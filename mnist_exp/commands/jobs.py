@@ -26,7 +26,7 @@ from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
 from mnist_exp.runs.find import is_finished
 from mnist_exp.runs.idle import lock, settle
-from mnist_exp.runs.log import quiet, say, warn
+from mnist_exp.runs.log import quiet, say
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.sweeps.leaderboard import Outcome
 
@@ -72,7 +72,7 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     from mnist_exp.sweeps.launch import job_number
 
     planned = plan.jobs[job_number()]
-    stopwatch, reason = Stopwatch(time.perf_counter()), ""
+    stopwatch, reason, remark = Stopwatch(time.perf_counter()), "", ""
     fingerprint = planned.fingerprint
     os.environ.update(plan.environment)
     with quiet():
@@ -85,12 +85,12 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
             with alone(plan.directory, fingerprint):
                 found = find_jobs(plan.directory).get(fingerprint)
                 if found is None or not is_finished(found):
-                    train_job(plan, planned, config, computer, found, stopwatch)
+                    remark = train_job(plan, planned, config, computer, found, stopwatch)
         except MnistExpError as error:
             reason = str(error)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-    return outcome(planned, find_jobs(plan.directory).get(fingerprint), reason)
+    return replace(outcome(planned, find_jobs(plan.directory).get(fingerprint), reason), remark=remark)
 
 
 def train_job(
@@ -100,18 +100,22 @@ def train_job(
     computer: Device,
     found: RunSummary | None,
     stopwatch: Stopwatch,
-) -> None:
-    """Go on with what is there of a job; where that cannot be, or nothing is, begin it."""
+) -> str:
+    """Go on with what is there of a job; where that cannot be, or nothing is, begin it.
+
+    Returns why what is there was of no use.
+    """
+    remark = ""
     if found is not None:
         settle(found.path)
         with RunDirectory.open(found.path) as directory:
             try:
                 resumed = check_resumption(replace(planned.request, overrides=()), directory, stopwatch)
             except RequestError as error:
-                warn(f"{error}\nIt is begun anew.")
+                remark = f"begun anew: {error}"
             else:
                 run_training(resumed, stopwatch)
-                return
+                return ""
     run_training(
         Job(
             config, planned.request.overrides, computer, load_source(config.data.as_found), plan.directory,
@@ -119,6 +123,7 @@ def train_job(
         ),
         stopwatch,
     )  # fmt: skip
+    return remark
 
 
 @contextmanager

@@ -97,7 +97,9 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     fetched = Path(folder.name)
     try:
         origin = look_up(uri, absolute(named) if named else store_of(outputs))
-        here = [run for run in list_runs(outputs) if origin.run_id == run.result.get("mlflow_run_id", "")]
+        here = [
+            run for run in list_runs(outputs) if origin.run_id and origin.run_id == run.result.get("mlflow_run_id")
+        ]
         file = None if here else origin.download(fetched)
     except (NotRegistered, FileNotFoundError) as error:
         raise RequestError(f"run={uri}: {error}") from error

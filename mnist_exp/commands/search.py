@@ -163,7 +163,7 @@ def check_points(
 
     Raises `RequestError` with what is wrong with them, and with `problems`.
     """
-    grid = Grid(space.keys, tuple(space.corners()), space.problems)
+    grid = Grid(tuple(map(key_of, space.keys)), tuple(space.corners()), space.problems)
     subject = "this search"
     try:
         jobs = check_jobs(request, grid, job_names(grid))

@@ -27,7 +27,7 @@ from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.schema import DataConfig, SweepConfig, TrainConfig
 from mnist_exp.errors import Killed, Problem, RequestError, WorkError
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import SWEEPS, RunDirectory, look_at, make_directory
+from mnist_exp.runs.directory import SWEEPS, RunDirectory, look_at, make_directory, safe_name
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.find import is_finished
 from mnist_exp.runs.log import say, warn
@@ -54,7 +54,7 @@ def sweep(request: Request, started: float) -> None:
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
     path = find_sweep(Path(config.outputs) / SWEEPS, config.sweep, grid.swept, fixed, jobs)
     with RunDirectory.open(path) as directory:
-        introduce(directory.path, grid, fixed, jobs)
+        introduce(directory.path, grid, jobs)
         plan = Plan.of(directory.path, jobs, stands_in_for)
         outcomes = complete(plan, request, grid, fixed, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
@@ -95,26 +95,22 @@ def find_sweep(
 
     It is known by its name, else by a job in common with one over the same keys. Raises `RequestError`.
     """
-    name = config.name or sweep_name(swept, fixed)
-    known = [path for path in sweeps.glob("*") if path.is_dir()]
-    called = [path for path in known if _called(path.name, name)]
+    name = safe_name(config.name or sweep_name(swept, fixed))
+    known = {path: _read_sweep(path) for path in sweeps.glob("*") if (path / SWEEP_FILE).is_file()}
+    called = [path for path, told in known.items() if told.get("name") == name]
     if not called and config.name is None:
         wanted = {job.fingerprint for job in jobs}
         called = [
             path
-            for path in known
-            if _read_sweep(path).get("swept") == sorted(swept)
-            and wanted & {run.result.get("fingerprint") for run in look_at(list(path.iterdir()))}
+            for path, told in known.items()
+            if told.get("swept") == sorted(swept) and wanted & find_jobs(path).keys()
         ]
-    if config.rerun or not called:
-        return make_directory(sweeps, name)
-    return max(called, key=lambda path: _read_sweep(path).get("started", 0))
-
-
-def _called(name: str, wanted: str) -> bool:
-    """Whether a sweep's directory has that name, or that and the number that starting over put behind it."""
-    number = name.removeprefix(wanted)
-    return name.startswith(wanted) and (not number or (number[0] == "-" and number[1:].isdigit()))
+    if called and not config.rerun:
+        return max(called, key=lambda path: known[path].get("started", 0))
+    path = make_directory(sweeps, name)
+    content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": list(fixed)}
+    write_text(path / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
 
 
 def _read_sweep(path: Path) -> dict[str, Any]:
@@ -125,10 +121,8 @@ def _read_sweep(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def introduce(directory: Path, grid: Grid, fixed: Sequence[str], jobs: Sequence[PlannedJob]) -> None:
-    """Say what the sweep is and how far it is, and note it in its directory."""
-    content = {"started": time.time(), "swept": sorted(grid.swept), **_read_sweep(directory), "fixed": list(fixed)}
-    write_text(directory / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
+    """Say what the sweep is and how far it is."""
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {shown(directory)}: {_jobs(len(jobs))} {over}")
     there = find_jobs(directory)
@@ -160,6 +154,9 @@ def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], con
         outcomes = [ended[job] for job in plan.jobs]
         table = Leaderboard(outcomes, grid)
         table.show()
+        for result in outcomes:
+            if result.remark:
+                say(f"note    {result.name}: {result.remark}")
         record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
     return outcomes
 
@@ -173,6 +170,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
 
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
+    barren = 0  # rounds in which nothing was even begun
     with watched(plan.directory, len(plan.jobs), len(plan.jobs) - len(missing)):
         while left := [job for job in missing if job not in ended]:
             # What died may have been taken down by another job: in the end each is alone.
@@ -189,7 +187,8 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
                         continue
                     result = replace(result, reason=f"its worker died, {_DEATHS} times ({trouble})")
                 ended[job] = result
-            if trouble and not begun and not any(job in ended for job in now):
+            barren = barren + 1 if trouble and not begun and not any(job in ended for job in now) else 0
+            if barren == _DEATHS:
                 ended |= {job: outcome(job, None, trouble) for job in now}
     return ended
 
@@ -212,6 +211,8 @@ def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, O
     try:
         for batch in launch(request, plan.directory, len(plan.jobs), partial(run_job, plan), at_once):
             told += batch
+    except RequestError:
+        raise
     except Exception as error:  # each launcher has its own for a worker that died
         trouble = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
         while any(run.status == "running" for run in look_at(list(plan.directory.iterdir()))):

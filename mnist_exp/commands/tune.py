@@ -92,7 +92,7 @@ def study_directory(search: Search) -> Iterator[Path]:
         directory.mkdir(parents=True, exist_ok=True)
         yield directory
     except (OSError, RequestError) as error:
-        if created:
+        if created and not any(path.name != ".claims" for path in directory.glob("*")):
             remove_folder(directory)
             for folder in created[1:]:
                 with suppress(OSError):
@@ -121,7 +121,7 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
             state = "pruned"
     except Pruned:
         state = "pruned"
-    except (MnistExpError, Exception) as error:
+    except Exception as error:
         if isinstance(error.__cause__, OSError):
             raise WorkError(f"trial {claim.number}: {error}") from error
         state, reason = (

@@ -131,7 +131,7 @@ def choose_images(
         return Chosen("files", read, names, (None,) * len(files), predict(model, read), class_names)
 
     data = fitting_data(model, saved, config, request)
-    part_name, part = part_of(data)
+    part_name, part = part_of(data, saved)
     if wanted is None:
         what, entries = "the first of each class", [*map(int, part.first_of_each(_AT_FIRST))]
     elif wanted == ("wrong",):
@@ -163,9 +163,13 @@ def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request:
     return data
 
 
-def part_of(data: Dataset) -> tuple[str, Part]:
-    """The part that images are numbered in: test, else validation, else training."""
-    parts = {"test": data.test, "val": data.val, "train": data.train}
+def part_of(data: Dataset, saved: Saved) -> tuple[str, Part]:
+    """The part that images are numbered in: test, else validation, else training.
+
+    The test part is kept from the trials of a search.
+    """
+    test = None if saved.result.get("withholds_test") else data.test
+    parts = {"test": test, "val": data.val, "train": data.train}
     return next((name, part) for name, part in parts.items() if part is not None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, cast
@@ -17,6 +18,8 @@ from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of, parse_override
 from mnist_exp.errors import Problem, RequestError
+
+_EXTRAS = ("joblib", "submitit", "ray")  # of this package, each with its launchers
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def expand(request: Request) -> Grid:
     with config_loader(request.config_dir) as loader:
         texts, problems = parsable(request.overrides)
         given = {key_of(text) for text in texts}
-        whole = _whole_config(loader, request)
+        whole = whole_config(loader, request)
         params = {} if whole is None else _sweeper_params(whole)
         texts = [f"{key}={value}" for key, value in params.items() if key not in given] + texts
         launcher = {} if whole is None else _launcher(whole)
@@ -54,7 +57,7 @@ def expand(request: Request) -> Grid:
                 choices.append([text])
             elif override.is_discrete_sweep():
                 key = override.get_key_element()
-                swept.append(key)
+                swept.append(key_of(key))
                 choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
                 if not choices[-1]:
                     raise RequestError(f"{text}: no value to sweep over")
@@ -71,25 +74,38 @@ def expand(request: Request) -> Grid:
     return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems), launcher, batch)
 
 
-def _whole_config(loader: ConfigLoaderImpl, request: Request) -> DictConfig | None:
-    """The config with Hydra's own part; None where it does not compose, which is told when the jobs do."""
-    try:
-        return loader.load_configuration(request.verb, list(request.overrides), RunMode.MULTIRUN)
-    except COMPOSITION_ERRORS:
-        return None
+def whole_config(loader: ConfigLoaderImpl, request: Request) -> DictConfig | None:
+    """The config with Hydra's own part; None where it does not compose, which is told when the jobs do.
+
+    Where only the rest does not, as over a saved config, it is Hydra's own part that counts.
+    """
+    of_hydra = [text for text in request.overrides if key_of(text).startswith("hydra")]
+    for overrides in (list(request.overrides), of_hydra):
+        with suppress(*COMPOSITION_ERRORS):
+            return loader.load_configuration(request.verb, overrides, RunMode.MULTIRUN)
+    return None
+
+
+def names_code(launcher: Mapping[str, Any]) -> bool:
+    """Whether a launcher's config names code beside that of one of Hydra's launchers."""
+    others = {key: value for key, value in launcher.items() if key != "_target_"}
+    ours = ("hydra._internal.core_plugins.", "hydra_plugins.")
+    return "_target_" in str(others) or not str(launcher.get("_target_", "")).startswith(ours)
+
+
+def resolved(launcher: DictConfig) -> dict[str, Any]:
+    """A launcher's config in plain values."""
+    return cast("dict[str, Any]", OmegaConf.to_container(launcher, resolve=True))
 
 
 def _launcher(config: DictConfig) -> dict[str, Any]:
-    launcher = OmegaConf.to_container(config.hydra.launcher, resolve=False)
-    assert isinstance(launcher, dict)
-    return cast("dict[str, Any]", launcher)
+    return cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher, resolve=False))
 
 
 def _wrong_launcher(config: DictConfig, launcher: Mapping[str, Any]) -> list[Problem]:
     """A launcher is the one thing that a config makes by its name in Python: one of Hydra's, and nothing in it."""
-    others = {key: value for key, value in launcher.items() if key != "_target_"}
     target = str(launcher.get("_target_", ""))
-    if "_target_" in str(others) or not target.startswith(("hydra._internal.core_plugins.", "hydra_plugins.")):
+    if names_code(launcher):
         message = "hydra.launcher: nothing in a config may name code to run"
         return [Problem(COMMAND_LINE, message, "hydra.launcher")]
     plugin = ".".join(target.split(".")[:2])
@@ -101,7 +117,8 @@ def _wrong_launcher(config: DictConfig, launcher: Mapping[str, Any]) -> list[Pro
         return []
     choice = str(OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"])
     extra = choice.split("_")[0]
-    message = f"hydra/launcher={choice}: is not installed; pip install 'mnist-exp[{extra}]' does that"
+    how = f"; pip install 'mnist-exp[{extra}]' does that" if extra in _EXTRAS else ""
+    message = f"hydra/launcher={choice}: {plugin} is not installed{how}"
     return [Problem(COMMAND_LINE, message, "hydra/launcher")]
 
 

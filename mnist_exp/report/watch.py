@@ -21,6 +21,7 @@ from mnist_exp.report.tables import percent
 from mnist_exp.runs.directory import RunSummary, read_history, summarize
 
 _SECONDS = 0.5  # between two looks
+_CUT_SHORT = ("killed", "interrupted")  # and may go on
 _LATEST = 5  # epochs that tell how long the next ones take
 
 
@@ -30,7 +31,8 @@ class Watch:
     def __init__(self, directory: Path, jobs: int, done: int) -> None:
         self._directory, self._jobs, self._done = directory, jobs, done
         self._begun = time.time()
-        self._ended: dict[Path, RunSummary] = {}
+        self._ended = 0
+        self._told: dict[Path, float] = {}  # when those ended that a line was printed of
         self._running: list[RunSummary] = []
 
     def look(self) -> list[str]:
@@ -40,22 +42,22 @@ class Watch:
         lines = []
         for run in runs:
             ended = run.result.get("ended", 0) if run.status != "running" else 0
-            if ended >= self._begun and run.path not in self._ended:
-                self._ended[run.path] = run
+            if ended >= self._begun and self._told.get(run.path) != ended:
+                self._told[run.path] = ended
                 lines.append(self._line(run))
-            elif run.status == "running":  # again, after its worker died
-                self._ended.pop(run.path, None)
         return lines
 
     def _line(self, run: RunSummary) -> str:
-        best, test = run.result.get("best") or {}, run.result.get("test") or {}
-        done = f"[{self._done + len(self._ended)}/{self._jobs}]"
+        if run.status in _CUT_SHORT:
+            return f"{run.path.name}  was cut short"
+        self._ended += 1
+        done = f"[{self._done + self._ended}/{self._jobs}] {run.path.name}"
         if run.status != "finished":
-            reason = str(run.result.get("reason", "")).split("\n")[0]
-            return f"{done} {run.path.name}  {run.status}{': ' * bool(reason)}{reason}"
+            return f"{done}  {run.status}: {str(run.result.get('reason')).splitlines()[0]}"
+        best, test = run.result.get("best") or {}, run.result.get("test") or {}
         accuracies = f"val {percent(best.get('val/accuracy'))}  test {percent(test.get('accuracy'))}"
         epochs, seconds = run.result.get("epochs"), run.result.get("seconds", {}).get("total", 0)
-        return f"{done} {run.path.name}  {epochs} epochs  {accuracies}  {seconds:.1f} s"
+        return f"{done}  {epochs} epoch{'s' * (epochs != 1)}  {accuracies}  {seconds:.1f} s"
 
     def __rich__(self) -> Group:
         """A line per running job, and one for the whole sweep."""
@@ -66,9 +68,9 @@ class Watch:
             left = _seconds_left(run, planned - epochs)
             bar = ProgressBar(total=max(planned, 1), completed=epochs, width=20)
             table.add_row(run.path.name, f"epoch {epochs}/{planned}", bar, f"val {accuracy}", _duration(left))
-        done = self._done + len(self._ended)
+        done = self._done + self._ended
         since = time.time() - self._begun
-        left = since / len(self._ended) * (self._jobs - done) if self._ended else None
+        left = since / self._ended * (self._jobs - done) if self._ended else None
         return Group(table, Text(f"{done} of {self._jobs} jobs done  {_duration(left)}"))
 
 

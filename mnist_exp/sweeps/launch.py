@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.types import HydraContext, RunMode
+from hydra.types import HydraContext
 
+from mnist_exp.config.grid import names_code, resolved, whole_config
 from mnist_exp.config.loader import config_loader
-from mnist_exp.config.request import Request, key_of
+from mnist_exp.config.request import Request
+from mnist_exp.errors import RequestError
 
 
 def launch(
@@ -27,11 +30,13 @@ def launch(
     dies; it may take other jobs down with it, or leave them running.
     """
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
-    overrides = [text for text in request.overrides if key_of(text).startswith("hydra")]
+    request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
     with config_loader(request.config_dir) as loader:
-        master = loader.load_configuration(
-            request.verb, [*overrides, f"hydra.sweep.dir='{quoted}'"], RunMode.MULTIRUN
-        )
+        master = whole_config(loader, request)
+        assert master is not None
+        # As it is made, with what it takes from elsewhere in the config.
+        if names_code(resolved(master.hydra.launcher)):
+            raise RequestError("hydra.launcher: nothing in a config may name code to run")
         HydraConfig.instance().set_config(master)
         launcher = Plugins.instance().instantiate_launcher(
             # Without the config's callbacks: a config must not name code to run.

@@ -26,6 +26,7 @@ class Outcome:
     val: float | None
     test: float | None
     seconds: float | None
+    remark: str = ""
 
 
 class Leaderboard:

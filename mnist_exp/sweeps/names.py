@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -24,8 +25,8 @@ def job_names(grid: Grid) -> tuple[str, ...]:
         values = {key_of(text): text.split("=", 1)[1] for text in job if "=" in text}
         parts = [safe_name(f"{key.rsplit('.', 1)[-1]}-{values[key]}") for key in sorted(grid.swept)]
         name = "_".join(parts)[:_LONGEST] or "job"
-        taken = names.count(name)
-        names.append(f"{name}.{taken + 1}" if taken else name)
+        others = (f"{name}.{number}" for number in itertools.count(2))
+        names.append(name if name not in names else next(other for other in others if other not in names))
     return tuple(names)
 
 

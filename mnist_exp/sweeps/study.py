@@ -174,17 +174,17 @@ class Study:
             trials = self._study.get_trials(deepcopy=False)
             given_up = [trial for trial in trials if _is_given_up(trial)]
             instead_of = {trial.user_attrs.get("instead_of") for trial in trials}
-            for _ in range(len(trials), self._wanted):
+            lost_ones = [trial for trial in given_up if trial.number not in instead_of]
+            for _ in range(len(trials) + len(lost_ones), self._wanted + len(given_up)):
                 self._study.add_trial(create_trial(state=TrialState.WAITING))
-            for lost in given_up:
-                if lost.number not in instead_of:
-                    self._study.add_trial(
-                        create_trial(
-                            state=TrialState.WAITING,
-                            user_attrs={"instead_of": lost.number},
-                            system_attrs={"fixed_params": lost.params},
-                        )
+            for lost in lost_ones:
+                self._study.add_trial(
+                    create_trial(
+                        state=TrialState.WAITING,
+                        user_attrs={"instead_of": lost.number},
+                        system_attrs={"fixed_params": lost.params},
                     )
+                )
         return self._study.get_trials(deepcopy=False)[: self._wanted + len(given_up)]
 
     def _take(self, trial: FrozenTrial) -> Claim | None:
