@@ -113,7 +113,7 @@ def test_image_files_give_the_same_classes(cli: Cli, run: Path, images: np.ndarr
     cli("predict", *words, "output=classes.jsonl")
     found = [json.loads(line) for line in Path("classes.jsonl").read_text().splitlines()]
     assert [row["input"] for row in found] == [f"pngs/{number}.png" for number in range(len(images))]
-    assert [row["class"] for row in found] == [str(row["label"]) for row in found] == expected(run, images)
+    assert [row["class"] for row in found] == [str(row["class_index"]) for row in found] == expected(run, images)
     assert all(row["probability"] >= row["runner_up_probability"] > 0 for row in found)
     out = cli("predict", *words).out
     assert f"pngs/3.png   {found[3]['class']}" in out

@@ -206,7 +206,8 @@ def compare_models(groups: Sequence[Group]) -> None:
         single = [(f"seed {run.seed}", run) for run in groups[0].runs]
     pairs = [
         (first, second) for first, second in combinations(single, 2)
-        if first[1].data == second[1].data and first[1].value("test/accuracy") is not None
+        if first[1].data == second[1].data
+        and all(run.value("test/accuracy") is not None for _, run in (first, second))
     ]  # fmt: skip
     if not pairs:
         return

@@ -114,6 +114,12 @@ def target_of(config: ExportConfig, saved: Saved) -> Path:
         target = Path(config.outputs) / EXPORTS / name
     else:
         target = Path(config.output).expanduser()
+    if target.suffix.lower() in ENDINGS.values() and not is_file(target, config):
+        formats = ", ".join(config.formats)
+        raise RequestError(
+            f"output={config.output}: ends as the file of another format than {formats}; name such a file "
+            "for one format, or a folder"
+        )
     refuse_existing(target)
     if is_file(target, config) and target.is_dir():
         raise RequestError(f"output: {target} is a folder; name a new file, or a folder with another ending")

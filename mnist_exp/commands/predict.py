@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.saved import Saved, config_of, find_saved, settle_saved
+from mnist_exp.commands.saved import Saved, config_of, find_saved, normalizes, settle_saved
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import shown
 from mnist_exp.config.request import Request
@@ -22,9 +22,6 @@ from mnist_exp.runs.log import say
 if TYPE_CHECKING:
     from mnist_exp.inference.predictor import Predictor
     from mnist_exp.report.predictions import Prediction
-
-# Data sets of digits in the form that photographs of digits are brought into.
-_IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 
 def predict(request: Request, started: float) -> None:
@@ -78,12 +75,10 @@ def predictor_of(saved: Saved, config: TrainConfig, normalize: bool | None) -> P
     shape, classes = form(model, str(shown(saved.file)))
     known = (config.data.class_names, saved.result.get("data", {}).get("class_names"))
     names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
-    grey = shape[2] == 1
-    if normalize and not grey:
+    if normalize and shape[2] != 1:
         raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")
     if normalize is None:
-        digits = config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1)
-        normalize = grey and digits
+        normalize = normalizes(saved, config, shape)
     return Predictor(model, names, config, shape, normalize)
 
 

@@ -33,6 +33,8 @@ Own = TypeVar("Own", bound=SavedConfig)
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 # What may be given over the config of the run whose model is used.
 OVER_RUN = ("data", "device")
+# Data sets of digits in the form that photographs of digits are brought into.
+_IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,11 @@ def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> t
         return ()
     keys = [key for key in ("shape", "classes") if key in data and f"data.{key}" not in given]
     return tuple(f"data.{key}={data[key]}" for key in keys)
+
+
+def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
+    """Whether image files are brought into MNIST's form for a model, as one of its digits."""
+    return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
 
 
 def data_of(config: TrainConfig, request: Request) -> Dataset:

@@ -28,6 +28,7 @@ from mnist_exp.errors import Killed, MnistExpError, Pruned, RequestError, WorkEr
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
 from mnist_exp.runs.files import remove_folder, write_text
 from mnist_exp.runs.log import quiet, say, warn
+from mnist_exp.runs.signals import held
 from mnist_exp.runs.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ def tune(request: Request, started: float) -> None:
         say(f"space   {', '.join(search.space.keys)}")
         say(f"search  {settings.sampler} for the {select.mode}imum of {select.metric}; pruner {settings.pruner}")
         try:
-            while (claim := study.claim()) is not None:
+            while (claim := next_claim(study)) is not None:
                 with claim:
-                    record.take()
+                    with held():
+                        record.take()
                     run_trial(search, claim, directory)
-                    tell_trial(search, study, claim.number)
+                    with held():
+                        tell_trial(search, study, claim.number)
             conclude(search, study, record, directory)
         except (KeyboardInterrupt, Killed):
             say(f"{shown(directory)}: interrupted; the same command goes on with it")
@@ -71,6 +74,12 @@ def tune(request: Request, started: float) -> None:
     say(f"{shown(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
         warn(f"these figures are for {search.config.data.name}, which stood in for {search.stands_in_for}")
+
+
+def next_claim(study: Study) -> Claim | None:
+    """The next trial; a signal waits for it, which Python might drop in what is called between two lines."""
+    with held():
+        return study.claim()
 
 
 def without_storage(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of, sizes
-from mnist_exp.commands.saved import Saved, data_of, settle_saved
+from mnist_exp.commands.saved import Saved, data_of, normalizes, settle_saved
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import PLOTS, shown
 from mnist_exp.config.places import COMMAND_LINE
@@ -27,7 +27,7 @@ from mnist_exp.runs.log import say, warn
 if TYPE_CHECKING:
     import keras
 
-    from mnist_exp.data.dataset import Dataset, Part
+    from mnist_exp.data.dataset import Dataset, Images, Part, Shape
 
 _MOST_IMAGES = 50  # of a request
 _AT_FIRST = 10  # where none are chosen, and of the most wrong
@@ -114,7 +114,6 @@ def choose_images(
     """The images that are meant. Raises `RequestError` for those that are not there."""
     import numpy as np
 
-    from mnist_exp.data.folder import read_files
     from mnist_exp.inference.saved import predict
 
     wanted = options.images
@@ -123,7 +122,7 @@ def choose_images(
     if wanted is not None and "wrong" in wanted and len(wanted) > 1:
         raise RequestError("images: wrong stands alone; it is those that the model gets most wrong")
     files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
-    read = read_files([str(Path(file).expanduser()) for file in files], model.input_shape[1:])
+    read = read_pictures(files, model.input_shape[1:], normalizes(saved, config, model.input_shape[1:]))
     if files and len(files) == len(wanted or ()):  # no data is needed
         known = saved.result["data"].get("class_names") if saved.run else None
         class_names = tuple(known or map(str, range(model.output_shape[1])))
@@ -161,6 +160,23 @@ def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request:
     if saved.run and saved.result["data"].get("sha256") != data.sha256:
         warn(f"{declared.name} is not the data that {saved.name} was trained on: its images have other numbers")
     return data
+
+
+def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> Images:
+    """The images in files, (n, *shape), as `predict` shows them to the model. Raises `RequestError`."""
+    import numpy as np
+
+    from mnist_exp.inference.pictures import read_picture
+
+    read = np.empty((len(files), *shape), np.uint8)
+    for index, file in enumerate(files):
+        try:
+            content = Path(file).expanduser().read_bytes()
+        except OSError as error:
+            hint = "; images=wrong are those that it gets most wrong" if not Path(file).suffix else ""
+            raise RequestError(f"images: {file}: cannot be read: {error.strerror}{hint}") from error
+        read[index] = read_picture(content, file, shape, normalized=normalized)
+    return read
 
 
 def part_of(data: Dataset, saved: Saved) -> tuple[str, Part]:

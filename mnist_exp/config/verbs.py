@@ -219,7 +219,7 @@ class ExportConfig(SavedConfig):
 class VisualizeConfig(SavedConfig):
     """Which pictures `mnist-exp visualize` draws of which model, layers and images."""
 
-    pictures: Annotated[tuple[Literal["filters", "features", "activation", "fields"], ...], Field(min_length=1)]
+    pictures: tuple[Literal["filters", "features", "activation", "fields"], ...]
     layers: tuple[LayerChoice, ...] | None
     """None: all that have something to show."""
     images: tuple[int | str, ...] | None
@@ -229,6 +229,12 @@ class VisualizeConfig(SavedConfig):
     output: Annotated[str, Field(min_length=1)] | None
 
     @field_validator("pictures", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if value in ([], ()):
+            raise ValueError("names no picture; filters, features, activation and fields are there")
+        return cls._one_or_several(value)
+
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, (list, tuple)) else (value,)

@@ -62,8 +62,8 @@ class Assessment:
     """How many images of each class (rows) were taken for each class (columns)."""
 
     def macro(self, figure: str) -> float | None:
-        """The mean of a figure over the classes that have it."""
-        known = [value for of in self.classes if (value := getattr(of, figure)) is not None]
+        """The mean of a figure over the classes that have images; 0 for one that no image was taken for."""
+        known = [getattr(of, figure) or 0.0 for of in self.classes if of.images]
         return sum(known) / len(known) if known else None
 
 

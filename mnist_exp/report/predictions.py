@@ -69,7 +69,7 @@ def as_json_lines(predictions: Sequence[Prediction]) -> str:
         {
             "input": of.input,
             "class": of.name,
-            "label": of.label,
+            "class_index": of.label,
             "probability": round(of.probability, 6),
             "runner_up": of.runner_up,
             "runner_up_probability": round(of.runner_up_probability, 6),

@@ -69,7 +69,9 @@ def typos_of_keys() -> Iterator[Case]:
 
 
 def typos_of_groups_and_options() -> Iterator[Case]:
-    for folder in sorted(path for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra"):
+    for folder in sorted(
+        path for path in conf_folder().iterdir() if path.is_dir() and path.name not in ("hydra", "tune")
+    ):
         wrong = misspelt(folder.name)
         yield Case("a group", (f"{wrong}=x",), ((LINE, rf"^{wrong}=x: .*did you mean '{folder.name}'\?"),))
         for option in sorted(path.stem for path in folder.glob("*.yaml") if len(path.stem) > 3):

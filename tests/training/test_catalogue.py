@@ -30,6 +30,8 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
 
 
+pytestmark = pytest.mark.slow  # a hundred trainings
+
 FEW = ("data=digits", "data.limit=120", "model=linear", "training.epochs=1", "training.batch_size=32")
 
 
