@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -53,15 +54,16 @@ def epochs_trained(sweep: Path) -> int:
     return sum(len(re.findall(r" epoch +\d+/\d+ ", log.read_text())) for log in sweep.glob("*/run.log"))
 
 
+_ALONE: dict[str, str] = {}
+
+
 @pytest.fixture
 def alone(cli: Cli, home_data: list[str]) -> dict[str, str]:
-    """The weights of the grid's jobs when each is run alone."""
-    found = {}
-    for model in ("linear", "mlp"):
-        for seed in range(6):
-            done = cli(*TINY, *home_data, f"model={model}", f"seed={seed}", "tracking=none", "outputs=alone")
-            found[f"model-{model}_seed-{seed}"] = done.result["weights_sha256"]
-    return found
+    """The weights of the grid's jobs when each is run alone; found once."""
+    for model, seed in () if _ALONE else itertools.product(("linear", "mlp"), range(6)):
+        done = cli(*TINY, *home_data, f"model={model}", f"seed={seed}", "tracking=none", "outputs=alone")
+        _ALONE[f"model-{model}_seed-{seed}"] = done.result["weights_sha256"]
+    return _ALONE
 
 
 @pytest.fixture
