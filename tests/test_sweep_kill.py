@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 from journals import free_port
-from running import Cli, start
+from running import start
 
 pytestmark = pytest.mark.slow
 
@@ -54,15 +53,34 @@ def epochs_trained(sweep: Path) -> int:
     return sum(len(re.findall(r" epoch +\d+/\d+ ", log.read_text())) for log in sweep.glob("*/run.log"))
 
 
+# Runs the command lines that it reads, one after the other.
+ONE_BY_ONE = "import sys; from mnist_exp.cli import main; [main(line.split()) for line in sys.stdin]"
 _ALONE: dict[str, str] = {}
 
 
 @pytest.fixture
-def alone(cli: Cli, home_data: list[str]) -> dict[str, str]:
-    """The weights of the grid's jobs when each is run alone; found once."""
-    for model, seed in () if _ALONE else itertools.product(("linear", "mlp"), range(6)):
-        done = cli(*TINY, *home_data, f"model={model}", f"seed={seed}", "tracking=none", "outputs=alone")
-        _ALONE[f"model-{model}_seed-{seed}"] = done.result["weights_sha256"]
+def alone(home_data: list[str]) -> dict[str, str]:
+    """The weights of the grid's jobs when each is run alone; found once.
+
+    In a process of its own, as all here: TensorFlow takes one number of threads per process.
+    """
+    if not _ALONE:
+        jobs = [f"model={model} seed={seed}" for model in ("linear", "mlp") for seed in range(6)]
+        common = " ".join((*TINY, *home_data, "tracking=none", "outputs=alone"))
+        lines = "\n".join(f"{common} {job}" for job in jobs)
+        subprocess.run(
+            [sys.executable, "-c", ONE_BY_ONE],
+            input=lines,
+            text=True,
+            check=True,
+            capture_output=True,
+            timeout=300,
+        )
+        for file in Path("alone/runs").glob("*/result.json"):
+            result = json.loads(file.read_text())
+            given = dict(text.split("=", 1) for text in result["overrides"])
+            _ALONE[f"model-{given['model']}_seed-{given['seed']}"] = result["weights_sha256"]
+    assert len(_ALONE) == 12
     return _ALONE
 
 
@@ -102,6 +120,13 @@ def ray_cluster(folder: Path) -> Iterator[None]:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
+def finish(*words: str) -> str:
+    """Run a command line in a process of its own, to its end. Returns what it printed."""
+    done = subprocess.run([sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    return done.stdout
+
+
 @contextmanager
 def engine(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """What a launcher needs beside its words."""
@@ -112,7 +137,7 @@ def engine(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
         yield LAUNCHERS[name]
 
 
-def test_a_sweep_that_is_killed_again_and_again(cli: Cli, home_data: list[str], alone: dict[str, str]):
+def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dict[str, str]):
     """Five SIGKILLs: one parent, twelve finished children, the weights of jobs run alone, nothing trained twice."""
     chance = random.Random(0)
     words = ("-m", *TINY, *GRID, *home_data)
@@ -130,15 +155,15 @@ def test_a_sweep_that_is_killed_again_and_again(cli: Cli, home_data: list[str], 
         process.kill()
         process.communicate()
         kills += 1
-    cli(*words)
+    finish(*words)
     sweep = the_sweep()
     assert weights(sweep) == alone
     assert 12 * EPOCHS <= epochs_trained(sweep) <= 12 * EPOCHS + kills
     before = epochs_trained(sweep)
     began = time.monotonic()
     other = (f"++training.epochs={EPOCHS}", "device.threads=1", "aug='rotate15'", "data.limit=600")
-    again = cli("-m", "seed=5,4,3,2,1,0", *other, "model=mlp,linear", *home_data)
-    assert "12 done already, 0 to go on with, 0 to begin" in again.out
+    told = finish("-m", "seed=5,4,3,2,1,0", *other, "model=mlp,linear", *home_data)
+    assert "12 done already, 0 to go on with, 0 to begin" in told
     assert epochs_trained(sweep) == before
     assert time.monotonic() - began < 60
 
@@ -158,11 +183,8 @@ def test_a_sweep_that_is_killed_again_and_again(cli: Cli, home_data: list[str], 
 def test_every_engine_gives_the_same_weights(home_data: list[str], alone: dict[str, str], short: Path, name: str):
     """As the jobs alone; and once more, nothing is trained."""
     with engine(name, short) as words:
-        grid = command(*words, *TINY, *GRID, *home_data, "tracking=none")
         for told in ("12 of 12 jobs done", "12 done already"):
-            done = subprocess.run(grid, capture_output=True, text=True, timeout=400)
-            assert done.returncode == 0, (done.stdout, done.stderr)
-            assert told in done.stdout
+            assert told in finish("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
             assert weights(the_sweep()) == alone
     assert epochs_trained(the_sweep()) == 12 * EPOCHS
 
@@ -222,18 +244,13 @@ def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(
         assert done.returncode == 1, (done.stdout, done.stderr)
         assert len(killer.killed) == 2
         assert "1 of 2 jobs failed\n  seed-1: its worker died, 2 times" in done.stderr
-        again = subprocess.run(command(*words, *grid, *home_data), capture_output=True, text=True, timeout=300)
-        assert again.returncode == 0, (again.stdout, again.stderr)
-    assert "1 done already, 1 to go on with, 0 to begin" in again.stdout
+        told = finish("-m", *words, *grid, *home_data)
+    assert "1 done already, 1 to go on with, 0 to begin" in told
     found = results(the_sweep())
     assert {result["status"] for result in found.values()} == {"finished"}
     # A launcher may have taken the other job down with it, once.
     epochs = epochs_trained(the_sweep())
     assert 16 <= epochs <= 16 + 4
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "mnist_exp", "-m", *words]
 
 
 def sweep_with_a_killer(
@@ -243,7 +260,9 @@ def sweep_with_a_killer(
     killer = Killer(job, times)
     killer.start()
     try:
-        done = subprocess.run(command(*words), capture_output=True, text=True, timeout=400)
+        done = subprocess.run(
+            [sys.executable, "-m", "mnist_exp", "-m", *words], capture_output=True, text=True, timeout=400
+        )
     finally:
         killer.over.set()
         killer.join()
