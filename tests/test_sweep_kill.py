@@ -158,7 +158,8 @@ def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dic
     finish(*words)
     sweep = the_sweep()
     assert weights(sweep) == alone
-    assert 12 * EPOCHS <= epochs_trained(sweep) <= 12 * EPOCHS + kills
+    # A kill may come between an epoch's checkpoint and its line in the log.
+    assert 12 * EPOCHS - kills <= epochs_trained(sweep) <= 12 * EPOCHS + kills
     before = epochs_trained(sweep)
     began = time.monotonic()
     other = (f"++training.epochs={EPOCHS}", "device.threads=1", "aug='rotate15'", "data.limit=600")
