@@ -65,6 +65,11 @@ def listed(problems: Sequence[Problem], where: str) -> str:
     return "\n".join(lines)
 
 
+def first_line(error: BaseException) -> str:
+    """Of what a library says; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 class WorkError(MnistExpError):
     """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
 

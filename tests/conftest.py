@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,15 @@ def use(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def home_data() -> list[str]:
     """Overrides for the data that is here."""
     return [] if MNIST else ["data=digits"]
+
+
+@pytest.fixture
+def run(trained: Path, use: Callable[[str], None]) -> Path:
+    """The directory of the one run, on the embedded digits, that a module has `trained`: in `outputs` here."""
+    shutil.copytree(trained, "outputs")
+    use("digits")
+    [found] = Path("outputs/runs").iterdir()
+    return found
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert main([*SMALL, "data=digits", "training.metrics=[top_k_categorical_accuracy]",
                  "training.loss=categorical_crossentropy", f"outputs={outputs}", "name=small"]) == 0  # fmt: skip
     return outputs
-
-
-@pytest.fixture
-def run(trained: Path, use: Callable[[str], None]) -> Path:
-    """The run's directory, in `outputs` here."""
-    shutil.copytree(trained, "outputs")
-    use("digits")
-    [found] = Path("outputs/runs").iterdir()
-    return found
 
 
 def kept(out: str) -> tuple[Path, dict[str, Any]]:

@@ -7,12 +7,10 @@ import gzip
 import io
 import json
 import os
-import shutil
 import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +31,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["model=linear", "data=digits", "tracking=none", "training.epochs=20", "optimizer.learning_rate=0.01"]
     assert main([*words, f"outputs={outputs}", "name=small"]) == 0
     return outputs
-
-
-@pytest.fixture
-def run(trained: Path, use: Callable[[str], None]) -> Path:
-    """The run's directory, in `outputs` here."""
-    shutil.copytree(trained, "outputs")
-    use("digits")
-    [found] = Path("outputs/runs").iterdir()
-    return found
 
 
 @pytest.fixture(scope="module")

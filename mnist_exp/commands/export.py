@@ -20,7 +20,7 @@ from mnist_exp.config.check import compose_checked
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.verbs import ExportConfig
-from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
 from mnist_exp.runs.directory import safe_name, stamped
@@ -273,11 +273,6 @@ def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: 
         raise Unfit(f"gives another class for {others:,} of {len(expected):,} images")
     if not difference <= tolerance:  # NaN is not
         raise Unfit(f"its probabilities differ by up to {difference:.1e}, and tolerance={tolerance:g}")
-
-
-def first_line(error: Exception) -> str:
-    """Of what a library says."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:

@@ -23,7 +23,7 @@ from mnist_exp.config.identity import as_values
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.errors import MnistExpError, RequestError
-from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
+from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
 from mnist_exp.runs.find import is_finished
 from mnist_exp.runs.idle import lock, settle
 from mnist_exp.runs.log import quiet, say
@@ -149,8 +149,11 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
 
     Not what was resumed inexactly: that is no such job.
     """
-    runs = [run for path in directory.iterdir() if path.is_dir() and (run := summarize(path)) is not None]
-    exact = [run for run in runs if "fingerprint" in run.result and run.result.get("exact", True)]
+    exact = [
+        run
+        for run in summaries(directory.iterdir())
+        if "fingerprint" in run.result and run.result.get("exact", True)
+    ]
     exact.sort(key=lambda run: (is_finished(run), run.result["started"]))
     return {run.result["fingerprint"]: run for run in exact}
 

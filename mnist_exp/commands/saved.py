@@ -17,7 +17,7 @@ from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
 from mnist_exp.config.schema import PARTS, TrainConfig
 from mnist_exp.config.verbs import SavedConfig
-from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
 from mnist_exp.runs.find import find_run, read_config
@@ -58,8 +58,9 @@ class Saved:
         try:
             return load(self.file)
         except Exception as error:  # whatever Keras, HDF5 or ZIP say of a file that is not a model
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-            raise RequestError(f"{shown(self.file)}: not a model that Keras can load: {reason}") from error
+            raise RequestError(
+                f"{shown(self.file)}: not a model that Keras can load: {first_line(error)}"
+            ) from error
 
 
 def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:

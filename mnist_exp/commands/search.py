@@ -91,9 +91,9 @@ def check_search(request: Request) -> Search:
     space = read_space(request, settings.space if settings else {})
     problems += space_problems(space, settings)
     jobs = check_points(request, space, problems)
-    requests, stands_in_for = settle_data_of_all(*zip(*jobs, strict=True))
+    settled, stands_in_for = settle_data_of_all(jobs)
     assert settings is not None
-    configs = [compose_checked(job, TrainConfig)[0] for job in requests] if stands_in_for else [c for _, c in jobs]
+    configs = [config for _, config in settled]
     check_same_for_all(configs)
     config = configs[0]
     request = replace(request, overrides=space.fixed)

@@ -48,9 +48,9 @@ def sweep(request: Request, started: float) -> None:
     grid = share_cores(request, expand(request))
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
-    requests, stands_in_for = settle_data_of_all(*zip(*checked.values(), strict=True))
-    jobs = plan_jobs(tuple(checked), requests)
-    config = compose_checked(requests[0], TrainConfig)[0]
+    settled, stands_in_for = settle_data_of_all(list(checked.values()))
+    jobs = plan_jobs(tuple(checked), settled)
+    config = settled[0][1]
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
     path = find_sweep(Path(config.outputs) / SWEEPS, config.sweep, grid.swept, fixed, jobs)
     with RunDirectory.open(path) as directory:
@@ -78,13 +78,12 @@ def share_cores(request: Request, grid: Grid) -> Grid:
     return replace(grid, jobs=tuple((*job, f"device.threads={threads}") for job in grid.jobs))
 
 
-def plan_jobs(names: Sequence[str], requests: Sequence[Request]) -> tuple[PlannedJob, ...]:
+def plan_jobs(names: Sequence[str], settled: Sequence[tuple[Request, TrainConfig]]) -> tuple[PlannedJob, ...]:
     """The jobs, with what each is known by. Raises `RequestError`."""
-    configs = [compose_checked(request, TrainConfig)[0] for request in requests]
-    computer = set_up(configs[0])
+    computer = set_up(settled[0][1])
     return tuple(
         PlannedJob(name, request, identity(config, computer))
-        for name, request, config in zip(names, requests, configs, strict=True)
+        for name, (request, config) in zip(names, settled, strict=True)
     )
 
 
@@ -331,19 +330,19 @@ def _with_names(problems: Mapping[Problem, Sequence[str]], names: Sequence[str])
 
 
 def settle_data_of_all(
-    jobs: Sequence[Request], configs: Sequence[TrainConfig]
-) -> tuple[tuple[Request, ...], str | None]:
-    """Find each data set of a sweep once; where a fallback stands in, it does for all jobs.
+    jobs: Sequence[tuple[Request, TrainConfig]],
+) -> tuple[Sequence[tuple[Request, TrainConfig]], str | None]:
+    """Find each data set of a sweep once; where a fallback stands in, it does for all jobs, in what is returned.
 
     Raises `RequestError` where it would be compared with other data.
     """
     wanted_by_data: dict[DataConfig, str | None] = {}
-    for job, config in zip(jobs, configs, strict=True):
+    for job, config in jobs:
         if config.data.as_found not in wanted_by_data:
             wanted_by_data[config.data.as_found] = settle_data(job, config)[3]
     missing = {wanted for wanted in wanted_by_data.values() if wanted is not None}
     if not missing:
-        return tuple(jobs), None
+        return jobs, None
     fallbacks = {data.fallback for data in wanted_by_data}
     if len(missing) > 1 or len(fallbacks) > 1 or None in wanted_by_data.values():
         raise RequestError(
@@ -353,8 +352,9 @@ def settle_data_of_all(
     fallback = fallbacks.pop()
     assert fallback is not None
     substituted = []
-    for job in jobs:
+    for job, _ in jobs:
         request = job.with_option("data", fallback)
-        check_with_keras(*compose_checked(request, TrainConfig))
-        substituted.append(request)
-    return tuple(substituted), missing.pop()
+        config, composition = compose_checked(request, TrainConfig)
+        check_with_keras(config, composition)
+        substituted.append((request, config))
+    return substituted, missing.pop()

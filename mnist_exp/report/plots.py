@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnist_exp.data.dataset import Images, Labels
+from mnist_exp.inference.assessment import confusion
 from mnist_exp.report.figure import new_figure, write
 
 History = Sequence[Mapping[str, float]]
@@ -129,8 +130,7 @@ def confusion_matrix(
 ) -> None:
     """How many images of each class (rows) were taken for each class (columns)."""
     classes = len(class_names)
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, predicted), 1)
+    counts = confusion(labels, predicted, classes)
     size = max(5.2, 0.5 * classes + 1.2)
     figure = new_figure(size, size, title)
     axes = figure.add_subplot()

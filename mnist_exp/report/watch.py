@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mnist_exp.errors import MnistExpError
 from mnist_exp.report.tables import percent
-from mnist_exp.runs.directory import RunSummary, read_history, summarize
+from mnist_exp.runs.directory import RunSummary, read_history, summaries
 
 _SECONDS = 0.5  # between two looks
 _CUT_SHORT = ("killed", "interrupted")  # and may go on
@@ -37,7 +37,7 @@ class Watch:
 
     def look(self) -> list[str]:
         """Look at the directories. Returns a line for each job that ended since the last time."""
-        runs = [run for path in sorted(self._directory.iterdir()) if path.is_dir() and (run := summarize(path))]
+        runs = summaries(sorted(self._directory.iterdir()))
         self._running = [run for run in runs if run.status == "running"]
         lines = []
         for run in runs:

@@ -16,7 +16,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,11 +193,16 @@ def list_runs(outputs: Path) -> list[RunSummary]:
 
 def look_at(paths: Sequence[Path]) -> list[RunSummary]:
     """What those of the directories that are runs tell; those whose process is gone are marked as killed."""
-    found = [summary for path in paths if path.is_dir() and (summary := summarize(path)) is not None]
+    found = summaries(paths)
     dead = [run.path for run in found if run.status == "killed" != run.result["status"]]
     mark_killed(dead)
     # Again: one may have ended while we looked, and then was not killed.
     return [(summarize(run.path) or run) if run.path in dead else run for run in found]
+
+
+def summaries(paths: Iterable[Path]) -> list[RunSummary]:
+    """What those of the directories that are runs tell; nothing is changed there."""
+    return [summary for path in paths if path.is_dir() and (summary := summarize(path)) is not None]
 
 
 def summarize(path: Path) -> RunSummary | None:
