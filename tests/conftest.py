@@ -23,6 +23,10 @@ from running import MNIST, SMALL, Cli, Outcome
 # What is tested here is the same everywhere: on the CPU, whatever this machine has.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+_NOT_OURS = ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
+for _name in _NOT_OURS:
+    os.environ.pop(_name, None)
+
 _used: dict[str, set[str]] = {}
 
 
@@ -57,8 +61,9 @@ def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """No user's cache, no tracking server, and a folder of its own for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    for name in ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in _NOT_OURS:
+        monkeypatch.setenv(name, "")  # so that what a test or MLflow sets is undone: a fixture may come next
+        monkeypatch.delenv(name)
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
