@@ -28,7 +28,7 @@ test: $(READY) ## set up, then test everything essential (minutes)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
 	$(BIN)/python tests/benchmarks/reproduce.py

@@ -212,6 +212,7 @@ def test_fetch_says_whom_it_asked(cli: Cli):
     assert left() == []
 
 
+@pytest.mark.slow
 def test_a_run_on_converted_images_is_the_same_run(cli: Cli):
     """The same data digest, fingerprint and weights, whatever the format; and it can be run again."""
     first = cli("from=null", small=True)

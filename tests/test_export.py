@@ -91,6 +91,7 @@ def in_its_runtime(folder: Path) -> dict[str, Callable[[Any], Any]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet5x5", "vgg_bn"])
 def test_every_format(cli: Cli, model: str):
     """All are written, checked and told, without a word of the libraries; and give others what the model gives."""

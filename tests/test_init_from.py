@@ -57,6 +57,7 @@ def test_a_frozen_layer_stays_as_it_was(cli: Cli):
     assert not any(np.array_equal(a, b) for a, b in zip(first["out"], second["out"], strict=True))
 
 
+@pytest.mark.slow
 def test_it_goes_on_better_than_from_nothing(cli: Cli):
     """The first epoch's loss is lower; another start is another fingerprint."""
     donor = cli("optimizer.learning_rate=0.01", small=True)
@@ -70,6 +71,7 @@ def test_it_goes_on_better_than_from_nothing(cli: Cli):
     assert again.result["fingerprint"] != tuned.result["fingerprint"]
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_start_from_one_run(cli: Cli):
     """`latest` is what it was when the sweep began."""
     donor = cli(small=True)
@@ -79,6 +81,7 @@ def test_the_jobs_of_a_sweep_start_from_one_run(cli: Cli):
     assert [config["init_from"] for config in configs] == [str(donor.run)] * 2, swept.out
 
 
+@pytest.mark.slow
 def test_a_sweep_over_starts(cli: Cli):
     """Each by whatever name it is called; configs have paths."""
     donors = [cli(f"seed={seed}", small=True).run for seed in (0, 1)]

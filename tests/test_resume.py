@@ -284,6 +284,7 @@ def test_a_run_that_never_had_a_checkpoint_begins_anew(cli: Cli, run: Path):
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_run_is_found_from_elsewhere(
     cli: Cli, interrupted: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -380,6 +381,7 @@ def test_another_precision_is_recorded(cli: Cli, interrupted: Callable[..., Path
     assert done.result["device"]["precision"] == "bfloat16"
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_goes_on(cli: Cli, interrupt: Callable[[int], None], home_data: list[str]):
     """By its name, in its place."""
     interrupt(4)
@@ -390,6 +392,7 @@ def test_a_job_of_a_sweep_goes_on(cli: Cli, interrupt: Callable[[int], None], ho
     assert done.result["weights_sha256"] == cli(*TRAINED, "seed=3", small=True).result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_run_with_borrowed_weights_goes_on_without_their_owner(cli: Cli, interrupted: Callable[..., Path]):
     """They are in its checkpoint."""
     donor = cli("name=donor", small=True)

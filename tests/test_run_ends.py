@@ -50,7 +50,11 @@ def the_run() -> Path:
 
 @pytest.mark.parametrize(
     ("number", "exit_status", "status"),
-    [(signal.SIGTERM, 143, "killed"), (signal.SIGHUP, 129, "killed"), (signal.SIGINT, 130, "interrupted")],
+    [
+        pytest.param(signal.SIGTERM, 143, "killed", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, "killed", marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "interrupted"),
+    ],
 )
 def test_a_signal_marks_the_run(
     cli: Cli, endless: subprocess.Popen[str], number: signal.Signals, exit_status: int, status: str
@@ -124,6 +128,7 @@ def test_a_signal_while_the_tracker_is_waited_for(cli: Cli, number: signal.Signa
     assert not (the_run() / "delivery.log").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Popen[str]):
     """Also while the first one is dealt with."""
     wait_for_epoch(endless, 2)
@@ -144,6 +149,7 @@ def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Pop
     assert len((run / "history.csv").read_text().splitlines()) == epochs + 2
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_stays_ignored(home_data: list[str]):
     """`nohup` lets a training go on when its terminal is closed."""
     words = [*SMALL, *home_data, "training.epochs=20"]
@@ -229,7 +235,9 @@ def journal(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("free", [10_000, 60_000, 110_000])
+@pytest.mark.parametrize(
+    "free", [60_000, *(pytest.param(free, marks=pytest.mark.slow) for free in (10_000, 110_000))]
+)
 def test_a_disk_that_fills_at_the_end_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any, free: int):
     """While models, scores or pictures are saved."""
 

@@ -65,6 +65,7 @@ def test_only_training_is_swept(cli: Cli):
     assert "-m works with train and check, not with runs" in cli("runs", "-m", "limit=1,2", status=2).err
 
 
+@pytest.mark.slow
 def test_a_sweep_can_start_from_a_run(cli: Cli, home_data: list[str]):
     """`-m from=` takes the run's config for every job."""
     first = cli(*SMALL, *home_data, "aug=shift", "training.batch_size=32")
@@ -142,6 +143,7 @@ def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: 
     }
 
 
+@pytest.mark.slow
 def test_a_sweep_is_known_by_a_job_that_it_has(cli: Cli, home_data: list[str]):
     """Without a name, also where what is fixed is written in another way."""
     cli("-m", *SMALL, *home_data, "seed=0,1")
@@ -179,6 +181,26 @@ def test_a_launcher_that_is_not_installed_is_told(cli: Cli, monkeypatch: pytest.
     monkeypatch.setattr(grid, "find_spec", lambda name: None)
     refused = cli("-m", "hydra/launcher=submitit_slurm", "seed=0,1", status=2)
     assert "pip install 'mnist-exp[submitit]'" in refused.err
+    assert not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"),
+            "hydra.launcher.n_jobs: expected a number of workers",
+        ),
+        (("hydra/launcher=submitit_slurm",), "hydra/launcher=submitit_slurm: there is no srun"),
+    ],
+)
+def test_a_launcher_that_cannot_start_is_told(
+    cli: Cli, home_data: list[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: str
+):
+    """Before anything is created."""
+    monkeypatch.setenv("PATH", "")
+    refused = cli("-m", *words, *SMALL, *home_data, "seed=0,1", status=2)
+    assert f"1 problem in this sweep\n  command line  {told}" in refused.err
     assert not Path("outputs").exists()
 
 

@@ -180,6 +180,18 @@ def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dic
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+def test_a_cluster_that_is_not_there_is_told(home_data: list[str]):
+    """Before anything is created."""
+    words = ("-m", *TINY, *home_data, "seed=0,1", "hydra/launcher=ray")
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=120,
+        env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+    )  # fmt: skip
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "hydra/launcher=ray: no Ray cluster at address auto: " in done.stderr
+    assert not Path("outputs").exists()
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_every_engine_gives_the_same_weights(home_data: list[str], alone: dict[str, str], short: Path, name: str):
     """As the jobs alone; and once more, nothing is trained."""

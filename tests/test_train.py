@@ -90,6 +90,7 @@ def test_the_same_command_gives_the_same_weights(cli: Cli):
     assert first.run != again.run
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_another_process(cli: Cli, home_data: list[str]):
     """What ran before in a process does not count."""
     here = cli("model=pyramid", "aug=shift", "name=here", small=True)
@@ -119,9 +120,9 @@ assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 @pytest.mark.parametrize(
     ("model", "preprocess", "precision", "tolerance"),
     [
-        ("pyramid", "unit", "float32", 0),
-        ("lenet5x5", "standardize", "float32", 0),
-        ("pyramid", "standardize", "bfloat16", 0.02),
+        pytest.param("pyramid", "unit", "float32", 0, marks=pytest.mark.slow),
+        pytest.param("lenet5x5", "standardize", "float32", 0, marks=pytest.mark.slow),
+        pytest.param("pyramid", "standardize", "bfloat16", 0.02, marks=pytest.mark.slow),
         ("lenet5x5", "unit", "bfloat16", 0.02),
     ],
 )
@@ -207,6 +208,7 @@ def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: 
     assert fooled.result["test"] != honest.result["test"]
 
 
+@pytest.mark.slow
 def test_a_runs_config_runs_it_again(cli: Cli):
     """`from=` a directory or a name gives the same weights; overrides go on top."""
     first = cli("model=pyramid", "aug=shift", "preprocess=standardize", small=True)

@@ -55,6 +55,7 @@ def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     assert values.min() == 0  # after the activation, which a fused pooling computes in a training
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_every_picture(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """The same ones, to the byte; and may be watched elsewhere."""
     straight = cli(*TRAINED, "training.watch=[conv2d]", "name=run", small=True)

@@ -79,7 +79,7 @@ def _convert(config: DatasetConfig, started: float) -> None:
     from mnist_exp.data import convert
     from mnist_exp.data.dataset import digest
     from mnist_exp.report.progress import images_bar
-    from mnist_exp.runs.files import new_folder
+    from mnist_exp.runs.files import new_folder, refuse_existing
 
     assert config.to is not None
     default = Path(config.outputs) / "data" / f"{config.data.name}-{config.to}"
@@ -107,19 +107,6 @@ def _convert(config: DatasetConfig, started: float) -> None:
     say(f"images  {', '.join(f'{len(part):,} {name}' for name, part in source.parts.items())}")
     say(f"SHA-256 {digest([source.train, source.test])} of pixels and labels")
     say(f"use it  {_command(config.to, target, convert.differing(source, config.to))}")
-
-
-def refuse_existing(target: Path) -> None:
-    """Raises `RequestError` unless a folder can be made there, or an empty one is there already."""
-    if not target.name:
-        raise RequestError(f"output: {target} cannot be a new folder; name one")
-    try:
-        if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
-            return
-        if target.exists() or target.is_symlink():
-            raise RequestError(f"output: {target} is there already; name a new folder with output=…")
-    except OSError as error:
-        raise RequestError(f"output: {target} cannot be written: {error.strerror}") from error
 
 
 def _found(config: DatasetConfig) -> Source:

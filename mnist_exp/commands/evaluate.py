@@ -19,7 +19,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import EvaluateConfig
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.directory import safe_name, shown_data, stamped
-from mnist_exp.runs.files import new_folder, write_text
+from mnist_exp.runs.files import new_folder, refuse_existing, write_text
 from mnist_exp.runs.log import say, warn
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ _MEANING = {
 def evaluate(request: Request, started: float) -> None:
     """Score a saved model, print what it is worth, and draw it. Raises `RequestError`."""
     config, saved, of_run = settle_saved(request, EvaluateConfig)
-    refuse_existing(config)
+    if config.output is not None:
+        refuse_existing(Path(config.output).expanduser())
     refuse_withheld(saved, config)
     device = set_up(of_run)
     data = data_of(of_run, request)
@@ -86,15 +87,6 @@ def evaluate(request: Request, started: float) -> None:
     if own and (instead := saved.result["data"].get("stands_in_for")):
         warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
     say(f"kept    {shown(folder)}")
-
-
-def refuse_existing(config: EvaluateConfig) -> None:
-    """Raises `RequestError` for a folder that holds something."""
-    if config.output is None:
-        return
-    folder = Path(config.output).expanduser()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise RequestError(f"output={config.output}: is there already; name a new folder")
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.dataset import refuse_existing
 from mnist_exp.commands.saved import Saved, config_of, data_of, find_saved, split_overrides
 from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked
@@ -24,7 +23,7 @@ from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
 from mnist_exp.runs.directory import safe_name, stamped
-from mnist_exp.runs.files import new_folder, replace_file
+from mnist_exp.runs.files import new_folder, refuse_existing, replace_file
 from mnist_exp.runs.log import say
 
 if TYPE_CHECKING:

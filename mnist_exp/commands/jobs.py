@@ -26,7 +26,7 @@ from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
 from mnist_exp.runs.find import is_finished
 from mnist_exp.runs.idle import lock, settle
-from mnist_exp.runs.log import quiet, say
+from mnist_exp.runs.log import LOG, quiet, say
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.sweeps.leaderboard import Outcome
 
@@ -161,7 +161,7 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:
     """How a job ended, by what is there of it, and by what was raised."""
     result = run.result if run is not None else {}
-    log = run.path / "run.log" if run is not None else None
+    log = run.path / LOG if run is not None else None
     return Outcome(
         name=planned.name,
         overrides=planned.request.overrides,

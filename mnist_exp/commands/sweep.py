@@ -44,6 +44,8 @@ _POLL = 1.0  # seconds between looks at jobs that a launcher left behind
 
 def sweep(request: Request, started: float) -> None:
     """Check all jobs, run those that are missing, and print the table of all. Raises `WorkError` if any failed."""
+    from mnist_exp.sweeps.launch import refuse_unusable
+
     request = start_from_run(request)
     grid = share_cores(request, expand(request))
     names = job_names(grid)
@@ -52,7 +54,12 @@ def sweep(request: Request, started: float) -> None:
     jobs = plan_jobs(tuple(checked), settled)
     config = settled[0][1]
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
-    path = find_sweep(Path(config.outputs) / SWEEPS, config.sweep, grid.swept, fixed, jobs)
+    sweeps, name = Path(config.outputs) / SWEEPS, safe_name(config.sweep.name or sweep_name(grid.swept, fixed))
+    path = find_sweep(sweeps, name, config.sweep, grid.swept, jobs)
+    there = {} if path is None else find_jobs(path)
+    if not all(job.fingerprint in there and is_finished(there[job.fingerprint]) for job in jobs):
+        refuse_unusable(request)
+    path = path or begin_sweep(sweeps, name, grid.swept, fixed)
     with RunDirectory.open(path) as directory:
         introduce(directory.path, grid, jobs)
         plan = Plan.of(directory.path, jobs, stands_in_for)
@@ -88,13 +95,14 @@ def plan_jobs(names: Sequence[str], settled: Sequence[tuple[Request, TrainConfig
 
 
 def find_sweep(
-    sweeps: Path, config: SweepConfig, swept: Sequence[str], fixed: Sequence[str], jobs: Sequence[PlannedJob]
-) -> Path:
-    """The directory of the sweep that goes on; a new one where there is none, or it is to start over.
+    sweeps: Path, name: str, config: SweepConfig, swept: Sequence[str], jobs: Sequence[PlannedJob]
+) -> Path | None:
+    """The directory of the sweep that goes on; None where there is none, or it is to start over.
 
-    It is known by its name, else by a job in common with one over the same keys. Raises `RequestError`.
+    It is known by its name, else by a job in common with one over the same keys.
     """
-    name = safe_name(config.name or sweep_name(swept, fixed))
+    if config.rerun:
+        return None
     known = {path: _read_sweep(path) for path in sweeps.glob("*") if (path / SWEEP_FILE).is_file()}
     called = [path for path, told in known.items() if told.get("name") == name]
     if not called and config.name is None:
@@ -104,8 +112,11 @@ def find_sweep(
             for path, told in known.items()
             if told.get("swept") == sorted(swept) and wanted & find_jobs(path).keys()
         ]
-    if called and not config.rerun:
-        return max(called, key=lambda path: known[path].get("started", 0))
+    return max(called, key=lambda path: known[path].get("started", 0), default=None)
+
+
+def begin_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
+    """A new directory for a sweep. Raises `RequestError` if it cannot be made."""
     path = make_directory(sweeps, name)
     content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": list(fixed)}
     write_text(path / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -251,7 +262,7 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
     jobs: dict[str, tuple[Request, TrainConfig]] = {}
     composed: dict[str, tuple[TrainConfig, Composition]] = {}
     mended: dict[str, tuple[TrainConfig, Composition]] = {}
-    of_the_grid, subject = bool(problems), f"this sweep of {len(names)} jobs"
+    of_the_grid, subject = bool(problems), f"this sweep of {_jobs(len(names))}"
     for name, overrides in zip(names, grid.jobs, strict=True):
         try:
             job = replace(request, overrides=overrides, multirun=False)

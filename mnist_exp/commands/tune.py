@@ -27,7 +27,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Killed, MnistExpError, Pruned, RequestError, WorkError
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
 from mnist_exp.runs.files import remove_folder, write_text
-from mnist_exp.runs.log import quiet, say, warn
+from mnist_exp.runs.log import LOG, quiet, say, warn
 from mnist_exp.runs.signals import held
 from mnist_exp.runs.stopwatch import Stopwatch
 
@@ -66,7 +66,7 @@ def tune(request: Request, started: float) -> None:
                         record.take()
                     run_trial(search, claim, directory)
                     with held():
-                        tell_trial(search, study, claim.number)
+                        tell_trial(search, study, claim.number, directory)
             conclude(search, study, record, directory)
         except (KeyboardInterrupt, Killed):
             say(f"{shown(directory)}: interrupted; the same command goes on with it")
@@ -195,7 +195,7 @@ def watch(config: TrainConfig, claim: Claim) -> Any:
     return after_epoch
 
 
-def tell_trial(search: Search, study: Study, number: int) -> None:
+def tell_trial(search: Search, study: Study, number: int, directory: Path) -> None:
     """Print how a trial ended, and which is the best so far."""
     trials = study.trials()
     trial = next((trial for trial in trials if trial.number == number), None)
@@ -207,7 +207,8 @@ def tell_trial(search: Search, study: Study, number: int) -> None:
     best = best_of(search, trials)
     say(line + (f"  best so far: trial {best.number}, {search.shown(best.value)}" if best else ""))
     if trial.reason:
-        say(f"  {trial.reason}")
+        log = directory / trial_name(number) / LOG
+        say(f"  {trial.reason}{f' ({shown(log)})' if log.is_file() else ''}")
 
 
 def best_of(search: Search, trials: Sequence[Trial]) -> Trial | None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from mnist_exp.config.check import compose_checked
 from mnist_exp.config.request import Request
 from mnist_exp.config.verbs import UiConfig
 from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri
+from mnist_exp.tracking.store import artifact_root, database_path, follow_move, tracking_uri
 
 _FIRST_PORT = 5000
 _START_SECONDS = 60
@@ -39,6 +40,9 @@ def ui(request: Request, started: float) -> None:
     database = database_path(uri)
     if database is not None and not database.is_file():
         raise RequestError(f"{database}: there is no MLflow store here yet; a training makes it")
+    if database is not None:
+        with contextlib.suppress(sqlite3.Error):  # nobody can write there: it is shown as it is
+            follow_move(database)
     port = config.port or _free_port(config.host)
     if not _is_free(config.host, port):
         raise RequestError(f"port={port}: is in use on {config.host}; port=null takes a free one")

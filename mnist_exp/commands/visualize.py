@@ -21,7 +21,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import VisualizeConfig
 from mnist_exp.errors import Problem, RequestError, WorkError
 from mnist_exp.runs.directory import RunDirectory, make_directory, safe_name, shown_data, stamped
-from mnist_exp.runs.files import new_folder
+from mnist_exp.runs.files import new_folder, refuse_existing
 from mnist_exp.runs.log import say, warn
 
 if TYPE_CHECKING:
@@ -57,14 +57,15 @@ def visualize(request: Request, started: float) -> None:
     with place(saved, options, chosen, [picture.file for picture in pictures], wait_seconds) as folder:
         for picture in pictures:
             picture.draw(path=folder / picture.file)
-    tell(subject, pictures, options.output or shown(folder))
+    tell(subject, options.pictures, pictures, options.output or shown(folder))
 
 
-def tell(subject: Subject, pictures: Sequence[Picture], folder: Path | str) -> None:
-    """Say what was drawn, and where it is."""
+def tell(subject: Subject, kinds: Sequence[str], pictures: Sequence[Picture], folder: Path | str) -> None:
+    """Say what was drawn, of which kinds there was nothing, and where it is."""
     say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
-    for kind in dict.fromkeys(picture.kind for picture in pictures):
-        say(f"{kind:<12}{', '.join(picture.of or 'all' for picture in pictures if picture.kind == kind)}")
+    for kind in dict.fromkeys(kinds):
+        found = [picture.of or "all" for picture in pictures if picture.kind == kind]
+        say(f"{kind:<12}{', '.join(found) or 'none: these layers have nothing to show of this kind'}")
     say(f"pictures    {folder}")
 
 
@@ -214,8 +215,7 @@ def place(
     try:
         if options.output is not None:
             output = Path(options.output).expanduser()
-            if output.exists() and (not output.is_dir() or any(output.iterdir())):
-                raise RequestError(f"output={options.output}: is there already; name a new folder")
+            refuse_existing(output)
             with new_folder(output) as folder:
                 yield folder
         elif saved.run is None:

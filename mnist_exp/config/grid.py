@@ -98,6 +98,11 @@ def resolved(launcher: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(launcher, resolve=True))
 
 
+def chosen_launcher(config: DictConfig) -> str:
+    """The option of `hydra/launcher` in a whole config."""
+    return str(OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"])
+
+
 def _launcher(config: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(config.hydra.launcher, resolve=False))
 
@@ -115,7 +120,7 @@ def _wrong_launcher(config: DictConfig, launcher: Mapping[str, Any]) -> list[Pro
         is_here = False
     if is_here:
         return []
-    choice = str(OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"])
+    choice = chosen_launcher(config)
     extra = choice.split("_")[0]
     how = f"; pip install 'mnist-exp[{extra}]' does that" if extra in _EXTRAS else ""
     message = f"hydra/launcher={choice}: {plugin} is not installed{how}"

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mnist_exp.errors import RequestError
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
@@ -81,3 +83,16 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises `RequestError` unless a folder can be made there, or an empty one is there already."""
+    if not target.name:
+        raise RequestError(f"output: {target} cannot be a new folder; name one")
+    try:
+        if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
+            return
+        if target.exists() or target.is_symlink():
+            raise RequestError(f"output: {target} is there already; name a new folder with output=…")
+    except OSError as error:
+        raise RequestError(f"output: {target} cannot be written: {error.strerror}") from error

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+LOG = "run.log"
 _LOGGER = logging.getLogger("mnist_exp")
 
 

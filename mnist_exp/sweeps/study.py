@@ -34,7 +34,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mnist_exp.config.space import Choices, Dimension, Space
-from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.errors import RequestError, WorkError, first_line
 from mnist_exp.runs.log import warn
 from mnist_exp.tracking.store import exclusive
 
@@ -429,5 +429,4 @@ def _going_on_without(what: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return (str(cause).strip() or type(cause).__name__).split("\n")[0]
+    return first_line(error.__cause__ or error)

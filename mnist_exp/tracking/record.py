@@ -21,7 +21,7 @@ from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.runs.directory import RunDirectory, is_locked, process
 from mnist_exp.runs.files import write_text
 from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten, read
-from mnist_exp.runs.log import say, to_file, warn
+from mnist_exp.runs.log import LOG, say, to_file, warn
 from mnist_exp.runs.signals import held
 from mnist_exp.tracking.sender import Sender
 from mnist_exp.tracking.store import absolute
@@ -89,7 +89,7 @@ class RunRecord:
         if earlier is not None:
             entry = {**self.result["resumed"][-1], "exact": self.result["exact"]}
             self._write("resumed", status="RUNNING", fingerprint=self.result["fingerprint"], **entry)
-        self._log = to_file(self.path / "run.log")
+        self._log = to_file(self.path / LOG)
         self._log.__enter__()
         # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
         alone = sweep is None or not is_locked(sweep)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -20,6 +21,14 @@ from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.files import replace_file
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+# In MLflow's tables: where artifacts are.
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 
 
 # A request that is not answered is tried again by us, not inside MLflow's client, which takes 247 s to give up.
@@ -82,11 +91,36 @@ def _open(database: Path) -> Any:
     """An `MlflowClient` for a database, with its tables. MLflow tries for 104 s to open what cannot be opened."""
     import mlflow
 
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("begin immediate")
+    follow_move(database)
     client = mlflow.MlflowClient(f"sqlite:///{database}")
     client.search_experiments(max_results=1)
     return client
+
+
+def follow_move(database: Path) -> None:
+    """Let a database say where its artifacts are now: MLflow keeps whole paths, its folder may have been moved.
+
+    Raises `sqlite3.Error` if the database cannot be written to.
+    """
+    root = database.resolve().parent / ARTIFACTS
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("begin immediate")
+        if not root.is_dir() or not _columns(connection, "experiments"):
+            return
+        found = [row[0] for row in connection.execute("select distinct artifact_location from experiments")]
+        for old in found:
+            if old == root.as_uri() or not re.fullmatch(rf"file:.*/{ARTIFACTS}", old or ""):
+                continue
+            for table, column in _LOCATIONS:
+                if column in _columns(connection, table):
+                    moved = f"{column} = ? || substr({column}, ?)"
+                    within = f"substr({column} || '/', 1, ?) = ?"
+                    values = (root.as_uri(), len(old) + 1, len(old) + 1, f"{old}/")
+                    connection.execute(f"update {table} set {moved} where {within}", values)
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in connection.execute(f"pragma table_info({table})")}
 
 
 def artifact_root(uri: str) -> str | None:

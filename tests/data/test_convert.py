@@ -70,6 +70,7 @@ def test_there_and_back_is_the_same(
     assert sha256(again) == sha256(first)
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_mnist_goes_through_every_format(cli: Cli, use: Callable[[str], None]):
     """And ends as the files that it began with, to the byte."""

@@ -86,6 +86,7 @@ def probed(model: keras.Model) -> np.ndarray:
     return np.abs(difference).max(axis=-1) > 1e-3
 
 
+@pytest.mark.slow
 def test_fields_are_what_probing_finds():
     """On 100 random stacks of everything that is laid over an image, for every unit of the last layer."""
     rng = np.random.default_rng(0)

@@ -164,6 +164,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     assert run.data.metrics == {"val/loss": 0.5}
 
 
+@pytest.mark.slow
 def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
     """MLflow's own migration would fail for all of them."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -229,6 +230,28 @@ def test_the_store_is_where_it_is_said_to_be(cli: Cli, home_data: list[str], tmp
     assert (tmp_path / "elsewhere.db").is_file()
     assert (tmp_path / "mlartifacts").is_dir()
     assert not Path("outputs/mlflow.db").exists()
+
+
+def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
+    """MLflow keeps whole paths: those of the run, its model and a registered version are what they are now."""
+    from mnist_exp.tracking.store import connect, store_of
+
+    cli("debug=one_batch", "model=linear", *home_data)
+    cli("export", "run=latest", "register=digits", "alias=champion")
+    old = Path("outputs").resolve()
+    Path("outputs").rename("moved")
+    client = connect(store_of(Path("moved")))
+    [run] = runs(client)
+    assert {"config.yaml", "result.json"} <= artifacts(client, run.info.run_id)
+    [logged] = client.search_logged_models([run.info.experiment_id])
+    version = client.get_model_version_by_alias("digits", "champion").version
+    registered = client.get_model_version_download_uri("digits", version)
+    for uri in (run.info.artifact_uri, logged.artifact_location, registered):
+        assert uri.startswith(Path("moved").resolve().as_uri())
+    cli("predict", "run=models:/digits@champion", "outputs=moved", "inputs=/dev/null", status=2)
+    cli("visualize", "run=latest", "outputs=moved", "pictures=[filters]")
+    assert any(name.startswith("plots/visualize/") for name in artifacts(client, run.info.run_id))
+    assert not old.exists()
 
 
 def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):

@@ -149,6 +149,7 @@ def test_whatever_is_raised_is_tried_again(tmp_path: Path, uri: str, monkeypatch
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_locked(tmp_path: Path, uri: str):
     """By another program, for longer than SQLite waits: everything arrives when it is free."""
     Delivery(write_run(tmp_path / "first", uri)).pending()
@@ -165,6 +166,7 @@ def test_a_database_that_is_locked(tmp_path: Path, uri: str):
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
 
+@pytest.mark.slow
 def test_whoever_dies_while_the_store_is_made(tmp_path: Path, uri: str):
     """Leaves none: MLflow never opens one whose tables are there in part."""
     folder = write_run(tmp_path / "run", uri)
