@@ -33,7 +33,7 @@ test-slow: $(READY) ## fresh environments, real servers, a browser, README's com
 reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
 	$(BIN)/python tests/benchmarks/reproduce.py
 
-bench: $(READY) ## measure the speed beside a plain Keras script (a quarter of an hour)
+bench: $(READY) ## measure the speed beside a plain Keras script (40 minutes)
 	$(BIN)/python tests/benchmarks/speed.py
 
 check: $(READY) ## formatting, lint, types
