@@ -156,7 +156,7 @@ def test_what_was_changed_since_is_told(cli: Cli, run: Path):
         (["run=damaged.keras"], "damaged.keras: not a model that Keras can load: "),
         (["run=latest", "part=tests"], "part=tests: must be 'test', 'val' or 'train'"),
         (["run=latest", "data.dri=x"], "data.dri=x: no such key (did you mean 'data.dir'?)"),
-        (["run=latest", "output=there"], "output=there: is there already"),
+        (["run=latest", "output=there"], "output: there is there already"),
         (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1] would fit"),
         (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "takes 28×28×1"),
         (["run=latest", "data=csv", "data.dir=five", "data.classes=5"], "csv has 5 classes, but small-"),

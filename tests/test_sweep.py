@@ -199,7 +199,8 @@ def test_a_launcher_that_cannot_start_is_told(
 ):
     """Before anything is created."""
     monkeypatch.setenv("PATH", "")
-    refused = cli("-m", *words, *SMALL, *home_data, "seed=0,1", status=2)
+    # This process has its threads already.
+    refused = cli("-m", *words, *SMALL, *home_data, "seed=0,1", "device.threads=auto", status=2)
     assert f"1 problem in this sweep\n  command line  {told}" in refused.err
     assert not Path("outputs").exists()
 

@@ -242,7 +242,7 @@ def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
     Path("outputs").rename("moved")
     client = connect(store_of(Path("moved")))
     [run] = runs(client)
-    assert {"config.yaml", "result.json"} <= artifacts(client, run.info.run_id)
+    assert {"config.yaml", "history.csv"} <= artifacts(client, run.info.run_id)
     [logged] = client.search_logged_models([run.info.experiment_id])
     version = client.get_model_version_by_alias("digits", "champion").version
     registered = client.get_model_version_download_uri("digits", version)
