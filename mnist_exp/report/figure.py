@@ -36,6 +36,9 @@ def wrapped(title: str, width: float) -> str:
 
 def write(figure: Figure, path: Path) -> None:
     """Write a figure as a whole PNG file."""
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)  # alone: left to it, `savefig` draws everything twice
+        figure.set_layout_engine(None)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png")
 
