@@ -142,9 +142,11 @@ def _run(words: list[str], started: float) -> int:
         if verb == "train":
             command = import_module("mnist_exp.commands.sweep").sweep
     from mnist_exp.config.loader import hidden_options
+    from mnist_exp.model import backend
     from mnist_exp.runs.log import to_console, warn
 
     to_console()
+    backend.process_is_ours = True
     for file in hidden_options(request.config_dir):
         warn(f"{file}: hidden by our own option of that name; give it another")
     command(request, started)

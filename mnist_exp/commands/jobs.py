@@ -23,6 +23,7 @@ from mnist_exp.config.identity import as_values
 from mnist_exp.config.request import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.errors import MnistExpError, RequestError
+from mnist_exp.model import backend
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
 from mnist_exp.runs.find import is_finished
 from mnist_exp.runs.idle import lock, settle
@@ -75,6 +76,7 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     stopwatch, reason, remark = Stopwatch(time.perf_counter()), "", ""
     fingerprint = planned.fingerprint
     os.environ.update(plan.environment)
+    backend.process_is_ours = True
     with quiet():
         try:
             os.chdir(plan.folder)

@@ -1,0 +1,45 @@
+"""How Keras comes into a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from threading import Thread
+
+import pytest
+
+from mnist_exp.model import backend
+
+# What a command line does, then what a user's own code may.
+OURS = """\
+import sys
+from mnist_exp.model import backend
+from mnist_exp import load
+assert not backend.process_is_ours
+backend.process_is_ours = True
+backend.load()
+print(*sorted(set(sys.modules) & {"keras", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn"}))
+import pandas, scipy.stats
+print(*sorted(set(sys.modules) & {"pandas", "scipy"}))
+"""
+
+
+def test_what_keras_needs_for_nothing_here_is_not_imported():
+    """In a process of ours; whoever needs it can import it."""
+    done = subprocess.run([sys.executable, "-c", OURS], capture_output=True, text=True, check=True)
+    assert done.stdout == "keras\npandas scipy\n"
+    assert done.stderr == ""
+
+
+def test_a_module_is_absent_for_one_thread(monkeypatch: pytest.MonkeyPatch):
+    """Another may be importing it."""
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    found = []
+    with backend._as_if_without(("colorsys",)):
+        with pytest.raises(ModuleNotFoundError):
+            import colorsys
+        other = Thread(target=lambda: found.append(__import__("colorsys")))
+        other.start()
+        other.join()
+        import colorsys
+    assert found == [colorsys]
