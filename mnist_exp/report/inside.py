@@ -59,7 +59,7 @@ def filters(weights: Floats, names: Sequence[str], channels: int | None, title: 
     most = channels and channels**2 if alone else channels
     columns = _greatest(np.abs(weights).mean(axis=(0, 1, 2)), most)
     scale = _signed(weights[:, :, rows][..., columns])
-    fitting = min(_fitting(_side(weights.shape[:2])), channels or outputs)
+    fitting = _even(len(columns), min(_fitting(_side(weights.shape[:2])), channels or outputs))
     lines = [
         Row(
             [_coloured(weights[:, :, row, column], scale) for column in columns[first : first + fitting]],
@@ -130,7 +130,7 @@ def _feature_maps(
     kept = _greatest(strength, channels)
     scale = _from_least(maps[..., kept])
     side = max(_side(maps.shape[1:3]), _side(images.shape[1:3]))
-    fitting = max(1, _fitting(side) - 1)
+    fitting = _even(len(kept), max(1, _fitting(side) - 1))
     blank = np.ones((*images.shape[1:3], 3), np.float32)
     rows: list[Row] = []
     for image, label, of_image in zip(images, labels, maps, strict=True):
@@ -270,6 +270,12 @@ def _times(shape: Sequence[int], tile: int) -> int:
 def _fitting(side: int, caption: int = 0) -> int:
     """How many tiles fit side by side, with captions above of so many letters."""
     return max(1, _ACROSS // (max(side, _CHARACTER * caption) + _GAP))
+
+
+def _even(count: int, fitting: int) -> int:
+    """How many tiles to lay side by side where so many fit, so that all rows are about as long."""
+    rows = -(-count // fitting)
+    return -(-count // rows)
 
 
 def _enlarged(pixels: Drawn, tile: int) -> Drawn:
