@@ -15,7 +15,6 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
-from omegaconf import DictConfig
 
 from mnist_exp.config.grid import chosen_launcher, names_code, resolved, whole_config
 from mnist_exp.config.loader import config_loader
@@ -80,7 +79,7 @@ def refuse_unusable(request: Request) -> None:
 
 
 @contextmanager
-def _whole(request: Request) -> Iterator[tuple[ConfigLoaderImpl, DictConfig]]:
+def _whole(request: Request) -> Iterator[tuple[ConfigLoaderImpl, Any]]:
     """Hydra's loader, and the whole config with Hydra's own part. Raises `RequestError`."""
     with config_loader(request.config_dir) as loader:
         master = whole_config(loader, request)
