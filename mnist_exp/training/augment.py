@@ -144,7 +144,8 @@ def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -
     height, width = images.shape[1:3]
     x = tf.range(width, dtype=tf.float32)[None, None, :] + moved[..., 0]
     y = tf.range(height, dtype=tf.float32)[None, :, None] + moved[..., 1]
-    xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i, None, None] for i in range(6))
+    # Not `[:, i, None, None]`: for a batch of known size TensorFlow 2.21 makes that `[:, i]` of what was stacked.
+    xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))
     source_x = inside(xx * x + xy * y + offset_x, width, config.fill_mode)
     source_y = inside(yx * x + yy * y + offset_y, height, config.fill_mode)
     # A border of `cval` makes the constant mode one of reading within bounds.

@@ -273,3 +273,12 @@ def test_layers_come_after_the_affine_transform_and_can_be_left_out():
     both = aug(width_shift_range=(5.0, 5.0), layers=({"type": "RandomBrightness", "factor": [0.4, 0.4]},))
     shifted = samples(both, np.zeros((8, 20, 20, 1), np.uint8), seed=0, count=1)[0]
     assert (shifted == 102).all()  # what came in from outside was black, and has become lighter too
+
+
+def test_a_batch_of_known_size_is_distorted_too():
+    """TensorFlow's optimizer of graphs takes axes away there, where one writes it in the obvious way."""
+    augment = make_augment(aug(rotation_range=15.0, elastic_alpha=30.0), (28, 28, 1), 0)
+    assert augment is not None
+    images, step = tf.random.stateless_uniform((16, 28, 28, 1), (0, 1)), tf.constant(3, tf.int64)
+    compiled = tf.function(augment)(images, step)
+    assert np.allclose(compiled, augment(images, step), atol=1e-5)
