@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.files import replace_file
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
+_SQLITE = "sqlite:///"
 # In MLflow's tables: where artifacts are.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
@@ -51,7 +53,7 @@ def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
 def absolute(uri: str) -> str:
     """The same store, whatever the working directory is."""
     database = database_path(uri)
-    return uri if database is None else f"sqlite:///{database.resolve()}"
+    return uri if database is None else uri_of(database.resolve())
 
 
 def default_uri(run: Path) -> str | None:
@@ -62,7 +64,7 @@ def default_uri(run: Path) -> str | None:
 
 def store_of(outputs: Path) -> str:
     """The URI of an output folder's own store."""
-    return f"sqlite:///{(outputs / DATABASE).resolve()}"
+    return uri_of((outputs / DATABASE).resolve())
 
 
 def connect(uri: str) -> Any:
@@ -92,7 +94,7 @@ def _open(database: Path) -> Any:
     import mlflow
 
     follow_move(database)
-    client = mlflow.MlflowClient(f"sqlite:///{database}")
+    client = mlflow.MlflowClient(uri_of(database))
     client.search_experiments(max_results=1)
     return client
 
@@ -131,7 +133,12 @@ def artifact_root(uri: str) -> str | None:
 
 def database_path(uri: str) -> Path | None:
     """The file of an SQLite store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
+
+
+def uri_of(database: Path) -> str:
+    """The URI of an SQLite store; of what may stand in a path, SQLAlchemy reads `%` and `?` as something else."""
+    return _SQLITE + str(database).replace("%", "%25").replace("?", "%3F")
 
 
 @contextmanager
