@@ -84,6 +84,13 @@ def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
     assert "the saved epoch was chosen by these images" in out
 
 
+def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Folders are named by the second."""
+    monkeypatch.setattr("mnist_exp.commands.evaluate.stamped", lambda name: f"{name}-now")
+    folders = [kept(cli("evaluate", "run=latest").out)[0].name for _ in range(2)]
+    assert folders == [f"{run.name}-now", f"{run.name}-now-2"]
+
+
 def write_other_data(classes: int = 10, side: int = 28) -> None:
     rng = np.random.default_rng(0)
     lines = [f"{label % classes}," + ",".join(map(str, rng.integers(0, 256, side * side))) for label in range(40)]

@@ -18,7 +18,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.verbs import EvaluateConfig
 from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.runs.directory import safe_name, shown_data, stamped
+from mnist_exp.runs.directory import free_path, shown_data, stamped
 from mnist_exp.runs.files import new_folder, refuse_existing, write_text
 from mnist_exp.runs.log import say, warn
 
@@ -182,7 +182,7 @@ def keep(
     names, data = about["data"]["class_names"], about["data"]
     title = f"{saved.name} · {data['name']}, {data['part']} part"
     accuracy = f"accuracy {found.accuracy:.2%}, on {len(part):,} images"
-    target = Path(config.outputs) / "evaluate" / stamped(safe_name(saved.name))
+    target = free_path(Path(config.outputs) / "evaluate", stamped(saved.name))
     target = Path(config.output).expanduser() if config.output is not None else target
     try:
         with new_folder(target) as folder:

@@ -22,7 +22,7 @@ from mnist_exp.config.verbs import ExportConfig
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import safe_name, stamped
+from mnist_exp.runs.directory import free_path, stamped
 from mnist_exp.runs.files import new_folder, refuse_existing, replace_file
 from mnist_exp.runs.log import say
 
@@ -109,8 +109,8 @@ def refuse_unfinished(saved: Saved) -> None:
 def target_of(config: ExportConfig, saved: Saved) -> Path:
     """The folder or file to write, absolute. Raises `RequestError` where it is there already."""
     if config.output is None:
-        name = stamped(safe_name(saved.name.removesuffix(saved.file.suffix)))
-        target = Path(config.outputs) / EXPORTS / name
+        name = stamped(saved.name.removesuffix(saved.file.suffix))
+        target = free_path(Path(config.outputs) / EXPORTS, name)
     else:
         target = Path(config.output).expanduser()
     if target.suffix.lower() in ENDINGS.values() and not is_file(target, config):

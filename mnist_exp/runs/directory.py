@@ -16,7 +16,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,14 +125,23 @@ def make_directory(parent: Path, name: str) -> Path:
     name = safe_name(name)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        for attempt in itertools.count(1):
-            path = parent / (name if attempt == 1 else f"{name}-{attempt}")
+        for path in _numbered(parent, name):
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 break
     except OSError as error:
         raise RequestError(f"outputs: {error.filename or parent} cannot be written: {error.strerror}") from error
     return path.resolve()
+
+
+def free_path(parent: Path, name: str) -> Path:
+    """A path at which nothing is yet; where the name is taken, a number is added."""
+    return next(path for path in _numbered(parent, safe_name(name)) if not path.exists())
+
+
+def _numbered(parent: Path, name: str) -> Iterator[Path]:
+    yield parent / name
+    yield from (parent / f"{name}-{number}" for number in itertools.count(2))
 
 
 def outputs_of(run: Path) -> Path | None:
