@@ -182,8 +182,10 @@ def keep(
     names, data = about["data"]["class_names"], about["data"]
     title = f"{saved.name} · {data['name']}, {data['part']} part"
     accuracy = f"accuracy {found.accuracy:.2%}, on {len(part):,} images"
-    target = free_path(Path(config.outputs) / "evaluate", stamped(saved.name))
-    target = Path(config.output).expanduser() if config.output is not None else target
+    if config.output is not None:
+        target = Path(config.output).expanduser()
+    else:
+        target = free_path(Path(config.outputs) / "evaluate", stamped(saved.name))
     try:
         with new_folder(target) as folder:
             write_text(folder / "evaluation.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")

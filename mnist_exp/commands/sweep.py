@@ -58,7 +58,7 @@ def sweep(request: Request, started: float) -> None:
     path = find_sweep(sweeps, name, config.sweep, grid.swept, jobs)
     there = {} if path is None else find_jobs(path)
     if not all(job.fingerprint in there and is_finished(there[job.fingerprint]) for job in jobs):
-        refuse_unusable(request)
+        refuse_unusable(request, grid.launcher)
     path = path or begin_sweep(sweeps, name, grid.swept, fixed)
     with RunDirectory.open(path) as directory:
         introduce(directory.path, grid, jobs)

@@ -49,11 +49,13 @@ def launch(
             yield [done.return_value for done in returned]
 
 
-def refuse_unusable(request: Request) -> None:
+def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
     """Raises `RequestError` where a sweep's launcher cannot start anything here. Nothing is created.
 
     A Ray cluster that is found stays connected: the launcher takes it then.
     """
+    if _engine(launcher) not in ("JoblibLauncher", "RayLauncher", "SlurmLauncher"):
+        return  # the others start jobs anywhere, and composing takes time
     with _whole(request) as (_, master):
         launcher = resolved(master.hydra.launcher)
         key, why = f"hydra/launcher={chosen_launcher(master)}", ""
