@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 3
 TINY = ("data.limit=600", f"training.epochs={EPOCHS}", "aug=rotate15", "device.threads=1")
 GRID = ("model=linear,mlp", "seed=range(6)")
+RAY = str(Path(sys.executable).with_name("ray"))  # of this environment, which need not be the active one
 # By name: the words that choose a launcher with two workers.
 LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
@@ -98,7 +99,7 @@ def ray_cluster(folder: Path) -> Iterator[None]:
     address = f"127.0.0.1:{port}"
     here = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
     process = subprocess.Popen(
-        ["ray", "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={port}",
+        [RAY, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={port}",
          "--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=os.environ | here,
     )  # fmt: skip
@@ -107,7 +108,7 @@ def ray_cluster(folder: Path) -> Iterator[None]:
             environment.setenv(name, value)
         try:
             deadline = time.monotonic() + 90
-            while subprocess.run(["ray", "health-check", f"--address={address}"], capture_output=True).returncode:
+            while subprocess.run([RAY, "health-check", f"--address={address}"], capture_output=True).returncode:
                 assert time.monotonic() < deadline, "the cluster does not answer"
                 time.sleep(1)
             yield
