@@ -59,7 +59,7 @@ def left() -> list[str]:
         (["verify", "data=csv", "data.dir=.", "data.files.train=null"], "train: must name a file; only a test part may be null"),
         (["verify", "data=csv", "data.dir=.", "+data.files.tset=x"], "tset: no such part (did you mean 'test'?); source csv has train, test"),
         (["verify", "data=idx", "data.dir=.", "data.files.test_labels=null"], "test_images and test_labels: both must be named, or both null"),
-        (["verify", "data=csv", "data.dir=.", "data.class_names=[a]"], "class_names has 1 names for 10 classes"),
+        (["verify", "data=csv", "data.dir=.", "data.class_names=[a]"], "class_names has 1 name for 10 classes"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_ends_with_2_and_leaves_nothing(cli: Cli, words: list[str], told: str):

@@ -166,7 +166,10 @@ def test_what_was_changed_since_is_told(cli: Cli, run: Path):
         (["run=latest", "output=there"], "output: there is there already"),
         (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1] would fit"),
         (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "takes 28×28×1"),
-        (["run=latest", "data=csv", "data.dir=five", "data.classes=5"], "csv has 5 classes, but small-"),
+        (
+            ["run=latest", "data=csv", "data.dir=five", "data.classes=5"],
+            "csv has images of 28×28×1 and 5 classes, but small-",
+        ),
         (
             ["run=latest", "data=kaggle", "data.dir=five"],
             "has no test part; part=train or part=val scores another",

@@ -213,9 +213,10 @@ def test_which_model_must_be_said(cli: Cli, run: Path):
     assert "x.keras: not a model that Keras can load" in cli("visualize", "run=x.keras", status=2).err
     inputs = keras.Input((5,))
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("vector.keras")
-    assert (
-        "vector.keras: takes 5 to 3; expected height×width" in cli("visualize", "run=vector.keras", status=2).err
-    )
+    assert "vector.keras: not a classifier of small images" in cli("visualize", "run=vector.keras", status=2).err
+    with pytest.warns(UserWarning, match="not yet been built"):
+        keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)]).save("unbuilt.keras")
+    assert "unbuilt.keras: not a graph from one image" in cli("visualize", "run=unbuilt.keras", status=2).err
 
 
 def test_a_run_that_is_busy_or_read_only_is_left_alone(cli: Cli, run: Path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mnist_exp.commands.saved import saved_of_run
 from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.identity import LIBRARIES
@@ -244,7 +245,6 @@ def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool
     """
     from mnist_exp.data.load import find, prepare
     from mnist_exp.data.lookup import NotFound
-    from mnist_exp.model import backend
 
     file = run.summary.path / "config.yaml"
     saved = {key: value for key, value in run.values.items() if key != "from"}
@@ -257,14 +257,9 @@ def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool
     test = data[run.data].test
     if data[run.data].sha256 != run.data or test is None:
         raise RequestError(f"{config.data.name} is no longer what {shown(run.summary.path)} was trained on")
-    backend.load()
-    from mnist_exp.inference.saved import load, predict
+    model = saved_of_run(run.summary).load()
+    from mnist_exp.inference.saved import predict
 
-    model_file = run.summary.path / "model.keras"
-    try:
-        model: Any = load(model_file)
-    except Exception as error:  # a damaged file is found out in many ways
-        raise RequestError(f"{model_file}: cannot be loaded: {str(error).splitlines()[0]}") from error
     right: npt.NDArray[np.bool_] = predict(model, test.images).argmax(axis=1) == test.labels
     return right
 

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.commands.saved import Saved, config_of, data_of, settle_saved
+from mnist_exp.commands.saved import Saved, config_of, data_of, refuse_other_form, settle_saved
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import shown
 from mnist_exp.config.identity import LIBRARIES
@@ -146,11 +146,7 @@ def agreed_classes(saved: Saved, model: keras.Model, data: Dataset, config: Trai
     from mnist_exp.inference.saved import form
 
     shape, classes = form(model, str(shown(saved.file)))
-    if config.data.shape != shape:
-        ours, theirs = ("×".join(map(str, sizes)) for sizes in (shape, config.data.shape))
-        raise RequestError(f"{config.data.name} has images of {theirs}, but {saved.name} takes {ours}")
-    if config.data.classes != classes:
-        raise RequestError(f"{config.data.name} has {config.data.classes} classes, but {saved.name} {classes}")
+    refuse_other_form(saved, shape, classes, config.data)
     names, unnamed = data.class_names, numbered(classes)
     trained = tuple(saved.result.get("data", {}).get("class_names") or unnamed)
     if names in (trained, unnamed):

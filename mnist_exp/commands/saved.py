@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,7 +15,7 @@ from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked
 from mnist_exp.config.places import COMMAND_LINE
 from mnist_exp.config.request import Request, key_of
-from mnist_exp.config.schema import PARTS, TrainConfig
+from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
 from mnist_exp.config.verbs import SavedConfig
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
@@ -78,10 +78,11 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
         return Saved(path.name, path, None, {})
     if wanted.startswith("models:/") and not path.exists():
         return _find_registered(wanted, outputs, store)
-    return _of_run(find_run(wanted, outputs))
+    return saved_of_run(find_run(wanted, outputs))
 
 
-def _of_run(run: RunSummary) -> Saved:
+def saved_of_run(run: RunSummary) -> Saved:
+    """The model of a run. Raises `RequestError` where there is none yet."""
     file = run.path / "model.keras"
     if not file.is_file():
         raise RequestError(f"{shown(run.path)}: this run is {run.status}, and has no model.keras yet")
@@ -109,7 +110,7 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     except Exception as error:  # MLflow raises anything
         raise WorkError(f"run={uri}: {reason(error)}") from error
     if file is None:
-        return _of_run(here[0])
+        return saved_of_run(here[0])
     return Saved(origin.name, file, None, {}, fetched if (fetched / "config.yaml").is_file() else None)
 
 
@@ -166,6 +167,16 @@ def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> t
         return ()
     keys = [key for key in ("shape", "classes") if key in data and f"data.{key}" not in given]
     return tuple(f"data.{key}={data[key]}" for key in keys)
+
+
+def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: DataConfig) -> None:
+    """Raises `RequestError` where the data's images or classes are not what the model is made for."""
+    if (*data.shape, data.classes) != (*shape, classes):
+        ours, theirs = ("×".join(map(str, sizes)) for sizes in (shape, data.shape))
+        raise RequestError(
+            f"{data.name} has images of {theirs} and {data.classes} classes, but {saved.name} takes {ours} and "
+            f"knows {classes} classes"
+        )
 
 
 def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:

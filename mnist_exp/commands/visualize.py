@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of, sizes
-from mnist_exp.commands.saved import Saved, data_of, normalizes, settle_saved
+from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of
+from mnist_exp.commands.saved import Saved, data_of, normalizes, refuse_other_form, settle_saved
 from mnist_exp.commands.settle import set_up
 from mnist_exp.commands.train import PLOTS, shown
 from mnist_exp.config.places import COMMAND_LINE
@@ -74,18 +74,10 @@ def plain(saved: Saved) -> keras.Model:
     import keras
 
     loaded = saved.load()
-    try:
-        [inputs], [outputs] = loaded.inputs, loaded.outputs
-        model = keras.Model(inputs, outputs)
-        sizes = model.input_shape[1:], model.output_shape[1:]
-    except Exception as error:  # several inputs or outputs, or no graph at all
-        raise RequestError(f"{shown(saved.file)}: not a graph from one image to its classes") from error
-    if len(sizes[0]) != 3 or sizes[0][2] not in (1, 3) or None in sizes[0] or len(sizes[1]) != 1:
-        said = " to ".join("×".join(map(str, size)) for size in sizes)
-        raise RequestError(
-            f"{shown(saved.file)}: takes {said}; expected height×width×channels (1 or 3) to classes"
-        )
-    return model
+    from mnist_exp.inference.saved import form
+
+    form(loaded, str(shown(saved.file)))
+    return keras.Model(loaded.inputs[0], loaded.outputs[0])
 
 
 def choose_layers(
@@ -152,12 +144,7 @@ def choose_images(
 def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request: Request) -> Dataset:
     """The data that the config names, which must be of the model's shapes. Raises `RequestError`."""
     data, declared = data_of(config, request), config.data
-    shape, classes = tuple(model.input_shape[1:]), model.output_shape[1]
-    if declared.shape != shape or declared.classes != classes:
-        raise RequestError(
-            f"{saved.name} takes images of {sizes(shape)} and knows {classes} classes; "
-            f"{declared.name} has images of {sizes(declared.shape)} and {declared.classes} classes"
-        )
+    refuse_other_form(saved, model.input_shape[1:], model.output_shape[1], declared)
     if saved.run and saved.result["data"].get("sha256") != data.sha256:
         warn(f"{declared.name} is not the data that {saved.name} was trained on: its images have other numbers")
     return data

@@ -155,7 +155,11 @@ class DataConfig(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
         if self.class_names is not None and len(self.class_names) != self.classes:
-            raise ValueError(f"class_names has {len(self.class_names)} names for {self.classes} classes")
+            names = f"{len(self.class_names)} name{'s' * (len(self.class_names) != 1)}"
+            raise ValueError(f"class_names has {names} for {self.classes} classes")
+        if self.class_names is not None and len(set(self.class_names)) < self.classes:
+            twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
+            raise ValueError(f"class_names has {twice!r} twice; expected a name for each class")
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are embedded, and not read from a folder")
         return self

@@ -18,6 +18,7 @@ import numpy as np
 from mnist_exp.data.dataset import CHUNK, Advance, Images, Labels, Part, Shape
 from mnist_exp.errors import RequestError
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # as some programs write what they call CSV
 _BLOCK = 1 << 20  # bytes read at a time: larger ones were hardly faster, and took 40 MB more
 
 
@@ -123,7 +124,7 @@ def _header_lines(path: Path, columns: _Columns) -> int:
     if not _is_header(first):
         return line - 1
     if len(first) != columns.count:
-        raise RequestError(f"{path}, line {line}: {_other_length(len(first), columns)}")
+        raise RequestError(f"{path}, line {line}: {_other_length(first, columns)}")
     begins, ends = (name.strip().lower() for name in (first[0], first[-1]))
     if columns.labelled and (
         re.fullmatch(r"pixel\d*|\d+x\d+", begins) or ends in ("label", "class", "target", "y")
@@ -186,7 +187,7 @@ def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
             continue
         place = f"{path}, line {line}"
         if len(row) != columns.count:
-            raise RequestError(f"{place}: {_other_length(len(row), columns)}")
+            raise RequestError(f"{place}: {_other_length(row, columns)}")
         for column, text in enumerate(row, start=1):
             of_label = columns.labelled and column == 1
             if of_label and columns.classes is None:
@@ -204,16 +205,20 @@ def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
                 )
 
 
-def _other_length(found: int, columns: _Columns) -> str:
-    """What is wrong with a line of so many values, and which override would make it right."""
-    shape, pixels = columns.shape, math.prod(columns.shape)
+def _other_length(row: Sequence[str], columns: _Columns) -> str:
+    """What is wrong with the number of a line's values, and which override would make it right."""
+    found, shape, pixels = len(row), columns.shape, math.prod(columns.shape)
+    for separator, name in _SEPARATORS.items():
+        if found == 1 and len(row[0].split(separator)) >= pixels:
+            return f"its values are separated by {name}, expected commas"
+    values = f"{found} value{'s' * (found != 1)}"
     if columns.classes is None:
         images = "×".join(map(str, shape))
-        return f"{found} values, expected {pixels}: the pixels of {images}, with or without a label before them"
+        return f"{values}, expected {pixels}: the pixels of {images}, with or without a label before them"
     declared = f"data.shape=[{','.join(map(str, shape))}]"
     if found == pixels:
-        return f"{found} values: the pixels of {declared}, but no label before them; these images are not labelled"
-    message = f"{found} values, expected {1 + pixels}: a label and the pixels of {declared}"
+        return f"{values}: the pixels of {declared}, but no label before them; these images are not labelled"
+    message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}"
     for channels in (1, 3):
         side = math.isqrt(max(found - 1, 0) // channels)
         if side and side * side * channels == found - 1:

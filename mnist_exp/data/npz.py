@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, numbered
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import RequestError, first_line
 
 Array = npt.NDArray[Any]
 _OF_IMAGES = (3, 4)  # dimensions
@@ -109,8 +109,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
     except RequestError:
         raise
     except Exception as error:  # a damaged header may raise whatever Python's own parser does
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RequestError(f"{place}: damaged: {reason}") from error
+        raise RequestError(f"{place}: damaged: {first_line(error)}") from error
 
 
 def _part(arrays: dict[str, Array], name: str, path: Path) -> Part:

@@ -46,9 +46,12 @@ def form(model: keras.Model, name: str) -> tuple[Shape, int]:
 
     Raises `RequestError` that names `name` for what is no classifier of images.
     """
-    inputs, outputs = (
-        [tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)
-    )
+    try:
+        inputs, outputs = (
+            [tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)
+        )
+    except (AttributeError, TypeError) as error:  # made layer by layer, and never shown an image
+        raise RequestError(f"{name}: not a graph from one image to its classes") from error
     if not (
         len(inputs) == len(outputs) == 1
         and (len(inputs[0]), len(outputs[0])) == (3, 1)

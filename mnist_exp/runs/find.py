@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mnist_exp.config.names import did_you_mean
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
 
 _STAMP = r"-\d{8}-\d{6}(-\d+)?"
@@ -123,7 +123,7 @@ def read_config(run: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RequestError(f"{file}:{line}: damaged: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
+        raise RequestError(f"{file}: damaged: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise RequestError(f"{file}: damaged: expected a mapping")
     return values

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.errors import first_line
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.store import connect, database_path
 
@@ -122,7 +123,7 @@ def look_up(uri: str, store: str) -> Origin:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-        raise NotRegistered(f"{str(error).splitlines()[0]} ({store})") from error
+        raise NotRegistered(f"{first_line(error)} ({store})") from error
     return Origin(f"{found.name}-{found.version}", found.run_id, place, store)
 
 

@@ -78,6 +78,7 @@ def test_a_layer_can_be_changed_and_left_out():
         ("schedule.warmup_epochs=99", "must not exceed training.epochs=5"),
         ("schedule.final_fraction=0.5", "a constant schedule has final_fraction: 1.0"),
         ("data.class_names=[a,b]", "class_names has 2 names for 10 classes"),
+        ("data.class_names=[a,b,c,d,e,f,g,h,i,a]", "class_names has 'a' twice"),
         (
             "optimizer.learning_rate=${optimizer.nope}",
             "optimizer.learning_rate: ${optimizer.nope}: there is no key 'optimizer.nope'",

@@ -85,7 +85,9 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '-1'"),
         ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number from 0 to 1, found 'a'"),
         (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
-        ("##garbage\n" + GOOD, "train.csv, line 1: 1 values, expected 7: a label and the pixels of data.shape=[2,3,1]"),
+        ("##garbage\n" + GOOD, "train.csv, line 1: 1 value, expected 7: a label and the pixels of data.shape=[2,3,1]"),
+        (GOOD.replace(",", ";"), "train.csv, line 1: its values are separated by semicolons, expected commas"),
+        (HEADER.replace(",", "\t"), "train.csv, line 1: its values are separated by tabs, expected commas"),
         ("pixel1,pixel2,pixel3,pixel4,pixel5,pixel6,class\n" + GOOD, "train.csv, line 1: the label must be the first column, but the header goes from 'pixel1' to 'class'"),
         ("1x1,1x2,1x3,2x1,2x2,2x3,what\n" + GOOD, "from '1x1' to 'what'"),
         ("a,b,c,d,e,f, Label\n" + GOOD, "line 1: the label must be the first column"),
@@ -111,7 +113,7 @@ def test_what_is_no_text_is_told(refused: Refused):
     Path("train.csv").write_bytes(GOOD.encode("utf-16"))
     assert "train.csv, line 2, column 1: expected a label" in refused("csv", TRAIN_ONLY)
     Path("train.csv").write_bytes(bytes(range(256)) * 9)
-    assert "train.csv, line 1: 1 values, expected 7" in refused("csv", TRAIN_ONLY)
+    assert "train.csv, line 1: 1 value, expected 7" in refused("csv", TRAIN_ONLY)
     Path("train.csv").unlink()
     Path("train.csv").mkdir()
     assert "there is no file train.csv" in refused("csv", TRAIN_ONLY)
