@@ -52,7 +52,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     called = [report for report in reports if report.when == "call"]
     counts = Counter(name for report in called for key, name in report.user_properties if key == "data")
     found = f"MNIST from {MNIST}" if MNIST else "no MNIST_EXP_DATA"
-    used = ", ".join(f"{counts[name]} on {name}" for name in sorted(counts)) or "none on data"
+    used = ", ".join(f"{counts[name]} on {name}" for name in sorted(counts)) or "none"
     terminalreporter.write_line(f"data: {found}; tests that trained or read images: {used}")
 
 

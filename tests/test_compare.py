@@ -221,6 +221,17 @@ def test_groups_are_compared_by_their_seeds(cli: Cli):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_no_interval_goes_beyond_what_there_can_be(cli: Cli):
+    """Two runs say little of their mean, but that it is no less than 0 and no more than all."""
+    for seed, (val, test) in enumerate([(0.99, 0.2), (0.999, 0.01)]):
+        write_run(RUNS / f"a-{seed}", seed=seed, val=val, test=test)
+    table = cli("compare", "run=[a-0,a-1]").out
+    ends = {line.split()[0]: line.split("%", 1)[-1] for line in table.splitlines() if "…" in line}
+    assert ends["val/accuracy"].split("…")[1].strip() == "100.00"
+    assert ends["test/accuracy"].split()[1] == "0.00"
+    assert " 0.0 … " in next(line for line in table.splitlines() if line.split()[:1] == ["seconds"])
+
+
 def test_seeds_are_paired_whatever_their_order(cli: Cli):
     """And only those that both have: what another seed gave the one has no part in it."""
     write_groups(seeds=(3, 0, 2, 1))

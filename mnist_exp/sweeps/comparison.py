@@ -71,7 +71,7 @@ def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
                 continue
             found = mean_of(values)
             deviation = "–" if found.deviation is None else _plain(found.deviation, metric)
-            interval = _interval(found.interval, metric)
+            interval = _interval(_possible(found.interval, metric), metric)
             rows.append([shown, group.mark, str(found.n), _value(found.mean, metric), deviation, interval])
             shown = ""
     header = ["metric", "group", "n", "mean", "sd", "95 % interval"]
@@ -132,6 +132,13 @@ def _plain(value: float, metric: str, *, signed: bool = False) -> str:
     if "accuracy" in metric:
         return f"{100 * value:{sign}.2f}"
     return f"{value:{sign}.1f}" if metric == "seconds" else f"{value:{sign}.4f}"
+
+
+def _possible(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
+    """The part of an interval that a mean can lie in; the truth is in it as often as in the whole."""
+    if interval is None or not (metric == "seconds" or "accuracy" in metric):
+        return interval
+    return max(interval[0], 0.0), interval[1] if metric == "seconds" else min(interval[1], 1.0)
 
 
 def _interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
