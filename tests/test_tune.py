@@ -110,7 +110,7 @@ def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: l
     assert again.result["weights_sha256"] == found[tested[0]]["weights_sha256"]
     assert again.result["test"] == found[tested[0]]["test"]
     journals = {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")}
-    assert "4 trials, 4 of them have ended" in cli(*words).out
+    assert "4 trials wanted, 4 ended already" in cli(*words).out
     assert results() == found
     assert {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")} == journals
 
@@ -209,7 +209,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
     assert [row["state"] for row in rows()] == ["failed", "finished"]
     assert re.search(r"the loss is no longer a number.* \(.*trial-000/run.log\)", done.out)
     assert "1 finished, 1 failed" in done.out
-    assert "2 of them have ended" in cli(*words).out
+    assert "2 ended already" in cli(*words).out
     done = cli(
         "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,1e37", "tune.sampler=grid", status=1
     )

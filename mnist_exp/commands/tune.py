@@ -55,8 +55,8 @@ def tune(request: Request, started: float) -> None:
     with StudyRecord(directory, without_storage(request.overrides), search.config.tracking) as record:
         study = Study(storage, search.space, settings.sampler, search.seed, search.trials, directory, record.key)
         ended = [trial for trial in study.trials() if trial.state != "running"]
-        before = f", {len(ended)} of them have ended" if ended else ""
-        say(f"study   {shown(directory)}: {search.trials} trials{before}")
+        before = f", {len(ended)} ended already" if ended else ""
+        say(f"study   {shown(directory)}: {search.trials} trials wanted{before}")
         say(f"space   {', '.join(search.space.keys)}")
         say(f"search  {settings.sampler} for the {select.mode}imum of {select.metric}; pruner {settings.pruner}")
         try:
