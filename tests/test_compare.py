@@ -232,6 +232,17 @@ def test_no_interval_goes_beyond_what_there_can_be(cli: Cli):
     assert " 0.0 … " in next(line for line in table.splitlines() if line.split()[:1] == ["seconds"])
 
 
+def test_what_was_interrupted_has_no_seconds(cli: Cli):
+    """Those of its last process would make it look fast; what it reached counts."""
+    for seed in range(3):
+        write_run(RUNS / f"a-{seed}", seed=seed, resumed=[{"epochs": 1}] if seed == 2 else [])
+    out = cli("compare").out
+    assert "seconds are without 1 run that went on after an interruption" in out
+    assert {row[0]: row[2] for row in rows_of(out) if row[1:2] == ["A"]} == {
+        "val/accuracy": "3", "test/accuracy": "3", "seconds": "2",
+    }  # fmt: skip
+
+
 def test_seeds_are_paired_whatever_their_order(cli: Cli):
     """And only those that both have: what another seed gave the one has no part in it."""
     write_groups(seeds=(3, 0, 2, 1))

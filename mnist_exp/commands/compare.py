@@ -272,6 +272,8 @@ def remarks(groups: Sequence[Group], metric: str) -> list[str]:
     if metric.startswith("val/") and len(parts) > 1:
         found.append(f"{metric} is of different validation images; test/accuracy is of the same")
     results = [run.summary.result for run in runs]
+    if resumed := sum(bool(of.get("resumed")) for of in results):
+        found.append(f"seconds are without {resumed} run{'s' * (resumed > 1)} that went on after an interruption")
     if len({(of["device"].get("device"), of["device"].get("threads")) for of in results}) > 1:
         found.append("seconds are of different devices or numbers of threads")
     versions = {tuple((of.get("versions") or {}).get(name) for name in LIBRARIES) for of in results}

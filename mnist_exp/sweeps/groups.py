@@ -37,13 +37,16 @@ class Trained:
         return str(self.summary.result["data"].get("sha256"))
 
     def value(self, metric: str) -> float | None:
-        """`val/…` of the saved epoch, `test/…` of the saved model, or the `seconds` that the run took."""
+        """`val/…` of the saved epoch, `test/…` of the saved model, or the `seconds` that the run took.
+
+        A resumed run knows those of its last process alone, which are not what it took.
+        """
         result = self.summary.result
         part, _, name = metric.partition("/")
         found = {
             "val": (result.get("best") or {}).get(metric),
             "test": (result.get("test") or {}).get(name),
-            "seconds": (result.get("seconds") or {}).get("total"),
+            "seconds": None if result.get("resumed") else (result.get("seconds") or {}).get("total"),
         }.get(part)
         return None if found is None else float(found)
 
