@@ -48,6 +48,14 @@ def test_weights_are_taken_where_name_and_shapes_fit(cli: Cli):
     assert config["init_from"] == str(donor.run)  # which run `latest` was
 
 
+def test_other_preprocessing_is_told(cli: Cli):
+    """The weights that are taken were made for other numbers."""
+    cli(NET % "", small=True)
+    done = cli(NET % "", "preprocess=standardize", "init_from=latest", small=True)
+    assert "init    hidden, out from " in done.out
+    assert "not taken: preprocessing: unit there, standardize here" in done.out
+
+
 def test_a_frozen_layer_stays_as_it_was(cli: Cli):
     """`trainable: false`, bit for bit, while the rest learns."""
     donor = cli(NET % "", small=True)

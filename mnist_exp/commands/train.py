@@ -25,6 +25,7 @@ from mnist_exp.errors import Killed, Pruned, RequestError, WorkError
 from mnist_exp.runs import signals
 from mnist_exp.runs.directory import RUNS, RunDirectory, shown_data, stamped, summarize
 from mnist_exp.runs.files import remove_folder, write_text
+from mnist_exp.runs.find import read_config
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.stopwatch import Stopwatch, Timer
 
@@ -232,13 +233,16 @@ def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None
 
     if config.init_from is None:
         return None
-    donor = load_donor(Path(config.init_from))
+    path = Path(config.init_from)
+    donor = load_donor(path)
     transfer = take_weights(model, donor)
+    theirs, ours = (read_config(path).get("preprocess") or {}).get("type"), config.preprocess.type
+    of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} there, {ours} here"]
     return {
         "run": config.init_from,
         "weights_sha256": weights_sha256(donor),
         "taken": list(transfer.taken),
-        "left": list(transfer.left),
+        "left": [*of_pixels, *transfer.left],
     }
 
 
