@@ -153,7 +153,8 @@ def _check_in_list(entry: Any, place: str, report: Report) -> None:
             check_list(arguments[key], f"{place}.{key}", report)
     if is_list(branches := arguments.get("branches")):
         for index, branch in enumerate(branches):
-            check_list(branch, f"{place}.branches.{index}", report)
+            if branch is not None:
+                check_list(branch, f"{place}.branches.{index}", report)
     if "merge" in arguments:
         tell(merge_faults(arguments["merge"]), place, report)
     with told_at(place, report):
@@ -175,7 +176,7 @@ def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
     if not isinstance(times, int) or isinstance(times, bool) or not 0 <= times <= MOST_TIMES:
         raise ArgumentError(f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}", "times")
     branches = arguments.get("branches")
-    if kind == "Parallel" and (not is_list(branches) or len(branches) < 2):
+    if kind == "Parallel" and (not is_list(branches) or sum(branch is not None for branch in branches) < 2):
         raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
 
 

@@ -144,8 +144,9 @@ class _Graph:
         before = self._previous
         ends = []
         for index, branch in enumerate(arguments["branches"]):
-            self._previous = before
-            ends.append(self.apply(branch, x, f"{place}.branches.{index}"))
+            if branch is not None:
+                self._previous = before
+                ends.append(self.apply(branch, x, f"{place}.branches.{index}"))
         return self._merge(arguments.get("merge", "Concatenate"), ends, place, final)
 
     def _merge(self, entry: Any, ends: list[Tensor], place: str, final: bool) -> Tensor:

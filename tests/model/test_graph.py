@@ -80,6 +80,8 @@ def test_parallel_merges_its_branches():
         np.testing.assert_allclose(model(images), expected, rtol=1e-5, atol=1e-6)
     model = build([{"type": "Parallel", "branches": branches}])
     assert model.output_shape == (None, 8, 8, 12)
+    model = build([{"type": "Parallel", "branches": [branches[0], None, branches[2]]}])  # one is left out
+    np.testing.assert_allclose(model(images), np.concatenate([images, -images], axis=-1))
 
 
 def test_a_list_ends_in_whole_precision():
@@ -118,6 +120,7 @@ POOL = {"type": "MaxPooling2D", "pool_size": 3}
         ([{"type": "Residual", "layers": [{**CONV, "filters": 5}]}], ["model.layers.0: the layers of Residual end in 8×8×5, its shortcut in 8×8×4"]),
         ([{"type": "Residual", "layers": [{**CONV, "fliters": 5}], "shortcut": ["Relu"]}],
          ["model.layers.0.layers.0.fliters: Conv2D has no argument 'fliters' (did you mean 'filters'?)", "model.layers.0.shortcut.0.type: there is no layer 'Relu' (did you mean 'ReLU'?)"]),
+        ([{"type": "Parallel", "branches": [["ReLU"], None]}], ["model.layers.0.branches: expected two or more lists of layers"]),
         ([{"type": "Parallel", "branches": [["ReLU"]]}], ["model.layers.0.branches: expected two or more lists of layers"]),
         ([{"type": "Parallel", "branches": [["ReLU"], [POOL]]}], ["model.layers.0: Concatenate cannot merge branches of 8×8×4, 2×2×4"]),
         ([{"type": "Parallel", "branches": [["ReLU"], []], "merge": "Sum"}], ["model.layers.0.merge: there is no layer 'Sum'"]),
