@@ -379,7 +379,7 @@ def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
     ("words", "told"),
     [
         (["run=[nope,linear-0]"], "run=nope: there is no such run in outputs"),
-        (["run=x*"], "run=x*: fits no run in outputs"),
+        (["run=x*"], "run=x*: matches no run in outputs"),
         (["run=linear"], "4 runs are called so"),
         (["run=linear-0"], "1 of 1 runs can be compared; it takes two"),
         (["metric=accuracy"], "metric=accuracy: must be val/<metric> or test/<metric>"),

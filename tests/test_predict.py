@@ -157,6 +157,11 @@ def test_odd_names_are_names(cli: Cli, run: Path, images: np.ndarray):
         assert [row["input"] for row in rows(Path(f"{number}.csv"))] == [name]
     cli("predict", "run=latest", "inputs=['a,b.png',a b.png,[[]1].png]", "output=list.csv")
     assert [row["input"] for row in rows(Path("list.csv"))] == ["a,b.png", "a b.png", "[1].png"]
+    Image.fromarray(images[0]).save('a, "q".png')
+    for number, quoted in enumerate((r'"a, \"q\".png"', "'a, \"q\".png'")):
+        cli("predict", "run=latest", f"inputs=[{quoted},a b.png]", f"output=quoted-{number}.csv")
+        assert [row["input"] for row in rows(Path(f"quoted-{number}.csv"))] == ['a, "q".png', "a b.png"]
+    Path('a, "q".png').unlink()
     cli("predict", "run=latest", "inputs=a*.png", "output=an odd [name]=1.csv")
     assert [row["input"] for row in rows(Path("an odd [name]=1.csv"))] == ["a b.png", "a,b.png", "a=b.png"]
     Path("odd").mkdir()
@@ -244,7 +249,7 @@ def write_bad(images: np.ndarray) -> dict[str, str]:
         "two.npz": "two.npz: expected one array of images",
         "float.npz": "float.npz: a[0, 0, 0]: expected a whole number from 0 to 255, found 0.5",
         "folder": "folder: no PNG or JPEG files (.png, .jpg, .jpeg) in this folder; there are 1 other file",
-        "none*.png": "inputs=none*.png: fits no file",
+        "none*.png": "inputs=none*.png: matches no file",
         "whoel.png": "inputs=whoel.png: there is no such file or folder (did you mean 'whole.png'?)",
     }
 

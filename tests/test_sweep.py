@@ -143,6 +143,15 @@ def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: 
     }
 
 
+def test_jobs_that_are_the_same_are_trained_once(cli: Cli, home_data: list[str]):
+    """And it is said that they are, before and in what is counted."""
+    done = cli("-m", *SMALL, *home_data, "optimizer.learning_rate=1e-2,0.01,0.02", "sweep.name=same")
+    assert "1 job the same as another, but for what changes no weights: not trained again" in done.out
+    assert "[2/2]" in done.out
+    assert "3 of 3 jobs done" in done.out
+    assert len(results(Path("outputs/sweeps/same"))) == 2
+
+
 @pytest.mark.slow
 def test_a_sweep_is_known_by_a_job_that_it_has(cli: Cli, home_data: list[str]):
     """Without a name, also where what is fixed is written in another way."""

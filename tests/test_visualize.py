@@ -185,6 +185,8 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
         (["pictures=filtres"], "did you mean 'filters'?"),
         (["pictures=[]"], "pictures"),
         (["images=[0,1000000]"], "there is no test image 1000000"),
+        (["images=[-1,7777777,none.png]", "layers=[99]"], "4 problems in this request"),
+        (["images=[-1,0]"], "there is no test image -1; mnist has 0 to "),
         (["images=[0,wrong]"], "wrong stands alone"),
         (["images=nowhere.png"], "nowhere.png: cannot be read: No such file"),
         (["images=."], ".: cannot be read"),

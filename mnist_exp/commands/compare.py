@@ -58,6 +58,8 @@ def compare(request: Request, started: float) -> None:
                 f"Verdicts by {config.metric}: t tests of runs paired by seed{together}. Differences of accuracies"
             )
             say("are in percentage points. Intervals are of what the seed changes, on the images that there are.")
+    else:
+        say("These runs differ by their seed alone: one group, and nothing to compare it with.")
     compare_models(groups)
     for remark in remarks(groups, config.metric):
         say(f"note    {remark}")

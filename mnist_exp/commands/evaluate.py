@@ -228,6 +228,10 @@ def tell_figures(scores: Scores, found: Assessment, names: Sequence[str], part: 
     ]
     rows.append(["mean", "", *(percent(found.macro(figure)) for figure in shown_figures)])
     print_table(["class", "images", *shown_figures], rows, right=("images", *shown_figures))
+    if never := [
+        name for name, of in zip(names, found.classes, strict=True) if of.images and of.precision is None
+    ]:
+        say(f"note    {', '.join(never)}: no image was taken for it; the mean precision counts that as 0")
     counts = {
         (row, column): count
         for row, line in enumerate(found.confusion)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,9 +196,12 @@ def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: 
     except OSError as error:
         reason = f"{error.filename or target} cannot be written: {error.strerror or error}"
         raise WorkError(f"{reason}; nothing was kept") if begun else RequestError(f"output: {reason}") from error
+    if is_file(target, config):
+        checked = [replace(of, files=(target.name,)) for of in checked]
     print_checked(checked)
+    which = "Each" if not failed else "Each of these" if len(checked) > 1 else "This one"
     say(
-        f"Each gives the model's class for all {len(part):,} {kind} images, and its probabilities within "
+        f"{which} gives the model's class for all {len(part):,} {kind} images, and its probabilities within "
         f"{config.tolerance:g}."
     )
     for note in notes(saved, model, target, [of.name for of in checked]):

@@ -203,7 +203,7 @@ def _fields(subject: Subject) -> Iterator[Picture]:
         raise RequestError(f"unit: none of these layers has a unit {list(subject.unit or ())}; {there}")
     if seen:
         which = f"unit {list(subject.unit)}" if subject.unit else "the unit that responds most"
-        title = f"what {which} sees of {subject.chosen.names[0]}, padding dashed\n{subject.title}"
+        title = f"what {which} sees of {subject.chosen.names[0]}\npadding dashed · {subject.title}"
         yield Picture("fields", "", partial(inside.receptive_fields, image[0], seen, title=title))
 
 

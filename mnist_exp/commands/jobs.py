@@ -24,7 +24,7 @@ from mnist_exp.config.request import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.model import backend
-from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
+from mnist_exp.runs.directory import RunDirectory, RunSummary, seconds_of, summaries
 from mnist_exp.runs.find import is_finished
 from mnist_exp.runs.idle import lock, settle
 from mnist_exp.runs.log import LOG, quiet, say
@@ -80,8 +80,9 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     with quiet():
         try:
             os.chdir(plan.folder)
-            config = compose_checked(planned.request, TrainConfig)[0]
-            computer = set_up(config)
+            with stopwatch.phase("start"):
+                config = compose_checked(planned.request, TrainConfig)[0]
+                computer = set_up(config)
             with stopwatch.phase("data"):
                 fingerprint = identity(config, computer)
             with alone(plan.directory, fingerprint):
@@ -173,7 +174,7 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
         epochs=result.get("epochs"),
         val=(result.get("best") or {}).get("val/accuracy"),
         test=(result.get("test") or {}).get("accuracy"),
-        seconds=result.get("seconds", {}).get("total"),
+        seconds=seconds_of(result),
     )
 
 

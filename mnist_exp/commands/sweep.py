@@ -135,6 +135,8 @@ def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
     """Say what the sweep is and how far it is."""
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {shown(directory)}: {_jobs(len(jobs))} {over}")
+    if twins := len(jobs) - len({job.fingerprint for job in jobs}):
+        say(f"        {_jobs(twins)} the same as another, but for what changes no weights: not trained again")
     there = find_jobs(directory)
     found = [there[job.fingerprint] for job in jobs if job.fingerprint in there]
     done = sum(map(is_finished, found))
@@ -181,7 +183,8 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
     barren = 0  # rounds in which nothing was even begun
-    with watched(plan.directory, len(plan.jobs), len(plan.jobs) - len(missing)):
+    jobs, to_do = (len({job.fingerprint for job in some}) for some in (plan.jobs, missing))
+    with watched(plan.directory, jobs, jobs - to_do):
         while left := [job for job in missing if job not in ended]:
             # What died may have been taken down by another job: in the end each is alone.
             now = [job for job in left if not deaths[job]] or left[:1]

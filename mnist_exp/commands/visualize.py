@@ -43,8 +43,7 @@ def visualize(request: Request, started: float) -> None:
     options, saved, config = settle_saved(request, VisualizeConfig)
     set_up(config)
     model = plain(saved)
-    layers = choose_layers(model, saved, config, options)
-    chosen = choose_images(model, saved, config, request, options)
+    layers, chosen = choose(model, saved, config, request, options)
     is_runs_data = saved.run and not any(key_of(text).startswith("data") for text in request.overrides)
     title = f"{saved.name} · {shown_data(saved.result) if is_runs_data else config.data.name}"
     named = options.layers is not None
@@ -80,6 +79,22 @@ def plain(saved: Saved) -> keras.Model:
     return keras.Model(loaded.inputs[0], loaded.outputs[0])
 
 
+def choose(
+    model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
+) -> tuple[list[keras.Layer], Chosen]:
+    """The layers and the images that are meant. Raises `RequestError` with all of both that is not there."""
+    try:
+        layers = choose_layers(model, saved, config, options)
+    except RequestError as error:
+        try:
+            choose_images(model, saved, config, request, options)
+        except RequestError as another:
+            told = another.problems or (Problem(COMMAND_LINE, str(another), "images"),)
+            raise RequestError([*error.problems, *told], "this request") from another
+        raise
+    return layers, choose_images(model, saved, config, request, options)
+
+
 def choose_layers(
     model: keras.Model, saved: Saved, config: TrainConfig, options: VisualizeConfig
 ) -> list[keras.Layer]:
@@ -111,12 +126,14 @@ def choose_images(
 
     wanted = options.images
     if wanted is not None and len(wanted) > _MOST_IMAGES:
-        raise RequestError(f"images: {len(wanted)} are too many for a picture; at most {_MOST_IMAGES}")
+        raise _of_images(f"images: {len(wanted)} are too many for a picture; at most {_MOST_IMAGES}")
     if wanted is not None and "wrong" in wanted and len(wanted) > 1:
-        raise RequestError("images: wrong stands alone; it is those that the model gets most wrong")
+        raise _of_images("images: wrong stands alone; it is those that the model gets most wrong")
     files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
-    read = read_pictures(files, model.input_shape[1:], normalizes(saved, config, model.input_shape[1:]))
+    read, problems = read_pictures(files, model.input_shape[1:], normalizes(saved, config, model.input_shape[1:]))
     if files and len(files) == len(wanted or ()):  # no data is needed
+        if problems:
+            raise _of_images(*problems)
         known = saved.result["data"].get("class_names") if saved.run else None
         class_names = tuple(known or map(str, range(model.output_shape[1])))
         names = tuple(Path(file).name for file in files)
@@ -129,12 +146,17 @@ def choose_images(
     elif wanted == ("wrong",):
         what, entries = "the most wrong", most_wrong(model, part)
         if not entries:
-            raise RequestError(f"images=wrong: it gets none of the {len(part):,} {part_name} images wrong")
+            raise _of_images(f"images=wrong: it gets none of the {len(part):,} {part_name} images wrong")
     else:
         what, entries = CHOSEN, [one for one in wanted if isinstance(one, int)]
-        if max(entries) >= len(part):
-            has = f"{config.data.name} has 0 to {len(part) - 1}"
-            raise RequestError(f"images: there is no {part_name} image {max(entries)}; {has}")
+        has = f"{config.data.name} has 0 to {len(part) - 1}"
+        problems += [
+            f"images: there is no {part_name} image {number}; {has}"
+            for number in entries
+            if not 0 <= number < len(part)
+        ]
+        if problems:
+            raise _of_images(*problems)
     names = (*(f"{part_name} {number}" for number in entries), *(Path(file).name for file in files))
     images = np.concatenate([part.images[entries], read])
     labels = (*(int(part.labels[number]) for number in entries), *(None for _ in files))
@@ -150,21 +172,27 @@ def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request:
     return data
 
 
-def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> Images:
-    """The images in files, (n, *shape), as `predict` shows them to the model. Raises `RequestError`."""
+def _of_images(*problems: str) -> RequestError:
+    return RequestError([Problem(COMMAND_LINE, problem, "images") for problem in problems], "this request")
+
+
+def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple[Images, list[str]]:
+    """The images in files, (n, *shape), as `predict` shows them to the model, and why some cannot be read."""
     import numpy as np
 
     from mnist_exp.inference.pictures import read_picture
 
-    read = np.empty((len(files), *shape), np.uint8)
+    read, problems = np.empty((len(files), *shape), np.uint8), []
     for index, file in enumerate(files):
         try:
             content = Path(file).expanduser().read_bytes()
+            read[index] = read_picture(content, file, shape, normalized=normalized)
         except OSError as error:
             hint = "; images=wrong are those that it gets most wrong" if not Path(file).suffix else ""
-            raise RequestError(f"images: {file}: cannot be read: {error.strerror}{hint}") from error
-        read[index] = read_picture(content, file, shape, normalized=normalized)
-    return read
+            problems.append(f"images: {file}: cannot be read: {error.strerror}{hint}")
+        except RequestError as error:
+            problems.append(f"images: {error}")
+    return read, problems
 
 
 def part_of(data: Dataset, saved: Saved) -> tuple[str, Part]:

@@ -170,7 +170,7 @@ def _meant_key(config: DictConfig, key: str, parent: str, missing: str) -> str:
         return elsewhere
     if not parent:
         return ""
-    name = f" ({node.get('name')})" if isinstance(node, DictConfig) and "name" in node else ""
+    name = f" ({node.get('name')})" if isinstance(node, DictConfig) and node.get("name") else ""
     return f"; {parent}{name} has {', '.join(beside)}"
 
 

@@ -30,6 +30,7 @@ _NOT_HERE = {
 PATH_KEYS = frozenset(
     {"from", "init_from", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
 )
+_LISTS = ("inputs", "images")  # of them hold several
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ def _literal_path(text: str, multirun: bool) -> str:
         return text
     try:
         parsed = parse_override(text)
-        plain = parsed.value() is None or isinstance(parsed.value(), str)
+        found = parsed.value()
+        # A list with quotes in it is Hydra's to read; `several` reads the others, which may be less regular.
+        listed = found if isinstance(found, list) and key in _LISTS and re.search("['\"]", value) else [found]
+        plain = found is None or all(isinstance(one, str) for one in listed)
         if (multirun and parsed.is_sweep_override()) or (plain and not parsed.is_sweep_override()):
             return text
     except HydraException:

@@ -206,11 +206,11 @@ class ExportConfig(SavedConfig):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ExportConfig:
+        if self.alias is not None and self.name is None:
+            raise ValueError("alias: belongs to register=<name>")
         if not self.formats and self.name is None:
             formats = ", ".join(get_args(Format))
             raise ValueError(f"format: say which, or all: {formats}; or register=<name> in MLflow's registry")
-        if self.alias is not None and self.name is None:
-            raise ValueError("alias: belongs to register=<name>")
         if self.output is not None and not self.formats:
             raise ValueError("output: belongs to format=…")
         return self
@@ -252,7 +252,7 @@ class VisualizeConfig(SavedConfig):
         names = several(value)
         if names == ():
             raise ValueError("names no image; null is the first of each class")
-        return names and tuple(int(name) if re.fullmatch(r"[0-9]+", str(name)) else name for name in names)
+        return names and tuple(int(name) if re.fullmatch(r"-?[0-9]+", str(name)) else name for name in names)
 
     @field_validator("unit", mode="before")
     @classmethod

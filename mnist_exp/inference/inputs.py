@@ -107,7 +107,7 @@ def _files(name: str, tell: Tell) -> list[str]:
                 for match in matches
                 for file in ([match] if not os.path.isdir(match) else _files(match, tell))
             ]
-        raise RequestError(f"inputs={name}: fits no file")
+        raise RequestError(f"inputs={name}: matches no file")
     folder, last = os.path.split(path)
     near = did_you_mean(last, os.listdir(folder or ".") if os.path.isdir(folder or ".") else ())
     raise RequestError(f"inputs={name}: there is no such file or folder{near}")

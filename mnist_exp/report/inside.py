@@ -170,7 +170,8 @@ def class_activation(
     for one, most in zip(evidence, greatest, strict=True):
         values = one.map if unit else one.map / (most or 1)
         blocks[one.image].append((_over(images[one.image], values, scale), one.caption))
-    fitting = _fitting(_side(images.shape[1:3], _MAP), caption=_longest(c for block in blocks for _, c in block))
+    longest = _longest(caption for block in blocks for _, caption in block)
+    fitting = _even(len(blocks), _fitting(_side(images.shape[1:3], _MAP), caption=longest))
     blank = (np.ones((*images.shape[1:3], 3), np.float32), "")
     rows = []
     for start in range(0, len(blocks), fitting):

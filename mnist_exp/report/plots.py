@@ -86,7 +86,7 @@ def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: s
 
 
 def _epochs_axis(axes: Axes, epochs: Sequence[float]) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(epochs) == 1:
         axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
 

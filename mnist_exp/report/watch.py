@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mnist_exp.errors import MnistExpError
 from mnist_exp.report.tables import percent
-from mnist_exp.runs.directory import RunSummary, read_history, summaries
+from mnist_exp.runs.directory import RunSummary, read_history, seconds_of, summaries
 
 _SECONDS = 0.5  # between two looks
 _CUT_SHORT = ("killed", "interrupted")  # and may go on
@@ -56,8 +56,9 @@ class Watch:
             return f"{done}  {run.status}: {str(run.result.get('reason')).splitlines()[0]}"
         best, test = run.result.get("best") or {}, run.result.get("test") or {}
         accuracies = f"val {percent(best.get('val/accuracy'))}  test {percent(test.get('accuracy'))}"
-        epochs, seconds = run.result.get("epochs"), run.result.get("seconds", {}).get("total", 0)
-        return f"{done}  {epochs} epoch{'s' * (epochs != 1)}  {accuracies}  {seconds:.1f} s"
+        epochs, seconds = run.result.get("epochs"), seconds_of(run.result)
+        took = "resumed" if seconds is None else f"{seconds:.1f} s"
+        return f"{done}  {epochs} epoch{'s' * (epochs != 1)}  {accuracies}  {took}"
 
     def __rich__(self) -> Group:
         """A line per running job, and one for the whole sweep."""

@@ -144,6 +144,17 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
     yield from (parent / f"{name}-{number}" for number in itertools.count(2))
 
 
+def seconds_of(result: Mapping[str, Any]) -> float | None:
+    """What a run took, without starting TensorFlow and reading the data: jobs of a sweep share these.
+
+    None for a resumed one: it knows the seconds of its last process alone.
+    """
+    seconds = result.get("seconds") or {}
+    if result.get("resumed") or "total" not in seconds:
+        return None
+    return float(seconds["total"] - seconds.get("start", 0) - seconds.get("data", 0))
+
+
 def outputs_of(run: Path) -> Path | None:
     """The output folder that a run's directory lies in; None where it lies elsewhere."""
     if run.parent.name == RUNS:

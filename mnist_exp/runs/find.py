@@ -82,7 +82,7 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
         ]
         found = found or [run for run in list_runs(outputs) if _fits(run, wanted)]
         if not found:
-            raise RequestError(f"{wanted}: fits no run in {outputs}")
+            raise RequestError(f"{wanted}: matches no run in {outputs}")
         return found
     sweeps = [folder for folder in sorted((outputs / SWEEPS).glob("*")) if _is_called(folder.name, wanted)]
     if not sweeps:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.config.identity import with_effect
-from mnist_exp.runs.directory import RunSummary
+from mnist_exp.runs.directory import RunSummary, seconds_of
 from mnist_exp.runs.journal import flatten
 
 # Parts of a config whose option has a name, which says more than the values that it stands for.
@@ -37,16 +37,13 @@ class Trained:
         return str(self.summary.result["data"].get("sha256"))
 
     def value(self, metric: str) -> float | None:
-        """`val/…` of the saved epoch, `test/…` of the saved model, or the `seconds` that the run took.
-
-        A resumed run knows those of its last process alone, which are not what it took.
-        """
+        """`val/…` of the saved epoch, `test/…` of the saved model, or the `seconds` that the run took."""
         result = self.summary.result
         part, _, name = metric.partition("/")
         found = {
             "val": (result.get("best") or {}).get(metric),
             "test": (result.get("test") or {}).get(name),
-            "seconds": None if result.get("resumed") else (result.get("seconds") or {}).get("total"),
+            "seconds": seconds_of(result),
         }.get(part)
         return None if found is None else float(found)
 
