@@ -131,16 +131,15 @@ def _features(subject: Subject) -> Iterator[Picture]:
 
 
 def _activation(subject: Subject) -> Iterator[Picture]:
-    """Of the layer that is averaged into the scores, where there is one, else of the last with rows and columns;
-    or of those that were named.
+    """Of the layer that is averaged into the scores, where there is one, else of the last with rows and columns
+    (of each path, if they stay apart); or of those that were named.
     """
     from mnist_exp.inference.inside import averaged, is_spatial, last_spatial
 
     exact = averaged(subject.model)
     targets = [layer for layer in subject.layers if is_spatial(layer)] if subject.were_named else []
     if not targets:
-        target = exact[0] if exact is not None else last_spatial(subject.model)
-        targets = [] if target is None else [target]
+        targets = [exact[0]] if exact is not None else last_spatial(subject.model)
     for layer in targets:
         kernel = exact[1] if exact is not None and exact[0] is layer else None
         is_exact = exact is not None and exact[0] is layer

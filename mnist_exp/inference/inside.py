@@ -55,29 +55,53 @@ def averaged(model: keras.Model) -> tuple[keras.Layer, Floats | None] | None:
         operation = operation.input._keras_history.operation
 
 
-def last_spatial(model: keras.Model) -> keras.Layer | None:
-    """The last layer that all paths go through and whose maps are as large as the last convolution's."""
+def last_spatial(model: keras.Model) -> list[keras.Layer]:
+    """The last layer that all paths go through and whose maps are as large as the last convolution's.
+
+    Where paths go their own ways until nothing has rows and columns, the last such layer of each.
+    """
     layers = designed(model)
     spatial = [layer for layer in _bottlenecks(layers) if is_spatial(layer)]
     convolved = [
         layer.output.shape[1:3] for layer in layers if "Conv" in type(layer).__name__ and is_spatial(layer)
     ]
     as_large = [layer for layer in spatial if layer.output.shape[1:3] == convolved[-1]] if convolved else spatial
-    return (as_large or spatial or [None])[-1]
+    return (as_large or spatial)[-1:] or _last_of_each_path(layers)
+
+
+def _last_of_each_path(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
+    by_operation = {layer.name: layer for layer in layers}
+    before = {
+        layer.name: [by_operation[name] for name in _feeding(layer) if name in by_operation] for layer in layers
+    }
+    feeds_spatial = {one.name for layer in layers if is_spatial(layer) for one in before[layer.name]}
+    found = []
+    for end in (layer for layer in layers if is_spatial(layer) and layer.name not in feeds_spatial):
+        path = [end]
+        while len(earlier := before[path[-1].name]) == 1 and is_spatial(earlier[0]):
+            path += earlier
+        convolved = [layer.output.shape[1:3] for layer in path if "Conv" in type(layer).__name__]
+        size = next(iter(convolved), end.output.shape[1:3])
+        found.append(next(layer for layer in path if layer.output.shape[1:3] == size))
+    return found
 
 
 def _bottlenecks(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     """Layers, in the order of computation, after which only their own output is still needed."""
-    last_use: dict[str, int] = {}
-    for number, layer in enumerate(layers):
-        for tensor in layer.input if isinstance(layer.input, list) else [layer.input]:
-            last_use[tensor._keras_history.operation.name] = number
-    found, needed_until = [], 0
+    last_use = {name: number for number, layer in enumerate(layers) for name in _feeding(layer)}
+    of_others = set(last_use) - {layer.name for layer in layers}  # the pixels, which a shortcut may need again
+    found, needed_until = [], max((last_use[name] for name in of_others), default=0)
     for number, layer in enumerate(layers):
         if needed_until <= number:
             found.append(layer)
         needed_until = max(needed_until, last_use.get(layer.name, number))
     return found
+
+
+def _feeding(layer: keras.Layer) -> list[str]:
+    """The names of the layers whose outputs a layer takes."""
+    tensors = layer.input if isinstance(layer.input, list) else [layer.input]
+    return [tensor._keras_history.operation.name for tensor in tensors]
 
 
 def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[np.int64]) -> Floats:

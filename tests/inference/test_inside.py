@@ -107,7 +107,7 @@ def test_grad_cam_finds_what_the_model_reads():
     """Stripes in the corner that the class reads, not the same ones elsewhere; also where the answer is sure."""
     model = planted(reads="corner")
     assert averaged(model) is None
-    layer = last_spatial(model)
+    [layer] = last_spatial(model)
     assert layer is model.get_layer("stripes")
     images = striped(("horizontal", 0, 0), ("vertical", 14, 14))
     axes = receptive_axes(model)[layer.name]
@@ -141,15 +141,18 @@ def test_a_softmax_in_the_last_layer_is_left_out_too():
         ([CONV, "GlobalAveragePooling2D", {"type": "Dense", "units": 9, "activation": "relu"}, *END], None, "conv2d"),
         ([CONV, "GlobalAveragePooling2D", {"type": "Dense", "units": 9}, *END], None, "conv2d"),
         ([CONV, "GlobalMaxPooling2D", *END], None, "conv2d"),
-        (["Flatten", *END], None, None),
+        ([{"type": "Residual", "layers": [CONV, {**CONV, "filters": 1}], "shortcut": []}, CONV, "Flatten", *END], None, "conv2d_2"),
+        ([{"type": "Parallel", "merge": "Average", "branches": [[CONV, "MaxPooling2D", "Flatten", *END[:-1]], [CONV, CONV, "ReLU", "Flatten", *END[:-1]]]}, "Softmax"], None, "conv2d re_lu"),
+        ([{"type": "Parallel", "merge": "Average", "branches": [["MaxPooling2D", "Flatten", *END[:-1]], ["Flatten", *END[:-1]]]}, "Softmax"], None, "max_pooling2d"),
+        (["Flatten", *END], None, ""),
     ],
 )  # fmt: skip
-def test_the_layer_to_look_at(layers: list[Any], exact: str | None, last: str | None):
+def test_the_layer_to_look_at(layers: list[Any], exact: str | None, last: str):
     """The one that is averaged into the scores; else the last that everything goes through, before it gets small."""
     model = build(layers)
     found = averaged(model)
     assert (found and found[0].name) == exact
-    assert getattr(last_spatial(model), "name", None) == last
+    assert [layer.name for layer in last_spatial(model)] == last.split()
 
 
 def test_feature_maps_are_those_of_keras():
