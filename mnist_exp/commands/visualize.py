@@ -241,7 +241,8 @@ def place(
                 yield folder
     except OSError as error:
         kind = WorkError if error.errno == errno.ENOSPC else RequestError
-        raise kind(f"{error.filename}: cannot be written: {error.strerror}") from error
+        where = error.filename if options.output is None else f"output: {options.output}"
+        raise kind(f"{where} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
