@@ -242,9 +242,34 @@ def summarize(path: Path) -> RunSummary | None:
     ):
         return RunSummary(path, {}, "damaged")
     status = result["status"]
-    if status == "running" and not is_locked(path):
+    if status == "running" and _is_abandoned(path, result):
         status = "killed"
     return RunSummary(path, result, status)
+
+
+def _is_abandoned(path: Path, result: Mapping[str, Any]) -> bool:
+    """Whether nobody works in a run's directory. Who marks it as killed has its lock for an instant."""
+    for attempt in range(_ATTEMPTS):
+        if not is_locked(path):
+            return True
+        if not _is_gone(result):
+            break
+        time.sleep(0.02 * attempt)
+    return False
+
+
+def _is_gone(result: Mapping[str, Any]) -> bool:
+    """Whether the process that `result.json` names was on this machine, and has ended."""
+    pid = result.get("pid")
+    if result.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def is_locked(path: Path) -> bool:

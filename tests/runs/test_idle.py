@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from journals import write_run
@@ -51,6 +53,20 @@ def test_the_living_are_left_alone(tmp_path: Path):
     assert not settle(folder)
     os.close(held)
     assert [run.status for run in list_runs(tmp_path)] == ["killed"]
+
+
+def test_who_marks_a_run_is_not_taken_for_its_process(tmp_path: Path):
+    """It has the lock for an instant; the process that `result.json` names is gone."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for pid, expected in ((os.getpid(), "running"), (gone.pid, "killed")):
+        about = {**json.loads((folder / "result.json").read_text()), "pid": pid, "host": socket.gethostname()}
+        (folder / "result.json").write_text(json.dumps(about))
+        held = lock(folder)
+        Timer(0.1, os.close, [held]).start()
+        assert [run.status for run in list_runs(tmp_path)] == [expected]
+        time.sleep(0.2)
 
 
 def test_a_run_that_ends_while_somebody_looks_was_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
