@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mnist_exp.commands.inside import sizes
 from mnist_exp.commands.settle import settle_data
 from mnist_exp.commands.train import shown
 from mnist_exp.config.check import compose_checked
@@ -172,10 +173,9 @@ def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> t
 def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: DataConfig) -> None:
     """Raises `RequestError` where the data's images or classes are not what the model is made for."""
     if (*data.shape, data.classes) != (*shape, classes):
-        ours, theirs = ("×".join(map(str, sizes)) for sizes in (shape, data.shape))
         raise RequestError(
-            f"{data.name} has images of {theirs} and {data.classes} classes, but {saved.name} takes {ours} and "
-            f"knows {classes} classes"
+            f"{data.name} has images of {sizes(data.shape)} and {data.classes} classes, but {saved.name} takes "
+            f"{sizes(shape)} and knows {classes} classes"
         )
 
 

@@ -70,10 +70,9 @@ def last_spatial(model: keras.Model) -> list[keras.Layer]:
 
 
 def _last_of_each_path(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
-    by_operation = {layer.name: layer for layer in layers}
-    before = {
-        layer.name: [by_operation[name] for name in _feeding(layer) if name in by_operation] for layer in layers
-    }
+    """Of each path, the last layer whose maps are as large as its last convolution's."""
+    by_name = {layer.name: layer for layer in layers}
+    before = {layer.name: [by_name[name] for name in _feeding(layer) if name in by_name] for layer in layers}
     feeds_spatial = {one.name for layer in layers if is_spatial(layer) for one in before[layer.name]}
     found = []
     for end in (layer for layer in layers if is_spatial(layer) and layer.name not in feeds_spatial):

@@ -265,10 +265,8 @@ def _is_gone(result: Mapping[str, Any]) -> bool:
         return False
     try:
         os.kill(pid, 0)  # sends nothing
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
+    except (OSError, OverflowError) as error:  # another user's process lives too
+        return isinstance(error, ProcessLookupError)
     return False
 
 
