@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, listed
 
 if TYPE_CHECKING:
-    from mnist_exp.config.request import Request
+    from mnist_exp.config.overrides import Request
 
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
@@ -127,7 +127,7 @@ def _run(words: list[str], started: float) -> int:
     verb, words = _take_verb(words)
     if verb == "dataset":
         words = _take_action(words)
-    from mnist_exp.config.request import parse, request_from
+    from mnist_exp.config.overrides import parse, request_from
 
     root = verb
     if verb in OF_TRAINING:
@@ -141,7 +141,7 @@ def _run(words: list[str], started: float) -> int:
             raise RequestError(f"-m works with train and check, not with {verb}")
         if verb == "train":
             command = import_module("mnist_exp.commands.sweep").sweep
-    from mnist_exp.config.loader import hidden_options
+    from mnist_exp.config.hydra_adapter import hidden_options
     from mnist_exp.model import backend
     from mnist_exp.runs.log import to_console, warn
 
@@ -158,7 +158,7 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
         return DEFAULT_VERB, words
     if words[0] in VERBS:
         return words[0], words[1:]
-    from mnist_exp.config.names import did_you_mean
+    from mnist_exp.suggest import did_you_mean
 
     verbs = ", ".join(VERBS)
     raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
@@ -187,8 +187,8 @@ def _let_hydra_tell(request: Request, verb: str, words: list[str]) -> int:
     import hydra
 
     from mnist_exp.config.compose import compose_or_explain
-    from mnist_exp.config.loader import VERSION_BASE, conf_folder
-    from mnist_exp.config.space import without_space
+    from mnist_exp.config.hydra_adapter import VERSION_BASE, conf_folder
+    from mnist_exp.sweeps.search_space import without_space
 
     if verb == "tune":
         request = without_space(request)

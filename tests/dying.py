@@ -19,10 +19,10 @@ from mnist_exp.model import backend
 
 backend.load()
 
-from mnist_exp.inference import saved  # noqa: E402
+from mnist_exp.inference import scoring  # noqa: E402
 from mnist_exp.report import plots, progress  # noqa: E402
 from mnist_exp.runs import directory, journal  # noqa: E402
-from mnist_exp.tracking import record  # noqa: E402
+from mnist_exp.tracking import recorder  # noqa: E402
 from mnist_exp.training import loop  # noqa: E402
 
 
@@ -53,15 +53,15 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     "while an old one is removed": (Path, "unlink", is_checkpoint, "after"),
     "inside an epoch": (progress.TrainingDisplay, "on_steps", lambda *_: True, "after"),
     "at an epoch's end": (loop, "better", lambda *_: True, "before"),
-    "between checkpoint and journal": (record.RunRecord, "epoch", lambda *_: True, "before"),
+    "between checkpoint and journal": (recorder.RunRecord, "epoch", lambda *_: True, "before"),
     "while the history is written": (directory.RunDirectory, "write_history", lambda *_: True, "before"),
-    "between history and journal": (record.RunRecord, "_write_epoch", lambda *_: True, "before"),
+    "between history and journal": (recorder.RunRecord, "_write_epoch", lambda *_: True, "before"),
     "within a line of the journal": (os, "write", lambda _, content: b'"metrics"' in content, "half"),
-    "between journal and the next epoch": (record.RunRecord, "epoch", lambda *_: True, "after"),
+    "between journal and the next epoch": (recorder.RunRecord, "epoch", lambda *_: True, "after"),
     "while models are saved": (Path, "replace", lambda path, _: ".keras" in path.name, "after"),
     "while a model is saved": (Path, "replace", lambda path, _: ".keras" in path.name, "before"),
-    "during the final evaluation": (saved, "score", lambda *_: True, "before"),
-    "between evaluation and journal": (record.RunRecord, "test", lambda *_: True, "before"),
+    "during the final evaluation": (scoring, "score", lambda *_: True, "before"),
+    "between evaluation and journal": (recorder.RunRecord, "test", lambda *_: True, "before"),
     "during plots": (plots, "confusion_matrix", lambda *_: True, "after"),
     "after the end's line": (journal.Journal, "close", lambda *_: True, "before"),
 }

@@ -184,7 +184,7 @@ def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
 
 def test_whatever_keras_raises_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """Also Ctrl-C, by who has read the first answer."""
-    import mnist_exp.commands.settle as settle
+    import mnist_exp.engine.preparation as settle
 
     for error in (KeyboardInterrupt(), RuntimeError("no")):
 

@@ -25,10 +25,10 @@ RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
 @cache
 def config_of(*words: str) -> dict[str, Any]:
     """A run's resolved config."""
-    from mnist_exp.config.check import compose_checked
-    from mnist_exp.config.identity import as_values
-    from mnist_exp.config.request import Request
+    from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
+    from mnist_exp.config.validation import compose_checked
+    from mnist_exp.runs.fingerprint import as_values
 
     return as_values(compose_checked(Request("train", ("data=digits", "tracking=none", *words)), TrainConfig)[0])
 

@@ -15,8 +15,8 @@ import pytest
 from running import Cli, start
 
 from mnist_exp.cli import ACTIONS
-from mnist_exp.config.loader import conf_folder
-from mnist_exp.runs.files import new_folder
+from mnist_exp.config.hydra_adapter import conf_folder
+from mnist_exp.runs.atomic import new_folder
 
 DIGITS = "data=digits"
 

@@ -27,16 +27,16 @@ from running import MNIST, SMALL, Cli, start
 from serving import ModelServer, Server
 from training.test_catalogue import NETS
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.command_schemas import ExportConfig, Format
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
-from mnist_exp.config.verbs import ExportConfig, Format
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.formats import FORMATS, run_all
-from mnist_exp.inference.saved import predict
+from mnist_exp.inference.export_formats import FORMATS, run_all
+from mnist_exp.inference.scoring import predict
 from mnist_exp.model import backend
 from mnist_exp.model.build import build
-from mnist_exp.model.preprocess import statistics
+from mnist_exp.model.preprocessing import statistics
 
 FILES = {
     "model.keras", "model.h5", "architecture.yaml", "model.weights.h5", "saved_model", "model.onnx", "model.tflite",

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from running import start
 
-from mnist_exp.commands.saved import config_of, data_of, find_saved
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
+from mnist_exp.engine.saved_model import config_of, data_of, find_saved
 from mnist_exp.training.loop import epoch_rows, steps_per_epoch
 
 pytestmark = pytest.mark.slow

@@ -217,7 +217,7 @@ OTHERWISE: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], object], str]] =
     "data": (wrong_labels, "not the images that outputs/runs/"),
     "config.yaml": (other_config, "config.yaml: changed since the run began"),
     "code": (
-        lambda monkeypatch, run: monkeypatch.setattr("mnist_exp.commands.resume.code_digest", lambda: "0"),
+        lambda monkeypatch, run: monkeypatch.setattr("mnist_exp.engine.resumption.code_digest", lambda: "0"),
         "mnist-exp's own code for data, models or training was another",
     ),
     "versions": (
@@ -332,7 +332,7 @@ def test_a_run_without_its_end_goes_on_with_that(cli: Cli, monkeypatch: pytest.M
         signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patched:
-        patched.setattr("mnist_exp.commands.train.draw_training", end)
+        patched.setattr("mnist_exp.engine.results.draw_training", end)
         cli(small=True, status=143)
     done = cli("resume", "run=latest")
     assert "resume  with what comes after the last epoch\n" in done.out

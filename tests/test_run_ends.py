@@ -95,7 +95,7 @@ def test_an_end_at_the_very_start_is_noted(
             signal.raise_signal(signal.SIGTERM)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("mnist_exp.commands.train.write_text", end)
+    monkeypatch.setattr("mnist_exp.engine.run.write_text", end)
     done = cli(small=True, status=exit_status)
     assert done.result["status"] == status
     assert json.loads((the_run() / "journal.jsonl").read_text().splitlines()[-1])["kind"] == "end"

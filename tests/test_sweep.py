@@ -108,8 +108,8 @@ def test_a_fallback_is_never_compared_with_other_data(cli: Cli, monkeypatch: pyt
 
 def test_jobs_have_names_of_their_own():
     """Also where their values look the same in a file name, or are long."""
-    from mnist_exp.config.grid import Grid
-    from mnist_exp.sweeps.names import job_names
+    from mnist_exp.sweeps.grid import Grid
+    from mnist_exp.sweeps.job_names import job_names
 
     long = "x" * 300
     grid = Grid(("name",), (("name=a b",), ("name=a-b",), (f"name={long}1",), (f"name={long}2",)), ())
@@ -185,7 +185,7 @@ def test_two_processes_do_not_run_one_sweep(cli: Cli, home_data: list[str]):
 
 def test_a_launcher_that_is_not_installed_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """With what installs it; nothing starts."""
-    from mnist_exp.config import grid
+    from mnist_exp.sweeps import grid
 
     monkeypatch.setattr(grid, "find_spec", lambda name: None)
     refused = cli("-m", "hydra/launcher=submitit_slurm", "seed=0,1", status=2)
@@ -239,7 +239,7 @@ def test_a_launcher_names_no_code(cli: Cli, home_data: list[str], tmp_path: Path
 
 def test_the_best_of_a_sweep_does_not_depend_on_the_test_part():
     """It is marked by validation accuracy alone."""
-    from mnist_exp.config.grid import Grid
+    from mnist_exp.sweeps.grid import Grid
     from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
 
     def outcome(seed: int, val: float, test: float) -> Outcome:

@@ -13,8 +13,8 @@ import pytest
 from journals import expected, free_port, held, write_run
 from running import Cli, start
 
-from mnist_exp.runs.idle import lock
 from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.locks import lock
 from mnist_exp.tracking.delivery import Delivery
 
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")

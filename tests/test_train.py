@@ -168,25 +168,25 @@ def test_saved_models_predict_as_the_model_in_memory(
 
 def test_test_metrics_are_those_of_the_saved_model(cli: Cli):
     """Loading the file and counting gives what `result.json` says."""
-    from mnist_exp.config.check import compose_checked
-    from mnist_exp.config.request import Request
+    from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
+    from mnist_exp.config.validation import compose_checked
     from mnist_exp.data.load import find, prepare
-    from mnist_exp.inference import saved
+    from mnist_exp.inference import scoring
 
     done = cli("training.epochs=5", small=True)
     assert done.run is not None
     config, _ = compose_checked(Request("train", tuple(done.result["overrides"])), TrainConfig)
     test = prepare(find(config.data, print), config.data).test
     assert test is not None
-    predicted = saved.predict(saved.load(done.run / "model.keras"), test.images).argmax(axis=1)
+    predicted = scoring.predict(scoring.load(done.run / "model.keras"), test.images).argmax(axis=1)
     assert done.result["test"]["accuracy"] == pytest.approx((predicted == test.labels).mean(), abs=1e-6)
 
 
 def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """Whatever its labels are, the weights and the chosen epoch are the same."""
     from mnist_exp.data import load
-    from mnist_exp.inference import saved
+    from mnist_exp.inference import scoring
 
     honest = cli(small=True)
     prepare = load.prepare
@@ -197,9 +197,9 @@ def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: 
         return dataset
 
     monkeypatch.setattr(load, "prepare", with_wrong_test_labels)
-    score, scored = saved.score, []
+    score, scored = scoring.score, []
     monkeypatch.setattr(
-        saved, "score", lambda model, part, *more: scored.append(len(part)) or score(model, part, *more)
+        scoring, "score", lambda model, part, *more: scored.append(len(part)) or score(model, part, *more)
     )
     fooled = cli(small=True)
     assert scored == [fooled.result["data"]["images"]["test"]]

@@ -36,7 +36,7 @@ def optuna_states(study: Path = STUDY) -> list[str]:
     """What Optuna's own storage says of each trial, in order."""
     import optuna
 
-    from mnist_exp.sweeps.study import _open
+    from mnist_exp.sweeps.optuna_study import _open
 
     found = optuna.load_study(study_name=study.name, storage=_open(str(study / "study.journal")))
     return [trial.state.name for trial in found.trials]
@@ -219,8 +219,8 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
 @pytest.mark.parametrize("sampler", ["cmaes", "random", "tpe"])
 def test_every_sampler_proposes_what_the_space_has(sampler: str, tmp_path: Path):
     """And the same in another process that goes on in the middle."""
-    from mnist_exp.config.request import Request
-    from mnist_exp.config.space import read_space
+    from mnist_exp.config.overrides import Request
+    from mnist_exp.sweeps.search_space import read_space
 
     space = read_space(
         Request("train", (RATE, "training.batch_size=range(8,65,8)", "model.width=tag(log,int(interval(4,64)))", "a=x,y")), {}
@@ -258,7 +258,7 @@ def a_study(
     seed: int = 0,
 ) -> Any:
     """A process's share in a study, as `tune` has it."""
-    from mnist_exp.sweeps.study import Study, open_study
+    from mnist_exp.sweeps.optuna_study import Study, open_study
 
     directory.mkdir(exist_ok=True)
     found = open_study(storage, "s", directory, {}, maximize=True, pruner="none", epochs=1)
@@ -267,8 +267,8 @@ def a_study(
 
 def test_a_trial_is_one_process_s_and_the_next_one_s_when_that_died(tmp_path: Path):
     """Who holds its lock has it; who dies loses it, with the values that it has."""
-    from mnist_exp.config.request import Request
-    from mnist_exp.config.space import read_space
+    from mnist_exp.config.overrides import Request
+    from mnist_exp.sweeps.search_space import read_space
 
     space = read_space(Request("train", (RATE,)), {})
     one, two = (a_study(tmp_path / "s", space, "tpe", 3) for _ in range(2))
@@ -290,8 +290,8 @@ def test_a_machine_that_is_gone_leaves_its_trial_to_others(tmp_path: Path):
     """Where directories are not shared, a database tells who is silent: the same values are tried again."""
     from optuna.trial import TrialState
 
-    from mnist_exp.config.request import Request
-    from mnist_exp.config.space import read_space
+    from mnist_exp.config.overrides import Request
+    from mnist_exp.sweeps.search_space import read_space
 
     space = read_space(Request("train", (RATE,)), {})
     url = f"sqlite:///{tmp_path / 's.db'}"

@@ -159,8 +159,8 @@ def test_images_from_files_need_no_data(cli: Cli, run: Path):
 
 def test_the_most_wrong_come_first(cli: Cli, run: Path):
     """By the certainty of the wrong answer, as plain Keras gives it."""
-    from mnist_exp.commands.saved import config_of, data_of, find_saved
-    from mnist_exp.config.request import Request
+    from mnist_exp.config.overrides import Request
+    from mnist_exp.engine.saved_model import config_of, data_of, find_saved
 
     request = Request("visualize")
     saved = find_saved(str(run), Path())

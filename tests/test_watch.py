@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from running import Cli
 
-from mnist_exp.report import inside
+from mnist_exp.report import feature_maps
 from mnist_exp.report.progress import TrainingDisplay
 
 NET = (
@@ -30,13 +30,13 @@ def names(run: Path | None) -> set[str]:
 def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """Nor the fingerprint. What is drawn are the maps of the model that would be saved, after each epoch."""
     drawn: dict[str, Any] = {}
-    responses = inside.responses
+    responses = feature_maps.responses
 
     def listen(images: Any, labels: Any, values: Any, channels: Any, title: str, path: Path, **more: Any) -> None:
         drawn[path.name] = (images, values)
         responses(images, labels, values, channels, title, path, **more)
 
-    monkeypatch.setattr(inside, "responses", listen)
+    monkeypatch.setattr(feature_maps, "responses", listen)
     plain = cli(*TRAINED, small=True)
     watched = cli(*TRAINED, "training.watch=[0,dense]", small=True)
     for key in ("weights_sha256", "fingerprint", "best", "test"):

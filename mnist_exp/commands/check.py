@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import time
 
-from mnist_exp.commands.settle import check_config, start_from_run
-from mnist_exp.commands.sweep import check_jobs
-from mnist_exp.config.grid import expand
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.engine.preparation import check_config, start_from_run
 from mnist_exp.runs.log import say
-from mnist_exp.sweeps.names import job_names
+from mnist_exp.sweeps.grid import expand
+from mnist_exp.sweeps.job_check import check_jobs
+from mnist_exp.sweeps.job_names import job_names
 
 
 def check(request: Request, started: float) -> None:
@@ -34,7 +34,7 @@ def check(request: Request, started: float) -> None:
 
 def _described(config: TrainConfig) -> str:
     from mnist_exp.model.build import build
-    from mnist_exp.model.preprocess import Statistics, count_parameters
+    from mnist_exp.model.preprocessing import Statistics, count_parameters
 
     parameters = count_parameters(build(config, Statistics(), "float32"))
     return f"model {config.model.name}, {parameters:,} parameters, for {'×'.join(map(str, config.data.shape))}"

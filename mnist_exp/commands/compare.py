@@ -7,20 +7,20 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.saved import saved_of_run
-from mnist_exp.commands.train import shown
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.identity import LIBRARIES
-from mnist_exp.config.names import near_or_all
-from mnist_exp.config.places import COMMAND_LINE
-from mnist_exp.config.request import Request
+from mnist_exp.config.command_schemas import CompareConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.verbs import CompareConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.saved_model import saved_of_run
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, shown_data, stamped
-from mnist_exp.runs.find import find_runs, is_finished, read_config
+from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
+from mnist_exp.runs.lookup import find_runs, is_finished, read_config
+from mnist_exp.suggest import near_or_all
 from mnist_exp.sweeps.groups import Group, Trained, grouped, marked, repeated, trained
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ def compare(request: Request, started: float) -> None:
     chosen = choose_runs(config)
     runs, left_out = those_that_count(chosen, config.metric)
     if len(runs) < 2:
-        reasons = "".join(f"\n  {shown(path)}: {reason}" for path, reason in left_out.items())
+        reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in left_out.items())
         raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; it takes two{reasons}")
     refuse_different_data(runs, config)
 
@@ -65,7 +65,7 @@ def compare(request: Request, started: float) -> None:
         say(f"note    {remark}")
     if names := {str(name) for run in runs if (name := run.summary.result["data"].get("stands_in_for"))}:
         warn(f"these are figures for what stood in for {', '.join(sorted(names))}")
-    say(f"picture {shown(picture)}")
+    say(f"picture {display_path(picture)}")
 
 
 def choose_runs(config: CompareConfig) -> list[RunSummary]:
@@ -127,7 +127,7 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     left_out |= {run.summary.path: f"has no {metric}" for run in runs if run.value(metric) is None}
     runs = [run for run in runs if run.summary.path not in left_out]
     twins = repeated(runs)
-    left_out |= {path: f"repeats {shown(other)}, which is newer" for path, other in twins.items()}
+    left_out |= {path: f"repeats {display_path(other)}, which is newer" for path, other in twins.items()}
     return [run for run in runs if run.summary.path not in twins], left_out
 
 
@@ -144,7 +144,7 @@ def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> Non
         advice = "one stands in for another, and is never compared with other data"
         lines = [
             f"  {of[0].summary.result['data'].get('name')} {digest[:8]}: "
-            + ", ".join(str(shown(run.summary.path)) for run in of)
+            + ", ".join(str(display_path(run.summary.path)) for run in of)
             for digest, of in sets.items()
         ]
         raise RequestError(
@@ -157,7 +157,7 @@ def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> Non
 def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -> None:
     """Tell what is compared, and what is not."""
     for path, reason in left_out.items():
-        say(f"without {shown(path)}: {reason}")
+        say(f"without {display_path(path)}: {reason}")
     say(f"data    {_data_of(groups)}")
     for group in groups:
         seeds = ", ".join(str(run.seed) for run in group.runs)
@@ -246,7 +246,7 @@ def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool
     Raises `RequestError` for data that is no longer there or other than it was, and a model that cannot be loaded.
     """
     from mnist_exp.data.load import find, prepare
-    from mnist_exp.data.lookup import NotFound
+    from mnist_exp.data.sources import NotFound
 
     file = run.summary.path / "config.yaml"
     saved = {key: value for key, value in run.values.items() if key != "from"}
@@ -258,9 +258,9 @@ def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool
             raise RequestError(str(error)) from error
     test = data[run.data].test
     if data[run.data].sha256 != run.data or test is None:
-        raise RequestError(f"{config.data.name} is no longer what {shown(run.summary.path)} was trained on")
+        raise RequestError(f"{config.data.name} is no longer what {display_path(run.summary.path)} was trained on")
     model = saved_of_run(run.summary).load()
-    from mnist_exp.inference.saved import predict
+    from mnist_exp.inference.scoring import predict
 
     right: npt.NDArray[np.bool_] = predict(model, test.images).argmax(axis=1) == test.labels
     return right

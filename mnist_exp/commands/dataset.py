@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request, key_of, quoted
-from mnist_exp.config.verbs import DatasetConfig
+from mnist_exp.config.command_schemas import DatasetConfig
+from mnist_exp.config.overrides import Request, key_of, quoted
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.log import say
 
@@ -33,23 +33,23 @@ def dataset(request: Request, started: float) -> None:
 
 
 def _fetch(config: DatasetConfig, started: float) -> None:
-    from mnist_exp.data import lookup
+    from mnist_exp.data import sources
 
     data = config.data
     if not data.mirrors:
         raise RequestError(f"data={data.name}: there is nothing to fetch; it has no mirrors")
-    cache = lookup.cache_folder(data.name)
-    if lookup.cached(data):
+    cache = sources.cache_folder(data.name)
+    if sources.cached(data):
         try:
-            lookup.verify_cache(data)
+            sources.verify_cache(data)
         except RequestError as error:
             say(f"{error}; fetching it anew")
         else:
             say(f"{data.name} is in {cache} already, verified")
             return
     try:
-        mirror = lookup.fetch(data, say)
-    except lookup.NotFound as error:
+        mirror = sources.fetch(data, say)
+    except sources.NotFound as error:
         raise WorkError(str(error)) from error
     except OSError as error:
         raise WorkError(f"{cache}: cannot be written: {error.strerror}") from error
@@ -79,7 +79,7 @@ def _convert(config: DatasetConfig, started: float) -> None:
     from mnist_exp.data import convert
     from mnist_exp.data.dataset import digest
     from mnist_exp.report.progress import images_bar
-    from mnist_exp.runs.files import new_folder, refuse_existing
+    from mnist_exp.runs.atomic import new_folder, refuse_existing
 
     assert config.to is not None
     default = Path(config.outputs) / "data" / f"{config.data.name}-{config.to}"
@@ -111,7 +111,7 @@ def _convert(config: DatasetConfig, started: float) -> None:
 
 def _found(config: DatasetConfig) -> Source:
     from mnist_exp.data.load import find, limited
-    from mnist_exp.data.lookup import NotFound
+    from mnist_exp.data.sources import NotFound
 
     try:
         return limited(find(config.data, say), config.data)

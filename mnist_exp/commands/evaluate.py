@@ -10,24 +10,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.commands.saved import Saved, config_of, data_of, refuse_other_form, settle_saved
-from mnist_exp.commands.settle import set_up
-from mnist_exp.commands.train import shown
-from mnist_exp.config.identity import LIBRARIES
-from mnist_exp.config.request import Request
+from mnist_exp.config.command_schemas import EvaluateConfig
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.verbs import EvaluateConfig
+from mnist_exp.engine.preparation import set_up
+from mnist_exp.engine.saved_model import Saved, config_of, data_of, refuse_other_form, settle_saved
 from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.runs.atomic import new_folder, refuse_existing, write_text
 from mnist_exp.runs.directory import free_path, shown_data, stamped
-from mnist_exp.runs.files import new_folder, refuse_existing, write_text
+from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     import keras
 
     from mnist_exp.data.dataset import Dataset, Part
-    from mnist_exp.inference.assessment import Assessment
-    from mnist_exp.inference.saved import Scores
+    from mnist_exp.inference.metrics import Assessment
+    from mnist_exp.inference.scoring import Scores
 
 _OFTEN = 3  # mistakes that are told
 _MEANING = {
@@ -48,9 +48,9 @@ def evaluate(request: Request, started: float) -> None:
     model = saved.load()
     names = agreed_classes(saved, model, data, of_run)
 
-    from mnist_exp.inference.assessment import assess
-    from mnist_exp.inference.saved import score
-    from mnist_exp.model.save import weights_sha256
+    from mnist_exp.inference.metrics import assess
+    from mnist_exp.inference.scoring import score
+    from mnist_exp.model.saving import weights_sha256
 
     scores = score(model, part, of_run.training)
     found = assess(part.labels, scores.probabilities)
@@ -76,7 +76,7 @@ def evaluate(request: Request, started: float) -> None:
     }
     folder = keep(config, saved, about, part, scores, found)
     whose = "" if own or saved.run is None else ", not the data of the run"
-    say(f"model   {shown(saved.file)}")
+    say(f"model   {display_path(saved.file)}")
     say(f"data    {about['data']['name']} from {data.origin}{whose}")
     say(f"device  {device.name}, {device.threads} thread{'s' * (device.threads > 1)}, float32")
     tell_figures(scores, found, names, config.part)
@@ -86,7 +86,7 @@ def evaluate(request: Request, started: float) -> None:
         tell_meaning(saved, about)
     if own and (instead := saved.result["data"].get("stands_in_for")):
         warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
-    say(f"kept    {shown(folder)}")
+    say(f"kept    {display_path(folder)}")
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
@@ -108,7 +108,7 @@ def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
     """Say what figures on a run's own data mean, and whether they are those that the run ended with."""
     part, result = about["data"]["part"], saved.result
     if about["weights_sha256"] != result.get("weights_sha256"):
-        warn(f"{shown(saved.file)}: not the weights that the run's result.json tells of")
+        warn(f"{display_path(saved.file)}: not the weights that the run's result.json tells of")
     if part != "test":
         say(f"note    {_MEANING[part]}")
     elif result.get("test") == about["metrics"]:
@@ -143,9 +143,9 @@ def agreed_classes(saved: Saved, model: keras.Model, data: Dataset, config: Trai
     Raises `RequestError` for data of another shape or with other classes than the model was made for.
     """
     from mnist_exp.data.dataset import numbered
-    from mnist_exp.inference.saved import form
+    from mnist_exp.inference.scoring import form
 
-    shape, classes = form(model, str(shown(saved.file)))
+    shape, classes = form(model, str(display_path(saved.file)))
     refuse_other_form(saved, shape, classes, config.data)
     names, unnamed = data.class_names, numbered(classes)
     trained = tuple(saved.result.get("data", {}).get("class_names") or unnamed)
@@ -171,7 +171,7 @@ def keep(
     found: Assessment,
 ) -> Path:
     """Write the figures and pictures into a new folder, and return it. Raises `RequestError`, `WorkError`."""
-    from mnist_exp.inference.assessment import ClassFigures
+    from mnist_exp.inference.metrics import ClassFigures
     from mnist_exp.report import plots
     from mnist_exp.report.predictions import COLUMNS, as_table, two_best
 

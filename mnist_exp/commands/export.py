@@ -13,24 +13,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.saved import Saved, config_of, data_of, find_saved, split_overrides
-from mnist_exp.commands.train import shown
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.places import COMMAND_LINE
-from mnist_exp.config.request import Request, key_of
-from mnist_exp.config.verbs import ExportConfig
+from mnist_exp.config.command_schemas import ExportConfig
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.saved_model import Saved, config_of, data_of, find_saved, split_overrides
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
+from mnist_exp.runs.atomic import new_folder, refuse_existing, replace_file
 from mnist_exp.runs.directory import free_path, stamped
-from mnist_exp.runs.files import new_folder, refuse_existing, replace_file
 from mnist_exp.runs.log import say
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     import keras
 
     from mnist_exp.data.dataset import Dataset, Images, Part
-    from mnist_exp.inference.saved import Probabilities
+    from mnist_exp.inference.scoring import Probabilities
 
 EXPORTS = "exports"
 EXTRA = "pip install 'mnist-exp[export]'"
@@ -102,7 +102,7 @@ def refuse_unfinished(saved: Saved) -> None:
         raise RequestError("register: takes a run that is here; a file is no run")
     if saved.result.get("status") != "finished":
         raise RequestError(
-            f"register: {shown(saved.run)} is {saved.result.get('status')}; a finished run is needed"
+            f"register: {display_path(saved.run)} is {saved.result.get('status')}; a finished run is needed"
         )
 
 
@@ -142,19 +142,19 @@ def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None
     """Raises `RequestError` unless the model takes images as the data's, and gives a number per class."""
     takes, gives = model.input_shape, model.output_shape
     if not (isinstance(takes, tuple) and isinstance(gives, tuple) and len(takes) == 4 and len(gives) == 2):
-        raise RequestError(f"{shown(saved.file)}: not a classifier of images: takes {takes}, gives {gives}")
+        raise RequestError(f"{display_path(saved.file)}: not a classifier of images: takes {takes}, gives {gives}")
     images = data.train.images.shape[1:]
     if any(size not in (None, found) for size, found in zip(takes[1:], images, strict=True)):
         expected, found = ("×".join(str(size or "any") for size in shape) for shape in (takes[1:], images))
         raise RequestError(
-            f"{shown(saved.file)}: takes images of {expected}, and those of {data.origin} are {found}; "
+            f"{display_path(saved.file)}: takes images of {expected}, and those of {data.origin} are {found}; "
             "data=… data.shape=… data.classes=… name others"
         )
 
 
 def introduce(saved: Saved, model: keras.Model, data_name: str, data: Dataset) -> None:
     """Tell what is exported, and what it is checked on."""
-    from mnist_exp.model.preprocess import count_parameters
+    from mnist_exp.model.preprocessing import count_parameters
 
     kind, part = images_of(data)
     say(f"model   {saved.name}, {count_parameters(model):,} parameters")
@@ -166,14 +166,14 @@ def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: 
 
     Raises `WorkError` then, and `RequestError` where the target cannot be written.
     """
-    from mnist_exp.inference.saved import predict
+    from mnist_exp.inference.scoring import predict
     from mnist_exp.report.progress import images_bar
 
     kind, part = images_of(data)
     expected = predict(model, part.images)
     if not (expected == expected).all():  # NaN
         raise WorkError(
-            f"{shown(saved.file)}: gives NaN for some images; there is nothing to check formats against"
+            f"{display_path(saved.file)}: gives NaN for some images; there is nothing to check formats against"
         )
     checked: list[Checked] = []
     failed: list[str] = []
@@ -206,7 +206,7 @@ def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: 
     )
     for note in notes(saved, model, target, [of.name for of in checked]):
         say(f"note    {note}")
-    say(f"written {shown(target)}")
+    say(f"written {display_path(target)}")
     if failed:
         raise WorkError("not kept:\n  " + "\n  ".join(failed))
 
@@ -240,7 +240,7 @@ def written(
     name: str, saved: Saved, images: Images, expected: Probabilities, folder: Path, tolerance: float
 ) -> Checked:
     """Write a format into a folder, once it was checked. Raises `Unfit`, and `OSError` for a full disk."""
-    from mnist_exp.inference.formats import FORMATS, run_all, seconds_per_image
+    from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_image
 
     form = FORMATS[name]
     try:
@@ -279,7 +279,7 @@ def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: 
 
 def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
     """What who uses the files should know of them."""
-    from mnist_exp.model.save import hdf5_takes
+    from mnist_exp.model.saving import hdf5_takes
 
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
         yield "without the optimizer's state: Keras drops it when it loads HDF5"
@@ -311,7 +311,7 @@ def print_checked(checked: Sequence[Checked]) -> None:
 def register(config: ExportConfig, saved: Saved) -> None:
     """Register a run's model in MLflow, and say how it is served. Raises `WorkError`."""
     from mnist_exp.tracking import registry
-    from mnist_exp.tracking.follow import reason
+    from mnist_exp.tracking.uploader import reason
 
     assert saved.run is not None
     assert config.name is not None
@@ -320,8 +320,8 @@ def register(config: ExportConfig, saved: Saved) -> None:
     try:
         found = registry.register(saved.run, config.tracking.uri, config.name, config.alias)
     except Exception as error:  # MLflow raises anything
-        raise WorkError(f"{shown(saved.run)}: not registered: {reason(error)}") from error
-    say(f"registered {shown(saved.run)} as version {found.version} of {config.name}, in {found.store}")
+        raise WorkError(f"{display_path(saved.run)}: not registered: {reason(error)}") from error
+    say(f"registered {display_path(saved.run)} as version {found.version} of {config.name}, in {found.store}")
     say(f"use it   run={found.uri}")
     command = f"mlflow models serve -m {found.uri} --env-manager local --port 5001"
     say(f"serve it MLFLOW_TRACKING_URI={shlex.quote(found.store)} {command}")

@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.saved import Saved, config_of, find_saved, normalizes, settle_saved
-from mnist_exp.commands.settle import set_up
-from mnist_exp.commands.train import shown
-from mnist_exp.config.request import Request
+from mnist_exp.config.command_schemas import PredictConfig
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.verbs import PredictConfig
+from mnist_exp.engine.preparation import set_up
+from mnist_exp.engine.saved_model import Saved, config_of, find_saved, normalizes, settle_saved
 from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.runs.files import write_text
+from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.log import say
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     from mnist_exp.inference.predictor import Predictor
@@ -32,7 +32,7 @@ def predict(request: Request, started: float) -> None:
     tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
     set_up(of_run)
     predictor = predictor_of(saved, of_run, config.predict.normalize)
-    tell(f"model   {shown(saved.file)}")
+    tell(f"model   {display_path(saved.file)}")
     predictions, problems = classify(predictor, config, tell)
     if problems and (not config.predict.skip_bad or not predictions):
         advice = "\npredict.skip_bad=true leaves them out" if predictions and config.format != "kaggle" else ""
@@ -70,9 +70,9 @@ def predictor_of(saved: Saved, config: TrainConfig, normalize: bool | None) -> P
 
     from mnist_exp.data.dataset import numbered
     from mnist_exp.inference.predictor import Predictor
-    from mnist_exp.inference.saved import form
+    from mnist_exp.inference.scoring import form
 
-    shape, classes = form(model, str(shown(saved.file)))
+    shape, classes = form(model, str(display_path(saved.file)))
     known = (config.data.class_names, saved.result.get("data", {}).get("class_names"))
     names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
     if normalize and shape[2] != 1:
@@ -125,4 +125,4 @@ def write(predictions: Sequence[Prediction], config: PredictConfig, tell: Callab
         write_text(file, text)
     except OSError as error:
         raise WorkError(f"{error.filename or file}: cannot be written: {error.strerror}") from error
-    tell(f"written {shown(file)}: {len(predictions):,} images")
+    tell(f"written {display_path(file)}: {len(predictions):,} images")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
-from mnist_exp.config.verbs import RunsConfig
+from mnist_exp.config.command_schemas import RunsConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.runs.directory import list_runs
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mnist_exp.commands.settle import check_config, settle_data, start_from_run
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.engine.preparation import check_config, settle_data, start_from_run
 from mnist_exp.runs.log import say
 
 _EXAMPLES, _SAMPLES = 2, 8
@@ -21,10 +21,10 @@ def show(request: Request, started: float) -> None:
 
 def show_model(config: TrainConfig) -> None:
     """Print the card of the model that the config describes, and the remarks on it."""
-    from mnist_exp.model.advice import advice
+    from mnist_exp.analysis.design_advice import advice
+    from mnist_exp.analysis.summary import FOOTNOTE, HEADS, RIGHT, as_rows, card
     from mnist_exp.model.build import build
-    from mnist_exp.model.card import FOOTNOTE, HEADS, RIGHT, as_rows, card
-    from mnist_exp.model.preprocess import Statistics
+    from mnist_exp.model.preprocessing import Statistics
     from mnist_exp.report.tables import print_table
 
     model = build(config, Statistics(), "float32")
@@ -39,7 +39,7 @@ def show_augmentation(request: Request, config: TrainConfig) -> None:
     """Print a few training images, and beside each what augmentation makes of it."""
     import numpy as np
 
-    from mnist_exp.report.shades import print_images
+    from mnist_exp.report.terminal_images import print_images
     from mnist_exp.training.augment import samples
 
     _, config, source, _ = settle_data(request, config)

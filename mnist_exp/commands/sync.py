@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.train import shown
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
-from mnist_exp.config.verbs import SyncConfig
+from mnist_exp.config.command_schemas import SyncConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs import journal
+from mnist_exp.runs.abandoned import settle
 from mnist_exp.runs.directory import RUNS, SWEEPS
-from mnist_exp.runs.find import find_run
-from mnist_exp.runs.idle import settle
+from mnist_exp.runs.lookup import find_run
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     from mnist_exp.tracking.delivery import Delivery
@@ -39,10 +39,10 @@ def sync(request: Request, started: float) -> None:
         entries, failure = bring_up_to_date(folder, config, silent, told)
         if failure:
             failed += 1
-            print(f"{shown(folder)}: not delivered: {failure}", flush=True)
+            print(f"{display_path(folder)}: not delivered: {failure}", flush=True)
         elif entries:
             done += 1
-            print(f"{shown(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}", flush=True)
+            print(f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}", flush=True)
     if failed:
         raise WorkError(f"{failed} could not be delivered, {done} could; what is missing is kept in the journals")
     print(f"{done} brought up to date." if done else "MLflow has everything.")
@@ -50,7 +50,7 @@ def sync(request: Request, started: float) -> None:
 
 def find_journals(config: SyncConfig) -> list[Path]:
     """The directories to look at: that of a run, those of a sweep with its jobs, or all. Raises `RequestError`."""
-    from mnist_exp.tracking.follow import journals
+    from mnist_exp.tracking.uploader import journals
 
     outputs = Path(config.outputs)
     if config.run is None:
@@ -74,7 +74,7 @@ def _first_line(folder: Path) -> dict[str, object]:
 def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], told: set[str]) -> tuple[int, str]:
     """Deliver what is missing. Returns the number of entries, and what is in the way."""
     from mnist_exp.tracking.delivery import Delivery
-    from mnist_exp.tracking.follow import answers, reason
+    from mnist_exp.tracking.uploader import answers, reason
 
     delivery: Delivery | None = None
     try:

@@ -16,24 +16,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.commands.jobs import load_source
-from mnist_exp.commands.resume import check_resumption
-from mnist_exp.commands.search import Search, check_search
-from mnist_exp.commands.settle import set_up
-from mnist_exp.commands.train import PLOTS, Job, draw_test, run_training, score_test, shown
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request, key_of
+from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.preparation import set_up
+from mnist_exp.engine.results import PLOTS, draw_test, score_test
+from mnist_exp.engine.resumption import check_resumption
+from mnist_exp.engine.run import Job, run_training
 from mnist_exp.errors import Killed, MnistExpError, Pruned, RequestError, WorkError
+from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
-from mnist_exp.runs.files import remove_folder, write_text
 from mnist_exp.runs.log import LOG, quiet, say, warn
 from mnist_exp.runs.signals import held
 from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.sweeps.search import Search, check_search
+from mnist_exp.sweeps.worker import load_source
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
-    from mnist_exp.sweeps.study import Claim, Study, Trial
-    from mnist_exp.tracking.study import StudyRecord
+    from mnist_exp.sweeps.optuna_study import Claim, Study, Trial
+    from mnist_exp.tracking.study_record import StudyRecord
 
 TABLE = "trials.csv"
 _SHOWN = 10  # of the best trials
@@ -43,8 +45,8 @@ _PATIENCE = 60  # seconds, for another process that concludes the search
 def tune(request: Request, started: float) -> None:
     """Search, and score the best trial. Raises `RequestError` before anything is created, `WorkError` after."""
     search = check_search(request)
-    from mnist_exp.sweeps.study import Study, open_study
-    from mnist_exp.tracking.study import StudyRecord
+    from mnist_exp.sweeps.optuna_study import Study, open_study
+    from mnist_exp.tracking.study_record import StudyRecord
 
     select, settings = search.config.training.select, search.tune
     with study_directory(search) as directory:
@@ -56,7 +58,7 @@ def tune(request: Request, started: float) -> None:
         study = Study(storage, search.space, settings.sampler, search.seed, search.trials, directory, record.key)
         ended = [trial for trial in study.trials() if trial.state != "running"]
         before = f", {len(ended)} ended already" if ended else ""
-        say(f"study   {shown(directory)}: {search.trials} trials wanted{before}")
+        say(f"study   {display_path(directory)}: {search.trials} trials wanted{before}")
         say(f"space   {', '.join(search.space.keys)}")
         say(f"search  {settings.sampler} for the {select.mode}imum of {select.metric}; pruner {settings.pruner}")
         try:
@@ -69,9 +71,9 @@ def tune(request: Request, started: float) -> None:
                         tell_trial(search, study, claim.number, directory)
             conclude(search, study, record, directory)
         except (KeyboardInterrupt, Killed):
-            say(f"{shown(directory)}: interrupted; the same command goes on with it")
+            say(f"{display_path(directory)}: interrupted; the same command goes on with it")
             raise
-    say(f"{shown(directory)}: done in {time.perf_counter() - started:.1f} s")
+    say(f"{display_path(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
         warn(f"these figures are for {search.config.data.name}, which stood in for {search.stands_in_for}")
 
@@ -94,7 +96,7 @@ def study_directory(search: Search) -> Iterator[Path]:
     # An empty one is another process's, which begins the study at this moment.
     if directory.exists() and any(directory.iterdir()) and not (directory / ".claims").is_dir():
         raise RequestError(
-            f"{shown(directory)}: is there already, and is no study; tune.name=… gives it another name"
+            f"{display_path(directory)}: is there already, and is no study; tune.name=… gives it another name"
         )
     created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
@@ -180,7 +182,7 @@ def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
 
 def watch(config: TrainConfig, claim: Claim) -> Any:
     """What tells the study of a run's epochs, and ends the run that is behind."""
-    from mnist_exp.training.selection import better
+    from mnist_exp.training.early_stopping import better
 
     metric = config.training.select.metric
 
@@ -202,13 +204,13 @@ def tell_trial(search: Search, study: Study, number: int, directory: Path) -> No
     if trial is None:  # given up by others
         return
     values = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
-    value, seconds = search.shown(trial.value), trial.seconds or 0.0
+    value, seconds = search.display_path(trial.value), trial.seconds or 0.0
     line = f"trial {number:<4} {value:>9}  {trial.state:<8}  {seconds:6.1f} s  {values}"
     best = best_of(search, trials)
-    say(line + (f"  best so far: trial {best.number}, {search.shown(best.value)}" if best else ""))
+    say(line + (f"  best so far: trial {best.number}, {search.display_path(best.value)}" if best else ""))
     if trial.reason:
         log = directory / trial_name(number) / LOG
-        say(f"  {trial.reason}{f' ({shown(log)})' if log.is_file() else ''}")
+        say(f"  {trial.reason}{f' ({display_path(log)})' if log.is_file() else ''}")
 
 
 def best_of(search: Search, trials: Sequence[Trial]) -> Trial | None:
@@ -277,8 +279,8 @@ def is_written(directory: Path, table: str) -> bool:
 def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float] | None:
     """Score the best trial's saved model on the test part, unless that was done; its scores, if there is one."""
     from mnist_exp.data.load import prepare
-    from mnist_exp.inference.saved import load
-    from mnist_exp.tracking.record import TestRecord
+    from mnist_exp.inference.scoring import load
+    from mnist_exp.tracking.recorder import TestRecord
 
     path = directory / trial_name(best.number)
     summary = summarize(path)
@@ -329,7 +331,7 @@ def best_rows(search: Search, order: Sequence[Trial]) -> tuple[list[str], list[l
     header = ["trial", "state", search.metric, *search.space.keys, "seconds"]
     rows = [
         [
-            str(trial.number), trial.state, search.shown(trial.value), *map(short, trial.values.values()),
+            str(trial.number), trial.state, search.display_path(trial.value), *map(short, trial.values.values()),
             "–" if trial.seconds is None else f"{trial.seconds:.1f}",
         ]
         for trial in order[:_SHOWN]
@@ -349,8 +351,8 @@ def print_results(search: Search, study: Study, order: Sequence[Trial], best: Tr
     if shares := importances(study.optuna):
         say("matters " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
     path = directory / trial_name(best.number)
-    where = shown(path) if path.is_dir() else best.place
-    say(f"best    trial {best.number} with {search.metric} {search.shown(best.value)}: {where}")
+    where = display_path(path) if path.is_dir() else best.place
+    say(f"best    trial {best.number} with {search.metric} {search.display_path(best.value)}: {where}")
     summary = summarize(path)
     if summary is not None and (test := summary.result.get("test")):
         images = summary.result["data"]["images"]["test"]

@@ -18,9 +18,9 @@ import webbrowser
 from pathlib import Path
 from typing import IO
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
-from mnist_exp.config.verbs import UiConfig
+from mnist_exp.config.command_schemas import UiConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.tracking.store import artifact_root, database_path, follow_move, tracking_uri
 

@@ -11,18 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mnist_exp.commands.inside import Chosen, Picture, Subject, pictures_of
-from mnist_exp.commands.saved import Saved, data_of, normalizes, refuse_other_form, settle_saved
-from mnist_exp.commands.settle import set_up
-from mnist_exp.commands.train import PLOTS, shown
-from mnist_exp.config.places import COMMAND_LINE
-from mnist_exp.config.request import Request, key_of
+from mnist_exp.config.command_schemas import VisualizeConfig
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.verbs import VisualizeConfig
+from mnist_exp.engine.model_pictures import Chosen, Picture, Subject, pictures_of
+from mnist_exp.engine.preparation import set_up
+from mnist_exp.engine.results import PLOTS
+from mnist_exp.engine.saved_model import Saved, data_of, normalizes, refuse_other_form, settle_saved
 from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.runs.atomic import new_folder, refuse_existing
 from mnist_exp.runs.directory import RunDirectory, make_directory, safe_name, shown_data, stamped
-from mnist_exp.runs.files import new_folder, refuse_existing
 from mnist_exp.runs.log import say, warn
+from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +57,7 @@ def visualize(request: Request, started: float) -> None:
     with place(saved, options, chosen, [picture.file for picture in pictures], wait_seconds) as folder:
         for picture in pictures:
             picture.draw(path=folder / picture.file)
-    tell(subject, options.pictures, pictures, options.output or shown(folder))
+    tell(subject, options.pictures, pictures, options.output or display_path(folder))
 
 
 def tell(subject: Subject, kinds: Sequence[str], pictures: Sequence[Picture], folder: Path | str) -> None:
@@ -73,9 +74,9 @@ def plain(saved: Saved) -> keras.Model:
     import keras
 
     loaded = saved.load()
-    from mnist_exp.inference.saved import form
+    from mnist_exp.inference.scoring import form
 
-    form(loaded, str(shown(saved.file)))
+    form(loaded, str(display_path(saved.file)))
     return keras.Model(loaded.inputs[0], loaded.outputs[0])
 
 
@@ -99,7 +100,7 @@ def choose_layers(
     model: keras.Model, saved: Saved, config: TrainConfig, options: VisualizeConfig
 ) -> list[keras.Layer]:
     """The layers that are meant, in the order of computation. Raises `RequestError` with those not there."""
-    from mnist_exp.model.choice import NoSuchLayer, choose, places_in, places_without_list, telling
+    from mnist_exp.analysis.layer_selection import NoSuchLayer, choose, places_in, places_without_list, telling
 
     if options.layers is None:
         return telling(model)
@@ -122,7 +123,7 @@ def choose_images(
     """The images that are meant. Raises `RequestError` for those that are not there."""
     import numpy as np
 
-    from mnist_exp.inference.saved import predict
+    from mnist_exp.inference.scoring import predict
 
     wanted = options.images
     if wanted is not None and len(wanted) > _MOST_IMAGES:
@@ -180,7 +181,7 @@ def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple
     """The images in files, (n, *shape), as `predict` shows them to the model, and why some cannot be read."""
     import numpy as np
 
-    from mnist_exp.inference.pictures import read_picture
+    from mnist_exp.inference.image_files import read_picture
 
     read, problems = np.empty((len(files), *shape), np.uint8), []
     for index, file in enumerate(files):
@@ -209,7 +210,7 @@ def most_wrong(model: keras.Model, part: Part) -> list[int]:
     """The images that the model is surest to be what they are not, the surest first."""
     import numpy as np
 
-    from mnist_exp.inference.saved import predict
+    from mnist_exp.inference.scoring import predict
 
     probabilities = predict(model, part.images)
     predicted = probabilities.argmax(axis=1)
@@ -248,7 +249,7 @@ def place(
 @contextmanager
 def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> Iterator[Path]:
     """A folder in a run; the files that are written there are given to the tracker. Raises `RequestError`."""
-    from mnist_exp.tracking.record import add_artifacts
+    from mnist_exp.tracking.recorder import add_artifacts
 
     try:
         directory = RunDirectory.open(run)

@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mnist_exp.config.explain import (
+from mnist_exp.config.diagnostics import (
     explain,
     explain_file,
     explain_interpolation,
@@ -29,9 +29,9 @@ from mnist_exp.config.explain import (
     preset_problems,
     unreadable,
 )
-from mnist_exp.config.loader import COMPOSITION_ERRORS, config_loader, is_group, load, option_file
-from mnist_exp.config.places import COMMAND_LINE, Places
-from mnist_exp.config.request import Request, key_of, parse_override
+from mnist_exp.config.hydra_adapter import COMPOSITION_ERRORS, config_loader, is_group, load, option_file
+from mnist_exp.config.overrides import Request, key_of, parse_override
+from mnist_exp.config.provenance import COMMAND_LINE, Places
 from mnist_exp.errors import Problem, RequestError
 
 # Groups whose options hold values of other groups.

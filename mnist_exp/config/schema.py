@@ -1,7 +1,7 @@
 """The typed, frozen config that the rest of the program works with.
 
 What is checked here: unknown keys, types, ranges, and values that contradict each other. Layers, losses,
-metrics and optimizers are checked by building them with Keras (`mnist_exp.model.build.check`).
+metrics and optimizers are checked by building them with Keras (`mnist_exp.engine.keras_check.check`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from mnist_exp.config.names import did_you_mean
+from mnist_exp.suggest import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -10,7 +10,7 @@ import numpy as np
 from mnist_exp.config.schema import DataConfig
 from mnist_exp.data import csv, digits, folder, idx, npz
 from mnist_exp.data.dataset import Dataset, Part, Source, digest, numbered
-from mnist_exp.data.lookup import given_paths, locate
+from mnist_exp.data.sources import given_paths, locate
 from mnist_exp.data.splits import stratified
 from mnist_exp.errors import RequestError
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mnist_exp.config.names import did_you_mean
 from mnist_exp.config.schema import FileSpec
 from mnist_exp.data import csv, idx, npz
 from mnist_exp.data.dataset import CHUNK, Images, Shape
 from mnist_exp.data.folder import ENDINGS
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.pictures import read_picture
+from mnist_exp.inference.image_files import read_picture
+from mnist_exp.suggest import did_you_mean
 
 STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")

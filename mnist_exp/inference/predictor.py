@@ -16,7 +16,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Shape
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.inputs import find_inputs, read_inputs
-from mnist_exp.inference.saved import Probabilities, predict
+from mnist_exp.inference.scoring import Probabilities, predict
 
 FileName = str | Path
 

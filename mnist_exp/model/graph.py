@@ -11,8 +11,7 @@ from typing import Any
 
 import keras
 
-from mnist_exp.config.keras_names import snake_case
-from mnist_exp.config.layers import (
+from mnist_exp.keras_spec.layer_types import (
     COMPOSITES,
     KEEP_SHAPE,
     ArgumentError,
@@ -26,6 +25,7 @@ from mnist_exp.config.layers import (
     tell,
     told_at,
 )
+from mnist_exp.keras_spec.signatures import snake_case
 from mnist_exp.model.layers import first_sentence, make_layer, numbered, why_not
 
 Tensor = Any  # keras.KerasTensor; None after something that did not fit

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnist_exp.config.layers import ArgumentError, parse_entry
+from mnist_exp.keras_spec.layer_types import ArgumentError, parse_entry
 
 
 def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:

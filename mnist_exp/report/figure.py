@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mnist_exp.runs.files import replace_file
+from mnist_exp.runs.atomic import replace_file
 
 DPI = 110
 matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dollar

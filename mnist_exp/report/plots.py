@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnist_exp.data.dataset import Images, Labels
-from mnist_exp.inference.assessment import confusion
+from mnist_exp.inference.metrics import confusion
 from mnist_exp.report.figure import new_figure, write
 
 History = Sequence[Mapping[str, float]]

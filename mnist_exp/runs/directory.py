@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import io
 import itertools
 import json
@@ -22,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import RequestError
-from mnist_exp.runs.files import write_text
-from mnist_exp.runs.idle import LOCK as _LOCK
-from mnist_exp.runs.idle import RESULT as _RESULT
-from mnist_exp.runs.idle import lock, mark_killed, write_result
+from mnist_exp.runs.abandoned import RESULT as _RESULT
+from mnist_exp.runs.abandoned import mark_killed, write_result
+from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.journal import FILE as JOURNAL
+from mnist_exp.runs.locks import LOCK as _LOCK
+from mnist_exp.runs.locks import is_locked, lock
 
 RUNS, SWEEPS = "runs", "sweeps"
 _HISTORY = "history.csv"
@@ -267,20 +267,4 @@ def _is_gone(result: Mapping[str, Any]) -> bool:
         os.kill(pid, 0)  # sends nothing
     except (OSError, OverflowError) as error:  # another user's process lives too
         return isinstance(error, ProcessLookupError)
-    return False
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process works in a run's directory."""
-    try:
-        descriptor = os.open(path / _LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        # Shared: looking must not keep somebody from taking the lock, but for an instant, nor need write access.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
     return False

@@ -1,6 +1,6 @@
 """Everything for the tracker, in order, as lines of JSON in the run directory.
 
-Training only appends here (0.1 ms); `mnist_exp.tracking.follow` reads it, in another process. The kinds of
+Training only appends here (0.1 ms); `mnist_exp.tracking.uploader` reads it, in another process. The kinds of
 lines, each with `time` (milliseconds since 1970):
 
     run        name, key (unique), experiment, tags, enabled (whether it is for a tracker at all), uri (of the

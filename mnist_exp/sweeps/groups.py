@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.config.identity import with_effect
 from mnist_exp.runs.directory import RunSummary, seconds_of
+from mnist_exp.runs.fingerprint import with_effect
 from mnist_exp.runs.journal import flatten
 
 # Parts of a config whose option has a name, which says more than the values that it stands for.

@@ -7,10 +7,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mnist_exp.config.grid import Grid
-from mnist_exp.config.request import key_of
+from mnist_exp.config.overrides import key_of
 from mnist_exp.report.tables import percent, print_table
 from mnist_exp.runs.log import say
+from mnist_exp.sweeps.grid import Grid
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.runs import journal
-from mnist_exp.runs.files import write_text
-from mnist_exp.runs.idle import amend_result
-from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri, exclusive
+from mnist_exp.runs.abandoned import amend_result
+from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.locks import exclusive
+from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
@@ -246,7 +247,7 @@ class Delivery:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model
 
-        from mnist_exp.tracking import keras_file
+        from mnist_exp.tracking import mlflow_model
 
         if not self._is_there(line["file"]):
             return
@@ -266,7 +267,7 @@ class Delivery:
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
-            keras_file.save_model(
+            mlflow_model.save_model(
                 str(folder),
                 Model(
                     artifact_path=logged.artifact_location,

@@ -6,20 +6,18 @@ can be moved; every other store has a URI.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sqlite3
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.runs.atomic import replace_file
 from mnist_exp.runs.directory import RUNS, SWEEPS
-from mnist_exp.runs.files import replace_file
+from mnist_exp.runs.locks import exclusive
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 _SQLITE = "sqlite:///"
@@ -139,25 +137,3 @@ def database_path(uri: str) -> Path | None:
 def uri_of(database: Path) -> str:
     """The URI of an SQLite store; of what may stand in a path, SQLAlchemy reads `%` and `?` as something else."""
     return _SQLITE + str(database).replace("%", "%25").replace("?", "%3F")
-
-
-@contextmanager
-def exclusive(path: Path, patience: float = 120) -> Iterator[None]:
-    """Hold a file lock. Raises `TimeoutError` if another process holds it for `patience` seconds.
-
-    Processes that open a fresh SQLite store at once would all fail in its migration.
-    """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    deadline = time.monotonic() + patience
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"another process has held {path} for {patience:g} s") from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)

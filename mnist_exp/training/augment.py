@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from mnist_exp.config.schema import AugConfig
 from mnist_exp.data.dataset import Images
-from mnist_exp.model.augmentation import change, make_layers, seed_layer
+from mnist_exp.training.keras_augment import change, make_layers, seed_layer
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no types
 Augment = Callable[[Tensor, Tensor], Tensor]

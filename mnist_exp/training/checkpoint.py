@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.runs.files import replace_file
+from mnist_exp.runs.atomic import replace_file
 from mnist_exp.training.loop import Arrays, Progress, Snapshot, as_arrays
 from mnist_exp.training.step import build_state
 

@@ -21,11 +21,11 @@ import tensorflow as tf
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import WorkError
-from mnist_exp.model.schedule import learning_rates
 from mnist_exp.training.augment import make_augment
-from mnist_exp.training.finite import first_not_finite
-from mnist_exp.training.fused import fused
-from mnist_exp.training.selection import better, learning_rate_scale, stops_early
+from mnist_exp.training.early_stopping import better, learning_rate_scale, stops_early
+from mnist_exp.training.fast_layers import fused
+from mnist_exp.training.nan_check import first_not_finite
+from mnist_exp.training.schedule import learning_rates
 from mnist_exp.training.step import compile_steps, compile_validation, read_metrics
 
 # Steps in one compiled call: enough to hide the call's cost (about 1 ms), few enough for a smooth display and

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import keras
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build
-from mnist_exp.model.preprocess import statistics
+from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import device
 
 

@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data import idx
 from mnist_exp.data.dataset import Source
 from mnist_exp.data.load import find, prepare
-from mnist_exp.data.lookup import cache_folder
+from mnist_exp.data.sources import cache_folder
 
 HERE = Path(__file__).resolve().parent
 # Images of an epoch that is timed, held-out ones included: about four seconds of the script.
@@ -45,7 +45,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
 Epoch = dict[str, float]
 
 
-def shown(values: Sequence[float], digits: int = 2) -> str:
+def display_path(values: Sequence[float], digits: int = 2) -> str:
     """The median, and the range in brackets."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
@@ -114,13 +114,16 @@ def training_table(archive: Path, pairs: int) -> None:
             }
             least = target if aug == "rotate45" else WITHOUT
             print(
-                f"| `{model} aug={aug}` | {f'≥ {least}' if least else ''} | **{shown(ratios['auto'])}** "
-                f"| {shown(ratios['float32'])} | {median(speeds['auto']):,.0f} | {median(speeds['script']):,.0f} "
-                f"| {shown(costs['auto'], 3)} | {shown(costs['float32'], 3)} | {shown(costs['script'], 3)} |",
+                f"| `{model} aug={aug}` | {f'≥ {least}' if least else ''} | **{display_path(ratios['auto'])}** "
+                f"| {display_path(ratios['float32'])} | {median(speeds['auto']):,.0f} | {median(speeds['script']):,.0f} "
+                f"| {display_path(costs['auto'], 3)} | {display_path(costs['float32'], 3)} | {display_path(costs['script'], 3)} |",
                 flush=True,
             )
     differences = [cpu[model, "rotate45"] - cpu[model, "none"] for model in TARGETS]
-    print(f"\nAugmentation, CPU seconds per 1,000 images: between the rows, {shown(differences, 3)}", flush=True)
+    print(
+        f"\nAugmentation, CPU seconds per 1,000 images: between the rows, {display_path(differences, 3)}",
+        flush=True,
+    )
 
 
 # Runs a script or a module, and prints the greatest memory of its process, in MB.
@@ -176,7 +179,7 @@ def command_table(archive: Path, pairs: int) -> None:
             mine, other = [one[index] for one in ours], [one[index] for one in theirs]
             ratios = [a / b for a, b in zip(mine, other, strict=True)]
             print(
-                f"| {figure} | ≤ {least} | **{shown(ratios)}** | {shown(mine, 1)} | {shown(other, 1)} |",
+                f"| {figure} | ≤ {least} | **{display_path(ratios)}** | {display_path(mine, 1)} | {display_path(other, 1)} |",
                 flush=True,
             )
     print()
@@ -196,8 +199,8 @@ def sweep_table(archive: Path, pairs: int) -> None:
             ours.append(run(["mnist_exp", "-m", *launcher, *words], Path(name))[0])
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     print(
-        f"| {JOBS} jobs, `lenet5x5 aug=rotate45`, one epoch | ≤ {SWEEP} | **{shown(ratios)}** | {shown(ours, 1)} "
-        f"| {shown(theirs, 1)} |\n",
+        f"| {JOBS} jobs, `lenet5x5 aug=rotate45`, one epoch | ≤ {SWEEP} | **{display_path(ratios)}** | {display_path(ours, 1)} "
+        f"| {display_path(theirs, 1)} |\n",
         flush=True,
     )
 
@@ -233,7 +236,7 @@ def augmentation(pairs: int) -> None:
     augmented(), plain()
     costs = [(seconds(augmented) - seconds(plain)) * 1000 / (batch * batches) for _ in range(pairs)]
     print(
-        f"Augmentation by itself, CPU seconds per 1,000 images: {shown(costs, 4)}, target ≤ {AUG_COST}\n",
+        f"Augmentation by itself, CPU seconds per 1,000 images: {display_path(costs, 4)}, target ≤ {AUG_COST}\n",
         flush=True,
     )
 
@@ -250,7 +253,7 @@ def reading(source: Source, folder: Path, pairs: int) -> None:
         started = time.perf_counter()
         prepare(find(config.data, sys.exit), config.data)
         taken.append(time.perf_counter() - started)
-    print(f"Reading MNIST from the cache, seconds: {shown(taken)}, target ≤ {READING}\n", flush=True)
+    print(f"Reading MNIST from the cache, seconds: {display_path(taken)}, target ≤ {READING}\n", flush=True)
 
 
 def main(pairs: int) -> None:

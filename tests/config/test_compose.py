@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.grid import expand
-from mnist_exp.config.loader import conf_folder
-from mnist_exp.config.request import Request, parser, request_from
+from mnist_exp.config.hydra_adapter import conf_folder
+from mnist_exp.config.overrides import Request, parser, request_from
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import Problem, RequestError
+from mnist_exp.sweeps.grid import expand
 
 
 def config(*overrides: str, **request: object) -> TrainConfig:
@@ -283,7 +283,7 @@ def test_an_interval_is_not_a_grid():
 
 def test_a_saved_config_is_a_starting_point():
     """With a base, groups replace the saved ones whole and values go on top."""
-    from mnist_exp.config.identity import as_values
+    from mnist_exp.runs.fingerprint import as_values
 
     base = as_values(config("model=pyramid", "model.width=24", "training.epochs=7"))
     again = config(base=base)
@@ -296,7 +296,7 @@ def test_a_saved_config_is_a_starting_point():
 
 def test_a_knob_of_a_saved_config_is_not_turned_for_nothing():
     """A resolved config has no knobs: turning one is refused instead of ignored; so is a preset."""
-    from mnist_exp.config.identity import as_values
+    from mnist_exp.runs.fingerprint import as_values
 
     base = as_values(config("model=pyramid"))
     assert "hold values, not knobs" in problems("model.width=3", base=base)[0][1]
@@ -305,7 +305,7 @@ def test_a_knob_of_a_saved_config_is_not_turned_for_nothing():
 
 def test_a_mistake_in_a_saved_config_is_told_with_its_line(tmp_path: Path):
     """Not blamed on the default option's file."""
-    from mnist_exp.config.identity import as_values
+    from mnist_exp.runs.fingerprint import as_values
 
     file = tmp_path / "config.yaml"
     file.write_text("seed: 0\ntraining:\n  epochs: 0\n")

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from mnist_exp.config.check import compose_checked
 from mnist_exp.config.compose import compose
-from mnist_exp.config.keras_names import class_arguments, classes
-from mnist_exp.config.layers import ALLOWED, AUGMENTATIONS
-from mnist_exp.config.loader import conf_folder
-from mnist_exp.config.request import Request
+from mnist_exp.config.hydra_adapter import conf_folder
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError
+from mnist_exp.keras_spec.layer_types import ALLOWED, AUGMENTATIONS
+from mnist_exp.keras_spec.signatures import class_arguments, classes
 
 LINE = "command line"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Part, Source, numbered
 from mnist_exp.data.load import find, prepare
 from mnist_exp.data.splits import stratified

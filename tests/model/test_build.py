@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.keras_check import check
 from mnist_exp.errors import RequestError
-from mnist_exp.model.build import build, check
-from mnist_exp.model.preprocess import Statistics, statistics
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import Statistics, statistics
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 28, 28, 1), np.uint8)
 

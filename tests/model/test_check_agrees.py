@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from running import Silent
 
-from mnist_exp.config.check import compose_checked
 from mnist_exp.config.compose import Composition
-from mnist_exp.config.layers import COMPOSITES
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset, Part
+from mnist_exp.engine.keras_check import check
 from mnist_exp.errors import RequestError
-from mnist_exp.model.build import build, check
-from mnist_exp.model.preprocess import Statistics
+from mnist_exp.keras_spec.layer_types import COMPOSITES
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import Statistics
 from mnist_exp.training.loop import fit
 
 SHAPE, CLASSES = (12, 10, 1), 3

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mnist_exp.errors import RequestError
+from mnist_exp.runs.atomic import replace_file, write_text
 from mnist_exp.runs.directory import RunDirectory, columns, list_runs, safe_name, summarize
-from mnist_exp.runs.files import replace_file, write_text
-from mnist_exp.runs.find import find_run, read_config
+from mnist_exp.runs.lookup import find_run, read_config
 
 
 def make_run(outputs: Path, name: str, started: float = 0, **result: object) -> Path:

@@ -94,10 +94,10 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
     [logged] = client.search_logged_models([runs(client)[0].info.experiment_id])
     assert logged.source_run_id == done.result["mlflow_run_id"]
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.float32)
-    from mnist_exp.inference import saved
+    from mnist_exp.inference import scoring
 
     assert done.run is not None
-    expected = saved.predict(saved.load(done.run / "model.keras"), images)
+    expected = scoring.predict(scoring.load(done.run / "model.keras"), images)
     served = mlflow.pyfunc.load_model(logged.model_uri)
     np.testing.assert_array_equal(served.predict(images[..., 0]), expected)
     np.testing.assert_array_equal(mlflow.keras.load_model(logged.model_uri).predict(images, verbose=0), expected)
@@ -155,7 +155,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     journal.write("run", name="x", key="k", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
     journal.write("metrics", step=1, values={"val/loss": 0.5})
     sender = subprocess.run(
-        [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
+        [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert sender.returncode == 0, sender.stderr
@@ -180,7 +180,7 @@ def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
         journal.write("end", status="FINISHED")
         senders.append(
             subprocess.Popen(
-                [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
+                [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -159,7 +159,7 @@ def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
     """Nothing is left for sync."""
     folder = write_run(tmp_path / "run", server.uri, epochs=1, end=False)
     process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.tracking.follow", str(folder)],
+        [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

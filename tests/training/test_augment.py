@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 from scipy.stats import ks_2samp
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.layers import AUGMENTATIONS
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import AugConfig, TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.keras_spec.layer_types import AUGMENTATIONS
 from mnist_exp.training.augment import displacements, draw, make_augment, matrices, resample, samples, warp
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator

@@ -12,17 +12,18 @@ import pytest
 import yaml
 from running import Silent
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.keras_names import classes
-from mnist_exp.config.layers import ALLOWED, MERGES
-from mnist_exp.config.loader import conf_folder
-from mnist_exp.config.request import Request
+from mnist_exp.config.hydra_adapter import conf_folder
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare
-from mnist_exp.model.build import build, check
-from mnist_exp.model.preprocess import statistics
-from mnist_exp.model.save import save_model
+from mnist_exp.engine.keras_check import check
+from mnist_exp.keras_spec.layer_types import ALLOWED, MERGES
+from mnist_exp.keras_spec.signatures import classes
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import statistics
+from mnist_exp.model.saving import save_model
 from mnist_exp.training.loop import fit
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from running import Silent
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build
-from mnist_exp.model.preprocess import statistics
+from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training.checkpoint import Checkpoints, DamagedCheckpoint, State, read, read_newest
 from mnist_exp.training.loop import Progress, Snapshot, fit
 from mnist_exp.training.step import build_state

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mnist_exp.config.check import compose_checked
-from mnist_exp.config.request import Request
+from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build
-from mnist_exp.model.preprocess import statistics
+from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import step
 
 COMMON = ("data=digits", "data.limit=300", "model=linear", "optimizer=sgd", "training.metrics=[mean_squared_error]",

@@ -1,0 +1,139 @@
+"""What a good adviser would say about a design. Remarks, with their reasons; they never stop anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import keras
+
+from mnist_exp.analysis.summary import LayerRow, card
+from mnist_exp.model.preprocessing import is_preprocessing
+
+# Layers that come between others without being a step of the design.
+_BESIDE: tuple[str, ...] = (
+    "Activation",
+    "BatchNormalization",
+    "Dropout",
+    "ELU",
+    "Flatten",
+    "GaussianNoise",
+    "Identity",
+    "LeakyReLU",
+)
+_BESIDE += ("PReLU", "ReLU", "SpatialDropout2D", "InputLayer")
+_SMALL_SHARE = 0.7  # MNIST's digits fill 20 of 28 pixels
+
+
+def advice(model: keras.Model) -> list[str]:
+    """Remarks on a model, one sentence or two each."""
+    rows = card(model)
+    layers = {layer.name: layer for layer in model.layers if not is_preprocessing(layer)}
+    steps = [row for row in rows if row.type not in _BESIDE]
+    found = [
+        _sees_too_little(rows, model),
+        *_pooling_after_one_convolution(steps),
+        _pooling_first(steps),
+        _pooling_last(steps),
+        _narrows_early(steps),
+        _unpadded_first(steps, layers),
+        _dense_holds_most(rows),
+        _frozen(rows),
+    ]
+    return [remark for remark in found if remark]
+
+
+def _is_convolution(row: LayerRow) -> bool:
+    return "Conv" in row.type
+
+
+def _is_pooling(row: LayerRow) -> bool:
+    return row.type in ("MaxPooling2D", "AveragePooling2D")
+
+
+def _sees_too_little(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
+    """Only where units are averaged in the end: a dense layer sees everything, whatever came before."""
+    for before, row in pairwise(rows):
+        if row.type.startswith("Global") and before.rows.size and before.columns.size:
+            height, width = model.input_shape[1:3]
+            if before.rows.size < _SMALL_SHARE * height or before.columns.size < _SMALL_SHARE * width:
+                sees = f"{before.rows.size}×{before.columns.size} of {height}×{width} pixels"
+                return (
+                    f"{row.name} pools what sees {sees}: no unit sees a whole object. "
+                    "More layers, larger kernels, or an earlier pooling let it."
+                )
+    return None
+
+
+def _pooling_after_one_convolution(steps: Sequence[LayerRow]) -> list[str]:
+    found, convolutions = [], 0
+    for row in steps:
+        if _is_convolution(row):
+            convolutions += 1
+        elif _is_pooling(row):
+            if convolutions == 1:
+                found.append(
+                    f"{row.name} comes after a single convolution: two in a row see more and make a richer "
+                    "function of it, before places are thrown away."
+                )
+            convolutions = 0
+    return found
+
+
+def _pooling_first(steps: Sequence[LayerRow]) -> str | None:
+    if steps and _is_pooling(steps[0]):
+        return f"{steps[0].name} is next to the input: it throws pixels away before anything was found in them."
+    return None
+
+
+def _pooling_last(steps: Sequence[LayerRow]) -> str | None:
+    for index, row in enumerate(steps):
+        if _is_pooling(row) and [after.type for after in steps[index + 1 :]] in (
+            ["Dense", "Softmax"],
+            ["Softmax"],
+        ):
+            return (
+                f"{row.name} is next to the output: nothing is left to make something of what it gathered; "
+                "global average pooling, or a convolution after it, does."
+            )
+    return None
+
+
+def _narrows_early(steps: Sequence[LayerRow]) -> str | None:
+    convolutions = [row for row in steps if _is_convolution(row)]
+    for first, second in pairwise(convolutions[: len(convolutions) // 2 + 1]):
+        if second.output[-1] < first.output[-1]:
+            return (
+                f"{second.name} has {second.output[-1]} channels after {first.output[-1]}: what an early layer "
+                "throws away, no later one gets back. Channels usually grow as the size shrinks."
+            )
+    return None
+
+
+def _unpadded_first(steps: Sequence[LayerRow], layers: dict[str, keras.Layer]) -> str | None:
+    if not steps or not _is_convolution(steps[0]):
+        return None
+    layer = layers[steps[0].name]
+    if layer.padding == "valid" and max(layer.kernel_size) > 1:
+        return (
+            f"{layer.name} is unpadded: pixels at the border are read fewer times than those inside, and the size "
+            "shrinks from the start. padding: same keeps it."
+        )
+    return None
+
+
+def _dense_holds_most(rows: Sequence[LayerRow]) -> str | None:
+    total = sum(row.parameters for row in rows)
+    for row in rows:
+        if row.type == "Dense" and row.parameters > total / 2 and len([r for r in rows if r.parameters]) > 1:
+            share = f"{100 * row.parameters // total}%"
+            return f"{row.name} holds {share} of the parameters: a pooling or a narrower layer before saves most."
+    return None
+
+
+def _frozen(rows: Sequence[LayerRow]) -> str | None:
+    frozen = [row.name for row in rows if not row.learns]
+    if not frozen:
+        return None
+    names = ", ".join(frozen)
+    return f"{names}: frozen; the weights stay what they are at the start, random unless init_from gives them."

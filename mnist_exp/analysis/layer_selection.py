@@ -1,0 +1,69 @@
+"""The layers of a model that a user means: by their place in the list of layers, or by their name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from mnist_exp.model.graph import apply_layers
+from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.suggest import did_you_mean
+
+_LIST = "model.layers."
+# Layers that put out what they are given, but for its shape, when nothing is trained.
+_PASSING = frozenset(
+    {
+        *("ActivityRegularization", "AlphaDropout", "Dropout", "Flatten", "GaussianDropout", "GaussianNoise"),
+        *("Identity", "InputLayer", "RepeatVector", "Reshape", "SpatialDropout1D", "SpatialDropout2D"),
+    }
+)
+
+
+class NoSuchLayer(Exception):
+    """Nothing is called so; the message says what there is."""
+
+
+def places_in(entries: Sequence[Any], shape: tuple[int, ...]) -> dict[str, str]:
+    """The place in a list, which fits images of that shape, of each layer's name: `model.layers.3.layers.0`."""
+    places: dict[str, str] = {}
+    apply_layers(entries, keras.Input(shape), _LIST[:-1], lambda path, message: None, places)
+    return places
+
+
+def places_without_list(model: keras.Model) -> dict[str, str]:
+    """The same for a model whose list is not known: each layer's number."""
+    return {layer.name: f"{_LIST}{number}" for number, layer in enumerate(designed(model))}
+
+
+def choose(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> list[keras.Layer]:
+    """The layer of a name, or those at a place in the list and below it. Raises `NoSuchLayer`."""
+    by_name = {layer.name: layer for layer in model.layers}
+    if wanted in by_name:
+        return [by_name[wanted]]
+    place = f"{_LIST}{str(wanted).removeprefix(_LIST)}."
+    found = [by_name[name] for name, at in places.items() if f"{at}.".startswith(place) and name in by_name]
+    if not found:
+        there = [layer.name for layer in designed(model)]
+        known = [*there, *(at.removeprefix(_LIST) for at in places.values())]
+        meant = did_you_mean(str(wanted), known) if isinstance(wanted, str) else ""
+        listed = ", ".join(
+            f"{places[name].removeprefix(_LIST)} {name}" if name in places else name for name in there
+        )
+        raise NoSuchLayer(f"there is no layer {wanted!r}{meant}; there are {listed}")
+    return [layer for layer in model.layers if layer in found]
+
+
+def designed(model: keras.Model) -> list[keras.Layer]:
+    """A model's layers but for its input and its preprocessing."""
+    return [
+        layer
+        for layer in model.layers
+        if not isinstance(layer, keras.layers.InputLayer) and not is_preprocessing(layer)
+    ]
+
+
+def telling(model: keras.Model) -> list[keras.Layer]:
+    """Those of them that make something of what they are given."""
+    return [layer for layer in designed(model) if type(layer).__name__ not in _PASSING]

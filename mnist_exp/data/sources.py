@@ -1,0 +1,205 @@
+"""Where a data set's files are: a given folder, this user's cache, Keras' cache, or a download."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_exp.config.schema import DataConfig, FileSpec
+from mnist_exp.data.idx import read_content, unpack
+from mnist_exp.errors import RequestError
+from mnist_exp.runs.atomic import replace_file
+
+PATIENCE = 5.0  # seconds that a mirror may take to answer
+MOST = 2**30  # bytes that a mirror may send for a file
+
+
+class NotFound(Exception):
+    """Nobody has the data set; the message says who was asked."""
+
+    def __init__(self, name: str, asked: list[str]) -> None:
+        self.advice = "Give its folder with data.dir=…" + (" or MNIST_EXP_DATA=…" if name == "mnist" else "")
+        super().__init__(f"{name} was not found in any of these places:\n  " + "\n  ".join(asked))
+
+
+@dataclass(frozen=True)
+class Located:
+    """The content of the IDX files, or Keras' archive, and where it came from."""
+
+    origin: str
+    idx: dict[str, bytes] | None = None
+    npz: Path | None = None
+
+
+def cache_folder(name: str) -> Path:
+    """The folder in this user's cache that keeps a data set's files."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "mnist-exp" / name
+
+
+def given_paths(data: DataConfig) -> dict[str, Path]:
+    """Where the parts of a data set are in the folder that the config gives, the digests of files verified.
+
+    Raises `RequestError` for a folder that lacks one.
+    """
+    assert data.dir is not None
+    folder = _given_folder(data.dir)
+    paths = {part: folder / spec.name for part, spec in data.parts.items()}
+    exists, kind = (os.path.isdir, "folder") if data.source == "folder" else (os.path.isfile, "file")
+    missing = [path.name for path in paths.values() if not exists(path)]
+    if missing:
+        advice = (
+            "; data.files.test=null says that there is none" if missing == [paths.get("test", folder).name] else ""
+        )
+        raise RequestError(f"data.dir={folder}: there is no {kind} {', '.join(missing)}{advice}")
+    for part, spec in data.parts.items():
+        if spec.sha256 is not None and (found := _sha256(paths[part])) != spec.sha256:
+            raise RequestError(
+                f"{paths[part]}: not the expected file: SHA-256 {spec.sha256} expected, {found} found"
+            )
+    return paths
+
+
+def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
+    """Find the IDX files of a data set and verify them.
+
+    Raises `RequestError` for a given folder without them and for files that are not what they should be,
+    `NotFound` where nobody has them.
+    """
+    files = data.parts
+    if data.dir is not None:
+        folder = _given_folder(data.dir)
+        missing = [spec.name for spec in files.values() if _file(folder, spec.name) is None]
+        if missing:
+            raise RequestError(
+                f"{_given_by(data.dir)}={folder}: not there, with or without .gz: {', '.join(missing)}"
+            )
+        return Located(str(folder), idx=_read(folder, files))
+    if cached(data):
+        cache = cache_folder(data.name)
+        return Located(str(cache), idx=_read(cache, files))
+    asked = [str(cache_folder(data.name))]
+    if data.keras_cache is not None:
+        home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+        kept = home / "datasets" / data.keras_cache.name
+        if kept.is_file() and _sha256(kept) == data.keras_cache.sha256:
+            return Located(str(kept), npz=kept)
+        if all(_file(kept, spec.name) for spec in files.values()):
+            try:
+                return Located(str(kept), idx=_read(kept, files))
+            except RequestError as error:
+                asked.append(str(error))
+        else:
+            asked.append(str(kept))
+    mirror, archives, contents = _download_from_any(data, asked, tell)
+    try:
+        _keep(data, archives, contents)
+    except OSError as error:
+        tell(f"not kept for the next time: {cache_folder(data.name)}: {error.strerror}")
+    return Located(mirror, idx=contents)
+
+
+def cached(data: DataConfig) -> bool:
+    """Whether this user's cache has all files of a data set."""
+    return all(_file(cache_folder(data.name), spec.name) for spec in data.parts.values())
+
+
+def verify_cache(data: DataConfig) -> None:
+    """Raises `RequestError` for cached files that are not what they should be."""
+    _read(cache_folder(data.name), data.parts)
+
+
+def fetch(data: DataConfig, tell: Callable[[str], None]) -> str:
+    """Fetch a data set into this user's cache; returns the mirror that had it.
+
+    Raises `NotFound` where none has it, `OSError` where it cannot be kept.
+    """
+    mirror, archives, contents = _download_from_any(data, [], tell)
+    _keep(data, archives, contents)
+    return mirror
+
+
+def _given_folder(directory: str) -> Path:
+    folder = Path(directory)
+    if not os.path.isdir(folder):
+        raise RequestError(f"{_given_by(directory)}={folder}: there is no such folder")
+    return folder
+
+
+def _given_by(directory: str) -> str:
+    variable = os.environ.get("MNIST_EXP_DATA")
+    return "MNIST_EXP_DATA" if variable and os.path.abspath(variable) == directory else "data.dir"
+
+
+def _file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if os.path.isfile(path)), None)
+
+
+def _read(folder: Path, files: dict[str, FileSpec]) -> dict[str, bytes]:
+    contents = {}
+    for part, spec in files.items():
+        path = _file(folder, spec.name)
+        assert path is not None
+        contents[part] = read_content(path, spec)
+    return contents
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _download_from_any(
+    data: DataConfig, asked: list[str], tell: Callable[[str], None]
+) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
+    """The first mirror that has all files whole, and what `_download` got there.
+
+    Raises `NotFound` with who was asked: `asked` before, and the mirrors.
+    """
+    for mirror in data.mirrors:
+        try:
+            return mirror, *_download(mirror, data.parts, tell)
+        except (OSError, http.client.HTTPException, ValueError, RequestError) as error:
+            refused = isinstance(error, urllib.error.HTTPError)
+            reason = error if refused else getattr(error, "reason", None) or error
+            asked.append(f"{mirror}  ({reason})")
+    raise NotFound(data.name, asked)
+
+
+def _download(
+    mirror: str, files: dict[str, FileSpec], tell: Callable[[str], None]
+) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The archives and their contents, verified.
+
+    Raises `OSError`, `HTTPException`, `ValueError` or `RequestError` where the mirror does not have them whole.
+    """
+    archives, contents = {}, {}
+    for part, spec in files.items():
+        with urllib.request.urlopen(f"{mirror.rstrip('/')}/{spec.name}.gz", timeout=PATIENCE) as answer:
+            tell(f"fetching {answer.url}")
+            archives[part] = answer.read(MOST + 1)
+            if len(archives[part]) > MOST:
+                raise ValueError(f"{spec.name}.gz: more than {MOST:,} bytes")
+            if missing := getattr(answer, "length", None):
+                raise http.client.IncompleteRead(archives[part], missing)
+        contents[part] = unpack(archives[part], spec, f"{spec.name}.gz")
+    return archives, contents
+
+
+def _keep(data: DataConfig, archives: dict[str, bytes], contents: dict[str, bytes]) -> None:
+    """Write what was fetched into the cache, in the form whose digest is known. Raises `OSError`."""
+    cache = cache_folder(data.name)
+    cache.mkdir(parents=True, exist_ok=True)
+    for part, spec in data.parts.items():
+        packed = spec.sha256 is None and spec.gz_sha256 is not None
+        with replace_file(cache / (f"{spec.name}.gz" if packed else spec.name)) as temporary:
+            temporary.write_bytes(archives[part] if packed else contents[part])

@@ -1,0 +1,255 @@
+"""Resume an interrupted run: find its checkpoint and check what may differ."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.preparation import check_config, settle_data
+from mnist_exp.engine.run import Job, Resumption, run_key
+from mnist_exp.errors import RequestError
+from mnist_exp.runs import journal
+from mnist_exp.runs.directory import SWEEPS, RunDirectory, outputs_of
+from mnist_exp.runs.fingerprint import LIBRARIES, as_values, code_digest, fingerprint
+from mnist_exp.runs.log import say, warn
+from mnist_exp.runs.lookup import read_config
+from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.text import display_path
+
+if TYPE_CHECKING:
+    from mnist_exp.data.dataset import Dataset
+    from mnist_exp.training.checkpoint import State
+    from mnist_exp.training.device import Device
+
+
+# Keys, or groups of them, that may be given anew: they change nothing in the steps that were made.
+MAY_DIFFER = (
+    "outputs", "tracking.wait_seconds", "budget",
+    "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
+    "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",
+)  # fmt: skip
+
+
+def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopwatch) -> Job:
+    """What is to be done to go on with a run. Raises `RequestError` with what speaks against it."""
+    path, result = directory.path, directory.read_result()
+    with stopwatch.phase("start"):
+        check_code(path, result)
+        check_journal(path)
+        saved = read_config(path)
+        state = find_state(path, result)
+        request = over_saved(request, path, saved, result, state)
+        same, _ = compose_checked(replace(request, overrides=()), TrainConfig)
+        config, _ = compose_checked(request, TrainConfig)
+        check_same(path, config, same)
+        check_epochs(path, result, config, state)
+        config, computer = check_device(request, result)
+    outputs = outputs_of(path) or Path(config.outputs)
+    data_config = config.data.model_copy(update={"fallback": None})  # other images would not do
+    config = config.model_copy(update={"outputs": str(outputs), "data": data_config})
+    with stopwatch.phase("data"):
+        from mnist_exp.data.load import prepare
+
+        _, _, source, _ = settle_data(request, config)
+        check_data(path, result, prepare(source, config.data), config, same, state)
+    exact = (computer.name, computer.threads, computer.precision) == tuple(
+        result["device"][key] for key in ("device", "threads", "precision")
+    )
+    epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
+    if state is None:
+        say("resume  from the beginning: it had no checkpoint")
+    elif epochs == config.training.epochs:
+        say("resume  with what comes after the last epoch")
+    else:
+        say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
+    overrides = list(request.overrides)
+    entry = {"at": time.time(), "epochs": epochs, "steps": steps, "overrides": overrides, "exact": exact}
+    if not exact:
+        warn(f"the run computed on {_device(result)}: from here on its bits are not those of an uninterrupted run")
+    values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
+    known = {
+        **result,
+        "resumed": [*result.get("resumed", []), entry],
+        "exact": result.get("exact", True) and exact,
+    }
+    sweep = path.parent if path.parent.parent.name == SWEEPS else None
+    return Job(
+        config, tuple(result["overrides"]), computer, source, path.parent, path.name,
+        result["data"]["stands_in_for"], sweep, Resumption(directory, known, values, state),
+        withholds_test=result.get("withholds_test", False),
+    )  # fmt: skip
+
+
+def check_journal(path: Path) -> None:
+    """Raises `RequestError` where what was noted for the tracker cannot be read."""
+    try:
+        journal.read(path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise RequestError(f"{error}\nWithout this file the run goes on, as a new one in MLflow.") from error
+
+
+def check_code(path: Path, result: Mapping[str, Any]) -> None:
+    """Raises `RequestError` where our code or a library is another one than the run's."""
+    names = [name for name in LIBRARIES if version(name) != result["versions"].get(name)]
+    others = [f"{name} is {version(name)} here, and was {result['versions'].get(name)}" for name in names]
+    if result.get("code_sha256") != code_digest():
+        others.append("mnist-exp's own code for data, models or training was another")
+    if others:
+        again = f"mnist-exp from={display_path(path)} runs its config anew"
+        raise RequestError(f"{display_path(path)}: cannot go on exactly: {'; '.join(others)}. {again}")
+
+
+def find_state(path: Path, result: Mapping[str, Any]) -> State | None:
+    """The checkpoint to go on from; None where a run was ended before its first. Raises `RequestError`."""
+    from mnist_exp.model import backend
+
+    backend.load()
+    from mnist_exp.training.checkpoint import FOLDER, read_newest
+
+    state, damaged = read_newest(path / FOLDER, run_key(result))
+    again = f"mnist-exp from={display_path(path)} runs its config anew"
+    if state is None:
+        if damaged:
+            raise RequestError("\n".join([f"{display_path(path)}: no checkpoint is whole; {again}", *damaged]))
+        if result["status"] == "finished":
+            why = "it has finished, and its checkpoint was removed then: training.keep_checkpoint=true keeps it"
+            raise RequestError(f"{display_path(path)}: nothing to go on with: {why}")
+        if (path / "history.csv").exists():
+            raise RequestError(f"{path / FOLDER}: no checkpoint is there; {again}")
+    for message in damaged:
+        warn(f"{message}; the checkpoint before it is used")
+    return state
+
+
+def over_saved(
+    request: Request, path: Path, saved: Mapping[str, Any], result: Mapping[str, Any], state: State | None
+) -> Request:
+    """The same request over the run's own config, on the device that it had."""
+    device = {**saved["device"], **{key: result["device"][key] for key in ("kind", "threads", "precision")}}
+    base = {**saved, "device": device}
+    if state is not None:
+        base["init_from"] = None  # its weights are in the checkpoint, and nobody else's are needed
+    return replace(request, base=base, base_file=path / "config.yaml")
+
+
+def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
+    """Raises `RequestError` where overrides would change what the run is."""
+    here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
+    others = [
+        f"{key} is {there.get(key, 'not there')}, not {here.get(key, 'left out')}"
+        for key in {**there, **here}
+        if here.get(key) != there.get(key) and not f"{key}.".startswith(tuple(f"{may}." for may in MAY_DIFFER))
+    ]
+    if others:
+        raise RequestError(
+            f"{display_path(path)}: goes on with the config that it has: {'; '.join(others)}. "
+            f"mnist-exp from={display_path(path)} starts a new run with what you change"
+        )
+
+
+def check_epochs(path: Path, result: Mapping[str, Any], config: TrainConfig, state: State | None) -> None:
+    """Raises `RequestError` where nothing is left to do, or less was asked for than is done."""
+    epochs = config.training.epochs
+    done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
+    if result["status"] == "finished" and result.get("stopped_early") and epochs >= done:
+        raise RequestError(
+            f"{display_path(path)}: training.early_stopping ended it after {done} epochs, and would again: "
+            "more epochs change nothing"
+        )
+    if epochs < done + (steps > 0):
+        more = f" and {steps} steps" if steps else ""
+        raise RequestError(f"training.epochs={epochs}: {display_path(path)} has done {done} epochs{more} already")
+    if result["status"] == "finished" and epochs == done:
+        raise RequestError(
+            f"{display_path(path)}: nothing to go on with: it has finished its {done} epochs; a larger "
+            "training.epochs trains it longer"
+        )
+
+
+def check_device(request: Request, result: Mapping[str, Any]) -> tuple[TrainConfig, Device]:
+    """The config, checked by Keras too, and what it computes on. Raises `RequestError` for another device than the
+    run had, unless it was asked for.
+    """
+    asked = {key_of(text) for text in request.overrides}
+    had, other = result["device"], "goes on all the same, but not bit for bit"
+    if not asked & {"device", "device.threads"}:
+        from mnist_exp.training.device import available_cores
+
+        if had["threads"] > (cores := available_cores()):
+            raise RequestError(
+                f"the run computed with {had['threads']} threads, and this process may use {cores}: "
+                f"device.threads={cores} {other}"
+            )
+    try:
+        _, config, computer = check_config(request)
+    except RequestError as error:
+        if had["kind"] == "gpu" and not asked & {"device", "device.kind"} and "no GPU" in str(error):
+            raise RequestError(
+                f"the run computed on {_device(result)}. {error}\ndevice.kind=cpu {other}"
+            ) from error
+        raise
+    if computer.name != had["device"] and not asked & {"device", "device.kind"}:
+        raise RequestError(
+            f"the run computed on {_device(result)}, and here is {computer}: device.kind={computer.kind} {other}"
+        )
+    return config, computer
+
+
+def check_data(
+    path: Path,
+    result: Mapping[str, Any],
+    data: Dataset,
+    config: TrainConfig,
+    same: TrainConfig,
+    state: State | None,
+) -> None:
+    """Raises `RequestError` for other images, a config that was edited, and a schedule that more epochs change."""
+    import numpy as np
+
+    from mnist_exp.training.loop import steps_per_epoch
+    from mnist_exp.training.schedule import learning_rates
+
+    if data.sha256 != result["data"]["sha256"]:
+        raise RequestError(
+            f"{data.origin}: not the images that {display_path(path)} is trained on: "
+            f"their SHA-256 is {data.sha256[:12]}…, and was {result['data']['sha256'][:12]}…"
+        )
+    # Not what `config.yaml` says: a resumption that was killed may have written its own there, and no result yet.
+    training = same.training.model_copy(update={"epochs": result["planned_epochs"]})
+    same = same.model_copy(update={"training": training})
+    found = fingerprint(
+        as_values(same),
+        data_sha256=data.sha256,
+        kind=result["device"]["kind"],
+        precision=result["device"]["precision"],
+        threads=result["device"]["threads"],
+        init_sha256=result["init_from"]["weights_sha256"] if result["init_from"] else None,
+    )
+    if found != result["fingerprint"]:
+        raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint is another")
+    steps = steps_per_epoch(len(data.train), config)
+    done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
+    before, after = (
+        learning_rates(c.schedule, c.optimizer.learning_rate, steps, c.training.epochs)[:done]
+        for c in (same, config)
+    )
+    if not np.array_equal(before, after):
+        raise RequestError(
+            f"training.epochs={config.training.epochs}: schedule={config.schedule.type} depends on the number of "
+            f"epochs: with {config.training.epochs} of them, the {done} steps that are done would have had other "
+            f"learning rates than with {same.training.epochs}"
+        )
+
+
+def _device(result: Mapping[str, Any]) -> str:
+    device = result["device"]
+    return f"{device['device']}, {device['threads']} threads, {device['precision']}"

@@ -1,0 +1,190 @@
+"""The saved model that a verb works on, and the data that it is shown."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mnist_exp.config.command_schemas import SavedConfig
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.preparation import settle_data
+from mnist_exp.errors import Problem, RequestError, WorkError, first_line
+from mnist_exp.model import backend
+from mnist_exp.runs.directory import list_runs
+from mnist_exp.runs.lookup import find_run, read_config
+from mnist_exp.text import display_path, format_shape
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_exp.data.dataset import Dataset
+    from mnist_exp.runs.directory import RunSummary
+
+Own = TypeVar("Own", bound=SavedConfig)
+
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+# What may be given over the config of the run whose model is used.
+OVER_RUN = ("data", "device")
+# Data sets of digits in the form that photographs of digits are brought into.
+_IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model: the run's that it comes from, or a file's alone."""
+
+    name: str
+    file: Path
+    run: Path | None
+    """The run's directory."""
+    result: Mapping[str, Any]
+    """The run's `result.json`; empty for a file."""
+    settings: Path | None = None
+    """The folder with the `config.yaml` of the training, where that is known."""
+
+    def load(self) -> keras.Model:
+        """The model as plain Keras loads it: float32, takes raw pixels. Raises `RequestError`."""
+        backend.load()
+        from mnist_exp.inference.scoring import load
+
+        try:
+            return load(self.file)
+        except Exception as error:  # whatever Keras, HDF5 or ZIP say of a file that is not a model
+            raise RequestError(
+                f"{display_path(self.file)}: not a model that Keras can load: {first_line(error)}"
+            ) from error
+
+
+def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:
+    """The model that is meant by a run (as `find_run` takes it), a `models:/…` URI or a model's file.
+
+    `store` is MLflow's; None for that of the output folder, unless MLFLOW_TRACKING_URI names one. Raises
+    `RequestError`, and `WorkError` where MLflow does not answer.
+    """
+    if wanted is None:
+        raise RequestError("say which model: run=latest, run=best, a run's directory or name, or a .keras file")
+    path = Path(wanted).expanduser()
+    if path.suffix.lower() in MODEL_FILES and not path.is_dir():
+        if not path.is_file():
+            raise RequestError(f"run={wanted}: there is no such file")
+        return Saved(path.name, path, None, {})
+    if wanted.startswith("models:/") and not path.exists():
+        return _find_registered(wanted, outputs, store)
+    return saved_of_run(find_run(wanted, outputs))
+
+
+def saved_of_run(run: RunSummary) -> Saved:
+    """The model of a run. Raises `RequestError` where there is none yet."""
+    file = run.path / "model.keras"
+    if not file.is_file():
+        raise RequestError(f"{display_path(run.path)}: this run is {run.status}, and has no model.keras yet")
+    return Saved(run.name, file, run.path, run.result, run.path)
+
+
+def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
+    """The model that a `models:/…` URI stands for: of a run here, or fetched for as long as this process lives."""
+    from mnist_exp.tracking.registry import NotRegistered, look_up
+    from mnist_exp.tracking.store import absolute, store_of
+    from mnist_exp.tracking.uploader import reason
+
+    named = store or os.environ.get("MLFLOW_TRACKING_URI")
+    folder = tempfile.TemporaryDirectory(prefix="mnist-exp-")
+    atexit.register(folder.cleanup)
+    fetched = Path(folder.name)
+    try:
+        origin = look_up(uri, absolute(named) if named else store_of(outputs))
+        here = [
+            run for run in list_runs(outputs) if origin.run_id and origin.run_id == run.result.get("mlflow_run_id")
+        ]
+        file = None if here else origin.download(fetched)
+    except (NotRegistered, FileNotFoundError) as error:
+        raise RequestError(f"run={uri}: {error}") from error
+    except Exception as error:  # MLflow raises anything
+        raise WorkError(f"run={uri}: {reason(error)}") from error
+    if file is None:
+        return saved_of_run(here[0])
+    return Saved(origin.name, file, None, {}, fetched if (fetched / "config.yaml").is_file() else None)
+
+
+def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, TrainConfig]:
+    """A verb's own config, the model that it works on, and the config of that model's run with overrides on top.
+
+    Raises `RequestError` with all that is wrong with them.
+    """
+    own, over_run = split_overrides(request)
+    problems: list[Problem] = []
+    try:
+        config, _ = compose_checked(own, schema)
+    except RequestError as error:
+        if error.mended is None:
+            raise
+        config, problems = error.mended[0], [*error.problems]
+    try:
+        saved = find_saved(config.run, Path(config.outputs))
+        of_run = config_of(saved, request, over_run)
+    except RequestError as error:
+        if problems:
+            problems += error.problems or [Problem(COMMAND_LINE, str(error), "run")]
+            raise RequestError(sorted(set(problems))) from error
+        raise
+    if problems:
+        raise RequestError(problems)
+    return config, saved, of_run
+
+
+def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
+    """The request with the verb's own overrides, and those that go over the run's config."""
+    over_run = tuple(text for text in request.overrides if key_of(text).split(".")[0] in OVER_RUN)
+    return replace(request, overrides=tuple(t for t in request.overrides if t not in over_run)), over_run
+
+
+def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> TrainConfig:
+    """The config of the run that a model comes from (for a file, the default one), with overrides on top.
+
+    No other data stands in for what cannot be found. Raises `RequestError`.
+    """
+    base = read_config(saved.settings) if saved.settings else None
+    base_file = saved.settings / "config.yaml" if saved.settings else None
+    declared = as_the_run_declares(base, over_run) if base else ()
+    composed = replace(request, verb="train", overrides=(*over_run, *declared), base=base, base_file=base_file)
+    config, _ = compose_checked(composed, TrainConfig)
+    return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
+
+
+def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides that give one's own images (`data=csv`, …) the run's shape and classes, where none are given."""
+    given = dict(text.split("=", 1) for text in over_run if "=" in text)
+    data = base.get("data")
+    if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):
+        return ()
+    keys = [key for key in ("shape", "classes") if key in data and f"data.{key}" not in given]
+    return tuple(f"data.{key}={data[key]}" for key in keys)
+
+
+def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: DataConfig) -> None:
+    """Raises `RequestError` where the data's images or classes are not what the model is made for."""
+    if (*data.shape, data.classes) != (*shape, classes):
+        raise RequestError(
+            f"{data.name} has images of {format_shape(data.shape)} and {data.classes} classes, but "
+            f"{saved.name} takes {format_shape(shape)} and knows {classes} classes"
+        )
+
+
+def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
+    """Whether image files are brought into MNIST's form for a model, as one of its digits."""
+    return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
+
+
+def data_of(config: TrainConfig, request: Request) -> Dataset:
+    """The data that a config names, as a training sees it. Raises `RequestError`."""
+    from mnist_exp.data.load import prepare
+
+    return prepare(settle_data(request, config)[2], config.data)

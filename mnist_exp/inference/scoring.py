@@ -1,0 +1,91 @@
+"""Load a saved model, and score it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from mnist_exp.config.schema import TrainingConfig
+from mnist_exp.data.dataset import Images, Part, Shape
+from mnist_exp.errors import RequestError
+from mnist_exp.model.compile_args import make_loss, make_metrics
+from mnist_exp.training.device import halves_batches
+
+Probabilities = npt.NDArray[np.float32]
+
+# Part of what a figure is: another batch size gives other last bits.
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model's metrics on a part of the data, and its class probabilities (n, classes)."""
+
+    metrics: dict[str, float]
+    probabilities: Probabilities
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The most probable class of each image."""
+        predicted: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predicted
+
+
+def load(path: Path) -> keras.Model:
+    """A model from a `.keras` file; nothing in it is run."""
+    return keras.saving.load_model(path, safe_mode=True)
+
+
+def form(model: keras.Model, name: str) -> tuple[Shape, int]:
+    """The shape of the images that a model takes, and the number of its classes.
+
+    Raises `RequestError` that names `name` for what is no classifier of images.
+    """
+    try:
+        inputs, outputs = (
+            [tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)
+        )
+    except (AttributeError, TypeError) as error:  # made layer by layer, and never shown an image
+        raise RequestError(f"{name}: not a graph from one image to its classes") from error
+    if not (
+        len(inputs) == len(outputs) == 1
+        and (len(inputs[0]), len(outputs[0])) == (3, 1)
+        and all((*inputs[0], *outputs[0]))
+        and inputs[0][2] in (1, 3)
+        and outputs[0][0] > 1
+    ):
+        raise RequestError(
+            f"{name}: not a classifier of small images: expected one input (height, width, 1 or 3) and a "
+            f"probability for each class, found {inputs} and {outputs}"
+        )
+    total = float(np.sum(predict(model, np.full((1, *inputs[0]), 128, np.uint8))))
+    if not abs(total - 1) < 1e-3:
+        raise RequestError(f"{name}: does not end in probabilities: their sum is {total:.3g}, expected 1")
+    return inputs[0], outputs[0][0]
+
+
+def predict(model: keras.Model, images: Images) -> Probabilities:
+    """Class probabilities (n, classes), float32, of raw images (n, height, width, channels)."""
+    # The same bits as `model.predict(images, batch_size=BATCH)`, without half a second for a tf.data pipeline.
+    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    probabilities = [model.predict_on_batch(batch) for batch in batches[:1]]  # compiles it
+    with ThreadPoolExecutor(2 if halves_batches() else 1) as threads:
+        probabilities += threads.map(model.predict_on_batch, batches[1:])
+    return np.concatenate(probabilities).astype(np.float32, copy=False)
+
+
+def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
+    """The loss and the metrics that the config names, on a part of the data."""
+    probabilities = predict(model, part.images)
+    targets = keras.utils.to_categorical(part.labels, probabilities.shape[1]) if training.one_hot else part.labels
+    # As Keras' own `evaluate`: with what layers add for their weights.
+    metrics = {"loss": float(make_loss(training)(targets, probabilities)) + float(sum(model.losses))}
+    for metric in make_metrics(training):
+        metric.update_state(targets, probabilities)
+        metrics[metric.name] = float(metric.result())
+    return Scores(metrics, probabilities)

@@ -1,0 +1,304 @@
+"""The layers that a list may use, their arguments, and what is wrong with a list: all that needs no Keras."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from typing import Any, TypeGuard
+
+from mnist_exp.keras_spec.signatures import Arguments, class_arguments, names, same_class
+from mnist_exp.suggest import did_you_mean, near_or_all, nearest
+
+# What a part of the config is wrong in: the dotted path and the message.
+Report = Callable[[str, str], None]
+
+# Layers of `keras.layers` that make sense in a list of an image classifier. Not among them: layers that run
+# or wrap foreign code, take several inputs (`Parallel` and `Residual` merge), or need text or adaptation; and
+# adaptive pooling, which for some sizes does not compute, or ends the process (Keras 3.15).
+ALLOWED = frozenset(
+    {
+        *("Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D"),
+        *("SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "GRU", "LSTM", "SimpleRNN"),
+        *(
+            "AveragePooling1D",
+            "AveragePooling2D",
+            "MaxPooling1D",
+            "MaxPooling2D",
+        ),
+        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+        *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax"),
+        *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
+        *("UnitNormalization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"),
+        *("SpatialDropout1D", "SpatialDropout2D", "ActivityRegularization"),
+        *("Cropping1D", "Cropping2D", "Flatten", "Identity", "Permute", "RepeatVector", "Rescaling", "Reshape"),
+        *("UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D"),
+    }
+)
+
+# How the branches of a `Parallel` can be merged.
+MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply"})
+
+CAUSAL = frozenset({"Conv1D", "DepthwiseConv1D", "SeparableConv1D"})  # have padding: causal
+
+MOST_TIMES = 1000  # that a list can be repeated
+
+# Ways of writing, and the keys that each has and those that it needs.
+COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "Repeat": (frozenset({"layers", "times"}), frozenset({"layers", "times"})),
+    "Residual": (frozenset({"layers", "shortcut"}), frozenset({"layers"})),
+    "Parallel": (frozenset({"branches", "merge"}), frozenset({"branches"})),
+}
+
+# Of `keras.layers`: those that change images, and neither labels nor sizes. Not among them:
+# RandomElasticTransform, whose displacements lie on one diagonal and which takes no batch of unknown size
+# (Keras 3.15; `aug.elastic_alpha` has what is meant), and layers that pick among others.
+AUGMENTATIONS = frozenset(
+    {
+        *("AutoContrast", "Equalization", "GaussianNoise", "Solarization"),
+        *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomErasing"),
+        *("RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert"),
+        *("RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness"),
+        *("RandomShear", "RandomTranslation", "RandomZoom"),
+    }
+)
+
+# Arguments that are looked up by name, and where: by the end of their own name.
+_NAMED = {"activation": "activations", "initializer": "initializers", "regularizer": "regularizers"} | {
+    "constraint": "constraints"
+}
+# Arguments without a default that are numbers.
+_WHOLE = frozenset({"filters", "units", "n"})
+_NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
+_SIZES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "size", "cropping"})
+# Layers whose output has the shape of their input.
+KEEP_SHAPE = frozenset(
+    {
+        *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax", "Identity", "Rescaling"),
+        *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
+        *("UnitNormalization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"),
+        *("SpatialDropout1D", "SpatialDropout2D", "ActivityRegularization"),
+    }
+)
+# Arguments that no shape depends on: without them the layers after this one can still be judged.
+_BESIDE_SHAPE = frozenset({"use_bias", "rate", "name", "trainable"})
+# Arguments for quantized layers, which plain Keras does not load from what is saved.
+_NOT_HERE = frozenset({"quantization_config", "gptq_unpacked_column_size", "lora_rank", "lora_alpha"})
+# Arguments that every layer has by way of its base class.
+_COMMON_ARGUMENTS = frozenset({"name", "trainable"})
+# What an augmentation layer has, but is not given here.
+_NOT_FOR_AUGMENTATIONS = {"seed": "follows from the run's seed", "name": "the layers of aug.layers have none"}
+
+
+class ArgumentError(Exception):
+    """Something that Keras is asked for by name is wrong; `key` is the argument at fault, if it is one."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
+    """The type and the arguments of an entry. Raises `ArgumentError`."""
+    if isinstance(entry, str):
+        return entry, {}
+    if not isinstance(entry, Mapping):
+        raise ArgumentError(f"expected a layer's name or a mapping with 'type', found {entry!r}")
+    arguments = dict(entry)
+    kind = arguments.pop("type", None)
+    if not isinstance(kind, str):
+        raise ArgumentError("expected 'type' with the layer's name")
+    return kind, arguments
+
+
+def check_list(entries: Any, path: str, report: Report) -> None:
+    """Report every entry, at any depth, whose type or arguments are not there."""
+    if not is_list(entries):
+        report(path, f"expected a list of layers, found {entries!r}")
+        return
+    for index, entry in enumerate(entries):
+        if entry is not None:
+            _check_in_list(entry, f"{path}.{index}", report)
+
+
+@contextmanager
+def told_at(place: str, report: Report) -> Iterator[None]:
+    """Report an `ArgumentError` of the block at a place, or at the argument there."""
+    try:
+        yield
+    except ArgumentError as error:
+        tell([error], place, report)
+
+
+def tell(faults: Iterable[ArgumentError], place: str, report: Report) -> list[ArgumentError]:
+    """Report what is wrong with an entry, each at its argument. Returns it."""
+    told = list(faults)
+    for fault in told:
+        report(f"{place}.{fault.key}" if fault.key else place, str(fault))
+    return told
+
+
+def _check_in_list(entry: Any, place: str, report: Report) -> None:
+    try:
+        kind, arguments = parse_entry(entry)
+    except ArgumentError as error:
+        tell([error], place, report)
+        return
+    if kind not in COMPOSITES:
+        tell(faults(entry), place, report)
+        return
+    for key in ("layers", "shortcut"):
+        if arguments.get(key) is not None:
+            check_list(arguments[key], f"{place}.{key}", report)
+    if is_list(branches := arguments.get("branches")):
+        for index, branch in enumerate(branches):
+            if branch is not None:
+                check_list(branch, f"{place}.branches.{index}", report)
+    if "merge" in arguments:
+        tell(merge_faults(arguments["merge"]), place, report)
+    with told_at(place, report):
+        check_composite(kind, arguments)
+
+
+def merge_faults(entry: Any) -> Iterator[ArgumentError]:
+    """What is wrong with how branches are merged; the keys are those of the `Parallel`."""
+    for fault in faults(entry, MERGES, "merge"):
+        key = fault.key if isinstance(entry, Mapping) else None
+        yield ArgumentError(str(fault), f"merge.{key}" if key else "merge")
+
+
+def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `ArgumentError` for a `Repeat`, `Residual` or `Parallel` that is not written as such."""
+    for fault in name_faults(kind, arguments, *COMPOSITES[kind]):
+        raise fault
+    times = arguments.get("times", 1)
+    if not isinstance(times, int) or isinstance(times, bool) or not 0 <= times <= MOST_TIMES:
+        raise ArgumentError(f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}", "times")
+    branches = arguments.get("branches")
+    if kind == "Parallel" and (not is_list(branches) or sum(branch is not None for branch in branches) < 2):
+        raise ArgumentError(f"expected two or more lists of layers, found {branches!r}", "branches")
+
+
+def is_beside_shape(key: str | None) -> bool:
+    """Whether what a layer gives has the same shape without this argument."""
+    return key is not None and (key in _BESIDE_SHAPE or key.rpartition("_")[2] in _NAMED)
+
+
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """A list or a tuple, and no text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def augmentation_faults(entry: Any) -> Iterator[ArgumentError]:
+    """What is wrong with an entry of `aug.layers`: its type, its arguments."""
+    if isinstance(entry, Mapping):
+        for key, reason in _NOT_FOR_AUGMENTATIONS.items():
+            if key in entry:
+                yield ArgumentError(reason, key)
+    yield from faults(entry, AUGMENTATIONS, "aug.layers")
+
+
+def faults(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of layers") -> Iterator[ArgumentError]:
+    """What is wrong with a layer: it may not stand there, or does not have its arguments.
+
+    Those of a misspelt layer are looked at as the arguments of the one that was meant.
+    """
+    try:
+        kind, arguments = parse_entry(entry)
+    except ArgumentError as error:
+        yield error
+        return
+    meant: str | None = kind
+    if kind not in allowed:
+        among = allowed | COMPOSITES.keys() if allowed is ALLOWED else allowed
+        meant = same_class("layers", kind, among)
+        if meant is None and class_arguments("layers", kind) is not None:
+            yield ArgumentError(f"{kind} cannot be used in {where}", "type")
+            return
+        meant = meant or nearest(kind, among)
+        yield ArgumentError(
+            f"there is no layer '{kind}'" + (f" (did you mean '{meant}'?)" if meant else ""), "type"
+        )
+    if meant is not None and meant not in COMPOSITES:
+        yield from argument_faults("layers", meant, arguments, _COMMON_ARGUMENTS)
+    name = arguments.get("name", "x")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        yield ArgumentError(f"a layer's name has letters, digits, '_', '.' and '-' only, found {name!r}", "name")
+    elif name.startswith("preprocess"):
+        yield ArgumentError("names that begin with 'preprocess' are those of the preprocessing", "name")
+
+
+def check_arguments(kind: str, name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise the first of the faults of a class' arguments."""
+    for fault in argument_faults(kind, name, arguments):
+        raise fault
+
+
+def argument_faults(
+    kind: str, name: str, arguments: Mapping[str, Any], also: Set[str] = frozenset()
+) -> Iterator[ArgumentError]:
+    """Arguments that a class of `keras.<kind>` does not have, that are missing, or of another kind of value."""
+    found = class_arguments(kind, name)
+    assert found is not None, name
+    known = (found.known | also) - _NOT_HERE
+    yield from name_faults(name, arguments, known, found.required)
+    for key, value in arguments.items():
+        if value is not None and key in known:
+            yield from _value_faults(name, key, value, found)
+
+
+def _value_faults(name: str, key: str, value: Any, of: Arguments) -> Iterator[ArgumentError]:
+    """A value of another kind than the argument's. Its range is Keras' to judge."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if key in (*of.switches, "trainable"):
+        if not isinstance(value, bool):
+            yield ArgumentError(f"must be true or false, found {value!r}", key)
+    elif key in _WHOLE:
+        if not is_number or not math.isfinite(value) or value != int(value):
+            yield ArgumentError(f"must be a whole number, found {value!r}", key)
+    elif key in _SIZES:
+        if not is_number and not is_list(value):
+            yield ArgumentError(f"must be a whole number or a list of them, found {value!r}", key)
+    elif key in of.numbers | _NUMBERS:
+        if not (is_number or is_list(value)):
+            yield ArgumentError(f"must be a number, found {value!r}", key)
+    elif kind := _NAMED.get(key.rpartition("_")[2]):
+        yield from _name_faults_of(kind, key, value)
+    elif key == "padding" and isinstance(value, str):
+        known = ["valid", "same", *(["causal"] if name in CAUSAL else [])]
+        if value.lower() not in known:
+            meant = did_you_mean(value, known)
+            yield ArgumentError(f"must be {' or '.join(known)}, found {value!r}{meant}", key)
+    elif key == "axis" and 0 in (value if is_list(value) else [value]):
+        yield ArgumentError("axis 0 is that of the images: what one is taken for must not depend on others", key)
+    elif key == "data_format" and value != "channels_last":
+        yield ArgumentError(f"images here are rows×columns×channels: channels_last, found {value!r}", key)
+
+
+def _name_faults_of(kind: str, key: str, value: Any) -> Iterator[ArgumentError]:
+    # With arguments it is written as Keras does. Nothing else: `module` could name any code.
+    if isinstance(value, Mapping):
+        if value.keys() - {"class_name", "config"} or not isinstance(value.get("class_name"), str):
+            yield ArgumentError("expected a name, or a mapping of class_name and config", key)
+            return
+        value = value["class_name"]
+    if not isinstance(value, str):
+        yield ArgumentError(f"expected a name, found {value!r}", key)
+    elif value not in names(kind):
+        in_snake_case = {name for name in names(kind) if name.islower()}
+        yield ArgumentError(f"there is no {kind[:-1]} '{value}'{near_or_all(value, in_snake_case)}", key)
+
+
+def name_faults(
+    title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]
+) -> Iterator[ArgumentError]:
+    """Names that are not `known`, and those of `required` that are missing."""
+    meant = set()
+    for name in arguments:
+        if name not in known:
+            meant.add(nearest(name, known - arguments.keys()))
+            yield ArgumentError(f"{title} has no argument '{name}'{did_you_mean(name, known)}", name)
+    missing = sorted(required - arguments.keys() - meant)
+    if missing:
+        yield ArgumentError(f"{title} needs {' and '.join(missing)}")

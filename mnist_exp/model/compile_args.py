@@ -1,0 +1,99 @@
+"""Optimizer, loss and metrics by Keras' names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+import numpy as np
+
+from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
+from mnist_exp.keras_spec.layer_types import ArgumentError, check_arguments
+from mnist_exp.keras_spec.objective import check_optimizer, class_named
+from mnist_exp.keras_spec.signatures import snake_case
+from mnist_exp.model.layers import first_sentence
+
+
+def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
+    """The optimizer at its base learning rate, with a running mean of the weights where `ema` is its momentum.
+
+    Raises `ArgumentError`.
+    """
+    check_optimizer(config.type, config.arguments)
+    optimizer_class = getattr(keras.optimizers, config.type)
+    more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
+    if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:
+        more["weight_decay"] = 0.0  # null is none, also for AdamW and its like, which decay by default
+    try:
+        return optimizer_class(**config.arguments, **more)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
+
+
+def try_optimizer(config: OptimizerConfig) -> None:
+    """Let the optimizer make a step. Raises `ArgumentError` for arguments that it only uses then."""
+    variable = keras.Variable(np.ones((2, 2), np.float32))
+    try:
+        make_optimizer(config).apply([keras.ops.ones((2, 2))], [variable])
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+        raise ArgumentError(f"{config.type} cannot make a step: {first_sentence(error)}") from error
+
+
+def make_loss(config: TrainingConfig) -> keras.Loss:
+    """The loss, on probabilities, with label smoothing where the config asks for it. Raises `ArgumentError`."""
+    loss_class = getattr(keras.losses, class_named(config.loss, "losses", "loss", "loss"))
+    arguments: dict[str, Any] = {}
+    if config.label_smoothing:
+        arguments["label_smoothing"] = config.label_smoothing
+        check_arguments("losses", loss_class.__name__, arguments)
+    loss: keras.Loss = loss_class(**arguments)
+    return loss
+
+
+def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
+    """Accuracy, then the further metrics that the config names. Raises `ArgumentError`."""
+    accuracy = keras.metrics.CategoricalAccuracy if config.one_hot else keras.metrics.SparseCategoricalAccuracy
+    metrics = [accuracy(name="accuracy")]
+    for index, name in enumerate(config.metrics):
+        metric_class = getattr(keras.metrics, class_named(name, "metrics", "metric", f"metrics.{index}"))
+        key = f"metrics.{index}"
+        sparse = metric_class.__name__.startswith("Sparse")
+        if sparse and config.one_hot:
+            raise ArgumentError(f"{name} takes class numbers, but {config.loss} trains on one-hot targets", key)
+        if not config.one_hot and hasattr(keras.metrics, f"Sparse{metric_class.__name__}"):
+            instead = f"sparse_{snake_case(metric_class.__name__)}"
+            raise ArgumentError(f"{name} takes one-hot targets; with {config.loss} it is {instead}", key)
+        try:
+            # A name of its own, not one that Keras counts up within the process.
+            metrics.append(metric_class(name=snake_case(metric_class.__name__)))
+        except (ValueError, TypeError) as error:
+            raise ArgumentError(f"{name} cannot be made: {first_sentence(error)}", key) from error
+        if len({metric.name for metric in metrics}) < len(metrics):
+            raise ArgumentError(f"{name} is there already", key)
+    return metrics
+
+
+def try_on_targets(config: TrainingConfig, classes: int) -> None:
+    """Let the loss and each metric score two images. Raises `ArgumentError` where they do not give a number."""
+    probabilities = np.full((2, classes), 1 / classes, np.float32)
+    targets = np.eye(2, classes) if config.one_hot else np.arange(2)
+    kind = "one-hot targets" if config.one_hot else "class numbers"
+    loss = make_loss(config)
+    try:
+        value = np.asarray(loss(targets, probabilities))
+    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+        raise ArgumentError(f"{config.loss} does not fit {kind}: {first_sentence(error)}", "loss") from error
+    if value.shape != ():
+        raise ArgumentError(f"{config.loss} gives {value.size} values, not one", "loss")
+    for index, metric in enumerate(make_metrics(config)[1:]):
+        key = f"metrics.{index}"
+        try:
+            metric.update_state(targets, probabilities)
+            value = np.asarray(metric.result())
+        except Exception as error:
+            raise ArgumentError(f"{metric.name} does not fit {kind}: {first_sentence(error)}", key) from error
+        if value.shape != ():
+            raise ArgumentError(f"{metric.name} gives {value.size} values, not one", key)

@@ -1,0 +1,68 @@
+"""A trained model as files that plain Keras reads, without this package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import yaml
+
+from mnist_exp.runs.atomic import replace_file, write_text
+
+
+def save_model(model: keras.Model, folder: Path) -> None:
+    """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's folder.
+
+    `model` must not be used afterwards (see `save_hdf5`).
+    """
+    save_keras(model, folder)
+    save_architecture(model, folder)
+    save_hdf5(model, folder)
+
+
+def save_keras(model: keras.Model, folder: Path) -> None:
+    """Write `model.keras`."""
+    with replace_file(folder / "model.keras") as path:
+        model.save(path)
+
+
+def save_architecture(model: keras.Model, folder: Path) -> None:
+    """Write `architecture.yaml` and `model.weights.h5`: neither has anything of the optimizer."""
+    architecture = json.loads(model.to_json())
+    architecture.pop("compile_config", None)
+    write_text(folder / "architecture.yaml", yaml.safe_dump(architecture, sort_keys=False))
+    # Weights of a compiled model would be saved with the optimizer's state, at three times the size.
+    bare = keras.models.model_from_json(json.dumps(architecture))
+    bare.set_weights(model.get_weights())
+    with replace_file(folder / "model.weights.h5") as path:
+        bare.save_weights(path)
+
+
+def save_hdf5(model: keras.Model, folder: Path) -> None:
+    """Write `model.h5`.
+
+    That takes the optimizer out of the model's compile config: `model` must not be used afterwards.
+    """
+    with replace_file(folder / "model.h5") as path:
+        model.save(path, include_optimizer=model.optimizer is not None and hdf5_takes(model.optimizer))
+
+
+def hdf5_takes(optimizer: keras.Optimizer) -> bool:
+    """Whether Keras can write a built optimizer into HDF5 and read it back.
+
+    In 3.15 it does not know Lamb there, and Adafactor's variables have some names twice.
+    """
+    paths = [variable.path for variable in optimizer.variables]
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    return len(set(paths)) == len(paths) and isinstance(again, keras.Optimizer)
+
+
+def weights_sha256(model: keras.Model) -> str:
+    """SHA-256 of the bytes of every array of `model.get_weights()`, in order."""
+    digest = hashlib.sha256()
+    for array in model.get_weights():
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

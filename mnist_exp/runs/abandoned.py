@@ -1,0 +1,109 @@
+"""What is done in the directory of a run or sweep that no process works in: its own process is gone.
+
+Whoever works in a directory holds its lock; so does this module, for the instant that it takes. Nothing here
+waits, and a directory that cannot be written is left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.runs import journal
+from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.locks import lock
+
+RESULT = "result.json"
+
+
+def settle(path: Path) -> bool:
+    """Mark a run or sweep as killed if its process is gone and did not say how it ended.
+
+    In `result.json`, where it has one, and by an `end` in the journal, with the time of its last sign of life.
+    Returns whether there was something to mark.
+    """
+    with suppress(OSError, ValueError), _locked(path):
+        result = _read_result(path)
+        died = result.get("status") == "running"
+        last = journal.read(path)[-1:] if (path / journal.FILE).is_file() else []
+        # An end that the journal tells and the result does not was cut short.
+        unfinished = any(line["kind"] != "end" or (died and line["status"] != "KILLED") for line in last)
+        if not (died or unfinished):
+            return False
+        last_sign = (path / (journal.FILE if unfinished else RESULT)).stat().st_mtime
+        if unfinished:
+            status = "killed" if died else result.get("status", "killed")
+            lines = journal.Journal(path)
+            lines.write("end", status=journal.END_STATUS.get(status, "FAILED"), time=int(last_sign * 1000))
+            lines.close()
+        if died:
+            write_result(path, {**result, "status": "killed", "ended": last_sign})
+        return True
+    return False
+
+
+def mark_killed(paths: Sequence[Path]) -> None:
+    """Settle directories, and let the tracker know of those that were for one."""
+    marked = [path for path in paths if settle(path)]
+    with suppress(OSError, ValueError, NotImplementedError):
+        tracked = [str(path) for path in marked if _is_tracked(path)]
+        if tracked:
+            _deliver_in_the_background(tracked)
+
+
+def amend_result(path: Path, **values: Any) -> None:
+    """Change values in the `result.json` of a run that nobody works on."""
+    with suppress(OSError, ValueError), _locked(path):
+        result = _read_result(path)
+        if result and {**result, **values} != result:
+            write_result(path, {**result, **values})
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = lock(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    """Of a run; a sweep has none."""
+    try:
+        result = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if not isinstance(result, dict):
+        raise ValueError(f"{path / RESULT}: damaged")
+    return result
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write `result.json`, whole, by who holds the lock."""
+    write_text(path / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+def _is_tracked(path: Path) -> bool:
+    return (path / journal.FILE).is_file() and bool(journal.read(path)[0].get("enabled"))
+
+
+def _deliver_in_the_background(paths: Sequence[str]) -> None:
+    # By name: what delivers comes after this room, and nobody here waits for it. Not `Popen`, which warns of a
+    # child that outlives it.
+    os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", *paths],
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+        ],
+        setsid=True,
+    )

@@ -1,0 +1,68 @@
+"""File locks: the lock of a run or sweep directory, and exclusive access to a shared file."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+def lock(path: Path, name: str = LOCK) -> int:
+    """Lock a directory until the descriptor is closed, or this process ends. Raises `BlockingIOError`.
+
+    With another `name`, something else in it.
+    """
+    while True:
+        descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):  # else its last owner removed it just now
+                if os.fstat(descriptor).st_ino == os.stat(path / name).st_ino:
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process works in a run's directory."""
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        # Shared: looking must not keep somebody from taking the lock, but for an instant, nor need write access.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def exclusive(path: Path, patience: float = 120) -> Iterator[None]:
+    """Hold a file lock. Raises `TimeoutError` if another process holds it for `patience` seconds.
+
+    Processes that open a fresh SQLite store at once would all fail in its migration.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    deadline = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process has held {path} for {patience:g} s") from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,129 @@
+"""Find a run by what a user calls it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mnist_exp.errors import RequestError, first_line
+from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
+from mnist_exp.suggest import did_you_mean
+
+_STAMP = r"-\d{8}-\d{6}(-\d+)?"
+
+
+class Ambiguous(RequestError):
+    """Several runs are called so."""
+
+
+def is_finished(run: RunSummary) -> bool:
+    """Whether a run came to its end."""
+    return run.status == "finished"
+
+
+def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = is_finished) -> RunSummary:
+    """A run by its path, `latest` (the newest of those that are meant by it), `best` (by validation, on the newest
+    finished run's data), MLflow run id, or name. Raises `RequestError`; an ambiguous name lists the candidates.
+    """
+    if not wanted:
+        raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        for summary in look_at([path]):
+            if summary.status == "damaged":
+                raise RequestError(f"{path / 'result.json'}: damaged")
+            return summary
+        raise RequestError(f"{wanted}: not a run's directory: it has no result.json")
+    runs = list_runs(outputs)
+    if wanted in ("latest", "best"):
+        meant = is_finished if wanted == "best" else latest
+        found = [run for run in runs if meant(run)]
+        if not found:
+            kind = "finished run" if meant is is_finished else "interrupted run"
+            raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
+        return found[0] if wanted == "latest" else _best(found)
+    matches = [run for run in runs if wanted == run.result.get("mlflow_run_id")]
+    matches = matches or [run for run in runs if wanted in (run.name, run.path.name)]
+    matches = matches or [run for run in runs if _is_called(run.name, wanted)]
+    matches = matches or [run for run in runs if run.name.startswith(wanted)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = "".join(f"\n  {run.name}" for run in matches)
+        raise Ambiguous(f"{wanted}: {len(matches)} runs are called so:{names}")
+    if re.fullmatch("[0-9a-f]{32}", wanted):
+        raise RequestError(
+            f"{wanted}: no run in {outputs} has this MLflow run id; 'mnist-exp runs' lists the runs"
+        )
+    hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
+    raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
+
+
+def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
+    """The runs that are meant by what `find_run` takes, a sweep (its directory or name), any folder of runs, or a
+    pattern of paths or names (`pyramid*`). They may be unfinished or damaged. Raises `RequestError`.
+    """
+    path = Path(wanted).expanduser()
+    if path.is_dir():
+        found = look_at([path]) or look_at(sorted(path.iterdir()))
+        if not found:
+            raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs")
+        return found
+    if set("*?[") & set(wanted):
+        paths = [Path(match) for match in sorted(glob(str(path)))]
+        found = [
+            run for match in paths if match.is_dir() for run in look_at([match]) or look_at([*match.iterdir()])
+        ]
+        found = found or [run for run in list_runs(outputs) if _fits(run, wanted)]
+        if not found:
+            raise RequestError(f"{wanted}: matches no run in {outputs}")
+        return found
+    sweeps = [folder for folder in sorted((outputs / SWEEPS).glob("*")) if _is_called(folder.name, wanted)]
+    if not sweeps:
+        try:
+            return [find_run(wanted, outputs)]
+        except Ambiguous as error:
+            raise RequestError(f"{error}\n  all of them: '{wanted}*'") from error
+    runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
+    if len(sweeps) > 1 or runs:
+        names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
+        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs are called so:{names}")
+    return look_at(sorted(sweeps[0].iterdir()))
+
+
+def _fits(run: RunSummary, pattern: str) -> bool:
+    return fnmatchcase(run.name, pattern) or fnmatchcase(run.path.name, pattern)
+
+
+def _is_called(name: str, wanted: str) -> bool:
+    """Whether a directory has that name, or had it asked for as `name=…` before the time was put behind it."""
+    return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
+
+
+def _best(finished: list[RunSummary]) -> RunSummary:
+    data = finished[0].result["data"]["sha256"]
+    same = [run for run in finished if run.result["data"]["sha256"] == data]
+    return max(same, key=lambda run: run.result["best"].get("val/accuracy", float("-inf")))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """A run's resolved config. Raises `RequestError`."""
+    file = run / "config.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise RequestError(f"{file}:{line}: damaged: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file}: damaged: {first_line(error)}") from error
+    if not isinstance(values, dict):
+        raise RequestError(f"{file}: damaged: expected a mapping")
+    return values

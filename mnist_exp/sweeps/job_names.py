@@ -1,0 +1,54 @@
+"""The names of sweeps and of their jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+
+from hydra.errors import HydraException
+
+from mnist_exp.config.overrides import key_of, parse_override
+from mnist_exp.runs.directory import safe_name
+from mnist_exp.sweeps.grid import Grid
+
+_LONGEST = 120  # a file system takes 255 bytes
+# What changes nothing in what a job comes to.
+_WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name")
+
+
+def job_names(grid: Grid) -> tuple[str, ...]:
+    """`model-linear_seed-0`: what is swept, and the job's values. No two are the same."""
+    names: list[str] = []
+    for job in grid.jobs:
+        values = {key_of(text): text.split("=", 1)[1] for text in job if "=" in text}
+        parts = [safe_name(f"{key.rsplit('.', 1)[-1]}-{values[key]}") for key in sorted(grid.swept)]
+        name = "_".join(parts)[:_LONGEST] or "job"
+        others = (f"{name}.{number}" for number in itertools.count(2))
+        names.append(name if name not in names else next(other for other in others if other not in names))
+    return tuple(names)
+
+
+def sweep_name(swept: Sequence[str], fixed: Sequence[str]) -> str:
+    """`aug-model-seed-1f0c3a`: the swept keys, and a digest of the fixed overrides.
+
+    The order in which they are written, quotes, and what changes no job are all the same to it.
+    """
+    keys = "-".join(sorted(key.rsplit(".", 1)[-1] for key in swept)) or "sweep"
+    said = {key_of(text): _value(text) for text in fixed if key_of(text).split(".")[0] not in _WITHOUT_EFFECT}
+    if not said:
+        return safe_name(keys[:_LONGEST])
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    return safe_name(f"{keys[:_LONGEST]}-{digest[:6]}")
+
+
+def _value(text: str) -> object:
+    """What an override gives, however it is written; `~key` takes it away."""
+    try:
+        override = parse_override(text)
+    except HydraException:
+        return text
+    value = override.value()
+    is_whole = isinstance(value, float) and value.is_integer()
+    return ["~" if text.startswith("~") else "=", int(value) if is_whole else value]  # type: ignore[arg-type]

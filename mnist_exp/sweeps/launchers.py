@@ -1,0 +1,123 @@
+"""Run a sweep's jobs with one of Hydra's launchers."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext
+
+from mnist_exp.config.hydra_adapter import config_loader
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.errors import Problem, RequestError, first_line
+from mnist_exp.sweeps.grid import chosen_launcher, names_code, resolved, whole_config
+
+
+def launch(
+    request: Request, directory: Path, jobs: int, function: Callable[[Any], Any], at_once: int | None
+) -> Iterator[list[Any]]:
+    """Call `function` once per job, and yield what it returned, in order; `at_once` jobs at a time, None: all.
+
+    A launcher (`hydra/launcher=…`) has jobs to spread, not configs to compose: each job knows its own by
+    `job_number`. `function` must not raise, and must be importable by name: some launchers run it in other
+    processes. `directory` is where launchers leave their own files. Raises whatever a launcher does whose worker
+    dies; it may take other jobs down with it, or leave them running.
+    """
+    quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
+    request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
+    with _whole(request) as (loader, master):
+        HydraConfig.instance().set_config(master)
+        launcher = Plugins.instance().instantiate_launcher(
+            # Without the config's callbacks: a config must not name code to run.
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
+            task_function=function,
+            config=master,
+        )
+        numbers = iter(range(jobs))
+        while batch := list(islice(numbers, at_once)):
+            returned = launcher.launch([[] for _ in batch], initial_job_idx=batch[0])
+            yield [done.return_value for done in returned]
+
+
+def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
+    """Raises `RequestError` where a sweep's launcher cannot start anything here. Nothing is created.
+
+    A Ray cluster that is found stays connected: the launcher takes it then.
+    """
+    if _engine(launcher) not in ("JoblibLauncher", "RayLauncher", "SlurmLauncher"):
+        return  # the others start jobs anywhere, and composing takes time
+    with _whole(request) as (_, master):
+        launcher = resolved(master.hydra.launcher)
+        key, why = f"hydra/launcher={chosen_launcher(master)}", ""
+        match _engine(launcher):
+            case "JoblibLauncher" if launcher.get("n_jobs") == 0:
+                key, why = (
+                    "hydra.launcher.n_jobs",
+                    "expected a number of workers, or a negative one as joblib: found 0",
+                )
+            case "SlurmLauncher" if shutil.which("srun") is None:
+                why = "there is no srun: this is not a machine from which Slurm takes jobs"
+            case "RayLauncher":
+                import ray
+
+                try:
+                    if not ray.is_initialized():
+                        ray.init(**launcher["ray"]["init"])
+                except Exception as error:  # Ray raises what it met: a refused connection, a token, a full disk
+                    address = launcher["ray"]["init"].get("address")
+                    why = f"no Ray cluster at address {address}: {first_line(error)}"
+        if why:
+            raise RequestError([Problem(COMMAND_LINE, f"{key}: {why}", key.split("=")[0])], "this sweep")
+
+
+@contextmanager
+def _whole(request: Request) -> Iterator[tuple[ConfigLoaderImpl, Any]]:
+    """Hydra's loader, and the whole config with Hydra's own part. Raises `RequestError`."""
+    with config_loader(request.config_dir) as loader:
+        master = whole_config(loader, request)
+        assert master is not None
+        # As it is made, with what it takes from elsewhere in the config.
+        if names_code(resolved(master.hydra.launcher)):
+            raise RequestError("hydra.launcher: nothing in a config may name code to run")
+        yield loader, master
+
+
+def job_number() -> int:
+    """The place of the job that this code runs in among the sweep's, from 0."""
+    return int(HydraConfig.get().job.num)
+
+
+def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
+    """The cores that a launcher gives to each job, where it runs several at once; None where it does not."""
+    engine = _engine(launcher)
+    if engine == "JoblibLauncher":
+        workers = int(launcher.get("n_jobs") or cores)
+        workers = workers if workers > 0 else max(1, cores + 1 + workers)
+        return max(1, cores // workers)
+    if engine == "RayLauncher":
+        return max(1, int(launcher["ray"]["remote"].get("num_cpus") or 1))
+    if engine in ("LocalLauncher", "SlurmLauncher"):
+        return max(1, int(launcher.get("cpus_per_task") or 1))
+    return None
+
+
+def jobs_at_once(launcher: Mapping[str, Any], batch: int | None, cores: int) -> int | None:
+    """How many jobs a launcher is given at once; None: all. submitit starts them all at the same time here."""
+    if batch is None and _engine(launcher) == "LocalLauncher":
+        return max(1, cores // (threads_per_job(launcher, cores) or 1))
+    return batch
+
+
+def _engine(launcher: Mapping[str, Any]) -> str:
+    """The name of a launcher's class."""
+    return str(launcher.get("_target_", "")).split(".")[-1]

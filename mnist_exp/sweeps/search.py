@@ -1,0 +1,217 @@
+"""What a request to search comes to: its space, its settings, and what all its trials have in common.
+
+Everything that is wrong with it is found here, before anything is created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.command_schemas import StudyConfig, TuneConfig
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.preparation import start_from_run
+from mnist_exp.errors import Problem, RequestError
+from mnist_exp.runs.directory import SWEEPS, safe_name
+from mnist_exp.runs.fingerprint import as_values, with_effect
+from mnist_exp.runs.journal import flatten
+from mnist_exp.sweeps.grid import Grid
+from mnist_exp.sweeps.job_check import check_jobs, settle_data_of_all
+from mnist_exp.sweeps.job_names import job_names
+from mnist_exp.sweeps.search_space import Numbers, Space, read_space
+from mnist_exp.sweeps.worker import data_sha256
+
+_TRIALS = 20
+_MOST = 10_000  # points of a grid
+# Groups of keys that are one for all trials, beside those of a sweep.
+_NOT_SEARCHED = ("tune", "name", "debug")
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search that was found right."""
+
+    request: Request
+    """To train, with the overrides of every trial."""
+    config: TrainConfig
+    """Of one point of the space: for what is the same in all."""
+    space: Space
+    tune: TuneConfig
+    name: str
+    trials: int
+    seed: int
+    epochs: int
+    """The most that a trial may have."""
+    stands_in_for: str | None
+    definition: Mapping[str, Any]
+    """What a study is about: it goes on with nothing else."""
+
+    @property
+    def directory(self) -> Path:
+        """The study's."""
+        return Path(self.config.outputs).resolve() / SWEEPS / safe_name(self.name)
+
+    @property
+    def metric(self) -> str:
+        """What trials are chosen by."""
+        return self.config.training.select.metric
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether more of it is better."""
+        return self.config.training.select.mode == "max"
+
+    def display_path(self, value: float | None) -> str:
+        """A value of the metric."""
+        from mnist_exp.report.tables import percent
+
+        if value is None or "accuracy" in self.metric:
+            return percent(value)
+        return f"{value:.4g}"
+
+
+def check_search(request: Request) -> Search:
+    """What is asked for. Raises `RequestError` with all that is wrong."""
+    ours = tuple(text for text in request.overrides if key_of(text).replace("/", ".").split(".")[0] == "tune")
+    rest = tuple(text for text in request.overrides if text not in ours)
+    request = start_from_run(replace(request, verb="train", overrides=rest))
+    problems: list[Problem] = []
+    settings = None
+    try:
+        settings = compose_checked(Request("tune", ours, request.config_dir), StudyConfig)[0].tune
+    except RequestError as error:
+        if not error.problems:
+            raise
+        problems += error.problems
+    space = read_space(request, settings.space if settings else {})
+    problems += space_problems(space, settings)
+    jobs = check_points(request, space, problems)
+    settled, stands_in_for = settle_data_of_all(jobs)
+    assert settings is not None
+    configs = [config for _, config in settled]
+    check_same_for_all(configs)
+    config = configs[0]
+    request = replace(request, overrides=space.fixed)
+    if stands_in_for:
+        request = request.with_option("data", str(jobs[0][1].data.fallback))
+    seed = config.seed if settings.seed is None else settings.seed
+    keys = [key.rsplit(".", 1)[-1].lstrip("+") for key in space.keys]
+    model = [] if "model" in keys else [config.model.name]
+    trials = settings.trials or (len(space.grid()) if settings.sampler == "grid" else _TRIALS)
+    return Search(
+        request, config, replace(space, fixed=request.overrides), settings,
+        safe_name(settings.name or "-".join(["tune", *model, *keys])[:100]),
+        trials, seed, max(config.training.epochs for config in configs), stands_in_for,
+        define(config, space, settings, seed),
+    )  # fmt: skip
+
+
+def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
+    """What is wrong with a space beside what is wrong with its dimensions, and with the sampler for it."""
+    problems = []
+
+    def report(message: str, key: str = "") -> None:
+        problems.append(Problem(COMMAND_LINE, message, key))
+
+    if not space.dimensions and not space.problems:
+        report(
+            "nothing to search over: give keys several values, such as "
+            "optimizer.learning_rate='tag(log,interval(1e-4,1e-1))' or aug=none,rotate15"
+        )
+    for key in space.keys:
+        if key.split(".")[0] in _NOT_SEARCHED:
+            report(f"{key}: is one for all trials of a search; give it a single value", key)
+    if any(key_of(text) == "name" for text in space.fixed):
+        report("name: a search is named by tune.name, its trials by their numbers", "name")
+    if settings is None or not space.dimensions:
+        return problems
+    numeric = [dimension for dimension in space.dimensions if isinstance(dimension, Numbers)]
+    if settings.sampler == "cmaes" and len(numeric) < 2:
+        report(
+            f"tune.sampler=cmaes: needs two keys with numbers (interval or range) at least, found "
+            f"{len(numeric)}; tune.sampler=tpe takes any",
+            "tune.sampler",
+        )
+    if settings.sampler == "grid":
+        endless = [dimension for dimension in numeric if dimension.points is None or dimension.log]
+        for numbers in endless:
+            report(
+                f"tune.sampler=grid: {numbers.key}={numbers.text} has no end of values; "
+                "a grid needs single ones (a,b,c or range(…))",
+                numbers.key,
+            )
+        if not endless:
+            points = 1
+            for dimension in space.dimensions:
+                points *= len(dimension.points or ())
+            if points > _MOST:
+                report(f"tune.sampler=grid: {points:,} points; at most {_MOST:,} are a grid", "tune.sampler")
+            elif (settings.trials or 0) > points:
+                report(f"tune.trials={settings.trials}: the grid has only {points} points", "tune.trials")
+    return problems
+
+
+def check_points(
+    request: Request, space: Space, problems: Sequence[Problem]
+) -> Sequence[tuple[Request, TrainConfig]]:
+    """The requests and configs of some points of the space: its ends, and each choice.
+
+    Raises `RequestError` with what is wrong with them, and with `problems`.
+    """
+    grid = Grid(tuple(map(key_of, space.keys)), tuple(space.corners()), space.problems)
+    subject = "this search"
+    try:
+        jobs = check_jobs(request, grid, job_names(grid))
+    except RequestError as error:
+        if not error.problems:
+            raise
+        found = [of_the_search(problem, space) for problem in error.problems]
+        refused = RequestError(sorted({*problems, *found}), subject)
+        refused.more = error.more
+        raise refused from error
+    if problems:
+        raise RequestError(sorted(set(problems)), subject)
+    return list(jobs.values())
+
+
+def of_the_search(problem: Problem, space: Space) -> Problem:
+    """A problem of some points as one of the search; of a key that there is not, every value says the same."""
+    message = problem.message.replace("  [all jobs]", "").replace("for all jobs of a sweep", "for all trials")
+    for dimension in space.dimensions:
+        if message.startswith(f"{dimension.key}=") and ": no such key" in message:
+            told = message.partition(": ")[2].partition("  [")[0]
+            message = f"{dimension.key}={dimension.text}: {told}"
+    return replace(problem, message=message)
+
+
+def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
+    """Raises `RequestError` where trials could not be compared."""
+    first = configs[0]
+    if not first.data.val_fraction:
+        raise RequestError("data.val_fraction=0: trials are chosen by validation data, and there is none")
+    for config in configs[1:]:
+        if config.data != first.data:
+            raise RequestError("data: is one for all trials of a search: they are compared on the same images")
+        if config.training.select != first.training.select:
+            raise RequestError("training.select: is one for all trials of a search: they are compared by it")
+
+
+def define(config: TrainConfig, space: Space, settings: TuneConfig, seed: int) -> dict[str, Any]:
+    """What a study is about, in plain values."""
+    searched = tuple(f"{key.lstrip('+')}." for key in space.keys)
+    values = with_effect(as_values(config))
+    del values["device"]
+    return {
+        "space": space.texts,
+        "tune.sampler": settings.sampler,
+        "tune.pruner": settings.pruner,
+        "tune.seed": seed,
+        "images": data_sha256(config.data)[:12],
+        # That of one point: what is searched over has other values elsewhere.
+        "config": {key: value for key, value in flatten(values).items() if not f"{key}.".startswith(searched)},
+    }

@@ -1,0 +1,205 @@
+"""The space of a search: keys with several values, in Hydra's sweep syntax."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from mnist_exp.config.compose import parsable
+from mnist_exp.config.hydra_adapter import config_loader
+from mnist_exp.config.overrides import Request, key_of, parse_override, quoted
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.errors import Problem
+from mnist_exp.suggest import did_you_mean
+
+LOG = "log"
+"""The tag of an interval whose values are to be spread evenly over orders of magnitude."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A key with a few values, as they are written in overrides."""
+
+    key: str
+    text: str
+    values: tuple[str, ...]
+
+    @property
+    def corners(self) -> tuple[str, ...]:
+        """The values that are looked at before a search begins."""
+        return self.values
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """All values."""
+        return self.values
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A key with the numbers from `low` to `high`, both included; `step` is None for all floats between them."""
+
+    key: str
+    text: str
+    low: float
+    high: float
+    step: float | None
+    log: bool
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are integers."""
+        return isinstance(self.low, int)
+
+    @property
+    def corners(self) -> tuple[str, ...]:
+        """The values that are looked at before a search begins."""
+        return tuple(dict.fromkeys((repr(self.low), repr(self.high))))
+
+    @property
+    def points(self) -> tuple[str, ...] | None:
+        """All values; None where they cannot be counted."""
+        if self.step is None:
+            return None
+        count = round((self.high - self.low) / self.step) + 1
+        return tuple(repr(self.low + number * self.step) for number in range(count))
+
+
+Dimension = Choices | Numbers
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched over."""
+
+    dimensions: tuple[Dimension, ...]
+    fixed: tuple[str, ...]
+    """The overrides of every trial."""
+    problems: tuple[Problem, ...]
+    """What is wrong; it is in neither."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that are searched over."""
+        return tuple(dimension.key for dimension in self.dimensions)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The space as it was written."""
+        return {dimension.key: dimension.text for dimension in self.dimensions}
+
+    def corners(self) -> list[tuple[str, ...]]:
+        """Overrides of the points to look at before a search: the first values of all dimensions, each other end
+        or choice beside them, and the last values of all.
+        """
+        ends = [dimension.corners for dimension in self.dimensions]
+        first = [values[0] for values in ends]
+        points = [first]
+        for place, values in enumerate(ends):
+            points += [[*first[:place], value, *first[place + 1 :]] for value in values[1:]]
+        points.append([values[-1] for values in ends])
+        return [self.overrides(point) for point in dict.fromkeys(map(tuple, points))]
+
+    def overrides(self, values: Sequence[str]) -> tuple[str, ...]:
+        """The overrides of a point, its values as they are written."""
+        return (*self.fixed, *(f"{key}={value}" for key, value in zip(self.keys, values, strict=True)))
+
+    def grid(self) -> list[tuple[str, ...]]:
+        """All points, the last dimension's values changing fastest; of numbers that can be counted only."""
+        return list(itertools.product(*(dimension.points or () for dimension in self.dimensions)))
+
+
+def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
+    """The space that the command line and a preset (`tune.space`) make; for a key in both, the former counts."""
+    dimensions: dict[str, Dimension] = {}
+    with config_loader(request.config_dir) as loader:
+        good, problems = parsable(request.overrides)
+        given = [parse_override(text, loader) for text in good]
+        keys = [key_of(text) for text in good]
+        for key, value in preset.items():
+            place = f"tune.space.{key}"
+            try:
+                override = parse_override(f"{key}={_as_written(value)}", loader)
+            except HydraException:
+                problems.append(Problem(place, f"{value}: not in Hydra's sweep syntax", place))
+                continue
+            if not override.is_sweep_override():
+                problems.append(Problem(place, f"{value}: one value, and nothing to choose from", place))
+            elif key not in keys:
+                dimensions |= _read(override, place, problems)
+        for override in filter(Override.is_sweep_override, given):
+            if keys.count(key := key_of(str(override.input_line))) > 1:
+                problems.append(Problem(COMMAND_LINE, f"{key}: given twice", key))
+            dimensions |= _read(override, COMMAND_LINE, problems)
+    fixed = tuple(str(override.input_line) for override in given if not override.is_sweep_override())
+    return Space(tuple(dimensions.values()), fixed, tuple(dict.fromkeys(problems)))
+
+
+def without_space(request: Request) -> Request:
+    """The same request without what is searched over: what all trials have in common."""
+    swept = {text for text in parsable(request.overrides)[0] if parse_override(text).is_sweep_override()}
+    return replace(request, overrides=tuple(text for text in request.overrides if text not in swept))
+
+
+def _as_written(value: Any) -> str:
+    """A value of YAML in Hydra's syntax: a list as its choices."""
+    if not isinstance(value, (list, tuple)):
+        return str(value)
+    texts = [quoted(entry) if isinstance(entry, str) else json.dumps(entry) for entry in value]
+    return f"choice({','.join(texts)})"
+
+
+def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, Dimension]:
+    """The dimension that a swept override makes, by its key; nothing where it is wrong, which is told."""
+    key, text = override.get_key_element(), (override.input_line or "").partition("=")[2]
+    faults = list(_faults(override.value()))
+    sweep = override.value()
+    if faults:
+        problems += [Problem(place, f"{key}={text}: {fault}", key) for fault in faults]
+        return {}
+    if isinstance(sweep, IntervalSweep):
+        assert sweep.start is not None
+        assert sweep.end is not None
+        step = 1 if isinstance(sweep.start, int) else None
+        return {key: Numbers(key, text, sweep.start, sweep.end, step, LOG in sweep.tags)}
+    if isinstance(sweep, RangeSweep):
+        values = list(sweep.range())
+        return {key: Numbers(key, text, min(values), max(values), abs(sweep.step), False)}
+    choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
+    if not choices:
+        problems.append(Problem(place, f"{key}={text}: no value to choose", key))
+        return {}
+    return {key: Choices(key, text, choices)}
+
+
+def _faults(sweep: Any) -> Iterator[str]:
+    """What is wrong with a sweep by itself."""
+    if getattr(sweep, "shuffle", False):
+        yield "shuffle(…) has no meaning in a search: the sampler chooses the order"
+    tags: set[str] = getattr(sweep, "tags", set())
+    for tag in sorted(tags - {LOG}):
+        yield f"tag {tag}: no such tag{did_you_mean(tag, [LOG])}; a log scale is tag({LOG}, interval(low, high))"
+    if not isinstance(sweep, IntervalSweep):
+        if LOG in tags:
+            yield f"a log scale is for an interval: tag({LOG}, interval(low, high))"
+        if isinstance(sweep, RangeSweep) and not any(True for _ in sweep.range()):
+            yield "no value is in this range"
+        return
+    assert sweep.start is not None
+    assert sweep.end is not None
+    low, high = sweep.start, sweep.end
+    if not (math.isfinite(low) and math.isfinite(high)):
+        yield "both ends must be numbers"
+    elif low > high:
+        yield f"the wrong way round: it must be interval({high:g},{low:g})"
+    elif low == high:
+        yield f"both ends are {low:g}: give it as a single value"
+    if LOG in tags and low <= 0:
+        yield f"a log scale must begin above 0, found {low:g}"

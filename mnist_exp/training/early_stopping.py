@@ -1,0 +1,69 @@
+"""What follows from the epochs so far: the best one, a lower learning rate, an early end.
+
+All are functions of the history, so that a training that goes on needs no counters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.training.schedule import learning_rates
+
+Row = Mapping[str, float]
+
+
+def better(row: Row, than: Row, config: TrainConfig, by: float = 0.0) -> bool:
+    """Whether an epoch is to be preferred to an earlier one, by more than `by`.
+
+    Without validation data, every later one is.
+    """
+    select = config.training.select
+    if not any(name.startswith("val/") for name in row):
+        return True
+    gain = row[select.metric] - than[select.metric]
+    return (gain if select.mode == "max" else -gain) > by
+
+
+def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
+    """Whether the last `early_stopping.patience` epochs were not better than the best one before them."""
+    early = config.training.early_stopping
+    if early.patience is None:
+        return False
+    best = 0
+    for index in range(1, len(history)):
+        if better(history[index], history[best], config, early.min_delta):
+            best = index
+    return len(history) - 1 - best >= early.patience
+
+
+def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
+    """What `reduce_on_plateau` multiplies the next epoch's learning rate with; 1 for other schedules.
+
+    After `patience` epochs that were not better than the best one, it is lowered by `factor`, not below
+    `final_fraction`, and waits anew.
+    """
+    plateau = config.schedule.plateau
+    scale, best, waited = 1.0, 0, 0
+    for index in range(1, len(history) if plateau else 0):
+        assert plateau is not None
+        if better(history[index], history[best], config, plateau.min_delta):
+            best, waited = index, 0
+        else:
+            waited += 1
+        if waited >= plateau.patience:
+            scale, waited = max(scale * plateau.factor, config.schedule.final_fraction), 0
+    return scale
+
+
+def rates_with_history(
+    history: Sequence[Row], config: TrainConfig, steps_per_epoch: int
+) -> npt.NDArray[np.float32]:
+    """The learning rate of every step: as it was, and as it would go on; shape (epochs × steps_per_epoch,)."""
+    epochs = config.training.epochs
+    table = learning_rates(config.schedule, config.optimizer.learning_rate, steps_per_epoch, epochs)
+    scales = [learning_rate_scale(history[:epoch], config) for epoch in range(epochs)]
+    return table * np.repeat(np.array(scales, np.float32), steps_per_epoch)

@@ -1,0 +1,150 @@
+"""Receptive fields are what the layers really see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from mnist_exp.analysis.receptive_field import Field, fields, receptive_axes
+from mnist_exp.model.graph import apply_layers
+
+HEIGHT, WIDTH = 19, 16
+
+
+def build(layers: list[Any], shape: tuple[int, ...] = (HEIGHT, WIDTH, 1)) -> keras.Model | None:
+    """None where the list does not fit."""
+    problems: list[str] = []
+    inputs = keras.Input(shape)
+    outputs = apply_layers(layers, inputs, "layers", lambda path, text: problems.append(text))
+    return None if problems else keras.Model(inputs, outputs)
+
+
+def window(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
+    """Sizes, strides, dilation and padding, also unequal ones."""
+    kernel = [int(n) for n in rng.integers(1, 5, 2)]
+    strides = int(rng.integers(1, 3))
+    dilation = int(rng.integers(1, 3)) if strides == 1 else 1
+    padding = str(rng.choice(["same", "valid"]))
+    return {"kernel_size": kernel, "strides": strides, "dilation_rate": dilation, "padding": padding, **more}
+
+
+def one(rng: np.random.Generator) -> Any:
+    kind = rng.choice(
+        [
+            "Conv2D", "SeparableConv2D", "DepthwiseConv2D", "Conv2DTranspose", "MaxPooling2D", "AveragePooling2D",
+            "ZeroPadding2D", "Cropping2D", "UpSampling2D", "BatchNormalization",
+        ]
+    )  # fmt: skip
+    if kind in ("Conv2D", "SeparableConv2D"):
+        return {"type": kind, "filters": 2, **window(rng)}
+    if kind == "DepthwiseConv2D":
+        return {"type": kind, **window(rng)}
+    if kind == "Conv2DTranspose":
+        return {"type": kind, "filters": 2, **window(rng, dilation_rate=1)}
+    if kind in ("MaxPooling2D", "AveragePooling2D"):
+        size = [int(n) for n in rng.integers(1, 4, 2)]
+        return {
+            "type": kind,
+            "pool_size": size,
+            "strides": int(rng.integers(1, 3)),
+            "padding": str(rng.choice(["same", "valid"])),
+        }
+    if kind == "ZeroPadding2D":
+        return {"type": kind, "padding": [[1, 0], [2, 1]]}
+    if kind == "Cropping2D":
+        return {"type": kind, "cropping": [[0, 1], [1, 0]]}
+    if kind == "UpSampling2D":
+        return {"type": kind, "size": [int(n) for n in rng.integers(1, 4, 2)]}
+    return str(kind)
+
+
+def stack(rng: np.random.Generator) -> list[Any]:
+    layers: list[Any] = [one(rng) for _ in range(rng.integers(1, 5))]
+    same = {"type": "Conv2D", "filters": 2, "kernel_size": [3, 5], "padding": "same"}
+    shape = rng.integers(0, 4)
+    if shape == 0:
+        layers.append({"type": "Residual", "layers": [same, same], "shortcut": [{**same, "kernel_size": [1, 7]}]})
+    elif shape == 1:
+        layers.append(
+            {"type": "Parallel", "branches": [[same], [{**same, "kernel_size": 1}, {**same, "dilation_rate": 2}]]}
+        )
+    elif shape == 2:
+        layers.append({"type": "Permute", "dims": [2, 1, 3]})
+    return [*layers, one(rng)]
+
+
+def probed(model: keras.Model) -> np.ndarray:
+    """Which pixel changes which unit: (pixels, rows, columns), with weights and inputs that never cancel out."""
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([np.full(w.shape, 0.5, np.float32) for w in layer.weights])
+    lit = np.eye(HEIGHT * WIDTH, dtype=np.float32).reshape(-1, HEIGHT, WIDTH, 1) * 1e6
+    difference = model.predict_on_batch(lit) - model.predict_on_batch(np.zeros((1, HEIGHT, WIDTH, 1), np.float32))
+    return np.abs(difference).max(axis=-1) > 1e-3
+
+
+@pytest.mark.slow
+def test_fields_are_what_probing_finds():
+    """On 100 random stacks of everything that is laid over an image, for every unit of the last layer."""
+    rng = np.random.default_rng(0)
+    tried = 0
+    while tried < 100:
+        layers = stack(rng)
+        model = build(layers)
+        if model is None or min(model.output_shape[1:3]) < 3:
+            continue
+        tried += 1
+        found = probed(model).reshape(HEIGHT, WIDTH, *model.output_shape[1:3])
+        axes = receptive_axes(model)[model.layers[-1].name]
+        for number, axis in axes.items():
+            others = tuple(n for n in range(4) if n not in (axis.of, number + 1))  # found: rows, columns, units
+            sees = found.any(axis=others)  # (pixels along the axis, units along the axis)
+            for unit in range(axis.length):
+                pixels = np.flatnonzero(sees[:, unit])
+                seen = axis.seen(unit)
+                expected = (int(pixels[0]), int(pixels[-1])) if len(pixels) else None
+                assert seen == expected, (layers, number, unit)
+
+
+CONV = {"type": "Conv2D", "filters": 2}
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([], Field(1, 1, 0)),
+        ([{**CONV, "kernel_size": 3, "padding": "same"}] * 5, Field(11, 1, -5)),
+        ([{**CONV, "kernel_size": 5}, "MaxPooling2D"], Field(6, 2, 0)),
+        ([{**CONV, "kernel_size": 5}, "MaxPooling2D", {**CONV, "kernel_size": 5}], Field(14, 2, 0)),
+        ([{**CONV, "kernel_size": 3, "dilation_rate": 4}], Field(9, 1, 0)),
+        ([{"type": "UpSampling2D", "size": 2}, {**CONV, "kernel_size": 3, "padding": "same"}], Field(2, 0.5, -1)),
+        ([{"type": "Residual", "layers": [{**CONV, "filters": 1, "kernel_size": 3, "padding": "same"}]}], Field(3, 1, -1)),
+        ([{"type": "Parallel", "branches": [[{**CONV, "kernel_size": 3, "padding": "same"}], [{**CONV, "kernel_size": 7, "padding": "same"}]]}], Field(7, 1, -3)),
+        (["GlobalAveragePooling2D"], Field(None, 0, 0)),
+        (["Flatten", {"type": "Dense", "units": 3}], Field(None, 0, 0)),
+        (["GroupNormalization"], Field(None, 0, 0)),
+        ([{"type": "Dense", "units": 3}], Field(1, 1, 0)),  # of a pixel's channels
+    ],
+)  # fmt: skip
+def test_sizes_strides_and_starts_are_those_of_the_textbook(layers: list[Any], expected: Field):
+    """As if the image went on without end: padding counts."""
+    if layers and layers[0] == "GroupNormalization":
+        layers = [{"type": "GroupNormalization", "groups": 1}]
+    model = build([*layers, "Identity"])
+    assert model is not None
+    assert fields(receptive_axes(model)[model.layers[-1].name]) == (expected, expected)
+
+
+def test_rows_and_columns_have_fields_of_their_own():
+    """7×1 and 1×7 kernels; and a sequence of rows sees whole rows."""
+    model = build([{**CONV, "kernel_size": [7, 1]}, {**CONV, "kernel_size": [1, 3], "strides": [1, 1]}])
+    assert model is not None
+    assert fields(receptive_axes(model)["conv2d_1"]) == (Field(7, 1, 0), Field(3, 1, 0))
+    rows = build(
+        [{"type": "Reshape", "target_shape": [HEIGHT, WIDTH]}, {"type": "Conv1D", "filters": 2, "kernel_size": 3}]
+    )
+    assert rows is not None
+    assert fields(receptive_axes(rows)["conv1d"]) == (Field(3, 1, 0), Field(None, 0, 0))

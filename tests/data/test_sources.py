@@ -1,0 +1,326 @@
+"""Where data is looked for: a given folder, the cache, Keras' cache, the mirrors, in this order."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from running import Cli
+
+from mnist_exp.config.schema import DataConfig, FileSpec
+from mnist_exp.data import sources
+from mnist_exp.data.load import find
+from mnist_exp.data.sources import NotFound, cache_folder
+from mnist_exp.errors import RequestError
+
+RNG = np.random.default_rng(0)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+CONTENTS = {
+    "train_images": idx(RNG.integers(0, 256, (20, 4, 5), np.uint8)),
+    "train_labels": idx(np.arange(20, dtype=np.uint8) % 3),
+    "test_images": idx(RNG.integers(0, 256, (6, 4, 5), np.uint8)),
+    "test_labels": idx(np.arange(6, dtype=np.uint8) % 3),
+}
+
+
+def config(**changes: object) -> DataConfig:
+    files = {part: FileSpec(name=part, sha256=hashlib.sha256(c).hexdigest()) for part, c in CONTENTS.items()}
+    nobody = ("http://127.0.0.1:1/",)
+    values: dict[str, object] = {
+        "name": "tiny", "source": "idx", "dir": None, "files": files, "mirrors": nobody, "keras_cache": None,
+        "shape": (4, 5, 1), "classes": 3, "class_names": ("a", "b", "c"), "val_fraction": 0.1, "split_seed": 0,
+        "limit": None, "fallback": None,
+    }  # fmt: skip
+    return DataConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def write(folder: Path, packed: bool = False, **changes: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, content in {**CONTENTS, **changes}.items():
+        (folder / (part + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+    return folder
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
+    """A mirror on loopback: its address, its folder, and what was asked of it."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            asked.append(self.path)
+
+        def do_GET(self) -> None:
+            if self.path.startswith("/breaks-off"):
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+                self.wfile.write(b"\x1f\x8b")
+            else:
+                super().do_GET()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", folder, asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_given_folder_comes_first(tmp_path: Path):
+    """`data.dir`, with or without gzip, wins over the cache."""
+    write(cache_folder("tiny"), train_images=b"damaged")
+    for packed in (False, True):
+        folder = write(tmp_path / f"given{packed}", packed)
+        source = find(config(dir=str(folder)), print)
+        assert source.origin == str(folder)
+        assert source.train.images.shape == (20, 4, 5, 1)
+        assert source.test is not None
+        assert source.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_given_folder_without_the_files_is_a_mistake(tmp_path: Path):
+    """No fallback stands in for a folder that somebody named."""
+    folder = write(tmp_path / "given")
+    (folder / "test_labels").unlink()
+    with pytest.raises(RequestError, match="not there, with or without .gz: test_labels"):
+        find(config(dir=str(folder), fallback="digits"), print)
+    with pytest.raises(RequestError, match="there is no such folder"):
+        find(config(dir=str(tmp_path / "nope")), print)
+
+
+def test_a_mirror_fills_the_cache(mirror: tuple[str, Path, list[str]]):
+    """What was downloaded is verified, kept uncompressed, and not fetched again."""
+    address, folder, asked = mirror
+    write(folder, packed=True)
+    told: list[str] = []
+    assert find(config(mirrors=(address,)), told.append).origin == address
+    assert len(told) == len(asked) == 4
+    assert {path.name for path in cache_folder("tiny").iterdir()} == set(CONTENTS)
+    assert find(config(mirrors=(address,)), print).origin == str(cache_folder("tiny"))
+    assert len(asked) == 4
+
+
+def test_a_bad_mirror_is_passed_over(mirror: tuple[str, Path, list[str]], tmp_path: Path):
+    """A mirror that refuses, or has damaged or other files, leads to the next; nothing of it is kept."""
+    address, folder, _ = mirror
+    write(folder / "good", packed=True)
+    write(folder / "other", packed=True, test_labels=CONTENTS["train_labels"])
+    write(folder / "cut", packed=True)
+    cut = folder / "cut" / "test_labels.gz"
+    cut.write_bytes(cut.read_bytes()[:-5])
+    bad = (
+        "http://127.0.0.1:1/", "no-scheme", f"{address}none", f"{address}other", f"{address}cut", f"{address}breaks-off",
+    )  # fmt: skip
+    with pytest.raises(NotFound) as caught:
+        find(config(mirrors=bad), lambda _: None)
+    assert not cache_folder("tiny").exists()
+    message = str(caught.value)
+    for words in (
+        *bad,
+        "Connection refused",
+        "HTTP Error 404",
+        "not the expected file",
+        "damaged",
+        "unknown url type",
+        "IncompleteRead",
+        str(cache_folder("tiny")),
+    ):
+        assert words in message
+    assert find(config(mirrors=(*bad, f"{address}good")), lambda _: None).origin == f"{address}good"
+
+
+def test_a_silent_mirror_costs_a_few_seconds(monkeypatch: pytest.MonkeyPatch):
+    """A server that accepts and says nothing is given up."""
+    import socket
+
+    monkeypatch.setattr(sources, "PATIENCE", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(NotFound, match="timed out"):
+        find(config(mirrors=(f"http://127.0.0.1:{silent.getsockname()[1]}/",)), print)
+
+
+def test_keras_own_cache_is_used(tmp_path: Path):
+    """The archive that `keras.datasets` keeps, if its digest is right."""
+    archive = tmp_path / "keras" / "datasets" / "tiny.npz"
+    archive.parent.mkdir(parents=True)
+    images, labels = RNG.integers(0, 256, (9, 4, 5), np.uint8), np.arange(9, dtype=np.uint8) % 3
+    np.savez(archive, x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    source = find(config(keras_cache=FileSpec(name="tiny.npz", sha256=sha256)), print)
+    assert source.origin == str(archive)
+    np.testing.assert_array_equal(source.train.images[..., 0], images)
+    with pytest.raises(NotFound):
+        find(config(keras_cache=FileSpec(name="tiny.npz", sha256="other")), print)
+
+
+def test_a_damaged_cache_is_told(tmp_path: Path):
+    """A cached file that changed is an error with its name, not training data."""
+    write(cache_folder("tiny"), test_images=CONTENTS["train_images"])
+    with pytest.raises(RequestError, match="test_images: not the expected file"):
+        find(config(), print)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": 2, "class_names": ("a", "b")}, r"/train_labels: label 2 at image 2 \(from 0\)"),
+        ({"shape": (5, 4, 1)}, "images of 4×5×1, but data.shape says 5×4×1"),
+    ],
+)
+def test_data_other_than_declared_is_told(tmp_path: Path, changes: dict[str, object], message: str):
+    """Labels out of range and other image sizes name what was declared and what was found."""
+    with pytest.raises(RequestError, match=message):
+        find(config(dir=str(write(tmp_path / "given")), **changes), print)
+
+
+def test_counts_that_disagree_are_told(tmp_path: Path):
+    """As many labels as images."""
+    labels = idx(np.zeros(19, np.uint8))
+    folder = write(tmp_path / "given", train_labels=labels)
+    loose = {part: FileSpec(name=part) for part in CONTENTS}
+    with pytest.raises(RequestError, match="20 images, but 19 labels in .*train_labels"):
+        find(config(dir=str(folder), files=loose), print)
+
+
+def packed_specs() -> dict[str, FileSpec]:
+    """The files of the mirror as known by their archives' digests alone."""
+    return {
+        part: FileSpec(name=part, gz_sha256=hashlib.sha256(gzip.compress(content, mtime=0)).hexdigest())
+        for part, content in CONTENTS.items()
+    }
+
+
+def write_archives(folder: Path, **changes: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, content in {**CONTENTS, **changes}.items():
+        (folder / f"{part}.gz").write_bytes(gzip.compress(content, mtime=0))
+    return folder
+
+
+def test_archives_with_a_digest_are_kept_as_they_are(mirror: tuple[str, Path, list[str]]):
+    """Where only the digest of the archive is published, the cache keeps what can be verified again."""
+    address, folder, asked = mirror
+    write_archives(folder)
+    packed = config(mirrors=(address,), files=packed_specs())
+    find(packed, lambda _: None)
+    assert sorted(path.name for path in cache_folder("tiny").iterdir()) == sorted(
+        f"{part}.gz" for part in CONTENTS
+    )
+    asked.clear()
+    assert find(packed, lambda _: None).origin == str(cache_folder("tiny"))
+    assert asked == []
+    write_archives(cache_folder("tiny"), test_labels=CONTENTS["train_labels"])
+    with pytest.raises(RequestError, match=r"test_labels\.gz: not the expected archive: SHA-256 "):
+        find(packed, lambda _: None)
+
+
+def test_a_mirror_that_answers_a_page_is_passed_over(mirror: tuple[str, Path, list[str]]):
+    """Where only the digest of the archive is known too; a cache that kept such a page is refused."""
+    address, folder, _ = mirror
+    page = b"<html>login</html>"
+    (folder / "page").mkdir()
+    for part in CONTENTS:
+        (folder / "page" / f"{part}.gz").write_bytes(page)
+    write_archives(folder / "good")
+    packed = config(mirrors=(f"{address}page", f"{address}good"), files=packed_specs())
+    assert find(packed, lambda _: None).origin == f"{address}good"
+    (cache_folder("tiny") / "train_images.gz").write_bytes(page)
+    with pytest.raises(RequestError, match=r"train_images\.gz: not a gzip archive: begins with 3c 68 74 6d"):
+        find(packed, lambda _: None)
+
+
+def test_a_mirror_that_sends_too_much_is_passed_over(
+    mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """No more is read than the largest archive that is allowed."""
+    address, folder, _ = mirror
+    write(folder, packed=True)
+    monkeypatch.setattr(sources, "MOST", 100)
+    with pytest.raises(NotFound, match=r"train_images\.gz: more than 100 bytes"):
+        find(config(mirrors=(address,)), lambda _: None)
+
+
+def test_keras_folder_of_archives_is_used(tmp_path: Path):
+    """As Keras keeps Fashion-MNIST, if the digests are right."""
+    kept = write_archives(tmp_path / "keras" / "datasets" / "tiny")
+    there = config(keras_cache=FileSpec(name="tiny"), files=packed_specs())
+    assert find(there, lambda _: None).origin == str(kept)
+    write_archives(kept, test_labels=CONTENTS["train_labels"])
+    with pytest.raises(NotFound, match=r"test_labels\.gz: not the expected archive"):
+        find(there, lambda _: None)
+
+
+def test_files_without_test_part_are_enough(tmp_path: Path):
+    """Null in the place of both test files says that there is none."""
+    folder = write(tmp_path / "given")
+    (folder / "test_images").unlink()
+    (folder / "test_labels").unlink()
+    files = {**(config().files), "test_images": None, "test_labels": None}
+    assert find(config(dir=str(folder), files=files), print).test is None
+
+
+@pytest.fixture
+def words(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> list[str]:
+    """A command line's words for the mirror's data set: an option of the user's own."""
+    address, folder, _ = mirror
+    write(folder, packed=True)
+    files = {part: {"name": part, "sha256": hashlib.sha256(c).hexdigest()} for part, c in CONTENTS.items()}
+    values = config().model_dump(mode="json") | {"files": files, "mirrors": [address]}
+    option = tmp_path / "conf" / "data" / "tiny.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(json.dumps(values))
+    return ["--config-dir", str(option.parent.parent), "data=tiny"]
+
+
+def test_fetch_fills_the_cache_once(cli: Cli, mirror: tuple[str, Path, list[str]], words: list[str]):
+    """It says where it is, and the second time that it is there."""
+    address, _, asked = mirror
+    out = cli("dataset", "fetch", *words).out
+    assert f"tiny is in {cache_folder('tiny')}, from {address}" in out
+    assert len(asked) == 4
+    assert f"tiny is in {cache_folder('tiny')} already, verified" in cli("dataset", "fetch", *words).out
+    assert len(asked) == 4
+    assert "20 train, 6 test, each 4×5×1" in cli("dataset", "verify", *words).out
+
+
+def test_fetch_mends_a_damaged_cache(cli: Cli, words: list[str]):
+    """What is not the expected file is fetched anew."""
+    cli("dataset", "fetch", *words)
+    write(cache_folder("tiny"), test_images=b"damaged")
+    out = cli("dataset", "fetch", *words).out
+    assert "test_images: not the expected file" in out
+    assert "fetching it anew" in out
+    assert "6 test" in cli("dataset", "verify", *words).out
+
+
+def test_fetch_mends_a_cache_of_pages(cli: Cli, words: list[str]):
+    """What is named as an archive and is none is fetched anew."""
+    cli("dataset", "fetch", *words)
+    (cache_folder("tiny") / "test_images").unlink()
+    (cache_folder("tiny") / "test_images.gz").write_bytes(b"<html>login</html>")
+    out = cli("dataset", "fetch", *words).out
+    assert "test_images.gz: not a gzip archive" in out
+    assert "6 test" in cli("dataset", "verify", *words).out
+
+
+def test_a_cache_that_cannot_be_written_fails_the_fetch(cli: Cli, words: list[str], tmp_path: Path):
+    """Exit status 1: what was asked for was not done."""
+    (tmp_path / "cache").write_text("")
+    assert "cannot be written: Not a directory" in cli("dataset", "fetch", *words, status=1).err

@@ -1,0 +1,123 @@
+"""Photographs and scans of digits come out in MNIST's form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from photographs import FORMS, as_jpeg, larger, on_canvas
+from PIL import Image, ImageDraw
+from running import MNIST
+
+from mnist_exp.inference.mnist_form import normalize
+
+Pixels = npt.NDArray[Any]
+
+
+@cache
+def digits(count: int) -> tuple[Pixels, Pixels]:
+    """Test images and labels of the data that is here."""
+    from mnist_exp.config.overrides import Request
+    from mnist_exp.config.schema import TrainConfig
+    from mnist_exp.config.validation import compose_checked
+    from mnist_exp.data.load import find
+
+    words = ("data=mnist",) if MNIST else ("data=digits",)
+    config, _ = compose_checked(Request("train", words), TrainConfig)
+    test = find(config.data, print).test
+    assert test is not None
+    return test.images[:count, ..., 0], test.labels[:count]
+
+
+def normalized(image: Pixels, height: int = 28, width: int = 28) -> Pixels:
+    found = normalize(Image.fromarray(image), height, width)
+    assert found is not None
+    return found[..., 0].astype(float)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_digit_comes_out_the_same_from_any_form(form: str):
+    """The pixels differ by far less than those of two digits of one class do."""
+    images, labels = digits(40)
+    expected = [normalized(image) for image in images]
+    found = [normalized(FORMS[form](image)) for image in images]
+    distances = [np.abs(a - b).mean() for a, b in zip(expected, found, strict=True)]
+    others = [
+        np.abs(expected[i] - expected[j]).mean() for i in range(40) for j in range(i) if labels[i] == labels[j]
+    ]
+    assert np.mean(distances) < 0.6 * np.mean(others)
+    assert np.mean([distance < np.mean(others) for distance in distances]) == 1
+
+
+@pytest.mark.mnist
+def test_mnists_own_digits_are_nearly_unchanged(use: Callable[[str], None]):
+    """By 3 of 255 in the mean; most are not moved or scaled at all."""
+    use("mnist")
+    images, _ = digits(300)
+    distances = [np.abs(normalized(image) - image).mean() for image in images]
+    assert np.mean(distances) < 3
+    assert np.median(distances) < 1
+
+
+def test_the_form_is_that_of_mnist():
+    """Light on dark, in a box of 20×20, its proportions kept, and the centre of mass in the middle."""
+    paper = Image.new("L", (300, 200), 230)
+    ImageDraw.Draw(paper).line([(40, 30), (40, 90), (70, 90)], 40, width=9)
+    found = normalized(np.asarray(paper))
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, pytest.approx(20 * 35 / 66, abs=1))
+    assert found.max() == 255
+    y, x = np.mgrid[:28, :28]
+    assert [(found * axis).sum() / found.sum() for axis in (y, x)] == pytest.approx([14, 14], abs=0.5)
+
+
+def test_other_sizes_have_the_same_proportions():
+    """Of a model that takes 56×56."""
+    images, _ = digits(1)
+    found = normalized(larger(images[0]), 56, 56)
+    assert np.ptp(np.flatnonzero(found.any(axis=1))) + 1 == 40
+
+
+def test_specks_and_the_edge_of_the_paper_are_no_digit():
+    """Nor what lies beside the paper."""
+    images, _ = digits(1)
+    clean = 255 - on_canvas(larger(images[0], 4), 300, np.random.default_rng(1))
+    dirty = clean.copy()
+    dirty[5:8, 100:103] = dirty[290:293, 200:204] = 0
+    dirty[:, -12:] = 60
+    assert np.abs(normalized(clean) - normalized(dirty)).mean() < 2
+
+
+def test_a_broken_stroke_is_kept():
+    """Both halves of a digit whose ink gave out between them."""
+    paper = Image.new("L", (200, 200), 255)
+    draw = ImageDraw.Draw(paper)
+    draw.line([(60, 30), (60, 80)], 0, width=12)
+    draw.line([(60, 95), (60, 170), (110, 170)], 0, width=12)
+    found = normalized(np.asarray(paper))
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, pytest.approx(20 * 62 / 152, abs=1))
+
+
+def test_thin_strokes_are_seen():
+    """A pen's line on a large sheet is as dark as a thick one's, and at least two pixels wide."""
+    paper = Image.new("L", (500, 500), 255)
+    ImageDraw.Draw(paper).line([(100, 50), (100, 450), (380, 450)], 90, width=3)
+    found = normalized(np.asarray(paper))
+    assert found.max() == 255
+    assert 1.5 <= (found[10] / 255).sum() <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 50), (28, 28), (300, 200)])
+def test_blank_paper_is_no_digit(size: tuple[int, int]):
+    """Of one colour, unevenly lit, or with a scanner's noise."""
+    rng = np.random.default_rng(0)
+    even = np.full(size, 240, np.uint8)
+    light = np.clip(np.linspace(120, 220, size[1]) + np.zeros(size), 0, 255).astype(np.uint8)
+    noisy = np.clip(rng.normal(200, 3, size), 0, 255).astype(np.uint8)
+    for paper in (even, light, noisy, as_jpeg(noisy)):
+        assert normalize(Image.fromarray(paper), 28, 28) is None

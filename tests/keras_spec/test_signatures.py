@@ -1,0 +1,27 @@
+"""What is read from Keras' source is what the imported classes have."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from mnist_exp.keras_spec.signatures import class_arguments, classes
+
+
+@pytest.mark.parametrize("kind", ["layers", "optimizers", "losses", "metrics", "initializers", "regularizers"])
+def test_names_and_arguments_are_those_of_the_classes(kind: str):
+    """Every exported class, its arguments, and which it cannot do without."""
+    import keras
+
+    module = getattr(keras, kind)
+    exported = {name: member for name, member in vars(module).items() if inspect.isclass(member)}
+    assert set(exported) >= set(classes(kind)) - {"Input"}
+    for name in set(classes(kind)) - {"Input"}:
+        member = exported[name]
+        parameters = list(inspect.signature(member.__init__).parameters.values())[1:]
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = class_arguments(kind, name)
+        assert found is not None
+        assert found.known == {p.name for p in named}, name
+        assert found.required == {p.name for p in named if p.default is p.empty}, name

@@ -1,0 +1,183 @@
+"""Runs whose process is gone are marked as killed by whoever looks, once, and without waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Timer
+
+import pytest
+from journals import write_run
+
+from mnist_exp.errors import RequestError
+from mnist_exp.runs import abandoned, directory
+from mnist_exp.runs.abandoned import settle
+from mnist_exp.runs.directory import RunDirectory, list_runs, summarize
+from mnist_exp.runs.journal import read
+from mnist_exp.runs.locks import lock
+from mnist_exp.runs.lookup import find_run
+
+
+def status(folder: Path) -> str:
+    return str(json.loads((folder / "result.json").read_text())["status"])
+
+
+def ends(folder: Path) -> list[str]:
+    return [line["status"] for line in read(folder) if line["kind"] == "end"]
+
+
+@pytest.mark.parametrize(
+    "look", [lambda path, outputs: list_runs(outputs), lambda path, _: find_run(str(path), path)]
+)
+def test_looking_marks(tmp_path: Path, look):
+    """In `result.json` and the journal, once; the lock that the dead one left is no hindrance."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    (folder / ".lock").touch()
+    os.utime(folder / "journal.jsonl", (1.6e9, 1.6e9))
+    for _ in range(2):
+        look(folder, tmp_path)
+        assert status(folder) == "killed"
+        assert ends(folder) == ["KILLED"]
+    assert json.loads((folder / "result.json").read_text())["ended"] == 1.6e9
+
+
+def test_the_living_are_left_alone(tmp_path: Path):
+    """Whoever holds the lock."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    held = lock(folder)
+    assert [run.status for run in list_runs(tmp_path)] == ["running"]
+    assert not settle(folder)
+    os.close(held)
+    assert [run.status for run in list_runs(tmp_path)] == ["killed"]
+
+
+def test_who_marks_a_run_is_not_taken_for_its_process(tmp_path: Path):
+    """It has the lock for an instant; the process that `result.json` names is gone."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for pid, expected in ((os.getpid(), "running"), (gone.pid, "killed")):
+        about = {**json.loads((folder / "result.json").read_text()), "pid": pid, "host": socket.gethostname()}
+        (folder / "result.json").write_text(json.dumps(about))
+        held = lock(folder)
+        Timer(0.1, os.close, [held]).start()
+        assert [run.status for run in list_runs(tmp_path)] == [expected]
+        time.sleep(0.2)
+
+
+def test_a_run_that_ends_while_somebody_looks_was_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Between reading its status and finding its lock free."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+
+    def ends_now(path: Path) -> bool:
+        result = json.loads((path / "result.json").read_text())
+        (path / "result.json").write_text(json.dumps({**result, "status": "finished"}))
+        return False
+
+    monkeypatch.setattr(directory, "is_locked", ends_now)
+    assert [run.status for run in list_runs(tmp_path)] == ["finished"]
+    assert status(folder) == "finished"
+
+
+def test_a_run_that_died_before_it_said_how_it_ended(tmp_path: Path):
+    """The journal says what the result says, once."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    (folder / "result.json").write_text(json.dumps({"status": "finished", "started": 1, "data": {}}))
+    for _ in range(2):
+        settle(folder)
+        assert ends(folder) == ["FINISHED"]
+
+
+def test_a_run_that_died_while_it_said_how_it_ended(tmp_path: Path):
+    """Its result does not have what it would have in the end: it was killed, and the journal says so too."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False)
+    (folder / "result.json").write_text(json.dumps({"status": "running", "started": 1, "data": {}}))
+    for _ in range(2):
+        settle(folder)
+        assert ends(folder) == ["FINISHED", "KILLED"]
+        assert status(folder) == "killed"
+
+
+def test_a_sweep_that_died_is_marked(tmp_path: Path):
+    """By its journal alone."""
+    sweep = write_run(tmp_path / "sweeps" / "s", enabled=False, end=False)
+    (sweep / "result.json").unlink()
+    (sweep / ".lock").touch()
+    list_runs(tmp_path)
+    assert ends(sweep) == ["KILLED"]
+
+
+def test_a_directory_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As killed; nothing is raised."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=True, end=False)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(abandoned, "lock", refuse)
+    assert [run.status for run in list_runs(tmp_path)] == ["killed"]
+    assert find_run(str(folder), tmp_path).status == "killed"
+    assert status(folder) == "running"
+
+
+def test_a_lock_that_was_removed_is_no_lock(tmp_path: Path):
+    """Who takes it as its owner leaves does not hold what is no longer there."""
+    run = RunDirectory.create(tmp_path, "x")
+    waiting = os.open(run.path / ".lock", os.O_RDWR)
+    with pytest.raises(BlockingIOError):
+        lock(run.path)
+    run.release()
+    first = lock(run.path)
+    assert os.fstat(first).st_ino != os.fstat(waiting).st_ino
+    with pytest.raises(BlockingIOError):
+        lock(run.path)
+    os.close(first)
+    os.close(waiting)
+
+
+def test_many_look_at_once(tmp_path: Path):
+    """It is marked once."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    code = (
+        "import sys, time; from pathlib import Path; from mnist_exp.runs.abandoned import settle\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time())); settle(Path(sys.argv[1]))"
+    )
+    start = str(time.time() + 2)
+    lookers = [subprocess.Popen([sys.executable, "-c", code, str(folder), start]) for _ in range(8)]
+    assert [looker.wait(60) for looker in lookers] == [0] * 8
+    assert ends(folder) == ["KILLED"]
+    assert status(folder) == "killed"
+
+
+def test_the_tracker_hears_of_it_and_nobody_waits(tmp_path: Path):
+    """Looking at a run that died marks it in MLflow, in the background."""
+    import mlflow
+
+    folder = write_run(tmp_path / "runs" / "x", end=False)
+    begun = time.monotonic()
+    assert [run.status for run in list_runs(tmp_path)] == ["killed"]
+    assert time.monotonic() - begun < 0.5
+    deadline = time.monotonic() + 60
+    while (run_id := json.loads((folder / "result.json").read_text())["mlflow_run_id"]) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(run_id)
+    assert run.info.status == "KILLED"
+
+
+def test_a_run_without_a_journal_is_marked_too(tmp_path: Path):
+    """What there is of it."""
+    folder = tmp_path / "runs" / "x"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"status": "running", "started": 1, "data": {}}')
+    list_runs(tmp_path)
+    assert status(folder) == "killed"
+    assert not (folder / "journal.jsonl").exists()
+    assert summarize(folder) is not None
+    with pytest.raises(RequestError):
+        find_run("latest", tmp_path)

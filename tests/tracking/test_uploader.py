@@ -1,0 +1,263 @@
+"""The process that delivers while a run goes on: it gets over everything, and knows when the run has died."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import cycle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from journals import expected, held, write_run
+
+from mnist_exp.runs.abandoned import _deliver_in_the_background
+from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.locks import LOCK, lock
+from mnist_exp.tracking import uploader as module
+from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.uploader import follow, reason
+from mnist_exp.tracking.uploader_process import Sender
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def start(*roots: Path) -> subprocess.Popen[str]:
+    """As a training does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mnist_exp.tracking.uploader", *map(str, roots)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("starts", ["sender", "idle"])
+def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str, starts: str):
+    """Though they have the name of one that is needed."""
+    for name in ("mlflow", "random"):
+        Path(f"{name}.py").write_text("open('executed', 'w')")
+    folder = write_run(tmp_path / "run", uri)
+    if starts == "sender":
+        assert Sender(folder).finish(60) is None
+    else:
+        _deliver_in_the_background([str(folder)])
+        wait_for(lambda: not Delivery(folder).missing())
+    assert not Path("executed").exists()
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+
+
+class Nonsense(BaseHTTPRequestHandler):
+    """A server that is not MLflow, or not well."""
+
+    answers = cycle(
+        [(200, b"<html>Welcome!</html>"), (500, b"oops"), (403, b"{}"), (200, b"[1]"), (404, b""), (None, b"")]
+    )
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, body = next(self.answers)
+        if status is None:
+            return  # closes the connection without a word
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def nonsense() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Nonsense)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_server_that_talks_nonsense(tmp_path: Path, nonsense: str):
+    """Is asked again after longer and longer pauses, each time without harm; the reason is one line."""
+    Nonsense.asked.clear()
+    process = start(write_run(tmp_path / "run", nonsense))
+    wait_for(lambda: len(Nonsense.asked) >= 4)
+    time.sleep(2)
+    assert len(Nonsense.asked) <= 6
+    assert process.poll() is None
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert err.strip()
+
+
+def test_whatever_is_raised_is_tried_again(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch):
+    """MLflow's own, its libraries', and what nobody thought of; in the same order, and nothing twice."""
+    import requests
+    import sqlalchemy
+    from mlflow.exceptions import MlflowException
+
+    raised = [
+        MlflowException("INTERNAL_ERROR"),
+        requests.exceptions.ChunkedEncodingError("cut off"),
+        sqlalchemy.exc.OperationalError("insert", {}, sqlite3.OperationalError("database is locked")),
+        sqlite3.OperationalError("attempt to write a readonly database"),
+        KeyError("experiments"),
+        OSError(28, "No space left on device"),
+    ]
+    folder = write_run(tmp_path / "run", uri)
+    reading, writing = os.pipe()
+    real = Delivery._deliver_metrics
+
+    def deliver(self: Delivery, run_id: str, line: dict[str, Any]) -> None:
+        if raised:
+            real(self, run_id, line)  # it may have been carried out
+            raise raised.pop()
+        real(self, run_id, line)
+
+    monkeypatch.setattr(Delivery, "_deliver_metrics", deliver)
+    monkeypatch.setattr(module, "_POLL", 0.01)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    with open(reading) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        threading.Timer(6, os.close, [writing]).start()
+        assert follow([folder]) == 0
+    assert not raised
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+
+
+@pytest.mark.slow
+def test_a_database_that_is_locked(tmp_path: Path, uri: str):
+    """By another program, for longer than SQLite waits: everything arrives when it is free."""
+    Delivery(write_run(tmp_path / "first", uri)).pending()
+    folder = write_run(tmp_path / "run", uri)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
+        other.execute("begin exclusive")
+        process = start(folder)
+        time.sleep(8)
+        assert process.poll() is None
+        assert not (folder / "delivery.json").exists()
+    wait_for(lambda: not Delivery(folder).missing())
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+
+
+@pytest.mark.slow
+def test_whoever_dies_while_the_store_is_made(tmp_path: Path, uri: str):
+    """Leaves none: MLflow never opens one whose tables are there in part."""
+    folder = write_run(tmp_path / "run", uri)
+    for pause in (0.0, 0.3):
+        process = start(folder)
+        wait_for(lambda pid=process.pid: (tmp_path / f".{pid}.mlflow.db").exists())
+        time.sleep(pause)
+        process.kill()
+        process.communicate()
+    process = start(folder)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert held(folder, uri, tmp_path / "fetched") == expected(folder)
+    assert {path.name for path in tmp_path.glob("*mlflow.db*")} == {"mlflow.db", ".mlflow.db.lock"}
+
+
+def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path):
+    """MLflow would try for 104 seconds."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "text.db").write_text("no database, but a text that is long enough to look like none" * 10)
+    for place, why in (("file/mlflow.db", "exists"), ("text.db", "not a database"), ("", "unable to open")):
+        folder = write_run(tmp_path / f"run-{why[:3]}", f"sqlite:///{tmp_path / place}")
+        begun = time.monotonic()
+        with pytest.raises((OSError, sqlite3.Error)) as raised:
+            Delivery(folder).pending()
+        assert why in reason(raised.value)
+        assert time.monotonic() - begun < 5
+
+
+def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
+    """The sweep first; its jobs as they come, as its children; all of them noted in `result.json`."""
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    lines = Journal(sweep)
+    lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    process = start(sweep)
+    jobs = [write_run(sweep / name, uri, parent=str(sweep)) for name in ("a", "b")]
+    wait_for(lambda: not any(Delivery(job).missing() for job in jobs))
+    jobs.append(write_run(sweep / "c", uri, parent="/where/it/was/before"))
+    lines.write("end", status="FINISHED")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    parent = held(sweep, uri, tmp_path / "fetched")
+    assert (parent["status"], parent["runs"]) == ("FINISHED", 1)
+    import mlflow
+
+    for job in jobs:
+        assert held(job, uri, tmp_path / "fetched") == expected(job)
+        run_id = json.loads((job / "result.json").read_text())["mlflow_run_id"]
+        tags = mlflow.MlflowClient(uri).get_run(run_id).data.tags
+        assert tags["mlflow.parentRunId"] == Delivery(sweep).run_id()
+
+
+def test_one_job_that_cannot_be_delivered_keeps_nobody_back(tmp_path: Path, uri: str):
+    """The others arrive; what is in the way is told."""
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    lines = Journal(sweep)
+    lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    lines.write("end", status="FINISHED")
+    bad = write_run(sweep / "a", uri, parent=str(sweep))
+    (bad / "journal.jsonl").write_bytes(b"\0\0\0\n")
+    good = write_run(sweep / "b", uri, parent=str(sweep))
+    process = start(sweep)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"{bad / 'journal.jsonl'}:1: damaged" in err
+    assert held(good, uri, tmp_path / "fetched") == expected(good)
+
+
+def test_a_run_that_dies_is_marked_and_delivered(tmp_path: Path, uri: str):
+    """In the directory and in MLflow, with the time of its last sign of life; what was not finished only."""
+    sweep = tmp_path / "sweep"
+    done = write_run(sweep / "a", uri, parent=str(sweep))
+    died = write_run(sweep / "b", uri, parent=str(sweep), end=False)
+    alive = write_run(sweep / "c", uri, parent=str(sweep), end=False)
+    os.utime(died / "journal.jsonl", (1.6e9, 1.6e9))
+    held_by_us = lock(alive)
+    lines = Journal(sweep)
+    lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    process = start(sweep)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    found = {folder: held(folder, uri, tmp_path / "fetched") for folder in (sweep, done, died, alive)}
+    assert [found[folder]["status"] for folder in found] == ["KILLED", "FINISHED", "KILLED", "RUNNING"]
+    assert found[died]["times"][1] == 1_600_000_000_000
+    result = json.loads((died / "result.json").read_text())
+    assert (result["status"], result["ended"]) == ("killed", 1.6e9)
+    assert result["mlflow_run_id"] == Delivery(died).run_id()
+    assert json.loads((alive / "result.json").read_text())["status"] == "running"
+    assert [line["kind"] for line in read(alive)].count("end") == 0
+    os.close(held_by_us)
+    assert (alive / LOCK).exists()
