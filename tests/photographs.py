@@ -40,14 +40,13 @@ def photographed(image: Pixels, rng: np.random.Generator) -> Pixels:
     return as_jpeg(np.clip(light * (1 - 0.6 * ink) + rng.normal(0, 4, ink.shape), 0, 255).astype(np.uint8))
 
 
-RNG = np.random.default_rng(0)
-FORMS: dict[str, Callable[[Pixels], Pixels]] = {
-    "inverted": lambda image: 255 - image,
-    "three times as large": larger,
-    "off-centre": lambda image: on_canvas(image, 60, RNG),
-    "off-centre, larger, inverted": lambda image: 255 - on_canvas(larger(image), 200, RNG),
-    "JPEG": lambda image: as_jpeg(on_canvas(larger(image), 200, RNG)),
-    "JPEG, inverted": lambda image: as_jpeg(255 - image),
-    "grey on grey": lambda image: (150 - image * (60 / 255)).astype(np.uint8),
-    "photographed": lambda image: photographed(image, RNG),
+FORMS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "inverted": lambda image, rng: 255 - image,
+    "three times as large": lambda image, rng: larger(image),
+    "off-centre": lambda image, rng: on_canvas(image, 60, rng),
+    "off-centre, larger, inverted": lambda image, rng: 255 - on_canvas(larger(image), 200, rng),
+    "JPEG": lambda image, rng: as_jpeg(on_canvas(larger(image), 200, rng)),
+    "JPEG, inverted": lambda image, rng: as_jpeg(255 - image),
+    "grey on grey": lambda image, rng: (150 - image * (60 / 255)).astype(np.uint8),
+    "photographed": photographed,
 }

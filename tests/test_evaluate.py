@@ -161,6 +161,10 @@ def test_what_was_changed_since_is_told(cli: Cli, run: Path):
         (["run=nope"], "nope: there is no such run in outputs"),
         (["run=nope.keras"], "run=nope.keras: there is no such file"),
         (["run=damaged.keras"], "damaged.keras: not a model that Keras can load: "),
+        (
+            ["run=damaged.keras", "data=csv", "data.dir=nowhere"],
+            "damaged.keras: not a model that Keras can load: ",
+        ),
         (["run=latest", "part=tests"], "part=tests: must be 'test', 'val' or 'train'"),
         (["run=latest", "data.dri=x"], "data.dri=x: no such key (did you mean 'data.dir'?)"),
         (["run=latest", "output=there"], "output: there is there already"),

@@ -225,12 +225,14 @@ def test_one_format_into_one_file(cli: Cli, run: Path):
         (["format=onnx", "output=."], "output: . "),
         (["format=onnx", "data.dir=nowhere", "data=mnist"], "nowhere: there is no such folder"),
         (["register=a/b", "alias=latest"], "2 problems"),
+        (["run=damaged.keras", "format=onnx", "data=csv", "data.dir=nowhere"], "damaged.keras: not a model that"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_anything_is_written(cli: Cli, run: Path, words: list[str], told: str):
     """Exit status 2, and nothing is there that was not."""
+    Path("damaged.keras").write_bytes(b"no model")
     before = sorted(Path().rglob("*"))
-    done = cli("export", "run=a", *words, status=2)
+    done = cli("export", *([] if words[:1] == ["run=damaged.keras"] else ["run=a"]), *words, status=2)
     assert told in done.err
     assert sorted(Path().rglob("*")) == before
 

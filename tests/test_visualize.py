@@ -142,14 +142,22 @@ def test_a_file_of_a_model_is_enough(cli: Cli, run: Path, home_data: list[str]):
     assert made["model"] == {"features-max_pooling2d.png"}
 
 
-def test_images_from_files_need_no_data(cli: Cli, run: Path):
-    """Nor a name without special characters."""
+def test_images_from_files_need_no_data(cli: Cli):
+    """A run whose data was deleted since is enough; file names may have special characters."""
+    rng = np.random.default_rng(0)
+    arrays = {f"x_{part}": rng.integers(0, 256, (60, 28, 28), np.uint8) for part in ("train", "test")}
+    Path("gone").mkdir()
+    np.savez("gone/images.npz", **arrays, **{f"y_{part}": np.arange(60) % 10 for part in ("train", "test")})
+    data = ("data=npz", "data.dir=gone", "data.files.archive=images.npz")
+    run = cli(*SMALL, *data, "data.limit=50", LAYERS).run
+    shutil.rmtree("gone")
+    assert "there is no such folder" in cli("visualize", f"run={run}", "images=0", status=2).err
     pixels = np.zeros((28, 28), np.uint8)
     pixels[5:20, 13:16] = 255
     Image.fromarray(pixels).save("a, b=1 [x].png")
     Image.fromarray(pixels).save("plain.png")
     for images in ("a, b=1 [x].png", "['a, b=1 [x].png',plain.png]"):
-        done = cli("visualize", f"run={run}", "data.dir=gone", f"images={images}", "layers=0", "output=new/folder")
+        done = cli("visualize", f"run={run}", f"images={images}", "layers=0", "output=new/folder")
         assert done.out.startswith("images      files: a, b=1 [x].png")
         assert pictures(Path("new/folder")) == {
             "filters-conv2d.png", "features-conv2d.png", "activation-conv2d.png", "fields.png"
@@ -186,7 +194,7 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
         (["pictures=[]"], "pictures"),
         (["images=[0,1000000]"], "there is no test image 1000000"),
         (["images=[-1,7777777,none.png]", "layers=[99]"], "4 problems in this request"),
-        (["images=[-1,0]"], "there is no test image -1; mnist has 0 to "),
+        (["images=[-1,0]"], f"there is no test image -1; {'mnist' if MNIST else 'digits'} has 0 to "),
         (["images=[0,wrong]"], "wrong stands alone"),
         (["images=nowhere.png"], "nowhere.png: cannot be read: No such file"),
         (["images=."], ".: cannot be read"),

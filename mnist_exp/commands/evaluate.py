@@ -43,9 +43,9 @@ def evaluate(request: Request, started: float) -> None:
         refuse_existing(Path(config.output).expanduser())
     refuse_withheld(saved, config)
     device = set_up(of_run)
+    model = saved.load()  # before the data: a damaged model is reported whether or not there is data
     data = data_of(of_run, request)
     part = part_of(data, config.part, of_run.data.name)
-    model = saved.load()
     names = agreed_classes(saved, model, data, of_run)
 
     from mnist_exp.inference.metrics import assess

@@ -68,9 +68,9 @@ def export(request: Request, started: float) -> None:
     if config.formats:
         target = target_of(config, saved)
         training = config_of(saved, request, over_run)
-        data = data_of(training, request)
         compute_on_cpu()
-        model = saved.load()
+        model = saved.load()  # before the data: a damaged model is reported whether or not there is data
+        data = data_of(training, request)
         refuse_other_images(model, saved, data)
         introduce(saved, model, training.data.name, data)
         write_formats(config, saved, model, data, target)

@@ -39,18 +39,27 @@ def normalized(image: Pixels, height: int = 28, width: int = 28) -> Pixels:
     return found[..., 0].astype(float)
 
 
+def distance(one: Pixels, other: Pixels) -> float:
+    """The mean difference of two images' pixels where they overlap best, within one pixel in each direction.
+
+    Rounding the centre of mass moves an image by one pixel, which alone changes blurred strokes (the embedded
+    digits are enlarged from 8×8) as much as another writer would.
+    """
+    steps = (-1, 0, 1)
+    return min(float(np.abs(one - np.roll(other, (y, x), (0, 1))).mean()) for y in steps for x in steps)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_digit_comes_out_the_same_from_any_form(form: str):
     """The pixels differ by far less than those of two digits of one class do."""
     images, labels = digits(40)
+    rng = np.random.default_rng(0)
     expected = [normalized(image) for image in images]
-    found = [normalized(FORMS[form](image)) for image in images]
-    distances = [np.abs(a - b).mean() for a, b in zip(expected, found, strict=True)]
-    others = [
-        np.abs(expected[i] - expected[j]).mean() for i in range(40) for j in range(i) if labels[i] == labels[j]
-    ]
+    found = [normalized(FORMS[form](image, rng)) for image in images]
+    distances = [distance(a, b) for a, b in zip(expected, found, strict=True)]
+    others = [distance(expected[i], expected[j]) for i in range(40) for j in range(i) if labels[i] == labels[j]]
     assert np.mean(distances) < 0.6 * np.mean(others)
-    assert np.mean([distance < np.mean(others) for distance in distances]) == 1
+    assert max(distances) < np.mean(others)
 
 
 @pytest.mark.mnist
