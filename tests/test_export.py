@@ -29,7 +29,7 @@ from training.test_catalogue import NETS
 
 from mnist_exp.config.command_schemas import ExportConfig, Format
 from mnist_exp.config.overrides import Request
-from mnist_exp.config.schema import ModelConfig, TrainConfig
+from mnist_exp.config.schema import DeviceConfig, ModelConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.export_formats import FORMATS, run_all
@@ -41,6 +41,15 @@ from mnist_exp.model.preprocessing import statistics
 FILES = {
     "model.keras", "model.h5", "architecture.yaml", "model.weights.h5", "saved_model", "model.onnx", "model.tflite",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device() -> None:
+    """Set TensorFlow up as a training would: `export` leaves its threads alone, and a test that trains may follow."""
+    backend.load()
+    from mnist_exp.training import device
+
+    device.resolve(DeviceConfig(kind="auto", precision="auto", threads="auto", deterministic=True))
 
 
 @pytest.fixture(scope="module")
