@@ -1,36 +1,42 @@
-"""What a run is, regardless of when and where it is run: its fingerprint."""
+"""The fingerprint of a run: equal for two runs exactly if they end with the same weights."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mnist_exp.config.schema import TrainConfig
 
-# What can be changed without changing the weights that a run ends with. `data`'s own entries among them
-# only say where the images are; what they are is in the data's digest.
+# Keys that do not affect the weights. Those of `data` say where the images are; their content is in its digest.
 _WITHOUT_EFFECT = ("name", "outputs", "from", "init_from", "sweep", "budget", "tracking")
 _WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds", "watch")
 _WITHOUT_EFFECT_ON_DATA = (
     "name", "source", "class_names", "dir", "files", "mirrors", "keras_cache", "fallback",
 )  # fmt: skip
-# The libraries that can change the weights.
 LIBRARIES = ("keras", "tensorflow", "numpy")
-# The code that can change the weights: rooms, and what gives the config's values their meaning.
-_CODE = ("data", "model", "training", "config/schema.py")
+"""The libraries that can change the weights."""
+CODE_ROOTS = (
+    "mnist_exp.data.load", "mnist_exp.model.backend", "mnist_exp.model.build", "mnist_exp.model.warm_start",
+    "mnist_exp.training.device", "mnist_exp.training.loop",
+)  # fmt: skip
+"""The modules that read the data, build the model and train it. All that they import can change the weights."""
+# Functions that only print or collect messages.
+_REPORTS = ("report", "tell", "say", "warn")
 
 
 def as_values(config: TrainConfig) -> dict[str, Any]:
-    """The config as plain values, under the names that YAML has."""
+    """Return the config as plain values under the names that YAML uses."""
     return config.model_dump(mode="json", by_alias=True)
 
 
 def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a config's values can change the weights, without the names that its options have."""
+    """Return the values that can change the weights, without the names of the chosen options."""
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
@@ -48,9 +54,15 @@ def fingerprint(
     threads: int,
     init_sha256: str | None = None,
 ) -> str:
-    """SHA-256 over the config (the device as resolved), the data, our code, and the libraries.
+    """Return the SHA-256 of the config (its device as resolved), the data, the code and the libraries.
 
-    `init_sha256` is that of the weights that the run starts from, if not from random ones.
+    Args:
+        values: The config, as `as_values` returns it.
+        data_sha256: Digest of the images and labels.
+        kind: `cpu` or `gpu`.
+        precision: `float32` or `bfloat16`.
+        threads: Number of TensorFlow's threads.
+        init_sha256: Digest of the weights that the run starts from; None for random weights.
     """
     config = with_effect(values)
     config["device"] = {**config["device"], "kind": kind, "precision": precision, "threads": threads}
@@ -64,12 +76,63 @@ def fingerprint(
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+@cache
 def code_digest() -> str:
-    """SHA-256 of this package's own code that can change the weights."""
-    package = Path(__file__).resolve().parent.parent
+    """Return the SHA-256 of the package's code that can change the weights: what building and training import."""
+    return digest_of(import_closure(CODE_ROOTS))
+
+
+def digest_of(trees: Mapping[str, ast.Module]) -> str:
+    """Return the SHA-256 of modules' syntax trees, given by dotted name.
+
+    Comments, layout, docstrings and the wording of messages do not count, so that a better sentence does not make
+    a sweep train again: an error ends the run and a report is printed, so their arguments reach no weight.
+    The trees are stripped in place.
+    """
     digest = hashlib.sha256()
-    for part in _CODE:
-        path = package / part
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            digest.update(f"{file.relative_to(package).as_posix()}\0".encode() + file.read_bytes())
+    for name in sorted(trees):
+        digest.update(f"{name}\0{ast.dump(_strip_wording(trees[name]))}\0".encode())
     return digest.hexdigest()
+
+
+def import_closure(roots: Iterable[str]) -> dict[str, ast.Module]:
+    """Return the syntax trees of the package's modules that the roots import, directly or not, by dotted name.
+
+    Imports inside functions count; those for annotations only (`if TYPE_CHECKING`) do not.
+    """
+    package = Path(__file__).resolve().parent.parent
+    trees: dict[str, ast.Module] = {}
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        file = package.parent.joinpath(*name.split(".")).with_suffix(".py")
+        if name in trees or not name.startswith(f"{package.name}.") or not file.is_file():
+            continue
+        trees[name] = ast.parse(file.read_text(encoding="utf-8"))
+        waiting += _imported_names(trees[name])
+    return trees
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from _imported_names(node)
+
+
+def _strip_wording(tree: ast.AST) -> ast.AST:
+    """Remove docstrings, and the arguments of errors and reports, in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise):
+            node.exc = node.cause = None
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ...
+        elif isinstance(node, ast.Call):
+            name = str(getattr(node.func, "id", getattr(node.func, "attr", "")))
+            if name.lstrip("_") in _REPORTS or name.endswith("Error"):
+                node.args, node.keywords = [], []
+    return tree

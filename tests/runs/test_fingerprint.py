@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.runs.fingerprint import as_values, fingerprint
+from mnist_exp.runs.fingerprint import CODE_ROOTS, as_values, digest_of, fingerprint, import_closure
 
 
 def of(*overrides: str, data: str = "d", kind: str = "cpu", precision: str = "float32", threads: int = 2) -> str:
@@ -49,3 +56,74 @@ def test_code_and_versions_count(monkeypatch: pytest.MonkeyPatch):
             patch.setattr(f"mnist_exp.runs.fingerprint.{name}", value)
             assert of() != before
     assert of() == before
+
+
+CODE = """
+def scaled(x, report, kind):
+    \"\"\"Double a number.\"\"\"
+    if x < 0:
+        raise ValueError(f"negative: {x}")  # never
+    report("path", "a message")
+    return {"kind": kind, "x": 2 * x}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("Double a number.", "Return twice the number.", False),
+        ("  # never", "", False),
+        ('f"negative: {x}"', '"must not be negative"', False),
+        ('"a message"', '"a better message"', False),
+        ("\n    if", "\n\n    if", False),
+        ("2 * x", "3 * x", True),
+        ("x < 0", "x <= 0", True),
+        ('"kind": kind', '"type": kind', True),
+    ],
+)
+def test_wording_is_not_part_of_the_code_digest(old: str, new: str, counts: bool):
+    """Docstrings, comments, layout and messages may change without training a sweep again; code may not."""
+    assert old in CODE
+    digests = {digest_of({"a": ast.parse(code)}) for code in (CODE, CODE.replace(old, new))}
+    assert len(digests) == 1 + counts
+
+
+# Loaded by building and training, and not in the digest, because its result is in the fingerprint itself.
+COMPOSING = ("mnist_exp.cli", "mnist_exp.config.")
+
+BUILD_AND_TRAIN = """
+import sys
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.model import backend
+
+words = ("data=digits", "model=resnet_mini", "data.limit=60", "training.epochs=1", "aug=elastic",
+         "aug.layers=[RandomFlip]", "training.ema=0.9", "debug=nan_check")
+config, _ = compose_checked(Request("train", words), TrainConfig)
+backend.load()
+from mnist_exp.data.load import find, prepare
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import statistics
+from mnist_exp.training import device
+from mnist_exp.training.loop import fit
+from running import Silent
+
+precision = device.resolve(config.device).precision
+data = prepare(find(config.data, print), config.data)
+fit(build(config, statistics(data.train.images, config.preprocess), precision), data, config, Silent())
+print(*(name for name, module in sys.modules.items() if name.startswith("mnist_exp.") and not hasattr(module, "__path__")))
+"""
+
+
+def test_the_code_digest_covers_all_that_builds_and_trains(use: Callable[[str], None]):
+    """Every module that a process loads to build and train a model counts, except those that compose the config."""
+    use("digits")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD_AND_TRAIN], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = {name for name in done.stdout.splitlines()[-1].split() if not name.startswith(COMPOSING)}
+    covered = set(import_closure(CODE_ROOTS))
+    assert loaded - covered == set()
+    assert covered - loaded - {"mnist_exp.config.schema"} == {"mnist_exp.model.warm_start"}  # for init_from
