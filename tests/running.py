@@ -29,14 +29,6 @@ class Outcome:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-class Silent:
-    """Listens, and says nothing."""
-
-    def on_steps(self, *_: Any) -> None: ...
-
-    def on_epoch(self, *_: Any) -> None: ...
-
-
 Cli = Callable[..., Outcome]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request, key_of, override_value
 from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import run_training
+from mnist_exp.engine.run import TrainingRun
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.directory import RunDirectory, RunSummary
 from mnist_exp.runs.lookup import find_run
@@ -33,7 +33,7 @@ def resume(request: Request, started: float) -> None:
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"), can_go_on)
     with RunDirectory.open(run.path) as directory:
         request = replace(request, overrides=tuple(t for t in request.overrides if key_of(t) != "from"))
-        run_training(check_resumption(request, directory, stopwatch), stopwatch)
+        TrainingRun(check_resumption(request, directory, stopwatch), stopwatch).execute()
 
 
 def can_go_on(run: RunSummary) -> bool:

@@ -1,7 +1,7 @@
 """`mnist-exp train`: one run, from a request to a finished directory.
 
 `train` settles what is to be done and finds everything that is wrong with it, before anything is created;
-`run_training` is the story of a run.
+`TrainingRun` is the run itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import check_config, settle_data, start_from_run
-from mnist_exp.engine.run import Job, run_training
+from mnist_exp.engine.run import Job, TrainingRun
 from mnist_exp.runs.directory import RUNS, stamped
 from mnist_exp.runs.stopwatch import Stopwatch
 
@@ -31,7 +31,7 @@ def train(request: Request, started: float) -> None:
         request, config, source, stands_in_for = settle_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
-    run_training(job, stopwatch)
+    TrainingRun(job, stopwatch).execute()
 
 
 def import_plots() -> None:

@@ -22,7 +22,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.results import PLOTS, draw_test, score_test
 from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import Job, run_training
+from mnist_exp.engine.run import Job, TrainingRun
 from mnist_exp.errors import Killed, MnistExpError, Pruned, RequestError, WorkError
 from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
@@ -127,7 +127,7 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
         summary = summarize(path)
         if summary is None or summary.status not in ("finished", "pruned"):
             with quiet():
-                run_training(job_of(search, claim, path, summary, stopwatch), stopwatch)
+                TrainingRun(job_of(search, claim, path, summary, stopwatch), stopwatch).execute()
         elif summary.status == "pruned":
             state = "pruned"
     except Pruned:
@@ -167,7 +167,7 @@ def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None,
             config, request.overrides, computer, source, path.parent, path.name, search.stands_in_for, path.parent,
             withholds_test=True,
         )  # fmt: skip
-    return replace(job, watch=watch(job.config, claim))
+    return replace(job, observe=watch(job.config, claim))
 
 
 def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:

@@ -1,13 +1,14 @@
-"""`training.watch`: after each epoch, what some layers make of the same few images."""
+"""`training.watch`: feature maps of chosen layers after each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.runs.directory import shown_data
 from mnist_exp.text import format_shape
+from mnist_exp.training.callback import Callback
 
 if TYPE_CHECKING:
     import keras
@@ -20,41 +21,45 @@ FOLDER = "plots/watch"
 _IMAGES, _CHANNELS = 5, 12
 
 
-def watching(
-    config: TrainConfig, found: Statistics, data: Dataset, record: RunRecord
-) -> Callable[[keras.Model, int], None]:
-    """A function that draws the feature maps of the watched layers of a model, after so many epochs.
+class FeatureMaps(Callback):
+    """Draws the feature maps of the watched layers after each epoch, for the same few images.
 
-    They are those of the model that would be saved: in float32, with the mean of the weights where that is kept.
-    A twin computes them, so that the one that is trained is left alone.
+    They are those of the model that would be saved: in float32, with the mean of the weights if `training.ema` is
+    set. A twin of the model computes them, so that the training itself is not touched.
     """
-    from mnist_exp.analysis.activations import outputs_of
-    from mnist_exp.analysis.layer_selection import choose, places_in
-    from mnist_exp.model.build import build
-    from mnist_exp.report import feature_maps
-    from mnist_exp.training.loop import mean_weights
 
-    twin = build(config, found, "float32")
-    places = places_in(config.model.layers, config.data.shape)
-    layers = list(
-        dict.fromkeys(layer for wanted in config.training.watch for layer in choose(twin, wanted, places))
-    )
-    name, part = ("val", data.val) if data.val is not None else ("train", data.train)
-    numbers = part.first_of_each(_IMAGES)
-    images = part.images[numbers]
-    labels = [f"{name} {number}\n{data.class_names[part.labels[number]][:10]}" for number in numbers]
-    of_run = f"{record.directory.name} · {shown_data(record.result)}"
-    digits = max(3, len(str(config.training.epochs)))
+    def __init__(
+        self, config: TrainConfig, statistics: Statistics, data: Dataset, record: RunRecord, model: keras.Model
+    ) -> None:
+        from mnist_exp.analysis.layer_selection import choose, places_in
+        from mnist_exp.model.build import build
 
-    def draw(model: keras.Model, epoch: int) -> None:
-        with mean_weights(model):
-            twin.set_weights(model.get_weights())
-        folder = record.path / FOLDER
+        self._model, self._record = model, record
+        self._twin = build(config, statistics, "float32")
+        places = places_in(config.model.layers, config.data.shape)
+        watched = config.training.watch
+        self._layers = list(dict.fromkeys(layer for one in watched for layer in choose(self._twin, one, places)))
+        name, part = ("val", data.val) if data.val is not None else ("train", data.train)
+        numbers = part.first_of_each(_IMAGES)
+        self._images = part.images[numbers]
+        self._labels = [f"{name} {number}\n{data.class_names[part.labels[number]][:10]}" for number in numbers]
+        self._run_title = f"{record.directory.name} · {shown_data(record.result)}"
+        self._digits = max(3, len(str(config.training.epochs)))
+
+    def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Draw a picture per layer, and hand it to the tracker."""
+        from mnist_exp.analysis.activations import outputs_of
+        from mnist_exp.report import feature_maps
+        from mnist_exp.training.loop import mean_weights
+
+        epoch = int(row["epoch"])
+        with mean_weights(self._model):
+            self._twin.set_weights(self._model.get_weights())
+        folder = self._record.path / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        for layer, maps in zip(layers, outputs_of(twin, layers, images), strict=True):
-            file = f"{layer.name}-epoch-{epoch:0{digits}}.png"
-            title = f"epoch {epoch}: {layer.name} ({format_shape(maps.shape[1:])})\n{of_run}"
-            feature_maps.responses(images, labels, maps, _CHANNELS, title, folder / file, first=True)
-            record.artifact(f"{FOLDER}/{file}", FOLDER)
-
-    return draw
+        outputs = outputs_of(self._twin, self._layers, self._images)
+        for layer, maps in zip(self._layers, outputs, strict=True):
+            file = f"{layer.name}-epoch-{epoch:0{self._digits}}.png"
+            title = f"epoch {epoch}: {layer.name} ({format_shape(maps.shape[1:])})\n{self._run_title}"
+            feature_maps.responses(self._images, self._labels, maps, _CHANNELS, title, folder / file, first=True)
+            self._record.artifact(f"{FOLDER}/{file}", FOLDER)

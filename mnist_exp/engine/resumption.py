@@ -13,7 +13,7 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import check_config, settle_data
-from mnist_exp.engine.run import Job, Resumption, run_key
+from mnist_exp.engine.run import Job, Resumption, checkpoint_key
 from mnist_exp.errors import RequestError
 from mnist_exp.runs import journal
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, outputs_of
@@ -115,7 +115,7 @@ def find_state(path: Path, result: Mapping[str, Any]) -> State | None:
     backend.load()
     from mnist_exp.training.checkpoint import FOLDER, read_newest
 
-    state, damaged = read_newest(path / FOLDER, run_key(result))
+    state, damaged = read_newest(path / FOLDER, checkpoint_key(result))
     again = f"mnist-exp from={display_path(path)} runs its config anew"
     if state is None:
         if damaged:

@@ -20,34 +20,36 @@ from mnist_exp.runs.directory import RunDirectory, summarize
 from mnist_exp.runs.fingerprint import as_values, code_digest, fingerprint
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
-from mnist_exp.runs.stopwatch import Stopwatch, Timer
+from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
     import keras
 
     from mnist_exp.data.dataset import Dataset, Source
+    from mnist_exp.report.progress import TrainingDisplay
     from mnist_exp.tracking.recorder import RunRecord
+    from mnist_exp.training.callback import Callback
     from mnist_exp.training.checkpoint import State
     from mnist_exp.training.device import Device
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run that goes on: its directory, which this process has locked, and what is known of it."""
+    """An interrupted run that this process resumes. Its directory is locked by this process."""
 
     directory: RunDirectory
     result: Mapping[str, Any]
     """Its `result.json`, with this resumption as the last of `resumed`."""
     values: Mapping[str, Any]
-    """Its config, as it is from now on."""
+    """The config of the remaining epochs."""
     state: State | None
-    """The checkpoint to go on from; None: from the beginning."""
+    """The checkpoint to resume from; None to start from the beginning."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that was found right: what to do, on which data, and where to keep it."""
+    """A checked training: the config, the data, and the directory to create or resume."""
 
     config: TrainConfig
     overrides: tuple[str, ...]
@@ -55,122 +57,170 @@ class Job:
     source: Source
     parent: Path
     name: str
-    """Of the run's directory, in `parent`."""
+    """Name of the run's directory in `parent`."""
     stands_in_for: str | None = None
-    """The data set that was asked for and not found, if this is its fallback."""
+    """The data set that was requested and not found, if `source` is its fallback."""
     sweep: Path | None = None
-    """The directory of the sweep that this is a job of."""
+    """The sweep's directory, if this is a job of one."""
     resumption: Resumption | None = None
     withholds_test: bool = False
-    """Whether nobody may see yet how it does on the test part: it is a trial of a search."""
-    watch: Callable[[Sequence[Mapping[str, float]]], None] = lambda history: None
-    """Is told the history after each epoch, and where the run goes on; raises `Pruned` to end it."""
+    """Whether the test set must not be scored: this is a trial of a search."""
+    observe: Callable[[Sequence[Mapping[str, float]]], None] = lambda history: None
+    """Called with the history at the start and after each epoch; raises `Pruned` to end the run."""
 
 
-def run_training(job: Job, stopwatch: Stopwatch) -> dict[str, Any]:
-    """Train, save, score and draw a run that was found right. Returns its `result.json`.
+class TrainingRun:
+    """Trains, saves, scores and plots one model, in a directory of its own."""
 
-    Raises `WorkError` where the work fails; on `KeyboardInterrupt` what was finished is kept.
-    """
-    import keras
+    def __init__(self, job: Job, stopwatch: Stopwatch) -> None:
+        self._job = job
+        self._config = job.config
+        self._resumption = job.resumption
+        self._stopwatch = stopwatch
 
-    from mnist_exp.data.load import prepare
-    from mnist_exp.engine.feature_map_callback import watching
-    from mnist_exp.model.build import build
-    from mnist_exp.model.preprocessing import statistics
-    from mnist_exp.report.progress import TrainingDisplay
-    from mnist_exp.training.checkpoint import FOLDER, Checkpoints
-    from mnist_exp.training.loop import Progress, fit
+    def execute(self) -> dict[str, Any]:
+        """Run from the data to the finished directory, and return the run's result.
 
-    config, resumption = job.config, job.resumption
-    keras.utils.clear_session()  # nothing of the jobs before in a sweep
-    with stopwatch.phase("data"):
-        data = prepare(job.source, config.data)
-        found = statistics(data.train.images, config.preprocess)
-    with stopwatch.phase("build"):
-        model = build(config, found, job.computer.precision)
-        if resumption is not None and resumption.state is not None:
-            origin, progress = resumption.result["init_from"], resumption.state.restore(model)
-        else:
-            origin, progress = initialize(model, config), Progress()
+        Raises:
+            WorkError: The work failed: a diverged training, a full disk.
+            KeyboardInterrupt, Killed: A signal ended it. What was finished is kept, and `resume` continues it.
+            Pruned: `Job.observe` ended it.
+        """
+        job, config = self._job, self._config
+        self.prepare()
+        with signals.raised(), self._directory, _explaining_resume(self._directory.path):
+            self._directory.remove_leftovers()
+            with start_record(job, self._directory, self._data, self._model, self._origin) as self._record:
+                announce(self._record, job, self._data, self._model)
+                self._record.catch_up(self._progress.history, self._progress.best_epoch)
+                self.fit()
+                self.finalize()
+            if not config.training.keep_checkpoint:
+                remove_folder(self._checkpoint_folder)
+        say(f"{display_path(self._record.path)}: done in {self._stopwatch.report()['total']:.1f} s")
+        if job.stands_in_for:
+            warn(f"these figures are for {config.data.name}, which stood in for {job.stands_in_for}")
+        return self._record.result
 
-    directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
-    with signals.raised(), directory, going_on(directory.path):
-        directory.remove_leftovers()
-        with start_record(job, directory, data, model, origin) as record:
-            introduce(record, job, data, model)
-            record.catch_up(progress.history, progress.best_epoch)
-            folder = record.path / FOLDER
-            checkpoints = Checkpoints(folder, run_key(record.result), resumption.state if resumption else None)
-            timer = Timer(config.training.checkpoint_seconds)
-            watch = watching(config, found, data, record) if config.training.watch else None
+    # ---------------------------------------------------------------- data, model, directory
 
-            def leave(final: bool) -> None:
-                record.history(progress.history)
-                with stopwatch.phase("save"):
-                    saved = save_best(build(config, found, "float32"), progress, record, config, final)
-                test = data.test if final and not job.withholds_test else None
-                score_and_draw(saved, test, record, config, data, progress, stopwatch)
-                for picture in sorted((record.path / PLOTS).glob("*.png")):
-                    record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
+    def prepare(self) -> None:
+        """Load the data and build the model, with random, given or resumed weights. Creates the directory."""
+        import keras
 
-            try:
-                job.watch(progress.history)
-                with (
-                    stopwatch.phase("training"),
-                    TrainingDisplay(config.training.epochs, lambda: job.watch(progress.history)) as display,
-                    signals.held() as signal,
-                ):
+        from mnist_exp.data.load import prepare
+        from mnist_exp.model.build import build
+        from mnist_exp.model.preprocessing import statistics
+        from mnist_exp.training.loop import Progress
 
-                    def after_epoch() -> None:
-                        if watch is not None:
-                            watch(model, progress.epochs)
-                        checkpoints.save(model, progress)
-                        timer.restart()
-                        record.epoch(progress.history, progress.best_epoch)
+        job, config, resumption = self._job, self._config, self._resumption
+        keras.utils.clear_session()  # an earlier job of a sweep may have run in this process
+        with self._stopwatch.phase("data"):
+            self._data = prepare(job.source, config.data)
+            self._statistics = statistics(self._data.train.images, config.preprocess)
+        with self._stopwatch.phase("build"):
+            self._model = build(config, self._statistics, job.computer.precision)
+            if resumption is not None and resumption.state is not None:
+                self._origin = resumption.result["init_from"]
+                self._progress = resumption.state.restore(self._model)
+            else:
+                self._origin = load_initial_weights(self._model, config)
+                self._progress = Progress()
+        self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
 
-                    def after_steps() -> None:
-                        if signal.came or timer.is_up():
-                            checkpoints.save(model, progress)
-                            timer.restart()
-                        signal.raise_it()
+    # ---------------------------------------------------------------- training loop
 
-                    fit(model, data, config, display, progress, after_epoch, after_steps)
-            except (KeyboardInterrupt, Killed) as signalled:
-                # Who kills has no time for the files that are made from a checkpoint later.
-                if isinstance(signalled, KeyboardInterrupt) and progress.best is not None:
-                    leave(final=False)
-                done = f"{progress.epochs} of {config.training.epochs} epochs"
-                say(f"{display_path(record.path)}: interrupted after {done}, which are kept there")
-                raise
-            except Pruned as pruned:
-                say(f"pruned  {pruned}")
-                if not config.training.keep_checkpoint:
-                    remove_folder(folder)
-                raise
-            if progress.epochs < config.training.epochs:
-                patience = config.training.early_stopping.patience
-                say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
-                record.result["stopped_early"] = True
-            leave(final=True)
-            record.seconds(stopwatch.report())
-            conclude(record, data)
-        if not config.training.keep_checkpoint:
-            remove_folder(folder)
-    say(f"{display_path(record.path)}: done in {stopwatch.report()['total']:.1f} s")
-    if job.stands_in_for:
-        warn(f"these figures are for {config.data.name}, which stood in for {job.stands_in_for}")
-    return record.result
+    def fit(self) -> None:
+        """Train until the last epoch, an early stop, or a signal."""
+        from mnist_exp.report.progress import TrainingDisplay
+        from mnist_exp.training.loop import fit
+
+        config, progress = self._config, self._progress
+        try:
+            self._job.observe(progress.history)
+            with (
+                self._stopwatch.phase("training"),
+                TrainingDisplay(config.training.epochs) as display,
+                signals.held() as signal,
+            ):
+                fit(self._model, self._data, config, self._callbacks(display, signal), progress)
+        except (KeyboardInterrupt, Killed) as signalled:
+            # SIGKILL may follow SIGTERM: don't spend time on files that a checkpoint can produce later.
+            if isinstance(signalled, KeyboardInterrupt) and progress.best is not None:
+                self._save_and_score(final=False)
+            done = f"{progress.epochs} of {config.training.epochs} epochs"
+            say(f"{display_path(self._record.path)}: interrupted after {done}, which are kept there")
+            raise
+        except Pruned as pruned:
+            say(f"pruned  {pruned}")
+            if not config.training.keep_checkpoint:
+                remove_folder(self._checkpoint_folder)
+            raise
+        if progress.epochs < config.training.epochs:
+            patience = config.training.early_stopping.patience
+            say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
+            self._record.result["stopped_early"] = True
+
+    def _callbacks(self, display: TrainingDisplay, signal: signals.Pending) -> list[Callback]:
+        """Return the callbacks in their order.
+
+        A finished epoch is in the checkpoint before the journal has it, and in both before its line is printed.
+        """
+        from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, StopOnSignal
+        from mnist_exp.engine.feature_map_callback import FeatureMaps
+        from mnist_exp.training.checkpoint import Checkpoints
+
+        config, progress, record = self._config, self._progress, self._record
+        state = self._resumption.state if self._resumption else None
+        checkpoints = Checkpoints(self._checkpoint_folder, checkpoint_key(record.result), state)
+        checkpointing = Checkpointing(checkpoints, self._model, progress, config.training.checkpoint_seconds)
+        callbacks: list[Callback] = [
+            checkpointing,
+            Recording(record, progress),
+            display,
+            StopOnSignal(signal, checkpointing),
+            Observation(self._job.observe, progress),
+        ]
+        if config.training.watch:
+            callbacks.insert(0, FeatureMaps(config, self._statistics, self._data, record, self._model))
+        return callbacks
+
+    @property
+    def _checkpoint_folder(self) -> Path:
+        from mnist_exp.training.checkpoint import FOLDER
+
+        return self._record.path / FOLDER
+
+    # ---------------------------------------------------------------- model files, test scores, plots
+
+    def finalize(self) -> None:
+        """Save the best epoch's model, score it on the test set, plot, and complete the record."""
+        self._save_and_score(final=True)
+        self._record.seconds(self._stopwatch.report())
+        print_result(self._record, self._data)
+
+    def _save_and_score(self, *, final: bool) -> None:
+        """Save and plot the best epoch so far; only a `final` model is scored on the test set."""
+        from mnist_exp.model.build import build
+
+        config, record, data, progress = self._config, self._record, self._data, self._progress
+        record.history(progress.history)
+        with self._stopwatch.phase("save"):
+            saved = save_best(build(config, self._statistics, "float32"), progress, record, config, final)
+        test = data.test if final and not self._job.withholds_test else None
+        score_and_draw(saved, test, record, config, data, progress, self._stopwatch)
+        for picture in sorted((record.path / PLOTS).glob("*.png")):
+            record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 
 
-def run_key(result: Mapping[str, Any]) -> str:
-    """What tells a run from others, also when its directory is moved."""
+def checkpoint_key(result: Mapping[str, Any]) -> str:
+    """Return what identifies a run's checkpoints, also after its directory was moved."""
     return f"{result['name']} of {result['started']}"
 
 
 @contextmanager
-def going_on(path: Path) -> Iterator[None]:
-    """Where a run ends before its time, say how to go on with it; not where only what comes after its end is cut.
+def _explaining_resume(path: Path) -> Iterator[None]:
+    """If the run ends early in the block, print the command that resumes it.
 
     Raises `WorkError` for files that cannot be written.
     """
@@ -178,25 +228,25 @@ def going_on(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Killed):
-        if not has_finished(path):
+        if not _has_finished(path):
             say(f"to go on: {command}")
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         if os.strerror(errno.ENOSPC) in reason:  # HDF5 says it among other things
             reason = os.strerror(errno.ENOSPC)
-        then = "" if has_finished(path) else f"\nto go on then: {command}"
+        then = "" if _has_finished(path) else f"\nto go on then: {command}"
         raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
 
 
-def has_finished(path: Path) -> bool:
-    """Whether a run's directory says that it has."""
+def _has_finished(path: Path) -> bool:
+    """Whether the run's result says that it finished."""
     summary = summarize(path)
     return summary is not None and summary.status == "finished"
 
 
-def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:
-    """With `init_from`, give the model the weights that fit; what came from where, for the record."""
+def load_initial_weights(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:
+    """With `init_from`, load the other run's weights that fit. Return what was taken, for the result."""
     from mnist_exp.model.saving import weights_sha256
     from mnist_exp.model.warm_start import load_donor, take_weights
 
@@ -218,9 +268,9 @@ def initialize(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None
 def start_record(
     job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: dict[str, Any] | None
 ) -> RunRecord:
-    """Begin a run's record, or go on with it.
+    """Start a run's record, or continue that of a resumed run.
 
-    Raises `RequestError` where a new run's files cannot be written: its directory is removed then.
+    Raises `RequestError` if a new run's files cannot be written; its directory is removed then.
     """
     from mnist_exp.model.preprocessing import count_parameters
     from mnist_exp.tracking.recorder import RunRecord
@@ -263,7 +313,7 @@ def start_record(
 
 
 def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device, init_sha256: str | None) -> str:
-    """What identifies a run of a config on its data and device."""
+    """Return the fingerprint of a config on its data and device."""
     return fingerprint(
         values,
         data_sha256=data_sha256,
@@ -274,8 +324,8 @@ def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device
     )
 
 
-def introduce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
-    """Tell what is about to be done, and keep the model's card."""
+def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
+    """Print what is about to be trained, and write the model's summary card."""
     from mnist_exp.analysis.design_advice import advice
     from mnist_exp.analysis.summary import as_markdown
     from mnist_exp.model.preprocessing import count_parameters
@@ -303,8 +353,8 @@ def introduce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) ->
     record.note(card)
 
 
-def conclude(record: RunRecord, data: Dataset) -> None:
-    """Say what came out."""
+def print_result(record: RunRecord, data: Dataset) -> None:
+    """Print the saved epoch and the test figures."""
     best, test = record.result["best"], record.result["test"]
     chosen = f"epoch {best['epoch']}"
     if "val/accuracy" in best:

@@ -1,9 +1,9 @@
-"""What one sees while a training runs: a bar on a terminal, and a line per epoch everywhere."""
+"""The progress of a training: a bar on a terminal, and a line per epoch everywhere."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -11,15 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mnist_exp.runs.log import is_quiet, say
+from mnist_exp.training.callback import Callback
 
 
-class TrainingDisplay:
-    """Listens to a training loop and shows how it goes on. A context manager."""
+class TrainingDisplay(Callback):
+    """Shows the progress of a training. A context manager."""
 
-    def __init__(self, epochs: int, after_epoch: Callable[[], None] = lambda: None) -> None:
-        """`after_epoch` is called when an epoch's line was printed."""
+    def __init__(self, epochs: int) -> None:
         self._epochs = epochs
-        self._after_epoch = after_epoch
         console = Console(file=sys.stdout)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -42,23 +41,22 @@ class TrainingDisplay:
     ) -> None:
         self._bar.stop()
 
-    def on_steps(self, epoch: int, done: int, steps: int, metrics: dict[str, float]) -> None:
+    def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Move the bar."""
         text = f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
         self._bar.update(
             self._task, description=f"epoch {epoch}/{self._epochs}", completed=done, total=steps, metrics=text
         )
 
-    def on_epoch(self, row: dict[str, float], is_best: bool) -> None:
-        """Print the epoch's line; the bar starts anew."""
+    def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Print the epoch's line and reset the bar."""
         say(epoch_line(row, self._epochs, is_best))
         self._bar.reset(self._task, metrics="")
-        self._after_epoch()
 
 
 @contextmanager
 def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; what it gives is told how many more images are done."""
+    """Show a bar on a terminal. Yields a function that advances it by a number of images."""
     console = Console(file=sys.stdout)
     bar = Progress(
         TextColumn(description),
@@ -74,7 +72,7 @@ def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def epoch_line(row: dict[str, float], epochs: int, is_best: bool) -> str:
+def epoch_line(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
     """`epoch  3/12  train 0.0512 98.41%  val 0.0433 98.75%  lr 9.1e-04  6.1 s  best`: losses and accuracies.
 
     Under 80 columns. `best` marks the best by validation so far.

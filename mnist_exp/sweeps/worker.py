@@ -20,7 +20,7 @@ from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import Job, fingerprint_of, run_training
+from mnist_exp.engine.run import Job, TrainingRun, fingerprint_of
 from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.model import backend
 from mnist_exp.runs.abandoned import settle
@@ -119,15 +119,13 @@ def train_job(
             except RequestError as error:
                 remark = f"begun anew: {error}"
             else:
-                run_training(resumed, stopwatch)
+                TrainingRun(resumed, stopwatch).execute()
                 return ""
-    run_training(
-        Job(
-            config, planned.request.overrides, computer, load_source(config.data.as_found), plan.directory,
-            planned.name, plan.stands_in_for, plan.directory,
-        ),
-        stopwatch,
+    job = Job(
+        config, planned.request.overrides, computer, load_source(config.data.as_found), plan.directory,
+        planned.name, plan.stands_in_for, plan.directory,
     )  # fmt: skip
+    TrainingRun(job, stopwatch).execute()
     return remark
 
 

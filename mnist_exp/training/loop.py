@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import WorkError
 from mnist_exp.training.augment import make_augment
+from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import better, learning_rate_scale, stops_early
 from mnist_exp.training.fast_layers import fused
 from mnist_exp.training.nan_check import first_not_finite
@@ -84,33 +85,25 @@ class Progress:
     """What the model's metrics had counted in these steps, where the training goes on from a checkpoint."""
 
 
-class Listener(Protocol):
-    """Who is told how a training goes on."""
-
-    def on_steps(self, epoch: int, done: int, steps: int, metrics: dict[str, float]) -> None:
-        """`done` of the epoch's `steps` are done; `metrics` are the epoch's so far."""
-
-    def on_epoch(self, row: dict[str, float], is_best: bool) -> None:
-        """An epoch has ended, with this row of the history."""
-
-
 def fit(
     model: keras.Model,
     data: Dataset,
     config: TrainConfig,
-    listener: Listener,
+    callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
-    after_epoch: Callable[[], None] = lambda: None,
-    after_steps: Callable[[], None] = lambda: None,
 ) -> Progress:
     """Train until `training.epochs` epochs are done, or `training.early_stopping` ends it.
 
-    `progress` is where to go on from, and is updated.
+    Args:
+        model: The compiled model, whose weights are trained in place.
+        data: Its training part is shuffled and augmented, its validation part scored after each epoch.
+        config: How to train.
+        callbacks: Called after each compiled call of some steps and after each epoch, in this order.
+        progress: What was done before, to resume from there. It is updated: after an exception, also
+            `KeyboardInterrupt`, it holds what was finished.
 
-    `after_epoch` is called when an epoch is in `progress`, and before the listener is told; `after_steps` after
-    each compiled call within one. At both, the model and `progress` are what going on from there needs.
-    Raises `WorkError` when the loss is no longer a number. On `KeyboardInterrupt`, `progress` holds what was
-    finished.
+    Raises:
+        WorkError: The loss or a weight is no longer a number.
     """
     training = config.training
     progress = progress or Progress()
@@ -140,13 +133,13 @@ def fit(
                     raise diverged(model, data.train, config, rates * scale, epoch, (first, rows), before)
                 progress.steps += len(rows)
                 progress.seconds = time.perf_counter() - start
-                listener.on_steps(epoch + 1, progress.steps, steps, metrics)
-                after_steps()
+                for callback in callbacks:
+                    callback.on_steps(epoch + 1, progress.steps, steps, metrics)
             row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
             rate = float(rates[(epoch + 1) * steps - 1] * np.float32(scale))  # at the epoch's end
             is_best = end_epoch(model, config, progress, row, validate, rate, start)
-            after_epoch()
-            listener.on_epoch(row, is_best)
+            for callback in callbacks:
+                callback.on_epoch(row, is_best)
     return progress
 
 

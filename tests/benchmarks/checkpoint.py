@@ -12,41 +12,35 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from mnist_exp.model import backend
-from mnist_exp.runs.stopwatch import Timer
 
 backend.load()
 
 from prepared import prepared  # noqa: E402
 
+from mnist_exp.engine.callbacks import Checkpointing  # noqa: E402
 from mnist_exp.training.checkpoint import Checkpoints  # noqa: E402
 from mnist_exp.training.loop import Progress, fit  # noqa: E402
-
-
-class Silent:
-    def on_steps(self, *_: Any) -> None: ...
-
-    def on_epoch(self, *_: Any) -> None: ...
 
 
 def measure(name: str, limit: str) -> str:
     """A row of the table for a model."""
     overrides = (f"model={name}", f"data.limit={limit}", "training.epochs=2")
     config, data, model = prepared(overrides)
-    progress, timer = Progress(), Timer(config.training.checkpoint_seconds)
+    progress = Progress()
     taken: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints = Checkpoints(Path(folder), "benchmark", None)
 
-        def save() -> None:
-            start = time.perf_counter()
-            checkpoints.save(model, progress)
-            timer.restart()
-            taken.append((progress.epochs + bool(progress.steps), time.perf_counter() - start))
+        class TimedCheckpointing(Checkpointing):
+            def save(self) -> None:
+                start = time.perf_counter()
+                super().save()
+                taken.append((progress.epochs + bool(progress.steps), time.perf_counter() - start))
 
-        fit(model, data, config, Silent(), progress, save, lambda: save() if timer.is_up() else None)
+        callback = TimedCheckpointing(checkpoints, model, progress, config.training.checkpoint_seconds)
+        fit(model, data, config, [callback], progress)
         size = max(file.stat().st_size for file in Path(folder).iterdir())
     seconds = progress.history[1]["seconds"]
     found = [cost for epoch, cost in taken if epoch == 2]

@@ -20,18 +20,17 @@ import tensorflow as tf  # noqa: E402
 from prepared import prepared  # noqa: E402
 from tensorflow.tsl.profiler.protobuf import xplane_pb2  # noqa: E402
 
+from mnist_exp.training.callback import Callback  # noqa: E402
 from mnist_exp.training.loop import fit  # noqa: E402
 
 ALWAYS = ("data.limit=6500", "data.val_fraction=0.01", "device.threads=1", "training.epochs=2")
 
 
-class Profiler:
+class Profiler(Callback):
     """Records from the end of the first epoch to the end of the second."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.running = folder, False
-
-    def on_steps(self, *_: Any) -> None: ...
 
     def on_epoch(self, *_: Any) -> None:
         if self.running:
@@ -61,7 +60,7 @@ def main(overrides: tuple[str, ...]) -> None:
     config, data, model = prepared((*ALWAYS, *overrides))
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        fit(model, data, config, Profiler(folder))
+        fit(model, data, config, [Profiler(folder)])
         [path] = Path(folder).rglob("*.xplane.pb")
         space = xplane_pb2.XSpace.FromString(path.read_bytes())
     for plane in space.planes:

@@ -18,10 +18,11 @@ backend.load()
 
 from prepared import prepared  # noqa: E402
 
+from mnist_exp.training.callback import Callback  # noqa: E402
 from mnist_exp.training.loop import fit  # noqa: E402
 
 
-class Turns:
+class Turns(Callback):
     """Waits for a line before each epoch, and prints what it took."""
 
     def __init__(self, images: int) -> None:
@@ -32,8 +33,6 @@ class Turns:
         sys.stdin.readline()
         self._started = time.perf_counter(), time.process_time()
 
-    def on_steps(self, *_: Any) -> None: ...
-
     def on_epoch(self, *_: Any) -> None:
         seconds, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
         print(json.dumps({"images": self._images, "seconds": seconds, "cpu": cpu}), flush=True)
@@ -43,7 +42,7 @@ class Turns:
 def main(overrides: tuple[str, ...]) -> None:
     """Train what the overrides describe."""
     config, data, model = prepared(overrides)
-    fit(model, data, config, Turns(len(data.train)))
+    fit(model, data, config, [Turns(len(data.train))])
 
 
 if __name__ == "__main__":

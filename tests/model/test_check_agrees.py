@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from running import Silent
 
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request
@@ -162,7 +161,7 @@ def test_check_and_training_agree(capsys: pytest.CaptureFixture[str]):
         model, reference = build(config, Statistics(), "float32"), built(entries)
         assert model.count_params() == reference.count_params(), entries
         assert [x.output.shape for x in model.layers] == [x.output.shape for x in reference.layers], entries
-        fit(model, data, config, Silent())
+        fit(model, data, config)
     with capsys.disabled():
         print(f"\n  {accepted} of {LISTS} random lists were accepted and trained, {LISTS - accepted} refused")
     assert LISTS / 5 < accepted < LISTS * 4 / 5

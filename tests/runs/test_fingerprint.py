@@ -107,11 +107,10 @@ from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import device
 from mnist_exp.training.loop import fit
-from running import Silent
 
 precision = device.resolve(config.device).precision
 data = prepare(find(config.data, print), config.data)
-fit(build(config, statistics(data.train.images, config.preprocess), precision), data, config, Silent())
+fit(build(config, statistics(data.train.images, config.preprocess), precision), data, config)
 print(*(name for name, module in sys.modules.items() if name.startswith("mnist_exp.") and not hasattr(module, "__path__")))
 """
 

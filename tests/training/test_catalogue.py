@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from running import Silent
 
 from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request
@@ -52,7 +51,7 @@ def trained_and_loaded(
     check(config, composition)
     model = build(config, statistics(data.train.images, config.preprocess), "float32")
     before = [keras.ops.convert_to_numpy(weight).copy() for weight in model.trainable_weights]
-    progress = fit(model, data, config, Silent())
+    progress = fit(model, data, config)
     assert progress.epochs == 1
     # Something was learnt: every trainable weight has a gradient, or is a bias that normalization takes away.
     moved = [

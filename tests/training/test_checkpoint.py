@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import Silent
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
@@ -19,6 +18,7 @@ from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
+from mnist_exp.training.callback import Callback
 from mnist_exp.training.checkpoint import Checkpoints, DamagedCheckpoint, State, read, read_newest
 from mnist_exp.training.loop import Progress, Snapshot, fit
 from mnist_exp.training.step import build_state
@@ -86,13 +86,16 @@ def go_on(
     folder.mkdir(exist_ok=True)
     checkpoints = Checkpoints(folder, "run", state)
 
-    def save() -> None:
-        checkpoints.save(model, progress)
-        if stop is not None and (progress.epochs, progress.steps) >= stop:
-            raise KeyboardInterrupt
+    class SaveAndStop(Callback):
+        def on_steps(self, *_: Any) -> None:
+            checkpoints.save(model, progress)
+            if stop is not None and (progress.epochs, progress.steps) >= stop:
+                raise KeyboardInterrupt
+
+        on_epoch = on_steps
 
     try:
-        fit(model, data, config, Silent(), progress, save, save)
+        fit(model, data, config, [SaveAndStop()], progress)
     except KeyboardInterrupt:
         assert (progress.epochs, progress.steps) == stop
         return {}

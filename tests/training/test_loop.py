@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from running import Silent
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
@@ -17,6 +17,7 @@ from mnist_exp.errors import WorkError
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import loop, step
+from mnist_exp.training.callback import Callback
 from mnist_exp.training.fast_layers import fused
 from mnist_exp.training.loop import Progress, Snapshot, epoch_rows, fit
 
@@ -70,7 +71,7 @@ def straight(described: tuple[str, ...]) -> tuple[list[np.ndarray], Progress]:
     """Four epochs in one go."""
     config, data = setting(*described)
     model = fresh(config, data)
-    progress = fit(model, data, config, Silent())
+    progress = fit(model, data, config)
     return state(model), progress
 
 
@@ -80,7 +81,7 @@ def test_the_same_training_gives_the_same_bits(
     """Weights, optimizer, seeds and history, whatever ran before in the process."""
     config, data = setting(*described)
     model = fresh(config, data)
-    progress = fit(model, data, config, Silent())
+    progress = fit(model, data, config)
     assert equal(state(model), straight[0])
     assert without_seconds(progress) == without_seconds(straight[1])
 
@@ -96,7 +97,7 @@ def test_the_bits_do_not_depend_on_how_steps_are_called(
     monkeypatch.setattr(loop, "STEPS_PER_CALL", steps_per_call)
     config, data = setting(*described)
     model = fresh(config, data)
-    fit(model, data, config, Silent())
+    fit(model, data, config)
     assert equal(state(model), straight[0])
 
 
@@ -107,7 +108,7 @@ def test_what_should_change_the_weights_does(
     """A control for the tests of equality."""
     config, data = setting(*described, override)
     model = fresh(config, data)
-    fit(model, data, config, Silent())
+    fit(model, data, config)
     assert not equal(state(model), straight[0])
 
 
@@ -123,7 +124,7 @@ def test_it_learns_as_keras_fit_does(monkeypatch: pytest.MonkeyPatch, optimizer:
     )  # fmt: skip
     ours, keras_own = fresh(config, data), fresh(config, data)
     monkeypatch.setattr(step, "halves_batches", lambda: halved)
-    fit(ours, data, config, Silent())
+    fit(ours, data, config)
     order = np.concatenate([rows.ravel() for rows in epoch_rows(len(data.train), 64, config.seed, 0, 9, 20)])
     before = keras_own.get_weights()
     keras_own.fit(
@@ -156,7 +157,7 @@ def test_early_stopping_ends_a_training():
         "data=digits", "data.limit=300", "model=linear", "training.epochs=9",
         "training.early_stopping.patience=2", "training.early_stopping.min_delta=1",
     )  # fmt: skip
-    progress = fit(fresh(config, data), data, config, Silent())
+    progress = fit(fresh(config, data), data, config)
     assert progress.epochs == 3
     assert len(progress.history) == 3
     accuracies = [row["val/accuracy"] for row in progress.history]
@@ -169,7 +170,7 @@ def test_a_plateau_is_trained_with_its_lower_rate():
     common = ("data=digits", "data.limit=300", "model=linear", "training.epochs=3", "optimizer=sgd")
     config, data = setting(*common, *flat)
     model = fresh(config, data)
-    progress = fit(model, data, config, Silent())
+    progress = fit(model, data, config)
     assert [row["learning_rate"] for row in progress.history] == pytest.approx([0.05, 0.05, 0.005])
     assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
     config, data = setting(*common)
@@ -191,7 +192,7 @@ def test_the_running_mean_of_the_weights_is_kept_and_training_goes_on_without_it
               "training.batch_size=32", "optimizer.learning_rate=0.05")  # fmt: skip
     config, data = setting(*common, "training.ema=0.6")
     model = fresh(config, data)
-    progress = fit(model, data, config, Silent())
+    progress = fit(model, data, config)
     assert progress.best is not None
 
     config, data = setting(*common)
@@ -218,7 +219,7 @@ def test_the_last_epoch_is_kept_without_validation_data():
     config, data = setting(
         "data=digits", "data.limit=200", "data.val_fraction=0", "model=linear", "training.epochs=3"
     )
-    progress = fit(fresh(config, data), data, config, Silent())
+    progress = fit(fresh(config, data), data, config)
     assert progress.best_epoch == 3
     assert not any(name.startswith("val/") for name in progress.history[0])
 
@@ -228,10 +229,10 @@ def test_a_loss_that_is_no_number_ends_the_training():
     wild = ("data=digits", "data.limit=600", "model=lenet5x5", "optimizer.learning_rate=1e30")
     config, data = setting(*wild)
     with pytest.raises(WorkError, match=r"no longer a number: in epoch 1, step 1 to 4, at learning rate 1e\+30"):
-        fit(fresh(config, data), data, config, Silent())
+        fit(fresh(config, data), data, config)
     config, data = setting(*wild, "debug=nan_check")
     with pytest.raises(WorkError, match=r"in epoch 1, step 2, .*(layer|weights) 'conv2d") as caught:
-        fit(fresh(config, data), data, config, Silent())
+        fit(fresh(config, data), data, config)
     assert "debug=nan_check" not in str(caught.value)
 
 
@@ -240,9 +241,9 @@ def test_max_steps_ends_each_epoch():
     config, data = setting("data=digits", "data.limit=600", "model=linear", "debug=one_batch")
     seen = []
 
-    class Listener(Silent):
-        def on_steps(self, epoch: int, done: int, steps: int, metrics: dict[str, float]) -> None:
+    class Seen(Callback):
+        def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
             seen.append((epoch, done, steps))
 
-    fit(fresh(config, data), data, config, Listener())
+    fit(fresh(config, data), data, config, [Seen()])
     assert seen == [(1, 1, 1)]

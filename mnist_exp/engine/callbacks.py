@@ -1,0 +1,76 @@
+"""The callbacks of a training run: checkpoints, the record, signals, and pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mnist_exp.runs.signals import Pending
+from mnist_exp.runs.stopwatch import Timer
+from mnist_exp.training.callback import Callback
+
+if TYPE_CHECKING:
+    import keras
+
+    from mnist_exp.tracking.recorder import RunRecord
+    from mnist_exp.training.checkpoint import Checkpoints
+    from mnist_exp.training.loop import Progress
+
+
+class Checkpointing(Callback):
+    """Saves a checkpoint after each epoch, and within one whenever `seconds` have passed since the last."""
+
+    def __init__(
+        self, checkpoints: Checkpoints, model: keras.Model, progress: Progress, seconds: float | None
+    ) -> None:
+        self._checkpoints, self._model, self._progress = checkpoints, model, progress
+        self._timer = Timer(seconds)
+
+    def save(self) -> None:
+        """Save a checkpoint now."""
+        self._checkpoints.save(self._model, self._progress)
+        self._timer.restart()
+
+    def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Save if it is time."""
+        if self._timer.is_up():
+            self.save()
+
+    def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Save the finished epoch."""
+        self.save()
+
+
+class Recording(Callback):
+    """Adds each epoch to the history file and the journal."""
+
+    def __init__(self, record: RunRecord, progress: Progress) -> None:
+        self._record, self._progress = record, progress
+
+    def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Record the finished epoch."""
+        self._record.epoch(self._progress.history, self._progress.best_epoch)
+
+
+class StopOnSignal(Callback):
+    """Ends the training after a signal, with a checkpoint of this very step."""
+
+    def __init__(self, signal: Pending, checkpointing: Checkpointing) -> None:
+        self._signal, self._checkpointing = signal, checkpointing
+
+    def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Raise `KeyboardInterrupt` or `Killed` if a signal came."""
+        if self._signal.came:
+            self._checkpointing.save()
+            self._signal.raise_it()
+
+
+class Observation(Callback):
+    """Reports the history to a search, which may prune the run."""
+
+    def __init__(self, observe: Callable[[Sequence[Mapping[str, float]]], None], progress: Progress) -> None:
+        self._observe, self._progress = observe, progress
+
+    def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Report; raises `Pruned` to end the run."""
+        self._observe(self._progress.history)
