@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -195,3 +196,17 @@ def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], t
     before = contents(Path())
     assert told in cli("evaluate", *words, status=2).err
     assert contents(Path()) == before
+
+
+def test_a_model_error_comes_before_a_data_error(cli: Cli):
+    """A file that holds no classifier is reported even if the data is missing."""
+    Path("damaged.keras").write_bytes(b"no model")
+    inputs = keras.Input((5,))
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("vector.keras")
+    for name, told in (
+        ("damaged.keras", "not a model that Keras can load: "),
+        ("vector.keras", "not a classifier of small images"),
+    ):
+        err = cli("evaluate", f"run={name}", "data=mnist", "data.dir=gone", status=2).err
+        assert f"{name}: {told}" in err
+        assert "there is no such folder" not in err

@@ -234,14 +234,12 @@ def test_one_format_into_one_file(cli: Cli, run: Path):
         (["format=onnx", "output=."], "output: . "),
         (["format=onnx", "data.dir=nowhere", "data=mnist"], "nowhere: there is no such folder"),
         (["register=a/b", "alias=latest"], "2 problems"),
-        (["run=damaged.keras", "format=onnx", "data=csv", "data.dir=nowhere"], "damaged.keras: not a model that"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_anything_is_written(cli: Cli, run: Path, words: list[str], told: str):
     """Exit status 2, and nothing is there that was not."""
-    Path("damaged.keras").write_bytes(b"no model")
     before = sorted(Path().rglob("*"))
-    done = cli("export", *([] if words[:1] == ["run=damaged.keras"] else ["run=a"]), *words, status=2)
+    done = cli("export", "run=a", *words, status=2)
     assert told in done.err
     assert sorted(Path().rglob("*")) == before
 
@@ -256,6 +254,20 @@ def test_a_missing_package_is_named(cli: Cli, run: Path, monkeypatch: pytest.Mon
     )
     assert not Path("outputs/exports").exists()
     cli("export", "run=a", "format=keras")
+
+
+def test_a_model_error_comes_before_a_data_error(cli: Cli):
+    """A file that holds no classifier is reported even if the data is missing."""
+    Path("damaged.keras").write_bytes(b"no model")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save("vector.keras")
+    for name, told in (
+        ("damaged.keras", "not a model that Keras can load: "),
+        ("vector.keras", "not a classifier of images: takes (None, 4), gives (None, 2)"),
+    ):
+        err = cli("export", f"run={name}", "format=onnx", "data=mnist", "data.dir=gone", status=2).err
+        assert f"{name}: {told}" in err
+        assert "there is no such folder" not in err
+    assert not Path("outputs").exists()
 
 
 def test_a_model_that_is_no_classifier_of_images(cli: Cli, run: Path):

@@ -23,8 +23,6 @@ from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
-    import keras
-
     from mnist_exp.data.dataset import Dataset, Part
     from mnist_exp.inference.metrics import Assessment
     from mnist_exp.inference.scoring import Scores
@@ -43,15 +41,18 @@ def evaluate(request: Request, started: float) -> None:
         refuse_existing(Path(config.output).expanduser())
     refuse_withheld(saved, config)
     device = set_up(of_run)
-    model = saved.load()  # before the data: a damaged model is reported whether or not there is data
-    data = data_of(of_run, request)
-    part = part_of(data, config.part, of_run.data.name)
-    names = agreed_classes(saved, model, data, of_run)
+    # The model comes first: one that is damaged or no classifier is reported even if the data is missing.
+    model = saved.load()
 
     from mnist_exp.inference.metrics import assess
-    from mnist_exp.inference.scoring import score
+    from mnist_exp.inference.scoring import form, score
     from mnist_exp.model.saving import weights_sha256
 
+    shape, classes = form(model, str(display_path(saved.file)))
+    data = data_of(of_run, request)
+    part = part_of(data, config.part, of_run.data.name)
+    refuse_other_form(saved, shape, classes, of_run.data)
+    names = agreed_classes(saved, classes, data, of_run)
     scores = score(model, part, of_run.training)
     found = assess(part.labels, scores.probabilities)
     own = data.sha256 == saved.result.get("data", {}).get("sha256")
@@ -137,16 +138,13 @@ def part_of(data: Dataset, part: str, name: str) -> Part:
     return found
 
 
-def agreed_classes(saved: Saved, model: keras.Model, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
-    """The names of the classes that a model and the data have in common.
+def agreed_classes(saved: Saved, classes: int, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of the classes that the model (it knows `classes` of them) and the data share.
 
-    Raises `RequestError` for data of another shape or with other classes than the model was made for.
+    Raises `RequestError` if the model was trained for classes with other names.
     """
     from mnist_exp.data.dataset import numbered
-    from mnist_exp.inference.scoring import form
 
-    shape, classes = form(model, str(display_path(saved.file)))
-    refuse_other_form(saved, shape, classes, config.data)
     names, unnamed = data.class_names, numbered(classes)
     trained = tuple(saved.result.get("data", {}).get("class_names") or unnamed)
     if names in (trained, unnamed):

@@ -69,7 +69,9 @@ def export(request: Request, started: float) -> None:
         target = target_of(config, saved)
         training = config_of(saved, request, over_run)
         compute_on_cpu()
-        model = saved.load()  # before the data: a damaged model is reported whether or not there is data
+        # The model comes first: one that is damaged or no classifier is reported even if the data is missing.
+        model = saved.load()
+        refuse_unless_classifier(model, saved)
         data = data_of(training, request)
         refuse_other_images(model, saved, data)
         introduce(saved, model, training.data.name, data)
@@ -138,11 +140,16 @@ def compute_on_cpu() -> None:
     leave_gpus_alone()
 
 
-def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None:
-    """Raises `RequestError` unless the model takes images as the data's, and gives a number per class."""
+def refuse_unless_classifier(model: keras.Model, saved: Saved) -> None:
+    """Raise `RequestError` unless the model takes images and returns a number per class."""
     takes, gives = model.input_shape, model.output_shape
     if not (isinstance(takes, tuple) and isinstance(gives, tuple) and len(takes) == 4 and len(gives) == 2):
         raise RequestError(f"{display_path(saved.file)}: not a classifier of images: takes {takes}, gives {gives}")
+
+
+def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None:
+    """Raise `RequestError` unless the model takes images of the data's shape."""
+    takes = model.input_shape
     images = data.train.images.shape[1:]
     if any(size not in (None, found) for size, found in zip(takes[1:], images, strict=True)):
         expected, found = ("×".join(str(size or "any") for size in shape) for shape in (takes[1:], images))
