@@ -14,7 +14,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.saved_model import saved_of_run
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, shown_data, stamped
+from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, stamped
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_runs, is_finished, read_config
@@ -63,7 +63,7 @@ def compare(request: Request, started: float) -> None:
     compare_models(groups)
     for remark in remarks(groups, config.metric):
         say(f"note    {remark}")
-    if names := {str(name) for run in runs if (name := run.summary.result["data"].get("stands_in_for"))}:
+    if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
         warn(f"these are figures for what stood in for {', '.join(sorted(names))}")
     say(f"picture {display_path(picture)}")
 
@@ -91,9 +91,7 @@ def choose_runs(config: CompareConfig) -> list[RunSummary]:
     finished = [run for run in list_runs(outputs) if is_finished(run)]
     if not finished:
         raise RequestError(f"there is no finished run in {outputs}; 'mnist-exp' trains one")
-    same = [
-        run for run in finished if run.result["data"].get("sha256") == finished[0].result["data"].get("sha256")
-    ]
+    same = [run for run in finished if run.result.data.sha256 == finished[0].result.data.sha256]
     others = len(finished) - len(same)
     if others and not config.across_data:
         say(f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others")
@@ -108,7 +106,7 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     for run in chosen:
         if not is_finished(run):
             left_out[run.path] = run.status
-        elif run.result.get("exact") is False:
+        elif not run.result.exact:
             left_out[run.path] = (
                 "went on with other threads or precision, so that its seed does not say what it is"
             )
@@ -139,11 +137,11 @@ def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> Non
     sets: dict[str, list[Trained]] = {}
     for run in runs:
         sets.setdefault(run.data, []).append(run)
-    stands_in = any(run.summary.result["data"].get("stands_in_for") for run in runs)
+    stands_in = any(run.summary.result.data.stands_in_for for run in runs)
     if len(sets) > 1 and (stands_in or not config.across_data):
         advice = "one stands in for another, and is never compared with other data"
         lines = [
-            f"  {of[0].summary.result['data'].get('name')} {digest[:8]}: "
+            f"  {of[0].summary.result.data.name} {digest[:8]}: "
             + ", ".join(str(display_path(run.summary.path)) for run in of)
             for digest, of in sets.items()
         ]
@@ -166,7 +164,7 @@ def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -
 
 def _data_of(groups: Sequence[Group]) -> str:
     """The data sets' names, and for what they stand in."""
-    sets = {run.data: shown_data(run.summary.result) for group in groups for run in group.runs}
+    sets = {run.data: run.summary.result.data.title for group in groups for run in group.runs}
     return "; ".join(dict.fromkeys(sets.values()))
 
 
@@ -274,11 +272,11 @@ def remarks(groups: Sequence[Group], metric: str) -> list[str]:
     if metric.startswith("val/") and len(parts) > 1:
         found.append(f"{metric} is of different validation images; test/accuracy is of the same")
     results = [run.summary.result for run in runs]
-    if resumed := sum(bool(of.get("resumed")) for of in results):
+    if resumed := sum(bool(of.resumed) for of in results):
         found.append(f"seconds are without {resumed} run{'s' * (resumed > 1)} that went on after an interruption")
-    if len({(of["device"].get("device"), of["device"].get("threads")) for of in results}) > 1:
+    if len({(of.device.device, of.device.threads) for of in results}) > 1:
         found.append("seconds are of different devices or numbers of threads")
-    versions = {tuple((of.get("versions") or {}).get(name) for name in LIBRARIES) for of in results}
-    if len(versions) > 1 or len({of.get("code_sha256") for of in results}) > 1:
+    versions = {tuple(of.versions.get(name) for name in LIBRARIES) for of in results}
+    if len(versions) > 1 or len({of.code_sha256 for of in results}) > 1:
         found.append("these runs are of different versions of mnist-exp or its libraries")
     return found

@@ -17,7 +17,7 @@ from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, config_of, data_of, refuse_other_form, settle_saved
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.atomic import new_folder, refuse_existing, write_text
-from mnist_exp.runs.directory import free_path, shown_data, stamped
+from mnist_exp.runs.directory import free_path, stamped
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
@@ -55,13 +55,13 @@ def evaluate(request: Request, started: float) -> None:
     names = agreed_classes(saved, classes, data, of_run)
     scores = score(model, part, of_run.training)
     found = assess(part.labels, scores.probabilities)
-    own = data.sha256 == saved.result.get("data", {}).get("sha256")
+    own = saved.result is not None and data.sha256 == saved.result.data.sha256
     about = {
         "model": str(saved.file.resolve()),
         "run": saved.name if saved.run else None,
         "weights_sha256": weights_sha256(model),
         "data": {
-            "name": shown_data(saved.result) if own else of_run.data.name,
+            "name": saved.result.data.title if saved.result and own else of_run.data.name,
             "sha256": data.sha256,
             "origin": data.origin,
             "part": config.part,
@@ -85,14 +85,14 @@ def evaluate(request: Request, started: float) -> None:
         warn(f"the run split its images in another way: it may be trained on some of this {config.part} part")
     elif own:
         tell_meaning(saved, about)
-    if own and (instead := saved.result["data"].get("stands_in_for")):
+    if own and saved.result and (instead := saved.result.data.stands_in_for):
         warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
     say(f"kept    {display_path(folder)}")
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
     """Raises `RequestError` for how a search's trial does on the test part: the search looks, at the best one."""
-    if config.part == "test" and saved.result.get("withholds_test"):
+    if config.part == "test" and saved.result and saved.result.withholds_test:
         raise RequestError(
             f"{saved.name}: a trial of a search, which keeps the test part from all but its best; "
             "part=val scores it on what it was chosen by"
@@ -108,20 +108,24 @@ def has_runs_split(saved: Saved, request: Request, of_run: TrainConfig) -> bool:
 def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
     """Say what figures on a run's own data mean, and whether they are those that the run ended with."""
     part, result = about["data"]["part"], saved.result
-    if about["weights_sha256"] != result.get("weights_sha256"):
+    assert result is not None
+    if about["weights_sha256"] != result.weights_sha256:
         warn(f"{display_path(saved.file)}: not the weights that the run's result.json tells of")
     if part != "test":
         say(f"note    {_MEANING[part]}")
-    elif result.get("test") == about["metrics"]:
+    elif result.test == about["metrics"]:
         say("same    as the run's result.json says, to the last bit")
-    elif result.get("test"):
+    elif result.test:
         was, now = (
             ", ".join(f"{name} {value:.8g}" for name, value in of.items())
-            for of in (result["test"], about["metrics"])
+            for of in (result.test, about["metrics"])
         )
         differing = [
             f"{name} {before.get(name)} then, {value} now"
-            for before, after in ((result.get(of, {}), about[of]) for of in ("device", "versions"))
+            for before, after in (
+                (result.device.model_dump(), about["device"]),
+                (result.versions, about["versions"]),
+            )
             for name, value in after.items()
             if before.get(name) != value
         ]
@@ -146,7 +150,7 @@ def agreed_classes(saved: Saved, classes: int, data: Dataset, config: TrainConfi
     from mnist_exp.data.dataset import numbered
 
     names, unnamed = data.class_names, numbered(classes)
-    trained = tuple(saved.result.get("data", {}).get("class_names") or unnamed)
+    trained = tuple((saved.result and saved.result.data.class_names) or unnamed)
     if names in (trained, unnamed):
         return trained
     if trained != unnamed:

@@ -102,10 +102,9 @@ def refuse_unfinished(saved: Saved) -> None:
     """Raises `RequestError` for what cannot be registered: a file, and a run that has not finished."""
     if saved.run is None:
         raise RequestError("register: takes a run that is here; a file is no run")
-    if saved.result.get("status") != "finished":
-        raise RequestError(
-            f"register: {display_path(saved.run)} is {saved.result.get('status')}; a finished run is needed"
-        )
+    if saved.result is None or saved.result.status != "finished":
+        status = saved.result.status if saved.result else "damaged"
+        raise RequestError(f"register: {display_path(saved.run)} is {status}; a finished run is needed")
 
 
 def target_of(config: ExportConfig, saved: Saved) -> Path:

@@ -73,7 +73,7 @@ def predictor_of(saved: Saved, config: TrainConfig, normalize: bool | None) -> P
     from mnist_exp.inference.scoring import form
 
     shape, classes = form(model, str(display_path(saved.file)))
-    known = (config.data.class_names, saved.result.get("data", {}).get("class_names"))
+    known = (config.data.class_names, saved.result and saved.result.data.class_names)
     names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
     if normalize and shape[2] != 1:
         raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")

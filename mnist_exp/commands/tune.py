@@ -139,9 +139,11 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
             "failed",
             str(error) if isinstance(error, MnistExpError) else f"{type(error).__name__}: {error}",
         )
-    result = ended.result if (ended := summarize(path)) is not None else {}
-    seconds = float(result.get("ended", time.time())) - float(result.get("started", time.time()))
-    value = (result.get("best") or {}).get(search.metric)
+    value, seconds = None, 0.0
+    if (ended := summarize(path)) is not None:
+        result = ended.result
+        value = (result.best or {}).get(search.metric)
+        seconds = (result.ended or time.time()) - result.started
     claim.end(state, value if state == "finished" else None, seconds, reason)
 
 
@@ -204,10 +206,10 @@ def tell_trial(search: Search, study: Study, number: int, directory: Path) -> No
     if trial is None:  # given up by others
         return
     values = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
-    value, seconds = search.display_path(trial.value), trial.seconds or 0.0
+    value, seconds = search.format_value(trial.value), trial.seconds or 0.0
     line = f"trial {number:<4} {value:>9}  {trial.state:<8}  {seconds:6.1f} s  {values}"
     best = best_of(search, trials)
-    say(line + (f"  best so far: trial {best.number}, {search.display_path(best.value)}" if best else ""))
+    say(line + (f"  best so far: trial {best.number}, {search.format_value(best.value)}" if best else ""))
     if trial.reason:
         log = directory / trial_name(number) / LOG
         say(f"  {trial.reason}{f' ({display_path(log)})' if log.is_file() else ''}")
@@ -287,8 +289,8 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     if summary is None or summary.status != "finished":
         warn(f"trial {best.number} is the best, and its run is not here but at {best.place}: start tune there")
         return None
-    if summary.result.get("test"):
-        return dict(summary.result["test"])
+    if summary.result.test:
+        return dict(summary.result.test)
     data = prepare(load_source(search.config.data.as_found), search.config.data)
     if data.test is None:
         return None
@@ -331,7 +333,7 @@ def best_rows(search: Search, order: Sequence[Trial]) -> tuple[list[str], list[l
     header = ["trial", "state", search.metric, *search.space.keys, "seconds"]
     rows = [
         [
-            str(trial.number), trial.state, search.display_path(trial.value), *map(short, trial.values.values()),
+            str(trial.number), trial.state, search.format_value(trial.value), *map(short, trial.values.values()),
             "–" if trial.seconds is None else f"{trial.seconds:.1f}",
         ]
         for trial in order[:_SHOWN]
@@ -352,10 +354,10 @@ def print_results(search: Search, study: Study, order: Sequence[Trial], best: Tr
         say("matters " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
     path = directory / trial_name(best.number)
     where = display_path(path) if path.is_dir() else best.place
-    say(f"best    trial {best.number} with {search.metric} {search.display_path(best.value)}: {where}")
+    say(f"best    trial {best.number} with {search.metric} {search.format_value(best.value)}: {where}")
     summary = summarize(path)
-    if summary is not None and (test := summary.result.get("test")):
-        images = summary.result["data"]["images"]["test"]
+    if summary is not None and (test := summary.result.test):
+        images = summary.result.data.images["test"]
         say(f"test    accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f}, on {images:,} images")
     overrides = search.space.overrides(list(best.values.values()))
     flag = ["--config-dir", search.request.config_dir] if search.request.config_dir else []

@@ -21,7 +21,7 @@ from mnist_exp.engine.results import PLOTS
 from mnist_exp.engine.saved_model import Saved, data_of, normalizes, refuse_other_form, settle_saved
 from mnist_exp.errors import Problem, RequestError, WorkError
 from mnist_exp.runs.atomic import new_folder, refuse_existing
-from mnist_exp.runs.directory import RunDirectory, make_directory, safe_name, shown_data, stamped
+from mnist_exp.runs.directory import RunDirectory, make_directory, safe_name, stamped
 from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
 
@@ -46,7 +46,7 @@ def visualize(request: Request, started: float) -> None:
     model = plain(saved)
     layers, chosen = choose(model, saved, config, request, options)
     is_runs_data = saved.run and not any(key_of(text).startswith("data") for text in request.overrides)
-    title = f"{saved.name} · {shown_data(saved.result) if is_runs_data else config.data.name}"
+    title = f"{saved.name} · {saved.result.data.title if saved.result and is_runs_data else config.data.name}"
     named = options.layers is not None
     subject = Subject(model, layers, named, chosen, options.channels, options.unit, title)
     pictures = pictures_of(subject, options.pictures)
@@ -135,7 +135,7 @@ def choose_images(
     if files and len(files) == len(wanted or ()):  # no data is needed
         if problems:
             raise _of_images(*problems)
-        known = saved.result["data"].get("class_names") if saved.run else None
+        known = saved.result.data.class_names if saved.result else None
         class_names = tuple(known or map(str, range(model.output_shape[1])))
         names = tuple(Path(file).name for file in files)
         return Chosen("files", read, names, (None,) * len(files), predict(model, read), class_names)
@@ -168,7 +168,7 @@ def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request:
     """The data that the config names, which must be of the model's shapes. Raises `RequestError`."""
     data, declared = data_of(config, request), config.data
     refuse_other_form(saved, model.input_shape[1:], model.output_shape[1], declared)
-    if saved.run and saved.result["data"].get("sha256") != data.sha256:
+    if saved.result and saved.result.data.sha256 != data.sha256:
         warn(f"{declared.name} is not the data that {saved.name} was trained on: its images have other numbers")
     return data
 
@@ -201,7 +201,7 @@ def part_of(data: Dataset, saved: Saved) -> tuple[str, Part]:
 
     The test part is kept from the trials of a search.
     """
-    test = None if saved.result.get("withholds_test") else data.test
+    test = None if (saved.result and saved.result.withholds_test) else data.test
     parts = {"test": test, "val": data.val, "train": data.train}
     return next((name, part) for name, part in parts.items() if part is not None)
 
@@ -267,7 +267,13 @@ def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> I
 
 def folder_name(saved: Saved, options: VisualizeConfig, chosen: Chosen) -> str:
     """Of the pictures of these images, of a model with these weights, drawn so."""
-    drawn_so = [saved.result.get("weights_sha256"), options.channels, options.unit, chosen.names, chosen.labels]
+    drawn_so = [
+        saved.result and saved.result.weights_sha256,
+        options.channels,
+        options.unit,
+        chosen.names,
+        chosen.labels,
+    ]
     digest = hashlib.sha256(json.dumps(drawn_so).encode() + chosen.images.tobytes()).hexdigest()
     words = "-".join(chosen.names) if chosen.what.startswith((CHOSEN, "files")) else chosen.what
     return f"{safe_name(re.sub(r'[, ]+', '-', words))[:60]}-{digest[:6]}"

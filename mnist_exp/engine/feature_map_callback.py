@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.runs.directory import shown_data
 from mnist_exp.text import format_shape
 from mnist_exp.training.callback import Callback
 
@@ -43,7 +42,7 @@ class FeatureMaps(Callback):
         numbers = part.first_of_each(_IMAGES)
         self._images = part.images[numbers]
         self._labels = [f"{name} {number}\n{data.class_names[part.labels[number]][:10]}" for number in numbers]
-        self._run_title = f"{record.directory.name} · {shown_data(record.result)}"
+        self._run_title = f"{record.directory.name} · {record.result.data.title}"
         self._digits = max(3, len(str(config.training.epochs)))
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.runs.directory import shown_data
 from mnist_exp.runs.log import say
 from mnist_exp.runs.stopwatch import Stopwatch
 
@@ -38,7 +37,7 @@ def save_best(
     assert progress.best_epoch is not None
     build_state(model)
     progress.best.restore(model)
-    record.result["weights_sha256"] = weights_sha256(model)
+    record.result.weights_sha256 = weights_sha256(model)
     if not hdf5_takes(model.optimizer):
         say(f"note    model.h5 is without {config.optimizer.type}'s state: Keras has no way to restore it")
     save_model(model, record.path)
@@ -83,7 +82,7 @@ def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: S
 
 def title_of(record: RunRecord) -> str:
     """What every picture says of its run."""
-    return f"{record.directory.name} · {shown_data(record.result)}"
+    return f"{record.directory.name} · {record.result.data.title}"
 
 
 def draw_training(

@@ -20,6 +20,7 @@ from mnist_exp.runs.directory import SWEEPS, RunDirectory, outputs_of
 from mnist_exp.runs.fingerprint import LIBRARIES, as_values, code_digest, fingerprint
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
+from mnist_exp.runs.result import ResumptionRecord, RunResult
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
 
@@ -59,9 +60,8 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
 
         _, _, source, _ = settle_data(request, config)
         check_data(path, result, prepare(source, config.data), config, same, state)
-    exact = (computer.name, computer.threads, computer.precision) == tuple(
-        result["device"][key] for key in ("device", "threads", "precision")
-    )
+    had = result.device
+    exact = (computer.name, computer.threads, computer.precision) == (had.device, had.threads, had.precision)
     epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if state is None:
         say("resume  from the beginning: it had no checkpoint")
@@ -70,20 +70,16 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     else:
         say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
     overrides = list(request.overrides)
-    entry = {"at": time.time(), "epochs": epochs, "steps": steps, "overrides": overrides, "exact": exact}
+    entry = ResumptionRecord(at=time.time(), epochs=epochs, steps=steps, overrides=overrides, exact=exact)
     if not exact:
         warn(f"the run computed on {_device(result)}: from here on its bits are not those of an uninterrupted run")
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
-    known = {
-        **result,
-        "resumed": [*result.get("resumed", []), entry],
-        "exact": result.get("exact", True) and exact,
-    }
+    known = result.model_copy(update={"resumed": [*result.resumed, entry], "exact": result.exact and exact})
     sweep = path.parent if path.parent.parent.name == SWEEPS else None
     return Job(
-        config, tuple(result["overrides"]), computer, source, path.parent, path.name,
-        result["data"]["stands_in_for"], sweep, Resumption(directory, known, values, state),
-        withholds_test=result.get("withholds_test", False),
+        config, tuple(result.overrides), computer, source, path.parent, path.name,
+        result.data.stands_in_for, sweep, Resumption(directory, known, values, state),
+        withholds_test=result.withholds_test,
     )  # fmt: skip
 
 
@@ -97,18 +93,18 @@ def check_journal(path: Path) -> None:
         raise RequestError(f"{error}\nWithout this file the run goes on, as a new one in MLflow.") from error
 
 
-def check_code(path: Path, result: Mapping[str, Any]) -> None:
+def check_code(path: Path, result: RunResult) -> None:
     """Raises `RequestError` where our code or a library is another one than the run's."""
-    names = [name for name in LIBRARIES if version(name) != result["versions"].get(name)]
-    others = [f"{name} is {version(name)} here, and was {result['versions'].get(name)}" for name in names]
-    if result.get("code_sha256") != code_digest():
+    names = [name for name in LIBRARIES if version(name) != result.versions.get(name)]
+    others = [f"{name} is {version(name)} here, and was {result.versions.get(name)}" for name in names]
+    if result.code_sha256 != code_digest():
         others.append("mnist-exp's own code for data, models or training was another")
     if others:
         again = f"mnist-exp from={display_path(path)} runs its config anew"
         raise RequestError(f"{display_path(path)}: cannot go on exactly: {'; '.join(others)}. {again}")
 
 
-def find_state(path: Path, result: Mapping[str, Any]) -> State | None:
+def find_state(path: Path, result: RunResult) -> State | None:
     """The checkpoint to go on from; None where a run was ended before its first. Raises `RequestError`."""
     from mnist_exp.model import backend
 
@@ -120,7 +116,7 @@ def find_state(path: Path, result: Mapping[str, Any]) -> State | None:
     if state is None:
         if damaged:
             raise RequestError("\n".join([f"{display_path(path)}: no checkpoint is whole; {again}", *damaged]))
-        if result["status"] == "finished":
+        if result.status == "finished":
             why = "it has finished, and its checkpoint was removed then: training.keep_checkpoint=true keeps it"
             raise RequestError(f"{display_path(path)}: nothing to go on with: {why}")
         if (path / "history.csv").exists():
@@ -131,10 +127,10 @@ def find_state(path: Path, result: Mapping[str, Any]) -> State | None:
 
 
 def over_saved(
-    request: Request, path: Path, saved: Mapping[str, Any], result: Mapping[str, Any], state: State | None
+    request: Request, path: Path, saved: Mapping[str, Any], result: RunResult, state: State | None
 ) -> Request:
     """The same request over the run's own config, on the device that it had."""
-    device = {**saved["device"], **{key: result["device"][key] for key in ("kind", "threads", "precision")}}
+    device = {**saved["device"], **result.device.model_dump(include={"kind", "threads", "precision"})}
     base = {**saved, "device": device}
     if state is not None:
         base["init_from"] = None  # its weights are in the checkpoint, and nobody else's are needed
@@ -156,11 +152,11 @@ def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
         )
 
 
-def check_epochs(path: Path, result: Mapping[str, Any], config: TrainConfig, state: State | None) -> None:
+def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: State | None) -> None:
     """Raises `RequestError` where nothing is left to do, or less was asked for than is done."""
     epochs = config.training.epochs
     done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
-    if result["status"] == "finished" and result.get("stopped_early") and epochs >= done:
+    if result.status == "finished" and result.stopped_early and epochs >= done:
         raise RequestError(
             f"{display_path(path)}: training.early_stopping ended it after {done} epochs, and would again: "
             "more epochs change nothing"
@@ -168,36 +164,36 @@ def check_epochs(path: Path, result: Mapping[str, Any], config: TrainConfig, sta
     if epochs < done + (steps > 0):
         more = f" and {steps} steps" if steps else ""
         raise RequestError(f"training.epochs={epochs}: {display_path(path)} has done {done} epochs{more} already")
-    if result["status"] == "finished" and epochs == done:
+    if result.status == "finished" and epochs == done:
         raise RequestError(
             f"{display_path(path)}: nothing to go on with: it has finished its {done} epochs; a larger "
             "training.epochs trains it longer"
         )
 
 
-def check_device(request: Request, result: Mapping[str, Any]) -> tuple[TrainConfig, Device]:
+def check_device(request: Request, result: RunResult) -> tuple[TrainConfig, Device]:
     """The config, checked by Keras too, and what it computes on. Raises `RequestError` for another device than the
     run had, unless it was asked for.
     """
     asked = {key_of(text) for text in request.overrides}
-    had, other = result["device"], "goes on all the same, but not bit for bit"
+    had, other = result.device, "goes on all the same, but not bit for bit"
     if not asked & {"device", "device.threads"}:
         from mnist_exp.training.device import available_cores
 
-        if had["threads"] > (cores := available_cores()):
+        if (had.threads or 0) > (cores := available_cores()):
             raise RequestError(
-                f"the run computed with {had['threads']} threads, and this process may use {cores}: "
+                f"the run computed with {had.threads} threads, and this process may use {cores}: "
                 f"device.threads={cores} {other}"
             )
     try:
         _, config, computer = check_config(request)
     except RequestError as error:
-        if had["kind"] == "gpu" and not asked & {"device", "device.kind"} and "no GPU" in str(error):
+        if had.kind == "gpu" and not asked & {"device", "device.kind"} and "no GPU" in str(error):
             raise RequestError(
                 f"the run computed on {_device(result)}. {error}\ndevice.kind=cpu {other}"
             ) from error
         raise
-    if computer.name != had["device"] and not asked & {"device", "device.kind"}:
+    if computer.name != had.device and not asked & {"device", "device.kind"}:
         raise RequestError(
             f"the run computed on {_device(result)}, and here is {computer}: device.kind={computer.kind} {other}"
         )
@@ -206,7 +202,7 @@ def check_device(request: Request, result: Mapping[str, Any]) -> tuple[TrainConf
 
 def check_data(
     path: Path,
-    result: Mapping[str, Any],
+    result: RunResult,
     data: Dataset,
     config: TrainConfig,
     same: TrainConfig,
@@ -218,23 +214,23 @@ def check_data(
     from mnist_exp.training.loop import steps_per_epoch
     from mnist_exp.training.schedule import learning_rates
 
-    if data.sha256 != result["data"]["sha256"]:
+    if data.sha256 != result.data.sha256:
         raise RequestError(
             f"{data.origin}: not the images that {display_path(path)} is trained on: "
-            f"their SHA-256 is {data.sha256[:12]}…, and was {result['data']['sha256'][:12]}…"
+            f"their SHA-256 is {data.sha256[:12]}…, and was {str(result.data.sha256)[:12]}…"
         )
     # Not what `config.yaml` says: a resumption that was killed may have written its own there, and no result yet.
-    training = same.training.model_copy(update={"epochs": result["planned_epochs"]})
+    training = same.training.model_copy(update={"epochs": result.planned_epochs})
     same = same.model_copy(update={"training": training})
     found = fingerprint(
         as_values(same),
         data_sha256=data.sha256,
-        kind=result["device"]["kind"],
-        precision=result["device"]["precision"],
-        threads=result["device"]["threads"],
-        init_sha256=result["init_from"]["weights_sha256"] if result["init_from"] else None,
+        kind=result.device.kind,
+        precision=str(result.device.precision),
+        threads=int(result.device.threads or 0),
+        init_sha256=result.init_from.weights_sha256 if result.init_from else None,
     )
-    if found != result["fingerprint"]:
+    if found != result.fingerprint:
         raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint is another")
     steps = steps_per_epoch(len(data.train), config)
     done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
@@ -250,6 +246,6 @@ def check_data(
         )
 
 
-def _device(result: Mapping[str, Any]) -> str:
-    device = result["device"]
-    return f"{device['device']}, {device['threads']} threads, {device['precision']}"
+def _device(result: RunResult) -> str:
+    device = result.device
+    return f"{device.device}, {device.threads} threads, {device.precision}"

@@ -20,6 +20,7 @@ from mnist_exp.runs.directory import RunDirectory, summarize
 from mnist_exp.runs.fingerprint import as_values, code_digest, fingerprint
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
+from mnist_exp.runs.result import DataRecord, DeviceRecord, RunResult, WarmStartRecord
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
 
@@ -39,8 +40,8 @@ class Resumption:
     """An interrupted run that this process resumes. Its directory is locked by this process."""
 
     directory: RunDirectory
-    result: Mapping[str, Any]
-    """Its `result.json`, with this resumption as the last of `resumed`."""
+    result: RunResult
+    """The run's result, with this resumption as the last of `resumed`."""
     values: Mapping[str, Any]
     """The config of the remaining epochs."""
     state: State | None
@@ -78,7 +79,7 @@ class TrainingRun:
         self._resumption = job.resumption
         self._stopwatch = stopwatch
 
-    def execute(self) -> dict[str, Any]:
+    def execute(self) -> RunResult:
         """Run from the data to the finished directory, and return the run's result.
 
         Raises:
@@ -121,7 +122,7 @@ class TrainingRun:
         with self._stopwatch.phase("build"):
             self._model = build(config, self._statistics, job.computer.precision)
             if resumption is not None and resumption.state is not None:
-                self._origin = resumption.result["init_from"]
+                self._origin = resumption.result.init_from
                 self._progress = resumption.state.restore(self._model)
             else:
                 self._origin = load_initial_weights(self._model, config)
@@ -159,7 +160,7 @@ class TrainingRun:
         if progress.epochs < config.training.epochs:
             patience = config.training.early_stopping.patience
             say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
-            self._record.result["stopped_early"] = True
+            self._record.result.stopped_early = True
 
     def _callbacks(self, display: TrainingDisplay, signal: signals.Pending) -> list[Callback]:
         """Return the callbacks in their order.
@@ -213,9 +214,9 @@ class TrainingRun:
             record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 
 
-def checkpoint_key(result: Mapping[str, Any]) -> str:
+def checkpoint_key(result: RunResult) -> str:
     """Return what identifies a run's checkpoints, also after its directory was moved."""
-    return f"{result['name']} of {result['started']}"
+    return f"{result.name} of {result.started}"
 
 
 @contextmanager
@@ -245,7 +246,7 @@ def _has_finished(path: Path) -> bool:
     return summary is not None and summary.status == "finished"
 
 
-def load_initial_weights(model: keras.Model, config: TrainConfig) -> dict[str, Any] | None:
+def load_initial_weights(model: keras.Model, config: TrainConfig) -> WarmStartRecord | None:
     """With `init_from`, load the other run's weights that fit. Return what was taken, for the result."""
     from mnist_exp.model.saving import weights_sha256
     from mnist_exp.model.warm_start import load_donor, take_weights
@@ -257,16 +258,16 @@ def load_initial_weights(model: keras.Model, config: TrainConfig) -> dict[str, A
     transfer = take_weights(model, donor)
     theirs, ours = (read_config(path).get("preprocess") or {}).get("type"), config.preprocess.type
     of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} there, {ours} here"]
-    return {
-        "run": config.init_from,
-        "weights_sha256": weights_sha256(donor),
-        "taken": list(transfer.taken),
-        "left": [*of_pixels, *transfer.left],
-    }
+    return WarmStartRecord(
+        run=config.init_from,
+        weights_sha256=weights_sha256(donor),
+        taken=list(transfer.taken),
+        left=[*of_pixels, *transfer.left],
+    )
 
 
 def start_record(
-    job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: dict[str, Any] | None
+    job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: WarmStartRecord | None
 ) -> RunRecord:
     """Start a run's record, or continue that of a resumed run.
 
@@ -278,33 +279,31 @@ def start_record(
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
     parts = {"train": data.train, "val": data.val, "test": data.test}
-    about = {
-        "fingerprint": fingerprint_of(
-            values, data.sha256, computer, origin["weights_sha256"] if origin else None
-        ),
+    known = {
+        "fingerprint": fingerprint_of(values, data.sha256, computer, origin.weights_sha256 if origin else None),
         "code_sha256": code_digest(),
         "init_from": origin,
         "overrides": list(job.overrides),
         "withholds_test": job.withholds_test,
         "planned_epochs": config.training.epochs,
         "parameters": count_parameters(model),
-        "data": {
-            "name": config.data.name,
-            "sha256": data.sha256,
-            "origin": data.origin,
-            "shape": list(config.data.shape),
-            "class_names": list(data.class_names),
-            "images": {name: len(part) if part else 0 for name, part in parts.items()},
-            "stands_in_for": job.stands_in_for,
-        },
-        "device": {
-            "kind": computer.kind, "device": computer.name, "threads": computer.threads,
-            "precision": computer.precision, "deterministic": config.device.deterministic,
-        },
+        "data": DataRecord(
+            name=config.data.name,
+            sha256=data.sha256,
+            origin=data.origin,
+            shape=list(config.data.shape),
+            class_names=list(data.class_names),
+            images={name: len(part) if part else 0 for name, part in parts.items()},
+            stands_in_for=job.stands_in_for,
+        ),
+        "device": DeviceRecord(
+            kind=computer.kind, device=computer.name, threads=computer.threads,
+            precision=computer.precision, deterministic=config.device.deterministic,
+        ),
     }  # fmt: skip
     earlier = resumption.result if resumption else None
     try:
-        return RunRecord(directory, values, about, config.tracking, job.sweep, earlier)
+        return RunRecord(directory, values, known, config.tracking, job.sweep, earlier)
     except OSError as error:
         if resumption is None:
             remove_folder(directory.path)
@@ -331,16 +330,16 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     from mnist_exp.model.preprocessing import count_parameters
     from mnist_exp.tracking.store import tracking_uri
 
-    config, origin = job.config, record.result["init_from"]
+    config, origin = job.config, record.result.init_from
     parts = {"train": data.train, "val": data.val, "test": data.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {display_path(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
     if origin is not None:
-        taken = ", ".join(origin["taken"])
-        say(f"init    {taken} from {display_path(Path(origin['run']))}")
-        for sentence in origin["left"]:
+        taken = ", ".join(origin.taken)
+        say(f"init    {taken} from {display_path(Path(origin.run))}")
+        for sentence in origin.left:
             say(f"        not taken: {sentence}")
     say(f"device  {job.computer}")
     if config.tracking.enabled:
@@ -355,7 +354,8 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
 
 def print_result(record: RunRecord, data: Dataset) -> None:
     """Print the saved epoch and the test figures."""
-    best, test = record.result["best"], record.result["test"]
+    best, test = record.result.best, record.result.test
+    assert best is not None
     chosen = f"epoch {best['epoch']}"
     if "val/accuracy" in best:
         chosen += f" with {best['val/accuracy']:.2%} validation accuracy"

@@ -20,6 +20,7 @@ from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
 from mnist_exp.runs.lookup import find_run, read_config
+from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path, format_shape
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Saved:
     file: Path
     run: Path | None
     """The run's directory."""
-    result: Mapping[str, Any]
-    """The run's `result.json`; empty for a file."""
+    result: RunResult | None
+    """The run's result; None for a file."""
     settings: Path | None = None
     """The folder with the `config.yaml` of the training, where that is known."""
 
@@ -75,7 +76,7 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
     if path.suffix.lower() in MODEL_FILES and not path.is_dir():
         if not path.is_file():
             raise RequestError(f"run={wanted}: there is no such file")
-        return Saved(path.name, path, None, {})
+        return Saved(path.name, path, None, None)
     if wanted.startswith("models:/") and not path.exists():
         return _find_registered(wanted, outputs, store)
     return saved_of_run(find_run(wanted, outputs))
@@ -101,9 +102,7 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     fetched = Path(folder.name)
     try:
         origin = look_up(uri, absolute(named) if named else store_of(outputs))
-        here = [
-            run for run in list_runs(outputs) if origin.run_id and origin.run_id == run.result.get("mlflow_run_id")
-        ]
+        here = [run for run in list_runs(outputs) if origin.run_id and origin.run_id == run.result.mlflow_run_id]
         file = None if here else origin.download(fetched)
     except (NotRegistered, FileNotFoundError) as error:
         raise RequestError(f"run={uri}: {error}") from error
@@ -111,7 +110,7 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
         raise WorkError(f"run={uri}: {reason(error)}") from error
     if file is None:
         return saved_of_run(here[0])
-    return Saved(origin.name, file, None, {}, fetched if (fetched / "config.yaml").is_file() else None)
+    return Saved(origin.name, file, None, None, fetched if (fetched / "config.yaml").is_file() else None)
 
 
 def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, TrainConfig]:

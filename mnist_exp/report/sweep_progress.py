@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mnist_exp.errors import MnistExpError
 from mnist_exp.report.tables import percent
-from mnist_exp.runs.directory import RunSummary, read_history, seconds_of, summaries
+from mnist_exp.runs.directory import RunSummary, read_history, summaries
 
 _SECONDS = 0.5  # between two looks
 _CUT_SHORT = ("killed", "interrupted")  # and may go on
@@ -41,7 +41,7 @@ class Watch:
         self._running = [run for run in runs if run.status == "running"]
         lines = []
         for run in runs:
-            ended = run.result.get("ended", 0) if run.status != "running" else 0
+            ended = (run.result.ended or 0) if run.status != "running" else 0
             if ended >= self._begun and self._told.get(run.path) != ended:
                 self._told[run.path] = ended
                 lines.append(self._line(run))
@@ -53,10 +53,10 @@ class Watch:
         self._ended += 1
         done = f"[{self._done + self._ended}/{self._jobs}] {run.path.name}"
         if run.status != "finished":
-            return f"{done}  {run.status}: {str(run.result.get('reason')).splitlines()[0]}"
-        best, test = run.result.get("best") or {}, run.result.get("test") or {}
-        accuracies = f"val {percent(best.get('val/accuracy'))}  test {percent(test.get('accuracy'))}"
-        epochs, seconds = run.result.get("epochs"), seconds_of(run.result)
+            return f"{done}  {run.status}: {run.result.reason.partition(chr(10))[0]}"
+        result = run.result
+        accuracies = f"val {percent(result.val_accuracy)}  test {percent(result.test_accuracy)}"
+        epochs, seconds = result.epochs, result.training_seconds
         took = "resumed" if seconds is None else f"{seconds:.1f} s"
         return f"{done}  {epochs} epoch{'s' * (epochs != 1)}  {accuracies}  {took}"
 
@@ -64,8 +64,8 @@ class Watch:
         """A line per running job, and one for the whole sweep."""
         table = Table.grid(padding=(0, 2))
         for run in self._running:
-            epochs, planned = int(run.result.get("epochs", 0)), int(run.result.get("planned_epochs", 0))
-            accuracy = percent((run.result.get("best") or {}).get("val/accuracy"))
+            epochs, planned = run.result.epochs, run.result.planned_epochs or 0
+            accuracy = percent(run.result.val_accuracy)
             left = _seconds_left(run, planned - epochs)
             bar = ProgressBar(total=max(planned, 1), completed=epochs, width=20)
             table.add_row(run.path.name, f"epoch {epochs}/{planned}", bar, f"val {accuracy}", _duration(left))

@@ -21,19 +21,19 @@ _STYLES = {
 
 def runs_table(runs: Sequence[RunSummary]) -> None:
     """Print the runs: name, status, data, epochs, accuracy, age."""
-    rows = []
+    rows: list[list[str | Text]] = []
     for run in runs:
         result = run.result
-        epochs = f"{result.get('epochs', 0)}/{result['planned_epochs']}" if "planned_epochs" in result else "–"
+        epochs = "–" if result.planned_epochs is None else f"{result.epochs}/{result.planned_epochs}"
         rows.append(
             [
                 run.name,
                 Text(run.status, style=_STYLES.get(run.status, "")),
-                result.get("data", {}).get("name", "–"),
+                result.data.name or "–",
                 epochs,
-                percent((result.get("best") or {}).get("val/accuracy")),
-                percent((result.get("test") or {}).get("accuracy")),
-                age(time.time() - result["started"]) if "started" in result else "–",
+                percent(result.val_accuracy),
+                percent(result.test_accuracy),
+                age(time.time() - result.started) if run.status != "damaged" else "–",
             ]
         )
     print_table(

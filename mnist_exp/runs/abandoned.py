@@ -6,19 +6,15 @@ waits, and a directory that cannot be written is left as it is.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from mnist_exp.runs import journal
-from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.locks import lock
-
-RESULT = "result.json"
+from mnist_exp.runs.result import RESULT, read_result, write_result
 
 
 def settle(path: Path) -> bool:
@@ -28,8 +24,8 @@ def settle(path: Path) -> bool:
     Returns whether there was something to mark.
     """
     with suppress(OSError, ValueError), _locked(path):
-        result = _read_result(path)
-        died = result.get("status") == "running"
+        result = read_result(path)  # a sweep has none
+        died = result is not None and result.status == "running"
         last = journal.read(path)[-1:] if (path / journal.FILE).is_file() else []
         # An end that the journal tells and the result does not was cut short.
         unfinished = any(line["kind"] != "end" or (died and line["status"] != "KILLED") for line in last)
@@ -37,12 +33,13 @@ def settle(path: Path) -> bool:
             return False
         last_sign = (path / (journal.FILE if unfinished else RESULT)).stat().st_mtime
         if unfinished:
-            status = "killed" if died else result.get("status", "killed")
+            status = "killed" if died or result is None else result.status
             lines = journal.Journal(path)
             lines.write("end", status=journal.END_STATUS.get(status, "FAILED"), time=int(last_sign * 1000))
             lines.close()
-        if died:
-            write_result(path, {**result, "status": "killed", "ended": last_sign})
+        if died and result is not None:
+            result.status, result.ended = "killed", last_sign
+            write_result(path, result)
         return True
     return False
 
@@ -56,12 +53,13 @@ def mark_killed(paths: Sequence[Path]) -> None:
             _deliver_in_the_background(tracked)
 
 
-def amend_result(path: Path, **values: Any) -> None:
-    """Change values in the `result.json` of a run that nobody works on."""
+def record_mlflow_run(path: Path, run_id: str) -> None:
+    """Note the MLflow run id in the result of a run that no process works on."""
     with suppress(OSError, ValueError), _locked(path):
-        result = _read_result(path)
-        if result and {**result, **values} != result:
-            write_result(path, {**result, **values})
+        result = read_result(path)
+        if result is not None and result.mlflow_run_id != run_id:
+            result.mlflow_run_id = run_id
+            write_result(path, result)
 
 
 @contextmanager
@@ -71,22 +69,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _read_result(path: Path) -> dict[str, Any]:
-    """Of a run; a sweep has none."""
-    try:
-        result = json.loads((path / RESULT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    if not isinstance(result, dict):
-        raise ValueError(f"{path / RESULT}: damaged")
-    return result
-
-
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Write `result.json`, whole, by who holds the lock."""
-    write_text(path / RESULT, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 
 def _is_tracked(path: Path) -> bool:

@@ -10,7 +10,6 @@ import contextlib
 import csv
 import io
 import itertools
-import json
 import os
 import re
 import socket
@@ -18,15 +17,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mnist_exp.errors import RequestError
-from mnist_exp.runs.abandoned import RESULT as _RESULT
-from mnist_exp.runs.abandoned import mark_killed, write_result
+from mnist_exp.runs.abandoned import mark_killed
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.journal import FILE as JOURNAL
 from mnist_exp.runs.locks import LOCK as _LOCK
 from mnist_exp.runs.locks import is_locked, lock
+from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write_result
 
 RUNS, SWEEPS = "runs", "sweeps"
 _HISTORY = "history.csv"
@@ -76,19 +74,19 @@ class RunDirectory:
             os.close(self._lock)
             self._lock = -1
 
-    def read_result(self) -> dict[str, Any]:
-        """What `result.json` says. Raises `RequestError`."""
+    def read_result(self) -> RunResult:
+        """Read the run's result. Raises `RequestError`."""
         summary = summarize(self.path)
         if summary is None or summary.status == "damaged":
-            raise RequestError(f"{self.path / _RESULT}: {'missing' if summary is None else 'damaged'}")
-        return dict(summary.result)
+            raise RequestError(f"{self.path / RESULT}: {'missing' if summary is None else 'damaged'}")
+        return summary.result
 
     def remove_leftovers(self) -> None:
         """Remove the temporary files of a process that was killed."""
         for path in self.path.rglob(".[0-9]*.*"):
             path.unlink(missing_ok=True)
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
+    def write_result(self, result: RunResult) -> None:
         """Write `result.json`, whole."""
         write_result(self.path, result)
 
@@ -113,13 +111,6 @@ def read_history(run: Path) -> list[dict[str, float]]:
         raise RequestError(f"{file}: damaged: {error}") from error
 
 
-def shown_data(result: Mapping[str, Any]) -> str:
-    """The name of the data that a run's `result.json` tells of, and what it stood in for."""
-    data = result["data"]
-    instead = f", standing in for {data['stands_in_for']}" if data.get("stands_in_for") else ""
-    return f"{data.get('name')}{instead}"
-
-
 def make_directory(parent: Path, name: str) -> Path:
     """A new directory, absolute; where the name is taken, a number is added. Raises `RequestError`."""
     name = safe_name(name)
@@ -142,17 +133,6 @@ def free_path(parent: Path, name: str) -> Path:
 def _numbered(parent: Path, name: str) -> Iterator[Path]:
     yield parent / name
     yield from (parent / f"{name}-{number}" for number in itertools.count(2))
-
-
-def seconds_of(result: Mapping[str, Any]) -> float | None:
-    """What a run took, without starting TensorFlow and reading the data: jobs of a sweep share these.
-
-    None for a resumed one: it knows the seconds of its last process alone.
-    """
-    seconds = result.get("seconds") or {}
-    if result.get("resumed") or "total" not in seconds:
-        return None
-    return float(seconds["total"] - seconds.get("start", 0) - seconds.get("data", 0))
 
 
 def outputs_of(run: Path) -> Path | None:
@@ -180,17 +160,12 @@ def stamped(name: str) -> str:
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def process() -> dict[str, Any]:
-    """What identifies this process, for `result.json`."""
-    return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
 @dataclass(frozen=True)
 class RunSummary:
     """What a directory tells about its run."""
 
     path: Path
-    result: Mapping[str, Any]
+    result: RunResult
     status: str
 
     @property
@@ -208,13 +183,13 @@ def list_runs(outputs: Path) -> list[RunSummary]:
     sweeps = [file.parent for file in (outputs / SWEEPS).glob(f"*/{JOURNAL}")]
     mark_killed([path for path in sweeps if (path / _LOCK).exists() and not is_locked(path)])
     summaries = look_at([*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")])
-    return sorted(summaries, key=lambda run: run.result.get("started", 0), reverse=True)
+    return sorted(summaries, key=lambda run: run.result.started, reverse=True)
 
 
 def look_at(paths: Sequence[Path]) -> list[RunSummary]:
     """What those of the directories that are runs tell; those whose process is gone are marked as killed."""
     found = summaries(paths)
-    dead = [run.path for run in found if run.status == "killed" != run.result["status"]]
+    dead = [run.path for run in found if run.status == "killed" != run.result.status]
     mark_killed(dead)
     # Again: one may have ended while we looked, and then was not killed.
     return [(summarize(run.path) or run) if run.path in dead else run for run in found]
@@ -227,27 +202,19 @@ def summaries(paths: Iterable[Path]) -> list[RunSummary]:
 
 def summarize(path: Path) -> RunSummary | None:
     """What a run's directory tells; None where it is not one."""
-    file = path / _RESULT
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        result = read_result(path)
     except (OSError, ValueError):
-        return RunSummary(path, {}, "damaged")
-    if not (
-        isinstance(result, dict)
-        and isinstance(result.get("status"), str)
-        and isinstance(result.get("started"), (int, float))
-        and isinstance(result.get("data"), dict)
-    ):
-        return RunSummary(path, {}, "damaged")
-    status = result["status"]
+        return RunSummary(path, DAMAGED, DAMAGED.status)
+    if result is None:
+        return None
+    status = result.status
     if status == "running" and _is_abandoned(path, result):
         status = "killed"
     return RunSummary(path, result, status)
 
 
-def _is_abandoned(path: Path, result: Mapping[str, Any]) -> bool:
+def _is_abandoned(path: Path, result: RunResult) -> bool:
     """Whether nobody works in a run's directory. Who marks it as killed has its lock for an instant."""
     for attempt in range(_ATTEMPTS):
         if not is_locked(path):
@@ -258,10 +225,10 @@ def _is_abandoned(path: Path, result: Mapping[str, Any]) -> bool:
     return False
 
 
-def _is_gone(result: Mapping[str, Any]) -> bool:
+def _is_gone(result: RunResult) -> bool:
     """Whether the process that `result.json` names was on this machine, and has ended."""
-    pid = result.get("pid")
-    if result.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+    pid = result.pid
+    if result.host != socket.gethostname() or pid is None or pid <= 0:
         return False
     try:
         os.kill(pid, 0)  # sends nothing

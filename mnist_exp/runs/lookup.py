@@ -48,7 +48,7 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
             kind = "finished run" if meant is is_finished else "interrupted run"
             raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
         return found[0] if wanted == "latest" else _best(found)
-    matches = [run for run in runs if wanted == run.result.get("mlflow_run_id")]
+    matches = [run for run in runs if wanted == run.result.mlflow_run_id]
     matches = matches or [run for run in runs if wanted in (run.name, run.path.name)]
     matches = matches or [run for run in runs if _is_called(run.name, wanted)]
     matches = matches or [run for run in runs if run.name.startswith(wanted)]
@@ -107,9 +107,9 @@ def _is_called(name: str, wanted: str) -> bool:
 
 
 def _best(finished: list[RunSummary]) -> RunSummary:
-    data = finished[0].result["data"]["sha256"]
-    same = [run for run in finished if run.result["data"]["sha256"] == data]
-    return max(same, key=lambda run: run.result["best"].get("val/accuracy", float("-inf")))
+    data = finished[0].result.data.sha256
+    same = [run for run in finished if run.result.data.sha256 == data]
+    return max(same, key=lambda run: float("-inf") if (val := run.result.val_accuracy) is None else val)
 
 
 def read_config(run: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.runs.directory import RunSummary, seconds_of
+from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.fingerprint import with_effect
 from mnist_exp.runs.journal import flatten
 
@@ -34,16 +34,16 @@ class Trained:
     @property
     def data(self) -> str:
         """SHA-256 of its images and labels."""
-        return str(self.summary.result["data"].get("sha256"))
+        return str(self.summary.result.data.sha256)
 
     def value(self, metric: str) -> float | None:
         """`val/…` of the saved epoch, `test/…` of the saved model, or the `seconds` that the run took."""
         result = self.summary.result
         part, _, name = metric.partition("/")
         found = {
-            "val": (result.get("best") or {}).get(metric),
-            "test": (result.get("test") or {}).get(name),
-            "seconds": seconds_of(result),
+            "val": (result.best or {}).get(metric),
+            "test": (result.test or {}).get(name),
+            "seconds": result.training_seconds,
         }.get(part)
         return None if found is None else float(found)
 
@@ -51,8 +51,8 @@ class Trained:
     def metrics(self) -> list[str]:
         """The metrics that it has a value of, but for `seconds`."""
         result = self.summary.result
-        validated = [name for name in result.get("best") or {} if name.startswith("val/")]
-        return validated + [f"test/{name}" for name in result.get("test") or {}]
+        validated = [name for name in result.best or {} if name.startswith("val/")]
+        return validated + [f"test/{name}" for name in result.test or {}]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
     config = with_effect(values)
     del config["seed"]
     result = summary.result
-    resolved = result["device"]
-    config["device"] = {"kind": resolved.get("kind", "cpu"), "precision": resolved["precision"]}
-    config["data"] = {**config["data"], "sha256": result["data"]["sha256"][:8]}
-    if origin := result.get("init_from"):
-        config["init_from"] = f"{Path(origin['run']).name} ({origin['weights_sha256'][:8]})"
+    if result.device.precision is None or result.data.sha256 is None:
+        raise ValueError("its result lacks the device or the data")
+    config["device"] = {"kind": result.device.kind, "precision": result.device.precision}
+    config["data"] = {**config["data"], "sha256": result.data.sha256[:8]}
+    if origin := result.init_from:
+        config["init_from"] = f"{Path(origin.run).name} ({origin.weights_sha256[:8]})"
     names = {part: str(values[part]["name"]) for part in _NAMED}
     return Trained(summary, values, int(values["seed"]), names, flatten(config))
 
@@ -85,7 +86,7 @@ def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
 def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
     """Runs that repeat another's settings and seed, and the newest of them, which counts for all."""
     newest: dict[tuple[Any, ...], Trained] = {}
-    for run in sorted(runs, key=lambda run: float(run.summary.result["started"])):
+    for run in sorted(runs, key=lambda run: run.summary.result.started):
         newest[_key(run), run.seed] = run
     return {
         run.summary.path: other.summary.path

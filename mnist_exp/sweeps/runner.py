@@ -87,7 +87,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
 def _starts(plan: Plan) -> dict[PlannedJob, int]:
     """How often each job was begun or gone on with."""
     there = find_jobs(plan.directory)
-    resumed = {fingerprint: run.result.get("resumed", []) for fingerprint, run in there.items()}
+    resumed = {fingerprint: run.result.resumed for fingerprint, run in there.items()}
     return {job: 1 + len(resumed[job.fingerprint]) if job.fingerprint in there else 0 for job in plan.jobs}
 
 

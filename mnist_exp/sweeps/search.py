@@ -66,7 +66,7 @@ class Search:
         """Whether more of it is better."""
         return self.config.training.select.mode == "max"
 
-    def display_path(self, value: float | None) -> str:
+    def format_value(self, value: float | None) -> str:
         """A value of the metric."""
         from mnist_exp.report.tables import percent
 

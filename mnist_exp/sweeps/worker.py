@@ -24,7 +24,7 @@ from mnist_exp.engine.run import Job, TrainingRun, fingerprint_of
 from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.model import backend
 from mnist_exp.runs.abandoned import settle
-from mnist_exp.runs.directory import RunDirectory, RunSummary, seconds_of, summaries
+from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
 from mnist_exp.runs.fingerprint import as_values
 from mnist_exp.runs.locks import lock
 from mnist_exp.runs.log import LOG, quiet, say
@@ -153,28 +153,26 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
     Not what was resumed inexactly: that is no such job.
     """
     exact = [
-        run
-        for run in summaries(directory.iterdir())
-        if "fingerprint" in run.result and run.result.get("exact", True)
+        run for run in summaries(directory.iterdir()) if run.result.fingerprint is not None and run.result.exact
     ]
-    exact.sort(key=lambda run: (is_finished(run), run.result["started"]))
-    return {run.result["fingerprint"]: run for run in exact}
+    exact.sort(key=lambda run: (is_finished(run), run.result.started))
+    return {str(run.result.fingerprint): run for run in exact}
 
 
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:
     """How a job ended, by what is there of it, and by what was raised."""
-    result = run.result if run is not None else {}
+    result = run.result if run is not None else None
     log = run.path / LOG if run is not None else None
     return Outcome(
         name=planned.name,
         overrides=planned.request.overrides,
         status="failed" if reason or run is None else run.status,
-        reason=reason or str(result.get("reason", "")),
+        reason=reason or (result.reason if result else ""),
         log=str(display_path(log)) if log is not None and log.is_file() else "",
-        epochs=result.get("epochs"),
-        val=(result.get("best") or {}).get("val/accuracy"),
-        test=(result.get("test") or {}).get("accuracy"),
-        seconds=seconds_of(result),
+        epochs=result.epochs if result else None,
+        val=result.val_accuracy if result else None,
+        test=result.test_accuracy if result else None,
+        seconds=result.training_seconds if result else None,
     )
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.runs import journal
-from mnist_exp.runs.abandoned import amend_result
+from mnist_exp.runs.abandoned import record_mlflow_run
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.locks import exclusive
 from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri
@@ -125,7 +125,7 @@ class Delivery:
     def note_run_id(self) -> None:
         """Note the MLflow run in `result.json`, unless somebody works on the run, who does so at its end."""
         if self._is_own and (run_id := self.delivered().run_id):
-            amend_result(self._folder, mlflow_run_id=run_id)
+            record_mlflow_run(self._folder, run_id)
 
     def delivered(self) -> Delivered:
         """How far it is delivered."""

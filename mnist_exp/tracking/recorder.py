@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+import socket
 import subprocess
 import time
 import uuid
@@ -19,18 +21,17 @@ from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.runs.atomic import write_text
-from mnist_exp.runs.directory import RunDirectory, process
+from mnist_exp.runs.directory import RunDirectory
 from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten, read
 from mnist_exp.runs.locks import is_locked
 from mnist_exp.runs.log import LOG, say, to_file, warn
+from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
 from mnist_exp.tracking.store import absolute
 from mnist_exp.tracking.uploader_process import Sender
 
 LEADERBOARD = "leaderboard.csv"
 VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
-# What `result.json` says of how a run ended: no longer true when it goes on.
-_OF_AN_END = ("reason", "ended", "seconds", "stopped_early")
 
 
 class RunRecord:
@@ -40,40 +41,48 @@ class RunRecord:
         self,
         directory: RunDirectory,
         config: Mapping[str, Any],
-        about: Mapping[str, Any],
+        known: Mapping[str, Any],
         tracking: TrackingConfig,
         sweep: Path | None = None,
-        earlier: Mapping[str, Any] | None = None,
+        earlier: RunResult | None = None,
     ) -> None:
-        """`about` is what `result.json` says from the start: fingerprint, data, device, overrides, …
+        """Write the config and the first result, and start the journal.
 
-        Of a run that goes on, `earlier` is what it said until now, and the journal is continued: what stands there
-        is not written again.
+        Args:
+            directory: The run's directory, locked by this process.
+            config: The resolved config.
+            known: Fields of the result that are known from the start: fingerprint, data, device, overrides, …
+            tracking: Where to report.
+            sweep: The directory of the sweep that the run is a job of.
+            earlier: The result of a resumed run. Its journal is continued; nothing is written there twice.
         """
         self.directory = directory
         self.path = directory.path
         self._tracking = tracking
-        self.result: dict[str, Any] = {"name": directory.name, "started": time.time(), "mlflow_run_id": None}
+        identity: dict[str, Any] = {"name": directory.name, "started": time.time(), "mlflow_run_id": None}
         if earlier is not None:
-            self.result = {key: value for key, value in earlier.items() if key not in _OF_AN_END}
-        self.result |= {
-            "status": "running",
-            **process(),
-            **about,
-            "epochs": 0,
-            "best": None,
-            "test": None,
-            "weights_sha256": None,
-            "versions": {"python": platform.python_version(), "mnist-exp": __version__}
+            identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact")}
+        self.result = RunResult(
+            schema_version=SCHEMA_VERSION,
+            **identity,
+            status="running",
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            **known,
+            epochs=0,
+            best=None,
+            test=None,
+            weights_sha256=None,
+            versions={"python": platform.python_version(), "mnist-exp": __version__}
             | {name: version(name) for name in VERSIONS},
-        }
+        )
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         directory.write_result(self.result)
         self.journal = Journal(self.path)
         self._written = {_subject(line) for line in read(self.path)}
         self._write(
             "run",
-            name=self.result["name"],
+            name=self.result.name,
             key=uuid.uuid4().hex,
             experiment=tracking.experiment,
             tags=self._tags(),
@@ -82,14 +91,18 @@ class RunRecord:
         )
         parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
         self._write("params", values=flatten(parameters))
-        data = self.result["data"]
+        data = self.result.data
         self._write(
-            "dataset", name=data["name"], sha256=data["sha256"], source=data["origin"],
-            shape=data["shape"], images=data["images"],
-        )  # fmt: skip
+            "dataset",
+            name=data.name,
+            sha256=data.sha256,
+            source=data.origin,
+            shape=data.shape,
+            images=data.images,
+        )
         if earlier is not None:
-            entry = {**self.result["resumed"][-1], "exact": self.result["exact"]}
-            self._write("resumed", status="RUNNING", fingerprint=self.result["fingerprint"], **entry)
+            entry = {**self.result.resumed[-1].model_dump(), "exact": self.result.exact}
+            self._write("resumed", status="RUNNING", fingerprint=self.result.fingerprint, **entry)
         self._log = to_file(self.path / LOG)
         self._log.__enter__()
         # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
@@ -104,25 +117,25 @@ class RunRecord:
             self._written.add(subject)
 
     def _tags(self) -> dict[str, str]:
-        data = self.result["data"]
+        result, data = self.result, self.result.data
         tags = {
             **_source_tags(),
-            "data": data["name"],
-            "data_sha256": data["sha256"],
-            "fingerprint": self.result["fingerprint"],
-            "overrides": " ".join(self.result["overrides"]),
+            "data": str(data.name),
+            "data_sha256": str(data.sha256),
+            "fingerprint": str(result.fingerprint),
+            "overrides": " ".join(result.overrides),
             "directory": str(self.path),
-            **{key: str(value) for key, value in self.result["device"].items()},
+            **{key: str(value) for key, value in result.device.model_dump().items()},
         }
-        if data["stands_in_for"]:
-            tags["fallback"] = data["stands_in_for"]
+        if data.stands_in_for:
+            tags["fallback"] = data.stands_in_for
         return tags
 
     def epoch(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
         """Note the epoch that is the history's last, and which is the best so far."""
         self.history(history)
         if best_epoch is not None:
-            self.result["best"] = _validated_row(history[best_epoch - 1])
+            self.result.best = _validated_row(history[best_epoch - 1])
         self.directory.write_result(self.result)  # what is known if the process is killed
         self._write_epoch(history[-1])
 
@@ -140,19 +153,20 @@ class RunRecord:
     def history(self, history: list[dict[str, float]]) -> None:
         """Write what is known of all epochs so far."""
         self.directory.write_history(history)
-        self.result["epochs"] = len(history)
+        self.result.epochs = len(history)
 
     def best(self, row: Mapping[str, float]) -> None:
         """Note the epoch whose weights are saved."""
-        self.result["best"] = _validated_row(row)
-        values = {f"best/{name}": value for name, value in self.result["best"].items()}
+        self.result.best = _validated_row(row)
+        values = {f"best/{name}": value for name, value in self.result.best.items()}
         self._write("metrics", step=int(row["epoch"]), values=values)
 
     def test(self, metrics: Mapping[str, float]) -> None:
         """Note the scores of the saved model on the test part."""
-        self.result["test"] = dict(metrics)
+        assert self.result.best is not None
+        self.result.test = dict(metrics)
         values = {f"test/{name}": value for name, value in metrics.items()}
-        self._write("metrics", step=self.result["best"]["epoch"], values=values)
+        self._write("metrics", step=int(self.result.best["epoch"]), values=values)
 
     def artifact(self, file: str, folder: str | None = None) -> None:
         """Give the tracker a file of the run directory."""
@@ -163,7 +177,7 @@ class RunRecord:
         requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
         self._write(
             "model", file=file, shape=list(shape), classes=classes, requirements=requirements,
-            weights_sha256=self.result["weights_sha256"],
+            weights_sha256=self.result.weights_sha256,
         )  # fmt: skip
 
     def note(self, text: str) -> None:
@@ -172,10 +186,10 @@ class RunRecord:
 
     def seconds(self, phases: Mapping[str, float]) -> None:
         """Note what each phase took."""
-        self.result["seconds"] = dict(phases)
+        self.result.seconds = dict(phases)
         self._write(
             "metrics",
-            step=self.result["epochs"],
+            step=self.result.epochs,
             values={f"time/{name}": value for name, value in phases.items()},
         )
 
@@ -186,7 +200,7 @@ class RunRecord:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.result["reason"] = str(error) or type(error).__name__
+            self.result.reason = str(error) or type(error).__name__
         try:
             self._end(status_of(error))
         except OSError as failure:
@@ -197,8 +211,8 @@ class RunRecord:
             self._log.__exit__(kind, error, trace)
 
     def _end(self, status: str) -> None:
-        self.result["status"] = status
-        self.result["ended"] = time.time()
+        self.result.status = status
+        self.result.ended = time.time()
         # Before the tracker is waited for: whatever happens there, the run has ended.
         wait_seconds = self._tracking.wait_seconds
         try:
@@ -217,7 +231,7 @@ class RunRecord:
         if self._sender is None:
             return
         deliver_rest(self._sender, wait_seconds, self.path)
-        self.result["mlflow_run_id"] = self._sender.run_id
+        self.result.mlflow_run_id = self._sender.run_id
         self.directory.write_result(self.result)
 
 
@@ -236,8 +250,8 @@ class TestRecord(RunRecord):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.journal.write("end", status=END_STATUS["finished"], time=int(self.result["ended"] * 1000))
-            self.result["withholds_test"] = False
+            self.journal.write("end", status=END_STATUS["finished"], time=int((self.result.ended or 0) * 1000))
+            self.result.withholds_test = False
             self.directory.write_result(self.result)
         self.journal.close()
 
@@ -361,7 +375,7 @@ def _source_tags() -> dict[str, str]:
     return tags
 
 
-def _validated_row(row: Mapping[str, float]) -> dict[str, float]:
+def _validated_row(row: Mapping[str, float]) -> Metrics:
     """An epoch's number and its validation metrics."""
     return {"epoch": int(row["epoch"]), **{name: row[name] for name in row if name.startswith("val/")}}
 

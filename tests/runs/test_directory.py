@@ -70,8 +70,9 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path):
 def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path):
     """Running while its process lives, killed as soon as that does not."""
     code = (
-        "import sys; from pathlib import Path; from mnist_exp.runs.directory import RunDirectory\n"
-        "run = RunDirectory.create(Path(sys.argv[1]), 'x'); run.write_result({'status': 'running', 'started': 1, 'data': {}})\n"
+        "import os, sys; from pathlib import Path; from mnist_exp.runs.directory import RunDirectory\n"
+        "from mnist_exp.runs.result import DataRecord, RunResult\n"
+        "run = RunDirectory.create(Path(sys.argv[1]), 'x'); run.write_result(RunResult(started=1, status='running', data=DataRecord(), pid=os.getpid()))\n"
         "print('there', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

@@ -1,0 +1,169 @@
+"""`result.json`: what is known of a run, and how it is read and written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mnist_exp.runs.atomic import write_text
+
+RESULT = "result.json"
+SCHEMA_VERSION = 1
+
+Metrics = dict[str, int | float]
+
+
+class Record(BaseModel):
+    """A part of `result.json`. Keys of later versions are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=True)
+
+
+class DataRecord(Record):
+    """The data that the run was trained on."""
+
+    name: str | None = None
+    sha256: str | None = None
+    """Digest of the images and labels of all parts."""
+    origin: str | None = None
+    """The folder, address or library that they came from."""
+    shape: list[int] | None = None
+    class_names: list[str] = []
+    images: dict[str, int] = {}
+    """Number of images in each part."""
+    stands_in_for: str | None = None
+    """The data set that was requested and not found, if this is its fallback."""
+
+    @property
+    def title(self) -> str:
+        """The name, and the data set that it stood in for."""
+        return f"{self.name}, standing in for {self.stands_in_for}" if self.stands_in_for else f"{self.name}"
+
+
+class DeviceRecord(Record):
+    """What the run computed on."""
+
+    kind: str = "cpu"
+    device: str | None = None
+    threads: int | None = None
+    precision: str | None = None
+    deterministic: bool | None = None
+
+
+class WarmStartRecord(Record):
+    """The weights that the run started from (`init_from`)."""
+
+    run: str
+    weights_sha256: str
+    taken: list[str] = []
+    left: list[str] = []
+
+
+class ResumptionRecord(Record):
+    """One resumption of the run."""
+
+    at: float = 0
+    """Seconds since 1970."""
+    epochs: int = 0
+    steps: int = 0
+    """Epochs, and steps of the next epoch, that were done."""
+    overrides: list[str] = []
+    exact: bool = True
+    """Whether the bits are those of an uninterrupted run."""
+
+
+class RunResult(Record):
+    """What is known of a run. Times are seconds since 1970, durations in seconds."""
+
+    schema_version: int = 0
+    """0: written before there were versions."""
+    name: str = ""
+    started: float
+    status: str
+    """running, finished, interrupted, killed, pruned or failed."""
+    data: DataRecord
+    mlflow_run_id: str | None = None
+    pid: int | None = None
+    host: str | None = None
+    fingerprint: str | None = None
+    code_sha256: str | None = None
+    init_from: WarmStartRecord | None = None
+    overrides: list[str] = []
+    withholds_test: bool = False
+    """Whether the test set is not scored: a trial of a search."""
+    planned_epochs: int | None = None
+    parameters: int | None = None
+    device: DeviceRecord = Field(default_factory=DeviceRecord)
+    epochs: int = 0
+    """Finished epochs."""
+    best: Metrics | None = None
+    """The saved epoch's number and validation metrics."""
+    test: Metrics | None = None
+    """The test metrics of the saved model."""
+    weights_sha256: str | None = None
+    versions: dict[str, str] = {}
+    reason: str = ""
+    """Why the run ended early."""
+    ended: float | None = None
+    seconds: dict[str, float] = {}
+    """Duration of each phase of the last process, and `total`."""
+    stopped_early: bool = False
+    resumed: list[ResumptionRecord] = []
+    exact: bool = True
+    """Whether the weights are those of an uninterrupted run."""
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """The saved epoch's validation accuracy."""
+        return (self.best or {}).get("val/accuracy")
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The saved model's test accuracy."""
+        return (self.test or {}).get("accuracy")
+
+    @property
+    def training_seconds(self) -> float | None:
+        """The run's duration without starting TensorFlow and reading data, which the jobs of a sweep share.
+
+        None for a resumed run, whose `seconds` are those of its last process alone.
+        """
+        if self.resumed or "total" not in self.seconds:
+            return None
+        return self.seconds["total"] - self.seconds.get("start", 0) - self.seconds.get("data", 0)
+
+    def as_json(self) -> str:
+        """Return the content of `result.json`: what is known, in the order of the fields."""
+        values = self.model_dump(mode="json", exclude_unset=True)
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+DAMAGED = RunResult(started=0, status="damaged", data=DataRecord())
+"""Stands for a `result.json` that cannot be read."""
+
+
+def read_result(directory: Path) -> RunResult | None:
+    """Read a run's result; None if there is none. Raises `ValueError` for a damaged one, `OSError`."""
+    file = directory / RESULT
+    try:
+        return parse_result(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:  # of JSON, UTF-8 or a field
+        raise ValueError(f"{file}: damaged") from error
+
+
+def parse_result(values: Any) -> RunResult:
+    """Turn the values of a `result.json`, also of earlier versions, into a result. Raises `ValueError`."""
+    try:
+        return RunResult.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def write_result(directory: Path, result: RunResult) -> None:
+    """Write `result.json`, whole. The caller holds the directory's lock."""
+    write_text(directory / RESULT, result.as_json())
