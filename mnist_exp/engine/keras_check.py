@@ -16,7 +16,7 @@ from mnist_exp.errors import Problem, RequestError
 from mnist_exp.keras_spec.layer_types import Report, augmentation_faults, tell, told_at
 from mnist_exp.model.compile_args import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
 from mnist_exp.model.graph import apply_layers
-from mnist_exp.model.layers import first_sentence
+from mnist_exp.model.keras_errors import first_sentence
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.warm_start import compare, load_donor
 from mnist_exp.training.keras_augment import make_augmentation, try_augmentation

@@ -12,7 +12,7 @@ from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
 from mnist_exp.keras_spec.layer_types import ArgumentError, check_arguments
 from mnist_exp.keras_spec.objective import check_optimizer, class_named
 from mnist_exp.keras_spec.signatures import snake_case
-from mnist_exp.model.layers import first_sentence
+from mnist_exp.model.keras_errors import first_sentence
 
 
 def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:

@@ -5,7 +5,6 @@ These three are ways of writing: what is built, and saved, consists of Keras' ow
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,8 @@ from mnist_exp.keras_spec.layer_types import (
     told_at,
 )
 from mnist_exp.keras_spec.signatures import snake_case
-from mnist_exp.model.layers import first_sentence, make_layer, numbered, why_not
+from mnist_exp.model.keras_errors import first_sentence, why_not, without_received
+from mnist_exp.model.layers import make_layer, numbered
 
 Tensor = Any  # keras.KerasTensor; None after something that did not fit
 
@@ -166,7 +166,7 @@ class _Graph:
             x = layer(ends)
         except Exception as error:
             shapes = ", ".join(_shape(end) for end in ends)
-            why = re.split(r"\.? Received", first_sentence(error))[0]  # the shapes again
+            why = without_received(first_sentence(error))
             raise ArgumentError(f"{kind} cannot merge branches of {shapes}: {why}{self._turn}") from error
         self._previous = f"{place}, {kind}"
         return x

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from mnist_exp.keras_spec.layer_types import ArgumentError
-from mnist_exp.model.layers import first_sentence, make_layer
+from mnist_exp.model.keras_errors import first_sentence
+from mnist_exp.model.layers import make_layer
 
 # More than any layer draws in a step.
 _DRAWS_PER_STEP = 256

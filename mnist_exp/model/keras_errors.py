@@ -1,0 +1,57 @@
+"""Short sentences for errors that Keras raises: the only place that depends on the wording of its messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+# Kinds of input by their number of axes, the batch axis included.
+_KINDS_OF_INPUT = {2: "a vector", 3: "steps×features", 4: "rows×columns×channels"}
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the message's first sentence, without the function names and argument lists that Keras adds."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error)).strip()
+    text = re.sub(r"^Exception encountered when calling [^\n]*\n\n", "", text)
+    text = re.sub(r"^\{\{function_node[^}]*\}\} ", "", text)
+    text = re.split(r"\n\n|\nArguments received| \[Op:", text)[0]
+    text = re.sub(r"\s+", " ", text)
+    return text.replace("`", "'").rstrip(".")
+
+
+def without_received(sentence: str) -> str:
+    """Cut what Keras received from a sentence: the caller names the value or the shapes itself."""
+    return re.split(r"\.? Received\b", sentence)[0]
+
+
+def named_argument(sentence: str, arguments: Iterable[str]) -> str | None:
+    """Return the argument that the sentence is about; None if it names none, or several."""
+    named = [key for key in arguments if re.search(rf"\b{re.escape(key)}\b", sentence)]
+    return named[0] if len(named) == 1 else None
+
+
+def why_not(layer: keras.Layer, shape: str, previous: str, error: BaseException) -> str:
+    """Say why a layer does not accept an input.
+
+    Args:
+        shape: the input's shape without the batch axis, as text.
+        previous: what the input comes from.
+        error: what Keras raised when the layer was called.
+    """
+    kind, sentence = type(layer).__name__, first_sentence(error)
+    if match := re.search(r"expected (?:min_)?ndim=(\d), found ndim=\d", sentence):
+        wanted = _KINDS_OF_INPUT.get(int(match[1]), f"{match[1]} axes with the batch's")
+        return f"{kind} takes {wanted}, but gets {shape} (after {previous})"
+    if "output size would be" in sentence:
+        window = "kernel" if hasattr(layer, "kernel_size") else "window"
+        size = "×".join(map(str, layer.kernel_size if window == "kernel" else layer.pool_size))
+        dilation = getattr(layer, "dilation_rate", 1)
+        if set(np.atleast_1d(dilation)) != {1}:
+            size += f", dilated by {'×'.join(map(str, np.atleast_1d(dilation)))},"
+        return f"{kind}'s {window} {size} does not fit its {shape.rpartition('×')[0]} input (after {previous})"
+    if sentence.startswith("OOM"):
+        return f"{kind}'s weights, or what it computes from its input of {shape}, do not fit into memory"
+    return f"{kind} does not fit its input of {shape} (after {previous}): {sentence}"
