@@ -1,4 +1,4 @@
-"""What happens inside a model: its layers' outputs, and which places speak for a class."""
+"""Layer outputs, and class activation maps: which parts of an image count for a class."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import tensorflow as tf
 from mnist_exp.analysis.layer_selection import designed
 from mnist_exp.analysis.receptive_field import Axes, Axis
 from mnist_exp.data.dataset import Images
+from mnist_exp.keras_spec.traits import traits
+from mnist_exp.model.keras_graph import Graph
 
 Floats = npt.NDArray[np.float32]
-# What may stand between the average and the scores, or the scores and the output, and changes none of them.
-_PASSING = ("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise", "Identity", "Flatten", "Reshape")
 
 
 def outputs_of(model: keras.Model, layers: Sequence[keras.Layer], images: Images) -> list[Floats]:
-    """What each of the layers puts out for raw images (n, height, width, channels), as when the model predicts."""
+    """Return each layer's output for raw images (n, height, width, channels), computed as for a prediction."""
     if not layers:
         return []
     found = keras.Model(model.input, [layer.output for layer in layers])(images, training=False)
@@ -30,64 +30,73 @@ def outputs_of(model: keras.Model, layers: Sequence[keras.Layer], images: Images
 
 
 def is_spatial(layer: keras.Layer) -> bool:
-    """Whether a layer puts out rows, columns and channels, and more than one place."""
+    """Whether a layer's output has rows, columns and channels, and more than one position."""
     shape = layer.output.shape
     return len(shape) == 4 and shape[1] * shape[2] > 1
 
 
 def averaged(model: keras.Model) -> tuple[keras.Layer, Floats | None] | None:
-    """The layer whose maps are averaged (`GlobalAveragePooling2D`) into the classes' scores, and the weights
-    (channels, classes) of the dense layer between, if there is one; None for a net of another shape.
+    """Find the layer whose maps are averaged into the class scores by a `GlobalAveragePooling2D`.
+
+    Returns:
+        The layer, and the kernel (channels, classes) of the dense layer after the average, or None without such a
+        layer. None altogether for a model that ends in another way.
     """
-    operation, kernel = model.output._keras_history.operation, None
-    while True:
-        kind = type(operation).__name__
-        activation = getattr(getattr(operation, "activation", None), "__name__", None)
+    graph, kernel = Graph(model), None
+    layer = graph.source(model.output)
+    while layer is not None:
+        kind = type(layer).__name__
         if kind == "GlobalAveragePooling2D":
-            return operation.input._keras_history.operation, kernel
-        if kind == "Dense" and kernel is None and activation in ("linear", "softmax"):
-            kernel = np.asarray(keras.ops.convert_to_numpy(operation.kernel), np.float32)
-        elif kind not in _PASSING and not (
-            kernel is None
-            and (kind == "Softmax" or (kind == "Activation" and activation in ("linear", "softmax")))
-        ):
+            source = graph.input_of(layer)
+            return None if source is None else (source, kernel)
+        if kind == "Dense" and kernel is None and _activation(layer) in ("linear", "softmax"):
+            kernel = np.asarray(keras.ops.convert_to_numpy(layer.kernel), np.float32)
+        elif not (traits(layer).is_inert or (kernel is None and _keeps_order(layer))):
             return None
-        operation = operation.input._keras_history.operation
+        layer = graph.input_of(layer)
+    return None
+
+
+def _activation(layer: keras.Layer) -> str | None:
+    return getattr(getattr(layer, "activation", None), "__name__", None)
+
+
+def _keeps_order(layer: keras.Layer) -> bool:
+    """Whether a layer after the class scores is a softmax or does nothing."""
+    kind = type(layer).__name__
+    return kind == "Softmax" or (kind == "Activation" and _activation(layer) in ("linear", "softmax"))
 
 
 def last_spatial(model: keras.Model) -> list[keras.Layer]:
-    """The last layer that all paths go through and whose maps are as large as the last convolution's.
+    """Return the last layer on all paths whose maps are as large as the last convolution's.
 
-    Where paths go their own ways until nothing has rows and columns, the last such layer of each.
+    If the paths merge only after the last layer with rows and columns, return the last such layer of each path.
     """
-    layers = designed(model)
-    spatial = [layer for layer in _bottlenecks(layers) if is_spatial(layer)]
-    convolved = [
-        layer.output.shape[1:3] for layer in layers if "Conv" in type(layer).__name__ and is_spatial(layer)
-    ]
+    graph, layers = Graph(model), designed(model)
+    spatial = [layer for layer in _bottlenecks(graph, layers) if is_spatial(layer)]
+    convolved = [layer.output.shape[1:3] for layer in layers if traits(layer).is_convolution and is_spatial(layer)]
     as_large = [layer for layer in spatial if layer.output.shape[1:3] == convolved[-1]] if convolved else spatial
-    return (as_large or spatial)[-1:] or _last_of_each_path(layers)
+    return (as_large or spatial)[-1:] or _last_of_each_path(graph, layers)
 
 
-def _last_of_each_path(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
-    """Of each path, the last layer whose maps are as large as its last convolution's."""
-    by_name = {layer.name: layer for layer in layers}
-    before = {layer.name: [by_name[name] for name in _feeding(layer) if name in by_name] for layer in layers}
+def _last_of_each_path(graph: Graph, layers: Sequence[keras.Layer]) -> list[keras.Layer]:
+    """Return, for each path, the last layer whose maps are as large as its last convolution's."""
+    before = {layer.name: [one for one in graph.inputs_of(layer) if one in layers] for layer in layers}
     feeds_spatial = {one.name for layer in layers if is_spatial(layer) for one in before[layer.name]}
     found = []
     for end in (layer for layer in layers if is_spatial(layer) and layer.name not in feeds_spatial):
         path = [end]
         while len(earlier := before[path[-1].name]) == 1 and is_spatial(earlier[0]):
             path += earlier
-        convolved = [layer.output.shape[1:3] for layer in path if "Conv" in type(layer).__name__]
+        convolved = [layer.output.shape[1:3] for layer in path if traits(layer).is_convolution]
         size = next(iter(convolved), end.output.shape[1:3])
         found.append(next(layer for layer in path if layer.output.shape[1:3] == size))
     return found
 
 
-def _bottlenecks(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
-    """Layers, in the order of computation, after which only their own output is still needed."""
-    last_use = {name: number for number, layer in enumerate(layers) for name in _feeding(layer)}
+def _bottlenecks(graph: Graph, layers: Sequence[keras.Layer]) -> list[keras.Layer]:
+    """Return the layers, in order of computation, after which only their own output is still needed."""
+    last_use = {source.name: number for number, layer in enumerate(layers) for source in graph.inputs_of(layer)}
     of_others = set(last_use) - {layer.name for layer in layers}  # the pixels, which a shortcut may need again
     found, needed_until = [], max((last_use[name] for name in of_others), default=0)
     for number, layer in enumerate(layers):
@@ -97,27 +106,32 @@ def _bottlenecks(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     return found
 
 
-def _feeding(layer: keras.Layer) -> list[str]:
-    """The names of the layers whose outputs a layer takes."""
-    tensors = layer.input if isinstance(layer.input, list) else [layer.input]
-    return [tensor._keras_history.operation.name for tensor in tensors]
-
-
 def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[np.int64]) -> Floats:
-    """How much each place adds to the score of an image's class: (n, rows, columns).
+    """Compute how much each position adds to the score of an image's class.
 
-    The mean over the places is the score, but for a bias. Zhou et al., "Learning Deep Features for Discriminative
-    Localization" (2016). `maps` and `kernel` are those of the layer that `averaged` finds.
+    The mean over all positions is the score without its bias. Zhou et al., "Learning Deep Features for
+    Discriminative Localization" (2016).
+
+    Args:
+        maps: the output (n, rows, columns, channels) of the layer that `averaged` finds.
+        kernel: the kernel that `averaged` finds.
+        classes: the class of each image.
+
+    Returns:
+        An array (n, rows, columns).
     """
     per_class = maps if kernel is None else maps @ kernel
     return per_class[np.arange(len(maps)), :, :, classes]
 
 
 def grad_cam(model: keras.Model, layer: keras.Layer, images: Images, classes: npt.NDArray[np.int64]) -> Floats:
-    """Where a layer's maps speak for an image's class: (n, rows, columns), none below 0.
+    """Compute where a layer's maps count for an image's class (Selvaraju et al., "Grad-CAM", 2017).
 
-    Selvaraju et al., "Grad-CAM" (2017): the maps, weighted by the mean gradient of the class's score, before the
-    softmax: behind it, a sure answer has none.
+    The maps are weighted by the mean gradient of the class score. The score is taken before the softmax, behind
+    which the gradient of a confident prediction vanishes.
+
+    Returns:
+        An array (n, rows, columns) without negative values.
     """
     pixels = tf.convert_to_tensor(images, tf.float32)
     with _scores(model) as scores, tf.GradientTape() as tape:
@@ -131,27 +145,33 @@ def grad_cam(model: keras.Model, layer: keras.Layer, images: Images, classes: np
 
 @contextmanager
 def _scores(model: keras.Model) -> Iterator[Any]:
-    """The classes' scores, before a softmax that the model ends in."""
-    operation = model.output._keras_history.operation
-    while type(operation).__name__ in _PASSING:
-        operation = operation.input._keras_history.operation
-    if type(operation).__name__ == "Softmax" and operation.output is model.output:
-        yield operation.input
-    elif getattr(getattr(operation, "activation", None), "__name__", None) == "softmax":
-        softmax, operation.activation = operation.activation, keras.activations.linear
+    """Yield the class scores before the model's final softmax."""
+    graph = Graph(model)
+    layer = graph.source(model.output)
+    while layer is not None and traits(layer).is_inert:
+        layer = graph.input_of(layer)
+    if layer is not None and type(layer).__name__ == "Softmax" and layer.output is model.output:
+        yield layer.input
+    elif layer is not None and _activation(layer) == "softmax":
+        softmax, layer.activation = layer.activation, keras.activations.linear
         try:
             yield model.output
         finally:
-            operation.activation = softmax
+            layer.activation = softmax
     else:
         yield model.output
 
 
 def laid_over(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
-    """Maps (n, rows, columns) at the size of the image: each unit at the middle of what it sees, linear between,
-    and fading to the edges of what the outermost ones see.
+    """Resize maps (n, rows, columns) to the image.
 
-    `axes` are those of the layer's output, as `receptive_axes` tells them.
+    Each unit lies at the center of its receptive field, with linear interpolation between units, fading to zero at
+    the edges of the outermost receptive fields.
+
+    Args:
+        maps: values of a layer's units.
+        axes: that layer's entry in `receptive_axes`.
+        shape: the rows and columns of the image.
     """
     if 1 in axes and axes[1].of == 1:
         maps, axes = maps.swapaxes(1, 2), {1: axes[2], 2: axes[1]} if 2 in axes else {2: axes[1]}
@@ -162,10 +182,10 @@ def laid_over(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
 
 
 def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float64]:
-    """The share that each unit has in each pixel, (units, pixels)."""
+    """Return the weight of each unit in each pixel, (units, pixels)."""
     seen = [None if axis is None else axis.seen(unit, inside=False) for unit in range(units)]
     spans = [span for span in seen if span is not None]
-    if len(spans) < units:  # all see everything
+    if len(spans) < units:  # every receptive field is the whole image
         spans = [(unit * pixels // units, (unit + 1) * pixels // units - 1) for unit in range(units)]
     middles = [spans[0][0] - 1, *np.mean(spans, axis=1), spans[-1][1] + 1]
     return np.stack([np.interp(np.arange(pixels), middles, [0, *one, 0]) for one in np.eye(units)])

@@ -1,4 +1,4 @@
-"""What a good adviser would say about a design. Remarks, with their reasons; they never stop anything."""
+"""Remarks on an architecture, each with its reason. They never stop a run."""
 
 from __future__ import annotations
 
@@ -10,26 +10,14 @@ import keras
 from mnist_exp.analysis.summary import LayerRow, card
 from mnist_exp.model.preprocessing import is_preprocessing
 
-# Layers that come between others without being a step of the design.
-_BESIDE: tuple[str, ...] = (
-    "Activation",
-    "BatchNormalization",
-    "Dropout",
-    "ELU",
-    "Flatten",
-    "GaussianNoise",
-    "Identity",
-    "LeakyReLU",
-)
-_BESIDE += ("PReLU", "ReLU", "SpatialDropout2D", "InputLayer")
 _SMALL_SHARE = 0.7  # MNIST's digits fill 20 of 28 pixels
 
 
 def advice(model: keras.Model) -> list[str]:
-    """Remarks on a model, one sentence or two each."""
+    """Return remarks on a model, one or two sentences each."""
     rows = card(model)
     layers = {layer.name: layer for layer in model.layers if not is_preprocessing(layer)}
-    steps = [row for row in rows if row.type not in _BESIDE]
+    steps = [row for row in rows if row.traits.is_step]
     found = [
         _sees_too_little(rows, model),
         *_pooling_after_one_convolution(steps),
@@ -43,18 +31,10 @@ def advice(model: keras.Model) -> list[str]:
     return [remark for remark in found if remark]
 
 
-def _is_convolution(row: LayerRow) -> bool:
-    return "Conv" in row.type
-
-
-def _is_pooling(row: LayerRow) -> bool:
-    return row.type in ("MaxPooling2D", "AveragePooling2D")
-
-
 def _sees_too_little(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
-    """Only where units are averaged in the end: a dense layer sees everything, whatever came before."""
+    """Check models that end in global pooling: a dense layer reads the whole image in any case."""
     for before, row in pairwise(rows):
-        if row.type.startswith("Global") and before.rows.size and before.columns.size:
+        if row.traits.reads == "pooled" and before.rows.size and before.columns.size:
             height, width = model.input_shape[1:3]
             if before.rows.size < _SMALL_SHARE * height or before.columns.size < _SMALL_SHARE * width:
                 sees = f"{before.rows.size}×{before.columns.size} of {height}×{width} pixels"
@@ -68,9 +48,9 @@ def _sees_too_little(rows: Sequence[LayerRow], model: keras.Model) -> str | None
 def _pooling_after_one_convolution(steps: Sequence[LayerRow]) -> list[str]:
     found, convolutions = [], 0
     for row in steps:
-        if _is_convolution(row):
+        if row.traits.is_convolution:
             convolutions += 1
-        elif _is_pooling(row):
+        elif row.traits.is_pooling:
             if convolutions == 1:
                 found.append(
                     f"{row.name} comes after a single convolution: two in a row see more and make a richer "
@@ -81,14 +61,14 @@ def _pooling_after_one_convolution(steps: Sequence[LayerRow]) -> list[str]:
 
 
 def _pooling_first(steps: Sequence[LayerRow]) -> str | None:
-    if steps and _is_pooling(steps[0]):
+    if steps and steps[0].traits.is_pooling:
         return f"{steps[0].name} is next to the input: it throws pixels away before anything was found in them."
     return None
 
 
 def _pooling_last(steps: Sequence[LayerRow]) -> str | None:
     for index, row in enumerate(steps):
-        if _is_pooling(row) and [after.type for after in steps[index + 1 :]] in (
+        if row.traits.is_pooling and [after.type for after in steps[index + 1 :]] in (
             ["Dense", "Softmax"],
             ["Softmax"],
         ):
@@ -100,7 +80,7 @@ def _pooling_last(steps: Sequence[LayerRow]) -> str | None:
 
 
 def _narrows_early(steps: Sequence[LayerRow]) -> str | None:
-    convolutions = [row for row in steps if _is_convolution(row)]
+    convolutions = [row for row in steps if row.traits.is_convolution]
     for first, second in pairwise(convolutions[: len(convolutions) // 2 + 1]):
         if second.output[-1] < first.output[-1]:
             return (
@@ -111,7 +91,7 @@ def _narrows_early(steps: Sequence[LayerRow]) -> str | None:
 
 
 def _unpadded_first(steps: Sequence[LayerRow], layers: dict[str, keras.Layer]) -> str | None:
-    if not steps or not _is_convolution(steps[0]):
+    if not steps or not steps[0].traits.is_convolution:
         return None
     layer = layers[steps[0].name]
     if layer.padding == "valid" and max(layer.kernel_size) > 1:

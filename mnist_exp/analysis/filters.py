@@ -1,4 +1,4 @@
-"""The weights of a layer as filters: what it looks for at each place."""
+"""The kernels of a layer as filters that can be drawn."""
 
 from __future__ import annotations
 
@@ -9,88 +9,75 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mnist_exp.keras_spec.traits import traits
+from mnist_exp.model.keras_graph import Graph
 from mnist_exp.model.preprocessing import is_preprocessing
-
-# Between an image and a dense layer: what leaves every value where it was.
-_IN_PLACE = frozenset(
-    {
-        *(
-            "Activation",
-            "ActivityRegularization",
-            "AlphaDropout",
-            "BatchNormalization",
-            "Dropout",
-            "ELU",
-            "Flatten",
-        ),
-        *("GaussianDropout", "GaussianNoise", "Identity", "LeakyReLU", "PReLU", "ReLU", "Reshape", "Rescaling"),
-    }
-)
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Kernels (rows, columns, inputs, outputs); 1×1 where the weights have no place in an image."""
+    """Kernels (rows, columns, inputs, outputs); 1×1 for weights without a position in an image."""
 
     name: str
-    """What Keras calls these weights."""
+    """Keras' name for these weights."""
     weights: npt.NDArray[np.float32]
     reads_colours: bool
-    """Whether its inputs are the image's red, green and blue."""
+    """Whether the inputs are the image's red, green and blue."""
 
     @property
     def is_spatial(self) -> bool:
-        """Whether there is something to see but a matrix of inputs and outputs."""
+        """Whether the kernel is larger than 1×1."""
         return bool(self.weights.shape[0] * self.weights.shape[1] > 1)
 
 
-def filters_of(layer: keras.Layer) -> list[Filters]:
-    """A layer's kernels, none for a layer without. A dense layer's, on what was an image, have its shape."""
-    found = []
+def filters_of(layer: keras.Layer, model: keras.Model) -> list[Filters]:
+    """Return the kernels of a model's layer; those of a dense layer on a flattened image get the image's shape."""
+    graph, found = Graph(model), []
     for weight in layer.weights:
         if "kernel" in weight.name and len(weight.shape) > 1:
-            kernel = _as_kernel(layer, weight.name, np.asarray(keras.ops.convert_to_numpy(weight), np.float32))
-            found.append(Filters(weight.name, kernel, kernel.shape[2] == 3 and _reads_image(layer)))
+            values = np.asarray(keras.ops.convert_to_numpy(weight), np.float32)
+            kernel = _as_kernel(layer, weight.name, values, graph)
+            found.append(Filters(weight.name, kernel, kernel.shape[2] == 3 and _reads_image(layer, graph)))
     return found
 
 
-def _reads_image(layer: keras.Layer) -> bool:
-    operation = layer.input._keras_history.operation
-    if isinstance(operation, keras.layers.Flatten):
-        operation = operation.input._keras_history.operation
-    return isinstance(operation, keras.layers.InputLayer) or is_preprocessing(operation)
+def _reads_image(layer: keras.Layer, graph: Graph) -> bool:
+    source = graph.input_of(layer)
+    if isinstance(source, keras.layers.Flatten):
+        source = graph.input_of(source)
+    return source is None or isinstance(source, keras.layers.InputLayer) or is_preprocessing(source)
 
 
-def _as_kernel(layer: keras.Layer, name: str, weight: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    kind = type(layer).__name__
-    if weight.ndim == 4:
-        if "Transpose" in kind:
-            return weight.swapaxes(2, 3)
-        is_depthwise = kind == "DepthwiseConv2D" or name == "depthwise_kernel"
-        return weight.reshape(*weight.shape[:2], 1, -1) if is_depthwise else weight
-    if weight.ndim == 3 and ("Conv1D" in kind):  # steps × inputs
-        if "Transpose" in kind:
-            weight = weight.swapaxes(1, 2)
-        if kind == "DepthwiseConv1D" or name == "depthwise_kernel":
-            return weight.reshape(len(weight), 1, 1, -1)
-        return weight[:, :, np.newaxis, :]
+def _as_kernel(
+    layer: keras.Layer, name: str, weight: npt.NDArray[np.float32], graph: Graph
+) -> npt.NDArray[np.float32]:
+    kernel = traits(layer).kernel
+    if traits(layer).is_convolution:
+        is_depthwise = kernel == "depthwise" or name == "depthwise_kernel"
+        if kernel == "transposed":
+            weight = weight.swapaxes(-1, -2)
+        if weight.ndim == 4:
+            return weight.reshape(*weight.shape[:2], 1, -1) if is_depthwise else weight
+        return weight.reshape(len(weight), 1, 1, -1) if is_depthwise else weight[:, :, np.newaxis, :]
     outputs = weight.shape[-1]
-    shape = _flattened(layer) if kind == "Dense" else None
-    if shape is not None:
-        return weight.reshape(*shape, outputs)
-    return weight.reshape(1, 1, -1, outputs)
+    shape = _image_shape(layer, graph) if kernel == "dense" else None
+    return weight.reshape(*(shape or (1, 1, -1)), outputs)
 
 
-def _flattened(layer: keras.Layer) -> tuple[int, int, int] | None:
-    """The rows, columns and channels that a dense layer's inputs were; None where they were no image."""
+def _image_shape(layer: keras.Layer, graph: Graph) -> tuple[int, int, int] | None:
+    """Return the rows, columns and channels of the image that was flattened into a dense layer's input."""
     tensor = layer.input
     if tensor.ndim != 2:
         return None
     while tensor.ndim == 2:
-        operation = tensor._keras_history.operation
-        if type(operation).__name__ not in _IN_PLACE or isinstance(operation.input, list):
+        source = graph.source(tensor)
+        if (
+            source is None
+            or isinstance(source, keras.layers.InputLayer)
+            or traits(source).reads not in ("position", "reshaped")
+        ):
             return None
-        tensor = operation.input
+        tensor = source.input
     size = tensor.shape[1:]
     shape = (size[0], size[1], size[2]) if len(size) == 3 else (*size, 1) if len(size) == 2 else None
     return shape if shape is not None and math.prod(shape) == layer.input.shape[1] else None

@@ -1,7 +1,7 @@
-"""Receptive fields: which rows and columns of the image a unit of a layer can see.
+"""Receptive fields: the rows and columns of the image that a unit of a layer depends on.
 
-An axis knows, for each of its indices, which indices of the axis before it are read; what is seen of the image
-follows by going back. So it is exact for strides, dilation, padding, transposed convolutions and merges alike.
+Each axis of a layer's output maps an index to the indices of the previous axis that it reads. Following these maps
+back to the image is exact for strides, dilation, padding, transposed convolutions and merges alike.
 Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
 """
 
@@ -14,19 +14,13 @@ from typing import Any
 
 import keras
 
+from mnist_exp.keras_spec.traits import traits
+from mnist_exp.model.keras_graph import input_tensors
+
 Reads = Callable[[int], range]
 Seen = tuple[int, int] | None
 
-# Layers whose unit at a place reads the input at that place alone.
-_POINTWISE = frozenset(
-    {
-        *("Activation", "ActivityRegularization", "AlphaDropout", "Dropout", "ELU", "GaussianDropout"),
-        *("GaussianNoise", "Identity", "LeakyReLU", "PReLU", "RMSNormalization", "ReLU", "Rescaling"),
-        *("SpatialDropout1D", "SpatialDropout2D"),
-    }
-)
 _REPEATS = 60  # a multiple of all small numbers
-_MERGES = frozenset({"Add", "Average", "Maximum", "Minimum", "Multiply"})
 
 
 @dataclass(eq=False)
@@ -35,22 +29,27 @@ class Axis:
 
     length: int
     before: tuple[Axis, ...] = ()
-    reads: Reads = range  # never asked where nothing is before
-    """Which indices of the axis before an index reads; they may lie outside of it."""
+    reads: Reads = range  # not called for an axis of the image itself
+    """Maps an index to the indices of the axes before that it reads; they may lie outside of these."""
     of: int = 0
-    """Which axis of the image this is: 0 its rows, 1 its columns."""
+    """The axis of the image: 0 for its rows, 1 for its columns."""
     _seen: dict[tuple[int, bool], Seen] = field(default_factory=dict, repr=False)
 
     def seen(self, index: int, *, inside: bool = True) -> Seen:
-        """The first and the last row (or column) of the image that an index sees; None where it sees nothing.
+        """Return the first and last row (or column) of the image in an index's receptive field.
 
-        With `inside=False`, as if the image and every layer went on without end: padding counts as seen.
+        Args:
+            index: an index of this axis.
+            inside: if False, treat the image and every layer as unbounded, so that padding counts.
+
+        Returns:
+            None if the index depends on no pixel, only on padding.
         """
         if not self.before:
             return (index, index)
         key = (index, inside)
         if key not in self._seen:
-            # All that are read, not the outermost alone: with dilation an inner one may see further.
+            # All that are read, not only the outermost: with dilation, an inner one may reach further.
             spans = [
                 span
                 for axis in self.before
@@ -63,9 +62,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Field:
-    """The receptive field along one axis of the image: units `stride` apart see `size` pixels each.
+    """The receptive field of a layer's units along one axis of the image.
 
-    `start` is the first pixel that the first unit sees, negative where it sees padding. A `size` of None is all.
+    `size` is in pixels, or None for the whole image. `stride` is the distance between the fields of neighbouring
+    units. `start` is the first pixel of the first unit's field, negative if that lies in the padding.
     """
 
     size: int | None
@@ -74,14 +74,14 @@ class Field:
 
 
 Axes = dict[int, Axis]
-"""A tensor's axes (1 is the first after the batch) along which its units see different parts of the image.
+"""The axes of a tensor (1 is the first after the batch) along which the receptive fields of its units differ.
 
-Along an axis of the image that none of them stands for, every unit sees all of it.
+Along an axis of the image that is missing here, the receptive field of every unit is the whole image.
 """
 
 
 def receptive_axes(model: keras.Model) -> dict[str, Axes]:
-    """The axes of each layer's output, by the layer's name."""
+    """Return the axes of each layer's output, by the layer's name."""
     by_tensor: dict[int, Axes] = {}
     by_layer: dict[str, Axes] = {}
     for layer in model.layers:
@@ -90,17 +90,17 @@ def receptive_axes(model: keras.Model) -> dict[str, Axes]:
             shape = outputs.shape
             axes = {axis: Axis(shape[axis], of=axis - 1) for axis in (1, 2)}
         else:
-            inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+            inputs = input_tensors(layer)
             axes = _after(layer, [by_tensor[id(tensor)] for tensor in inputs], inputs)
         by_tensor[id(outputs)] = by_layer[layer.name] = axes
     return by_layer
 
 
 def fields(axes: Axes) -> tuple[Field, Field]:
-    """The receptive field of a layer's units along the rows and the columns of the image."""
+    """Return the receptive field of a layer's units along the rows and the columns of the image."""
     found = [Field(None, 0, 0), Field(None, 0, 0)]
     for axis in axes.values():
-        # Neighbours may see different numbers of pixels after upsampling; all repeats after a while.
+        # After upsampling, the fields of neighbours may differ in size, in a pattern that repeats.
         spans = [span for unit in range(_REPEATS) if (span := axis.seen(unit, inside=False))]
         last = axis.seen(_REPEATS, inside=False)
         assert spans
@@ -113,8 +113,13 @@ def fields(axes: Axes) -> tuple[Field, Field]:
 def seen_by(
     axes: Axes, unit: tuple[int, int], image: tuple[int, int], *, inside: bool = True
 ) -> tuple[Seen, Seen]:
-    """The rows, and the columns, that a unit (row, column) of a layer's output sees of an image of that size: the
-    first and the last. `inside` is that of `Axis.seen`.
+    """Return the first and last row, and the first and last column, in a unit's receptive field.
+
+    Args:
+        axes: the layer's entry in `receptive_axes`.
+        unit: the unit's row and column in the layer's output.
+        image: the rows and columns of the image.
+        inside: as in `Axis.seen`.
     """
     found: list[Seen] = [(0, size - 1) for size in image]
     for number, axis in axes.items():
@@ -123,55 +128,70 @@ def seen_by(
 
 
 def _after(layer: keras.Layer, inputs: Sequence[Axes], tensors: Sequence[Any]) -> Axes:
-    kind = type(layer).__name__
-    before, shape = inputs[0], layer.output.shape
-    rank = len(shape)
-
-    def along(reads: Callable[[int, int], Reads]) -> Axes:
-        """`reads(number, length)` for each axis: its number among the spatial ones, and its input's length."""
-        return {
-            number: Axis(shape[number], (axis,), reads(number - 1, axis.length), axis.of)
-            for number, axis in before.items()
-            if number < rank - 1
-        }
-
-    if kind in _POINTWISE:
-        return before
-    if kind in _MERGES or (kind == "Concatenate" and layer.axis in (-1, rank - 1)):
-        return _union(inputs)
-    if kind in ("Softmax", "UnitNormalization", "LayerNormalization", "BatchNormalization"):
-        return _without(before, _normalized(layer, rank))
-    if kind == "Dense":
-        return {number: axis for number, axis in before.items() if number < rank - 1}
-    if kind == "Permute":
-        return {new: before[old] for new, old in enumerate(layer.dims, start=1) if old in before}
-    if kind == "Reshape":
-        return _reshaped(before, tensors[0].shape, shape)
-    if hasattr(layer, "kernel_size") or hasattr(layer, "pool_size"):
-        return along(lambda number, length: _window(layer, kind, number, length, shape[number + 1]))
-    if kind.startswith("UpSampling"):
-        sizes = _pair(layer.size)
-        interpolates = getattr(layer, "interpolation", "nearest") != "nearest"
-        return {} if interpolates else along(lambda number, _: lambda i: _only(i // sizes[number]))
-    if kind.startswith(("ZeroPadding", "Cropping")):
-        amounts = layer.padding if kind.startswith("Zero") else layer.cropping
-        shifts = [pair[0] if isinstance(pair, (tuple, list)) else pair for pair in amounts]
-        if rank == 3:
-            shifts = [amounts[0]]
-        sign = -1 if kind.startswith("Zero") else 1
-        return along(lambda number, _: lambda i: _only(i + sign * shifts[number]))
-    # Flatten, global pooling, recurrent layers, EinsumDense, GroupNormalization and the like: everything.
-    return {}
+    """Return the axes of a layer's output, from those of its inputs."""
+    before, shape, rank = inputs[0], layer.output.shape, len(layer.output.shape)
+    match traits(layer).reads:
+        case "position":
+            return before
+        case "features":
+            return _without(before, {rank - 1})
+        case "axes":
+            axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+            return _without(before, {axis % rank for axis in axes})
+        case "inputs":
+            return _union(inputs) if getattr(layer, "axis", -1) in (-1, rank - 1) else {}
+        case "permuted":
+            return {new: before[old] for new, old in enumerate(layer.dims, start=1) if old in before}
+        case "reshaped":
+            return _reshaped(before, tensors[0].shape, shape)
+        case "window" | "transposed window":
+            return _along(before, shape, lambda number, length: _window(layer, number, length, shape[number + 1]))
+        case "scaled":
+            return _scaled(layer, before, shape)
+        case "padded":
+            return _shifted(layer.padding, -1, before, shape)
+        case "cropped":
+            return _shifted(layer.cropping, 1, before, shape)
+        case _:
+            return {}
 
 
-def _window(layer: keras.Layer, kind: str, number: int, length: int, outputs: int) -> Reads:
-    """A convolution's or a pooling's window along an axis."""
+def _along(before: Axes, shape: Sequence[int], reads: Callable[[int, int], Reads]) -> Axes:
+    """Return a new axis for each spatial one.
+
+    Args:
+        before: the axes of the input.
+        shape: the shape of the output.
+        reads: takes the number of a spatial axis, from 0, and the length of the input's.
+    """
+    return {
+        number: Axis(shape[number], (axis,), reads(number - 1, axis.length), axis.of)
+        for number, axis in before.items()
+        if number < len(shape) - 1
+    }
+
+
+def _scaled(layer: keras.Layer, before: Axes, shape: Sequence[int]) -> Axes:
+    if getattr(layer, "interpolation", "nearest") != "nearest":
+        return {}
+    sizes = _pair(layer.size)
+    return _along(before, shape, lambda number, _: lambda i: _only(i // sizes[number]))
+
+
+def _shifted(amounts: Sequence[Any], sign: int, before: Axes, shape: Sequence[int]) -> Axes:
+    """Shift each axis by the amount that is padded or cropped at its start."""
+    shifts = [amounts[0]] if len(shape) == 3 else [_pair(amount)[0] for amount in amounts]
+    return _along(before, shape, lambda number, _: lambda i: _only(i + sign * shifts[number]))
+
+
+def _window(layer: keras.Layer, number: int, length: int, outputs: int) -> Reads:
+    """Return what the window of a convolution or pooling reads along an axis."""
     size = _pair(layer.kernel_size if hasattr(layer, "kernel_size") else layer.pool_size)[number]
     stride = _pair(layer.strides)[number]
     dilation = _pair(getattr(layer, "dilation_rate", 1))[number]
     span = dilation * (size - 1) + 1
-    if "Transpose" in kind:
-        # Backwards: an output is read from wherever a convolution with these strides would write it to.
+    if traits(layer).reads == "transposed window":
+        # Backwards: an output reads every input at which a convolution with these strides would read it.
         padding = max((length - 1) * stride + span - outputs, 0) // 2 if layer.padding == "same" else 0
         return lambda i: range(math.ceil((i + padding - span + 1) / stride), (i + padding) // stride + 1)
     if layer.padding == "same":
@@ -185,20 +205,12 @@ def _only(index: int) -> range:
     return range(index, index + 1)
 
 
-def _normalized(layer: keras.Layer, rank: int) -> set[int]:
-    """The axes over which a layer computes one number, so that its units see all of them."""
-    if type(layer).__name__ == "BatchNormalization":
-        return set()
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    return {axis % rank for axis in axes}
-
-
 def _without(before: Axes, gone: set[int]) -> Axes:
     return {number: axis for number, axis in before.items() if number not in gone}
 
 
 def _union(inputs: Sequence[Axes]) -> Axes:
-    """What any of the merged tensors sees; an axis that is not there in one of them is seen whole."""
+    """Return the axes that all merged tensors have; the other axes of the image are read whole."""
     shared = set(inputs[0]).intersection(*inputs[1:])
     merged = {}
     for number in sorted(shared):
@@ -211,7 +223,7 @@ def _union(inputs: Sequence[Axes]) -> Axes:
 
 
 def _reshaped(before: Axes, old: Sequence[int], new: Sequence[int]) -> Axes:
-    """Axes that come before anything that is taken apart or put together stay what they are."""
+    """Return the leading axes that a new shape keeps."""
     kept = {}
     for number in range(1, min(len(old), len(new)) - 1):
         if old[number] != new[number]:

@@ -1,4 +1,4 @@
-"""The architecture card: what each layer holds, costs and sees."""
+"""The architecture card: each layer's parameters, multiply-adds, memory and receptive field."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from mnist_exp.analysis.receptive_field import Field, fields, receptive_axes
+from mnist_exp.keras_spec.traits import Traits, traits
 from mnist_exp.model.preprocessing import is_preprocessing
 
 FLOAT = 4  # bytes
@@ -20,26 +21,28 @@ class LayerRow:
 
     name: str
     type: str
+    traits: Traits
     output: tuple[int, ...]
     parameters: int
     multiply_adds: int
-    """Of one image."""
+    """For one image."""
     rows: Field
     columns: Field
-    """What a unit of its output sees of the image."""
+    """The receptive field of a unit of the layer's output."""
     memory: int
-    """Bytes of its output for one image, in float32."""
+    """Bytes of the layer's output for one image, in float32."""
     learns: bool
-    """False for a layer whose weights stay as they are."""
+    """False for a layer with frozen weights."""
 
 
 def card(model: keras.Model) -> list[LayerRow]:
-    """A row per layer, from the input on; preprocessing, which is no part of the design, is left out."""
+    """Return a row per layer, in the model's order, without the preprocessing."""
     axes = receptive_axes(model)
     return [
         LayerRow(
             layer.name,
             type(layer).__name__,
+            traits(layer),
             tuple(layer.output.shape[1:]),
             layer.count_params(),
             multiply_adds(layer),
@@ -53,30 +56,26 @@ def card(model: keras.Model) -> list[LayerRow]:
 
 
 def multiply_adds(layer: keras.Layer) -> int:
-    """Multiplications with a weight, each with its addition, for one image.
+    """Count a layer's multiplications by a weight, each with its addition, for one image.
 
-    Of convolutions, dense and recurrent layers; biases, activations, pooling and normalization count nothing.
+    Only kernels count: biases, activations, pooling and normalization do not.
     """
-    kind = type(layer).__name__
-    if not layer.weights or isinstance(layer, keras.layers.InputLayer):
+    kernel = traits(layer).kernel
+    if kernel is None:
         return 0
     inputs, outputs = layer.input.shape[1:], layer.output.shape[1:]
-    if "Conv" in kind:
-        # Each weight of a kernel is used once for every place that it is laid on.
-        places = math.prod((inputs if "Transpose" in kind else outputs)[:-1])
-        kernels = [weight for weight in layer.weights if "kernel" in weight.name]
-        return int(places * sum(math.prod(kernel.shape) for kernel in kernels))
-    if kind == "Dense":
+    if kernel == "dense":
         return int(math.prod(inputs) * outputs[-1])
-    if kind == "EinsumDense":
+    if kernel == "einsum":
         left, right = layer.equation.split("->")[0].split(",")
         sizes = dict(zip(left.replace("...", "")[1:], inputs, strict=False))
         sizes |= dict(zip(right, layer.kernel.shape, strict=True))
         return int(math.prod(sizes.values()))
-    if kind in ("LSTM", "GRU", "SimpleRNN"):
-        kernels = [weight for weight in layer.weights if "kernel" in weight.name]
-        return int(inputs[0] * sum(math.prod(kernel.shape) for kernel in kernels))
-    return 0
+    if kernel == "recurrent":
+        positions = inputs[0]
+    else:  # each weight of a convolution is used once at every position of the kernel
+        positions = math.prod((inputs if kernel == "transposed" else outputs)[:-1])
+    return int(positions * sum(math.prod(weight.shape) for weight in layer.weights if "kernel" in weight.name))
 
 
 RIGHT = ("parameters", "multiply-adds", "share", "memory")
@@ -88,7 +87,7 @@ HEADS = ("layer", "type", "output", "parameters", "multiply-adds", "share", "see
 
 
 def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
-    """The card's cells, under `HEADS`; the last row has the totals. `memory` is for a batch."""
+    """Return the card's cells under `HEADS`, with a last row of totals and the memory of a batch."""
     total = max(sum(row.multiply_adds for row in rows), 1)
     cells = [
         [
@@ -124,7 +123,7 @@ def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
 
 
 def as_markdown(model: keras.Model, batch_size: int) -> str:
-    """The card as a Markdown table, with the totals."""
+    """Return the card as a Markdown table, with totals."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{'|'.join('---:' if head in RIGHT else '---' for head in HEADS)}|"]
     lines += [f"| {' | '.join(cells)} |" for cells in as_rows(card(model), batch_size)]
     return "\n".join(lines) + f"\n\n{FOOTNOTE.format(batch_size=batch_size)}\n"

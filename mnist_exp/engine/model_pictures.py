@@ -103,7 +103,7 @@ def _filters(subject: Subject) -> Iterator[Picture]:
     from mnist_exp.report import feature_maps
 
     for layer in subject.layers:
-        found = filters_of(layer)
+        found = filters_of(layer, subject.model)
         for one in found:
             rows, columns, inputs, outputs = one.weights.shape
             size = f"{rows}×{columns}, " if one.is_spatial else ""

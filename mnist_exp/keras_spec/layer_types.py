@@ -9,38 +9,22 @@ from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 from mnist_exp.keras_spec.signatures import Arguments, class_arguments, names, same_class
+from mnist_exp.keras_spec.traits import TRAITS
 from mnist_exp.suggest import did_you_mean, near_or_all, nearest
 
 # What a part of the config is wrong in: the dotted path and the message.
 Report = Callable[[str, str], None]
 
-# Layers of `keras.layers` that make sense in a list of an image classifier. Not among them: layers that run
-# or wrap foreign code, take several inputs (`Parallel` and `Residual` merge), or need text or adaptation; and
-# adaptive pooling, which for some sizes does not compute, or ends the process (Keras 3.15).
-ALLOWED = frozenset(
-    {
-        *("Conv1D", "Conv1DTranspose", "Conv2D", "Conv2DTranspose", "DepthwiseConv1D", "DepthwiseConv2D"),
-        *("SeparableConv1D", "SeparableConv2D", "Dense", "EinsumDense", "GRU", "LSTM", "SimpleRNN"),
-        *(
-            "AveragePooling1D",
-            "AveragePooling2D",
-            "MaxPooling1D",
-            "MaxPooling2D",
-        ),
-        *("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D"),
-        *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax"),
-        *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
-        *("UnitNormalization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"),
-        *("SpatialDropout1D", "SpatialDropout2D", "ActivityRegularization"),
-        *("Cropping1D", "Cropping2D", "Flatten", "Identity", "Permute", "RepeatVector", "Rescaling", "Reshape"),
-        *("UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D"),
-    }
-)
-
-# How the branches of a `Parallel` can be merged.
-MERGES = frozenset({"Add", "Average", "Concatenate", "Maximum", "Minimum", "Multiply"})
-
-CAUSAL = frozenset({"Conv1D", "DepthwiseConv1D", "SeparableConv1D"})  # have padding: causal
+# May be entries of a list of layers.
+ALLOWED = frozenset(kind for kind, row in TRAITS.items() if row.listed)
+# May merge the branches of a `Parallel`.
+MERGES = frozenset(kind for kind, row in TRAITS.items() if row.merges)
+# May be entries of `aug.layers`.
+AUGMENTATIONS = frozenset(kind for kind, row in TRAITS.items() if row.augments)
+# Have `padding: causal`.
+CAUSAL = frozenset(kind for kind, row in TRAITS.items() if row.accepts_causal)
+# Their output has the shape of their input.
+KEEP_SHAPE = frozenset(kind for kind, row in TRAITS.items() if row.keeps_shape and row.listed)
 
 MOST_TIMES = 1000  # that a list can be repeated
 
@@ -51,19 +35,6 @@ COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "Parallel": (frozenset({"branches", "merge"}), frozenset({"branches"})),
 }
 
-# Of `keras.layers`: those that change images, and neither labels nor sizes. Not among them:
-# RandomElasticTransform, whose displacements lie on one diagonal and which takes no batch of unknown size
-# (Keras 3.15; `aug.elastic_alpha` has what is meant), and layers that pick among others.
-AUGMENTATIONS = frozenset(
-    {
-        *("AutoContrast", "Equalization", "GaussianNoise", "Solarization"),
-        *("RandomBrightness", "RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomErasing"),
-        *("RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue", "RandomInvert"),
-        *("RandomPerspective", "RandomPosterization", "RandomRotation", "RandomSaturation", "RandomSharpness"),
-        *("RandomShear", "RandomTranslation", "RandomZoom"),
-    }
-)
-
 # Arguments that are looked up by name, and where: by the end of their own name.
 _NAMED = {"activation": "activations", "initializer": "initializers", "regularizer": "regularizers"} | {
     "constraint": "constraints"
@@ -72,15 +43,6 @@ _NAMED = {"activation": "activations", "initializer": "initializers", "regulariz
 _WHOLE = frozenset({"filters", "units", "n"})
 _NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
 _SIZES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "size", "cropping"})
-# Layers whose output has the shape of their input.
-KEEP_SHAPE = frozenset(
-    {
-        *("Activation", "ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax", "Identity", "Rescaling"),
-        *("BatchNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization"),
-        *("UnitNormalization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise"),
-        *("SpatialDropout1D", "SpatialDropout2D", "ActivityRegularization"),
-    }
-)
 # Arguments that no shape depends on: without them the layers after this one can still be judged.
 _BESIDE_SHAPE = frozenset({"use_bias", "rate", "name", "trainable"})
 # Arguments for quantized layers, which plain Keras does not load from what is saved.

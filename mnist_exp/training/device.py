@@ -1,4 +1,4 @@
-"""The device, its threads, and the numbers it computes in: resolved once, at the start, and recorded."""
+"""The device, its number of threads and its precision: resolved once at the start, and recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GPU_INSTALL = "pip install 'mnist-exp[gpu]'"
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on."""
+    """The device of a run."""
 
     kind: str
     name: str
@@ -30,10 +30,11 @@ class Device:
 
 
 def resolve(config: DeviceConfig) -> Device:
-    """Choose the device and set TensorFlow up for it.
+    """Choose the device and set up TensorFlow for it.
 
-    Raises `RequestError` for a GPU that is not there, and for another number of threads than this process
-    already runs with (TensorFlow fixes it at its first operation).
+    Raises:
+        RequestError: there is no GPU, or this process already runs with another number of threads, which
+            TensorFlow fixes at its first operation.
     """
     import tensorflow as tf
 
@@ -62,7 +63,7 @@ def resolve(config: DeviceConfig) -> Device:
 
 
 def leave_gpus_alone() -> None:
-    """Compute on the CPU, in whatever threads TensorFlow takes, unless it was set up before."""
+    """Compute on the CPU, with TensorFlow's default number of threads, unless it was set up before."""
     import tensorflow as tf
 
     with suppress(RuntimeError):
@@ -70,26 +71,26 @@ def leave_gpus_alone() -> None:
 
 
 def visible_gpus() -> list[Any]:
-    """TensorFlow's own list."""
+    """Return the GPUs that TensorFlow lists."""
     import tensorflow as tf
 
     return list(tf.config.list_physical_devices("GPU"))
 
 
 def available_cores() -> int:
-    """The processors that this process may run on."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def halves_batches() -> bool:
-    """Whether there are threads to compute both halves of a batch at once."""
+    """Whether there are threads to compute both halves of a batch in parallel."""
     import tensorflow as tf
 
     return not tf.config.get_visible_devices("GPU") and tf.config.threading.get_inter_op_parallelism_threads() != 1
 
 
 def cpu_computes_in_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 itself; without that it is slower than float32."""
+    """Whether the processor has instructions for bfloat16, which is slower than float32 without them."""
     try:
         text = cpuinfo.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -105,13 +106,13 @@ def _precision(config: DeviceConfig, fast_bfloat16: bool) -> str:
 
 
 def _configure(tf: Any, gpus: list[Any], threads: int, *, deterministic: bool) -> None:
-    """Idempotent within a process; `RequestError` where TensorFlow already runs in another way."""
+    """Set up TensorFlow, once per process. Raises `RequestError` if it already runs with other settings."""
     try:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         if not gpus:
             tf.config.set_visible_devices([], "GPU")
-        # An operation leaves one thread to the other half of the batch.
+        # Each operation leaves one thread for the other half of the batch.
         tf.config.threading.set_intra_op_parallelism_threads(max(1, threads - 1))
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError as error:

@@ -1,7 +1,6 @@
-"""Cheaper ways to compute the same, for the layers of a model that is being trained.
+"""Faster operations for the layers of a model in training.
 
-What a model is, and what is saved of it, does not change: names, weights and results (up to rounding) are those of
-Keras' own layers.
+The model and its files do not change: names, weights and (except for rounding) results are those of Keras' layers.
 """
 
 from __future__ import annotations
@@ -13,50 +12,53 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mnist_exp.model.keras_graph import Graph
+from mnist_exp.training.keras_optimizer import FUSED_OPTIMIZERS
+
 Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 MONOTONIC = frozenset(
     ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "sigmoid", "hard_sigmoid", "log_sigmoid", "tanh",
      "hard_tanh", "softplus", "softsign")
 )  # fmt: skip
-"""Activations that never decrease: the greatest value of a window is the same before and after them."""
+"""Activations that never decrease: they can be computed before or after the maximum of a window."""
 
 
 @contextmanager
 def fused(model: keras.Model) -> Iterator[None]:
-    """Let a model's layers and its optimizer compute the same by cheaper operations, where there are such.
+    """Replace the operations of a model's layers and optimizer by faster ones, where there are any.
 
-    Afterwards it is as it was. What is compiled meanwhile stays cheap.
+    The model is restored afterwards. Functions that were traced in between keep the faster operations.
     """
-    with ExitStack() as afterwards:
+    graph = Graph(model)
+    with ExitStack() as restore:
 
-        def become(thing: Any, cheaper: type) -> None:
-            afterwards.callback(setattr, thing, "__class__", type(thing))
-            thing.__class__ = cheaper
+        def replace_class(target: Any, faster: type) -> None:
+            restore.callback(setattr, target, "__class__", type(target))
+            target.__class__ = faster
 
         for layer in model.layers:
             if _fits_fused_kernel(layer):
-                become(layer, FusedBatchNormalization)
-            elif _can_activate(layer):
-                become(layer, ActivatedMaxPooling2D)
-                before = layer.input._keras_history.operation
-                afterwards.callback(setattr, before, "activation", before.activation)
-                afterwards.callback(delattr, layer, "activation")
+                replace_class(layer, FusedBatchNormalization)
+            elif (before := _layer_to_activate(layer, graph)) is not None:
+                replace_class(layer, ActivatedMaxPooling2D)
+                restore.callback(setattr, before, "activation", before.activation)
+                restore.callback(delattr, layer, "activation")
                 layer.activation, before.activation = before.activation, keras.activations.linear
-        if _fits_fused_update(model.optimizer):
-            become(model.optimizer, FUSED_OPTIMIZERS[type(model.optimizer)])
+        if type(model.optimizer) in FUSED_OPTIMIZERS and not model.optimizer.amsgrad:
+            replace_class(model.optimizer, FUSED_OPTIMIZERS[type(model.optimizer)])
         yield
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalization of (batch, height, width, channels) in one operation each way.
+    """Batch normalization of (batch, height, width, channels) in one operation forward and one backward.
 
-    Keras composes it of about twenty, in float32 whatever the layer computes in; that was 60 % of the time of a
-    step of a batch-norm net. The statistics are float32 here as well.
+    Keras uses about twenty, in float32 whatever the layer's precision, which took 60 % of a step of a network with
+    batch normalization. The statistics are float32 here as well.
     """
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
-        """As in Keras' own; masks do not occur in a list of image layers."""
+        """Compute what Keras' layer does; masks do not occur in a list of image layers."""
         learns = bool(training and self.trainable)
         channels = inputs.shape[-1]
         output = tf.raw_ops.FusedBatchNormV3(
@@ -69,7 +71,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             is_training=learns,
         )
         if learns:
-            # TensorFlow's variance is that of n - 1, Keras' that of n.
+            # TensorFlow divides the variance by n - 1, Keras by n.
             count = tf.cast(tf.size(inputs) // channels, tf.float32)
             variance = output.batch_variance * (count - 1) / count
             for moving, found in ((self.moving_mean, output.batch_mean), (self.moving_variance, variance)):
@@ -80,7 +82,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 def _fits_fused_kernel(layer: keras.Layer) -> bool:
     return (
         type(layer) is keras.layers.BatchNormalization
-        and layer.trainable  # on GPUs, what is frozen has no deterministic gradient
+        and layer.trainable  # on GPUs, a frozen layer has no deterministic gradient
         and layer.input.ndim == 4
         and layer.axis in (3, -1)
         and layer.compute_dtype in ("float32", "bfloat16")
@@ -89,55 +91,26 @@ def _fits_fused_kernel(layer: keras.Layer) -> bool:
 
 
 class ActivatedMaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
-    """Max pooling and then the activation of the layer before it, on fewer values."""
+    """Max pooling followed by the previous layer's activation, which then has fewer values to compute."""
 
     activation: Any
 
     def call(self, inputs: Tensor) -> Tensor:
-        """The same as pooling what was activated."""
+        """Compute the same as pooling the activated values."""
         return self.activation(super().call(inputs))
 
 
-def _can_activate(pooling: keras.Layer) -> bool:
-    """Whether the layer before a pooling has a monotonic activation, and nothing else takes its output."""
-    if type(pooling) is not keras.layers.MaxPooling2D:
-        return False
-    before = pooling.input._keras_history.operation
-    return (
-        getattr(getattr(before, "activation", None), "__name__", None) in MONOTONIC
-        and len(before._outbound_nodes) == len(before._inbound_nodes) == len(pooling._inbound_nodes) == 1
+def _layer_to_activate(pooling: keras.Layer, graph: Graph) -> keras.Layer | None:
+    """Return the layer before a max pooling whose activation can be computed after the pooling, if any.
+
+    That activation must be monotonic, and nothing else may take its values.
+    """
+    before = graph.input_of(pooling) if type(pooling) is keras.layers.MaxPooling2D else None
+    fits = (
+        before is not None
+        and getattr(getattr(before, "activation", None), "__name__", None) in MONOTONIC
+        and graph.is_sole_consumer(pooling, before)
         and before.compute_dtype == pooling.compute_dtype
         and before.activity_regularizer is None
     )
-
-
-class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
-    """Adam's update of a variable in one operation instead of twelve, each of which goes through memory."""
-
-    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
-        """By the same formula."""
-        index = self._get_variable_index(variable)
-        step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, variable.dtype)
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=tf.pow(tf.constant(self.beta_1, variable.dtype), step),
-            beta2_power=tf.pow(tf.constant(self.beta_2, variable.dtype), step),
-            lr=tf.cast(learning_rate, variable.dtype),
-            beta1=float(self.beta_1),
-            beta2=float(self.beta_2),
-            epsilon=float(self.epsilon),
-            grad=tf.cast(gradient, variable.dtype),
-        )
-
-
-class FusedAdamW(FusedAdam, keras.optimizers.AdamW):  # type: ignore[misc]
-    """The same, after Keras' own decay of the weights."""
-
-
-FUSED_OPTIMIZERS = {keras.optimizers.Adam: FusedAdam, keras.optimizers.AdamW: FusedAdamW}
-
-
-def _fits_fused_update(optimizer: keras.Optimizer) -> bool:
-    return type(optimizer) in FUSED_OPTIMIZERS and not optimizer.amsgrad
+    return before if fits else None

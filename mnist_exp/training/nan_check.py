@@ -1,4 +1,4 @@
-"""Which layer NaN or infinity comes from."""
+"""Find the layer where NaN or infinity first appears."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def first_not_finite(model: keras.Model, batch: Any) -> str:
-    """A sentence that names the first layer with weights or outputs that are not finite, for this batch."""
+    """Return a sentence that names the first layer whose weights or outputs are not finite for a batch."""
     for layer in model.layers:
         for weight in layer.weights:
             if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():

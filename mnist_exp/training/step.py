@@ -1,8 +1,8 @@
-"""What is compiled of a training: a chunk of its steps, and the validation.
+"""The compiled parts of training: a chunk of steps, and validation.
 
-The images stay in memory as bytes, and are gathered by index and augmented a batch at a time. With several threads
-a batch is computed in two halves, side by side: on two cores that takes up to a fifth less time than both cores at
-one operation after the other. The gradient is that of the whole batch.
+Images stay in memory as bytes; each batch is gathered by index and then augmented. With several threads, a batch
+is computed in two halves in parallel, which takes up to a fifth less time on two cores than running both on one
+operation at a time. The gradient is that of the whole batch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import tensorflow as tf
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Part
+from mnist_exp.keras_spec.traits import traits
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.device import halves_batches
+from mnist_exp.training.keras_optimizer import skip_gradient_reduction
 
 VALIDATION_BATCH = 500
 
@@ -29,16 +31,16 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 def compile_steps(
     model: keras.Model, train: Part, config: TrainConfig, rates: npt.NDArray[np.float32]
 ) -> Callable[[npt.NDArray[np.int32], int, float], None]:
-    """A function of rows of image indices, the number of the first step, and a factor of the learning rate.
+    """Compile a function that makes one training step per row of image indices.
 
-    It makes one training step per row.
+    Returns:
+        A function of the rows, the number of the first step, and a factor for the learning rate.
     """
     images, targets = tf.constant(train.images), _targets(train, config)
     table = tf.constant(rates)
     augment = make_augment(config.aug, config.data.shape, config.seed)
     build_state(model)
-    # There is one device to sum over. Where Keras traces that sum, TensorFlow keeps the graph as long as it runs.
-    model.optimizer._all_reduce_sum_gradients = list
+    skip_gradient_reduction(model.optimizer)
     halves = halves_batches() and learns_in_halves(model, config)
     learn = _compile_learning(model, targets)
 
@@ -67,7 +69,7 @@ def compile_steps(
 
 
 def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, Tensor, int], None]:
-    """A function of a batch, its targets, and the number of parts to compute it in: Keras' `train_step`."""
+    """Compile Keras' `train_step` for a batch, its targets, and the number of parts to compute it in."""
     signature = [
         tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
         tf.TensorSpec([None, *targets.shape[1:]], targets.dtype),
@@ -76,7 +78,7 @@ def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, 
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Of a part that is such a share of its batch; traced once for all parts."""
+        """Compute the gradients of one part, weighted by its share of the batch; traced once for all parts."""
         with tf.GradientTape() as tape:
             predicted = model(x, training=True)
             loss = share * model.compute_loss(x, y, predicted, None, training=True)
@@ -99,7 +101,7 @@ def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, 
 
 
 def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:
-    """A function that scores the model as it is on the validation part."""
+    """Compile a function that scores the current model on the validation part."""
     images, targets = tf.constant(val.images), _targets(val, config)
     halves = halves_batches() and not _penalizes_outputs(model)
     signature = [tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)]
@@ -131,19 +133,19 @@ def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Ca
 
 
 def _by_size(compiled: Callable[[int], Any], halves: bool) -> Callable[[int], Any]:
-    """What is `compiled` for the number of parts that a batch of so many images has: one image has no halves."""
-    by_parts = {1: compiled(1), 2: compiled(2)}  # traced when they are first called
+    """Return a function that picks the compiled function for a batch size: a single image has no halves."""
+    by_parts = {1: compiled(1), 2: compiled(2)}  # traced at their first call
     return lambda images: by_parts[2 if halves and images > 1 else 1]
 
 
 def learns_in_halves(model: keras.Model, config: TrainConfig) -> bool:
     """Whether a batch's gradient is the mean of its halves'.
 
-    Not with layers that keep statistics of the batch, draw once for all its images, or penalize what they put out;
+    It is not with layers that normalize over the batch, draw one noise for all images, or penalize their outputs;
     nor with a loss that is not a mean over images.
     """
     for layer in model.layers:
-        if layer.trainable and any(not weight.trainable for weight in layer.weights):
+        if layer.trainable and traits(layer).mixes_batch:
             return False
         if (getattr(layer, "noise_shape", None) or [None])[0] is not None:
             return False
@@ -164,7 +166,7 @@ def _penalizes_outputs(model: keras.Model) -> bool:
 
 
 def _bounds(count: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Where each part of `count` images starts and stops."""
+    """Return the start and stop of each part of `count` images."""
     return list(pairwise(count * part // parts for part in range(parts + 1)))
 
 
@@ -180,7 +182,7 @@ def _targets(part: Part, config: TrainConfig) -> Any:
 
 
 def build_state(model: keras.Model) -> None:
-    """Make every variable that training will use: they cannot be made inside a compiled call."""
+    """Create every variable that training uses: they cannot be created inside a compiled function."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     shape = (1, *model.output_shape[1:])
@@ -194,5 +196,5 @@ def _takes_one_hot(model: keras.Model) -> bool:
 
 
 def read_metrics(model: keras.Model) -> dict[str, float]:
-    """The metrics since they were last reset."""
+    """Return the metrics since their last reset."""
     return {name: float(value) for name, value in model.get_metrics_result().items()}

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mnist_exp.training import fast_layers as module
 from mnist_exp.training.fast_layers import (
     MONOTONIC,
     ActivatedMaxPooling2D,
-    FusedAdam,
     FusedBatchNormalization,
     fused,
 )
+from mnist_exp.training.keras_optimizer import FUSED_OPTIMIZERS, FusedAdam
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(3, 5, (6, 7, 8, 3)).astype("float32")
@@ -157,4 +156,4 @@ def test_adam_of_another_kind_is_left_alone():
     for optimizer in (keras.optimizers.Adam(amsgrad=True), keras.optimizers.Nadam(), keras.optimizers.SGD()):
         model = compiled(inputs, keras.layers.Dense(4)(inputs), optimizer)
         with fused(model):
-            assert type(model.optimizer) not in module.FUSED_OPTIMIZERS.values()
+            assert type(model.optimizer) not in FUSED_OPTIMIZERS.values()

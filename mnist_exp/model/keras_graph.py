@@ -1,0 +1,51 @@
+"""Which layer of a Keras model feeds which, by the identity of the tensors between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+Tensor = Any  # keras.KerasTensor
+
+
+class Graph:
+    """The connections between the layers of a functional model in which each layer is called once.
+
+    A tensor that no layer of the model returns (in a nested or shared layer, which configs cannot make) has no
+    source.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._outputs = list(model.outputs)
+        self._sources = {id(layer.output): layer for layer in model.layers}
+        self._consumers: dict[str, list[keras.Layer]] = {layer.name: [] for layer in model.layers}
+        for layer in model.layers:
+            for source in self.inputs_of(layer):
+                self._consumers[source.name].append(layer)
+
+    def source(self, tensor: Tensor) -> keras.Layer | None:
+        """Return the layer whose output a tensor is."""
+        return self._sources.get(id(tensor))
+
+    def inputs_of(self, layer: keras.Layer) -> list[keras.Layer]:
+        """Return the layers whose outputs a layer takes, in the order of its inputs."""
+        if isinstance(layer, keras.layers.InputLayer):
+            return []
+        sources = [self.source(tensor) for tensor in input_tensors(layer)]
+        return [source for source in sources if source is not None]
+
+    def input_of(self, layer: keras.Layer) -> keras.Layer | None:
+        """Return the layer before one with a single input; None if there are several, or none."""
+        inputs = self.inputs_of(layer)
+        return inputs[0] if len(inputs) == 1 else None
+
+    def is_sole_consumer(self, layer: keras.Layer, source: keras.Layer) -> bool:
+        """Whether a layer, and nothing else, takes the output of another."""
+        is_output = any(output is source.output for output in self._outputs)
+        return not is_output and self._consumers[source.name] == [layer]
+
+
+def input_tensors(layer: keras.Layer) -> list[Tensor]:
+    """Return the tensors that a layer takes, also if it takes a single one."""
+    return list(layer.input) if isinstance(layer.input, (list, tuple)) else [layer.input]
