@@ -51,7 +51,7 @@ class Traits:
     mixes_batch: bool = False
     """In training, the output for an image depends on the other images of the batch."""
     accepts_causal: bool = False
-    """Has `padding: causal`."""
+    """Has `padding: causal` (in Keras 3.15, the other 1D convolutions reject it although they document it)."""
     is_step: bool = True
     """A step of a design, not an addition to the layer before it."""
 
@@ -84,9 +84,9 @@ TRAITS: Mapping[str, Traits] = {
     "Conv2D": Traits("window", "convolution"),
     "Conv1DTranspose": Traits("transposed window", "transposed"),
     "Conv2DTranspose": Traits("transposed window", "transposed"),
-    "DepthwiseConv1D": Traits("window", "depthwise", accepts_causal=True),
+    "DepthwiseConv1D": Traits("window", "depthwise"),
     "DepthwiseConv2D": Traits("window", "depthwise"),
-    "SeparableConv1D": Traits("window", "separable", accepts_causal=True),
+    "SeparableConv1D": Traits("window", "separable"),
     "SeparableConv2D": Traits("window", "separable"),
     "Dense": Traits("features", "dense"),
     "EinsumDense": Traits("everything", "einsum"),
