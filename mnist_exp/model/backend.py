@@ -1,4 +1,4 @@
-"""Import Keras and TensorFlow without their start-up chatter."""
+"""Import Keras and TensorFlow without their start-up messages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ _CHATTER = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} \d\d:
 _ANYTHING = re.compile(b"")
 
 process_is_ours = False
-"""Whether nobody but us uses Keras in this process: a command line, or a worker that runs a sweep's jobs."""
-# What Keras and TensorFlow import where they find it, and need for nothing that is done here: 2 of 5 CPU seconds
-# and 160 of 720 MB.
+"""Whether this package alone uses Keras in this process, as in the command or a sweep's worker."""
+# Optional imports of Keras and TensorFlow that this package does not need: 2 of 5 CPU seconds and 160 of 720 MB.
 _DISPENSABLE = ("matplotlib", "pandas", "scipy", "sklearn")
 
 
 def load() -> None:
     """Import TensorFlow and Keras (three seconds, the first time in a process).
 
-    TensorFlow's C++ code logs to the standard error before any setting can reach it: what is only information
-    or a warning there is dropped, everything else is passed on. Where `process_is_ours`, Keras does not learn of
-    libraries that it can do without; they can be imported as ever.
+    TensorFlow's C++ code logs to standard error before any setting can reach it: information and warnings are
+    dropped, everything else is passed on. If `process_is_ours`, optional libraries are hidden from Keras during
+    its import only.
     """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # What fails comes as an exception; the log adds remarks on drivers that nobody asked for.
+    # Failures raise exceptions; the log only adds remarks on drivers.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return
@@ -47,14 +46,14 @@ def load() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what libraries print while they convert or load a model; what fails still comes as an exception."""
+    """Drop everything that libraries print while they convert or load a model; failures still raise exceptions."""
     with _stderr_without(_ANYTHING), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 class _Absent(MetaPathFinder):
-    """Finds that some modules are not installed, for one thread: another may be importing them just now."""
+    """Report some modules as not installed, to one thread only: another may be importing them right now."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._thread = names, get_ident()
@@ -66,7 +65,7 @@ class _Absent(MetaPathFinder):
 
 @contextmanager
 def _as_if_without(names: Sequence[str]) -> Iterator[None]:
-    """What this thread imports does not find these modules, unless they are there already."""
+    """Hide modules from the imports of this thread, unless they are loaded already."""
     finder = _Absent(names)
     sys.meta_path.insert(0, finder)
     try:
@@ -77,7 +76,7 @@ def _as_if_without(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _stderr_without(chatter: re.Pattern[bytes]) -> Iterator[None]:
-    """Drop the lines that begin so from the standard error, C++ code's too."""
+    """Drop lines that begin with a pattern from standard error, also those of C++ code."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as captured:

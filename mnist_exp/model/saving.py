@@ -1,4 +1,4 @@
-"""A trained model as files that plain Keras reads, without this package."""
+"""Save a trained model as files that plain Keras loads without this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mnist_exp.runs.atomic import replace_file, write_text
 
 
 def save_model(model: keras.Model, folder: Path) -> None:
-    """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's folder.
+    """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's directory.
 
     `model` must not be used afterwards (see `save_hdf5`).
     """
@@ -30,11 +30,11 @@ def save_keras(model: keras.Model, folder: Path) -> None:
 
 
 def save_architecture(model: keras.Model, folder: Path) -> None:
-    """Write `architecture.yaml` and `model.weights.h5`: neither has anything of the optimizer."""
+    """Write `architecture.yaml` and `model.weights.h5`, neither of which contains the optimizer."""
     architecture = json.loads(model.to_json())
     architecture.pop("compile_config", None)
     write_text(folder / "architecture.yaml", yaml.safe_dump(architecture, sort_keys=False))
-    # Weights of a compiled model would be saved with the optimizer's state, at three times the size.
+    # A compiled model's weights are saved with the optimizer's state, at three times the size.
     bare = keras.models.model_from_json(json.dumps(architecture))
     bare.set_weights(model.get_weights())
     with replace_file(folder / "model.weights.h5") as path:
@@ -44,7 +44,7 @@ def save_architecture(model: keras.Model, folder: Path) -> None:
 def save_hdf5(model: keras.Model, folder: Path) -> None:
     """Write `model.h5`.
 
-    That takes the optimizer out of the model's compile config: `model` must not be used afterwards.
+    `model` must not be used afterwards: saving removes the optimizer from its compile config.
     """
     with replace_file(folder / "model.h5") as path:
         model.save(path, include_optimizer=model.optimizer is not None and hdf5_takes(model.optimizer))
@@ -53,7 +53,7 @@ def save_hdf5(model: keras.Model, folder: Path) -> None:
 def hdf5_takes(optimizer: keras.Optimizer) -> bool:
     """Whether Keras can write a built optimizer into HDF5 and read it back.
 
-    In 3.15 it does not know Lamb there, and Adafactor's variables have some names twice.
+    Keras 3.15 cannot read Lamb, and gives some of Adafactor's variables the same name.
     """
     paths = [variable.path for variable in optimizer.variables]
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))

@@ -1,58 +1,62 @@
-"""A search's study: its trials, shared by all processes that work on it, and what Optuna proposes for them.
+"""The study of a search: its trials, shared by all processes that work on it, and the values that Optuna suggests.
 
-A study has trials of fixed numbers, made in advance and waiting: 0 to N - 1. Whoever has time takes one, so that
-N trials are N, whatever dies. The storage decides who has a waiting trial. A running one belongs to the directory
-that its run is in: a process that holds the trial's lock there has it; when that process is dead, the next one
-goes on. Where directories are not shared, a storage with a clock of its own (a database) tells when a machine is
-gone: its trial is given up then, and another one with the same values takes its place.
+The trials of a study are created in advance, numbered 0 to N - 1 and waiting, so that there are N of them whatever
+process dies. The storage decides which process gets a waiting trial. A running trial belongs to the directory of
+its run, and to the process that holds the trial's lock there; if that process dies, the next one resumes it.
+
+If directories are not shared, a storage with a clock of its own (a database) detects that a machine is gone: its
+trial is marked as lost, and another trial with the same values replaces it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 import socket
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, CmaEsSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, fail_stale_trials
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mnist_exp.errors import RequestError, WorkError, first_line
 from mnist_exp.runs.locks import exclusive
 from mnist_exp.runs.log import warn
+from mnist_exp.sweeps.optuna_adapter import (
+    FlockedFile,
+    heartbeat,
+    read_trial,
+    resume_trial,
+    set_user_attributes,
+    start_trial,
+)
 from mnist_exp.sweeps.search_space import Choices, Dimension, Space
 
 JOURNAL = "study.journal"
 """Optuna's own journal, in the study's directory."""
 _CLAIMS = ".claims"
-# Seconds between a trial's signs of life, and without any until its machine is taken for gone.
+# Seconds between a trial's heartbeats, and without one until its machine is considered gone.
 _HEARTBEAT, _SILENCE = 30, 150
 _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_TOLD = 8  # differences of two studies
-_ATTEMPTS = 3  # to make the tables of a database that others make at the same time
+_MOST_SHOWN = 8  # differences between two studies
+_ATTEMPTS = 3  # at creating the tables of a database while other processes create them
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Without Optuna's remarks that heartbeats and fixed values may change: its version is bounded for that."""
+    """Ignore warnings that heartbeats and fixed values may change: Optuna's version is bounded for that reason."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
@@ -60,46 +64,48 @@ def _experimental() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial that has ended, or is under way."""
+    """A trial that has ended or is running."""
 
     number: int
     state: str
     """`finished`, `pruned`, `failed`, or `running`."""
     values: Mapping[str, str]
-    """Of the dimensions, as they are written in overrides."""
+    """The values of the dimensions, as written in overrides."""
     value: float | None
-    """Of what is searched for: the best until the trial ended."""
+    """The best value of the objective until the trial ended."""
     seconds: float | None
     reason: str
     place: str
-    """The machine and directory that its run is in."""
+    """The machine and the directory of the trial's run."""
 
 
 class Claim:
-    """A trial that this process works on. A context manager: other processes leave it alone until the end."""
+    """A trial that this process works on. As a context manager, it keeps other processes away until the end."""
 
-    def __init__(self, trial: optuna.Trial, values: Sequence[str], held: ExitStack) -> None:
+    def __init__(
+        self, trial: optuna.Trial, values: Sequence[str], reported: Iterable[int], held: ExitStack
+    ) -> None:
         self.number = trial.number
         self.values = tuple(values)
-        """Of the dimensions, as they are written in overrides."""
+        """The values of the dimensions, as written in overrides."""
         self._trial, self._held = trial, held
-        self._reported = set(trial.storage.get_trial(trial._trial_id).intermediate_values)
+        self._reported = set(reported)
 
     def report(self, epoch: int, value: float) -> None:
-        """Tell how good it was up to an epoch, once. The training goes on, whether or not somebody hears it."""
+        """Report the best value up to an epoch, once. Training continues even if the storage does not answer."""
         if epoch not in self._reported:
-            with _going_on_without("could not be told of an epoch"):
+            with _tolerate_silence("could not be told of an epoch"):
                 self._trial.report(value, epoch)
             self._reported.add(epoch)
 
     def is_behind(self) -> bool:
-        """Whether the pruner has no hope for it."""
-        with _going_on_without("could not be asked about pruning"):
+        """Whether the pruner would end the trial."""
+        with _tolerate_silence("could not be asked about pruning"):
             return bool(self._trial.should_prune())
         return False
 
     def end(self, state: str, value: float | None, seconds: float, reason: str = "") -> None:
-        """Tell how it ended: `finished` with a value, `pruned`, or `failed`. Raises `WorkError`."""
+        """Record the end of the trial: `finished` with a value, `pruned`, or `failed`. Raises `WorkError`."""
         known = {state: optuna_state for optuna_state, state in _STATES.items()}[state]
         try:
             self._trial.set_user_attr("seconds", round(seconds, 3))
@@ -118,7 +124,7 @@ class Claim:
 
 
 class Study:
-    """A study in a storage, and this process's share in it."""
+    """A study in a storage, as this process works on it."""
 
     def __init__(
         self,
@@ -130,19 +136,19 @@ class Study:
         directory: Path,
         key: str,
     ) -> None:
-        """`key` tells the directory from those that other machines have for the same study."""
+        """`key` distinguishes the directory from those of other machines that work on the same study."""
         self._study, self._space, self._sampler, self._seed = study, space, sampler, seed
         self._wanted, self._directory = trials, directory
         self._place, self._key = f"{socket.gethostname()}:{directory}", key
 
     @property
     def optuna(self) -> optuna.Study:
-        """Optuna's own object."""
+        """The study as Optuna's object."""
         return self._study
 
     @_experimental()
     def claim(self) -> Claim | None:
-        """The next trial to work on; None where there is none left for this process. Raises `WorkError`."""
+        """Claim the next trial; None if none is left for this process. Raises `WorkError`."""
         try:
             for attempt in range(2):
                 for trial in self._make_all():
@@ -155,74 +161,70 @@ class Study:
         return None
 
     def trials(self) -> list[Trial]:
-        """The trials that have ended or are under way, but for those that were given up."""
+        """Return the trials that have ended or are running, except those marked as lost."""
         states = (*_STATES, TrialState.RUNNING)
         found = self._study.get_trials(deepcopy=False, states=states)
-        return [self._told(trial) for trial in found if not _is_given_up(trial)]
+        return [self._describe(trial) for trial in found if not _is_lost(trial)]
 
     def is_complete(self) -> bool:
-        """Whether as many trials as wanted have ended."""
+        """Whether the requested number of trials has ended."""
         return sum(trial.state != "running" for trial in self.trials()) >= self._wanted
 
     def _make_all(self) -> list[FrozenTrial]:
-        """The trials with the numbers that count; those that are not there yet are made.
+        """Create the trials that are missing, and return all that belong to the study.
 
-        Two machines that do not share the directory may make more than there should be, in the instant in which a
-        study begins: these wait, and count when more are asked for.
+        Two machines that do not share the directory may create too many when a study begins: the surplus trials
+        wait until more are requested.
         """
         with exclusive(self._directory / _CLAIMS / "trials"):
             trials = self._study.get_trials(deepcopy=False)
-            given_up = [trial for trial in trials if _is_given_up(trial)]
-            instead_of = {trial.user_attrs.get("instead_of") for trial in trials}
-            lost_ones = [trial for trial in given_up if trial.number not in instead_of]
-            for _ in range(len(trials) + len(lost_ones), self._wanted + len(given_up)):
+            lost = [trial for trial in trials if _is_lost(trial)]
+            replaced = {trial.user_attrs.get("instead_of") for trial in trials}
+            to_replace = [trial for trial in lost if trial.number not in replaced]
+            for _ in range(len(trials) + len(to_replace), self._wanted + len(lost)):
                 self._study.add_trial(create_trial(state=TrialState.WAITING))
-            for lost in lost_ones:
+            for trial in to_replace:
                 self._study.add_trial(
                     create_trial(
                         state=TrialState.WAITING,
-                        user_attrs={"instead_of": lost.number},
-                        system_attrs={"fixed_params": lost.params},
+                        user_attrs={"instead_of": trial.number},
+                        system_attrs={"fixed_params": trial.params},
                     )
                 )
-        return self._study.get_trials(deepcopy=False)[: self._wanted + len(given_up)]
+        return self._study.get_trials(deepcopy=False)[: self._wanted + len(lost)]
 
     def _take(self, trial: FrozenTrial) -> Claim | None:
-        """Work on a trial, unless others do."""
-        storage = self._study._storage
+        """Claim a trial, unless another process works on it."""
         with ExitStack() as held:
             try:
                 held.enter_context(exclusive(self._directory / _CLAIMS / str(trial.number), patience=0))
             except TimeoutError:
                 return None
-            trial = storage.get_trial(trial._trial_id)  # others may have ended it before they let it go
-            if trial.state == TrialState.WAITING:
-                with suppress(UpdateFinishedTrialError):
-                    if storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                        held.enter_context(_alive(storage, trial._trial_id))
-                        storage.set_trial_user_attr(trial._trial_id, "key", self._key)
-                        storage.set_trial_user_attr(trial._trial_id, "place", self._place)
-                        return self._proposed(trial, held.pop_all())
-            elif trial.state == TrialState.RUNNING and trial.user_attrs.get("key") == self._key:
-                held.enter_context(_alive(storage, trial._trial_id))
-                return self._proposed(trial, held.pop_all())
-        return None
+            trial = read_trial(self._study, trial)  # another process may have ended it before releasing the lock
+            is_ours = trial.state == TrialState.RUNNING and trial.user_attrs.get("key") == self._key
+            is_new = trial.state == TrialState.WAITING and start_trial(self._study, trial)
+            if not (is_ours or is_new):
+                return None
+            held.enter_context(heartbeat(self._study, trial, _HEARTBEAT))
+            if is_new:
+                set_user_attributes(self._study, trial, key=self._key, place=self._place)
+            return self._suggest_values(trial, held.pop_all())
 
-    def _proposed(self, frozen: FrozenTrial, held: ExitStack) -> Claim:
-        """A trial with its values: those that it has, or those that the sampler proposes.
+    def _suggest_values(self, frozen: FrozenTrial, held: ExitStack) -> Claim:
+        """Complete a trial's values by those that the sampler suggests.
 
-        The sampler's draws follow from the seed, the trial's number and the dimension's place, so that they are
-        the same in whatever process, and whether or not it was interrupted between two of them.
+        Each draw of the sampler is a function of the seed, the trial's number and the dimension's position. It is
+        the same in every process, and after an interruption between two draws.
         """
         dimensions = self._space.dimensions
         self._study.sampler = self._make_sampler(frozen.number, 0)
-        trial = optuna.trial.Trial(self._study, frozen._trial_id)
-        _ = trial.relative_params  # of all dimensions together, before any of them is set
+        trial = resume_trial(self._study, frozen)
+        _ = trial.relative_params  # for all dimensions together, before one of them is set
         values = []
         for place, dimension in enumerate(dimensions, 1):
             self._study.sampler = self._make_sampler(frozen.number, place)
             values.append(_suggest(trial, dimension, self._sampler))
-        return Claim(trial, values, held)
+        return Claim(trial, values, frozen.intermediate_values, held)
 
     def _make_sampler(self, number: int, place: int) -> BaseSampler:
         seed = int(np.random.SeedSequence([self._seed, number, place]).generate_state(1)[0])
@@ -237,7 +239,7 @@ class Study:
         point = dict(zip(self._space.keys, points[number % len(points)], strict=True))
         return PartialFixedSampler(point, random)
 
-    def _told(self, trial: FrozenTrial) -> Trial:
+    def _describe(self, trial: FrozenTrial) -> Trial:
         written = {key: value if isinstance(value, str) else repr(value) for key, value in trial.params.items()}
         last = trial.last_step
         value = trial.value if trial.state == TrialState.COMPLETE else None
@@ -263,9 +265,9 @@ def open_study(
     pruner: str,
     epochs: int,
 ) -> optuna.Study:
-    """Begin a study, or go on with it. `epochs` is the most that a trial may have.
+    """Create a study, or load it. `epochs` is the maximum for a trial.
 
-    Raises `RequestError` for a storage that does not answer, and for a study that is about something else.
+    Raises `RequestError` if the storage does not answer, or if the study has another definition.
     """
     (directory / _CLAIMS).mkdir(exist_ok=True)
     with exclusive(directory / _CLAIMS / "study"):
@@ -294,13 +296,13 @@ def open_study(
 
 
 def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises `RequestError` where a study was begun with something else."""
+    """Raise `RequestError` if a study was created with another definition."""
     others = [
         line for part in now if was.get(part) != now[part] for line in _differences(part, was.get(part), now[part])
     ]
     if others:
-        more = f"\n  and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
-        lines = "".join(f"\n  {line}" for line in others[:_TOLD]) + more
+        more = f"\n  and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+        lines = "".join(f"\n  {line}" for line in others[:_MOST_SHOWN]) + more
         raise RequestError(
             f"tune.name={name}: this study was begun with something else{lines}\n"
             "another tune.name begins a new one"
@@ -318,40 +320,16 @@ def _differences(part: str, was: Any, now: Any) -> list[str]:
 
 
 def without_password(url: str | None) -> str:
-    """A storage's URL as it can be shown."""
+    """Return a storage's URL with its password masked."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or JOURNAL)
 
 
-class _FlockedFile(BaseJournalFileLock):
-    """A lock that goes with the process that holds it; Optuna's own are waited for, for 30 s, when it was killed.
-
-    Whoever gets it cuts off what a full disk has left half written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._descriptor = -1
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        size = os.fstat(self._descriptor).st_size
-        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.truncate(self._descriptor, self._path.read_bytes().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        """Let others write."""
-        os.close(self._descriptor)
-
-
 def _open(storage: str) -> BaseStorage:
-    """Raises `RequestError`, and whatever SQLAlchemy and its drivers do."""
+    """Open a storage. Raises `RequestError`, and any exception of SQLAlchemy and its drivers."""
     if "://" not in storage:
         path = Path(storage).expanduser()
         try:
-            return JournalStorage(JournalFileBackend(str(path), _FlockedFile(path)))
+            return JournalStorage(JournalFileBackend(str(path), FlockedFile(path)))
         except OSError as error:
             raise RequestError(f"tune.storage={storage}: cannot be written: {error.strerror}") from error
     try:
@@ -375,53 +353,27 @@ def _make_pruner(kind: str, epochs: int) -> optuna.pruners.BasePruner:
 
 
 def _suggest(trial: optuna.Trial, dimension: Dimension, sampler: str) -> str:
-    """The value of a dimension, as it is written in an override."""
-    value = trial._suggest(dimension.key, _distribution(dimension, sampler))
+    """Return the value of a dimension, as written in an override."""
+    value: Any
+    key = dimension.key
+    if isinstance(dimension, Choices) or sampler == "grid":
+        value = trial.suggest_categorical(key, dimension.points or ())
+    elif dimension.whole:
+        low, high, step = int(dimension.low), int(dimension.high), int(dimension.step or 1)
+        value = trial.suggest_int(key, low, high, step=step, log=dimension.log)
+    else:
+        value = trial.suggest_float(key, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
     return value if isinstance(value, str) else repr(value)
 
 
-def _distribution(dimension: Dimension, sampler: str) -> BaseDistribution:
-    if isinstance(dimension, Choices) or sampler == "grid":
-        return CategoricalDistribution(dimension.points or ())
-    low, high, step = dimension.low, dimension.high, dimension.step
-    if dimension.whole:
-        return IntDistribution(int(low), int(high), dimension.log, int(step or 1))
-    return FloatDistribution(low, high, dimension.log, step)
-
-
-def _is_given_up(trial: FrozenTrial) -> bool:
-    """Whether a trial failed without anybody saying so: its machine is gone."""
+def _is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial failed without a reason: no process recorded its end, so its machine is gone."""
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 @contextmanager
-def _alive(storage: BaseStorage, trial_id: int) -> Iterator[None]:
-    """Give signs of life of a trial, where the storage takes them."""
-    record: Callable[[int], None] | None = getattr(storage, "record_heartbeat", None)
-    if record is None:
-        yield
-        return
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.is_set():
-            with suppress(Exception):  # the next one may come through
-                record(trial_id)
-            ended.wait(_HEARTBEAT)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    record(trial_id)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-@contextmanager
-def _going_on_without(what: str) -> Iterator[None]:
-    """A storage that does not answer for a moment is no reason to end a training."""
+def _tolerate_silence(what: str) -> Iterator[None]:
+    """Warn if the storage does not answer, which must not end a training run."""
     try:
         yield
     except (StorageInternalError, UpdateFinishedTrialError) as error:

@@ -1,4 +1,4 @@
-"""Optuna's own pictures of a study."""
+"""Optuna's plots of a study."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from optuna.trial import TrialState
 
 from mnist_exp.report.figure import drawn_with_pyplot
 
-# Importances of fewer trials say nothing.
-_ENOUGH = 4
+# Importances of fewer trials are meaningless.
+_FEWEST_TRIALS = 4
 
 
 def draw_study(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
-    """Draw the history, the importances, parallel coordinates and slices, as far as there are trials for them."""
+    """Draw the history, slices and parallel coordinates, and the importances if there are enough trials."""
     from optuna.visualization import matplotlib as plots
 
     pictures: dict[str, Callable[..., Any]] = {
@@ -50,9 +50,9 @@ def draw_study(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """How much each dimension matters, 1 in all; nothing for few trials, or values that are all the same."""
+    """Return the importance of each dimension, summing to 1; empty for few trials, or if all values are equal."""
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(finished) < _ENOUGH or len({trial.value for trial in finished}) < 2:
+    if len(finished) < _FEWEST_TRIALS or len({trial.value for trial in finished}) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,14 +1,14 @@
-"""An MLflow model around a finished `.keras` file, with the layout of `mlflow.keras`.
+"""Make an MLflow model from a `.keras` file, in the layout of `mlflow.keras`.
 
-`mlflow.keras.save_model` wants a live model; a journal is delivered by a process that has no TensorFlow. Used
-as the `flavor` of `mlflow.models.Model.log`. Loads with `mlflow.keras.load_model`, and with `mlflow.pyfunc` by
-`pyfunc_loader`, of which it holds a copy.
+`mlflow.keras.save_model` needs a live model, but the process that uploads to MLflow does not load TensorFlow. The
+result loads with `mlflow.keras.load_model`, and with `mlflow.pyfunc` through its copy of `pyfunc_loader`.
 """
 
 from __future__ import annotations
 
+import platform
 import shutil
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ import yaml
 from mlflow import pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
 
 from mnist_exp.tracking import pyfunc_loader
 
 LOADER = "mnist_exp_raw_images"
-"""What MLflow imports to load the model: a name that is nobody else's."""
+"""The module that MLflow imports to load the model, under a name that no other package has."""
 
 
 def save_model(
@@ -36,7 +35,15 @@ def save_model(
 ) -> None:
     """Write the MLflow model's directory.
 
-    Input: raw pixels (-1, *shape), for one channel (-1, height, width); output: (-1, classes).
+    Its input is raw pixels (-1, *shape), or (-1, height, width) for one channel; its output is (-1, classes).
+
+    Args:
+        path: the directory.
+        mlflow_model: the description to complete.
+        file: the model that Keras saved.
+        shape: the height, width and channels of an image.
+        classes: the number of classes.
+        requirements: the packages that loading needs, MLflow among them, as in `requirements.txt`.
     """
     pixels = shape[:2] if shape[2] == 1 else shape
     folder = Path(path)
@@ -61,7 +68,28 @@ def save_model(
     )
     mlflow_model.model_size_bytes = file.stat().st_size
     mlflow_model.save(str(folder / "MLmodel"))
-    environment = _mlflow_conda_env(additional_pip_deps=requirements)
-    (folder / "conda.yaml").write_text(yaml.safe_dump(environment, sort_keys=False))
+    _write_environment(folder, requirements)
+
+
+def _write_environment(folder: Path, requirements: list[str]) -> None:
+    """Write the three files from which MLflow makes an environment to serve the model in."""
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
-    _PythonEnv.current().to_yaml(str(folder / "python_env.yaml"))
+    conda = pyfunc.get_default_conda_env()
+    conda["dependencies"] = [
+        {"pip": requirements} if isinstance(dependency, dict) else dependency
+        for dependency in conda["dependencies"]
+    ]
+    (folder / "conda.yaml").write_text(yaml.safe_dump(conda, sort_keys=False))
+    python = {
+        "python": platform.python_version(),
+        "build_dependencies": [_pinned(name) for name in ("pip", "setuptools", "wheel")],
+        "dependencies": ["-r requirements.txt"],
+    }
+    (folder / "python_env.yaml").write_text(yaml.safe_dump(python, sort_keys=False))
+
+
+def _pinned(package: str) -> str:
+    try:
+        return f"{package}=={version(package)}"
+    except PackageNotFoundError:
+        return package

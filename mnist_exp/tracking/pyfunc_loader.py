@@ -1,6 +1,6 @@
-"""Lets MLflow serve a Keras model on images as they are: height × width, without an axis for a single channel.
+"""Load a Keras model so that MLflow can serve it on images without an axis for a single channel.
 
-A copy of this file goes with each logged model, so that serving needs nothing but MLflow and Keras.
+A copy of this file is part of each logged model, so that serving needs only MLflow and Keras.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ class RawImages:
         self._model = model
 
     def predict(self, images: Any, params: Any = None) -> Any:
-        """MLflow has seen to the shape, by the model's signature."""
+        """Return class probabilities; MLflow has checked the shape against the model's signature."""
         return self._model.predict(np.reshape(images, (-1, *self._model.input_shape[1:])), verbose=0)
 
 
 def _load_pyfunc(path: str) -> RawImages:
-    """What MLflow calls with the model's folder."""
+    """Load the model from its folder; the name is the one that MLflow calls."""
     return RawImages(mlflow.keras.load_model(path))

@@ -1,4 +1,4 @@
-"""MLflow's registry of models: a run's model under a name, and what a registered name stands for."""
+"""MLflow's model registry: register a run's model, and resolve `models:/…` URIs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mnist_exp.errors import first_line
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.store import connect, database_path
 
-_VERSIONS_TAG = "mlflow.modelVersions"  # of a logged model: where MLflow's UI looks for them
+_VERSIONS_TAG = "mlflow.modelVersions"  # the tag of a logged model in which MLflow's UI looks for its versions
 
 
 class NotRegistered(Exception):
-    """A `models:/…` URI that stands for nothing."""
+    """A `models:/…` URI does not resolve to a model."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,11 @@ class Registered:
 def register(run: Path, store: str | None, name: str, alias: str | None) -> Registered:
     """Make a finished run's model the next version of a registered model, unless it is one of its versions.
 
-    What the store lacks of the run is delivered first. Raises whatever MLflow does, and `FileNotFoundError` where
-    it has no model of the run.
+    Events of the run that the store lacks are delivered first.
+
+    Raises:
+        FileNotFoundError: MLflow has no model of the run.
+        Exception: any that MLflow raises.
     """
     from mlflow.exceptions import MlflowException
 
@@ -66,20 +69,25 @@ def register(run: Path, store: str | None, name: str, alias: str | None) -> Regi
 
 @dataclass(frozen=True)
 class Origin:
-    """What a `models:/…` URI stands for."""
+    """A model that a `models:/…` URI resolves to."""
 
     name: str
     run_id: str | None
     """The MLflow run that the model comes from."""
     place: str
-    """Where its files are."""
+    """The location of its files."""
     store: str
     """The store's URI."""
 
     def download(self, folder: Path) -> Path:
-        """Fetch the model into a folder, and its run's `config.yaml` if there is one; returns the model's file.
+        """Download the model into a folder, and its run's `config.yaml` if there is one.
 
-        Raises whatever MLflow does, and `FileNotFoundError` for a model that is not one of Keras.
+        Returns:
+            The model's file.
+
+        Raises:
+            FileNotFoundError: it is not a Keras model.
+            Exception: any that MLflow raises.
         """
         from mlflow import artifacts
 
@@ -99,9 +107,11 @@ class Origin:
 
 
 def look_up(uri: str, store: str) -> Origin:
-    """What `models:/<name>/<version>`, `…/latest`, `models:/<name>@<alias>` or `models:/<model id>` stands for.
+    """Resolve `models:/<name>/<version>`, `…/latest`, `models:/<name>@<alias>` or `models:/<model id>`.
 
-    Raises `NotRegistered`, and whatever MLflow does where a store does not answer.
+    Raises:
+        NotRegistered: there is no such model.
+        Exception: any that MLflow raises if the store does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -131,7 +141,7 @@ def _version(client: Any, name: str, alias: str | None, version: str | None) -> 
     if alias is not None:
         return client.get_model_version_by_alias(name, alias)
     if version == "latest":
-        client.get_registered_model(name)  # says what is wrong where there is none
+        client.get_registered_model(name)  # raises a clear error if there is none
         versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
         version = str(max((int(of.version) for of in versions), default=0))
     return client.get_model_version(name, str(version))

@@ -1,0 +1,92 @@
+"""Access to single trials in Optuna's storage: the only module that relies on Optuna's private members.
+
+`tests/sweeps/test_optuna_adapter.py` fails first if a new version of Optuna renames or changes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.trial import FrozenTrial, TrialState
+
+
+def read_trial(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
+    """Return the trial as it is in the storage now."""
+    return study._storage.get_trial(trial._trial_id)
+
+
+def start_trial(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Mark a waiting trial as running; False if another process was faster."""
+    try:
+        return study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+    except UpdateFinishedTrialError:
+        return False
+
+
+def set_user_attributes(study: optuna.Study, trial: FrozenTrial, **attributes: str) -> None:
+    """Store attributes of a trial."""
+    for key, value in attributes.items():
+        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+def resume_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.trial.Trial:
+    """Return a running trial as the object that suggests and reports values."""
+    return optuna.trial.Trial(study, trial._trial_id)
+
+
+@contextmanager
+def heartbeat(study: optuna.Study, trial: FrozenTrial, seconds: float) -> Iterator[None]:
+    """Record regularly that this process works on a trial, in storages that support it."""
+    record: Callable[[int], None] | None = getattr(study._storage, "record_heartbeat", None)
+    if record is None:
+        yield
+        return
+    trial_id, ended = trial._trial_id, threading.Event()
+
+    def beat() -> None:
+        while not ended.is_set():
+            with suppress(Exception):  # the next heartbeat may succeed
+                record(trial_id)
+            ended.wait(seconds)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    record(trial_id)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class FlockedFile(BaseJournalFileLock):
+    """A lock on a study's journal that ends with the process that holds it.
+
+    Optuna's own locks outlive a killed process for 30 s. On acquiring the lock, a line that a full disk left
+    half written is cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.truncate(self._descriptor, self._path.read_bytes().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        """Let other processes write."""
+        os.close(self._descriptor)
