@@ -35,7 +35,7 @@ def is_spatial(layer: keras.Layer) -> bool:
     return len(shape) == 4 and shape[1] * shape[2] > 1
 
 
-def averaged(model: keras.Model) -> tuple[keras.Layer, Floats | None] | None:
+def find_averaged_layer(model: keras.Model) -> tuple[keras.Layer, Floats | None] | None:
     """Find the layer whose maps are averaged into the class scores by a `GlobalAveragePooling2D`.
 
     Returns:
@@ -67,7 +67,7 @@ def _keeps_order(layer: keras.Layer) -> bool:
     return kind == "Softmax" or (kind == "Activation" and _activation(layer) in ("linear", "softmax"))
 
 
-def last_spatial(model: keras.Model) -> list[keras.Layer]:
+def last_spatial_layers(model: keras.Model) -> list[keras.Layer]:
     """Return the last layer on all paths whose maps are as large as the last convolution's.
 
     If the paths merge only after the last layer with rows and columns, return the last such layer of each path.
@@ -113,8 +113,8 @@ def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[n
     Discriminative Localization" (2016).
 
     Args:
-        maps: the output (n, rows, columns, channels) of the layer that `averaged` finds.
-        kernel: the kernel that `averaged` finds.
+        maps: the output (n, rows, columns, channels) of the layer that `find_averaged_layer` finds.
+        kernel: the kernel that `find_averaged_layer` finds.
         classes: the class of each image.
 
     Returns:
@@ -162,7 +162,7 @@ def _scores(model: keras.Model) -> Iterator[Any]:
         yield model.output
 
 
-def laid_over(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
+def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
     """Resize maps (n, rows, columns) to the image.
 
     Each unit lies at the center of its receptive field, with linear interpolation between units, fading to zero at

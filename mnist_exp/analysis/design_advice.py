@@ -19,7 +19,7 @@ def advice(model: keras.Model) -> list[str]:
     layers = {layer.name: layer for layer in model.layers if not is_preprocessing(layer)}
     steps = [row for row in rows if row.traits.is_step]
     found = [
-        _sees_too_little(rows, model),
+        _small_receptive_field(rows, model),
         *_pooling_after_one_convolution(steps),
         _pooling_first(steps),
         _pooling_last(steps),
@@ -31,7 +31,7 @@ def advice(model: keras.Model) -> list[str]:
     return [remark for remark in found if remark]
 
 
-def _sees_too_little(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
+def _small_receptive_field(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
     """Check models that end in global pooling: a dense layer reads the whole image in any case."""
     for before, row in pairwise(rows):
         if row.traits.reads == "pooled" and before.rows.size and before.columns.size:

@@ -135,12 +135,12 @@ def _activation(subject: Subject) -> Iterator[Picture]:
     """Of the layer that is averaged into the scores, where there is one, else of the last with rows and columns
     (of each path, if they stay apart); or of those that were named.
     """
-    from mnist_exp.analysis.activations import averaged, is_spatial, last_spatial
+    from mnist_exp.analysis.activations import find_averaged_layer, is_spatial, last_spatial_layers
 
-    exact = averaged(subject.model)
+    exact = find_averaged_layer(subject.model)
     targets = [layer for layer in subject.layers if is_spatial(layer)] if subject.were_named else []
     if not targets:
-        targets = [exact[0]] if exact is not None else last_spatial(subject.model)
+        targets = [exact[0]] if exact is not None else last_spatial_layers(subject.model)
     for layer in targets:
         kernel = exact[1] if exact is not None and exact[0] is layer else None
         is_exact = exact is not None and exact[0] is layer
@@ -152,7 +152,7 @@ def _draw_activation(
 ) -> None:
     import numpy as np
 
-    from mnist_exp.analysis.activations import class_activation, grad_cam, laid_over, outputs_of
+    from mnist_exp.analysis.activations import class_activation, grad_cam, outputs_of, resize_to_image
     from mnist_exp.analysis.receptive_field import receptive_axes
     from mnist_exp.report import feature_maps
 
@@ -169,7 +169,7 @@ def _draw_activation(
         found = grad_cam(subject.model, layer, images, classes)
     evidence = [
         feature_maps.Evidence(number, f"for {chosen.class_name(label)}{'' if one.any() else ': none'}", one)
-        for (number, label), one in zip(asked, laid_over(found, axes, size), strict=True)
+        for (number, label), one in zip(asked, resize_to_image(found, axes, size), strict=True)
     ]
     how, unit = ("class activation", "score") if is_exact else ("Grad-CAM", None)
     title = f"{how} at {layer.name} ({format_shape(layer.output.shape[1:])})\n{chosen.what} · {subject.title}"

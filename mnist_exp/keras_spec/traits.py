@@ -33,7 +33,7 @@ Kernel = Literal["convolution", "transposed", "depthwise", "separable", "dense",
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a type of layer does, as far as the package needs to know."""
+    """The traits of a layer type."""
 
     reads: Reads
     kernel: Kernel | None = None

@@ -26,7 +26,7 @@ MONOTONIC = frozenset(
 
 @contextmanager
 def fused(model: keras.Model) -> Iterator[None]:
-    """Replace the operations of a model's layers and optimizer by faster ones, where there are any.
+    """Replace the operations of a model's layers and optimizer by faster equivalents.
 
     The model is restored afterwards. Functions that were traced in between keep the faster operations.
     """

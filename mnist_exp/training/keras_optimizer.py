@@ -1,4 +1,4 @@
-"""What is changed inside Keras' optimizers: the only module that relies on their private members.
+"""Changes inside Keras' optimizers: the only module that relies on their private members.
 
 `tests/training/test_keras_optimizer.py` fails first if a new version of Keras renames or changes them.
 """

@@ -11,12 +11,12 @@ import pytest
 from running import Cli
 
 from mnist_exp.analysis.activations import (
-    averaged,
     class_activation,
+    find_averaged_layer,
     grad_cam,
-    laid_over,
-    last_spatial,
+    last_spatial_layers,
     outputs_of,
+    resize_to_image,
 )
 from mnist_exp.analysis.receptive_field import receptive_axes
 from mnist_exp.model.graph import apply_layers
@@ -83,12 +83,12 @@ def test_exact_maps_find_the_planted_corner(corner: tuple[int, int]):
     opposite = (SIZE - PATCH - corner[0], SIZE - PATCH - corner[1])
     images = striped(("horizontal", *corner), ("vertical", *opposite))
     model = planted(reads="everywhere")
-    layer, kernel = averaged(model) or (None, None)
+    layer, kernel = find_averaged_layer(model) or (None, None)
     assert layer is model.get_layer("stripes")
     [maps] = outputs_of(model, [layer], images)
     axes = receptive_axes(model)[layer.name]
     for label, there, elsewhere in ((0, corner, opposite), (1, opposite, corner)):
-        [found] = laid_over(class_activation(maps, kernel, np.array([label])), axes, (SIZE, SIZE))
+        [found] = resize_to_image(class_activation(maps, kernel, np.array([label])), axes, (SIZE, SIZE))
         assert share_in(found, *there) > 0.8
         assert share_in(found, *elsewhere) < 0.15  # the edges of the other stripes
         assert lies_in(found, *there)
@@ -98,7 +98,7 @@ def test_the_mean_of_an_exact_map_is_the_score():
     """But for the bias, to rounding, for each class."""
     model = planted(reads="everywhere")
     images = striped(("horizontal", 3, 5), ("vertical", 10, 1))
-    layer, kernel = averaged(model) or (None, None)
+    layer, kernel = find_averaged_layer(model) or (None, None)
     maps, scores = outputs_of(model, [layer, model.layers[-2]], images)
     for label, bias in ((0, 0.25), (1, -0.5)):
         mean = class_activation(maps, kernel, np.array([label])).mean()
@@ -113,14 +113,14 @@ def test_the_mean_of_an_exact_map_is_the_score():
 def test_grad_cam_finds_what_the_model_reads():
     """Stripes in the corner that the class reads, not the same ones elsewhere; also where the answer is sure."""
     model = planted(reads="corner")
-    assert averaged(model) is None
-    [layer] = last_spatial(model)
+    assert find_averaged_layer(model) is None
+    [layer] = last_spatial_layers(model)
     assert layer is model.get_layer("stripes")
     images = striped(("horizontal", 0, 0), ("vertical", 14, 14))
     axes = receptive_axes(model)[layer.name]
     assert outputs_of(model, [model.layers[-1]], images)[0].max() == 1  # nothing is left of a softmax' gradient
-    [first] = laid_over(grad_cam(model, layer, images, np.array([0])), axes, (SIZE, SIZE))
-    [second] = laid_over(grad_cam(model, layer, images, np.array([1])), axes, (SIZE, SIZE))
+    [first] = resize_to_image(grad_cam(model, layer, images, np.array([0])), axes, (SIZE, SIZE))
+    [second] = resize_to_image(grad_cam(model, layer, images, np.array([1])), axes, (SIZE, SIZE))
     assert share_in(first, 0, 0) > 0.8
     assert share_in(second, 14, 14) > 0.8
 
@@ -157,9 +157,9 @@ def test_a_softmax_in_the_last_layer_is_left_out_too():
 def test_the_layer_to_look_at(layers: list[Any], exact: str | None, last: str):
     """The one that is averaged into the scores; else the last that everything goes through, before it gets small."""
     model = build(layers)
-    found = averaged(model)
+    found = find_averaged_layer(model)
     assert (found and found[0].name) == exact
-    assert [layer.name for layer in last_spatial(model)] == last.split()
+    assert [layer.name for layer in last_spatial_layers(model)] == last.split()
 
 
 def test_feature_maps_are_those_of_keras():
@@ -191,7 +191,7 @@ def test_a_turned_map_is_turned_back():
     )
     maps = np.zeros((1, 4, 6), np.float32)
     maps[0, 3, 1] = 1
-    [found] = laid_over(maps, receptive_axes(turned)["permute"], (6, 4))
+    [found] = resize_to_image(maps, receptive_axes(turned)["permute"], (6, 4))
     assert np.unravel_index(found.argmax(), found.shape) == (1, 3)
 
 
@@ -217,10 +217,10 @@ def test_a_trained_net_shows_where_the_classes_are_told_apart(cli: Cli, tmp_path
     assert done.run is not None
     assert done.result["test"]["accuracy"] > 0.95
     model: Any = keras.saving.load_model(done.run / "model.keras")
-    layer, kernel = averaged(model) or (None, None)
+    layer, kernel = find_averaged_layer(model) or (None, None)
     [maps] = outputs_of(model, [layer], images[500:, ..., None])
     found = class_activation(maps, kernel, labels[500:])
     found -= np.median(found)
-    laid = laid_over(found, receptive_axes(model)[layer.name], (SIZE, SIZE))
+    laid = resize_to_image(found, receptive_axes(model)[layer.name], (SIZE, SIZE))
     greatest = [np.unravel_index(one.argmax(), one.shape) for one in laid]
     assert np.mean([row < PATCH + 1 and column >= SIZE - PATCH - 1 for row, column in greatest]) > 0.95
