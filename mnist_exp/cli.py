@@ -1,4 +1,4 @@
-"""The command line: the verb, what errors print, and the exit status. Imports nothing heavy.
+"""The command line: dispatch by verb, error printing, and exit status. Imports nothing heavy.
 
 Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted (143 by SIGTERM, 129 by SIGHUP).
 """
@@ -37,9 +37,9 @@ VERBS = {
     "sync": "delivers to MLflow what it missed",
 }
 DEFAULT_VERB = "train"
-# Verbs about a training: its config is theirs, and run= starts from a run's.
+# Verbs with the root config of `train`; their run= starts from the config of a run.
 OF_TRAINING = ("resume", "check", "show")
-# What `dataset` does; the word after the verb.
+# The word after `dataset`.
 ACTIONS = ("fetch", "verify", "convert")
 
 _HELP = """\
@@ -53,8 +53,8 @@ Without a verb it trains:  mnist-exp model=pyramid aug=rotate45
 A verb's groups and keys:  mnist-exp {default} --help
 Versions:                  mnist-exp --version
 """
-# Hydra's flags that tell something instead of running something.
-_TELLING = (
+# Flags of Hydra that print something instead of running the verb.
+_INFORMATION_FLAGS = (
     "--help",
     "-h",
     "--hydra-help",
@@ -68,12 +68,12 @@ _TELLING = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit status. What is wrong is printed, never raised."""
+    """Run a command line and return its exit status. Errors are printed, not raised."""
     started = time.perf_counter()
     words = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without "…" is no reason to fail
+            stream.reconfigure(errors="replace")  # don't fail if the terminal cannot show "…"
     try:
         return _run(words, started)
     except KeyboardInterrupt:
@@ -82,15 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Killed as signal:
         print(f"mnist-exp: ended by {signal}", file=sys.stderr)
         return signal.exit_status
-    except BrokenPipeError:  # the reader of our output (`| head`) has seen enough
+    except BrokenPipeError:  # the reader of our output (`| head`) has exited
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except MnistExpError as error:
         if _full_errors():
             raise
         print(f"mnist-exp: {error}", file=sys.stderr, flush=True)
-        if isinstance(error, RequestError) and error.more is not None:
-            _print_more(error.more)
+        if isinstance(error, RequestError) and error.pending is not None:
+            _print_more(error.pending)
         return error.exit_status
     except Exception as error:
         if _full_errors():
@@ -133,8 +133,8 @@ def _run(words: list[str], started: float) -> int:
     if verb in OF_TRAINING:
         root, words = "train", [re.sub("^run=", "from=", word) for word in words]
     request = request_from(root, parse(words))
-    if any(word.split("=")[0] in _TELLING for word in words):
-        return _let_hydra_tell(request, verb, words)
+    if any(word.split("=")[0] in _INFORMATION_FLAGS for word in words):
+        return _run_hydra_flags(request, verb, words)
     command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
     if request.multirun:
         if verb not in ("train", "check"):
@@ -170,60 +170,51 @@ def _begins_with_a_name(words: list[str]) -> bool:
 
 
 def _take_action(words: list[str]) -> list[str]:
-    """The word after `dataset` as the override that it stands for."""
+    """Turn the word after `dataset` into an override of `action`."""
     if words and words[0] in ACTIONS:
         return [f"action={words[0]}", *words[1:]]
-    if any(word.split("=")[0] in ("action", *_TELLING) for word in words):
+    if any(word.split("=")[0] in ("action", *_INFORMATION_FLAGS) for word in words):
         return words
 
     actions = ", ".join(ACTIONS)
     if not _begins_with_a_name(words):
         raise RequestError(f"dataset: say what to do, after the verb: {actions}")
-    return [f"action={words[0]}", *words[1:]]  # refused with whatever else is wrong
+    return [f"action={words[0]}", *words[1:]]  # rejected with all other problems
 
 
-def _let_hydra_tell(request: Request, verb: str, words: list[str]) -> int:
-    """Hydra's own --help, --cfg, --info and completion, for a verb's config."""
-    import hydra
-
+def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> int:
+    """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
     from mnist_exp.config.compose import compose_or_explain
-    from mnist_exp.config.hydra_adapter import VERSION_BASE, conf_folder
+    from mnist_exp.config.hydra_adapter import run_flags
     from mnist_exp.sweeps.search_space import without_space
 
     if verb == "tune":
         request = without_space(request)
-    # Completion is asked for with the whole line: Hydra does not know verbs.
-    line = os.environ.get("COMP_LINE", "")
-    before, space, after = line.partition(f" {verb} ")
-    if verb == "dataset":
-        after = re.sub(rf"^({'|'.join(ACTIONS)}) ", "", after)
-    if space:
-        os.environ["COMP_LINE"] = f"{before} {after}"
-        shorter = len(line) - len(before) - 1 - len(after)
-        os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", len(line))) - shorter)
+    _hide_verb_from_completion(verb)
     # Hydra's parser wants all overrides in one place.
     flags = [word for word in words if word not in request.words]
     if verb != request.verb and {"--help", "-h"} & set(flags):
         run = "run=<run>" if verb == "resume" else "[run=<run>]"
         flags.append(f"hydra.help.header='mnist-exp {verb} {run} [key=value …]: {VERBS[verb]}'")
-    previous, sys.argv = sys.argv, ["mnist-exp", *request.overrides, *flags]
-    asked_for_full = _full_errors()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let what is wrong reach us instead of being printed and exited on
     try:
-        tell = hydra.main(config_path=str(conf_folder()), config_name=request.verb, version_base=VERSION_BASE)
-        tell(lambda config: None)()
-    except SystemExit as end:
-        return int(end.code or 0)
+        return run_flags(request.verb, [*request.overrides, *flags])
     except Exception:
-        if not asked_for_full:
-            # The same words, composed by us, tell everything that is wrong at once.
-            compose_or_explain(request)
+        if not _full_errors():
+            compose_or_explain(request)  # raises all problems at once
         raise
-    finally:
-        sys.argv = previous
-        if not asked_for_full:
-            del os.environ["HYDRA_FULL_ERROR"]
-    return 0
+
+
+def _hide_verb_from_completion(verb: str) -> None:
+    """Remove the verb, which Hydra does not know, from the line to complete."""
+    before, space, after = os.environ.get("COMP_LINE", "").partition(f" {verb} ")
+    if not space:
+        return
+    length = len(before) + 1 + len(verb) + 1 + len(after)
+    if verb == "dataset":
+        after = re.sub(rf"^({'|'.join(ACTIONS)}) ", "", after)
+    os.environ["COMP_LINE"] = f"{before} {after}"
+    removed = length - len(before) - 1 - len(after)
+    os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", length)) - removed)
 
 
 def _print_versions() -> None:

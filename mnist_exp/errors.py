@@ -1,10 +1,10 @@
-"""The errors that users meet, and how each ends the program.
+"""The errors that users see, and the exit status of each.
 
 MnistExpError
-├── RequestError   what was asked for is wrong; nothing was done        (exit status 2)
-└── WorkError      what was asked for is right, but the work failed     (exit status 1)
+├── RequestError   the request is wrong; nothing was done    (exit status 2)
+└── WorkError      the request is right, but the work failed (exit status 1)
 
-Pruned             a trial of a search is not worth going on with; no `Exception`: nothing failed
+Pruned             a trial of a search is stopped early; no `Exception`, as nothing failed
 Killed             a signal ends the process; no `Exception`, as `KeyboardInterrupt`    (128 + its number)
 """
 
@@ -14,20 +14,49 @@ import re
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, get_args
+
+# Codes are part of the contract: scripts may rely on them, so that none is renamed.
+Code = Literal[
+    "contradiction",  # two settings exclude each other
+    "given-twice",  # one key or image is given more than once
+    "invalid-entry",  # an entry of a list of layers, an optimizer, a loss or a metric is not one that Keras takes
+    "invalid-interpolation",  # an interpolation is malformed, or refers to nothing
+    "invalid-override",  # not in Hydra's syntax, or not possible here
+    "invalid-value",  # the type is right, but the value is not allowed
+    "invalid-yaml",  # a YAML file cannot be read
+    "missing-value",  # a required key or value is not given
+    "names-code",  # a config names code to run
+    "not-found",  # a file, run or directory does not exist
+    "not-installed",  # a package that this needs is not installed
+    "out-of-range",  # a number or length is too small or too large
+    "rejected-by-keras",  # Keras cannot build, compile or train the model
+    "several-values",  # several values where there must be one
+    "unknown-argument",  # a class of Keras does not take this argument
+    "unknown-key",  # a key or group does not exist
+    "unknown-layer",  # a layer type does not exist, or is not allowed
+    "unknown-option",  # a group has no such option, or an enumeration no such value
+    "unusable",  # what the request needs is there, but not in a usable state
+    "unused-parameter",  # a parameter that nothing refers to
+    "wrong-type",  # a value of another type was expected
+]
+CODES: frozenset[str] = frozenset(get_args(Code))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where it stands, and what was expected and found there."""
+    """One problem in a request."""
 
+    code: Code
     place: str
+    """`file:line`, `command line`, or another name for the origin of the problem."""
     message: str
+    """The key, what was expected, and what was found."""
     path: str = field(default="", compare=False)
-    """The dotted path of what is wrong, where it is one thing."""
+    """The dotted path of the key at fault; empty if it is not a single one."""
 
     def __lt__(self, other: Problem) -> bool:
-        """By place, then message, numbers in them by their size: line 3 before line 10."""
+        """Order by place, then message, with numbers by size: line 3 before line 10."""
         return self._key() < other._key()
 
     def _key(self) -> list[tuple[int, int | str]]:
@@ -46,18 +75,22 @@ class RequestError(MnistExpError):
 
     exit_status = 2
 
-    def __init__(self, problems: str | Iterable[Problem], subject: str = "this configuration") -> None:
+    def __init__(
+        self,
+        problems: str | Iterable[Problem],
+        subject: str = "this configuration",
+        *,
+        pending: Callable[[], tuple[Problem, ...]] | None = None,
+    ) -> None:
+        """`pending` finds further problems, which takes longer: it is called after these are printed."""
         self.problems = () if isinstance(problems, str) else tuple(problems)
+        self.pending = pending
         text = problems if isinstance(problems, str) else listed(self.problems, f"in {subject}")
         super().__init__(text)
-        self.mended: tuple[Any, Any] | None = None
-        """The config and composition without what is wrong, for who can find more that is."""
-        self.more: Callable[[], tuple[Problem, ...]] | None = None
-        """Finds further problems, which takes longer."""
 
 
 def listed(problems: Sequence[Problem], where: str) -> str:
-    """How many there are, and each on a line of its own."""
+    """Format the number of problems, and each on its own line."""
     count = len(problems)
     width = max(len(problem.place) for problem in problems)
     lines = [f"{count} problem{'s' if count > 1 else ''} {where}"]
@@ -66,7 +99,7 @@ def listed(problems: Sequence[Problem], where: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what a library says; its kind where it says nothing."""
+    """Return the first line of an error's message, or the error's type if it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
@@ -75,11 +108,11 @@ class WorkError(MnistExpError):
 
 
 class Pruned(BaseException):
-    """A trial of a search is behind the others: it ends before its last epoch."""
+    """A trial of a search is worse than the others, and ends before its last epoch."""
 
 
 class Killed(BaseException):
-    """SIGTERM or SIGHUP: somebody other than the user at the terminal ends the process."""
+    """SIGTERM or SIGHUP: the process is ended from outside the terminal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -9,7 +9,7 @@ import time
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.engine.preparation import check_config, start_from_run
+from mnist_exp.engine.preparation import check_config, load_base_run
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import expand
 from mnist_exp.sweeps.job_check import check_jobs
@@ -18,7 +18,7 @@ from mnist_exp.sweeps.job_names import job_names
 
 def check(request: Request, started: float) -> None:
     """Say that nothing is wrong. Raises `RequestError` with everything that is."""
-    request = start_from_run(request)
+    request = load_base_run(request)
     if request.multirun:
         grid = expand(request)
         names = job_names(grid)

@@ -77,13 +77,13 @@ def choose_runs(config: CompareConfig) -> list[RunSummary]:
     outputs = Path(config.outputs)
     if config.output is not None and Path(config.output).expanduser().exists():
         message = f"output={config.output}: is there already; name a new file"
-        problems.append(Problem(COMMAND_LINE, message, "output"))
+        problems.append(Problem("unusable", COMMAND_LINE, message, "output"))
     found: dict[Path, RunSummary] = {}
     for wanted in config.run or ():
         try:
             found |= {run.path.resolve(): run for run in find_runs(wanted, outputs)}
         except RequestError as error:
-            problems.append(Problem(COMMAND_LINE, f"run={error}", "run"))
+            problems.append(Problem("not-found", COMMAND_LINE, f"run={error}", "run"))
     if problems:
         raise RequestError(problems, "this comparison")
     if config.run is not None:

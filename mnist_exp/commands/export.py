@@ -91,7 +91,12 @@ def refuse_missing(config: ExportConfig) -> None:
     """Raises `RequestError` where a format needs what is not installed."""
     missing = {form: [m for m in NEEDS.get(form, ()) if find_spec(m) is None] for form in config.formats}
     if problems := [
-        Problem(COMMAND_LINE, f"format={form}: needs {', '.join(modules)}, not installed here: {EXTRA}", "format")
+        Problem(
+            "not-installed",
+            COMMAND_LINE,
+            f"format={form}: needs {', '.join(modules)}, not installed here: {EXTRA}",
+            "format",
+        )
         for form, modules in missing.items()
         if modules
     ]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.engine.preparation import check_config, settle_data, start_from_run
+from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
 from mnist_exp.runs.log import say
 
 _EXAMPLES, _SAMPLES = 2, 8
@@ -12,7 +12,7 @@ _EXAMPLES, _SAMPLES = 2, 8
 
 def show(request: Request, started: float) -> None:
     """Print the card, the remarks, and a sheet of augmented samples. Raises `RequestError`."""
-    request = start_from_run(request)
+    request = load_base_run(request)
     request, config, _ = check_config(request)
     show_model(config)
     if not config.aug.is_identity:
@@ -42,7 +42,7 @@ def show_augmentation(request: Request, config: TrainConfig) -> None:
     from mnist_exp.report.terminal_images import print_images
     from mnist_exp.training.augment import samples
 
-    _, config, source, _ = settle_data(request, config)
+    _, config, source, _ = resolve_data(request, config)
     originals = source.train.images[:_EXAMPLES]
     drawn = samples(config.aug, originals, config.seed, _SAMPLES)
     say(f"\naug     {config.aug.shown_name}: on the left what is in {config.data.name}")

@@ -15,14 +15,14 @@ from typing import Any
 
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import SweepConfig, TrainConfig
-from mnist_exp.engine.preparation import set_up, start_from_run
+from mnist_exp.engine.preparation import load_base_run, set_up
 from mnist_exp.errors import WorkError
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, make_directory, safe_name
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import is_finished
 from mnist_exp.sweeps.grid import Grid, expand
-from mnist_exp.sweeps.job_check import _jobs, check_jobs, settle_data_of_all
+from mnist_exp.sweeps.job_check import _jobs, check_jobs, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.leaderboard import Outcome
 from mnist_exp.sweeps.runner import complete
@@ -36,11 +36,11 @@ def sweep(request: Request, started: float) -> None:
     """Check all jobs, run those that are missing, and print the table of all. Raises `WorkError` if any failed."""
     from mnist_exp.sweeps.launchers import refuse_unusable
 
-    request = start_from_run(request)
+    request = load_base_run(request)
     grid = share_cores(request, expand(request))
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
-    settled, stands_in_for = settle_data_of_all(list(checked.values()))
+    settled, stands_in_for = resolve_data_of_all(list(checked.values()))
     jobs = plan_jobs(tuple(checked), settled)
     config = settled[0][1]
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
@@ -79,7 +79,7 @@ def plan_jobs(names: Sequence[str], settled: Sequence[tuple[Request, TrainConfig
     """The jobs, with what each is known by. Raises `RequestError`."""
     computer = set_up(settled[0][1])
     return tuple(
-        PlannedJob(name, request, identity(config, computer))
+        PlannedJob(name, request, config, identity(config, computer))
         for name, (request, config) in zip(names, settled, strict=True)
     )
 

@@ -12,7 +12,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request
-from mnist_exp.engine.preparation import check_config, settle_data, start_from_run
+from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
 from mnist_exp.engine.run import Job, TrainingRun
 from mnist_exp.runs.directory import RUNS, stamped
 from mnist_exp.runs.stopwatch import Stopwatch
@@ -25,10 +25,10 @@ def train(request: Request, started: float) -> None:
     """Run what was asked for. Raises `RequestError` before anything is created, `WorkError` after."""
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
-        request, config, computer = check_config(start_from_run(request))
+        request, config, computer = check_config(load_base_run(request))
     Thread(target=import_plots).start()  # while data is read and unpacked, which leaves the interpreter free
     with stopwatch.phase("data"):
-        request, config, source, stands_in_for = settle_data(request, config)
+        request, config, source, stands_in_for = resolve_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
     TrainingRun(job, stopwatch).execute()

@@ -90,7 +90,7 @@ def choose(
         try:
             choose_images(model, saved, config, request, options)
         except RequestError as another:
-            told = another.problems or (Problem(COMMAND_LINE, str(another), "images"),)
+            told = another.problems or (Problem("unusable", COMMAND_LINE, str(another), "images"),)
             raise RequestError([*error.problems, *told], "this request") from another
         raise
     return layers, choose_images(model, saved, config, request, options)
@@ -111,7 +111,9 @@ def choose_layers(
         try:
             found += choose(model, wanted, known)
         except NoSuchLayer as error:
-            problems.append(Problem(COMMAND_LINE, f"layers.{number}: {error}", f"layers.{number}"))
+            problems.append(
+                Problem("unknown-layer", COMMAND_LINE, f"layers.{number}: {error}", f"layers.{number}")
+            )
     if problems:
         raise RequestError(problems, "this request")
     return [layer for layer in model.layers if layer in found]
@@ -174,7 +176,9 @@ def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request:
 
 
 def _of_images(*problems: str) -> RequestError:
-    return RequestError([Problem(COMMAND_LINE, problem, "images") for problem in problems], "this request")
+    return RequestError(
+        [Problem("unusable", COMMAND_LINE, problem, "images") for problem in problems], "this request"
+    )
 
 
 def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple[Images, list[str]]:

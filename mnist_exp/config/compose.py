@@ -1,22 +1,20 @@
-"""From a request to one plain, resolved dict, by Hydra's rules.
+"""Compose a request into one plain, resolved dict by Hydra's rules.
 
-Hydra stops at the first thing that is wrong; here the override that it stopped at is set aside, explained,
-and the composition goes on, so that everything wrong is told at once.
+Hydra stops at the first error. Here the override at fault is set aside and explained, and composition continues,
+so that all problems are reported at once.
 """
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,12 +25,18 @@ from mnist_exp.config.diagnostics import (
     explain_interpolation,
     explain_unparsable,
     preset_problems,
+)
+from mnist_exp.config.hydra_adapter import (
+    COMPOSITION_ERRORS,
+    ConfigLoader,
+    apply_override,
+    config_loader,
+    parse_override,
     unreadable,
 )
-from mnist_exp.config.hydra_adapter import COMPOSITION_ERRORS, config_loader, is_group, load, option_file
-from mnist_exp.config.overrides import Request, key_of, parse_override
+from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE, Places
-from mnist_exp.errors import Problem, RequestError
+from mnist_exp.errors import Code, Problem, RequestError
 
 # Groups whose options hold values of other groups.
 PRESETS = ("experiment", "debug")
@@ -40,37 +44,38 @@ PRESETS = ("experiment", "debug")
 
 @dataclass(frozen=True)
 class Composition:
-    """A composed config, its interpolations resolved, and where its values come from."""
+    """A composed config with its interpolations resolved, and the places that its values come from."""
 
     values: dict[str, Any]
     places: Places
     problems: tuple[Problem, ...]
     raw: dict[Any, Any]
-    """The values as they are written, with their interpolations."""
+    """The values as written, with their interpolations."""
+    failed: frozenset[str] = frozenset()
+    """Keys and groups whose override could not be applied."""
     remark: str | None = None
-    """What is no mistake, but may not be meant."""
+    """A combination that is valid, but may not be intended."""
 
-    def problem(self, path: str, message: str) -> Problem:
-        """What is wrong with the value at a dotted path, at the place that it comes from."""
-        knobs = [knob for _, knob in self._knobs(path)]
-        of = f" ({knobs[0]})" if knobs else ""
+    def problem(self, path: str, message: str, code: Code) -> Problem:
+        """Return a problem with the value at a dotted path, at the place that the value comes from."""
+        names = [name for _, name in self._parameters(path)]
+        of = f" ({names[0]})" if names else ""
         given = [
-            f"{key} is {knob}, from the command line"
-            for key, knob in self._knobs(path, inside=True)
-            if self.places.place(knob) == COMMAND_LINE
+            f"{key} is {name}, from the command line"
+            for key, name in self._parameters(path, inside=True)
+            if self.places.place(name) == COMMAND_LINE
         ]
-        told = "; ".join([f"{path}{of}: {message}", *given])
-        return Problem(self.place(path), told, path)
+        return Problem(code, self.place(path), "; ".join([f"{path}{of}: {message}", *given]), path)
 
     def place(self, path: str) -> str:
-        """Where the value at a dotted path comes from: the command line, if that turned the knob that it is."""
-        for _, knob in self._knobs(path):
-            if self.places.place(knob) == COMMAND_LINE:
+        """Return where the value at a dotted path comes from, or where the parameter that it interpolates does."""
+        for _, name in self._parameters(path):
+            if self.places.place(name) == COMMAND_LINE:
                 return COMMAND_LINE
         return self.places.place(path)
 
-    def _knobs(self, path: str, *, inside: bool = False) -> list[tuple[str, str]]:
-        """The key that the value at a path is an interpolation of; with `inside`, those of a mapping's values."""
+    def _parameters(self, path: str, *, inside: bool = False) -> list[tuple[str, str]]:
+        """Return the key that the value at a path interpolates; with `inside`, those of a mapping's values."""
         node: Any = self.raw
         for part in path.split("."):
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
@@ -79,53 +84,47 @@ class Composition:
                 node = node[part]
             else:
                 return []
-        values = list(node.items()) if inside and isinstance(node, dict) else [] if inside else [("", node)]
+        mapping = node if isinstance(node, dict) else {}
+        values = list(mapping.items()) if inside else [("", node)]
         matches = [(key, re.fullmatch(r"\$\{([a-z_][\w.]*)\}", str(value))) for key, value in values]
         return [(str(key), match[1]) for key, match in matches if match]
 
 
 def compose(request: Request) -> Composition:
-    """Compose one config; everything wrong with its overrides and files is in its `problems`.
+    """Compose one config; its `problems` are those of the overrides and files.
 
-    Where not even our own options compose (a YAML file that cannot be read), `RequestError` is raised.
+    Raises `RequestError` if even our own options cannot be composed, as when a YAML file is unreadable.
     """
     with config_loader(request.config_dir) as loader:
-        good, problems = parsable(request.overrides)
-        try:
-            config = load(loader, request, good)
-        except COMPOSITION_ERRORS:
-            config, good, more = _load_what_can_be(loader, request, good)
-            problems += more
+        overrides, problems = parsable(request.overrides)
+        steps = _Steps(loader, request)
+        config, accepted = steps.compose(overrides)
+        problems += steps.problems
         if request.base is not None:
-            problems += [
-                Problem(
-                    COMMAND_LINE, f"{text}: a preset cannot be put on a saved config; give its values one by one"
-                )
-                for text in good
-                if key_of(text) in PRESETS and not text.endswith("=none")
-            ]
+            problems += _presets_over_saved(accepted)
         choices = {str(k): v for k, v in config.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
         folders = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
         HydraConfig.instance().set_config(config)
-        with_knobs = OmegaConf.to_container(config, resolve=False)
-        assert isinstance(with_knobs, dict)
-        del with_knobs["hydra"]
+        raw = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(raw, dict)
+        del raw["hydra"]
         values, unresolved = _resolve(config)
-        places = Places(request.verb, folders, choices, good, request.base_file)
-        problems += [Problem(places.place(path), f"{path}: {text}", path) for path, text in unresolved]
-        # A knob that a misspelt name was meant for is used.
-        meant = " ".join(text for _, text in unresolved)
+        keys = [key_of(text) for text in accepted]
+        places = Places(request.verb, folders, choices, keys, request.base_file)
         problems += [
-            problem
-            for problem in _unused_knobs(with_knobs, replace(request, overrides=tuple(good)), places)
-            if f"'{problem.path}'" not in meant
+            Problem("invalid-interpolation", places.place(path), f"{path}: {text}", path)
+            for path, text in unresolved
         ]
+        unused = _unused_parameters(raw, keys, places, saved=request.base is not None)
+        # A parameter that a misspelt reference was probably meant for counts as used.
+        meant = " ".join(text for _, text in unresolved)
+        problems += [problem for problem in unused if f"'{problem.path}'" not in meant]
         remark = _preset_of_another_model(loader, choices)
-    return Composition(values, places, tuple(problems), with_knobs, remark)
+    return Composition(values, places, tuple(problems), raw, frozenset(steps.failed), remark)
 
 
 def compose_or_explain(request: Request) -> Composition:
-    """Compose, and raise `RequestError` for whatever is wrong."""
+    """Compose a request. Raises `RequestError` with all problems."""
     composition = compose(request)
     if composition.problems:
         raise RequestError(sorted(set(composition.problems)))
@@ -133,72 +132,94 @@ def compose_or_explain(request: Request) -> Composition:
 
 
 def parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
+    """Return the overrides that are in Hydra's syntax, and a problem for each of the others."""
     good, problems = [], []
     for text in overrides:
         try:
             parse_override(text)
             good.append(text)
         except HydraException:
-            problems.append(Problem(COMMAND_LINE, explain_unparsable(text)))
+            problems.append(Problem("invalid-override", COMMAND_LINE, explain_unparsable(text)))
     return good, problems
 
 
-def _load_what_can_be(
-    loader: ConfigLoaderImpl, request: Request, overrides: Sequence[str]
-) -> tuple[DictConfig, list[str], list[Problem]]:
-    """Compose with the overrides added one at a time, without those that fail."""
-    accepted: list[str] = []
-    problems: list[Problem] = []
-    failed: set[str] = set()
-    try:
-        config = load(loader, request, accepted)
-    except COMPOSITION_ERRORS as error:
-        raise RequestError(explain_file(error)) from error
-    parsed = {text: parse_override(text, loader) for text in overrides}
-    # Groups first: what other overrides reach depends on them.
-    for text in sorted(overrides, key=lambda text: not is_group(loader, parsed[text])):
+class _Steps:
+    """Composes a request; if it fails as a whole, one override at a time, without those that fail."""
+
+    def __init__(self, loader: ConfigLoader, request: Request) -> None:
+        self._loader, self._request = loader, request
+        self._accepted: list[str] = []
+        self.problems: list[Problem] = []
+        self.failed: set[str] = set()
+
+    def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, Sequence[str]]:
+        """Return the config, and the overrides that it was composed with. Raises `RequestError`."""
         try:
-            if is_group(loader, parsed[text]) or parsed[text].is_sweep_override():
-                config = load(loader, request, [*accepted, text])
-            else:  # as Hydra does when it has composed: no file is read again
-                changed = copy.deepcopy(config)
-                ConfigLoaderImpl._apply_overrides_to_config([parsed[text]], changed)
-                config = changed
-            accepted.append(text)
+            return self._load(overrides), overrides
+        except COMPOSITION_ERRORS:
+            pass
+        try:
+            config = self._load(())
         except COMPOSITION_ERRORS as error:
-            group = key_of(text).split(".")[0]
-            if group == "model" and "." in key_of(text) and group in failed:
-                continue  # which keys it has is not known
-            found = [] if unreadable(error) else _problems_of_preset(loader, request, accepted, text)
-            if not found:
-                failed.add(key_of(text))
-                found = explain(parsed[text], error, config, loader)
-            problems += found
-    return config, accepted, problems
+            raise RequestError(explain_file(error)) from error
+        parsed = {text: self._loader.parse(text) for text in overrides}
+        # Groups first: which keys the other overrides can reach depends on them.
+        for text in sorted(overrides, key=lambda text: not self._loader.is_group(parsed[text])):
+            try:
+                config = self._add(config, parsed[text], text)
+                self._accepted.append(text)
+            except COMPOSITION_ERRORS as error:
+                self._explain(config, parsed[text], text, error)
+        return config, self._accepted
+
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        verb, base = self._request.verb, self._request.base
+        return (
+            self._loader.load(verb, overrides) if base is None else self._loader.load_over(verb, overrides, base)
+        )
+
+    def _add(self, config: DictConfig, override: Override, text: str) -> DictConfig:
+        if self._loader.is_group(override) or override.is_sweep_override():
+            return self._load([*self._accepted, text])
+        return apply_override(config, override)
+
+    def _explain(self, config: DictConfig, override: Override, text: str, error: Exception) -> None:
+        key = key_of(text)
+        if key.startswith("model.") and "model" in self.failed:
+            return  # the model's keys are unknown
+        file = self._loader.option_file(key, text.partition("=")[2]) if key in PRESETS else None
+        found = preset_problems(file, self._refusal) if file and not unreadable(error) else []
+        if not found:
+            self.failed.add(key)
+            found = explain(override, error, config, self._loader)
+        self.problems += found
+
+    def _refusal(self, text: str, also: Sequence[str]) -> tuple[Code, str] | None:
+        """Return why an override cannot be added to the accepted ones; None if it can."""
+        overrides = [*self._accepted, *also]
+        config = self._load(overrides)
+        try:
+            self._load([*overrides, text])
+        except COMPOSITION_ERRORS as error:
+            problem = explain(self._loader.parse(text), error, config, self._loader)[0]
+            return problem.code, problem.message
+        return None
 
 
-def _problems_of_preset(
-    loader: ConfigLoaderImpl, request: Request, accepted: Sequence[str], text: str
-) -> list[Problem]:
-    """What is wrong in the file of a preset, if the override chooses one."""
-    file = option_file(loader, key_of(text), text.partition("=")[2]) if key_of(text) in PRESETS else None
-    return preset_problems(file, partial(_explained, loader, request, accepted)) if file else []
-
-
-def _explained(
-    loader: ConfigLoaderImpl, request: Request, accepted: Sequence[str], text: str, also: Sequence[str]
-) -> str | None:
-    """Why an override cannot be added to those that were accepted; None where it can."""
-    config = load(loader, request, [*accepted, *also])
-    try:
-        load(loader, request, [*accepted, *also, text])
-    except COMPOSITION_ERRORS as error:
-        return explain(parse_override(text, loader), error, config, loader)[0].message
-    return None
+def _presets_over_saved(overrides: Sequence[str]) -> list[Problem]:
+    return [
+        Problem(
+            "contradiction",
+            COMMAND_LINE,
+            f"{text}: a preset cannot be put on a saved config; give its values one by one",
+        )
+        for text in overrides
+        if key_of(text) in PRESETS and not text.endswith("=none")
+    ]
 
 
 def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The config as plain values; what an interpolation could not resolve is told and left as it stands."""
+    """Return the config as plain values, and the path and reason of each interpolation that stays unresolved."""
     failed: list[tuple[str, str]] = []
 
     def plain(node: Any, prefix: str) -> Any:
@@ -221,10 +242,10 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]
     return plain(config, ""), failed
 
 
-def _preset_of_another_model(loader: ConfigLoaderImpl, choices: Mapping[str, str]) -> str | None:
-    """That a preset chooses a model, and another was chosen instead."""
+def _preset_of_another_model(loader: ConfigLoader, choices: Mapping[str, str]) -> str | None:
+    """Return a remark if a preset chooses a model, and another was chosen instead."""
     preset, model = choices.get("experiment"), choices.get("model")
-    file = option_file(loader, "experiment", str(preset))
+    file = loader.option_file("experiment", str(preset))
     written = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
     defaults = written.get("defaults") if isinstance(written, dict) else None
     for entry in defaults or ():
@@ -233,33 +254,37 @@ def _preset_of_another_model(loader: ConfigLoaderImpl, choices: Mapping[str, str
     return None
 
 
-def _unused_knobs(values: Mapping[Any, Any], request: Request, places: Places) -> list[Problem]:
+def _unused_parameters(
+    values: Mapping[Any, Any], keys: Sequence[str], places: Places, *, saved: bool
+) -> list[Problem]:
+    """Return the model's parameters that have no effect. `keys` are those of the overrides."""
     model = values.get("model")
     if not isinstance(model, dict):
         return []
-    knobs = [str(key) for key in model if key not in ("name", "layers")]
-    if request.base is not None and not any(key_of(text) == "model" for text in request.overrides):
-        # A saved config is resolved: its layers hold numbers, and turning a knob would do nothing.
-        turned = [knob for knob in knobs if any(key_of(t).startswith(f"model.{knob}") for t in request.overrides)]
+    names = [f"model.{key}" for key in model if key not in ("name", "layers")]
+    if saved and "model" not in keys:
+        # The layers of a saved config hold numbers, so that changing a parameter would have no effect.
         return [
             Problem(
+                "unused-parameter",
                 COMMAND_LINE,
-                f"model.{knob}: the layers of a saved config hold values, not knobs; "
+                f"{name}: the layers of a saved config hold values, not knobs; "
                 f"set the layer's argument (model.layers.0.…), or choose the model anew with model=…",
             )
-            for knob in turned
+            for name in names
+            if any(key.startswith(name) for key in keys)
         ]
-    # Leaving out the layer that a knob is for is no mistake.
-    changed = any(key_of(text).startswith("model.layers") for text in request.overrides)
-    given = [key_of(text) for text in request.overrides]
+    # Removing the layer that a parameter is for is no mistake.
+    changed = any(key.startswith("model.layers") for key in keys)
     references = " ".join(re.findall(r"\$\{[^}]*\}", str(model)))
     return [
         Problem(
-            places.place(f"model.{knob}"),
-            f"model.{knob}: nothing in model.layers refers to this knob",
-            f"model.{knob}",
+            "unused-parameter",
+            places.place(name),
+            f"{name}: nothing in model.layers refers to this knob",
+            name,
         )
-        for knob in knobs
-        if (not changed or f"model.{knob}" in given)
-        and not re.search(rf"(\bmodel\.|\{{\.+){re.escape(knob)}\b", references)
+        for name in names
+        if (not changed or name in keys)
+        and not re.search(rf"(\bmodel\.|\{{\.+){re.escape(name.removeprefix('model.'))}\b", references)
     ]

@@ -1,4 +1,4 @@
-"""Why an override or a file could not be composed, in a line that a user can act on."""
+"""Explain in a line that a user can act on why an override or a file could not be composed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import Override
-from hydra.errors import MissingConfigException
-from omegaconf import DictConfig, OmegaConf, grammar_parser
-from omegaconf.errors import GrammarParseError
-from yaml import YAMLError
-from yaml.reader import ReaderError
+from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.config.hydra_adapter import is_group, option_file
+from mnist_exp.config.hydra_adapter import (
+    ConfigLoader,
+    MissingKey,
+    MissingOption,
+    MissingVariable,
+    first_reason,
+    has_broken_interpolation,
+    invalid_yaml,
+    missing_option,
+    missing_reference,
+    unreadable,
+)
 from mnist_exp.config.provenance import COMMAND_LINE, short
-from mnist_exp.errors import Problem
+from mnist_exp.errors import Code, Problem, first_line
 from mnist_exp.keras_spec.signatures import class_arguments
 from mnist_exp.suggest import did_you_mean, nearest
 
 
 def explain_unparsable(text: str) -> str:
+    """Say why an override is not in Hydra's syntax."""
     if text.startswith("-"):
         return f"{text}: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5"
     if "=" not in text:
@@ -35,71 +42,54 @@ def explain_unparsable(text: str) -> str:
 
 
 def explain_interpolation(error: Exception, config: DictConfig) -> str:
-    """Why an interpolation could not be resolved, with the key that was probably meant."""
-    first = str(error).strip().splitlines()[0]
-    if match := re.search(r"Interpolation key '([^']*)' not found", first):
-        known = _all_keys(config)
-        meant = did_you_mean(match[1], known) if "." in match[1] else _same_last_part(match[1], known)
-        return f"there is no key '{match[1]}'{meant}"
-    if match := re.search(r"Environment variable '([^']*)' not found", first):
-        return f"the environment variable {match[1]} is not set"
-    return first
+    """Say why an interpolation could not be resolved, with the key that was probably meant."""
+    match missing_reference(error):
+        case MissingKey(key):
+            known = _all_keys(_plain(config))
+            meant = did_you_mean(key, known) if "." in key else _same_last_part(key, known)
+            return f"there is no key '{key}'{meant}"
+        case MissingVariable(name):
+            return f"the environment variable {name} is not set"
+    return first_line(error)
 
 
 def explain_file(error: Exception) -> str:
-    found = _yaml_problem(error)
-    return f"{found.place}: {found.message}" if found else str(error).strip().split("\n")[0]
+    """Say which file could not be read, and why."""
+    problem = _yaml_problem(error)
+    return f"{problem.place}: {problem.message}" if problem else str(error).strip().split("\n")[0]
 
 
-def _yaml_problem(error: BaseException | None) -> Problem | None:
-    while error is not None:
-        mark = getattr(error, "problem_mark", None)
-        if isinstance(error, YAMLError) and mark is not None:
-            file, problem = Path(mark.name.removeprefix("file://")), getattr(error, "problem", "")
-            context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
-            since = f" {context} that begins in line {start.line + 1}" if context and start else ""
-            return Problem(f"{short(file)}:{mark.line + 1}", f"not valid YAML{since}: {problem}")
-        error = error.__cause__ or error.__context__
-    return None
+def _yaml_problem(error: BaseException) -> Problem | None:
+    fault = invalid_yaml(error)
+    if fault is None:
+        return None
+    since = f" {fault.context} that begins in line {fault.context_line}" if fault.context else ""
+    return Problem("invalid-yaml", f"{short(fault.file)}:{fault.line}", f"not valid YAML{since}: {fault.problem}")
 
 
-def unreadable(error: BaseException | None) -> str:
-    """Why a file could not be read as YAML; nothing, where that is not what went wrong."""
-    while error is not None:
-        if isinstance(error, UnicodeDecodeError):
-            return f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}"
-        if isinstance(error, ReaderError):
-            return f"not valid YAML: character {error.position} is U+{error.character:04X}"
-        if isinstance(error, YAMLError):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-def explain(override: Override, error: Exception, config: DictConfig, loader: ConfigLoaderImpl) -> list[Problem]:
-    """What is wrong with an override, or with the file of the option that it names."""
+def explain(override: Override, error: Exception, config: DictConfig, loader: ConfigLoader) -> list[Problem]:
+    """Return what is wrong with an override, or with the file of the option that it names."""
     key = override.key_or_group
-    if found := _yaml_problem(error):
-        return [found]
-    file = option_file(loader, key, str(override.value())) if is_group(loader, override) else None
+    if problem := _yaml_problem(error):
+        return [problem]
+    file = loader.option_file(key, str(override.value())) if loader.is_group(override) else None
     if file is not None:
         if why := unreadable(error):
-            return [Problem(short(file), why)]
+            return [Problem("invalid-yaml", short(file), why)]
         if problems := _broken_interpolations(file):
             return problems
-    return [Problem(COMMAND_LINE, _explain(override, error, config, loader), key)]
+    code, message = _explain_override(override, error, config, loader)
+    return [Problem(code, COMMAND_LINE, f"{override.input_line or ''}: {message}", key)]
 
 
 def _broken_interpolations(file: Path) -> list[Problem]:
-    """The values of a file that are no interpolations, though they have the sign of one."""
+    """Return the values of a file that contain `${` but are no valid interpolations."""
     problems = []
     for node in _scalars(yaml.compose(file.read_text(encoding="utf-8"))):
-        try:
-            if "${" in node.value:
-                grammar_parser.parse(node.value)
-        except GrammarParseError:
+        if has_broken_interpolation(node.value):
             why = "'${' is never closed" if node.value.count("${") > node.value.count("}") else "no interpolation"
-            problems.append(Problem(f"{short(file)}:{node.start_mark.line + 1}", f"{node.value}: {why}"))
+            place = f"{short(file)}:{node.start_mark.line + 1}"
+            problems.append(Problem("invalid-interpolation", place, f"{node.value}: {why}"))
     return problems
 
 
@@ -114,105 +104,119 @@ def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
             yield from _scalars(value)
 
 
-def _explain(override: Override, error: Exception, config: DictConfig, loader: ConfigLoaderImpl) -> str:
+def _explain_override(
+    override: Override, error: Exception, config: DictConfig, loader: ConfigLoader
+) -> tuple[Code, str]:
     text = override.input_line or ""
     key = override.key_or_group
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        options = sorted(error.options)
-        group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
-        names = "no such option" if group == key else f"it names {group}={wanted}, which is no such option"
-        there = f"{group} has {', '.join(options)}{_no_folder(loader, group)}"
-        return f"{text}: {names}{did_you_mean(wanted, options)}; {there}"
+    if (missing := missing_option(error)) is not None:
+        return "unknown-option", _explain_option(missing, key, loader)
     if override.is_sweep_override():
-        return f"{text}: several values are a sweep, which needs -m"
-    if override.is_delete() and OmegaConf.is_list(OmegaConf.select(config, key.rpartition(".")[0])):
-        return f"{text}: an entry of a list is left out with {key}=null"
-    parent, missing = _deepest(config, key)
-    if missing is not None:
-        if addition := _argument_of_keras(config, parent, missing, text):
-            return f"{text}: {addition}"
+        return "several-values", "several values are a sweep, which needs -m"
+    if override.is_delete() and isinstance(_at(config, key.rpartition(".")[0]), list):
+        return "invalid-override", f"an entry of a list is left out with {key}=null"
+    parent, part = _deepest(_plain(config), key)
+    if part is not None:
+        if addition := _explain_addition(config, parent, part, text):
+            return "invalid-override", addition
         kind = "no such key or group" if "." not in key else "no such key"
-        return f"{text}: {kind}{_meant_key(config, key, parent, missing)}"
-    if is_group(loader, override) and text.startswith("+"):
-        return f"{text}: there is an option of {key} already; it is changed without the plus: {text[1:]}"
-    reason = str(error.__cause__ or error).strip().split("\n")[0]
-    return f"{text}: {reason}"
+        return "unknown-key", f"{kind}{_suggest_key(config, key, parent, part)}"
+    if loader.is_group(override) and text.startswith("+"):
+        message = f"there is an option of {key} already; it is changed without the plus: {text[1:]}"
+        return "invalid-override", message
+    return "invalid-override", first_reason(error)
 
 
-def _no_folder(loader: ConfigLoaderImpl, group: str) -> str:
-    """That a user's folder has a group of another name, which may have been meant for this one."""
-    for source in loader.get_sources():
-        folder = Path(source.path)
-        if source.provider == "command-line" and not (folder / group).is_dir():
+def _explain_option(missing: MissingOption, key: str, loader: ConfigLoader) -> str:
+    group, wanted, options = missing.group, missing.wanted, missing.options
+    names = "no such option" if group == key else f"it names {group}={wanted}, which is no such option"
+    return (
+        f"{names}{did_you_mean(wanted, options)}; {group} has {', '.join(options)}"
+        f"{_misnamed_folder(loader, group)}"
+    )
+
+
+def _misnamed_folder(loader: ConfigLoader, group: str) -> str:
+    """Point out a folder of the user whose name is close to a group's."""
+    for folder in loader.user_folders():
+        if not (folder / group).is_dir():
             near = nearest(group, [path.name for path in folder.iterdir() if path.is_dir()])
             if near is not None:
                 return f"; {short(folder / near)} is no group: it would be called {group}"
     return ""
 
 
-def _meant_key(config: DictConfig, key: str, parent: str, missing: str) -> str:
-    """Which key was probably meant by one that is not there; else, what there is in its place."""
-    node = OmegaConf.select(config, parent) if parent else config
-    if OmegaConf.is_list(node):
-        last = f"0 to {len(node) - 1}" if len(node) else "nothing"
+def _suggest_key(config: DictConfig, key: str, parent: str, missing: str) -> str:
+    """Suggest the key that was probably meant; otherwise say which keys or entries there are."""
+    node = _at(config, parent)
+    if isinstance(node, list):
+        last = f"0 to {len(node) - 1}" if node else "nothing"
         return f"; {parent} has the entries {last}"
-    if parent and not OmegaConf.is_dict(node):
+    if parent and not isinstance(node, dict):
         return f"; {parent} is {'null' if node is None else node} here"
+    siblings = [str(name) for name in (node or {}) if parent or name != "hydra"]
     groups = [] if parent else [str(name) for name in config.hydra.runtime.choices if "/" not in str(name)]
-    beside = [str(name) for name in (node or {}) if parent or name != "hydra"]
-    if near := nearest(missing, [*beside, *groups], cutoff=0.65):
+    known = _all_keys(_plain(config))
+    if near := nearest(missing, [*siblings, *groups], cutoff=0.65):
         rest = key.removeprefix(f"{parent}.{missing}" if parent else missing)
         whole = f"{parent}.{near}{rest}" if parent else f"{near}{rest}"
-        known = _all_keys(config)
         whole = whole if whole in known or not rest else nearest(whole, known) or near
         return f" (did you mean '{whole}'?)"
-    if elsewhere := _same_last_part(missing, _all_keys(config)):
+    if elsewhere := _same_last_part(missing, known):
         return elsewhere
     if not parent:
         return ""
-    name = f" ({node.get('name')})" if isinstance(node, DictConfig) and node.get("name") else ""
-    return f"; {parent}{name} has {', '.join(beside)}"
+    name = f" ({node.get('name')})" if node.get("name") else ""
+    return f"; {parent}{name} has {', '.join(siblings)}"
 
 
-def _argument_of_keras(config: DictConfig, parent: str, name: str, text: str) -> str:
-    """How an argument that a layer or an optimizer has, but its entry does not give, is given."""
-    node = OmegaConf.select(config, parent) if parent else None
-    kind = node.get("type") if isinstance(node, DictConfig) else node
+def _explain_addition(config: DictConfig, parent: str, name: str, text: str) -> str:
+    """Say how to give an argument that a layer or optimizer has, but its entry does not name yet."""
+    node = _at(config, parent) if parent else None
+    kind = node.get("type") if isinstance(node, dict) else node
     of = "optimizers" if parent == "optimizer" else "layers"
     found = class_arguments(of, kind) if isinstance(kind, str) else None
     if found is None or name not in found.known | {"trainable"}:
         return ""
-    if isinstance(node, DictConfig):
+    if isinstance(node, dict):
         return f"not given there so far; a key is added with a plus: +{text}"
     value = text.partition("=")[2]
     return f"{parent} is a name alone; give it as a whole: '{parent}={{type: {kind}, {name}: {value}}}'"
 
 
-def _deepest(config: DictConfig, key: str) -> tuple[str, str | None]:
-    """The part of `key` that exists, and the first part that does not."""
-    node: Any = config
+def _plain(config: DictConfig) -> Any:
+    """Return the values of a config as written, with their interpolations."""
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def _at(config: DictConfig, path: str) -> Any:
+    """Return the value at a dotted path, resolved if it is an interpolation; None if there is none."""
+    node = OmegaConf.select(config, path) if path else config
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+
+
+def _deepest(values: Any, key: str) -> tuple[str, str | None]:
+    """Return the part of `key` that exists, and the first part that does not."""
+    node = values
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        if OmegaConf.is_dict(node) and part in node:
-            node = node._get_node(part)
-        elif OmegaConf.is_list(node) and part.isdigit() and int(part) < len(node):
-            node = node._get_node(int(part))
+        if isinstance(node, dict) and part in node:
+            node = node[part]
+        elif isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
         else:
             return ".".join(parts[:depth]), part
     return key, None
 
 
-def _all_keys(config: Any, prefix: str = "") -> list[str]:
+def _all_keys(values: Any, prefix: str = "") -> list[str]:
+    """Return every dotted path of a config, without Hydra's own part."""
+    if isinstance(values, list):
+        return [key for i, value in enumerate(values) for key in _all_keys(value, f"{prefix}{i}.")]
     keys = []
-    if OmegaConf.is_dict(config):
-        for key in config:
-            if not prefix and key == "hydra":
-                continue
-            keys.append(f"{prefix}{key}")
-            keys += _all_keys(config._get_node(key), f"{prefix}{key}.")
-    elif OmegaConf.is_list(config):
-        for index in range(len(config)):
-            keys += _all_keys(config._get_node(index), f"{prefix}{index}.")
+    for key, value in values.items() if isinstance(values, dict) else ():
+        if prefix or key != "hydra":
+            keys += [f"{prefix}{key}", *_all_keys(value, f"{prefix}{key}.")]
     return keys
 
 
@@ -222,12 +226,12 @@ def _same_last_part(name: str, keys: Sequence[str]) -> str:
     return f" (did you mean '{last[match]}'?)" if match else ""
 
 
-def preset_problems(file: Path, why_not: Callable[[str, Sequence[str]], str | None]) -> list[Problem]:
-    """What is wrong with a preset's list of defaults, and with the keys of its body, each at its line.
+def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Code, str] | None]) -> list[Problem]:
+    """Return what is wrong in a preset's defaults list and with the keys of its body, each at its line.
 
-    `why_not` says why an override, such as `model=pyramid`, cannot be added to others; None where it can.
+    `refusal` says why an override, such as `model=pyramid`, cannot be added to others; None if it can.
     """
-    right: list[str] = []
+    accepted: list[str] = []
     text = file.read_text(encoding="utf-8")
     root = yaml.compose(text)
     if not isinstance(root, yaml.MappingNode):
@@ -235,31 +239,31 @@ def preset_problems(file: Path, why_not: Callable[[str, Sequence[str]], str | No
     problems = []
     if not re.search(r"^# *@package +_global_", text, re.MULTILINE):
         message = "a preset's first line is '# @package _global_': its keys are then those of the whole config"
-        problems.append(Problem(f"{short(file)}:1", message))
+        problems.append(Problem("missing-value", f"{short(file)}:1", message))
     for key, value in root.value:
-        if key.value != "defaults":
-            overrides = [(line, f"{path}=null") for line, path in _leaves(value, key.value)]
-        else:
-            entries = [
-                pair for entry in value.value if isinstance(entry, yaml.MappingNode) for pair in entry.value
-            ]
-            overrides = [
-                (name.start_mark.line + 1, f"{name.value.removeprefix('override ').lstrip('/')}={option.value}")
-                for name, option in entries
-            ]
-        for line, override in overrides:
-            reason = why_not(override, right)
-            if reason is None and key.value == "defaults":
-                right.append(override)
-            elif reason is not None:
-                problems.append(Problem(f"{short(file)}:{line}", reason.replace("=null", "", 1)))
+        chooses = key.value == "defaults"
+        for line, override in _choices(value) if chooses else _leaves(value, key.value):
+            why_not = refusal(override, accepted)
+            if why_not is not None:
+                code, message = why_not
+                problems.append(Problem(code, f"{short(file)}:{line}", message.replace("=null", "", 1)))
+            elif chooses:
+                accepted.append(override)
     return problems
 
 
+def _choices(defaults: yaml.Node) -> Iterator[tuple[int, str]]:
+    """Yield the line of each entry of a defaults list, and the override that it is equivalent to."""
+    for entry in defaults.value:
+        for name, option in entry.value if isinstance(entry, yaml.MappingNode) else ():
+            group = name.value.removeprefix("override ").lstrip("/")
+            yield name.start_mark.line + 1, f"{group}={option.value}"
+
+
 def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[int, str]]:
-    """The lines and the dotted paths of the values in a mapping."""
+    """Yield the line of each value in a mapping, and an override that checks whether its key exists."""
     if not isinstance(node, yaml.MappingNode):
-        yield node.start_mark.line + 1, path
+        yield node.start_mark.line + 1, f"{path}=null"
         return
     for key, value in node.value:
         yield from _leaves(value, f"{path}.{key.value}")

@@ -1,52 +1,125 @@
-"""Hydra's config loader over our own options and a user's folder.
+"""The only module that touches internals of Hydra, OmegaConf and PyYAML, or reads their error messages.
 
-Some names come from `hydra._internal`: `hydra-core` is pinned below 1.4 for that.
+`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py checks what is relied on here.
 """
 
 from __future__ import annotations
 
+import copy
+import os
+import re
+import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, NoReturn, cast
 
 import hydra.version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, grammar_parser
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from yaml import YAMLError
+from yaml.error import MarkedYAMLError
+from yaml.reader import ReaderError
 
-from mnist_exp.config.overrides import Request, parse_override
 from mnist_exp.errors import RequestError
 
 VERSION_BASE = "1.3"
 
-# Our presets of launchers have the names of the plugins' own, and are checked against these: as we want it.
+# The packages that Hydra's own launchers and those of its plugins are in.
+LAUNCHER_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.")
+
+# Our launcher presets share the names of the plugins' own, which Hydra uses as their schemas. This is intended.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against", category=UserWarning)
 
-# Hydra lets a TypeError through where an override deletes an entry of a list, a ValueError for model=null,
-# and an OSError for a file that holds a number.
+# Hydra raises TypeError if an override deletes a list entry, ValueError for model=null, and OSError for a file
+# that contains only a number.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError)
 
 
+# ── Loading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def conf_folder() -> Path:
-    """The folder with our own options: packaged in a wheel, beside the package in a checkout."""
+    """Return the folder with our own options: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parent / "conf"
 
 
+class ConfigLoader:
+    """Hydra's config loader over our options and the user's own folder."""
+
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
+        self._loader = loader
+
+    def load(self, name: str, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
+        """Compose a root config, including Hydra's own part. Raises `COMPOSITION_ERRORS`."""
+        mode = RunMode.MULTIRUN if multirun else RunMode.RUN
+        return self._loader.load_configuration(name, list(overrides), mode)
+
+    def load_over(self, name: str, overrides: Sequence[str], base: Mapping[str, Any]) -> DictConfig:
+        """Compose a root config with saved values in place of the groups that no override chooses.
+
+        Raises `COMPOSITION_ERRORS`.
+        """
+        parsed = [self.parse(text) for text in overrides]
+        groups = [o for o in parsed if o.is_hydra_override() or self.is_group(o)]
+        config = self.load(name, [o.input_line or "" for o in groups])
+        chosen = {o.key_or_group for o in groups}
+        OmegaConf.set_struct(config, False)
+        for key, value in base.items():
+            if key not in chosen:
+                # Keys added since the run was saved get our default values.
+                known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
+                config[key] = {**known, **value} if known else value
+        OmegaConf.set_struct(config, True)
+        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+        return config
+
+    def parse(self, text: str) -> Override:
+        """Parse an override, expanding globs over a group's options. Raises `HydraException`."""
+        return OverridesParser.create(config_loader=self._loader).parse_overrides([text])[0]
+
+    def is_group(self, override: Override) -> bool:
+        """Whether an override chooses a group's option."""
+        return bool(self._loader.repository.group_exists(override.key_or_group))
+
+    def option_file(self, group: str, option: str) -> Path | None:
+        """Return the file of an option as Hydra finds it; None if there is none."""
+        folders = [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
+        files = [folder / group / f"{option}.yaml" for folder in folders]
+        return next((file for file in files if file.is_file()), None)
+
+    def user_folders(self) -> list[Path]:
+        """Return the folders given by --config-dir."""
+        return [Path(source.path) for source in self._loader.get_sources() if source.provider == "command-line"]
+
+    def make_launcher(self, config: DictConfig, function: Callable[[Any], Any]) -> Launcher:
+        """Instantiate the launcher of a config, without the config's callbacks, which could name code to run."""
+        context = HydraContext(config_loader=self._loader, callbacks=Callbacks())
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=function, config=config
+        )
+
+
 @contextmanager
-def config_loader(config_dir: str | None) -> Iterator[ConfigLoaderImpl]:
-    """Hydra's loader over our options and those of the user's own folder. Raises `RequestError`."""
+def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
+    """Yield a loader over our options and those in the user's own folder. Raises `RequestError`."""
     search_path = create_config_search_path(str(conf_folder()))
     if config_dir is not None:
         folder = Path(config_dir).expanduser().resolve()
@@ -57,43 +130,161 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoaderImpl]:
     hydra.version.setbase(VERSION_BASE)
     main = Hydra.create_main_hydra2("mnist-exp", search_path)
     try:
-        yield cast(ConfigLoaderImpl, main.config_loader)
+        yield ConfigLoader(cast(ConfigLoaderImpl, main.config_loader))
     finally:
         GlobalHydra.instance().clear()
 
 
-def load(loader: ConfigLoaderImpl, request: Request, overrides: Sequence[str]) -> DictConfig:
-    if request.base is None:
-        return loader.load_configuration(request.verb, list(overrides), RunMode.RUN)
-    parsed = [parse_override(text, loader) for text in overrides]
-    groups = [o for o in parsed if o.is_hydra_override() or is_group(loader, o)]
-    config = loader.load_configuration(request.verb, [o.input_line or "" for o in groups], RunMode.RUN)
-    chosen = {o.key_or_group for o in groups}
-    OmegaConf.set_struct(config, False)
-    for key, value in request.base.items():
-        if key not in chosen:
-            # Keys that came after the run was saved have the values of our default options.
-            known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
-            config[key] = {**known, **value} if known else value
-    OmegaConf.set_struct(config, True)
-    ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
-    return config
-
-
 def hidden_options(config_dir: str | None) -> list[Path]:
-    """The options in a user's folder that have the names of ours: Hydra takes ours."""
+    """Return the options in a user's folder that share a name with ours: Hydra uses ours."""
     if config_dir is None:
         return []
     theirs, ours = Path(config_dir).expanduser(), conf_folder()
     return sorted(file for file in theirs.rglob("*.yaml") if (ours / file.relative_to(theirs)).is_file())
 
 
-def option_file(loader: ConfigLoaderImpl, group: str, option: str) -> Path | None:
-    """The file of an option, as Hydra finds it; None where there is none."""
-    folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
-    files = [folder / group / f"{option}.yaml" for folder in folders]
-    return next((file for file in files if file.is_file()), None)
+# ── Overrides and flags ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def is_group(loader: ConfigLoaderImpl, override: Override) -> bool:
-    return bool(loader.repository.group_exists(override.key_or_group))
+def parse_override(text: str) -> Override:
+    """Parse an override; globs are not expanded. Raises `HydraException`."""
+    return OverridesParser.create().parse_overrides([text])[0]
+
+
+def apply_override(config: DictConfig, override: Override) -> DictConfig:
+    """Return a copy of a composed config with a value override applied; reads no file.
+
+    Raises `COMPOSITION_ERRORS`.
+    """
+    changed = copy.deepcopy(config)
+    ConfigLoaderImpl._apply_overrides_to_config([override], changed)
+    return changed
+
+
+def argument_parser(refuse: Callable[[str], NoReturn]) -> tuple[ArgumentParser, list[str]]:
+    """Return Hydra's argument parser, which calls `refuse` for a wrong command line, and its flags."""
+    parser = get_args_parser()
+    parser.prog = "mnist-exp"
+    parser.error = refuse  # type: ignore[assignment, method-assign]
+    return parser, [flag for action in parser._actions for flag in action.option_strings]
+
+
+def run_flags(name: str, words: Sequence[str]) -> int:
+    """Let Hydra handle --help, --cfg, --info or completion for a root config, and return the exit status.
+
+    Raises what Hydra raises, instead of having it printed.
+    """
+    previous, sys.argv = sys.argv, ["mnist-exp", *words]
+    setting = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them and exiting
+    try:
+        hydra.main(config_path=str(conf_folder()), config_name=name, version_base=VERSION_BASE)(lambda _: None)()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = previous
+        if setting is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = setting
+    return 0
+
+
+# ── Errors as values ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class MissingOption:
+    """A group has no option of the wanted name."""
+
+    group: str
+    wanted: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MissingKey:
+    """An interpolation names a key that does not exist."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class MissingVariable:
+    """An interpolation names an environment variable that is not set."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class InvalidYaml:
+    """A YAML file has a syntax error; lines count from 1."""
+
+    file: Path
+    line: int
+    problem: str
+    context: str
+    """What the parser was in when it failed, such as `while parsing a flow sequence`; may be empty."""
+    context_line: int
+
+
+def missing_option(error: Exception) -> MissingOption | None:
+    """Return which option of a group Hydra did not find; None if the error is another one."""
+    if not isinstance(error, MissingConfigException) or error.options is None:
+        return None
+    group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
+    return MissingOption(group, wanted, tuple(sorted(error.options)))
+
+
+def missing_reference(error: Exception) -> MissingKey | MissingVariable | None:
+    """Return what an interpolation refers to that does not exist; None if the error is another one."""
+    text = str(error)
+    if match := re.search(r"Interpolation key '([^']*)' not found", text):
+        return MissingKey(match[1])
+    if match := re.search(r"Environment variable '([^']*)' not found", text):
+        return MissingVariable(match[1])
+    return None
+
+
+def invalid_yaml(error: BaseException | None) -> InvalidYaml | None:
+    """Return the YAML syntax error that caused an error; None if there is none."""
+    for cause in _causes(error):
+        if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
+            mark, start = cause.problem_mark, cause.context_mark
+            file = Path(mark.name.removeprefix("file://"))
+            context = str(cause.context) if cause.context and start else ""
+            return InvalidYaml(file, mark.line + 1, str(cause.problem), context, start.line + 1 if start else 0)
+    return None
+
+
+def unreadable(error: BaseException | None) -> str:
+    """Say why a file could not be read as YAML; empty if the error has another cause."""
+    for cause in _causes(error):
+        if isinstance(cause, UnicodeDecodeError):
+            return f"not UTF-8: byte {cause.start} is 0x{cause.object[cause.start]:02x}"
+        if isinstance(cause, ReaderError):
+            return f"not valid YAML: character {cause.position} is U+{cause.character:04X}"
+        if isinstance(cause, YAMLError):
+            return str(cause)
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def first_reason(error: Exception) -> str:
+    """Return the first line of an error's cause, or of the error itself."""
+    return str(error.__cause__ or error).strip().split("\n")[0]
+
+
+def has_broken_interpolation(text: str) -> bool:
+    """Whether a value contains `${` but is no valid interpolation."""
+    try:
+        if "${" in text:
+            grammar_parser.parse(text)
+    except GrammarParseError:
+        return True
+    return False

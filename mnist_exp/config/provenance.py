@@ -1,4 +1,4 @@
-"""Where a value of the composed config really comes from: the command line, or a line of a YAML file."""
+"""Find where a value of the composed config comes from: the command line, or a line of a YAML file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ COMMAND_LINE = "command line"
 
 
 class Places:
-    """Finds the place of a dotted path, such as `model.layers.2.filters`.
+    """Find the place of a dotted path, such as `model.layers.2.filters`.
 
-    Options are looked for in `folders` in order, the first that has the file wins, as in Hydra.
+    As in Hydra, the first of the `folders` that has an option's file counts.
     """
 
     def __init__(
@@ -22,20 +22,20 @@ class Places:
         verb: str,
         folders: Sequence[Path],
         choices: Mapping[str, str | None],
-        overrides: Sequence[str],
+        override_keys: Sequence[str],
         saved: Path | None = None,
     ) -> None:
-        """`saved` is an earlier run's config that stands in for the groups that no override chose."""
+        """`saved` is the file of an earlier run's config, used for the groups that no override chose."""
         self._saved = saved
         self._verb = verb
         self._folders = folders
         self._choices = choices
-        self._override_keys = [_key(override) for override in overrides]
+        self._override_keys = [key.split("@", 1)[0] for key in override_keys]
 
     def place(self, path: str) -> str:
-        """`file:line`, or `command line`."""
+        """Return `file:line`, or `command line`."""
         for key in self._override_keys:
-            # An entry of a list that was changed is not the reason for what is said of the list.
+            # Changing one entry of a list is not the cause of a problem with the list as a whole.
             inside = key.startswith(f"{path}.") and not key[len(path) + 1].isdigit()
             if key not in self._choices and (f"{path}.".startswith(f"{key}.") or inside):
                 return COMMAND_LINE
@@ -62,7 +62,7 @@ class Places:
         return f"{short(root)}:{line}" if root and line else COMMAND_LINE
 
     def _inherited(self, group: str, option: str, path: str) -> str | None:
-        """Where an option, or one of those that its file begins with, has the whole of a path."""
+        """Return where an option, or one of its defaults, gives the whole path."""
         file = self._file(f"{group}/{option}.yaml")
         if file is None:
             return None
@@ -77,13 +77,9 @@ class Places:
         return next((folder / name for folder in self._folders if (folder / name).is_file()), None)
 
 
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~").split("@", 1)[0]
-
-
 def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
-    """The line of the deepest part of `path` that the file has; None where that is nothing at all
-    (or, with `whole_path`, not the whole).
+    """Return the line of the deepest part of `path` in the file; None if there is no part of it, or with
+    `whole_path`, not all of it.
     """
     node = yaml.compose(file.read_text(encoding="utf-8"))
     line = None if node is None else node.start_mark.line + 1
@@ -107,6 +103,6 @@ def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
 
 
 def short(file: Path) -> str:
-    """The path as the user would type it from here, where that is shorter."""
+    """Return the path relative to the working directory if that is shorter."""
     relative = os.path.relpath(file)
     return relative if len(relative) < len(str(file)) else str(file)

@@ -1,13 +1,13 @@
-"""From a composition to a typed config, or to every problem that can be told without Keras."""
+"""Turn a request into a typed config, or into every problem that can be found without Keras."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -17,50 +17,93 @@ from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import Frozen, TrainConfig
-from mnist_exp.errors import Problem, RequestError
+from mnist_exp.errors import Code, Problem, RequestError
 from mnist_exp.keras_spec.layer_types import augmentation_faults, check_list, is_list, tell
 from mnist_exp.keras_spec.objective import check_objective
 from mnist_exp.suggest import did_you_mean, nearest
 
 Config = TypeVar("Config", bound=Frozen)
 
+# The code of each of pydantic's error types; any other is a wrong type.
+_CODES: Mapping[str, Code] = {
+    "extra_forbidden": "unknown-key",
+    "missing": "missing-value",
+    "literal_error": "unknown-option",
+    "value_error": "invalid-value",
+    "string_pattern_mismatch": "invalid-value",
+    "finite_number": "invalid-value",
+    **dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "out-of-range"),
+    **dict.fromkeys(("string_too_short", "string_too_long", "too_short", "too_long"), "out-of-range"),
+}
 
-def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
-    """Compose and validate a request. Raises `RequestError` with all problems, sorted by place.
 
-    Its `mended` is then what this would have returned with our defaults in the place of what is wrong.
+@dataclass(frozen=True)
+class CheckResult(Generic[Config]):
+    """The result of checking a request without Keras."""
+
+    config: Config | None
+    """The validated config, with our defaults in place of what is wrong; None if that is not enough."""
+    composition: Composition
+    problems: tuple[Problem, ...]
+    """All problems found so far, sorted by place."""
+    needs_keras: bool
+    """Whether Keras can check the config further."""
+
+    def unwrap(self) -> tuple[Config, Composition]:
+        """Return the config and its composition. Raises `RequestError` if there are problems."""
+        if self.problems:
+            raise RequestError(self.problems)
+        assert self.config is not None
+        return self.config, self.composition
+
+
+def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]:
+    """Compose and validate a request.
+
+    Raises `RequestError` if not even our own options can be composed.
     """
     composition = compose(request)
     problems = list(composition.problems)
+    values: dict[str, Any] = composition.values
+    config: Config | None
     try:
-        config = _validated(composition.values, schema)
-        mended: tuple[Config, Composition] | None = (config, composition)
+        config = _validated(values, schema)
     except ValidationError as error:
-        more, mended = _problems_and_mended(error, composition, schema, request)
-        problems += news(more, problems)
+        repair = _Repair(composition, schema, request.verb)
+        config = repair.run(error)
+        problems += unreported(repair.problems, problems)
+        values = repair.values
     if schema is TrainConfig:
-        problems += news(_problems_by_name(composition), problems)
-    if problems:
-        refused = RequestError(sorted(set(problems)))
-        # What follows from these sizes would not be the user's mistake, but ours.
-        if not {"data.shape", "data.classes"} & {problem.path for problem in problems}:
-            refused.mended = mended
-        raise refused
-    return config, composition
+        problems += unreported(_problems_by_name(composition), problems)
+    # A default for the images' shape or number of classes, or for the model, would lead to problems of our making.
+    paths = {problem.path for problem in problems}
+    needs_keras = (
+        config is not None
+        and schema is TrainConfig
+        and "model" not in composition.failed
+        and not {"data.shape", "data.classes"} & paths
+    )
+    composition = replace(composition, values=values)
+    return CheckResult(config, composition, tuple(sorted(set(problems))), needs_keras)
 
 
-def news(problems: Iterable[Problem], told: Iterable[Problem]) -> list[Problem]:
-    """Those of the problems that are not about what was told."""
-    paths = {problem.path for problem in told if problem.path}
+def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
+    """Compose and validate a request. Raises `RequestError` with all problems."""
+    return check_request(request, schema).unwrap()
+
+
+def unreported(problems: Iterable[Problem], reported: Iterable[Problem]) -> list[Problem]:
+    """Return the problems whose keys have no reported problem yet."""
+    paths = {problem.path for problem in reported if problem.path}
     return [problem for problem in problems if problem.path not in paths]
 
 
 def _problems_by_name(composition: Composition) -> list[Problem]:
-    """Layers, optimizer, loss and metrics that Keras does not have, and arguments that they do not."""
+    """Return the layers, optimizers, losses, metrics and arguments that Keras does not have."""
     problems: list[Problem] = []
 
     def report(path: str, message: str) -> None:
-        problems.append(composition.problem(path, message))
+        problems.append(composition.problem(path, message, "invalid-entry"))
 
     values = composition.values
     model, aug = values.get("model"), values.get("aug")
@@ -74,51 +117,60 @@ def _problems_by_name(composition: Composition) -> list[Problem]:
     return problems
 
 
-def _problems_and_mended(
-    error: ValidationError, composition: Composition, schema: type[Config], request: Request
-) -> tuple[list[Problem], tuple[Config, Composition] | None]:
-    """What is wrong, and the same with our defaults for it; None where that is not enough.
+class _Repair(Generic[Config]):
+    """Puts our defaults in place of what is wrong in a config, to find what else is wrong."""
 
-    What contradicts each other is only looked at when each is right by itself: after the first mending.
-    """
-    problems = _problems(error, composition, schema)
-    values, defaults = copy.deepcopy(composition.values), compose(Request(request.verb)).values
-    mended: set[str] = set()
-    for _ in range(3):
+    _ROUNDS = 3  # contradictions between settings show only once each setting is valid by itself
+
+    def __init__(self, composition: Composition, schema: type[Config], verb: str) -> None:
+        self._composition, self._schema = composition, schema
+        self.values: dict[str, Any] = copy.deepcopy(composition.values)
+        self._defaults = compose(Request(verb)).values
+        self._repaired: set[str] = set()
+        self.problems: list[Problem] = []
+
+    def run(self, error: ValidationError) -> Config | None:
+        """Return the repaired config; None if our defaults are not enough."""
+        self.problems += _problems(error, self._composition, self._schema)
+        for _ in range(self._ROUNDS):
+            if not all(map(self._put_default, self._wrong_paths(error))):
+                return None
+            try:
+                return _validated(self.values, self._schema)
+            except ValidationError as further:
+                error = further
+            # Without those that one of our defaults takes part in.
+            names = {path.rpartition(".")[2] for path in self._repaired}
+            self.problems += [
+                problem
+                for problem in _problems(error, replace(self._composition, values=self.values), self._schema)
+                if not names & set(re.findall(r"\w+", problem.message))
+            ]
+        return None
+
+    def _wrong_paths(self, error: ValidationError) -> Iterator[str]:
         for details in error.errors(include_url=False):
-            path = _locate(details, values)[0]
-            for wrong in [path] if path else map(_first_key, _message(details, None, schema).split("\n")):
-                if not _mend(values, defaults, wrong):
-                    return problems, None
-                mended.add(wrong)
+            if path := _locate(details, self.values)[0]:
+                yield path
+            else:
+                yield from map(_first_key, _message(details, None, self._schema).split("\n"))
+
+    def _put_default(self, path: str) -> bool:
+        """Put our default at a path. Return whether that was possible."""
+        *parents, key = path.split(".")
+        node: Any = self.values
+        default: Any = self._defaults
         try:
-            return problems, (_validated(values, schema), replace(composition, values=values))
-        except ValidationError as further:
-            error = further
-        # Not those in which a default of ours has a part.
-        names = {path.rpartition(".")[2] for path in mended}
-        problems += [
-            problem
-            for problem in _problems(error, replace(composition, values=values), schema)
-            if not names & set(re.findall(r"\w+", problem.message))
-        ]
-    return problems, None
-
-
-def _mend(values: Any, defaults: Any, path: str) -> bool:
-    """Put our default at a path. Returns whether that could be done."""
-    *parents, key = path.split(".")
-    node, default = values, defaults
-    try:
-        for part in parents:
-            node, default = _entry(node, part), _entry(default, part)
-        if isinstance(default, Mapping) and key not in default:
-            node.pop(key, None)
-        else:
-            node[key] = copy.deepcopy(_entry(default, key))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        return False
-    return True
+            for part in parents:
+                node, default = _entry(node, part), _entry(default, part)
+            if isinstance(default, Mapping) and key not in default:
+                node.pop(key, None)
+            else:
+                node[key] = copy.deepcopy(_entry(default, key))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+            return False
+        self._repaired.add(path)
+        return True
 
 
 def _entry(node: Any, part: str) -> Any:
@@ -143,45 +195,51 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
         if details["type"] == "extra_forbidden":
             unknown.add(path)
         message = _message(details, value, schema)
-        if not path:  # between groups
-            for sentence in message.split("\n"):
-                key = _first_key(sentence)
-                problems.setdefault(key, Problem(composition.place(key), sentence, key))
+        if path:
+            # Of the branches of a union, the first (the usual one) is reported.
+            problems.setdefault(path, _problem_at(path, value, message, code_of(details["type"]), composition))
             continue
-        place = composition.place(path)
-        if place == COMMAND_LINE and not isinstance(value, (dict, list)):
-            problem = Problem(
-                place, f"{path}={value if isinstance(value, str) else _shown(value)}: {message}", path
-            )
-        else:
-            problem = composition.problem(path, message)
-        # Of the branches of a union, the first (the usual one) speaks.
-        problems.setdefault(path, problem)
+        for sentence in message.split("\n"):  # between groups
+            key = _first_key(sentence)
+            problems.setdefault(key, Problem("contradiction", composition.place(key), sentence, key))
     inner = {path for path in problems for other in problems if path.startswith(f"{other}.")}
     return [
         *(problem for path, problem in problems.items() if path not in inner),
-        *(_of_missing(group, keys, unknown, composition) for group, keys in missing.items()),
+        *(_missing_keys(group, keys, unknown, composition) for group, keys in missing.items()),
     ]
 
 
+def code_of(error_type: str) -> Code:
+    """Return the code of one of pydantic's error types."""
+    return _CODES.get(error_type, "wrong-type")
+
+
+def _problem_at(path: str, value: Any, message: str, code: Code, composition: Composition) -> Problem:
+    place = composition.place(path)
+    if place == COMMAND_LINE and not isinstance(value, (dict, list)):
+        shown = value if isinstance(value, str) else _shown(value)
+        return Problem(code, place, f"{path}={shown}: {message}", path)
+    return composition.problem(path, message, code)
+
+
 def _first_key(sentence: str) -> str:
-    """The dotted key that a sentence about several groups begins with: the one that is to be changed."""
+    """Return the dotted key that a sentence about several groups begins with, which is the one to change."""
     match = re.match(r"[a-z_]+(\.[a-z_]+)*(?=[:=])", sentence)
     return match[0] if match else ""
 
 
-def _of_missing(group: str, keys: Sequence[str], unknown: Set[str], composition: Composition) -> Problem:
-    """The keys of a group that are missing, in one line; not those that stand there under a wrong name."""
+def _missing_keys(group: str, keys: Sequence[str], unknown: Set[str], composition: Composition) -> Problem:
+    """Return one problem for a group's missing keys, without those that are there under a misspelt name."""
     names = [path.rpartition(".")[2] for path in unknown if path.rpartition(".")[0] == group]
     keys = [key for key in keys if not any(nearest(name, keys) == key for name in names)] or keys
     message = f"missing: {', '.join(keys)}"
     if (conf_folder() / group / "none.yaml").is_file():
         message += "; a file that begins with 'defaults: [none]' has them from there"
-    return composition.problem(group, message)
+    return composition.problem(group, message, "missing-value")
 
 
 def _locate(details: ErrorDetails, values: Any) -> tuple[str, Any]:
-    """The dotted path of an error, without the names of union branches, and the value there."""
+    """Return the dotted path of an error, without the names of union branches, and the value there."""
     parts: list[str] = []
     node = values
     for part in details["loc"]:

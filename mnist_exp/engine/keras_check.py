@@ -31,7 +31,7 @@ def check(config: TrainConfig, composition: Composition) -> None:
     problems: list[Problem] = []
 
     def report(path: str, message: str) -> None:
-        problems.append(composition.problem(path, message))
+        problems.append(composition.problem(path, message, "rejected-by-keras"))
 
     _check_objective(config, report)
     _check_augmentation(config, report)

@@ -1,6 +1,6 @@
-"""What a request to train comes to: its config, checked, on a device that is here, with data that was found.
+"""Prepare a training run: validate the config, select the device, locate the data.
 
-Everything that is wrong with it is found here, before anything is created.
+All problems are found here, before anything is created.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request, key_of, override_value, quoted
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.validation import compose_checked, news
+from mnist_exp.config.validation import CheckResult, check_request, unreported
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model import backend
 from mnist_exp.runs.log import say, warn
@@ -24,36 +24,33 @@ if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
     from mnist_exp.training.device import Device
 
-# Keys that a new run does not take over from the one that it starts from.
-NOT_TAKEN_OVER = ("from", "name", "outputs", "sweep", "tracking")
+# Keys that a new run does not inherit from the one that it starts from.
+NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
 
 
-def start_from_run(request: Request) -> Request:
-    """With `from=<run>`: the same request over that run's config. Raises `RequestError`."""
+def load_base_run(request: Request) -> Request:
+    """Return the request over the config of the run named by `from=<run>`, if any. Raises `RequestError`."""
     wanted = override_value(request, "from")
     if wanted is None:
         return request
     if not isinstance(wanted, str):
         raise RequestError("from: takes one run")
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
-    saved = {key: value for key, value in read_config(run.path).items() if key not in NOT_TAKEN_OVER}
+    saved = {key: value for key, value in read_config(run.path).items() if key not in NOT_INHERITED}
     return replace(request, base=saved, base_file=run.path / "config.yaml")
 
 
-def settle_init(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """With `init_from=<run>`: the same with the path of that run, whatever it was called by.
-
-    Raises `RequestError`.
-    """
+def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
+    """Replace the name in `init_from=<run>` by the path of that run. Raises `RequestError`."""
     if config.init_from is None:
         return request, config
     try:
         run = find_run(config.init_from, Path(config.outputs))
     except RequestError as error:
-        raise RequestError([Problem(COMMAND_LINE, f"init_from={error}", "init_from")]) from error
+        raise RequestError([Problem("not-found", COMMAND_LINE, f"init_from={error}", "init_from")]) from error
     if run.status != "finished":
         message = f"init_from={config.init_from}: this run is {run.status}; a finished one is needed"
-        raise RequestError([Problem(COMMAND_LINE, message, "init_from")])
+        raise RequestError([Problem("unusable", COMMAND_LINE, message, "init_from")])
     path = str(run.path.resolve())
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
     request = replace(request, overrides=(*kept, f"init_from={quoted(path)}"))
@@ -61,48 +58,54 @@ def settle_init(request: Request, config: TrainConfig) -> tuple[Request, TrainCo
 
 
 def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
-    """A request to train as it was settled, its config, and what it computes on.
+    """Check a request to train; return it with resolved paths, its config and its device.
 
-    Raises `RequestError` with all that is wrong.
+    Raises `RequestError` with all problems.
     """
-    try:
-        config, composition = compose_checked(request, TrainConfig)
-    except RequestError as error:
-        if error.mended is None:
-            raise
-        config, composition = error.mended
-        problems = error.problems
-        try:
-            _, config = settle_init(request, config)
-        except RequestError as further:
-            problems += further.problems
-            config = config.model_copy(update={"init_from": None})
-        refused = RequestError(sorted(set(problems)))
-        # Told after the others, as Keras takes seconds to start.
-        refused.more = partial(_problems_with_keras, config, composition, told=problems)
-        raise refused from error
+    return finish_check(request, check_request(request, TrainConfig))
+
+
+def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[Request, TrainConfig, Device]:
+    """Do the checks of `check_config` that remain once the request is composed. Raises `RequestError`."""
+    if checked.problems:
+        raise _refusal(request, checked)
+    config, composition = checked.unwrap()
     if composition.remark:
         warn(composition.remark)
-    request, config = settle_init(request, config)
+    request, config = resolve_init_from(request, config)
     computer = set_up(config)
     check_with_keras(config, composition)
     return request, config, computer
 
 
+def _refusal(request: Request, checked: CheckResult[TrainConfig]) -> RequestError:
+    """Return the error for a request with problems. Those that only Keras finds stay pending, as it is slow."""
+    problems, config = checked.problems, checked.config
+    if config is None:
+        return RequestError(problems)
+    try:
+        _, config = resolve_init_from(request, config)
+    except RequestError as error:
+        problems += error.problems
+        config = config.model_copy(update={"init_from": None})
+    pending = partial(_problems_with_keras, config, checked.composition, reported=problems)
+    return RequestError(sorted(set(problems)), pending=pending if checked.needs_keras else None)
+
+
 def _problems_with_keras(
-    config: TrainConfig, composition: Composition, *, told: tuple[Problem, ...]
+    config: TrainConfig, composition: Composition, *, reported: tuple[Problem, ...]
 ) -> tuple[Problem, ...]:
-    """What Keras finds wrong beside what was told."""
+    """Return what Keras finds wrong in addition to the reported problems."""
     try:
         set_up(config)
         check_with_keras(config, composition)
     except RequestError as error:
-        return tuple(news(error.problems, told))
+        return tuple(unreported(error.problems, reported))
     return ()
 
 
 def set_up(config: TrainConfig) -> Device:
-    """Start TensorFlow on the device that the config asks for. Raises `RequestError`."""
+    """Start TensorFlow on the configured device. Raises `RequestError`."""
     backend.load()
     from mnist_exp.training import device
 
@@ -110,16 +113,25 @@ def set_up(config: TrainConfig) -> Device:
 
 
 def check_with_keras(config: TrainConfig, composition: Composition) -> None:
-    """Let Keras judge the layers, the optimizer, the loss and the metrics. Raises `RequestError`."""
+    """Let Keras check the layers, the optimizer, the loss and the metrics. Raises `RequestError`."""
     from mnist_exp.engine.keras_check import check
 
     check(config, composition)
 
 
-def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig, Source, str | None]:
-    """Find the data, and decide whether its fallback stands in: the request and config are the fallback's then.
+def recheck_with_data(request: Request, option: str) -> tuple[Request, TrainConfig]:
+    """Check a request again with another option of `data`, its fallback. Raises `RequestError`."""
+    request = request.with_option("data", option)
+    config, composition = check_request(request, TrainConfig).unwrap()
+    check_with_keras(config, composition)
+    return request, config
 
-    Raises `RequestError` for data that is damaged, and where nobody has it and there is no fallback.
+
+def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig, Source, str | None]:
+    """Find the data, or else its fallback, for which the returned request and config are then.
+
+    The last value is the name of the data that the fallback replaces; None without a fallback.
+    Raises `RequestError` if the data is damaged, or not found and without a fallback.
     """
     from mnist_exp.data.load import find
     from mnist_exp.data.sources import NotFound
@@ -133,9 +145,7 @@ def settle_data(request: Request, config: TrainConfig) -> tuple[Request, TrainCo
         warn(
             f"{error}\n{fallback.upper()} STANDS IN FOR {wanted.upper()}. data.fallback=null makes this an error."
         )
-    request = request.with_option("data", fallback)
-    config, composition = compose_checked(request, TrainConfig)
-    check_with_keras(config, composition)
+    request, config = recheck_with_data(request, fallback)
     try:
         return request, config, find(config.data, say), wanted
     except NotFound as error:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.validation import compose_checked
-from mnist_exp.engine.preparation import check_config, settle_data
+from mnist_exp.config.validation import CheckResult, check_request, compose_checked
+from mnist_exp.engine.preparation import finish_check, resolve_data
 from mnist_exp.engine.run import Job, Resumption, checkpoint_key
 from mnist_exp.errors import RequestError
 from mnist_exp.runs import journal
@@ -47,18 +47,20 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         saved = read_config(path)
         state = find_state(path, result)
         request = over_saved(request, path, saved, result, state)
-        same, _ = compose_checked(replace(request, overrides=()), TrainConfig)
-        config, _ = compose_checked(request, TrainConfig)
+        same = compose_checked(replace(request, overrides=()), TrainConfig)[0] if request.overrides else None
+        checked = check_request(request, TrainConfig)
+        config, _ = checked.unwrap()
+        same = same or config
         check_same(path, config, same)
         check_epochs(path, result, config, state)
-        config, computer = check_device(request, result)
+        config, computer = check_device(request, checked, result)
     outputs = outputs_of(path) or Path(config.outputs)
     data_config = config.data.model_copy(update={"fallback": None})  # other images would not do
     config = config.model_copy(update={"outputs": str(outputs), "data": data_config})
     with stopwatch.phase("data"):
         from mnist_exp.data.load import prepare
 
-        _, _, source, _ = settle_data(request, config)
+        _, _, source, _ = resolve_data(request, config)
         check_data(path, result, prepare(source, config.data), config, same, state)
     had = result.device
     exact = (computer.name, computer.threads, computer.precision) == (had.device, had.threads, had.precision)
@@ -171,7 +173,9 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
         )
 
 
-def check_device(request: Request, result: RunResult) -> tuple[TrainConfig, Device]:
+def check_device(
+    request: Request, checked: CheckResult[TrainConfig], result: RunResult
+) -> tuple[TrainConfig, Device]:
     """The config, checked by Keras too, and what it computes on. Raises `RequestError` for another device than the
     run had, unless it was asked for.
     """
@@ -186,7 +190,7 @@ def check_device(request: Request, result: RunResult) -> tuple[TrainConfig, Devi
                 f"device.threads={cores} {other}"
             )
     try:
-        _, config, computer = check_config(request)
+        _, config, computer = finish_check(request, checked)
     except RequestError as error:
         if had.kind == "gpu" and not asked & {"device", "device.kind"} and "no GPU" in str(error):
             raise RequestError(

@@ -14,8 +14,8 @@ from mnist_exp.config.command_schemas import SavedConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
-from mnist_exp.config.validation import compose_checked
-from mnist_exp.engine.preparation import settle_data
+from mnist_exp.config.validation import check_request, compose_checked
+from mnist_exp.engine.preparation import resolve_data
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
@@ -119,19 +119,17 @@ def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, Train
     Raises `RequestError` with all that is wrong with them.
     """
     own, over_run = split_overrides(request)
-    problems: list[Problem] = []
-    try:
-        config, _ = compose_checked(own, schema)
-    except RequestError as error:
-        if error.mended is None:
-            raise
-        config, problems = error.mended[0], [*error.problems]
+    checked = check_request(own, schema)
+    problems = [*checked.problems]
+    if checked.config is None:
+        raise RequestError(problems)
+    config = checked.config
     try:
         saved = find_saved(config.run, Path(config.outputs))
         of_run = config_of(saved, request, over_run)
     except RequestError as error:
         if problems:
-            problems += error.problems or [Problem(COMMAND_LINE, str(error), "run")]
+            problems += error.problems or [Problem("not-found", COMMAND_LINE, str(error), "run")]
             raise RequestError(sorted(set(problems))) from error
         raise
     if problems:
@@ -186,4 +184,4 @@ def data_of(config: TrainConfig, request: Request) -> Dataset:
     """The data that a config names, as a training sees it. Raises `RequestError`."""
     from mnist_exp.data.load import prepare
 
-    return prepare(settle_data(request, config)[2], config.data)
+    return prepare(resolve_data(request, config)[2], config.data)

@@ -40,7 +40,7 @@ def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.
 
 
 def _refuse(path: str, message: str) -> None:
-    raise RequestError([Problem(path, message)])
+    raise RequestError([Problem("invalid-entry", path, message)])
 
 
 def _identifier(name: str) -> str:

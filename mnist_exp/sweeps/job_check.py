@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import DataConfig, TrainConfig
-from mnist_exp.config.validation import compose_checked, news
-from mnist_exp.engine.preparation import check_with_keras, set_up, settle_data, settle_init
+from mnist_exp.config.validation import check_request, unreported
+from mnist_exp.engine.preparation import (
+    check_with_keras,
+    recheck_with_data,
+    resolve_data,
+    resolve_init_from,
+    set_up,
+)
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.fingerprint import as_values, with_effect
 from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import Grid
 
-# What belongs to the whole sweep, or to the process that all its jobs may share.
+# Keys that belong to the whole sweep, or to the process that its jobs may share.
 NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra")
+_MOST_NAMES = 3  # jobs listed in a message
 
-
-_NAMES = 3  # of jobs that a message lists
+Checked = tuple[TrainConfig, Composition]
 
 
 def _jobs(count: int) -> str:
@@ -29,41 +36,20 @@ def _jobs(count: int) -> str:
 
 
 def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, tuple[Request, TrainConfig]]:
-    """The request and the config of every job, by its name; with `sweep.skip_invalid`, of those that are right.
+    """Return the request and config of every job by its name; with `sweep.skip_invalid`, of the valid ones.
 
-    Raises `RequestError` with the problems of all jobs; one that several jobs share is told once.
+    Raises `RequestError` with the problems of all jobs, each once with the names of its jobs.
     """
-    problems: dict[Problem, list[str]] = {problem: list(names) for problem in grid.problems}
-    for key in grid.swept:
-        if key.split(".")[0] in NOT_SWEPT:
-            message = f"{key}: is one for all jobs of a sweep; give it a single value"
-            problems[Problem(COMMAND_LINE, message, key)] = list(names)
-    jobs: dict[str, tuple[Request, TrainConfig]] = {}
-    composed: dict[str, tuple[TrainConfig, Composition]] = {}
-    mended: dict[str, tuple[TrainConfig, Composition]] = {}
+    problems = _grid_problems(grid, names)
     of_the_grid, subject = bool(problems), f"this sweep of {_jobs(len(names))}"
-    for name, overrides in zip(names, grid.jobs, strict=True):
-        try:
-            job = replace(request, overrides=overrides, multirun=False)
-            config, composition = compose_checked(job, TrainConfig)
-            jobs[name] = settle_init(job, config)
-            composed[name] = jobs[name][1], composition
-        except RequestError as error:
-            if not error.problems:
-                raise
-            for problem in error.problems:
-                problems.setdefault(problem, []).append(name)
-            if error.mended is not None:
-                mended[name] = error.mended
-    skips = not of_the_grid and any(config.sweep.skip_invalid for config, _ in composed.values())
+    jobs, valid, repaired = _compose_jobs(request, grid, names, problems)
+    skips = not of_the_grid and any(config.sweep.skip_invalid for config, _ in valid.values())
     if problems and not skips:
-        refused = RequestError(_with_names(problems, names), subject)
-        if not of_the_grid:
-            refused.more = lambda: _with_keras(mended | composed, problems, names)
-        raise refused
-    if composed:
-        set_up(next(iter(composed.values()))[0])
-    for name, of_keras in _problems_with_keras(composed).items():
+        pending = None if of_the_grid else partial(_pending_problems, repaired | valid, problems, names)
+        raise RequestError(_with_names(problems, names), subject, pending=pending)
+    if valid:
+        set_up(next(iter(valid.values()))[0])
+    for name, of_keras in _problems_with_keras(valid).items():
         del jobs[name]
         for problem in of_keras:
             problems.setdefault(problem, []).append(name)
@@ -75,8 +61,47 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
     return jobs
 
 
-def _problems_with_keras(composed: Mapping[str, tuple[TrainConfig, Composition]]) -> dict[str, Sequence[Problem]]:
-    """What Keras finds wrong, by the names of the jobs that it is in; asked once for jobs that differ by seed."""
+def _grid_problems(grid: Grid, names: Sequence[str]) -> dict[Problem, list[str]]:
+    """Return the problems of the sweep as a whole, which all jobs have."""
+    problems = {problem: list(names) for problem in grid.problems}
+    for key in grid.swept:
+        if key.split(".")[0] in NOT_SWEPT:
+            message = f"{key}: is one for all jobs of a sweep; give it a single value"
+            problems[Problem("several-values", COMMAND_LINE, message, key)] = list(names)
+    return problems
+
+
+def _compose_jobs(
+    request: Request, grid: Grid, names: Sequence[str], problems: dict[Problem, list[str]]
+) -> tuple[dict[str, tuple[Request, TrainConfig]], dict[str, Checked], dict[str, Checked]]:
+    """Compose all jobs, and add what is wrong to `problems`.
+
+    Returns the valid jobs with their requests, the same with their compositions, and the repaired ones that
+    Keras can check further.
+    """
+    jobs: dict[str, tuple[Request, TrainConfig]] = {}
+    valid: dict[str, Checked] = {}
+    repaired: dict[str, Checked] = {}
+    for name, overrides in zip(names, grid.jobs, strict=True):
+        job = replace(request, overrides=overrides, multirun=False)
+        checked = check_request(job, TrainConfig)
+        found = checked.problems
+        if not found:
+            config, composition = checked.unwrap()
+            try:
+                jobs[name] = resolve_init_from(job, config)
+                valid[name] = jobs[name][1], composition
+            except RequestError as error:
+                found = error.problems
+        elif checked.needs_keras and checked.config is not None:
+            repaired[name] = checked.config, checked.composition
+        for problem in found:
+            problems.setdefault(problem, []).append(name)
+    return jobs, valid, repaired
+
+
+def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[Problem]]:
+    """Return what Keras finds wrong by job name; jobs that differ only by seed are checked once."""
     found: dict[str, Sequence[Problem]] = {}
     right: set[str] = set()
     for name, (config, composition) in composed.items():
@@ -91,45 +116,49 @@ def _problems_with_keras(composed: Mapping[str, tuple[TrainConfig, Composition]]
     return found
 
 
-def _with_keras(
-    composed: Mapping[str, tuple[TrainConfig, Composition]],
-    told: Mapping[Problem, Sequence[str]],
-    names: Sequence[str],
+def _pending_problems(
+    composed: Mapping[str, Checked], reported: Mapping[Problem, Sequence[str]], names: Sequence[str]
 ) -> tuple[Problem, ...]:
-    """What Keras finds wrong beside what was told."""
+    """Return what Keras finds wrong in addition to the reported problems."""
     problems: dict[Problem, list[str]] = {}
     if composed:
         set_up(next(iter(composed.values()))[0])
     for name, found in _problems_with_keras(composed).items():
-        for problem in news(found, [problem for problem, of in told.items() if name in of]):
+        for problem in unreported(found, [problem for problem, of in reported.items() if name in of]):
             problems.setdefault(problem, []).append(name)
     return _with_names(problems, names)
 
 
 def _with_names(problems: Mapping[Problem, Sequence[str]], names: Sequence[str]) -> tuple[Problem, ...]:
-    """The problems, each with the jobs that have it."""
+    """Return the problems, each with the names of the jobs that have it."""
 
-    def told(of: Sequence[str]) -> str:
+    def described(of: Sequence[str]) -> str:
         if len(of) == len(names):
             return "all jobs"
-        return ", ".join(of) if len(of) <= _NAMES else f"{', '.join(of[:_NAMES])} and {len(of) - _NAMES} more"
+        return (
+            ", ".join(of)
+            if len(of) <= _MOST_NAMES
+            else f"{', '.join(of[:_MOST_NAMES])} and {len(of) - _MOST_NAMES} more"
+        )
 
     return tuple(
-        replace(problem, message=f"{problem.message}  [{told(of)}]") for problem, of in sorted(problems.items())
+        replace(problem, message=f"{problem.message}  [{described(of)}]")
+        for problem, of in sorted(problems.items())
     )
 
 
-def settle_data_of_all(
+def resolve_data_of_all(
     jobs: Sequence[tuple[Request, TrainConfig]],
 ) -> tuple[Sequence[tuple[Request, TrainConfig]], str | None]:
-    """Find each data set of a sweep once; where a fallback stands in, it does for all jobs, in what is returned.
+    """Find each data set of a sweep once; if it is not found, use its fallback for all jobs.
 
-    Raises `RequestError` where it would be compared with other data.
+    Returns the jobs, and the name of the data that the fallback replaces; None without a fallback.
+    Raises `RequestError` if a fallback would be compared with other data.
     """
     wanted_by_data: dict[DataConfig, str | None] = {}
     for job, config in jobs:
         if config.data.as_found not in wanted_by_data:
-            wanted_by_data[config.data.as_found] = settle_data(job, config)[3]
+            wanted_by_data[config.data.as_found] = resolve_data(job, config)[3]
     missing = {wanted for wanted in wanted_by_data.values() if wanted is not None}
     if not missing:
         return jobs, None
@@ -141,10 +170,4 @@ def settle_data_of_all(
         )
     fallback = fallbacks.pop()
     assert fallback is not None
-    substituted = []
-    for job, _ in jobs:
-        request = job.with_option("data", fallback)
-        config, composition = compose_checked(request, TrainConfig)
-        check_with_keras(config, composition)
-        substituted.append((request, config))
-    return substituted, missing.pop()
+    return [recheck_with_data(job, fallback) for job, _ in jobs], missing.pop()

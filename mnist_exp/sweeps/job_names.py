@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from hydra.errors import HydraException
 
-from mnist_exp.config.overrides import key_of, parse_override
+from mnist_exp.config.hydra_adapter import parse_override
+from mnist_exp.config.overrides import key_of
 from mnist_exp.runs.directory import safe_name
 from mnist_exp.sweeps.grid import Grid
 

@@ -10,13 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.types import HydraContext
+from omegaconf import DictConfig
 
-from mnist_exp.config.hydra_adapter import config_loader
+from mnist_exp.config.hydra_adapter import ConfigLoader, config_loader
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError, first_line
@@ -26,23 +23,25 @@ from mnist_exp.sweeps.grid import chosen_launcher, names_code, resolved, whole_c
 def launch(
     request: Request, directory: Path, jobs: int, function: Callable[[Any], Any], at_once: int | None
 ) -> Iterator[list[Any]]:
-    """Call `function` once per job, and yield what it returned, in order; `at_once` jobs at a time, None: all.
+    """Call `function` once per job, and yield the returned values in order, in batches.
 
-    A launcher (`hydra/launcher=…`) has jobs to spread, not configs to compose: each job knows its own by
-    `job_number`. `function` must not raise, and must be importable by name: some launchers run it in other
-    processes. `directory` is where launchers leave their own files. Raises whatever a launcher does whose worker
-    dies; it may take other jobs down with it, or leave them running.
+    The launcher (`hydra/launcher=…`) distributes jobs and composes no configs; a job uses `job_number`.
+
+    Args:
+        request: The request for the whole sweep.
+        directory: The folder for the launcher's own files.
+        jobs: The number of jobs.
+        function: Must not raise, and must be importable by name, as some launchers run it in other processes.
+        at_once: The number of jobs per batch; None for all.
+
+    Raises:
+        Exception: Whatever the launcher raises if a worker dies. Other jobs may have died with it, or still run.
     """
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
     with _whole(request) as (loader, master):
         HydraConfig.instance().set_config(master)
-        launcher = Plugins.instance().instantiate_launcher(
-            # Without the config's callbacks: a config must not name code to run.
-            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
-            task_function=function,
-            config=master,
-        )
+        launcher = loader.make_launcher(master, function)
         numbers = iter(range(jobs))
         while batch := list(islice(numbers, at_once)):
             returned = launcher.launch([[] for _ in batch], initial_job_idx=batch[0])
@@ -50,12 +49,12 @@ def launch(
 
 
 def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
-    """Raises `RequestError` where a sweep's launcher cannot start anything here. Nothing is created.
+    """Raise `RequestError` if a sweep's launcher cannot start jobs here. Creates nothing.
 
-    A Ray cluster that is found stays connected: the launcher takes it then.
+    The connection to a Ray cluster is kept, for the launcher to use.
     """
     if _engine(launcher) not in ("JoblibLauncher", "RayLauncher", "SlurmLauncher"):
-        return  # the others start jobs anywhere, and composing takes time
+        return  # the others work anywhere, and composing takes time
     with _whole(request) as (_, master):
         launcher = resolved(master.hydra.launcher)
         key, why = f"hydra/launcher={chosen_launcher(master)}", ""
@@ -77,28 +76,30 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
                     address = launcher["ray"]["init"].get("address")
                     why = f"no Ray cluster at address {address}: {first_line(error)}"
         if why:
-            raise RequestError([Problem(COMMAND_LINE, f"{key}: {why}", key.split("=")[0])], "this sweep")
+            raise RequestError(
+                [Problem("unusable", COMMAND_LINE, f"{key}: {why}", key.split("=")[0])], "this sweep"
+            )
 
 
 @contextmanager
-def _whole(request: Request) -> Iterator[tuple[ConfigLoaderImpl, Any]]:
-    """Hydra's loader, and the whole config with Hydra's own part. Raises `RequestError`."""
+def _whole(request: Request) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+    """Yield Hydra's loader, and the config with Hydra's own part. Raises `RequestError`."""
     with config_loader(request.config_dir) as loader:
         master = whole_config(loader, request)
         assert master is not None
-        # As it is made, with what it takes from elsewhere in the config.
+        # Resolved: an interpolation may refer to code named elsewhere in the config.
         if names_code(resolved(master.hydra.launcher)):
             raise RequestError("hydra.launcher: nothing in a config may name code to run")
         yield loader, master
 
 
 def job_number() -> int:
-    """The place of the job that this code runs in among the sweep's, from 0."""
+    """Return the number, from 0, of the job that this process runs."""
     return int(HydraConfig.get().job.num)
 
 
 def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
-    """The cores that a launcher gives to each job, where it runs several at once; None where it does not."""
+    """Return the cores per job of a launcher that runs several jobs at once; None if it runs one at a time."""
     engine = _engine(launcher)
     if engine == "JoblibLauncher":
         workers = int(launcher.get("n_jobs") or cores)
@@ -112,12 +113,12 @@ def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
 
 
 def jobs_at_once(launcher: Mapping[str, Any], batch: int | None, cores: int) -> int | None:
-    """How many jobs a launcher is given at once; None: all. submitit starts them all at the same time here."""
+    """Return the number of jobs per batch, None for all; submitit's local launcher starts whole batches."""
     if batch is None and _engine(launcher) == "LocalLauncher":
         return max(1, cores // (threads_per_job(launcher, cores) or 1))
     return batch
 
 
 def _engine(launcher: Mapping[str, Any]) -> str:
-    """The name of a launcher's class."""
+    """Return the class name of a launcher."""
     return str(launcher.get("_target_", "")).split(".")[-1]

@@ -15,13 +15,13 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.engine.preparation import start_from_run
-from mnist_exp.errors import Problem, RequestError
+from mnist_exp.engine.preparation import load_base_run
+from mnist_exp.errors import Code, Problem, RequestError
 from mnist_exp.runs.directory import SWEEPS, safe_name
 from mnist_exp.runs.fingerprint import as_values, with_effect
 from mnist_exp.runs.journal import flatten
 from mnist_exp.sweeps.grid import Grid
-from mnist_exp.sweeps.job_check import check_jobs, settle_data_of_all
+from mnist_exp.sweeps.job_check import check_jobs, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names
 from mnist_exp.sweeps.search_space import Numbers, Space, read_space
 from mnist_exp.sweeps.worker import data_sha256
@@ -79,7 +79,7 @@ def check_search(request: Request) -> Search:
     """What is asked for. Raises `RequestError` with all that is wrong."""
     ours = tuple(text for text in request.overrides if key_of(text).replace("/", ".").split(".")[0] == "tune")
     rest = tuple(text for text in request.overrides if text not in ours)
-    request = start_from_run(replace(request, verb="train", overrides=rest))
+    request = load_base_run(replace(request, verb="train", overrides=rest))
     problems: list[Problem] = []
     settings = None
     try:
@@ -91,7 +91,7 @@ def check_search(request: Request) -> Search:
     space = read_space(request, settings.space if settings else {})
     problems += space_problems(space, settings)
     jobs = check_points(request, space, problems)
-    settled, stands_in_for = settle_data_of_all(jobs)
+    settled, stands_in_for = resolve_data_of_all(jobs)
     assert settings is not None
     configs = [config for _, config in settled]
     check_same_for_all(configs)
@@ -115,24 +115,26 @@ def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
     """What is wrong with a space beside what is wrong with its dimensions, and with the sampler for it."""
     problems = []
 
-    def report(message: str, key: str = "") -> None:
-        problems.append(Problem(COMMAND_LINE, message, key))
+    def report(code: Code, message: str, key: str = "") -> None:
+        problems.append(Problem(code, COMMAND_LINE, message, key))
 
     if not space.dimensions and not space.problems:
         report(
+            "missing-value",
             "nothing to search over: give keys several values, such as "
-            "optimizer.learning_rate='tag(log,interval(1e-4,1e-1))' or aug=none,rotate15"
+            "optimizer.learning_rate='tag(log,interval(1e-4,1e-1))' or aug=none,rotate15",
         )
     for key in space.keys:
         if key.split(".")[0] in _NOT_SEARCHED:
-            report(f"{key}: is one for all trials of a search; give it a single value", key)
+            report("several-values", f"{key}: is one for all trials of a search; give it a single value", key)
     if any(key_of(text) == "name" for text in space.fixed):
-        report("name: a search is named by tune.name, its trials by their numbers", "name")
+        report("contradiction", "name: a search is named by tune.name, its trials by their numbers", "name")
     if settings is None or not space.dimensions:
         return problems
     numeric = [dimension for dimension in space.dimensions if isinstance(dimension, Numbers)]
     if settings.sampler == "cmaes" and len(numeric) < 2:
         report(
+            "contradiction",
             f"tune.sampler=cmaes: needs two keys with numbers (interval or range) at least, found "
             f"{len(numeric)}; tune.sampler=tpe takes any",
             "tune.sampler",
@@ -141,6 +143,7 @@ def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
         endless = [dimension for dimension in numeric if dimension.points is None or dimension.log]
         for numbers in endless:
             report(
+                "contradiction",
                 f"tune.sampler=grid: {numbers.key}={numbers.text} has no end of values; "
                 "a grid needs single ones (a,b,c or range(…))",
                 numbers.key,
@@ -150,9 +153,17 @@ def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
             for dimension in space.dimensions:
                 points *= len(dimension.points or ())
             if points > _MOST:
-                report(f"tune.sampler=grid: {points:,} points; at most {_MOST:,} are a grid", "tune.sampler")
+                report(
+                    "out-of-range",
+                    f"tune.sampler=grid: {points:,} points; at most {_MOST:,} are a grid",
+                    "tune.sampler",
+                )
             elif (settings.trials or 0) > points:
-                report(f"tune.trials={settings.trials}: the grid has only {points} points", "tune.trials")
+                report(
+                    "out-of-range",
+                    f"tune.trials={settings.trials}: the grid has only {points} points",
+                    "tune.trials",
+                )
     return problems
 
 
@@ -171,9 +182,7 @@ def check_points(
         if not error.problems:
             raise
         found = [of_the_search(problem, space) for problem in error.problems]
-        refused = RequestError(sorted({*problems, *found}), subject)
-        refused.more = error.more
-        raise refused from error
+        raise RequestError(sorted({*problems, *found}), subject, pending=error.pending) from error
     if problems:
         raise RequestError(sorted(set(problems)), subject)
     return list(jobs.values())

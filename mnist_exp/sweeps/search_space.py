@@ -1,4 +1,4 @@
-"""The space of a search: keys with several values, in Hydra's sweep syntax."""
+"""Search spaces: keys with several values, in Hydra's sweep syntax."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from mnist_exp.config.compose import parsable
-from mnist_exp.config.hydra_adapter import config_loader
-from mnist_exp.config.overrides import Request, key_of, parse_override, quoted
+from mnist_exp.config.hydra_adapter import config_loader, parse_override
+from mnist_exp.config.overrides import Request, key_of, quoted
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem
 from mnist_exp.suggest import did_you_mean
 
 LOG = "log"
-"""The tag of an interval whose values are to be spread evenly over orders of magnitude."""
+"""The tag of an interval that is sampled on a log scale."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """A key with a few values, as they are written in overrides."""
+    """A key with a list of values, as written in overrides."""
 
     key: str
     text: str
@@ -33,7 +33,7 @@ class Choices:
 
     @property
     def corners(self) -> tuple[str, ...]:
-        """The values that are looked at before a search begins."""
+        """The values to check before a search starts."""
         return self.values
 
     @property
@@ -44,7 +44,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A key with the numbers from `low` to `high`, both included; `step` is None for all floats between them."""
+    """A key with the numbers from `low` to `high`, both included; `step` is None for all floats in between."""
 
     key: str
     text: str
@@ -60,12 +60,12 @@ class Numbers:
 
     @property
     def corners(self) -> tuple[str, ...]:
-        """The values that are looked at before a search begins."""
+        """The values to check before a search starts."""
         return tuple(dict.fromkeys((repr(self.low), repr(self.high))))
 
     @property
     def points(self) -> tuple[str, ...] | None:
-        """All values; None where they cannot be counted."""
+        """All values; None if there is no finite number of them."""
         if self.step is None:
             return None
         count = round((self.high - self.low) / self.step) + 1
@@ -77,27 +77,27 @@ Dimension = Choices | Numbers
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched over."""
+    """A search space."""
 
     dimensions: tuple[Dimension, ...]
     fixed: tuple[str, ...]
     """The overrides of every trial."""
     problems: tuple[Problem, ...]
-    """What is wrong; it is in neither."""
+    """Problems with overrides, which are then in neither."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys that are searched over."""
+        """The keys of the dimensions."""
         return tuple(dimension.key for dimension in self.dimensions)
 
     @property
     def texts(self) -> dict[str, str]:
-        """The space as it was written."""
+        """The space as written, by key."""
         return {dimension.key: dimension.text for dimension in self.dimensions}
 
     def corners(self) -> list[tuple[str, ...]]:
-        """Overrides of the points to look at before a search: the first values of all dimensions, each other end
-        or choice beside them, and the last values of all.
+        """Return the overrides of the points to check before a search: the first values of all dimensions, each
+        other end or choice with the first values of the rest, and the last values of all.
         """
         ends = [dimension.corners for dimension in self.dimensions]
         first = [values[0] for values in ends]
@@ -108,48 +108,50 @@ class Space:
         return [self.overrides(point) for point in dict.fromkeys(map(tuple, points))]
 
     def overrides(self, values: Sequence[str]) -> tuple[str, ...]:
-        """The overrides of a point, its values as they are written."""
+        """Return the overrides of a point, given its values as written."""
         return (*self.fixed, *(f"{key}={value}" for key, value in zip(self.keys, values, strict=True)))
 
     def grid(self) -> list[tuple[str, ...]]:
-        """All points, the last dimension's values changing fastest; of numbers that can be counted only."""
+        """Return all points of a finite space; the last dimension changes fastest."""
         return list(itertools.product(*(dimension.points or () for dimension in self.dimensions)))
 
 
 def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
-    """The space that the command line and a preset (`tune.space`) make; for a key in both, the former counts."""
+    """Return the space given by the command line and a preset (`tune.space`); the command line wins."""
     dimensions: dict[str, Dimension] = {}
     with config_loader(request.config_dir) as loader:
         good, problems = parsable(request.overrides)
-        given = [parse_override(text, loader) for text in good]
+        given = [loader.parse(text) for text in good]
         keys = [key_of(text) for text in good]
         for key, value in preset.items():
             place = f"tune.space.{key}"
             try:
-                override = parse_override(f"{key}={_as_written(value)}", loader)
+                override = loader.parse(f"{key}={_as_written(value)}")
             except HydraException:
-                problems.append(Problem(place, f"{value}: not in Hydra's sweep syntax", place))
+                problems.append(Problem("invalid-override", place, f"{value}: not in Hydra's sweep syntax", place))
                 continue
             if not override.is_sweep_override():
-                problems.append(Problem(place, f"{value}: one value, and nothing to choose from", place))
+                problems.append(
+                    Problem("missing-value", place, f"{value}: one value, and nothing to choose from", place)
+                )
             elif key not in keys:
                 dimensions |= _read(override, place, problems)
         for override in filter(Override.is_sweep_override, given):
             if keys.count(key := key_of(str(override.input_line))) > 1:
-                problems.append(Problem(COMMAND_LINE, f"{key}: given twice", key))
+                problems.append(Problem("given-twice", COMMAND_LINE, f"{key}: given twice", key))
             dimensions |= _read(override, COMMAND_LINE, problems)
     fixed = tuple(str(override.input_line) for override in given if not override.is_sweep_override())
     return Space(tuple(dimensions.values()), fixed, tuple(dict.fromkeys(problems)))
 
 
 def without_space(request: Request) -> Request:
-    """The same request without what is searched over: what all trials have in common."""
+    """Return the same request without the searched keys: what all trials have in common."""
     swept = {text for text in parsable(request.overrides)[0] if parse_override(text).is_sweep_override()}
     return replace(request, overrides=tuple(text for text in request.overrides if text not in swept))
 
 
 def _as_written(value: Any) -> str:
-    """A value of YAML in Hydra's syntax: a list as its choices."""
+    """Return a YAML value in Hydra's syntax: a list as a choice."""
     if not isinstance(value, (list, tuple)):
         return str(value)
     texts = [quoted(entry) if isinstance(entry, str) else json.dumps(entry) for entry in value]
@@ -157,12 +159,12 @@ def _as_written(value: Any) -> str:
 
 
 def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, Dimension]:
-    """The dimension that a swept override makes, by its key; nothing where it is wrong, which is told."""
+    """Return the dimension of a swept override by its key; empty if it is wrong, which is added to `problems`."""
     key, text = override.get_key_element(), (override.input_line or "").partition("=")[2]
     faults = list(_faults(override.value()))
     sweep = override.value()
     if faults:
-        problems += [Problem(place, f"{key}={text}: {fault}", key) for fault in faults]
+        problems += [Problem("invalid-override", place, f"{key}={text}: {fault}", key) for fault in faults]
         return {}
     if isinstance(sweep, IntervalSweep):
         assert sweep.start is not None
@@ -174,13 +176,13 @@ def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, 
         return {key: Numbers(key, text, min(values), max(values), abs(sweep.step), False)}
     choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if not choices:
-        problems.append(Problem(place, f"{key}={text}: no value to choose", key))
+        problems.append(Problem("missing-value", place, f"{key}={text}: no value to choose", key))
         return {}
     return {key: Choices(key, text, choices)}
 
 
 def _faults(sweep: Any) -> Iterator[str]:
-    """What is wrong with a sweep by itself."""
+    """Yield what is wrong with a sweep in itself."""
     if getattr(sweep, "shuffle", False):
         yield "shuffle(…) has no meaning in a search: the sampler chooses the order"
     tags: set[str] = getattr(sweep, "tags", set())

@@ -10,14 +10,13 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
-from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.resumption import check_resumption
 from mnist_exp.engine.run import Job, TrainingRun, fingerprint_of
@@ -43,10 +42,11 @@ _INHERITED = ("MNIST_EXP_", "MLFLOW_", "KERAS_HOME")
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job that was found right."""
+    """A job that passed all checks."""
 
     name: str
     request: Request
+    config: TrainConfig = field(compare=False)
     fingerprint: str
     """As far as the process that plans can tell: it may be another on a machine with another device."""
 
@@ -83,14 +83,13 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
         try:
             os.chdir(plan.folder)
             with stopwatch.phase("start"):
-                config = compose_checked(planned.request, TrainConfig)[0]
-                computer = set_up(config)
+                computer = set_up(planned.config)
             with stopwatch.phase("data"):
-                fingerprint = identity(config, computer)
+                fingerprint = identity(planned.config, computer)
             with alone(plan.directory, fingerprint):
                 found = find_jobs(plan.directory).get(fingerprint)
                 if found is None or not is_finished(found):
-                    remark = train_job(plan, planned, config, computer, found, stopwatch)
+                    remark = train_job(plan, planned, computer, found, stopwatch)
         except MnistExpError as error:
             reason = str(error)
         except Exception as error:
@@ -101,7 +100,6 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
 def train_job(
     plan: Plan,
     planned: PlannedJob,
-    config: TrainConfig,
     computer: Device,
     found: RunSummary | None,
     stopwatch: Stopwatch,
@@ -122,8 +120,8 @@ def train_job(
                 TrainingRun(resumed, stopwatch).execute()
                 return ""
     job = Job(
-        config, planned.request.overrides, computer, load_source(config.data.as_found), plan.directory,
-        planned.name, plan.stands_in_for, plan.directory,
+        planned.config, planned.request.overrides, computer, load_source(planned.config.data.as_found),
+        plan.directory, planned.name, plan.stands_in_for, plan.directory,
     )  # fmt: skip
     TrainingRun(job, stopwatch).execute()
     return remark
