@@ -1,0 +1,180 @@
+"""What the adapter relies on in Hydra, OmegaConf and PyYAML; fails first when one of them changes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+import mnist_exp
+from mnist_exp.config.hydra_adapter import (
+    COMPOSITION_ERRORS,
+    LAUNCHER_PACKAGES,
+    InvalidYaml,
+    MissingKey,
+    MissingOption,
+    MissingVariable,
+    apply_override,
+    argument_parser,
+    config_loader,
+    first_reason,
+    has_broken_interpolation,
+    invalid_yaml,
+    missing_option,
+    missing_reference,
+    parse_override,
+    unreadable,
+)
+
+PACKAGE = Path(mnist_exp.__file__).parent
+ADAPTER = PACKAGE / "config" / "hydra_adapter.py"
+
+
+def error_of(function: Callable[[], object]) -> Exception:
+    """The error that a call raises, which the adapter must know as one of composition."""
+    with pytest.raises(COMPOSITION_ERRORS) as caught:
+        function()
+    return caught.value
+
+
+def test_an_unknown_option_is_a_value():
+    """With the group, the wanted name, and the options that there are."""
+    with config_loader(None) as loader:
+        missing = missing_option(error_of(lambda: loader.load("train", ["schedule=nope"])))
+    assert missing is not None
+    assert (missing.group, missing.wanted) == ("schedule", "nope")
+    assert "cosine" in missing.options
+    assert missing_option(ValueError("no")) is None
+    assert isinstance(missing, MissingOption)
+
+
+def test_a_missing_reference_is_a_value(monkeypatch: pytest.MonkeyPatch):
+    """A key or an environment variable that an interpolation names."""
+    monkeypatch.delenv("NOT_SET", raising=False)
+    config = OmegaConf.create({"a": "${b.c}", "d": "${oc.env:NOT_SET}"})
+    assert missing_reference(error_of(lambda: config.a)) == MissingKey("b.c")
+    assert missing_reference(error_of(lambda: config.d)) == MissingVariable("NOT_SET")
+    assert missing_reference(ValueError("no")) is None
+
+
+def test_invalid_yaml_is_a_value(tmp_path: Path):
+    """With the file and line, also of an option in a user's folder."""
+    file = tmp_path / "model" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("name: mine\nlayers: [a\n")
+    with config_loader(str(tmp_path)) as loader:
+        assert loader.user_folders() == [tmp_path]
+        assert loader.option_file("model", "mine") == file
+        assert loader.option_file("model", "nope") is None
+        fault = invalid_yaml(error_of(lambda: loader.load("train", ["model=mine"])))
+    assert fault is not None
+    assert (fault.file, fault.line) == (file, 3)
+    assert (fault.context, fault.context_line) == ("while parsing a flow sequence", 2)
+    assert isinstance(fault, InvalidYaml)
+    assert invalid_yaml(ValueError("no")) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"a: \xff", "not UTF-8: byte 3 is 0xff"), (b"a: \x07", "not valid YAML: character 3 is U+0007")],
+)
+def test_an_unreadable_file_is_explained(tmp_path: Path, content: bytes, why: str):
+    """By the byte or character at fault."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_bytes(content)
+    with config_loader(str(tmp_path)) as loader:
+        assert unreadable(error_of(lambda: loader.load("train", ["model=mine"]))) == why
+    assert unreadable(ValueError("no")) == ""
+
+
+def test_overrides_are_applied_to_a_copy():
+    """A value override changes a composed config without reading files."""
+    with config_loader(None) as loader:
+        config = loader.load("train", [])
+        changed = apply_override(config, parse_override("training.epochs=3"))
+        assert changed.training.epochs == 3
+        assert config.training.epochs != 3
+        assert loader.is_group(loader.parse("model=linear"))
+        assert not loader.is_group(loader.parse("training.epochs=3"))
+        error = error_of(lambda: apply_override(config, parse_override("nope=3")))
+    assert first_reason(error)
+
+
+def test_saved_values_replace_groups_that_no_override_chooses():
+    """Keys that a saved config lacks get our defaults."""
+    with config_loader(None) as loader:
+        ours = loader.load("train", [])
+        base = {"training": {"epochs": 7}, "model": {"name": "saved", "layers": []}}
+        config = loader.load_over("train", ["model=linear", "training.batch_size=5"], base)
+    assert (config.training.epochs, config.training.batch_size) == (7, 5)
+    assert config.training.loss == ours.training.loss
+    assert config.model.name == "linear"
+
+
+def test_globs_and_syntax():
+    """A glob names a group's options; what is not in Hydra's syntax raises `HydraException`."""
+    with config_loader(None) as loader:
+        override = loader.parse("model=glob(mini*)")
+        assert list(override.sweep_string_iterator()) == ["mini_vgg"]
+    with pytest.raises(HydraException):
+        parse_override("a==b={")
+
+
+def test_hydras_flags_are_known():
+    """And a wrong command line calls our function."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    parser, flags = argument_parser(refuse)
+    assert {"--help", "--cfg", "--multirun", "-m", "--config-dir", "--info"} <= set(flags)
+    with pytest.raises(ValueError, match="config-dir"):
+        parser.parse_args(["--config-dir"])
+
+
+def test_a_launcher_is_made():
+    """One of Hydra's own, in a package that we allow."""
+    with config_loader(None) as loader:
+        config = loader.load("train", [], multirun=True)
+        assert config.hydra.launcher._target_.startswith(LAUNCHER_PACKAGES)
+        loader.make_launcher(config, print)
+
+
+def test_broken_interpolations_are_recognized():
+    """An unclosed one, and text that is no key."""
+    assert has_broken_interpolation("${a")
+    assert not has_broken_interpolation("${a.b} and text")
+    assert not has_broken_interpolation("text")
+    assert yaml.safe_load("a: ${b}") == {"a": "${b}"}
+
+
+def private_uses(tree: ast.Module) -> set[str]:
+    """Private members of other objects that a module uses: by attribute, by `getattr`, or by import."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                found.add(node.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and str(name.value).startswith("_"):
+                found.add(str(name.value))
+        elif isinstance(node, ast.ImportFrom) and re.search(r"(^|\.)_(?!_)", node.module or ""):
+            found.add(str(node.module))
+    return found
+
+
+def test_private_members_are_used_in_the_adapter_only():
+    """By none of the modules that read, compose and check configs and sweeps."""
+    assert "hydra._internal.hydra" in private_uses(ast.parse(ADAPTER.read_text(encoding="utf-8")))
+    sweeps = [PACKAGE / "sweeps" / f"{name}.py" for name in ("grid", "search_space", "launchers")]
+    for file in [*(PACKAGE / "config").glob("*.py"), PACKAGE / "cli.py", *sweeps]:
+        if file != ADAPTER:
+            assert not private_uses(ast.parse(file.read_text(encoding="utf-8"))), file
