@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import MNIST, SMALL, Cli, Outcome
+from support.cli import MNIST, SMALL, Cli, Outcome
 
 # What is tested here is the same everywhere: on the CPU, whatever this machine has.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

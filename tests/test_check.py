@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import Cli
+from support.cli import Cli
 
 
 def mine(*entries: str) -> str:

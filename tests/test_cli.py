@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import Cli
+from support.cli import Cli
 
 from mnist_exp.cli import VERBS
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from running import Cli
 from scipy import stats
+from support.cli import Cli
 
 from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from running import Cli, start
+from support.cli import Cli, start
 
 from mnist_exp.cli import ACTIONS
 from mnist_exp.config.hydra_adapter import conf_folder

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from running import SMALL, Cli
+from support.cli import SMALL, Cli
 
 
 @pytest.fixture(scope="module")

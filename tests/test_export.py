@@ -23,8 +23,8 @@ from mlflow.utils.validation import (
     _validate_model_alias_name_reserved,
     _validate_model_name,
 )
-from running import MNIST, SMALL, Cli, start
-from serving import ModelServer, Server
+from support.cli import MNIST, SMALL, Cli, start
+from support.servers import ModelServer, Server
 from training.test_catalogue import NETS
 
 from mnist_exp.config.command_schemas import ExportConfig, Format

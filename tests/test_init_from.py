@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from running import Cli
+from support.cli import Cli
 
 NET = (
     "model.layers=[Flatten,{type: Dense, units: 12, name: hidden%s},{type: Dense, units: 10, name: out}, Softmax]"

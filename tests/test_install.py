@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from running import start
+from support.cli import start
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.saved_model import config_of, data_of, find_saved

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from running import Cli
+from support.cli import Cli
 
 HEIGHT, WIDTH = 20, 27
 COLOURS = {"apple": (200, 30, 30), "leaf": (30, 180, 40), "sky": (60, 120, 230), "wall": (150, 150, 150)}

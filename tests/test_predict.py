@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photographs import FORMS
 from PIL import Image
-from running import Cli
+from support.cli import Cli
+from support.photographs import FORMS
 
 COLUMNS = ["input", "class", "probability", "runner_up", "runner_up_probability"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from running import MNIST
+from support.cli import MNIST
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from running import SMALL, Cli
+from support.cli import SMALL, Cli
 
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs.directory import RunDirectory

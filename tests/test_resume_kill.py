@@ -16,11 +16,11 @@ from typing import Any
 
 import h5py
 import pytest
-from running import SMALL, Cli, start
+from support.cli import SMALL, Cli, start
 
 pytestmark = pytest.mark.slow
 
-DYING = Path(__file__).with_name("dying.py")
+KILL_POINTS = Path(__file__).with_name("support") / "kill_points.py"
 
 # Tiny, with dropout, augmentation and a schedule; checkpoints after every 20 steps.
 TINY = (
@@ -61,7 +61,7 @@ CHOSEN = {
 def kill_at(place: str, count: int, *words: str) -> None:
     """Run a command line until it kills itself there."""
     done = subprocess.run(
-        [sys.executable, str(DYING), place, str(count), *words], capture_output=True, text=True, timeout=120
+        [sys.executable, str(KILL_POINTS), place, str(count), *words], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
 

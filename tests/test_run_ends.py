@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import SMALL, Cli, start
+from support.cli import SMALL, Cli, start
 
 from mnist_exp.cli import main
 from mnist_exp.report.progress import TrainingDisplay

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from running import SMALL, Cli
+from support.cli import SMALL, Cli
 
 
 def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):

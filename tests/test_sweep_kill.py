@@ -18,8 +18,8 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from journals import free_port
-from running import start
+from support.cli import start
+from support.journals import free_port
 
 pytestmark = pytest.mark.slow
 

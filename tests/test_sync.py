@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from journals import expected, free_port, held, write_run
-from running import Cli, start
+from support.cli import Cli, start
+from support.journals import expected, free_port, held, write_run
 
 from mnist_exp.runs.journal import Journal, read
 from mnist_exp.runs.locks import lock

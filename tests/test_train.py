@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from running import SMALL, Cli, start
+from support.cli import SMALL, Cli, start
 
 # Everything that the contract promises of a finished run.
 FILES = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import SMALL, Cli, start
+from support.cli import SMALL, Cli, start
 
 RATE = "optimizer.learning_rate=tag(log,interval(1e-4,1e-1))"
 STUDY = Path("outputs/sweeps/s")

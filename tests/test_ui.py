@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import Cli, start
+from support.cli import Cli, start
 
 pytestmark = pytest.mark.slow
 

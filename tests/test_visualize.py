@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from running import MNIST, SMALL, Cli
+from support.cli import MNIST, SMALL, Cli
 
 from mnist_exp.runs.directory import RunDirectory
 

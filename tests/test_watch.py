@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from running import Cli
+from support.cli import Cli
 
 from mnist_exp.report import feature_maps
 from mnist_exp.report.progress import TrainingDisplay

@@ -1,10 +1,5 @@
-"""TensorFlow is set up once, as a command would, before any of these tests computes something."""
+"""Configure TensorFlow once, before any of these tests computes something."""
 
-from mnist_exp.config.schema import DeviceConfig
-from mnist_exp.model import backend
+from support.device import set_up_tensorflow
 
-backend.load()
-
-from mnist_exp.training import device  # noqa: E402
-
-device.resolve(DeviceConfig(kind="auto", precision="auto", threads="auto", deterministic=True))
+set_up_tensorflow()

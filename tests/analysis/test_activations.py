@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from running import Cli
+from support.cli import Cli
 
 from mnist_exp.analysis.activations import (
     class_activation,

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from serving import Server
+from support.servers import Server
 
 REPEATS = 3
 TRAIN = ("model=lenet5x5", "data.limit=5000", "training.epochs=8", "tracking.wait_seconds=5")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from running import Cli
+from support.cli import Cli
 
 Refused = Callable[..., str]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import Cli
+from support.cli import Cli
 
 FORMATS = ("idx", "csv", "npz", "folder")
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import Cli
+from support.cli import Cli
 
 from mnist_exp.config.schema import DataConfig, FileSpec
 from mnist_exp.data import sources

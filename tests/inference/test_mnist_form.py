@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from photographs import FORMS, as_jpeg, larger, on_canvas
 from PIL import Image, ImageDraw
-from running import MNIST
+from support.cli import MNIST
+from support.photographs import FORMS, as_jpeg, larger, on_canvas
 
 from mnist_exp.inference.mnist_form import normalize
 

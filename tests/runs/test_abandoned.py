@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from journals import write_run
+from support.journals import write_run
 
 from mnist_exp.errors import RequestError
 from mnist_exp.runs import abandoned, directory

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import Cli
+from support.cli import Cli
 
 from mnist_exp.runs.journal import Journal, flatten, read
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journals import expected, held, write_epoch, write_run
+from support.journals import expected, held, write_epoch, write_run
 
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking import delivery

@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from journals import expected, held, write_epoch, write_run
-from running import start
-from serving import Server
+from support.cli import start
+from support.journals import expected, held, write_epoch, write_run
+from support.servers import Server
 
 from mnist_exp.runs.journal import Journal, read
 from mnist_exp.tracking.delivery import Delivery

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from journals import expected, held, write_run
+from support.journals import expected, held, write_run
 
 from mnist_exp.runs.abandoned import _deliver_in_the_background
 from mnist_exp.runs.journal import Journal, read

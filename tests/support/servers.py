@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from journals import free_port
+from support.journals import free_port
 
 
 class Server:

@@ -1,6 +1,6 @@
 """Run a command line in this process, and kill it with SIGKILL at a chosen place.
 
-    python tests/dying.py <place> <count> [words …]
+    python tests/support/kill_points.py <place> <count> [words …]
 
 dies when the place is reached for the `count`-th time. The product knows nothing of this: functions are replaced.
 """
