@@ -46,12 +46,11 @@ def test_what_keras_finds_follows_in_the_same_answer(cli: Cli, verb: str):
 
 
 def test_check_of_a_sweep_names_the_jobs(cli: Cli):
-    """Every job, before any would start."""
+    """`check -m` lists every job of a sweep with its model and the number of its parameters."""
     done = cli("check", "-m", "model=linear,pyramid", "data=digits")
-    assert (
-        "model=linear  model linear, 7,850 parameters" in done.out.replace("linear ", "linear ", 1)
-        or "7,850" in done.out
-    )
+    jobs = [line.split() for line in done.out.splitlines() if "parameters" in line]
+    assert [words[0] for words in jobs] == ["model-linear", "model-pyramid"]
+    assert ["7,850" in jobs[0], "8,858" in jobs[1]] == [True, True]
     assert "nothing is wrong with any of these 2 jobs" in done.out
     wrong = cli("check", "-m", "model=linear,pyramid", "model.layers.6.kernel_size=9", "data=digits", status=2)
     assert "in this sweep of 2 jobs" in wrong.err

@@ -8,6 +8,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,6 +73,13 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
                 self.send_header("Content-Length", "1000")
                 self.end_headers()
                 self.wfile.write(b"\x1f\x8b")
+            elif self.path.startswith("/endless"):
+                self.send_response(200)
+                self.end_headers()
+                with suppress(ConnectionError):
+                    for _ in range(100):
+                        self.wfile.write(bytes(2**20))
+                    asked.append("all of it")
             else:
                 super().do_GET()
 
@@ -324,3 +332,15 @@ def test_a_cache_that_cannot_be_written_fails_the_fetch(cli: Cli, words: list[st
     """Exit status 1: what was asked for was not done."""
     (tmp_path / "cache").write_text("")
     assert "cannot be written: Not a directory" in cli("dataset", "fetch", *words, status=1).err
+
+
+def test_a_mirror_that_sends_too_much_is_cut_off(
+    mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """Reading stops at a limit, so a broken mirror cannot fill the memory."""
+    address, _, asked = mirror
+    monkeypatch.setattr(sources, "MOST", 1000)
+    with pytest.raises(NotFound, match="1,000 bytes"):
+        find(config(mirrors=(f"{address}endless/",)), print)
+    assert "all of it" not in asked
+    assert not cache_folder("tiny").exists()

@@ -80,3 +80,21 @@ def test_whitening_does_not_depend_on_the_number_of_threads():
     assert found[0] is not None
     assert found[1] is not None
     assert np.array_equal(found[0].matrix, found[1].matrix)
+
+
+def test_whitening_does_not_depend_on_the_signs_of_eigenvectors(monkeypatch: pytest.MonkeyPatch):
+    """Linear algebra libraries may return either sign: the components that a model stores are the same."""
+    config = PreprocessConfig(name="pca", type="pca", epsilon=0.01)
+    expected = statistics(IMAGES, config).whitening
+    eigh = np.linalg.eigh
+
+    def flipped(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        variances, components = eigh(matrix)
+        return variances, components * np.where(np.arange(len(variances)) % 2, 1, -1)
+
+    monkeypatch.setattr(np.linalg, "eigh", flipped)
+    found = statistics(IMAGES, config).whitening
+    assert expected is not None
+    assert found is not None
+    assert np.array_equal(found.matrix, expected.matrix)
+    assert np.array_equal(found.offset, expected.offset)

@@ -28,7 +28,8 @@ def write_run(
     lines = Journal(folder)
     content = {"name": folder.name, "key": folder.name, "experiment": "mnist-exp", "parent": None, **run}
     lines.write("run", tags={"data": "digits"}, enabled=enabled, uri=uri, **content)
-    lines.write("params", values={f"p{number}": str(number) for number in range(110)})
+    long = {"long": "x" * 7000}  # MLflow keeps 6000 characters
+    lines.write("params", values=long | {f"p{number}": str(number) for number in range(110)})
     lines.write("dataset", name="digits", sha256="d" * 64, source="here", shape=[28, 28, 1], images={"train": 1})
     lines.write("artifact", file="config.yaml", folder=None)
     lines.write("note", text="a card")

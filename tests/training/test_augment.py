@@ -282,3 +282,13 @@ def test_a_batch_of_known_size_is_distorted_too():
     images, step = tf.random.stateless_uniform((16, 28, 28, 1), (0, 1)), tf.constant(3, tf.int64)
     compiled = tf.function(augment)(images, step)
     assert np.allclose(compiled, augment(images, step), atol=1e-5)
+
+
+def test_elastic_noise_is_independent_of_the_affine_draws():
+    """In one step, the displacements and the affine parameters come from different random streams."""
+    count = 2000
+    config = aug(rotation_range=180.0, elastic_alpha=1.0, elastic_sigma=0.01)  # so narrow that it smooths nothing
+    noise = displacements(config, (2, 2, 1), count, seed=3, step=tf.constant(5)).numpy().ravel()[:count]
+    angles = draw(config, (2, 2, 1), count, seed=3, step=tf.constant(5))["theta"].numpy()
+    assert noise.std() == pytest.approx(1 / np.sqrt(3), rel=0.05)
+    assert abs(np.corrcoef(noise, angles)[0, 1]) < 0.1

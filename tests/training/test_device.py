@@ -95,3 +95,16 @@ def test_other_threads_in_the_same_process_are_refused(monkeypatch: pytest.Monke
     device.resolve(config())
     with pytest.raises(RequestError, match="need a process each"):
         device.resolve(config(threads=device.available_cores() + 1))
+
+
+@pytest.mark.parametrize(("threads", "operation"), [(4, 3), (2, 1), (1, 1)])
+def test_an_operation_leaves_a_core_to_the_other_half_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch, threads: int, operation: int
+):
+    """`device.threads` is the total: a single operation uses one thread fewer, but at least one."""
+    found: dict[str, int] = {}
+    for kind in ("intra", "inter"):
+        name = f"set_{kind}_op_parallelism_threads"
+        monkeypatch.setattr(tf.config.threading, name, lambda count, kind=kind: found.update({kind: count}))
+    device.resolve(config(kind="cpu", threads=threads))
+    assert found == {"intra": operation, "inter": threads}

@@ -247,3 +247,21 @@ def test_max_steps_ends_each_epoch():
 
     fit(fresh(config, data), data, config, [Seen()])
     assert seen == [(1, 1, 1)]
+
+
+def test_weights_that_are_nan_after_the_last_step_end_the_training():
+    """A NaN in the weights is found at the end of its epoch, even if no loss was computed with them."""
+    config, data = setting(
+        "data=digits", "data.limit=200", "data.val_fraction=0", "model=linear", "debug=one_batch"
+    )
+    model = fresh(config, data)
+
+    def spoil() -> None:
+        kernel = model.trainable_variables[0]
+        kernel.assign(np.full(kernel.shape, np.nan))
+
+    progress = Progress()
+    with pytest.raises(WorkError, match="epoch 1"):
+        fit(model, data, config, Silent(), progress, after_steps=spoil)
+    assert progress.epochs == 0
+    assert progress.best is None
