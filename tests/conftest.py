@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 from support.cli import MNIST, SMALL, Cli, Outcome
 
+pytest_plugins = ["support.golden"]
+
 # What is tested here is the same everywhere: on the CPU, whatever this machine has.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 

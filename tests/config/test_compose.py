@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.golden import Golden
 
 from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request, parse, request_from
@@ -43,58 +44,55 @@ def test_a_layer_can_be_changed_and_left_out():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    "override",
     [
-        ("modl=pyramid", "no such key or group (did you mean 'model'?)"),
-        ("model=pyramidd", "no such option (did you mean 'pyramid'?)"),
-        ("optimizer.lerning_rate=1", "no such key (did you mean 'optimizer.learning_rate'?)"),
-        ("learning_rate=1", "no such key or group (did you mean 'optimizer.learning_rate'?)"),
-        ("model.layers.0.fliters=1", "no such key (did you mean 'model.layers.0.filters'?)"),
-        ("model.layers[0].filters=1", "a list's entry is written with dots: model.layers.0.filters=…"),
-        ("model.layers.99=null", "no such key"),
-        ("~model.layers.1", "an entry of a list is left out with model.layers.1=null"),
-        ("optimizer.weight_decay=-1", "must be greater than or equal to 0, found -1"),
-        ("optimizer.clipnorm=abc", 'must be a number, found "abc"'),
-        ("tracking.experiment=Default", "cannot be MLflow's own 'Default'"),
-        ("name=''", "must not be empty"),
-        ("aug.zoom_range=[0.9]", "aug.zoom_range"),
-        ("model.layers=null", "must be a list, found null"),
-        ("model=null", "model=null: Config group override must be a string or a list"),
-        ("seed=1,2", "several values are a sweep, which needs -m"),
-        ("runs", "runs: expected key=value (a verb would be the first word)"),
-        ("seed=-1", "must be greater than or equal to 0, found -1"),
-        ("seed=one", 'must be an integer, found "one"'),
-        ("seed=true", "must be an integer, found true"),
-        ("training.epochs=1.5", "must be an integer, found 1.5"),
-        ("training.epochs=0", "must be greater than or equal to 1, found 0"),
-        ("optimizer.learning_rate=0", "must be greater than 0, found 0"),
-        ("optimizer.learning_rate=.nan", "optimizer.learning_rate"),
-        ("device.kind=gpuu", "must be 'auto', 'cpu' or 'gpu' (did you mean 'gpu'?)"),
-        ("+training.epoch=3", "unknown key (did you mean 'epochs'?)"),
-        ("+model.depth=3", "nothing in model.layers refers to this knob"),
-        ("aug.zoom_range=1.5", "must be less than 1, found 1.5"),
-        ("aug.zoom_range=[1.2,0.8]", "must be [low, high] with 0 < low <= high"),
-        ("training.label_smoothing=0.1", "label_smoothing needs loss: categorical_crossentropy"),
-        ("schedule.warmup_epochs=99", "must not exceed training.epochs=5"),
-        ("schedule.final_fraction=0.5", "a constant schedule has final_fraction: 1.0"),
-        ("data.class_names=[a,b]", "class_names has 2 names for 10 classes"),
-        ("data.class_names=[a,b,c,d,e,f,g,h,i,a]", "class_names has 'a' twice"),
-        (
-            "optimizer.learning_rate=${optimizer.nope}",
-            "optimizer.learning_rate: ${optimizer.nope}: there is no key 'optimizer.nope'",
-        ),
-        ("tracking.uri=mlruns", "must be sqlite:///…"),
-        ("tracking.uri=file:///tmp/x", "must be sqlite:///…"),
-        ("training.select.metric=train/loss", "training.select.metric"),
-        ("training.select.metric=val/loss", "training.select: the best epoch has the lowest val/loss"),
+        "modl=pyramid",
+        "model=pyramidd",
+        "optimizer.lerning_rate=1",
+        "learning_rate=1",
+        "model.layers.0.fliters=1",
+        "model.layers[0].filters=1",
+        "model.layers.99=null",
+        "~model.layers.1",
+        "optimizer.weight_decay=-1",
+        "optimizer.clipnorm=abc",
+        "tracking.experiment=Default",
+        "name=''",
+        "aug.zoom_range=[0.9]",
+        "model.layers=null",
+        "model=null",
+        "seed=1,2",
+        "runs",
+        "seed=-1",
+        "seed=one",
+        "seed=true",
+        "training.epochs=1.5",
+        "training.epochs=0",
+        "optimizer.learning_rate=0",
+        "optimizer.learning_rate=.nan",
+        "device.kind=gpuu",
+        "+training.epoch=3",
+        "+model.depth=3",
+        "aug.zoom_range=1.5",
+        "aug.zoom_range=[1.2,0.8]",
+        "training.label_smoothing=0.1",
+        "schedule.warmup_epochs=99",
+        "schedule.final_fraction=0.5",
+        "data.class_names=[a,b]",
+        "data.class_names=[a,b,c,d,e,f,g,h,i,a]",
+        "optimizer.learning_rate=${optimizer.nope}",
+        "tracking.uri=mlruns",
+        "tracking.uri=file:///tmp/x",
+        "training.select.metric=train/loss",
+        "training.select.metric=val/loss",
     ],
 )
-def test_a_mistake_on_the_command_line_is_told(override: str, message: str):
-    """Each mistake gets one line that names the override, the place, and what was meant or expected."""
+def test_a_wrong_override_is_reported_with_its_place_and_key(override: str, golden: Golden):
+    """Each wrong override gets one problem that names the command line and the key."""
     [(place, text)] = problems(override)
     assert place == "command line"
-    assert message in text
     assert override.lstrip("+~").split("=")[0].split("[")[0].split(".")[0] in text
+    golden(text)
 
 
 def test_all_mistakes_are_told_at_once():
