@@ -256,12 +256,13 @@ def test_weights_that_are_nan_after_the_last_step_end_the_training():
     )
     model = fresh(config, data)
 
-    def spoil() -> None:
-        kernel = model.trainable_variables[0]
-        kernel.assign(np.full(kernel.shape, np.nan))
+    class Spoil(Callback):
+        def on_steps(self, epoch: int, done: int, steps: int, metrics: dict[str, float]) -> None:
+            kernel = model.trainable_variables[0]
+            kernel.assign(np.full(kernel.shape, np.nan))
 
     progress = Progress()
     with pytest.raises(WorkError, match="epoch 1"):
-        fit(model, data, config, Silent(), progress, after_steps=spoil)
+        fit(model, data, config, [Spoil()], progress)
     assert progress.epochs == 0
     assert progress.best is None
