@@ -19,7 +19,7 @@ ORDER = [
 ROOMS = {
     "hydra": {"config", "cli", "sweeps"},  # cli: its information flags; sweeps: its launchers
     "omegaconf": {"config", "sweeps"},
-    "pydantic": {"config"},
+    "pydantic": {"config", "runs"},  # runs: the schema of result.json
     "keras": {"model", "training", "inference", "analysis", "engine", "commands"},  # commands: annotations only, see below
     "onnxruntime": {"inference"},
     "ai_edge_litert": {"inference"},
@@ -40,7 +40,7 @@ WITH_MODULE = {
     "keras": {"model", "training", "inference", "analysis", "engine/keras_check.py"},
     "tensorflow": {"training", "analysis"},  # not model: `backend` prepares TensorFlow before it is imported
     "mlflow": {"tracking/mlflow_model.py", "tracking/pyfunc_loader.py"},
-    "optuna": {"sweeps/optuna_study.py", "sweeps/study_plots.py"},
+    "optuna": {"sweeps/optuna_adapter.py", "sweeps/optuna_study.py", "sweeps/study_plots.py"},
     "matplotlib": {"report/feature_maps.py", "report/figure.py", "report/plots.py"},
     "scipy": {"inference", "sweeps"},
     "PIL": {"inference"},
