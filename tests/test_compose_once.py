@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from running import Cli
+from support.cli import Cli
 
 from mnist_exp.config import validation
 from mnist_exp.config.compose import Composition

@@ -24,12 +24,13 @@ from mlflow.utils.validation import (
     _validate_model_name,
 )
 from support.cli import MNIST, SMALL, Cli, start
+from support.device import set_up_tensorflow
 from support.servers import ModelServer, Server
 from training.test_catalogue import NETS
 
 from mnist_exp.config.command_schemas import ExportConfig, Format
 from mnist_exp.config.overrides import Request
-from mnist_exp.config.schema import DeviceConfig, ModelConfig, TrainConfig
+from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.export_formats import FORMATS, run_all
@@ -45,11 +46,7 @@ FILES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _device() -> None:
-    """Set TensorFlow up as a training would: `export` leaves its threads alone, and a test that trains may follow."""
-    backend.load()
-    from mnist_exp.training import device
-
-    device.resolve(DeviceConfig(kind="auto", precision="auto", threads="auto", deterministic=True))
+    set_up_tensorflow()  # `export` leaves its threads alone, and a test that trains may follow
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ CODE_ROOTS = (
 )  # fmt: skip
 """The modules that read the data, build the model and train it. All that they import can change the weights."""
 # Functions that only print or collect messages.
-_REPORTS = ("report", "tell", "say", "warn")
+_REPORTS = ("Problem", "refuse", "report", "say", "tell", "warn")
 
 
 def as_values(config: TrainConfig) -> dict[str, Any]:
