@@ -198,7 +198,7 @@ def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], t
     assert contents(Path()) == before
 
 
-def test_a_model_error_comes_before_a_data_error(cli: Cli):
+def test_a_model_error_comes_before_a_data_error(cli: Cli, run: Path):
     """A file that holds no classifier is reported even if the data is missing."""
     Path("damaged.keras").write_bytes(b"no model")
     inputs = keras.Input((5,))

@@ -44,7 +44,7 @@ def test_old_runs_are_compared(cli: Cli):
 def test_old_models_are_shown_evaluated_and_exported(cli: Cli):
     """`show`, `evaluate`, `predict` and `export` take an old run's directory, a job's and a trial's."""
     [run] = Path("outputs/runs").glob("finished-*")
-    assert "490" in cli("show", f"run={run}").out or "Dense" in cli("show", f"run={run}").out
+    assert "AveragePooling2D" in cli("show", f"run={run}").out
     tested = json.loads((run / "result.json").read_text(encoding="utf-8"))["test"]["accuracy"]
     assert f"{tested:.2%}" in cli("evaluate", f"run={run}", "output=scores").out.replace(" %", "%")
     pixels = ",".join(["0"] * 784)
