@@ -82,10 +82,9 @@ class RunResult(Record):
     """0: written before there were versions."""
     name: str = ""
     started: float
+    mlflow_run_id: str | None = None
     status: str
     """running, finished, interrupted, killed, pruned or failed."""
-    data: DataRecord
-    mlflow_run_id: str | None = None
     pid: int | None = None
     host: str | None = None
     fingerprint: str | None = None
@@ -96,6 +95,7 @@ class RunResult(Record):
     """Whether the test set is not scored: a trial of a search."""
     planned_epochs: int | None = None
     parameters: int | None = None
+    data: DataRecord
     device: DeviceRecord = Field(default_factory=DeviceRecord)
     epochs: int = 0
     """Finished epochs."""
@@ -107,9 +107,9 @@ class RunResult(Record):
     versions: dict[str, str] = {}
     reason: str = ""
     """Why the run ended early."""
-    ended: float | None = None
     seconds: dict[str, float] = {}
     """Duration of each phase of the last process, and `total`."""
+    ended: float | None = None
     stopped_early: bool = False
     resumed: list[ResumptionRecord] = []
     exact: bool = True

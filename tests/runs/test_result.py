@@ -1,0 +1,61 @@
+"""`result.json`: read from today's and earlier versions, and written without losing anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mnist_exp.runs.result import RESULT, SCHEMA_VERSION, DataRecord, RunResult, read_result, write_result
+
+SAMPLES = sorted((Path(__file__).parents[1] / "samples" / "outputs").glob("*/**/result.json"))
+
+
+@pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.parent.name)
+def test_results_of_earlier_versions_are_read_and_rewritten_whole(file: Path, tmp_path: Path):
+    """They have no schema version; every key and value is kept when the file is written again."""
+    result = read_result(file.parent)
+    assert result is not None
+    assert result.schema_version == 0
+    write_result(tmp_path, result)
+    assert (tmp_path / RESULT).read_text() == file.read_text()
+
+
+def test_a_result_is_written_with_its_version_and_what_is_known(tmp_path: Path):
+    """What is not known is left out, and an assigned field is written."""
+    result = RunResult(schema_version=SCHEMA_VERSION, started=1.5, status="running", data=DataRecord(name="mnist"))
+    result.epochs = 2
+    write_result(tmp_path, result)
+    assert json.loads((tmp_path / RESULT).read_text()) == {
+        "schema_version": SCHEMA_VERSION, "started": 1.5, "status": "running", "data": {"name": "mnist"}, "epochs": 2,
+    }  # fmt: skip
+    assert read_result(tmp_path) == result
+
+
+def test_keys_of_later_versions_are_kept(tmp_path: Path):
+    """Another version's process may have written the file."""
+    values = {"schema_version": 99, "started": 1, "status": "finished", "data": {"colour": "grey"}, "new": [1]}
+    (tmp_path / RESULT).write_text(json.dumps(values))
+    result = read_result(tmp_path)
+    assert result is not None
+    result.ended = 2.0
+    write_result(tmp_path, result)
+    assert json.loads((tmp_path / RESULT).read_text()) == {**values, "ended": 2.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"started": 1, "status": 3, "data": {}}', '{"started": 1, "status": "finished", "data": 1}',
+     '{"started": 1, "status": "finished", "data": {}, "epochs": "two"}'],
+)  # fmt: skip
+def test_a_damaged_result_is_an_error_with_its_path(tmp_path: Path, text: str):
+    """Cut short, of another type, or with a field of another type."""
+    (tmp_path / RESULT).write_text(text)
+    with pytest.raises(ValueError, match=f"{RESULT}: damaged"):
+        read_result(tmp_path)
+
+
+def test_no_file_is_no_result(tmp_path: Path):
+    """A sweep's directory has none."""
+    assert read_result(tmp_path) is None
