@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mnist_exp.commands.predict import load
+    from mnist_exp.engine.prediction import load
 
 __all__ = ["__version__", "load"]
 __version__ = "0.1.0"
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """`load`, imported when it is first asked for: the command line starts with this module."""
     if name == "load":
-        from mnist_exp.commands.predict import load
+        from mnist_exp.engine.prediction import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

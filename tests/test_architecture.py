@@ -106,6 +106,13 @@ def test_heavy_libraries_are_imported_when_they_are_needed():
             assert allowed is None or {room(path), module} & allowed, f"{module} imports {name} with itself"
 
 
+def test_only_the_command_line_imports_verbs():
+    """A verb is thin: what another module needs of it belongs to the engine."""
+    for path, tree in modules().items():
+        verbs = {name for name in imported(tree) if name.startswith("mnist_exp.commands")}
+        assert not verbs or path.name == "cli.py", f"{path} imports {verbs}"
+
+
 def test_modules_have_one_subject():
     """No drawers for everything, and none too long to be read at once."""
     for path in PACKAGE.rglob("*.py"):

@@ -76,18 +76,25 @@ def evaluate(request: Request, started: float) -> None:
         "versions": {name: version(name) for name in ("mnist-exp", *LIBRARIES)},
     }
     folder = keep(config, saved, about, part, scores, found)
-    whose = "" if own or saved.run is None else ", not the data of the run"
-    say(f"model   {display_path(saved.file)}")
-    say(f"data    {about['data']['name']} from {data.origin}{whose}")
-    say(f"device  {device.name}, {device.threads} thread{'s' * (device.threads > 1)}, float32")
-    tell_figures(scores, found, names, config.part)
-    if config.part != "test" and own and not has_runs_split(saved, request, of_run):
+    print_evaluation(saved, about, scores, found)
+    if own and config.part != "test" and not has_runs_split(saved, request, of_run):
         warn(f"the run split its images in another way: it may be trained on some of this {config.part} part")
     elif own:
         tell_meaning(saved, about)
     if own and saved.result and (instead := saved.result.data.stands_in_for):
         warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
     say(f"kept    {display_path(folder)}")
+
+
+def print_evaluation(saved: Saved, about: Mapping[str, Any], scores: Scores, found: Assessment) -> None:
+    """Print what was evaluated, and its figures."""
+    data, device = about["data"], about["device"]
+    whose = "" if data["of_the_run"] or saved.run is None else ", not the data of the run"
+    say(f"model   {display_path(saved.file)}")
+    say(f"data    {data['name']} from {data['origin']}{whose}")
+    threads = device["threads"]
+    say(f"device  {device['device']}, {threads} thread{'s' * (threads > 1)}, float32")
+    tell_figures(scores, found, data["class_names"], data["part"])
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:

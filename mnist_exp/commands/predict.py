@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.config.overrides import Request
-from mnist_exp.config.schema import TrainConfig
+from mnist_exp.engine.prediction import predictor_of
 from mnist_exp.engine.preparation import set_up
-from mnist_exp.engine.saved_model import Saved, config_of, find_saved, normalizes, settle_saved
+from mnist_exp.engine.saved_model import settle_saved
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.log import say
@@ -42,16 +42,6 @@ def predict(request: Request, started: float) -> None:
         tell(f"warning: {listed(problems, len(predictions))}")
 
 
-def load(run: str | Path = "latest", outputs: str | Path = "outputs", normalize: bool | None = None) -> Predictor:
-    """A saved model with its `predict`, by what `run=` takes: a directory, a name, latest, best, a model's file.
-
-    `outputs` is the folder that holds runs. `normalize`: whether image files are brought into MNIST's form (None:
-    for models of MNIST's digits). Raises `RequestError`.
-    """
-    saved = find_saved(str(run), Path(outputs).expanduser())
-    return predictor_of(saved, config_of(saved, Request("train"), ()), normalize)
-
-
 def refuse_existing(config: PredictConfig) -> None:
     """Raises `RequestError` for a file that would be written over, or cannot be written."""
     if config.output is None:
@@ -62,24 +52,6 @@ def refuse_existing(config: PredictConfig) -> None:
     folder = next(parent for parent in file.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise RequestError(f"output={config.output}: {folder} cannot be written")
-
-
-def predictor_of(saved: Saved, config: TrainConfig, normalize: bool | None) -> Predictor:
-    """A saved model with what its run's config says. Raises `RequestError`."""
-    model = saved.load()
-
-    from mnist_exp.data.dataset import numbered
-    from mnist_exp.inference.predictor import Predictor
-    from mnist_exp.inference.scoring import form
-
-    shape, classes = form(model, str(display_path(saved.file)))
-    known = (config.data.class_names, saved.result and saved.result.data.class_names)
-    names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
-    if normalize and shape[2] != 1:
-        raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")
-    if normalize is None:
-        normalize = normalizes(saved, config, shape)
-    return Predictor(model, names, config, shape, normalize)
 
 
 def classify(

@@ -87,11 +87,10 @@ def digest_of(trees: Mapping[str, ast.Module]) -> str:
 
     Comments, layout, docstrings and the wording of messages do not count, so that a better sentence does not make
     a sweep train again: an error ends the run and a report is printed, so their arguments reach no weight.
-    The trees are stripped in place.
     """
     digest = hashlib.sha256()
     for name in sorted(trees):
-        digest.update(f"{name}\0{ast.dump(_strip_wording(trees[name]))}\0".encode())
+        digest.update(f"{name}\0{_without_wording(trees[name])}\0".encode())
     return digest.hexdigest()
 
 
@@ -124,15 +123,21 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
             yield from _imported_names(node)
 
 
-def _strip_wording(tree: ast.AST) -> ast.AST:
-    """Remove docstrings, and the arguments of errors and reports, in place."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise):
-            node.exc = node.cause = None
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = ...
-        elif isinstance(node, ast.Call):
-            name = str(getattr(node.func, "id", getattr(node.func, "attr", "")))
-            if name.lstrip("_") in _REPORTS or name.endswith("Error"):
-                node.args, node.keywords = [], []
-    return tree
+def _without_wording(node: object) -> str:
+    """Write a syntax tree as text, without docstrings and the arguments of errors and reports.
+
+    Empty fields are left out: which there are depends on the version of Python.
+    """
+    if isinstance(node, list):
+        return f"[{','.join(map(_without_wording, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    kind = type(node).__name__
+    if isinstance(node, ast.Raise) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+        return kind
+    if isinstance(node, ast.Call):
+        name = str(getattr(node.func, "id", getattr(node.func, "attr", "")))
+        if name.lstrip("_") in _REPORTS or name.endswith("Error"):
+            return f"{kind}({name})"
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"{kind}({','.join(f'{name}={_without_wording(value)}' for name, value in fields)})"

@@ -5,6 +5,7 @@ Everything that is wrong with it is found here, before anything is created.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,8 +130,16 @@ def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
             report("several-values", f"{key}: is one for all trials of a search; give it a single value", key)
     if any(key_of(text) == "name" for text in space.fixed):
         report("contradiction", "name: a search is named by tune.name, its trials by their numbers", "name")
-    if settings is None or not space.dimensions:
-        return problems
+    return problems if settings is None or not space.dimensions else problems + _sampler_problems(space, settings)
+
+
+def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
+    """Return why the sampler cannot search the space."""
+    problems = []
+
+    def report(code: Code, message: str, key: str) -> None:
+        problems.append(Problem(code, COMMAND_LINE, message, key))
+
     numeric = [dimension for dimension in space.dimensions if isinstance(dimension, Numbers)]
     if settings.sampler == "cmaes" and len(numeric) < 2:
         report(
@@ -149,9 +158,7 @@ def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
                 numbers.key,
             )
         if not endless:
-            points = 1
-            for dimension in space.dimensions:
-                points *= len(dimension.points or ())
+            points = math.prod(len(dimension.points or ()) for dimension in space.dimensions)
             if points > _MOST:
                 report(
                     "out-of-range",

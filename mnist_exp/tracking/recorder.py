@@ -59,34 +59,27 @@ class RunRecord:
         self.directory = directory
         self.path = directory.path
         self._tracking = tracking
-        identity: dict[str, Any] = {"name": directory.name, "started": time.time(), "mlflow_run_id": None}
-        if earlier is not None:
-            identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact")}
-        self.result = RunResult(
-            schema_version=SCHEMA_VERSION,
-            **identity,
-            status="running",
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            **known,
-            epochs=0,
-            best=None,
-            test=None,
-            weights_sha256=None,
-            versions={"python": platform.python_version(), "mnist-exp": __version__}
-            | {name: version(name) for name in VERSIONS},
-        )
+        self.result = _first_result(directory.name, known, earlier)
         write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         directory.write_result(self.result)
         self.journal = Journal(self.path)
         self._written = {_subject(line) for line in read(self.path)}
+        self._write_first_events(config, sweep, resumed=earlier is not None)
+        self._log = to_file(self.path / LOG)
+        self._log.__enter__()
+        # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
+        alone = sweep is None or not is_locked(sweep)
+        self._sender = Sender(self.path) if tracking.enabled and alone else None
+
+    def _write_first_events(self, config: Mapping[str, Any], sweep: Path | None, *, resumed: bool) -> None:
+        """Write the run, its parameters and its data into the journal and, for a resumed run, the resumption."""
         self._write(
             "run",
             name=self.result.name,
             key=uuid.uuid4().hex,
-            experiment=tracking.experiment,
+            experiment=self._tracking.experiment,
             tags=self._tags(),
-            **_store(tracking),
+            **_store(self._tracking),
             parent=None if sweep is None else str(sweep),
         )
         parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
@@ -100,14 +93,9 @@ class RunRecord:
             shape=data.shape,
             images=data.images,
         )
-        if earlier is not None:
+        if resumed:
             entry = {**self.result.resumed[-1].model_dump(), "exact": self.result.exact}
             self._write("resumed", status="RUNNING", fingerprint=self.result.fingerprint, **entry)
-        self._log = to_file(self.path / LOG)
-        self._log.__enter__()
-        # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
-        alone = sweep is None or not is_locked(sweep)
-        self._sender = Sender(self.path) if tracking.enabled and alone else None
 
     def _write(self, kind: str, **content: Any) -> None:
         """Write a line into the journal, unless one on the same subject stands there."""
@@ -233,6 +221,27 @@ class RunRecord:
         deliver_rest(self._sender, wait_seconds, self.path)
         self.result.mlflow_run_id = self._sender.run_id
         self.directory.write_result(self.result)
+
+
+def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None) -> RunResult:
+    """Return the result of a run that starts, or that resumes after `earlier`."""
+    identity: dict[str, Any] = {"name": name, "started": time.time(), "mlflow_run_id": None}
+    if earlier is not None:
+        identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact")}
+    return RunResult(
+        schema_version=SCHEMA_VERSION,
+        **identity,
+        status="running",
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        **known,
+        epochs=0,
+        best=None,
+        test=None,
+        weights_sha256=None,
+        versions={"python": platform.python_version(), "mnist-exp": __version__}
+        | {name: version(name) for name in VERSIONS},
+    )
 
 
 class TestRecord(RunRecord):

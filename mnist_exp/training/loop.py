@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -135,11 +135,10 @@ def fit(
                 progress.seconds = time.perf_counter() - start
                 for callback in callbacks:
                     callback.on_steps(epoch + 1, progress.steps, steps, metrics)
-            row = {"epoch": epoch + 1, **{f"train/{name}": value for name, value in metrics.items()}}
             rate = float(rates[(epoch + 1) * steps - 1] * np.float32(scale))  # at the epoch's end
-            is_best = end_epoch(model, config, progress, row, validate, rate, start)
+            is_best = end_epoch(model, config, progress, metrics, validate, rate, start)
             for callback in callbacks:
-                callback.on_epoch(row, is_best)
+                callback.on_epoch(progress.history[-1], is_best)
     return progress
 
 
@@ -147,7 +146,7 @@ def end_epoch(
     model: keras.Model,
     config: TrainConfig,
     progress: Progress,
-    row: dict[str, float],
+    metrics: Mapping[str, float],
     validate: Callable[[], dict[str, float]] | None,
     rate: float,
     start: float,
@@ -156,6 +155,7 @@ def end_epoch(
 
     `start` is a reading of `time.perf_counter`. Raises `WorkError` for what is no longer a number.
     """
+    row = {"epoch": progress.epochs + 1, **{f"train/{name}": value for name, value in metrics.items()}}
     with mean_weights(model):
         if validate is not None:
             row |= {f"val/{name}": value for name, value in validate().items()}

@@ -124,5 +124,6 @@ def test_the_code_digest_covers_all_that_builds_and_trains(use: Callable[[str], 
     )
     loaded = {name for name in done.stdout.splitlines()[-1].split() if not name.startswith(COMPOSING)}
     covered = set(import_closure(CODE_ROOTS))
+    assert set(CODE_ROOTS) <= covered
     assert loaded - covered == set()
     assert covered - loaded - {"mnist_exp.config.schema"} == {"mnist_exp.model.warm_start"}  # for init_from
