@@ -175,7 +175,7 @@ def test_what_cannot_be_written_is_not_kept(cli: Cli):
 
 def test_what_gives_something_else_is_not_kept(cli: Cli, run: Path):
     """By the tolerance that was asked for; and by the class, whatever the tolerance is."""
-    from mnist_exp.commands.export import Unfit, refuse_difference
+    from mnist_exp.engine.exporting import Unfit, refuse_difference
 
     done = cli("export", "run=a", "format=[onnx,keras]", "tolerance=1e-12", "output=here", status=1)
     assert re.search(r"onnx: its probabilities differ by up to \S+, and tolerance=1e-12", done.err)

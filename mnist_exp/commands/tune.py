@@ -12,25 +12,18 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request, key_of
-from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.validation import compose_checked
-from mnist_exp.engine.preparation import set_up
-from mnist_exp.engine.results import PLOTS, draw_test, score_test
-from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import Job, TrainingRun
-from mnist_exp.errors import Killed, MnistExpError, Pruned, RequestError, WorkError
+from mnist_exp.engine.results import PLOTS
+from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs.atomic import remove_folder, write_text
-from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
-from mnist_exp.runs.log import LOG, quiet, say, warn
+from mnist_exp.runs.directory import summarize
+from mnist_exp.runs.log import LOG, say, warn
 from mnist_exp.runs.signals import held
-from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.sweeps.search import Search, check_search
-from mnist_exp.sweeps.worker import load_source
+from mnist_exp.sweeps.trials import run_trial, score_best, trial_name
 from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
@@ -115,90 +108,6 @@ def study_directory(search: Search) -> Iterator[Path]:
         raise
 
 
-def run_trial(search: Search, claim: Claim, directory: Path) -> None:
-    """Run a trial, or go on with its run, and tell the study how it ended.
-
-    Raises `WorkError` where the machine is to blame, not the trial: it goes on with that another time.
-    """
-    path = directory / trial_name(claim.number)
-    stopwatch = Stopwatch(time.perf_counter())
-    state, reason = "finished", ""
-    try:
-        summary = summarize(path)
-        if summary is None or summary.status not in ("finished", "pruned"):
-            with quiet():
-                TrainingRun(job_of(search, claim, path, summary, stopwatch), stopwatch).execute()
-        elif summary.status == "pruned":
-            state = "pruned"
-    except Pruned:
-        state = "pruned"
-    except Exception as error:
-        if isinstance(error.__cause__, OSError):
-            raise WorkError(f"trial {claim.number}: {error}") from error
-        state, reason = (
-            "failed",
-            str(error) if isinstance(error, MnistExpError) else f"{type(error).__name__}: {error}",
-        )
-    value, seconds = None, 0.0
-    if (ended := summarize(path)) is not None:
-        result = ended.result
-        value = (result.best or {}).get(search.metric)
-        seconds = (result.ended or time.time()) - result.started
-    claim.end(state, value if state == "finished" else None, seconds, reason)
-
-
-def trial_name(number: int) -> str:
-    """Of the trial's run."""
-    return f"trial-{number:03d}"
-
-
-def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None, stopwatch: Stopwatch) -> Job:
-    """What is to be done for a trial: its run anew, or from the checkpoint of one that was ended."""
-    request = replace(search.request, overrides=search.space.overrides(claim.values))
-    job = None
-    if summary is not None and summary.status in ("interrupted", "killed", "failed"):
-        with suppress(RequestError):  # its code or device was another: from the beginning
-            job = resumed(request, path, stopwatch)
-    if job is None:
-        remove_folder(path)
-        config = compose_checked(request, TrainConfig)[0]
-        computer = set_up(config)
-        with stopwatch.phase("data"):
-            source = load_source(config.data.as_found)
-        job = Job(
-            config, request.overrides, computer, source, path.parent, path.name, search.stands_in_for, path.parent,
-            withholds_test=True,
-        )  # fmt: skip
-    return replace(job, observe=watch(job.config, claim))
-
-
-def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
-    """What is to be done to go on with a trial's run. Raises `RequestError`."""
-    directory = RunDirectory.open(path)
-    try:
-        return check_resumption(Request("train", (), request.config_dir), directory, stopwatch)
-    except BaseException:
-        directory.release()
-        raise
-
-
-def watch(config: TrainConfig, claim: Claim) -> Any:
-    """What tells the study of a run's epochs, and ends the run that is behind."""
-    from mnist_exp.training.early_stopping import better
-
-    metric = config.training.select.metric
-
-    def after_epoch(history: Sequence[Mapping[str, float]]) -> None:
-        best: Mapping[str, float] = {}
-        for row in history:
-            best = row if not best or better(row, best, config) else best
-            claim.report(int(row["epoch"]), best[metric])
-        if best and len(history) < config.training.epochs and claim.is_behind():
-            raise Pruned(f"after epoch {len(history)}: {metric} {best[metric]:.4g} is behind the other trials'")
-
-    return after_epoch
-
-
 def tell_trial(search: Search, study: Study, number: int, directory: Path) -> None:
     """Print how a trial ended, and which is the best so far."""
     trials = study.trials()
@@ -276,33 +185,6 @@ def is_written(directory: Path, table: str) -> bool:
     """Whether the table of all trials is there, and says this."""
     file = directory / TABLE
     return file.exists() and file.read_text(encoding="utf-8") == table
-
-
-def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float] | None:
-    """Score the best trial's saved model on the test part, unless that was done; its scores, if there is one."""
-    from mnist_exp.data.load import prepare
-    from mnist_exp.inference.scoring import load
-    from mnist_exp.tracking.recorder import TestRecord
-
-    path = directory / trial_name(best.number)
-    summary = summarize(path)
-    if summary is None or summary.status != "finished":
-        warn(f"trial {best.number} is the best, and its run is not here but at {best.place}: start tune there")
-        return None
-    if summary.result.test:
-        return dict(summary.result.test)
-    data = prepare(load_source(search.config.data.as_found), search.config.data)
-    if data.test is None:
-        return None
-    request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
-    config = compose_checked(request, TrainConfig)[0]
-    with RunDirectory.open(path) as run, TestRecord(run) as record:
-        scores = score_test(load(path / "model.keras"), data.test, config, Stopwatch(time.perf_counter()))
-        record.test(scores.metrics)
-        draw_test(record, data.test, data.class_names, scores)
-        for picture in ("confusion_matrix", "misclassified"):
-            record.artifact(f"{PLOTS}/{picture}.png", PLOTS)
-    return dict(scores.metrics)
 
 
 def leave_results(
