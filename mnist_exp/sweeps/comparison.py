@@ -1,4 +1,4 @@
-"""The tables of a comparison: what each group reached, and which differences are real."""
+"""The tables of a comparison: the results of each group, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT = "not distinguishable"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups, how many seeds they share, and, from two on, what these say about their difference."""
+    """Two groups, the number of seeds they share, and, if there are at least two, the tested difference."""
 
     first: Group
     second: Group
@@ -25,18 +25,21 @@ class Pair:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric measures what is wrong."""
+    """Whether lower values of a metric are better, judging by its name."""
     return re.search("loss|error|crossentropy|divergence|hinge|poisson", metric) is not None
 
 
 def best_first(groups: Sequence[Group], metric: str) -> list[Group]:
-    """By the mean of a metric, of which every run has a value."""
+    """Return the groups sorted by their mean of a metric, best first. Every run must have a value of it."""
     sign = 1 if lower_is_better(metric) else -1
     return sorted(groups, key=lambda group: sign * mean_of(list(group.values(metric).values())).mean)
 
 
 def paired(groups: Sequence[Group], metric: str) -> list[Pair]:
-    """Every two groups, their runs paired by the seed; the differences are corrected for their number."""
+    """Return every pair of groups, and test the difference between their runs, paired by seed.
+
+    The tests are corrected for the number of pairs with at least two common seeds.
+    """
     common: list[tuple[Group, Group, list[int]]] = []
     for first, second in combinations(groups, 2):
         seeds = sorted(first.values(metric).keys() & second.values(metric).keys())
@@ -56,12 +59,12 @@ def paired(groups: Sequence[Group], metric: str) -> list[Pair]:
 
 
 def verdict(better: str, worse: str, *, is_real: bool) -> str:
-    """`A is better than B`, or that they are not distinguishable."""
+    """Return `A is better than B`, or that the two are not distinguishable."""
     return f"{better} is better than {worse}" if is_real else _NOT
 
 
 def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
-    """A row for every metric and group: mean, standard deviation, and the mean's 95 % interval."""
+    """Print a row per metric and group: the mean, its 95 % interval, and the standard deviation."""
     rows = []
     for metric in metrics:
         shown = metric
@@ -79,7 +82,10 @@ def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
 
 
 def print_pairs(groups: Sequence[Group], metrics: Sequence[str], decisive: str) -> list[Pair]:
-    """A row for every metric and pair; the verdict is by one of the metrics, whose pairs are returned."""
+    """Print a row per metric and pair of groups, and return the pairs of the `decisive` metric.
+
+    Only the rows of that metric contain a p-value and a verdict.
+    """
     rows, judged = [], []
     for metric in metrics:
         pairs = paired(groups, metric)
@@ -112,7 +118,12 @@ def _difference(pair: Pair, metric: str, decisive: bool) -> list[str]:
 
 
 def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
-    """For pairs of models: how often only the one is right, how often only the other, and p, corrected."""
+    """Print the result of McNemar's test for each pair of models.
+
+    Args:
+        rows: The two models, the number of images that only the first classifies correctly, the number that only
+            the second does, and the corrected p-value.
+    """
     shown = []
     for first, second, only_first, only_second, p in rows:
         better, worse = (first, second) if only_first >= only_second else (second, first)
@@ -127,7 +138,7 @@ def _value(value: float, metric: str) -> str:
 
 
 def _plain(value: float, metric: str, *, signed: bool = False) -> str:
-    """A value, of accuracies in percentage points."""
+    """Format a value; accuracies are in percentage points."""
     sign = "+" if signed else ""
     if "accuracy" in metric:
         return f"{100 * value:{sign}.2f}"
@@ -135,7 +146,7 @@ def _plain(value: float, metric: str, *, signed: bool = False) -> str:
 
 
 def _possible(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
-    """The part of an interval that a mean can lie in; the truth is in it as often as in the whole."""
+    """Clip the interval of a mean to the range of the metric, which does not change its coverage."""
     if interval is None or not (metric == "seconds" or "accuracy" in metric):
         return interval
     return max(interval[0], 0.0), interval[1] if metric == "seconds" else min(interval[1], 1.0)

@@ -28,7 +28,7 @@ class Grid:
     swept: tuple[str, ...]
     jobs: tuple[tuple[str, ...], ...]
     problems: tuple[Problem, ...]
-    """Problems with overrides, which are then in none of the jobs."""
+    """Problems with the overrides or the launcher. Overrides that cannot be expanded are in none of the jobs."""
     launcher: Mapping[str, Any] = field(default_factory=dict)
     """The launcher's config (`hydra.launcher`)."""
     batch: int | None = None
@@ -70,7 +70,7 @@ def expand(request: Request) -> Grid:
 
 
 def _values(override: Override, text: str) -> list[str]:
-    """Return an override for each value of a swept one. Raises `RequestError` if there is none."""
+    """Return one override per value of a swept key. Raises `RequestError` if it has no values."""
     key = override.get_key_element()
     values = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not values:
@@ -79,9 +79,10 @@ def _values(override: Override, text: str) -> list[str]:
 
 
 def whole_config(loader: ConfigLoader, request: Request) -> DictConfig | None:
-    """Return the config with Hydra's own part; None if that cannot be composed, which is reported with the jobs.
+    """Return the config including Hydra's own settings; None if those cannot be composed.
 
-    If only the rest cannot be composed, as over a saved config, the config has our defaults for it.
+    Errors are reported later, when the jobs are composed. If only the other settings cannot be composed, as over a
+    saved config, they have their defaults.
     """
     of_hydra = [text for text in request.overrides if key_of(text).startswith("hydra")]
     for overrides in (request.overrides, of_hydra):
@@ -91,18 +92,18 @@ def whole_config(loader: ConfigLoader, request: Request) -> DictConfig | None:
 
 
 def names_code(launcher: Mapping[str, Any]) -> bool:
-    """Whether a launcher's config names code other than one of Hydra's launchers."""
+    """Whether a launcher's config names any code other than one of Hydra's launchers."""
     others = {key: value for key, value in launcher.items() if key != "_target_"}
     return "_target_" in str(others) or not str(launcher.get("_target_", "")).startswith(LAUNCHER_PACKAGES)
 
 
 def resolved(launcher: DictConfig) -> dict[str, Any]:
-    """Return a launcher's config as plain values."""
+    """Return a launcher's config as plain values, with interpolations resolved."""
     return cast("dict[str, Any]", OmegaConf.to_container(launcher, resolve=True))
 
 
 def chosen_launcher(config: DictConfig) -> str:
-    """Return the option of `hydra/launcher` in a config with Hydra's own part."""
+    """Return the selected option of `hydra/launcher`, given a config that includes Hydra's own settings."""
     return str(OmegaConf.select(config, "hydra.runtime.choices")["hydra/launcher"])
 
 
@@ -111,7 +112,10 @@ def _launcher(config: DictConfig) -> dict[str, Any]:
 
 
 def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[Problem]:
-    """Check that the launcher, the only object that a config names by its Python path, is one of Hydra's."""
+    """Check that the launcher is one of Hydra's and is installed.
+
+    It is the only object that a config names by its Python path.
+    """
     target = str(launcher.get("_target_", ""))
     if names_code(launcher):
         message = "hydra.launcher: nothing in a config may name code to run"
@@ -131,6 +135,6 @@ def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[
 
 
 def _sweeper_params(config: DictConfig) -> Mapping[str, Any]:
-    """Return `hydra.sweeper.params`, the grid that a config file gives."""
+    """Return `hydra.sweeper.params`, the values to sweep over that a config file specifies."""
     params = OmegaConf.select(config, "hydra.sweeper.params")
     return {} if params is None else cast("Mapping[str, Any]", OmegaConf.to_container(params))

@@ -1,4 +1,4 @@
-"""Runs that differ by their seed alone are a group, and a group is called by what it differs in from others."""
+"""Group runs that differ only by seed, and label each group by the settings that set it apart."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.fingerprint import with_effect
 from mnist_exp.runs.journal import flatten
 
-# Parts of a config whose option has a name, which says more than the values that it stands for.
+# Config groups whose options have names, which are more informative than the values.
 _NAMED = ("model", "aug", "preprocess", "data", "debug")
 _DIGEST = "data.sha256"
 
 Settings = Mapping[str, str]
-"""Values as text under dotted names."""
+"""Values as text, by dotted key."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, its resolved config, and what of it makes a difference beside the seed."""
+    """A finished run, its resolved config, and the settings other than the seed that affect its weights."""
 
     summary: RunSummary
     values: Mapping[str, Any]
     seed: int
     names: Mapping[str, str]
-    """Of the options that have one."""
+    """The names of the chosen options, by config group."""
     settings: Settings
 
     @property
     def data(self) -> str:
-        """SHA-256 of its images and labels."""
+        """The SHA-256 of the run's images and labels."""
         return str(self.summary.result.data.sha256)
 
     def value(self, metric: str) -> float | None:
-        """`val/…` of the saved epoch, `test/…` of the saved model, or the `seconds` that the run took."""
+        """Return the run's value of a metric; None if it has none.
+
+        Args:
+            metric: `val/…` (of the saved epoch), `test/…` (of the saved model), or `seconds` (the training time,
+                unknown for a resumed run).
+        """
         result = self.summary.result
         part, _, name = metric.partition("/")
         found = {
@@ -49,7 +54,7 @@ class Trained:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that it has a value of, but for `seconds`."""
+        """The metrics that the run has values of, except `seconds`."""
         result = self.summary.result
         validated = [name for name in result.best or {} if name.startswith("val/")]
         return validated + [f"test/{name}" for name in result.test or {}]
@@ -57,19 +62,27 @@ class Trained:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ by their seed alone, one per seed, in the order of the seeds."""
+    """Runs that differ only by seed, one per seed, sorted by seed."""
 
     mark: str
     label: str
     runs: tuple[Trained, ...]
 
     def values(self, metric: str) -> dict[int, float]:
-        """The metric's value for each seed that has one."""
+        """Return the values of a metric by seed; seeds without a value are left out."""
         return {run.seed: value for run in self.runs if (value := run.value(metric)) is not None}
 
 
 def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
-    """Raises `KeyError`, `TypeError`, `ValueError`, `AttributeError` for what is not a run's config or result."""
+    """Return a finished run in the form that is grouped and compared.
+
+    Args:
+        summary: The run.
+        values: Its resolved config.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: The config or the result is not that of a finished run.
+    """
     config = with_effect(values)
     del config["seed"]
     result = summary.result
@@ -84,7 +97,10 @@ def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
 
 
 def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
-    """Runs that repeat another's settings and seed, and the newest of them, which counts for all."""
+    """Map each run that a newer one repeats, with the same settings and seed, to the newest of these.
+
+    Only the newest is compared.
+    """
     newest: dict[tuple[Any, ...], Trained] = {}
     for run in sorted(runs, key=lambda run: run.summary.result.started):
         newest[_key(run), run.seed] = run
@@ -96,7 +112,7 @@ def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
 
 
 def grouped(runs: Sequence[Trained]) -> list[Group]:
-    """The groups that runs of different seeds make, in the order of their first runs."""
+    """Group runs that differ only by seed; the groups are in the order of their first runs."""
     members: dict[tuple[Any, ...], list[Trained]] = {}
     for run in runs:
         members.setdefault(_key(run), []).append(run)
@@ -106,7 +122,7 @@ def grouped(runs: Sequence[Trained]) -> list[Group]:
 
 
 def marked(groups: Sequence[Group]) -> list[Group]:
-    """The same groups, called A, B, … Z, A2, … in this order."""
+    """Return the groups marked A, B, … Z, A2, … in their order."""
     letters = string.ascii_uppercase
     marks = [
         letters[number % 26] + (str(number // 26 + 1) if number >= 26 else "") for number in range(len(groups))
@@ -119,7 +135,7 @@ def _key(run: Trained) -> tuple[tuple[str, str], ...]:
 
 
 def _labels(runs: Sequence[Trained]) -> list[str]:
-    """What tells one run's settings from the others', as short as it can be said: `model=pyramid aug=none`."""
+    """Return a short label per run, of the settings that set it apart: `model=pyramid aug=none`."""
     if len(runs) == 1:
         return [f"model={runs[0].names['model']} aug={runs[0].names['aug']}"]
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
@@ -132,13 +148,17 @@ def _labels(runs: Sequence[Trained]) -> list[str]:
 
 
 def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[list[str]]:
-    """What to say of a part of the config, for each run: its names if they tell all, else knobs, else layers."""
+    """Return the parts of the labels that describe one config group: columns with a text for each run.
+
+    The names of the options are enough if they account for all differences. Otherwise parameters are added or, if
+    these do not account for the rest either, all differing values, including those of layers.
+    """
 
     def told_by(chosen: Sequence[str]) -> set[tuple[str | None, ...]]:
         return {(name, *map(run.settings.get, chosen)) for name, run in zip(names, runs, strict=True)}
 
     names = [run.names.get(part, "") for run in runs]
-    # An option's values are not told beside its name, unless they differ under the same name.
+    # An option's values are shown only if they differ between runs with the same option.
     within = [key for key in keys if len(told_by([key])) > len(set(names))]
     knobs = [key for key in within if key != _DIGEST and not any(word.isdigit() for word in key.split("."))]
     chosen = next((some for some in (knobs[:0], knobs) if len(told_by(some)) == len(told_by(keys))), within)

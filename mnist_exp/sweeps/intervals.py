@@ -1,6 +1,6 @@
-"""What a few seeds say about a mean, and about differences of means.
+"""Confidence intervals and significance tests for results over a few seeds.
 
-All intervals are Student's: of how much the value varies with the seed, on the images that there are.
+All intervals are Student's. They describe how a value varies with the seed, for a fixed set of images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 
 ALPHA = 0.05
-# Metrics are float32: what differs by less, relative to the largest, is the same.
+# Metrics are float32: values are equal if they differ by less than this, relative to the largest.
 _SAME = 1e-6
 
 Values = npt.NDArray[np.float64]
@@ -21,9 +21,10 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of n values, their standard deviation, and the 95 % interval of the mean.
+    """The mean of n values, their standard deviation, and the 95 % confidence interval of the mean.
 
-    One value has neither; values that are all the same have no interval, as they tell nothing about others.
+    A single value has neither deviation nor interval. Equal values have no interval, as they say nothing about the
+    values of other seeds.
     """
 
     n: int
@@ -34,7 +35,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference, its interval, and p; both are corrected for the number of differences asked about."""
+    """A mean difference with its interval and p-value, both corrected for the number of differences tested."""
 
     n: int
     mean: float
@@ -43,12 +44,12 @@ class Difference:
 
     @property
     def is_real(self) -> bool:
-        """Whether it can be told from none."""
+        """Whether the difference is significant, at the level `ALPHA`."""
         return self.p < ALPHA
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """Summarize at least one value."""
+    """Summarize one or more values."""
     array = np.asarray(values, float)
     n, mean = len(array), float(array.mean())
     if n == 1:
@@ -61,20 +62,25 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Difference]:
-    """What paired t tests say about each pair of value lists (as long as each other, at least two seeds).
+    """Run a paired t test on each pair of value lists, corrected for the number of pairs.
 
-    The verdicts (`is_real`) are Holm's (A simple sequentially rejective multiple test procedure, Scandinavian
-    Journal of Statistics 6, 1979): the chance that any of them finds a difference where there is none is at most
+    The verdicts (`is_real`) use Holm's method (A simple sequentially rejective multiple test procedure,
+    Scandinavian Journal of Statistics 6, 1979): the probability that any of them is a false positive is at most
     5 %, however many pairs there are.
 
-    The intervals are Bonferroni's (Dunn, Multiple comparisons among means, JASA 56, 1961): the chance that any of
-    them misses is at most 5 %. Holm's later steps find differences that these do not exclude; the interval ends
-    at 0 then, so that it never contradicts the verdict. Each by itself still covers with 95 % at least. Verdicts
-    and intervals together are all right with at least 90 %, 5 % for each of the two (in simulations, 91.6 % at
-    the worst): intervals that share Holm's 5 % would often say no more than the sign (Strassburger and Bretz,
-    Statistics in Medicine 27, 2008).
+    The intervals use Bonferroni's (Dunn, Multiple comparisons among means, JASA 56, 1961): the probability that
+    any of them misses the true difference is at most 5 %. Holm's later steps find differences that these intervals
+    do not exclude; such an interval is cut off at 0, so that it never contradicts the verdict. Each interval by
+    itself still has a coverage of at least 95 %. All verdicts and intervals together are correct with a
+    probability of at least 90 %, as 5 % is allowed for each of the two (in simulations, 91.6 % at worst). Intervals
+    that share Holm's 5 % would often show no more than the sign (Strassburger and Bretz, Statistics in Medicine 27,
+    2008).
 
-    Differences that are all the same have no interval and are not real: two seeds on few images agree by chance.
+    If a pair has the same difference for all seeds, it has no interval and is not significant: two seeds on few
+    images agree by chance.
+
+    Args:
+        pairs: Lists of equal length with the values of the same two or more seeds.
     """
     count = len(pairs)
     if not count:
@@ -99,7 +105,7 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
 
 
 def holm(p: Values) -> Values:
-    """Holm's p, to be compared with `ALPHA` itself, for p of as many tests."""
+    """Return Holm's adjusted p-values, each to be compared with `ALPHA` itself, for those of several tests."""
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     corrected = np.empty(len(p))
@@ -108,8 +114,15 @@ def holm(p: Values) -> Values:
 
 
 def mcnemar(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> tuple[int, int, float]:
-    """For two models' right answers on the same images (n,): how often only the first is right, how often only
-    the second, and McNemar's exact p that neither is right more often (Psychometrika 12, 1947).
+    """Compare two models by McNemar's exact test (Psychometrika 12, 1947).
+
+    Args:
+        first: Whether the first model classifies each image correctly, shape (images,).
+        second: The same for the second model and the same images.
+
+    Returns:
+        The number of images that only the first model classifies correctly, the number that only the second does,
+        and the p-value of the hypothesis that neither is correct more often.
     """
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     unlike = only_first + only_second

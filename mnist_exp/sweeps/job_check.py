@@ -36,7 +36,7 @@ def _jobs(count: int) -> str:
 
 
 def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, tuple[Request, TrainConfig]]:
-    """Return the request and config of every job by its name; with `sweep.skip_invalid`, of the valid ones.
+    """Return the request and config of every job by its name; with `sweep.skip_invalid`, only of valid jobs.
 
     Raises `RequestError` with the problems of all jobs, each once with the names of its jobs.
     """
@@ -62,7 +62,7 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
 
 
 def _grid_problems(grid: Grid, names: Sequence[str]) -> dict[Problem, list[str]]:
-    """Return the problems of the sweep as a whole, which all jobs have."""
+    """Return the problems of the sweep as a whole, each of which applies to all jobs."""
     problems = {problem: list(names) for problem in grid.problems}
     for key in grid.swept:
         if key.split(".")[0] in NOT_SWEPT:
@@ -74,10 +74,11 @@ def _grid_problems(grid: Grid, names: Sequence[str]) -> dict[Problem, list[str]]
 def _compose_jobs(
     request: Request, grid: Grid, names: Sequence[str], problems: dict[Problem, list[str]]
 ) -> tuple[dict[str, tuple[Request, TrainConfig]], dict[str, Checked], dict[str, Checked]]:
-    """Compose all jobs, and add what is wrong to `problems`.
+    """Compose all jobs, adding their problems to `problems`.
 
-    Returns the valid jobs with their requests, the same with their compositions, and the repaired ones that
-    Keras can check further.
+    Returns:
+        The valid jobs with their requests, the valid jobs with their compositions, and those invalid jobs that
+        Keras can still check, repaired.
     """
     jobs: dict[str, tuple[Request, TrainConfig]] = {}
     valid: dict[str, Checked] = {}
@@ -101,7 +102,7 @@ def _compose_jobs(
 
 
 def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[Problem]]:
-    """Return what Keras finds wrong by job name; jobs that differ only by seed are checked once."""
+    """Return the problems that Keras finds, by job name; valid jobs that differ only by seed are checked once."""
     found: dict[str, Sequence[Problem]] = {}
     right: set[str] = set()
     for name, (config, composition) in composed.items():
@@ -119,7 +120,7 @@ def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[
 def _pending_problems(
     composed: Mapping[str, Checked], reported: Mapping[Problem, Sequence[str]], names: Sequence[str]
 ) -> tuple[Problem, ...]:
-    """Return what Keras finds wrong in addition to the reported problems."""
+    """Return the problems that Keras finds in addition to the reported ones."""
     problems: dict[Problem, list[str]] = {}
     if composed:
         set_up(next(iter(composed.values()))[0])

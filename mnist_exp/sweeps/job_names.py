@@ -1,4 +1,4 @@
-"""The names of sweeps and of their jobs."""
+"""Name sweeps and their jobs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mnist_exp.config.overrides import key_of
 from mnist_exp.runs.directory import safe_name
 from mnist_exp.sweeps.grid import Grid
 
-_LONGEST = 120  # a file system takes 255 bytes
-# What changes nothing in what a job comes to.
+_LONGEST = 120  # file systems allow 255 bytes
+# Keys that do not affect the result of a job.
 _WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name")
 
 
 def job_names(grid: Grid) -> tuple[str, ...]:
-    """`model-linear_seed-0`: what is swept, and the job's values. No two are the same."""
+    """Return a unique name for each job, made of its values of the swept keys: `model-linear_seed-0`."""
     names: list[str] = []
     for job in grid.jobs:
         values = {key_of(text): text.split("=", 1)[1] for text in job if "=" in text}
@@ -32,9 +32,9 @@ def job_names(grid: Grid) -> tuple[str, ...]:
 
 
 def sweep_name(swept: Sequence[str], fixed: Sequence[str]) -> str:
-    """`aug-model-seed-1f0c3a`: the swept keys, and a digest of the fixed overrides.
+    """Return a sweep's name: its swept keys and a digest of its fixed overrides, as in `aug-model-seed-1f0c3a`.
 
-    The order in which they are written, quotes, and what changes no job are all the same to it.
+    The name does not depend on the order of the overrides, on quotes, or on keys that do not affect a job.
     """
     keys = "-".join(sorted(key.rsplit(".", 1)[-1] for key in swept)) or "sweep"
     said = {key_of(text): _value(text) for text in fixed if key_of(text).split(".")[0] not in _WITHOUT_EFFECT}
@@ -45,7 +45,7 @@ def sweep_name(swept: Sequence[str], fixed: Sequence[str]) -> str:
 
 
 def _value(text: str) -> object:
-    """What an override gives, however it is written; `~key` takes it away."""
+    """Return what an override sets, regardless of notation, and whether it removes the key instead (`~key`)."""
     try:
         override = parse_override(text)
     except HydraException:

@@ -35,7 +35,7 @@ def launch(
         at_once: The number of jobs per batch; None for all.
 
     Raises:
-        Exception: Whatever the launcher raises if a worker dies. Other jobs may have died with it, or still run.
+        Exception: Any error of the launcher if a worker dies. Other jobs may have died too, or still be running.
     """
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
@@ -54,7 +54,7 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
     The connection to a Ray cluster is kept, for the launcher to use.
     """
     if _engine(launcher) not in ("JoblibLauncher", "RayLauncher", "SlurmLauncher"):
-        return  # the others work anywhere, and composing takes time
+        return  # the others work everywhere, and composing takes time
     with _whole(request) as (_, master):
         launcher = resolved(master.hydra.launcher)
         key, why = f"hydra/launcher={chosen_launcher(master)}", ""
@@ -72,7 +72,7 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
                 try:
                     if not ray.is_initialized():
                         ray.init(**launcher["ray"]["init"])
-                except Exception as error:  # Ray raises what it met: a refused connection, a token, a full disk
+                except Exception as error:  # many types: a refused connection, a wrong token, a full disk
                     address = launcher["ray"]["init"].get("address")
                     why = f"no Ray cluster at address {address}: {first_line(error)}"
         if why:
@@ -83,7 +83,7 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _whole(request: Request) -> Iterator[tuple[ConfigLoader, DictConfig]]:
-    """Yield Hydra's loader, and the config with Hydra's own part. Raises `RequestError`."""
+    """Yield Hydra's loader and the config including Hydra's own settings. Raises `RequestError`."""
     with config_loader(request.config_dir) as loader:
         master = whole_config(loader, request)
         assert master is not None

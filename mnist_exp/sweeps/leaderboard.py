@@ -1,4 +1,4 @@
-"""The table of a sweep's jobs."""
+"""The leaderboard: a table of a sweep's jobs and their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_exp.sweeps.grid import Grid
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job of a sweep ended; `val` and `test` are accuracies."""
+    """How a job of a sweep ended; `val` and `test` are accuracies from 0 to 1."""
 
     name: str
     overrides: tuple[str, ...]
@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Leaderboard:
-    """All jobs, the best by validation accuracy marked."""
+    """All jobs in the order of the sweep, with the best by validation accuracy marked."""
 
     def __init__(self, outcomes: Sequence[Outcome], grid: Grid) -> None:
         self._outcomes, self._swept = outcomes, grid.swept
@@ -38,13 +38,13 @@ class Leaderboard:
         """The highest validation accuracy."""
 
     def show(self) -> None:
-        """Print it."""
+        """Print the table."""
         print_table(self._header(), self._rows(), right=("epochs", "val", "test", "seconds"))
         if self.best is not None:
             say("* best validation accuracy")
 
     def as_csv(self) -> str:
-        """Accuracies from 0 to 1; nothing where there is none."""
+        """Return the table as CSV; accuracies are from 0 to 1, missing values are empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self._header())
@@ -54,7 +54,7 @@ class Leaderboard:
         return text.getvalue()
 
     def as_markdown(self) -> str:
-        """As it is printed."""
+        """Return the table as Markdown, with values formatted as in `show`."""
         header = self._header()
         return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *self._rows()])
 

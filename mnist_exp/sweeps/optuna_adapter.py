@@ -70,8 +70,8 @@ def heartbeat(study: optuna.Study, trial: FrozenTrial, seconds: float) -> Iterat
 class FlockedFile(BaseJournalFileLock):
     """A lock on a study's journal that ends with the process that holds it.
 
-    Optuna's own locks outlive a killed process for 30 s. On acquiring the lock, a line that a full disk left
-    half written is cut off.
+    Optuna's own locks outlive a killed process by 30 s. Acquiring the lock also removes a last line that is
+    incomplete because the disk was full.
     """
 
     def __init__(self, path: Path) -> None:

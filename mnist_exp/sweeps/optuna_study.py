@@ -1,8 +1,9 @@
 """The study of a search: its trials, shared by all processes that work on it, and the values that Optuna suggests.
 
-The trials of a study are created in advance, numbered 0 to N - 1 and waiting, so that there are N of them whatever
-process dies. The storage decides which process gets a waiting trial. A running trial belongs to the directory of
-its run, and to the process that holds the trial's lock there; if that process dies, the next one resumes it.
+The trials of a study are created in advance, numbered 0 to N - 1 and waiting, so that there are N of them no
+matter which process dies. The storage decides which process gets a waiting trial. A running trial belongs to the
+directory of its run, and to the process that holds the trial's lock there; if that process dies, the next one
+resumes it.
 
 If directories are not shared, a storage with a clock of its own (a database) detects that a machine is gone: its
 trial is marked as lost, and another trial with the same values replaces it.
@@ -45,18 +46,18 @@ from mnist_exp.sweeps.search_space import Choices, Dimension, Space
 JOURNAL = "study.journal"
 """Optuna's own journal, in the study's directory."""
 _CLAIMS = ".claims"
-# Seconds between a trial's heartbeats, and without one until its machine is considered gone.
+# Seconds between the heartbeats of a trial, and seconds without one after which its machine is considered gone.
 _HEARTBEAT, _SILENCE = 30, 150
 _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 _MOST_SHOWN = 8  # differences between two studies
-_ATTEMPTS = 3  # at creating the tables of a database while other processes create them
+_ATTEMPTS = 3  # to create the tables of a database while other processes do the same
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Ignore warnings that heartbeats and fixed values may change: Optuna's version is bounded for that reason."""
+    """Ignore warnings that heartbeats and fixed values are experimental: Optuna's version is bounded for that."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
@@ -72,7 +73,7 @@ class Trial:
     values: Mapping[str, str]
     """The values of the dimensions, as written in overrides."""
     value: float | None
-    """The best value of the objective until the trial ended."""
+    """The best value of the objective that the trial reached."""
     seconds: float | None
     reason: str
     place: str
@@ -80,7 +81,7 @@ class Trial:
 
 
 class Claim:
-    """A trial that this process works on. As a context manager, it keeps other processes away until the end."""
+    """A trial that this process works on. As a context manager, it releases the trial at the end of the block."""
 
     def __init__(
         self, trial: optuna.Trial, values: Sequence[str], reported: Iterable[int], held: ExitStack
@@ -124,7 +125,7 @@ class Claim:
 
 
 class Study:
-    """A study in a storage, as this process works on it."""
+    """A study in a storage, on which this process works."""
 
     def __init__(
         self,
@@ -211,7 +212,7 @@ class Study:
             return self._suggest_values(trial, held.pop_all())
 
     def _suggest_values(self, frozen: FrozenTrial, held: ExitStack) -> Claim:
-        """Complete a trial's values by those that the sampler suggests.
+        """Let the sampler suggest the values that a trial lacks, and return the trial as claimed.
 
         Each draw of the sampler is a function of the seed, the trial's number and the dimension's position. It is
         the same in every process, and after an interruption between two draws.

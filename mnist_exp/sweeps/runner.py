@@ -19,14 +19,14 @@ from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
 from mnist_exp.sweeps.worker import Plan, PlannedJob, find_jobs, outcome, run_job
 from mnist_exp.text import display_path
 
-_DEATHS = 2  # of a job's workers, until it is given up
+_DEATHS = 2  # of workers of the same job, after which it is not retried
 
 
-_POLL = 1.0  # seconds between looks at jobs that a launcher left behind
+_POLL = 1.0  # seconds between checks of jobs that a launcher left running
 
 
 def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], config: TrainConfig) -> list[Outcome]:
-    """Run the jobs that are missing, show the table of all, and leave it in the sweep's record."""
+    """Run the unfinished jobs of a sweep, print the leaderboard of all jobs, and record it."""
     from mnist_exp.tracking.recorder import SweepRecord, has_leaderboard
 
     ended = {job: result for job, result in results_of(plan).items() if result.status == "finished"}
@@ -52,19 +52,19 @@ def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], con
 
 
 def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[PlannedJob]) -> dict[PlannedJob, Outcome]:
-    """Run jobs until each has ended, and tell how.
+    """Run jobs until each has ended, and return their outcomes.
 
-    A job whose worker died goes on once more, behind the others; so do those that a launcher took down with it.
+    A job whose worker died is retried once, after the others; so is a job that a launcher killed along with it.
     """
     from mnist_exp.report.sweep_progress import watched
 
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
-    barren = 0  # rounds in which nothing was even begun
+    barren = 0  # consecutive rounds in which no job even started
     jobs, to_do = (len({job.fingerprint for job in some}) for some in (plan.jobs, missing))
     with watched(plan.directory, jobs, jobs - to_do):
         while left := [job for job in missing if job not in ended]:
-            # What died may have been taken down by another job: in the end each is alone.
+            # A job may have died because of another one: at the end, those that died run one by one.
             now = [job for job in left if not deaths[job]] or left[:1]
             before = _starts(plan)
             trouble = run_once(replace(plan, jobs=tuple(now)), request, grid, ended)
@@ -85,14 +85,14 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
 
 
 def _starts(plan: Plan) -> dict[PlannedJob, int]:
-    """How often each job was begun or gone on with."""
+    """Return how often each job was started or resumed."""
     there = find_jobs(plan.directory)
     resumed = {fingerprint: run.result.resumed for fingerprint, run in there.items()}
     return {job: 1 + len(resumed[job.fingerprint]) if job.fingerprint in there else 0 for job in plan.jobs}
 
 
 def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, Outcome]) -> str:
-    """Give jobs to the launcher, and add what it tells of them. Returns what is wrong with the launcher itself."""
+    """Run jobs with the launcher and add their outcomes to `ended`. Returns the launcher's own error, if any."""
     from mnist_exp.sweeps.launchers import jobs_at_once, launch
     from mnist_exp.training.device import available_cores
 
@@ -104,7 +104,7 @@ def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, O
             told += batch
     except RequestError:
         raise
-    except Exception as error:  # each launcher has its own for a worker that died
+    except Exception as error:  # each launcher has its own error for a worker that died
         trouble = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
         while any(run.status == "running" for run in look_at(list(plan.directory.iterdir()))):
             time.sleep(_POLL)  # submitit and Ray leave the other jobs running
@@ -113,6 +113,6 @@ def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, O
 
 
 def results_of(plan: Plan) -> dict[PlannedJob, Outcome]:
-    """What the sweep's directory tells of the jobs that it has something of."""
+    """Return the outcomes of those jobs that have a run in the sweep's directory."""
     there = find_jobs(plan.directory)
     return {job: outcome(job, there[job.fingerprint], "") for job in plan.jobs if job.fingerprint in there}

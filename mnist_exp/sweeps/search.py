@@ -1,6 +1,6 @@
-"""What a request to search comes to: its space, its settings, and what all its trials have in common.
+"""Check a request to search: its space, its settings, and the config that its trials share.
 
-Everything that is wrong with it is found here, before anything is created.
+All problems are found here, before anything is created.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ from mnist_exp.sweeps.search_space import Numbers, Space, read_space
 from mnist_exp.sweeps.worker import data_sha256
 
 _TRIALS = 20
-_MOST = 10_000  # points of a grid
-# Groups of keys that are one for all trials, beside those of a sweep.
+_MOST = 10_000  # points in a grid
+# Groups of keys that all trials share, in addition to those that all jobs of a sweep share.
 _NOT_SEARCHED = ("tune", "name", "debug")
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search that was found right."""
+    """A search that passed all checks."""
 
     request: Request
-    """To train, with the overrides of every trial."""
+    """The request to train, with the overrides that all trials share."""
     config: TrainConfig
-    """Of one point of the space: for what is the same in all."""
+    """The config of one point of the space, for everything that is the same at all points."""
     space: Space
     tune: TuneConfig
     name: str
     trials: int
     seed: int
     epochs: int
-    """The most that a trial may have."""
+    """The maximum for a trial."""
     stands_in_for: str | None
     definition: Mapping[str, Any]
-    """What a study is about: it goes on with nothing else."""
+    """The settings that identify the study: it is continued only if they are the same."""
 
     @property
     def directory(self) -> Path:
-        """The study's."""
+        """The study's directory."""
         return Path(self.config.outputs).resolve() / SWEEPS / safe_name(self.name)
 
     @property
     def metric(self) -> str:
-        """What trials are chosen by."""
+        """The metric by which trials are compared (`training.select.metric`)."""
         return self.config.training.select.metric
 
     @property
     def maximizes(self) -> bool:
-        """Whether more of it is better."""
+        """Whether higher values of the metric are better."""
         return self.config.training.select.mode == "max"
 
     def format_value(self, value: float | None) -> str:
-        """A value of the metric."""
+        """Format a value of the metric."""
         from mnist_exp.report.tables import percent
 
         if value is None or "accuracy" in self.metric:
@@ -77,7 +77,7 @@ class Search:
 
 
 def check_search(request: Request) -> Search:
-    """What is asked for. Raises `RequestError` with all that is wrong."""
+    """Check a request to search. Raises `RequestError` with all problems."""
     ours = tuple(text for text in request.overrides if key_of(text).replace("/", ".").split(".")[0] == "tune")
     rest = tuple(text for text in request.overrides if text not in ours)
     request = load_base_run(replace(request, verb="train", overrides=rest))
@@ -113,7 +113,7 @@ def check_search(request: Request) -> Search:
 
 
 def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
-    """What is wrong with a space beside what is wrong with its dimensions, and with the sampler for it."""
+    """Return the problems of a space other than those of single dimensions, and those of its sampler."""
     problems = []
 
     def report(code: Code, message: str, key: str = "") -> None:
@@ -177,9 +177,9 @@ def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
 def check_points(
     request: Request, space: Space, problems: Sequence[Problem]
 ) -> Sequence[tuple[Request, TrainConfig]]:
-    """The requests and configs of some points of the space: its ends, and each choice.
+    """Check points of the space that include both ends of each range and every choice (see `Space.corners`).
 
-    Raises `RequestError` with what is wrong with them, and with `problems`.
+    Returns the requests and configs of the points. Raises `RequestError` with their problems and `problems`.
     """
     grid = Grid(tuple(map(key_of, space.keys)), tuple(space.corners()), space.problems)
     subject = "this search"
@@ -196,7 +196,10 @@ def check_points(
 
 
 def of_the_search(problem: Problem, space: Space) -> Problem:
-    """A problem of some points as one of the search; of a key that there is not, every value says the same."""
+    """Rephrase a problem of some points as one of the search.
+
+    If a key does not exist, the problem is the same for each of its values; it becomes one problem of all values.
+    """
     message = problem.message.replace("  [all jobs]", "").replace("for all jobs of a sweep", "for all trials")
     for dimension in space.dimensions:
         if message.startswith(f"{dimension.key}=") and ": no such key" in message:
@@ -206,7 +209,7 @@ def of_the_search(problem: Problem, space: Space) -> Problem:
 
 
 def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
-    """Raises `RequestError` where trials could not be compared."""
+    """Raise `RequestError` if the trials could not be compared."""
     first = configs[0]
     if not first.data.val_fraction:
         raise RequestError("data.val_fraction=0: trials are chosen by validation data, and there is none")
@@ -218,7 +221,7 @@ def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
 
 
 def define(config: TrainConfig, space: Space, settings: TuneConfig, seed: int) -> dict[str, Any]:
-    """What a study is about, in plain values."""
+    """Return the settings that identify a study, as plain values."""
     searched = tuple(f"{key.lstrip('+')}." for key in space.keys)
     values = with_effect(as_values(config))
     del values["device"]
@@ -228,6 +231,6 @@ def define(config: TrainConfig, space: Space, settings: TuneConfig, seed: int) -
         "tune.pruner": settings.pruner,
         "tune.seed": seed,
         "images": data_sha256(config.data)[:12],
-        # That of one point: what is searched over has other values elsewhere.
+        # The config of one point, without the searched keys, whose values differ between points.
         "config": {key: value for key, value in flatten(values).items() if not f"{key}.".startswith(searched)},
     }

@@ -55,7 +55,7 @@ class Numbers:
 
     @property
     def whole(self) -> bool:
-        """Whether they are integers."""
+        """Whether the numbers are integers."""
         return isinstance(self.low, int)
 
     @property
@@ -83,7 +83,7 @@ class Space:
     fixed: tuple[str, ...]
     """The overrides of every trial."""
     problems: tuple[Problem, ...]
-    """Problems with overrides, which are then in neither."""
+    """Problems with overrides. Invalid overrides are neither in `dimensions` nor in `fixed`."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -96,8 +96,10 @@ class Space:
         return {dimension.key: dimension.text for dimension in self.dimensions}
 
     def corners(self) -> list[tuple[str, ...]]:
-        """Return the overrides of the points to check before a search: the first values of all dimensions, each
-        other end or choice with the first values of the rest, and the last values of all.
+        """Return the overrides of the points to check before a search starts.
+
+        These are the first values of all dimensions, each other end or choice combined with the first values of
+        the remaining dimensions, and the last values of all dimensions.
         """
         ends = [dimension.corners for dimension in self.dimensions]
         first = [values[0] for values in ends]
@@ -145,7 +147,7 @@ def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
 
 
 def without_space(request: Request) -> Request:
-    """Return the same request without the searched keys: what all trials have in common."""
+    """Return the request without the searched keys: the part that all trials have in common."""
     swept = {text for text in parsable(request.overrides)[0] if parse_override(text).is_sweep_override()}
     return replace(request, overrides=tuple(text for text in request.overrides if text not in swept))
 
@@ -159,7 +161,7 @@ def _as_written(value: Any) -> str:
 
 
 def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, Dimension]:
-    """Return the dimension of a swept override by its key; empty if it is wrong, which is added to `problems`."""
+    """Return the dimension of a swept override by its key, or add to `problems` and return an empty dict."""
     key, text = override.get_key_element(), (override.input_line or "").partition("=")[2]
     faults = list(_faults(override.value()))
     sweep = override.value()
@@ -182,7 +184,7 @@ def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, 
 
 
 def _faults(sweep: Any) -> Iterator[str]:
-    """Yield what is wrong with a sweep in itself."""
+    """Yield messages about a sweep that is invalid for any key."""
     if getattr(sweep, "shuffle", False):
         yield "shuffle(…) has no meaning in a search: the sampler chooses the order"
     tags: set[str] = getattr(sweep, "tags", set())

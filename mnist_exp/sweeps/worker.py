@@ -1,7 +1,7 @@
-"""A job of a sweep: what it is, and how it is run, in whatever process a launcher chose.
+"""Run one job of a sweep, in the process that a launcher chose.
 
-The directories tell which jobs are done: a job is known again by its fingerprint, also after a crash, and whoever
-begins one looks first what is there of it.
+Jobs are identified by fingerprint, also after a crash: before starting a job, a worker looks in the sweep's
+directory for a finished run of it, or for an earlier attempt to resume.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
     from mnist_exp.training.device import Device
 
-_POLL = 0.5  # seconds between looks whether another process is done with a job
+_POLL = 0.5  # seconds between checks whether another process has ended its work on a job
 _INHERITED = ("MNIST_EXP_", "MLFLOW_", "KERAS_HOME")
 
 
@@ -48,30 +48,30 @@ class PlannedJob:
     request: Request
     config: TrainConfig = field(compare=False)
     fingerprint: str
-    """As far as the process that plans can tell: it may be another on a machine with another device."""
+    """As computed by the process that plans the sweep; on a machine with another device, it may differ."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the processes that run a sweep's jobs need to know."""
+    """All that a process needs in order to run the jobs of a sweep."""
 
     directory: Path
     jobs: tuple[PlannedJob, ...]
     stands_in_for: str | None
     folder: Path
-    """The working directory, which relative paths start from."""
+    """The working directory, to which relative paths refer."""
     environment: Mapping[str, str]
-    """What of the environment says where things are."""
+    """The environment variables that configure this package, MLflow and Keras' cache."""
 
     @classmethod
     def of(cls, directory: Path, jobs: tuple[PlannedJob, ...], stands_in_for: str | None) -> Plan:
-        """For jobs that are to be run as if in this process."""
+        """Plan jobs with the working directory and the environment of this process."""
         inherited = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
         return cls(directory, jobs, stands_in_for, Path.cwd(), inherited)
 
 
 def run_job(plan: Plan, launched: Any) -> Outcome:
-    """Run one job of a sweep, go on with it, or find it done. Never raises for a failure."""
+    """Run or resume one job of a sweep, or find it finished. Errors are returned as part of the outcome."""
     from mnist_exp.sweeps.launchers import job_number
 
     planned = plan.jobs[job_number()]
@@ -104,9 +104,9 @@ def train_job(
     found: RunSummary | None,
     stopwatch: Stopwatch,
 ) -> str:
-    """Go on with what is there of a job; where that cannot be, or nothing is, begin it.
+    """Resume the earlier attempt at a job, if there is one and it can be resumed; else start the job anew.
 
-    Returns why what is there was of no use.
+    Returns a remark on why an earlier attempt could not be resumed; empty otherwise.
     """
     remark = ""
     if found is not None:
@@ -129,7 +129,10 @@ def train_job(
 
 @contextmanager
 def alone(directory: Path, fingerprint: str) -> Iterator[None]:
-    """Keep other processes from a job; one that a sweep which was killed left running is waited for."""
+    """Lock a job against other processes, after waiting for any that works on it.
+
+    A sweep that was killed may have left such a process running.
+    """
     name = f".{fingerprint[:16]}.lock"
     while True:
         try:
@@ -146,9 +149,9 @@ def alone(directory: Path, fingerprint: str) -> Iterator[None]:
 
 
 def find_jobs(directory: Path) -> dict[str, RunSummary]:
-    """What is in a sweep's directory, by its fingerprint: of a job, a finished run, else the newest.
+    """Return the runs in a sweep's directory by fingerprint; of several, a finished one or else the newest.
 
-    Not what was resumed inexactly: that is no such job.
+    Runs that were resumed inexactly are left out: their weights are not those that the fingerprint identifies.
     """
     exact = [
         run for run in summaries(directory.iterdir()) if run.result.fingerprint is not None and run.result.exact
@@ -158,7 +161,7 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
 
 
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:
-    """How a job ended, by what is there of it, and by what was raised."""
+    """Return the outcome of a job, given its run (if any) and the message of the error that was raised (if any)."""
     result = run.result if run is not None else None
     log = run.path / LOG if run is not None else None
     return Outcome(
@@ -175,13 +178,13 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
 
 
 def identity(config: TrainConfig, computer: Device) -> str:
-    """The fingerprint of the run that a config describes, on this device."""
+    """Return the fingerprint of the run that a config describes, on the given device."""
     return fingerprint_of(as_values(config), data_sha256(config.data), computer, donor_sha256(config.init_from))
 
 
 @lru_cache(maxsize=1)
 def load_source(data: DataConfig) -> Source:
-    """Read a data set once for all jobs that run in this process."""
+    """Read a data set, once for consecutive jobs with the same data in this process."""
     from mnist_exp.data.load import find
 
     return find(data, say)
@@ -189,7 +192,7 @@ def load_source(data: DataConfig) -> Source:
 
 @lru_cache(maxsize=16)
 def data_sha256(data: DataConfig) -> str:
-    """The digest of the data of the jobs that have the same."""
+    """Return the SHA-256 of prepared data, computed once for all jobs that use it."""
     from mnist_exp.data.load import prepare
 
     return prepare(load_source(data.as_found), data).sha256
@@ -197,7 +200,7 @@ def data_sha256(data: DataConfig) -> str:
 
 @lru_cache(maxsize=16)
 def donor_sha256(run: str | None) -> str | None:
-    """Which weights a run starts from, if not from random ones."""
+    """Return the SHA-256 of the weights that a warm start takes from a run; None without one."""
     from mnist_exp.model.saving import weights_sha256
     from mnist_exp.model.warm_start import load_donor
 
