@@ -1,4 +1,4 @@
-"""Layer outputs, and class activation maps: which parts of an image count for a class."""
+"""Layer outputs, and class activation maps: the parts of an image that count for a class."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def find_averaged_layer(model: keras.Model) -> tuple[keras.Layer, Floats | None]
     """Find the layer whose maps are averaged into the class scores by a `GlobalAveragePooling2D`.
 
     Returns:
-        The layer, and the kernel (channels, classes) of the dense layer after the average, or None without such a
-        layer. None altogether for a model that ends in another way.
+        The layer, and the kernel (channels, classes) of the dense layer after the average, None without a dense
+        layer. Just None for a model that ends in another way.
     """
     graph, kernel = Graph(model), None
     layer = graph.source(model.output)
@@ -68,7 +68,7 @@ def _keeps_order(layer: keras.Layer) -> bool:
 
 
 def last_spatial_layers(model: keras.Model) -> list[keras.Layer]:
-    """Return the last layer on all paths whose maps are as large as the last convolution's.
+    """Return the last layer that lies on all paths and whose maps are as large as the last convolution's.
 
     If the paths merge only after the last layer with rows and columns, return the last such layer of each path.
     """
@@ -113,9 +113,9 @@ def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[n
     Discriminative Localization" (2016).
 
     Args:
-        maps: the output (n, rows, columns, channels) of the layer that `find_averaged_layer` finds.
-        kernel: the kernel that `find_averaged_layer` finds.
-        classes: the class of each image.
+        maps: The output (n, rows, columns, channels) of the layer that `find_averaged_layer` finds.
+        kernel: The kernel that `find_averaged_layer` finds.
+        classes: The class of each image.
 
     Returns:
         An array (n, rows, columns).
@@ -125,10 +125,10 @@ def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[n
 
 
 def grad_cam(model: keras.Model, layer: keras.Layer, images: Images, classes: npt.NDArray[np.int64]) -> Floats:
-    """Compute where a layer's maps count for an image's class (Selvaraju et al., "Grad-CAM", 2017).
+    """Compute where a layer's maps contribute to an image's class (Selvaraju et al., "Grad-CAM", 2017).
 
-    The maps are weighted by the mean gradient of the class score. The score is taken before the softmax, behind
-    which the gradient of a confident prediction vanishes.
+    The maps are weighted by the mean gradient of the class score. The score is taken before the softmax, as the
+    gradient of a confident prediction vanishes after it.
 
     Returns:
         An array (n, rows, columns) without negative values.
@@ -169,9 +169,9 @@ def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
     the edges of the outermost receptive fields.
 
     Args:
-        maps: values of a layer's units.
-        axes: that layer's entry in `receptive_axes`.
-        shape: the rows and columns of the image.
+        maps: Values of a layer's units.
+        axes: That layer's entry in `receptive_axes`.
+        shape: The rows and columns of the image.
     """
     if 1 in axes and axes[1].of == 1:
         maps, axes = maps.swapaxes(1, 2), {1: axes[2], 2: axes[1]} if 2 in axes else {2: axes[1]}
@@ -182,7 +182,7 @@ def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
 
 
 def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float64]:
-    """Return the weight of each unit in each pixel, (units, pixels)."""
+    """Return the weight of each unit in each pixel, shape (units, pixels)."""
     seen = [None if axis is None else axis.seen(unit, inside=False) for unit in range(units)]
     spans = [span for span in seen if span is not None]
     if len(spans) < units:  # every receptive field is the whole image

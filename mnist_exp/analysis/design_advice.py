@@ -32,7 +32,7 @@ def advice(model: keras.Model) -> list[str]:
 
 
 def _small_receptive_field(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
-    """Check models that end in global pooling: a dense layer reads the whole image in any case."""
+    """Check models that end in global pooling; a dense layer reads the whole image in any case."""
     for before, row in pairwise(rows):
         if row.traits.reads == "pooled" and before.rows.size and before.columns.size:
             height, width = model.input_shape[1:3]

@@ -1,4 +1,4 @@
-"""The layers of a model that a user means: by their place in the list of layers, or by their name."""
+"""Select layers of a model as the user names them: by place in the list of layers, or by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mnist_exp.model.preprocessing import is_preprocessing
 from mnist_exp.suggest import did_you_mean
 
 _LIST = "model.layers."
-# Layers that put out what they are given, but for its shape, when nothing is trained.
+# Layers that return their input at inference, perhaps in another shape.
 _PASSING = frozenset(
     {
         *("ActivityRegularization", "AlphaDropout", "Dropout", "Flatten", "GaussianDropout", "GaussianNoise"),
@@ -22,23 +22,28 @@ _PASSING = frozenset(
 
 
 class NoSuchLayer(Exception):
-    """Nothing is called so; the message says what there is."""
+    """No layer has the given name or place; the message lists the existing ones."""
 
 
 def places_in(entries: Sequence[Any], shape: tuple[int, ...]) -> dict[str, str]:
-    """The place in a list, which fits images of that shape, of each layer's name: `model.layers.3.layers.0`."""
+    """Return the place of each layer in a list, such as `model.layers.3.layers.0`, by the layer's name.
+
+    Args:
+        entries: The list of layers.
+        shape: The shape of the images that it takes.
+    """
     places: dict[str, str] = {}
     apply_layers(entries, keras.Input(shape), _LIST[:-1], lambda path, message: None, places)
     return places
 
 
 def places_without_list(model: keras.Model) -> dict[str, str]:
-    """The same for a model whose list is not known: each layer's number."""
+    """Return `model.layers.<number>` by the layer's name, for a model whose list of layers is not known."""
     return {layer.name: f"{_LIST}{number}" for number, layer in enumerate(designed(model))}
 
 
 def choose(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> list[keras.Layer]:
-    """The layer of a name, or those at a place in the list and below it. Raises `NoSuchLayer`."""
+    """Return the layer with a name, or the layers at and below a place in the list. Raises `NoSuchLayer`."""
     by_name = {layer.name: layer for layer in model.layers}
     if wanted in by_name:
         return [by_name[wanted]]
@@ -56,7 +61,7 @@ def choose(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> 
 
 
 def designed(model: keras.Model) -> list[keras.Layer]:
-    """A model's layers but for its input and its preprocessing."""
+    """Return a model's layers, without its input and its preprocessing."""
     return [
         layer
         for layer in model.layers
@@ -65,5 +70,5 @@ def designed(model: keras.Model) -> list[keras.Layer]:
 
 
 def telling(model: keras.Model) -> list[keras.Layer]:
-    """Those of them that make something of what they are given."""
+    """Return the layers of `designed` whose output at inference is more than their reshaped input."""
     return [layer for layer in designed(model) if type(layer).__name__ not in _PASSING]

@@ -20,7 +20,7 @@ from mnist_exp.model.keras_graph import input_tensors
 Reads = Callable[[int], range]
 Seen = tuple[int, int] | None
 
-_REPEATS = 60  # a multiple of all small numbers
+_REPEATS = 60  # a multiple of all numbers up to 6
 
 
 @dataclass(eq=False)
@@ -30,7 +30,7 @@ class Axis:
     length: int
     before: tuple[Axis, ...] = ()
     reads: Reads = range  # not called for an axis of the image itself
-    """Maps an index to the indices of the axes before that it reads; they may lie outside of these."""
+    """Maps an index to the indices that it reads on the axes before, which may lie outside of these."""
     of: int = 0
     """The axis of the image: 0 for its rows, 1 for its columns."""
     _seen: dict[tuple[int, bool], Seen] = field(default_factory=dict, repr=False)
@@ -39,8 +39,8 @@ class Axis:
         """Return the first and last row (or column) of the image in an index's receptive field.
 
         Args:
-            index: an index of this axis.
-            inside: if False, treat the image and every layer as unbounded, so that padding counts.
+            index: An index of this axis.
+            inside: If False, treat the image and every layer as unbounded, so that padding counts.
 
         Returns:
             None if the index depends on no pixel, only on padding.
@@ -49,7 +49,7 @@ class Axis:
             return (index, index)
         key = (index, inside)
         if key not in self._seen:
-            # All that are read, not only the outermost: with dilation, an inner one may reach further.
+            # All indices that are read, not only the outermost: with dilation, an inner one may reach further.
             spans = [
                 span
                 for axis in self.before
@@ -116,10 +116,10 @@ def seen_by(
     """Return the first and last row, and the first and last column, in a unit's receptive field.
 
     Args:
-        axes: the layer's entry in `receptive_axes`.
-        unit: the unit's row and column in the layer's output.
-        image: the rows and columns of the image.
-        inside: as in `Axis.seen`.
+        axes: The layer's entry in `receptive_axes`.
+        unit: The unit's row and column in the layer's output.
+        image: The rows and columns of the image.
+        inside: As in `Axis.seen`.
     """
     found: list[Seen] = [(0, size - 1) for size in image]
     for number, axis in axes.items():
@@ -160,9 +160,9 @@ def _along(before: Axes, shape: Sequence[int], reads: Callable[[int, int], Reads
     """Return a new axis for each spatial one.
 
     Args:
-        before: the axes of the input.
-        shape: the shape of the output.
-        reads: takes the number of a spatial axis, from 0, and the length of the input's.
+        before: The axes of the input.
+        shape: The shape of the output.
+        reads: Takes the number of a spatial axis, from 0, and its length in the input.
     """
     return {
         number: Axis(shape[number], (axis,), reads(number - 1, axis.length), axis.of)
@@ -185,7 +185,7 @@ def _shifted(amounts: Sequence[Any], sign: int, before: Axes, shape: Sequence[in
 
 
 def _window(layer: keras.Layer, number: int, length: int, outputs: int) -> Reads:
-    """Return what the window of a convolution or pooling reads along an axis."""
+    """Return a function from an output index to the indices that a convolution or pooling reads on an axis."""
     size = _pair(layer.kernel_size if hasattr(layer, "kernel_size") else layer.pool_size)[number]
     stride = _pair(layer.strides)[number]
     dilation = _pair(getattr(layer, "dilation_rate", 1))[number]
@@ -210,7 +210,7 @@ def _without(before: Axes, gone: set[int]) -> Axes:
 
 
 def _union(inputs: Sequence[Axes]) -> Axes:
-    """Return the axes that all merged tensors have; the other axes of the image are read whole."""
+    """Return the axes that all merged tensors have; along the others, every unit depends on the whole image."""
     shared = set(inputs[0]).intersection(*inputs[1:])
     merged = {}
     for number in sorted(shared):

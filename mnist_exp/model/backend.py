@@ -53,7 +53,7 @@ def quiet() -> Iterator[None]:
 
 
 class _Absent(MetaPathFinder):
-    """Report some modules as not installed, to one thread only: another may be importing them right now."""
+    """Report some modules as not installed, but only to one thread: another may be importing them right now."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._thread = names, get_ident()
@@ -76,7 +76,7 @@ def _as_if_without(names: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _stderr_without(chatter: re.Pattern[bytes]) -> Iterator[None]:
-    """Drop lines that begin with a pattern from standard error, also those of C++ code."""
+    """Drop lines that begin with a pattern from standard error, including those written by C++ code."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as captured:

@@ -1,4 +1,4 @@
-"""From a config to a compiled Keras model that takes raw pixels."""
+"""Build a compiled Keras model that takes raw pixels from a config."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.Model:
-    """The compiled model: input (batch, height, width, channels) of pixels 0…255, output (batch, classes).
+    """Build and compile the model of a config.
 
-    `precision` is what it computes in (`float32` or `bfloat16`); weights, input and output are float32. Initial
-    weights are a function of `config.seed`. The learning rate is a variable that the training loop sets. The
-    config must have passed `check`.
+    Initial weights are a function of `config.seed`. The learning rate is a variable that the training loop sets.
+
+    Args:
+        config: Must have passed `engine.keras_check.check`.
+        statistics: The statistics of the training images, for preprocessing.
+        precision: `float32` or `bfloat16`, for computations; weights, input and output are float32.
+
+    Returns:
+        A model from raw pixels 0…255, (batch, height, width, channels), to (batch, classes).
     """
     keras.utils.set_random_seed(config.seed)
     previous = keras.config.dtype_policy()

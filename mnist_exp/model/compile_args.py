@@ -1,4 +1,4 @@
-"""Optimizer, loss and metrics by Keras' names."""
+"""Make the optimizer, loss and metrics that a config names as in Keras."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from mnist_exp.model.keras_errors import first_sentence
 
 
 def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
-    """The optimizer at its base learning rate, with a running mean of the weights where `ema` is its momentum.
+    """Make the optimizer, with its base learning rate. Raises `ArgumentError`.
 
-    Raises `ArgumentError`.
+    Args:
+        config: The optimizer's type and arguments.
+        ema: The momentum of the exponential moving average of the weights; None for no average.
     """
     check_optimizer(config.type, config.arguments)
     optimizer_class = getattr(keras.optimizers, config.type)
     more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
     if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:
-        more["weight_decay"] = 0.0  # null is none, also for AdamW and its like, which decay by default
+        more["weight_decay"] = 0.0  # null means no decay, also for AdamW and others that decay by default
     try:
         return optimizer_class(**config.arguments, **more)
     except (ValueError, TypeError) as error:
@@ -32,18 +34,18 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
 
 
 def try_optimizer(config: OptimizerConfig) -> None:
-    """Let the optimizer make a step. Raises `ArgumentError` for arguments that it only uses then."""
+    """Let the optimizer make one step. Raises `ArgumentError` for arguments that fail only then."""
     variable = keras.Variable(np.ones((2, 2), np.float32))
     try:
         make_optimizer(config).apply([keras.ops.ones((2, 2))], [variable])
     except ArgumentError:
         raise
-    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+    except Exception as error:  # any type: it would end the run later
         raise ArgumentError(f"{config.type} cannot make a step: {first_sentence(error)}") from error
 
 
 def make_loss(config: TrainingConfig) -> keras.Loss:
-    """The loss, on probabilities, with label smoothing where the config asks for it. Raises `ArgumentError`."""
+    """Make the loss, on probabilities, with the configured label smoothing. Raises `ArgumentError`."""
     loss_class = getattr(keras.losses, class_named(config.loss, "losses", "loss", "loss"))
     arguments: dict[str, Any] = {}
     if config.label_smoothing:
@@ -54,7 +56,7 @@ def make_loss(config: TrainingConfig) -> keras.Loss:
 
 
 def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
-    """Accuracy, then the further metrics that the config names. Raises `ArgumentError`."""
+    """Make the accuracy, followed by the additional metrics of the config. Raises `ArgumentError`."""
     accuracy = keras.metrics.CategoricalAccuracy if config.one_hot else keras.metrics.SparseCategoricalAccuracy
     metrics = [accuracy(name="accuracy")]
     for index, name in enumerate(config.metrics):
@@ -67,7 +69,7 @@ def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
             instead = f"sparse_{snake_case(metric_class.__name__)}"
             raise ArgumentError(f"{name} takes one-hot targets; with {config.loss} it is {instead}", key)
         try:
-            # A name of its own, not one that Keras counts up within the process.
+            # An explicit name, as Keras' default is numbered within the process.
             metrics.append(metric_class(name=snake_case(metric_class.__name__)))
         except (ValueError, TypeError) as error:
             raise ArgumentError(f"{name} cannot be made: {first_sentence(error)}", key) from error
@@ -77,14 +79,14 @@ def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
 
 
 def try_on_targets(config: TrainingConfig, classes: int) -> None:
-    """Let the loss and each metric score two images. Raises `ArgumentError` where they do not give a number."""
+    """Check that the loss and each metric return one number for two images. Raises `ArgumentError`."""
     probabilities = np.full((2, classes), 1 / classes, np.float32)
     targets = np.eye(2, classes) if config.one_hot else np.arange(2)
     kind = "one-hot targets" if config.one_hot else "class numbers"
     loss = make_loss(config)
     try:
         value = np.asarray(loss(targets, probabilities))
-    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+    except Exception as error:  # any type: it would end the run later
         raise ArgumentError(f"{config.loss} does not fit {kind}: {first_sentence(error)}", "loss") from error
     if value.shape != ():
         raise ArgumentError(f"{config.loss} gives {value.size} values, not one", "loss")

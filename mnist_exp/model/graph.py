@@ -1,6 +1,6 @@
-"""From a list of layers to a graph: plain layers one after the other, and `Repeat`, `Residual`, `Parallel`.
+"""Build a graph from a list of layers: plain layers in sequence, and `Repeat`, `Residual` and `Parallel`.
 
-These three are ways of writing: what is built, and saved, consists of Keras' own layers.
+These three are only notation: the model that is built and saved consists of Keras' own layers.
 """
 
 from __future__ import annotations
@@ -28,32 +28,41 @@ from mnist_exp.keras_spec.signatures import snake_case
 from mnist_exp.model.keras_errors import first_sentence, why_not, without_received
 from mnist_exp.model.layers import make_layer, numbered
 
-Tensor = Any  # keras.KerasTensor; None after something that did not fit
+Tensor = Any  # keras.KerasTensor; None after a layer that did not fit
 
 
 def apply_layers(
     entries: Sequence[Any], x: Tensor, path: str, report: Report, places: dict[str, str] | None = None
 ) -> Tensor:
-    """Apply a list of layers to a symbolic tensor; a `null` entry is left out.
+    """Apply a list of layers to a symbolic tensor, skipping `null` entries.
 
-    Whatever is wrong is reported at its place. After a layer that does not fit, the others are still made, and
-    judged where the shape of their input is known all the same; else None is returned. The last layer computes in
-    float32: probabilities in half precision would cost the loss its accuracy. `places` gets the place of each
-    layer's name.
+    After a layer that does not fit, the other layers are still made, and checked if the shape of their input is
+    known nevertheless. The last layer computes in float32, as the loss is inaccurate for probabilities in half
+    precision.
+
+    Args:
+        entries: The layer entries.
+        x: The input.
+        path: The place of the list in the config, as a dotted path.
+        report: Takes the path and the message of each problem.
+        places: If given, receives the path of each layer by the layer's name.
+
+    Returns:
+        The output; None if its shape is not known because a layer did not fit.
     """
     return _Graph(report, {} if places is None else places).apply(entries, x, path, final=True)
 
 
 class _Graph:
-    """Counts names as Keras does in a fresh process, and remembers what came before."""
+    """Applies layers, numbering their names as Keras does in a fresh process."""
 
     def __init__(self, report: Report, places: dict[str, str]) -> None:
         self._report = report
         self._places = places
         self._seen: dict[str, int] = {}
         self._previous = "the input"
-        self._repeating = False  # names that entries give are numbered then
-        self._turn = ""  # of a list that is repeated, for messages
+        self._repeating = False  # inside `Repeat`, names that entries specify are numbered
+        self._turn = ""  # the current turn of a repeated list, for messages
 
     def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False) -> Tensor:
         if not is_list(entries):
@@ -79,7 +88,7 @@ class _Graph:
         layer = self._make(entry, place)
         if layer is None:
             return x if kind in KEEP_SHAPE else None
-        # Keras adds the penalties of outputs to a loss in float32, and cannot where they are bfloat16.
+        # Keras adds activity penalties to a float32 loss, which fails if they are bfloat16.
         if final or getattr(layer, "activity_regularizer", None) is not None:
             layer.dtype_policy = keras.DTypePolicy("float32")
         self._places[layer.name] = place
@@ -87,14 +96,14 @@ class _Graph:
             return None
         try:
             result = layer(x)
-        except Exception as error:  # of whatever type
+        except Exception as error:  # Keras raises many types
             self._report(place, why_not(layer, _shape(x), self._previous, error) + self._turn)
             return x if kind in KEEP_SHAPE else None
         self._previous = f"{place}, {kind}"
         return result
 
     def _make(self, entry: Any, place: str) -> keras.Layer | None:
-        """The layer; without what is wrong with it, where no shape depends on that, else None."""
+        """Make a layer without its invalid arguments, or return None if a shape depends on one of them."""
         kind, arguments = parse_entry(entry)
         wrong = tell(faults(entry), place, self._report)
         name = numbered(snake_case(kind), self._seen)

@@ -23,23 +23,23 @@ def first_sentence(error: BaseException) -> str:
 
 
 def without_received(sentence: str) -> str:
-    """Cut what Keras received from a sentence: the caller names the value or the shapes itself."""
+    """Remove what Keras received from a sentence: the caller names the value or the shapes itself."""
     return re.split(r"\.? Received\b", sentence)[0]
 
 
 def named_argument(sentence: str, arguments: Iterable[str]) -> str | None:
-    """Return the argument that the sentence is about; None if it names none, or several."""
+    """Return the only argument that a sentence names; None if it names none, or several."""
     named = [key for key in arguments if re.search(rf"\b{re.escape(key)}\b", sentence)]
     return named[0] if len(named) == 1 else None
 
 
 def why_not(layer: keras.Layer, shape: str, previous: str, error: BaseException) -> str:
-    """Say why a layer does not accept an input.
+    """Explain why a layer does not accept an input.
 
     Args:
-        shape: the input's shape without the batch axis, as text.
-        previous: what the input comes from.
-        error: what Keras raised when the layer was called.
+        shape: The input's shape without the batch axis, as text.
+        previous: The place and type of the layer that the input comes from.
+        error: What Keras raised when the layer was called.
     """
     kind, sentence = type(layer).__name__, first_sentence(error)
     if match := re.search(r"expected (?:min_)?ndim=(\d), found ndim=\d", sentence):

@@ -1,4 +1,4 @@
-"""Which layer of a Keras model feeds which, by the identity of the tensors between them."""
+"""The connections between the layers of a Keras model, found by the identity of tensors."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ class Graph:
 
 
 def input_tensors(layer: keras.Layer) -> list[Tensor]:
-    """Return the tensors that a layer takes, also if it takes a single one."""
+    """Return the tensors that a layer takes, as a list even for a single one."""
     return list(layer.input) if isinstance(layer.input, (list, tuple)) else [layer.input]

@@ -1,4 +1,4 @@
-"""Make the Keras layer of one entry of a list of layers."""
+"""Make the Keras layer of a single entry in a list of layers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mnist_exp.model.keras_errors import first_sentence, named_argument, without
 
 
 def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
-    """The Keras layer of an entry whose names were checked. Raises `ArgumentError` for values it does not take."""
+    """Make the Keras layer of an entry whose names were checked. Raises `ArgumentError` for invalid values."""
     kind, arguments = parse_entry(entry)
     try:
         return getattr(keras.layers, kind)(**{"name": default_name, **arguments})
-    except Exception as error:  # of whatever type: Keras looks at few values before it uses them
+    except Exception as error:  # of many types: Keras validates few values before it uses them
         sentence = first_sentence(error)
         key = named_argument(sentence, arguments)
         if key is None:
@@ -24,7 +24,7 @@ def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
 
 
 def numbered(base: str, seen: dict[str, int]) -> str:
-    """A name as Keras would number it in a fresh process: conv2d, conv2d_1, …; `seen` counts."""
+    """Return a name numbered as in a fresh Keras process (conv2d, conv2d_1, …), and count it in `seen`."""
     count = seen.get(base, 0)
     seen[base] = count + 1
     return f"{base}_{count}" if count else base

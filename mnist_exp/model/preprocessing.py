@@ -1,4 +1,4 @@
-"""What the model does to raw pixels before its first layer: built-in Keras layers, saved with it."""
+"""Preprocessing of raw pixels by built-in Keras layers, which are saved as part of the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_exp.data.dataset import Images
 
 @dataclass(frozen=True)
 class Whitening:
-    """Raw pixels, flattened to (n,), become `pixels @ matrix + offset`; float32, (n, n) and (n,)."""
+    """The transform `pixels @ matrix + offset` of raw pixels flattened to (n,); shapes (n, n) and (n,)."""
 
     matrix: npt.NDArray[np.float32]
     offset: npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What preprocessing knows of the training part: mean and deviation of all pixels (0…255), and whitening."""
+    """Statistics of the training images: mean and standard deviation of all pixels (0…255), and whitening."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -31,11 +31,15 @@ class Statistics:
 
 
 def statistics(images: Images, config: PreprocessConfig) -> Statistics:
-    """From exact sums of whole numbers, so that no order of adding and no number of threads matters."""
+    """Compute the statistics that preprocessing needs.
+
+    They are based on exact sums of integers, so that neither the order of addition nor the number of threads
+    matters.
+    """
     if config.type == "unit":
-        return Statistics()  # it needs to know nothing
+        return Statistics()  # it needs none
     counts = np.zeros(256, np.int64)
-    for start in range(0, len(images), 4096):  # bincount widens what it is given to eight bytes
+    for start in range(0, len(images), 4096):  # in blocks, as bincount converts to eight bytes per value
         counts += np.bincount(images[start : start + 4096].ravel(), minlength=256)
     values = np.arange(256)
     mean = float(counts @ values / counts.sum())
@@ -44,10 +48,10 @@ def statistics(images: Images, config: PreprocessConfig) -> Statistics:
 
 
 def whitening(images: Images, config: PreprocessConfig) -> Whitening:
-    """Decorrelate the pixels (as 0…1): variances v become v / (v + epsilon).
+    """Compute the transform that decorrelates the pixels (scaled to 0…1): variances v become v / (v + epsilon).
 
-    `pca` gives the principal components, the greatest variance first; `zca` turns them back, to the images that
-    are nearest to the originals (Bell and Sejnowski, 1997).
+    `pca` yields the principal components, in order of decreasing variance. `zca` rotates them back, which yields
+    the decorrelated images that are closest to the originals (Bell and Sejnowski, 1997).
     """
     assert config.epsilon is not None
     size = int(np.prod(images.shape[1:]))
@@ -55,13 +59,13 @@ def whitening(images: Images, config: PreprocessConfig) -> Whitening:
     for start in range(0, len(images), 4096):
         block = images[start : start + 4096].reshape(-1, size).astype(np.float64)
         total += block.sum(axis=0)
-        products += block.T @ block  # of whole numbers, below 2^53: exact in any order
+        products += block.T @ block  # integers below 2^53: exact in any order
     mean = total / len(images)
     covariance = (products / len(images) - np.outer(mean, mean)) / 255**2
-    with threadpool_limits(1, "blas"):  # which gives other last bits with other numbers of threads
+    with threadpool_limits(1, "blas"):  # the last bits depend on the number of threads
         variances, components = np.linalg.eigh(covariance)
         variances, components = np.maximum(variances[::-1], 0), components[:, ::-1]
-        # An eigenvector's sign is arbitrary: its greatest entry is positive here.
+        # The sign of an eigenvector is arbitrary: make its largest entry positive.
         greatest = np.abs(components).argmax(axis=0)
         components = components * np.sign(components[greatest, np.arange(size)])
         matrix = components / np.sqrt(variances + config.epsilon)
@@ -74,9 +78,10 @@ def whitening(images: Images, config: PreprocessConfig) -> Whitening:
 def apply_preprocessing(
     config: PreprocessConfig, found: Statistics, pixels: keras.KerasTensor
 ) -> keras.KerasTensor:
-    """From raw pixels to the model's own input, by layers whose names begin with `preprocess`.
+    """Apply preprocessing to raw pixels, by layers whose names begin with `preprocess`.
 
-    `Normalization` is not used: adapted to one mean it does not load from HDF5, and its exports are wrong.
+    `Normalization` is not used: if it is adapted to a single mean, it cannot be loaded from HDF5, and its exports
+    are wrong.
     """
     if config.type == "unit":
         return keras.layers.Rescaling(1 / 255, name="preprocess")(pixels)
@@ -84,7 +89,7 @@ def apply_preprocessing(
         return keras.layers.Rescaling(1 / found.std, -found.mean / found.std, name="preprocess")(pixels)
     shape = pixels.shape[1:]
     size = int(np.prod(shape))
-    # In float32 whatever the net computes in: small differences of large sums.
+    # Always in float32, as it computes small differences of large sums.
     dense = keras.layers.Dense(
         size, kernel_initializer="zeros", trainable=False, dtype="float32", name="preprocess"
     )
@@ -101,5 +106,5 @@ def is_preprocessing(layer: keras.Layer) -> bool:
 
 
 def count_parameters(model: keras.Model) -> int:
-    """The model's parameters, without those of its preprocessing."""
+    """Count the parameters of a model, without those of its preprocessing."""
     return int(sum(layer.count_params() for layer in model.layers if not is_preprocessing(layer)))

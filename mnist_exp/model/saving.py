@@ -61,7 +61,7 @@ def hdf5_takes(optimizer: keras.Optimizer) -> bool:
 
 
 def weights_sha256(model: keras.Model) -> str:
-    """SHA-256 of the bytes of every array of `model.get_weights()`, in order."""
+    """Return the SHA-256 of the bytes of all arrays in `model.get_weights()`, in order."""
     digest = hashlib.sha256()
     for array in model.get_weights():
         digest.update(np.ascontiguousarray(array).data)

@@ -1,4 +1,4 @@
-"""The weights of a finished run as the start of another."""
+"""Warm start: take the weights of a finished run as another run's initial weights."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from mnist_exp.model.preprocessing import is_preprocessing
 
 @dataclass(frozen=True)
 class Transfer:
-    """Which layers' weights can be taken over, and why the others cannot."""
+    """The layers whose weights can be transferred, and why those of others cannot."""
 
     taken: tuple[str, ...]
     left: tuple[str, ...]
-    """A sentence for each layer that keeps its own first weights, or whose weights nobody takes."""
+    """A message for each layer that keeps its initial weights, and for each of the donor's that is not used."""
 
 
 def load_donor(run: Path) -> keras.Model:
-    """The saved model of a run's directory. Raises `RequestError`."""
+    """Load the model that a run saved. Raises `RequestError`."""
     file = run / "model.keras"
     try:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever the damage makes it raise
+    except Exception as error:  # the type depends on the damage
         reason = "there is no such file" if not file.exists() else "damaged, or not a model"
         raise RequestError(f"{file}: {reason}") from error
 
 
 def compare(model: keras.Model, donor: keras.Model) -> Transfer:
-    """Layers fit by name and by the shapes of their weights. Preprocessing stays as the data asks for it."""
+    """Find the layers of a model that have the same name and the same weight shapes in the donor.
+
+    Preprocessing is not transferred, as it depends on the run's own data.
+    """
     theirs = {layer.name: _shapes(layer) for layer in _with_weights(donor)}
     taken, left = [], []
     for layer in _with_weights(model):
@@ -47,7 +50,7 @@ def compare(model: keras.Model, donor: keras.Model) -> Transfer:
 
 
 def take_weights(model: keras.Model, donor: keras.Model) -> Transfer:
-    """Give the model the weights that fit."""
+    """Copy the weights that fit from the donor to the model."""
     transfer = compare(model, donor)
     for name in transfer.taken:
         model.get_layer(name).set_weights(donor.get_layer(name).get_weights())

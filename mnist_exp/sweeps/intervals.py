@@ -72,9 +72,9 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
     any of them misses the true difference is at most 5 %. Holm's later steps find differences that these intervals
     do not exclude; such an interval is cut off at 0, so that it never contradicts the verdict. Each interval by
     itself still has a coverage of at least 95 %. All verdicts and intervals together are correct with a
-    probability of at least 90 %, as 5 % is allowed for each of the two (in simulations, 91.6 % at worst). Intervals
-    that share Holm's 5 % would often show no more than the sign (Strassburger and Bretz, Statistics in Medicine 27,
-    2008).
+    probability of at least 90 %, as 5 % is allowed for each of the two (in simulations, 91.6 % at worst).
+    Intervals that share Holm's 5 % would often show no more than the sign (Strassburger and Bretz, Statistics in
+    Medicine 27, 2008).
 
     If a pair has the same difference for all seeds, it has no interval and is not significant: two seeds on few
     images agree by chance.

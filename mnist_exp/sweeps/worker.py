@@ -161,7 +161,7 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
 
 
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:
-    """Return the outcome of a job, given its run (if any) and the message of the error that was raised (if any)."""
+    """Return the outcome of a job, given its run, if any, and the message of the error that ended it, or ''."""
     result = run.result if run is not None else None
     log = run.path / LOG if run is not None else None
     return Outcome(

@@ -1,4 +1,4 @@
-"""Keras' own image-augmentation layers, as `aug.layers` lists them, and their random draws."""
+"""Keras' own image augmentation layers (`aug.layers`) and their random draws."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from mnist_exp.keras_spec.layer_types import ArgumentError
 from mnist_exp.model.keras_errors import first_sentence
 from mnist_exp.model.layers import make_layer
 
-# More than any layer draws in a step.
+# More draws than any layer makes in a step.
 _DRAWS_PER_STEP = 256
 
 
 def make_layers(entries: tuple[Any, ...]) -> list[keras.Layer]:
-    """The layers of `aug.layers`, computing in float32; a `null` entry is left out. Raises `ArgumentError`."""
+    """Make the layers of `aug.layers`, skipping `null` entries. Raises `ArgumentError`."""
     return [make_augmentation(entry) for entry in entries if entry is not None]
 
 
 def make_augmentation(entry: Any) -> keras.Layer:
-    """The layer of an entry whose names were checked. Raises `ArgumentError` for values it does not take."""
+    """Make a float32 layer of an entry whose names were checked. Raises `ArgumentError` for invalid values."""
     layer = make_layer(entry)
     layer.dtype_policy = keras.DTypePolicy("float32")
     return layer
 
 
 def try_augmentation(layer: keras.Layer, shape: tuple[int, ...]) -> None:
-    """Let a layer change two images of a shape. Raises `ArgumentError` where it cannot."""
+    """Apply a layer to two images of a shape. Raises `ArgumentError` if that fails or changes their size."""
     kind = type(layer).__name__
     try:
         changed = change(layer, np.full((2, *shape), 128, np.float32))
-    except Exception as error:  # whatever Keras raises: it is about to be asked in earnest
+    except Exception as error:  # any type: it would end the run later
         size = "×".join(map(str, shape))
         raise ArgumentError(f"{kind} does not fit images of {size}: {first_sentence(error)}") from error
     if tuple(changed.shape) != (2, *shape):
@@ -40,8 +40,8 @@ def try_augmentation(layer: keras.Layer, shape: tuple[int, ...]) -> None:
 
 
 def change(layer: keras.Layer, images: Any) -> Any:
-    """What a layer makes of images (batch, height, width, channels), 0…255."""
-    if isinstance(layer, keras.layers.GaussianNoise):  # its deviation is one of values 0…1
+    """Apply a layer to images (batch, height, width, channels) with values from 0 to 255."""
+    if isinstance(layer, keras.layers.GaussianNoise):  # its `stddev` is for values from 0 to 1
         return layer(images / 255, training=True) * 255
     return layer(images, training=True)
 

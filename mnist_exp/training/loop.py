@@ -1,7 +1,7 @@
 """The training loop.
 
-An epoch's order is a permutation of the images' indices; a chunk of steps runs in one compiled call. Every random
-draw follows from the seed and the epoch or step number, so a training can go on from any step.
+The order of an epoch is a permutation of the image indices; one compiled call runs several steps. Every random
+draw is a function of the seed and the epoch or step number, so training can resume from any step.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from mnist_exp.training.nan_check import first_not_finite
 from mnist_exp.training.schedule import learning_rates
 from mnist_exp.training.step import compile_steps, compile_validation, read_metrics
 
-# Steps in one compiled call: enough to hide the call's cost (about 1 ms), few enough for a smooth display and
-# a quick Ctrl-C. The weights do not depend on it.
+# Steps per compiled call: enough to hide the overhead of a call (about 1 ms), few enough for a smooth progress
+# display and a quick Ctrl-C. The weights do not depend on this number.
 STEPS_PER_CALL = 20
 
 ADVICE = "A lower optimizer.learning_rate may help; debug=nan_check names the layer."
@@ -40,49 +40,49 @@ Arrays = list[npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The model's and the optimizer's variables at one moment."""
+    """The values of a model's and its optimizer's variables at one point in time."""
 
     model: Arrays
     optimizer: Arrays
 
     @classmethod
     def of(cls, model: keras.Model) -> Snapshot:
-        """A copy of a model's present state."""
+        """Copy the current state of a model."""
         return cls(as_arrays(model.variables), as_arrays(model.optimizer.variables))
 
     def restore(self, model: keras.Model) -> None:
-        """Give a model this state; it must have been built from the same config."""
+        """Restore this state in a model that was built from the same config."""
         assign(model.variables, self.model)
         assign(model.optimizer.variables, self.optimizer)
 
 
 def as_arrays(variables: Sequence[Any]) -> Arrays:
-    """Copies of the variables' values."""
+    """Return copies of the variables' values."""
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def assign(variables: Sequence[Any], arrays: Arrays) -> None:
-    """Give variables these values, one array for each."""
+    """Assign values to variables, one array for each."""
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
 @dataclass
 class Progress:
-    """How far a training has come, and what it found: with the model's own state, all that going on needs."""
+    """The progress of a training run: together with the model's state, all that is needed to resume it."""
 
     epochs: int = 0
-    """Finished epochs."""
+    """The number of finished epochs."""
     history: list[dict[str, float]] = field(default_factory=list)
-    """A row per finished epoch: epoch (from 1), train/…, val/…, learning_rate, seconds."""
+    """One row per finished epoch: epoch (from 1), train/…, val/…, learning_rate, seconds."""
     best_epoch: int | None = None
     best: Snapshot | None = None
     steps: int = 0
-    """Steps done in the epoch under way."""
+    """The number of finished steps in the current epoch."""
     seconds: float = 0.0
-    """What they took."""
+    """The duration of these steps."""
     metrics: Arrays = field(default_factory=list)
-    """What the model's metrics had counted in these steps, where the training goes on from a checkpoint."""
+    """The variables of the model's metrics after these steps, if training resumes from a checkpoint."""
 
 
 def fit(
@@ -92,18 +92,18 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
 ) -> Progress:
-    """Train until `training.epochs` epochs are done, or `training.early_stopping` ends it.
+    """Train for `training.epochs` epochs, or until `training.early_stopping` ends training.
 
     Args:
         model: The compiled model, whose weights are trained in place.
-        data: Its training part is shuffled and augmented, its validation part scored after each epoch.
-        config: How to train.
-        callbacks: Called after each compiled call of some steps and after each epoch, in this order.
-        progress: What was done before, to resume from there. It is updated: after an exception, also
+        data: The training part is shuffled and augmented; the validation part is evaluated after each epoch.
+        config: The config of the run.
+        callbacks: Called in this order after each compiled call and after each epoch.
+        progress: The progress to resume from. It is updated in place: after an exception, including
             `KeyboardInterrupt`, it holds what was finished.
 
     Raises:
-        WorkError: The loss or a weight is no longer a number.
+        WorkError: The loss or a weight is no longer finite.
     """
     training = config.training
     progress = progress or Progress()
@@ -113,7 +113,7 @@ def fit(
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
 
-    with nullcontext() if config.debug.check_finite else fused(model):  # it looks at every layer's output
+    with nullcontext() if config.debug.check_finite else fused(model):  # the check needs every layer's output
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start = time.perf_counter() - progress.seconds
             epoch = progress.epochs
@@ -135,7 +135,7 @@ def fit(
                 progress.seconds = time.perf_counter() - start
                 for callback in callbacks:
                     callback.on_steps(epoch + 1, progress.steps, steps, metrics)
-            rate = float(rates[(epoch + 1) * steps - 1] * np.float32(scale))  # at the epoch's end
+            rate = float(rates[(epoch + 1) * steps - 1] * np.float32(scale))  # at the end of the epoch
             is_best = end_epoch(model, config, progress, metrics, validate, rate, start)
             for callback in callbacks:
                 callback.on_epoch(progress.history[-1], is_best)
@@ -151,9 +151,9 @@ def end_epoch(
     rate: float,
     start: float,
 ) -> bool:
-    """Validate, complete the epoch's row, and put it into `progress`; whether it is the best so far.
+    """Validate, complete the row of the epoch, and add it to `progress`. Returns whether it is the best so far.
 
-    `start` is a reading of `time.perf_counter`. Raises `WorkError` for what is no longer a number.
+    `start` is a reading of `time.perf_counter`. Raises `WorkError` if the loss or a weight is no longer finite.
     """
     row = {"epoch": progress.epochs + 1, **{f"train/{name}": value for name, value in metrics.items()}}
     with mean_weights(model):
@@ -174,16 +174,17 @@ def end_epoch(
 
 
 def steps_per_epoch(images: int, config: TrainConfig) -> int:
-    """Every image once per epoch, unless `debug.max_steps` stops it before."""
+    """Return the number of steps that take every image once, limited by `debug.max_steps`."""
     steps = math.ceil(images / config.training.batch_size)
     return min(steps, config.debug.max_steps or steps)
 
 
 @contextmanager
 def mean_weights(model: keras.Model) -> Iterator[None]:
-    """With `training.ema`, the running mean in the place of the weights; they come back afterwards.
+    """With `training.ema`, replace the weights by their moving average until the end of the block.
 
-    What is not trained (batch normalization's statistics) stays as it is, as in Keras' own `fit`.
+    Variables that are not trained, such as batch normalization's statistics, keep their values, as in Keras' own
+    `fit`.
     """
     if not model.optimizer.use_ema:
         yield
@@ -199,10 +200,12 @@ def mean_weights(model: keras.Model) -> Iterator[None]:
 def epoch_rows(
     images: int, batch_size: int, seed: int, epoch: int, steps: int, steps_per_call: int, first: int = 0
 ) -> Iterator[npt.NDArray[np.int32]]:
-    """The epoch's order, a function of seed and epoch: arrays (calls' steps, batch) of image indices.
+    """Yield the image indices of an epoch, in an order that is a function of seed and epoch.
 
-    From the step `first` (from 0) on. The last batch holds what is left, and comes in an array of its own where
-    it is smaller.
+    The first array begins with step `first`, counted from 0.
+
+    Yields:
+        Arrays (steps, batch), one per compiled call. A smaller last batch has an array of its own.
     """
     order = np.random.default_rng([seed, epoch]).permutation(images).astype(np.int32)
     whole = min(images // batch_size, steps)
@@ -222,7 +225,17 @@ def diverged(
     call: tuple[int, npt.NDArray[np.int32]],
     before: Snapshot | None,
 ) -> WorkError:
-    """The error that says where the loss stopped being a number and, with `debug.check_finite`, why."""
+    """Return the error for a loss that is not finite: where it appeared and, with `debug.check_finite`, why.
+
+    Args:
+        model: The model after the step.
+        train: The training part.
+        config: The config of the run.
+        rates: The learning rate of every step.
+        epoch: The number of the epoch, from 0.
+        call: The first step of the compiled call, and its image indices.
+        before: The state before the call, to which the model is reset; None without `debug.check_finite`.
+    """
     first, rows = call
     where = f"in epoch {epoch + 1}, step {first + 1}" + (f" to {first + len(rows)}" if len(rows) > 1 else "")
     message = f"the loss is no longer a number: {where}, at learning rate {rates[first]:.3g}. "

@@ -1,8 +1,8 @@
 """The compiled parts of training: a chunk of steps, and validation.
 
-Images stay in memory as bytes; each batch is gathered by index and then augmented. With several threads, a batch
-is computed in two halves in parallel, which takes up to a fifth less time on two cores than running both on one
-operation at a time. The gradient is that of the whole batch.
+Images stay in memory as bytes; each batch is gathered by index and then augmented. With several threads, the two
+halves of a batch are computed in parallel: on two cores, this takes up to a fifth less time than using both for
+one operation at a time. The gradient is that of the whole batch.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Ca
 
 
 def _by_size(compiled: Callable[[int], Any], halves: bool) -> Callable[[int], Any]:
-    """Return a function that picks the compiled function for a batch size: a single image has no halves."""
+    """Return a function that selects the compiled function for a batch size: a single image cannot be halved."""
     by_parts = {1: compiled(1), 2: compiled(2)}  # traced at their first call
     return lambda images: by_parts[2 if halves and images > 1 else 1]
 
@@ -141,8 +141,8 @@ def _by_size(compiled: Callable[[int], Any], halves: bool) -> Callable[[int], An
 def learns_in_halves(model: keras.Model, config: TrainConfig) -> bool:
     """Whether a batch's gradient is the mean of its halves'.
 
-    It is not with layers that normalize over the batch, draw one noise for all images, or penalize their outputs;
-    nor with a loss that is not a mean over images.
+    It is not if a layer normalizes over the batch, uses the same noise for all images, or penalizes its outputs, or
+    if the loss is not a mean over images.
     """
     for layer in model.layers:
         if layer.trainable and traits(layer).mixes_batch:
