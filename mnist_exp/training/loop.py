@@ -94,6 +94,8 @@ def fit(
 ) -> Progress:
     """Train for `training.epochs` epochs, or until `training.early_stopping` ends training.
 
+    Raises `WorkError` if the loss or a weight is no longer finite.
+
     Args:
         model: The compiled model, whose weights are trained in place.
         data: The training part is shuffled and augmented; the validation part is evaluated after each epoch.
@@ -101,9 +103,6 @@ def fit(
         callbacks: Called in this order after each compiled call and after each epoch.
         progress: The progress to resume from. It is updated in place: after an exception, including
             `KeyboardInterrupt`, it holds what was finished.
-
-    Raises:
-        WorkError: The loss or a weight is no longer finite.
     """
     training = config.training
     progress = progress or Progress()
@@ -112,16 +111,12 @@ def fit(
     run_steps = compile_steps(model, data.train, config, rates)
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
-
     with nullcontext() if config.debug.check_finite else fused(model):  # the check needs every layer's output
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start = time.perf_counter() - progress.seconds
             epoch = progress.epochs
             scale = learning_rate_scale(progress.history, config)
-            model.reset_metrics()
-            if progress.steps:
-                assign(model.metrics_variables, progress.metrics)
-            metrics = read_metrics(model)
+            metrics = start_epoch(model, progress)
             for rows in epoch_rows(
                 len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call, progress.steps
             ):
@@ -140,6 +135,14 @@ def fit(
             for callback in callbacks:
                 callback.on_epoch(progress.history[-1], is_best)
     return progress
+
+
+def start_epoch(model: keras.Model, progress: Progress) -> dict[str, float]:
+    """Reset the model's metrics or, inside an epoch, restore them. Returns their values."""
+    model.reset_metrics()
+    if progress.steps:
+        assign(model.metrics_variables, progress.metrics)
+    return read_metrics(model)
 
 
 def end_epoch(

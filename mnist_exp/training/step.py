@@ -141,8 +141,8 @@ def _by_size(compiled: Callable[[int], Any], halves: bool) -> Callable[[int], An
 def learns_in_halves(model: keras.Model, config: TrainConfig) -> bool:
     """Whether a batch's gradient is the mean of its halves'.
 
-    It is not if a layer normalizes over the batch, uses the same noise for all images, or penalizes its outputs, or
-    if the loss is not a mean over images.
+    It is not if a layer normalizes over the batch, uses the same noise for all images, or penalizes its outputs,
+    or if the loss is not a mean over images.
     """
     for layer in model.layers:
         if layer.trainable and traits(layer).mixes_batch:
