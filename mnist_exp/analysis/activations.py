@@ -1,4 +1,4 @@
-"""Layer outputs, and class activation maps: the parts of an image that count for a class."""
+"""Layer outputs, and class activation maps: the parts of an image that contribute to a class."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def find_averaged_layer(model: keras.Model) -> tuple[keras.Layer, Floats | None]
     """Find the layer whose maps are averaged into the class scores by a `GlobalAveragePooling2D`.
 
     Returns:
-        The layer, and the kernel (channels, classes) of the dense layer after the average, None without a dense
-        layer. Just None for a model that ends in another way.
+        The layer and the kernel (channels, classes) of the dense layer after the average; the kernel is None if
+        there is no dense layer. None instead of the pair if the model ends in another way.
     """
     graph, kernel = Graph(model), None
     layer = graph.source(model.output)

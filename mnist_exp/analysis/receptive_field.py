@@ -157,7 +157,7 @@ def _after(layer: keras.Layer, inputs: Sequence[Axes], tensors: Sequence[Any]) -
 
 
 def _along(before: Axes, shape: Sequence[int], reads: Callable[[int, int], Reads]) -> Axes:
-    """Return a new axis for each spatial one.
+    """Return a new axis for each spatial axis of the input.
 
     Args:
         before: The axes of the input.

@@ -28,7 +28,7 @@ class LayerRow:
     """For one image."""
     rows: Field
     columns: Field
-    """The receptive field of a unit of the layer's output."""
+    """`rows` and `columns` are the receptive field of a unit in the layer's output."""
     memory: int
     """Bytes of the layer's output for one image, in float32."""
     learns: bool

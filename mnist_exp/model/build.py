@@ -1,4 +1,4 @@
-"""Build a compiled Keras model that takes raw pixels from a config."""
+"""Build the compiled Keras model of a config, whose input is raw pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.
         precision: `float32` or `bfloat16`, for computations; weights, input and output are float32.
 
     Returns:
-        A model from raw pixels 0…255, (batch, height, width, channels), to (batch, classes).
+        A model with input (batch, height, width, channels) of raw pixels 0…255 and output (batch, classes).
     """
     keras.utils.set_random_seed(config.seed)
     previous = keras.config.dtype_policy()

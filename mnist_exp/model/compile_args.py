@@ -1,4 +1,4 @@
-"""Make the optimizer, loss and metrics that a config names as in Keras."""
+"""Make the optimizer, loss and metrics of a config, which are named as in Keras."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def try_optimizer(config: OptimizerConfig) -> None:
         make_optimizer(config).apply([keras.ops.ones((2, 2))], [variable])
     except ArgumentError:
         raise
-    except Exception as error:  # any type: it would end the run later
+    except Exception as error:  # of any type: without this check, it would be raised in training
         raise ArgumentError(f"{config.type} cannot make a step: {first_sentence(error)}") from error
 
 
@@ -86,7 +86,7 @@ def try_on_targets(config: TrainingConfig, classes: int) -> None:
     loss = make_loss(config)
     try:
         value = np.asarray(loss(targets, probabilities))
-    except Exception as error:  # any type: it would end the run later
+    except Exception as error:  # of any type: without this check, it would be raised in training
         raise ArgumentError(f"{config.loss} does not fit {kind}: {first_sentence(error)}", "loss") from error
     if value.shape != ():
         raise ArgumentError(f"{config.loss} gives {value.size} values, not one", "loss")

@@ -54,14 +54,14 @@ def apply_layers(
 
 
 class _Graph:
-    """Applies layers, numbering their names as Keras does in a fresh process."""
+    """A graph under construction; layer names are numbered as Keras does in a fresh process."""
 
     def __init__(self, report: Report, places: dict[str, str]) -> None:
         self._report = report
         self._places = places
         self._seen: dict[str, int] = {}
         self._previous = "the input"
-        self._repeating = False  # inside `Repeat`, names that entries specify are numbered
+        self._repeating = False  # inside `Repeat`: explicit names are numbered
         self._turn = ""  # the current turn of a repeated list, for messages
 
     def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False) -> Tensor:

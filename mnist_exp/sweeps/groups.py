@@ -22,7 +22,7 @@ Settings = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, its resolved config, and the settings other than the seed that affect its weights."""
+    """A finished run, its resolved config, and the settings by which it is grouped (all but the seed)."""
 
     summary: RunSummary
     values: Mapping[str, Any]
@@ -97,7 +97,7 @@ def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
 
 
 def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
-    """Map each run that a newer one repeats, with the same settings and seed, to the newest of these.
+    """Map each run that was repeated with the same settings and seed to the newest repetition.
 
     Only the newest is compared.
     """
@@ -135,7 +135,7 @@ def _key(run: Trained) -> tuple[tuple[str, str], ...]:
 
 
 def _labels(runs: Sequence[Trained]) -> list[str]:
-    """Return a short label per run, of the settings that set it apart: `model=pyramid aug=none`."""
+    """Return a short label per run, made of the settings that set it apart: `model=pyramid aug=none`."""
     if len(runs) == 1:
         return [f"model={runs[0].names['model']} aug={runs[0].names['aug']}"]
     keys = list(dict.fromkeys(key for run in runs for key in run.settings))
@@ -148,7 +148,7 @@ def _labels(runs: Sequence[Trained]) -> list[str]:
 
 
 def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[list[str]]:
-    """Return the parts of the labels that describe one config group: columns with a text for each run.
+    """Return what the labels say about one config group, as columns with a text for each run.
 
     The names of the options are enough if they account for all differences. Otherwise parameters are added or, if
     these do not account for the rest either, all differing values, including those of layers.

@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name")
 
 
 def job_names(grid: Grid) -> tuple[str, ...]:
-    """Return a unique name for each job, made of its values of the swept keys: `model-linear_seed-0`."""
+    """Return a unique name for each job, made of the swept keys and its values: `model-linear_seed-0`."""
     names: list[str] = []
     for job in grid.jobs:
         values = {key_of(text): text.split("=", 1)[1] for text in job if "=" in text}
@@ -32,7 +32,7 @@ def job_names(grid: Grid) -> tuple[str, ...]:
 
 
 def sweep_name(swept: Sequence[str], fixed: Sequence[str]) -> str:
-    """Return a sweep's name: its swept keys and a digest of its fixed overrides, as in `aug-model-seed-1f0c3a`.
+    """Return a sweep's name: the swept keys and a digest of any fixed overrides, as in `aug-model-seed-1f0c3a`.
 
     The name does not depend on the order of the overrides, on quotes, or on keys that do not affect a job.
     """

@@ -44,7 +44,7 @@ def resume_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.trial.Trial:
 
 @contextmanager
 def heartbeat(study: optuna.Study, trial: FrozenTrial, seconds: float) -> Iterator[None]:
-    """Record regularly that this process works on a trial, in storages that support it."""
+    """Record at regular intervals that this process works on a trial, in storages that support it."""
     record: Callable[[int], None] | None = getattr(study._storage, "record_heartbeat", None)
     if record is None:
         yield

@@ -19,7 +19,7 @@ from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
 from mnist_exp.sweeps.worker import Plan, PlannedJob, find_jobs, outcome, run_job
 from mnist_exp.text import display_path
 
-_DEATHS = 2  # of workers of the same job, after which it is not retried
+_DEATHS = 2  # deaths of a job's workers, after which it is not retried
 
 
 _POLL = 1.0  # seconds between checks of jobs that a launcher left running

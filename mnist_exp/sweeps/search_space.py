@@ -161,7 +161,7 @@ def _as_written(value: Any) -> str:
 
 
 def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, Dimension]:
-    """Return the dimension of a swept override by its key, or add to `problems` and return an empty dict."""
+    """Return the dimension of a swept override by its key; if invalid, add to `problems` and return nothing."""
     key, text = override.get_key_element(), (override.input_line or "").partition("=")[2]
     faults = list(_faults(override.value()))
     sweep = override.value()
@@ -184,7 +184,7 @@ def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, 
 
 
 def _faults(sweep: Any) -> Iterator[str]:
-    """Yield messages about a sweep that is invalid for any key."""
+    """Yield a message for each fault of a swept value that does not depend on its key."""
     if getattr(sweep, "shuffle", False):
         yield "shuffle(…) has no meaning in a search: the sampler chooses the order"
     tags: set[str] = getattr(sweep, "tags", set())

@@ -161,7 +161,7 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
 
 
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:
-    """Return the outcome of a job, given its run, if any, and the message of the error that ended it, or ''."""
+    """Return the outcome of a job, given its run (if any) and the error message (empty if there was no error)."""
     result = run.result if run is not None else None
     log = run.path / LOG if run is not None else None
     return Outcome(
@@ -184,7 +184,7 @@ def identity(config: TrainConfig, computer: Device) -> str:
 
 @lru_cache(maxsize=1)
 def load_source(data: DataConfig) -> Source:
-    """Read a data set, once for consecutive jobs with the same data in this process."""
+    """Read a data set; it is cached for the next jobs of this process."""
     from mnist_exp.data.load import find
 
     return find(data, say)

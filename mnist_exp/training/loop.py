@@ -177,7 +177,7 @@ def end_epoch(
 
 
 def steps_per_epoch(images: int, config: TrainConfig) -> int:
-    """Return the number of steps that take every image once, limited by `debug.max_steps`."""
+    """Return the number of steps in an epoch: one pass over the images, or `debug.max_steps` if that is less."""
     steps = math.ceil(images / config.training.batch_size)
     return min(steps, config.debug.max_steps or steps)
 

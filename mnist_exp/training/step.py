@@ -69,7 +69,11 @@ def compile_steps(
 
 
 def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, Tensor, int], None]:
-    """Compile Keras' `train_step` for a batch, its targets, and the number of parts to compute it in."""
+    """Return a replacement for Keras' `train_step` that computes the gradient of a batch in parts.
+
+    Returns:
+        A function of a batch, its targets, and the number of parts.
+    """
     signature = [
         tf.TensorSpec([None, *model.input_shape[1:]], tf.float32),
         tf.TensorSpec([None, *targets.shape[1:]], targets.dtype),
@@ -101,7 +105,7 @@ def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, 
 
 
 def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:
-    """Compile a function that scores the current model on the validation part."""
+    """Compile a function that evaluates the current model on the validation part."""
     images, targets = tf.constant(val.images), _targets(val, config)
     halves = halves_batches() and not _penalizes_outputs(model)
     signature = [tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)]
