@@ -1,7 +1,7 @@
-"""What is done in the directory of a run or sweep that no process works in: its own process is gone.
+"""Clean up after dead processes: mark their runs and sweeps as killed, and upload what they left behind.
 
-Whoever works in a directory holds its lock; so does this module, for the instant that it takes. Nothing here
-waits, and a directory that cannot be written is left as it is.
+A process that works in a directory holds its lock; so does this module, for an instant. Nothing here waits, and a
+directory that cannot be written is left unchanged.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mnist_exp.runs.result import RESULT, read_result, write_result
 
 
 def settle(path: Path) -> bool:
-    """Mark a run or sweep as killed if its process is gone and did not say how it ended.
+    """Mark a run or sweep as killed if its process is gone without recording an end.
 
-    In `result.json`, where it has one, and by an `end` in the journal, with the time of its last sign of life.
-    Returns whether there was something to mark.
+    The mark goes into `result.json`, if there is one, and into the journal as an `end` event with the time of the
+    last write. Returns whether anything was marked.
     """
     with suppress(OSError, ValueError), _locked(path):
-        result = read_result(path)  # a sweep has none
+        result = read_result(path)  # None for a sweep
         died = result is not None and result.status == "running"
         last = journal.read(path)[-1:] if (path / journal.FILE).is_file() else []
-        # An end that the journal tells and the result does not was cut short.
+        # An end that only the journal records was cut short.
         unfinished = any(line["kind"] != "end" or (died and line["status"] != "KILLED") for line in last)
         if not (died or unfinished):
             return False
@@ -45,7 +45,7 @@ def settle(path: Path) -> bool:
 
 
 def mark_killed(paths: Sequence[Path]) -> None:
-    """Settle directories, and let the tracker know of those that were for one."""
+    """Mark the dead among these directories as killed, and report the tracked ones to MLflow in the background."""
     marked = [path for path in paths if settle(path)]
     with suppress(OSError, ValueError, NotImplementedError):
         tracked = [str(path) for path in marked if _is_tracked(path)]
@@ -54,7 +54,7 @@ def mark_killed(paths: Sequence[Path]) -> None:
 
 
 def record_mlflow_run(path: Path, run_id: str) -> None:
-    """Note the MLflow run id in the result of a run that no process works on."""
+    """Record the MLflow run id in the result of a run that no process works on."""
     with suppress(OSError, ValueError), _locked(path):
         result = read_result(path)
         if result is not None and result.mlflow_run_id != run_id:
@@ -76,8 +76,8 @@ def _is_tracked(path: Path) -> bool:
 
 
 def _deliver_in_the_background(paths: Sequence[str]) -> None:
-    # By name: what delivers comes after this room, and nobody here waits for it. Not `Popen`, which warns of a
-    # child that outlives it.
+    # By module name: tracking/ depends on runs/, not the other way round. `Popen` would warn that the child
+    # outlives the parent.
     os.posix_spawn(
         sys.executable,
         [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", *paths],

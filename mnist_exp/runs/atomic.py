@@ -13,7 +13,7 @@ from mnist_exp.errors import RequestError
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """A temporary path with the same ending, that takes the place of `path` when the block succeeds.
+    """Yield a temporary path with the same suffix that replaces `path` when the block succeeds.
 
     Raises `OSError` that names `path`.
     """
@@ -32,14 +32,14 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name when the block succeeds; else nothing is left.
+    """Yield a temporary folder that is renamed to `path` when the block succeeds, and removed otherwise.
 
     `path` must not exist, or be an empty folder. Raises `OSError`.
     """
     missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.mkdir(parents=True)  # what fails here is another's, and not removed
+        temporary.mkdir(parents=True)  # if this fails, the folder is another's: don't remove it
         try:
             yield temporary
             _flush_all(temporary)
@@ -51,24 +51,24 @@ def new_folder(path: Path) -> Iterator[Path]:
             _flush(folder)
     except BaseException:
         for folder in missing:
-            with suppress(OSError):  # somebody else put something there
+            with suppress(OSError):  # another process put something there
                 folder.rmdir()
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file."""
+    """Write a text file atomically."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with what is in it, if it is there."""
+    """Remove a folder and its content, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush_all(folder: Path) -> None:
-    """Flush a folder with what is in it: its files one by one, or all at once where there are folders of them."""
+    """Flush a folder's content to disk: file by file, or the whole file system if it has subfolders."""
     entries = list(folder.iterdir())
     if any(entry.is_dir() for entry in entries):
         os.sync()
@@ -86,7 +86,7 @@ def _flush(path: Path) -> None:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raises `RequestError` unless a folder can be made there, or an empty one is there already."""
+    """Raise `RequestError` unless the path is free or an empty folder."""
     if not target.name:
         raise RequestError(f"output: {target} cannot be a new folder; name one")
     try:

@@ -1,4 +1,4 @@
-"""A run's directory: its name, its files, and the lock that says that somebody works in it.
+"""A run's directory: its name, its files, and the lock of the process that works in it.
 
 outputs/runs/<model>-<aug>-<stamp>/          a run
 outputs/sweeps/<sweep>/<job>/                a job of a sweep
@@ -28,28 +28,28 @@ from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write
 
 RUNS, SWEEPS = "runs", "sweeps"
 _HISTORY = "history.csv"
-_ATTEMPTS = 6  # to get a lock, in 0.3 s
+_ATTEMPTS = 6  # at getting a lock, within 0.3 s
 
 
 @dataclass
 class RunDirectory:
-    """A run's directory that this process works in; the lock goes when the process does."""
+    """A run's directory, locked by this process. The lock ends with the process."""
 
     path: Path
     _lock: int
 
     @classmethod
     def create(cls, parent: Path, name: str) -> RunDirectory:
-        """A new directory; where the name is taken, a number is added. Raises `RequestError`."""
+        """Create a directory, adding a number if the name is taken. Raises `RequestError`."""
         return cls.open(make_directory(parent, name))
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """A directory that is there. Raises `RequestError` where a living process works in it."""
+        """Lock an existing directory. Raises `RequestError` if another process works in it."""
         for attempt in range(_ATTEMPTS):
             try:
                 return cls(path.resolve(), lock(path))
-            except BlockingIOError:  # perhaps somebody only looks (`is_locked`)
+            except BlockingIOError:  # perhaps another process only checks the lock (`is_locked`)
                 time.sleep(0.02 * attempt)
             except OSError as error:
                 raise RequestError(f"{path}: cannot be written: {error.strerror}") from error
@@ -67,10 +67,10 @@ class RunDirectory:
         self.release()
 
     def release(self) -> None:
-        """Let others work in it. May be called again."""
+        """Release the lock. May be called again."""
         if self._lock >= 0:
             with contextlib.suppress(OSError):  # the directory is gone, or became read-only
-                (self.path / _LOCK).unlink()  # before it is unlocked: afterwards it may be another's
+                (self.path / _LOCK).unlink()  # before unlocking: afterwards it may belong to another process
             os.close(self._lock)
             self._lock = -1
 
@@ -82,16 +82,16 @@ class RunDirectory:
         return summary.result
 
     def remove_leftovers(self) -> None:
-        """Remove the temporary files of a process that was killed."""
+        """Remove the temporary files that a killed process left."""
         for path in self.path.rglob(".[0-9]*.*"):
             path.unlink(missing_ok=True)
 
     def write_result(self, result: RunResult) -> None:
-        """Write `result.json`, whole."""
+        """Write `result.json` atomically."""
         write_result(self.path, result)
 
     def write_history(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Write `history.csv`, whole: a row per epoch."""
+        """Write `history.csv` atomically, with a row per epoch."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=columns(history), lineterminator="\n")
         writer.writeheader()
@@ -100,7 +100,7 @@ class RunDirectory:
 
 
 def read_history(run: Path) -> list[dict[str, float]]:
-    """The rows of a run's `history.csv`, without what an epoch has no value for. Raises `RequestError`."""
+    """Read the rows of a run's `history.csv`, without empty cells. Raises `RequestError`."""
     file = run / _HISTORY
     try:
         with file.open(encoding="utf-8", newline="") as lines:
@@ -112,7 +112,10 @@ def read_history(run: Path) -> list[dict[str, float]]:
 
 
 def make_directory(parent: Path, name: str) -> Path:
-    """A new directory, absolute; where the name is taken, a number is added. Raises `RequestError`."""
+    """Create a directory, adding a number if the name is taken. Raises `RequestError`.
+
+    Returns its absolute path.
+    """
     name = safe_name(name)
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +129,7 @@ def make_directory(parent: Path, name: str) -> Path:
 
 
 def free_path(parent: Path, name: str) -> Path:
-    """A path at which nothing is yet; where the name is taken, a number is added."""
+    """Return a path that does not exist yet, adding a number if the name is taken."""
     return next(path for path in _numbered(parent, safe_name(name)) if not path.exists())
 
 
@@ -136,14 +139,14 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
 
 
 def outputs_of(run: Path) -> Path | None:
-    """The output folder that a run's directory lies in; None where it lies elsewhere."""
+    """Return the output folder that contains a run's directory; None if it is in no output folder."""
     if run.parent.name == RUNS:
         return run.parents[1]
     return run.parents[2] if run.parent.parent.name == SWEEPS else None
 
 
 def columns(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """The columns of `history.csv`: those that every run has, first and in this order."""
+    """Return the columns of `history.csv`: those of every run in a fixed order, further metrics between them."""
     first = ["epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy"]
     last = ["learning_rate", "seconds"]
     more = [name for name in (history[0] if history else {}) if name not in first + last]
@@ -151,18 +154,18 @@ def columns(history: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def safe_name(name: str) -> str:
-    """A name without what shells, MLflow or Hydra would read as something else."""
+    """Replace the characters that shells, MLflow or Hydra would interpret."""
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"
 
 
 def stamped(name: str) -> str:
-    """The name with the present time behind it."""
+    """Append the current time to a name."""
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a directory tells about its run."""
+    """A run as its directory describes it."""
 
     path: Path
     result: RunResult
@@ -170,7 +173,7 @@ class RunSummary:
 
     @property
     def name(self) -> str:
-        """The run's name; a sweep's job has its sweep's before it."""
+        """The run's name; for a job of a sweep, `<sweep>/<job>`."""
         return (
             f"{self.path.parent.name}/{self.path.name}"
             if self.path.parent.parent.name == SWEEPS
@@ -179,7 +182,7 @@ class RunSummary:
 
 
 def list_runs(outputs: Path) -> list[RunSummary]:
-    """All runs in an output folder, newest first; those whose process is gone are marked as killed."""
+    """List all runs in an output folder, newest first. Runs whose process is gone are marked as killed."""
     sweeps = [file.parent for file in (outputs / SWEEPS).glob(f"*/{JOURNAL}")]
     mark_killed([path for path in sweeps if (path / _LOCK).exists() and not is_locked(path)])
     summaries = look_at([*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")])
@@ -187,21 +190,21 @@ def list_runs(outputs: Path) -> list[RunSummary]:
 
 
 def look_at(paths: Sequence[Path]) -> list[RunSummary]:
-    """What those of the directories that are runs tell; those whose process is gone are marked as killed."""
+    """Summarize the directories that are runs. Runs whose process is gone are marked as killed."""
     found = summaries(paths)
     dead = [run.path for run in found if run.status == "killed" != run.result.status]
     mark_killed(dead)
-    # Again: one may have ended while we looked, and then was not killed.
+    # Read again: a run that ended meanwhile was not killed.
     return [(summarize(run.path) or run) if run.path in dead else run for run in found]
 
 
 def summaries(paths: Iterable[Path]) -> list[RunSummary]:
-    """What those of the directories that are runs tell; nothing is changed there."""
+    """Summarize the directories that are runs, without changing anything."""
     return [summary for path in paths if path.is_dir() and (summary := summarize(path)) is not None]
 
 
 def summarize(path: Path) -> RunSummary | None:
-    """What a run's directory tells; None where it is not one."""
+    """Summarize a run's directory; None if it is not one."""
     try:
         result = read_result(path)
     except (OSError, ValueError):
@@ -215,7 +218,7 @@ def summarize(path: Path) -> RunSummary | None:
 
 
 def _is_abandoned(path: Path, result: RunResult) -> bool:
-    """Whether nobody works in a run's directory. Who marks it as killed has its lock for an instant."""
+    """Whether no process works in a run's directory. A process that marks it as killed locks it for an instant."""
     for attempt in range(_ATTEMPTS):
         if not is_locked(path):
             return True
@@ -226,12 +229,12 @@ def _is_abandoned(path: Path, result: RunResult) -> bool:
 
 
 def _is_gone(result: RunResult) -> bool:
-    """Whether the process that `result.json` names was on this machine, and has ended."""
+    """Whether the process that `result.json` names ran on this machine and has ended."""
     pid = result.pid
     if result.host != socket.gethostname() or pid is None or pid <= 0:
         return False
     try:
-        os.kill(pid, 0)  # sends nothing
-    except (OSError, OverflowError) as error:  # another user's process lives too
+        os.kill(pid, 0)  # signal 0 only checks
+    except (OSError, OverflowError) as error:  # another user's process: alive
         return isinstance(error, ProcessLookupError)
     return False

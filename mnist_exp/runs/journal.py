@@ -1,10 +1,10 @@
-"""Everything for the tracker, in order, as lines of JSON in the run directory.
+"""The journal: everything for the tracker, in order, as lines of JSON in the run directory.
 
-Training only appends here (0.1 ms); `mnist_exp.tracking.uploader` reads it, in another process. The kinds of
-lines, each with `time` (milliseconds since 1970):
+Training only appends to it (0.1 ms a line); `mnist_exp.tracking.uploader` reads it in another process. The kinds
+of lines, each with `time` (milliseconds since 1970):
 
-    run        name, key (unique), experiment, tags, enabled (whether it is for a tracker at all), uri (of the
-               store; null: the one in the output folder), parent (the sweep's directory, above this one, or null)
+    run        name, key (unique), experiment, tags, enabled (whether the run is tracked), uri (of the store; null
+               for that of the output folder), parent (the sweep's directory, or null)
     params     values
     dataset    name, sha256, source, shape, images
     metrics    step, values
@@ -13,9 +13,9 @@ lines, each with `time` (milliseconds since 1970):
     artifact   file, folder (of the artifact store)
     model      file, shape, classes, requirements
     end        status (FINISHED, FAILED, KILLED)
-    resumed    status (RUNNING), epochs and steps (done when it went on), at, overrides, exact, fingerprint
+    resumed    status (RUNNING), epochs and steps (done before), at, overrides, exact, fingerprint
 
-Where a run goes on, so does its journal, behind an `end` or not. Only artifact, end and resumed come again then.
+A resumed run continues its journal, after an `end` or not. Only `artifact`, `end` and `resumed` are repeated then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 FILE = "journal.jsonl"
-# What `end` calls the statuses of `result.json`.
+# MLflow's names for the statuses of `result.json`.
 END_STATUS = {
     "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED", "pruned": "KILLED",
 }  # fmt: skip
@@ -42,7 +42,7 @@ class Journal:
         # Unbuffered, appending: a line is whole in the file when `write` returns.
         self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         content = (folder / FILE).read_bytes()
-        if not content.endswith(b"\n"):  # whoever wrote last died, or the disk was full
+        if not content.endswith(b"\n"):  # the last writer died, or the disk was full
             os.truncate(self._descriptor, content.rfind(b"\n") + 1)
 
     def write(self, kind: str, **content: Any) -> None:
@@ -58,21 +58,21 @@ class Journal:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
 
     def close(self) -> None:
-        """Nothing more is to come from this process."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The journal's whole lines. Raises `ValueError` for a line that is damaged."""
+    """Read the journal's complete lines. Raises `ValueError` for a damaged line."""
     return read_from(folder, 0)[0]
 
 
 def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-    """The whole lines from a byte on, and the byte after them."""
+    """Read the complete lines from byte `start` on; return them and the position after them."""
     with (folder / FILE).open("rb") as file:
         file.seek(start)
         content = file.read()
-    whole = content[: content.rfind(b"\n") + 1]  # after the last newline: a line that is still being written
+    whole = content[: content.rfind(b"\n") + 1]  # a line after the last newline is still being written
     lines = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
@@ -84,7 +84,7 @@ def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def flush(folder: Path) -> None:
-    """Bring the journal to the disk, as whoever writes it does not wait for that."""
+    """Flush the journal to the disk, which its writer does not wait for."""
     descriptor = os.open(folder / FILE, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,12 +93,12 @@ def flush(folder: Path) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the journal's last line says how the run ended."""
+    """Whether the journal's last line is an `end`."""
     return any(line["kind"] == "end" for line in read(folder)[-1:])
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:
-    """Nested values under dotted names, as text: a tracker's parameters."""
+    """Flatten nested values to text by dotted name: the parameters of a tracker."""
     if isinstance(values, dict) and values:
         items = values.items()
     elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):

@@ -13,15 +13,16 @@ LOCK = ".lock"
 
 
 def lock(path: Path, name: str = LOCK) -> int:
-    """Lock a directory until the descriptor is closed, or this process ends. Raises `BlockingIOError`.
+    """Lock a directory, or something else in it by another `name`.
 
-    With another `name`, something else in it.
+    The lock holds until the returned descriptor is closed or the process ends. Raises `BlockingIOError` if another
+    process has it.
     """
     while True:
         descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):  # else its last owner removed it just now
+            with suppress(FileNotFoundError):  # its last owner removed it just now
                 if os.fstat(descriptor).st_ino == os.stat(path / name).st_ino:
                     return descriptor
         except BaseException:
@@ -37,7 +38,7 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # Shared: looking must not keep somebody from taking the lock, but for an instant, nor need write access.
+        # A shared lock: checking blocks another process for an instant at most, and needs no write access.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True

@@ -1,4 +1,4 @@
-"""What a run says: to the console as it is, to `run.log` with the time before it."""
+"""The messages of a run: plain on the console, with the time in `run.log`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Console(logging.Handler):
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         try:
             print(prefix + record.getMessage(), file=sys.stdout, flush=True)
-        except OSError:  # the reader (`| head`) has seen enough, or the disk is full; the work goes on
+        except OSError:  # the reader (`| head`) has gone, or the disk is full: keep working
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
@@ -42,7 +42,7 @@ _CONSOLE = _Console()
 
 
 def to_console() -> None:
-    """Let what is said appear on the console; once per process."""
+    """Print messages on the console. Call once per process."""
     _LOGGER.setLevel(logging.INFO)
     _LOGGER.propagate = False
     if _CONSOLE not in _LOGGER.handlers:
@@ -51,7 +51,7 @@ def to_console() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """What is said in the block reaches the run's log alone: somebody else tells the user how it goes."""
+    """Write the block's messages to the run's log only: another process reports progress to the user."""
     to_console()
     before, _CONSOLE.is_quiet = _CONSOLE.is_quiet, True
     try:
@@ -61,7 +61,7 @@ def quiet() -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether somebody else tells the user how it goes."""
+    """Whether another process reports progress to the user."""
     return _CONSOLE.is_quiet
 
 
@@ -74,7 +74,7 @@ class _File(logging.FileHandler):
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Also write what is said to a file, with Python's warnings and the traceback of what goes wrong."""
+    """Also write messages to a file, with Python's warnings and the traceback of an error."""
     handler = _File(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")

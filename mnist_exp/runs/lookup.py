@@ -1,4 +1,4 @@
-"""Find a run by what a user calls it."""
+"""Find the run that a user means by a path, a name, an id, `latest` or `best`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,25 @@ _STAMP = r"-\d{8}-\d{6}(-\d+)?"
 
 
 class Ambiguous(RequestError):
-    """Several runs are called so."""
+    """Several runs match the name."""
 
 
 def is_finished(run: RunSummary) -> bool:
-    """Whether a run came to its end."""
+    """Whether a run has finished."""
     return run.status == "finished"
 
 
 def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = is_finished) -> RunSummary:
-    """A run by its path, `latest` (the newest of those that are meant by it), `best` (by validation, on the newest
-    finished run's data), MLflow run id, or name. Raises `RequestError`; an ambiguous name lists the candidates.
+    """Find a run.
+
+    Args:
+        wanted: A run's directory, `latest`, `best` (by validation accuracy, among the finished runs on the newest
+            one's data), an MLflow run id, or a name or the start of one.
+        outputs: The output folder.
+        latest: Which runs `latest` chooses the newest of.
+
+    Raises:
+        RequestError: There is no such run, or several; the message lists the candidates.
     """
     if not wanted:
         raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
@@ -66,8 +74,16 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
 
 
 def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
-    """The runs that are meant by what `find_run` takes, a sweep (its directory or name), any folder of runs, or a
-    pattern of paths or names (`pyramid*`). They may be unfinished or damaged. Raises `RequestError`.
+    """Find one or more runs, which may be unfinished or damaged.
+
+    Args:
+        wanted: What `find_run` takes, a sweep's directory or name, a folder of runs, or a pattern of paths or
+        names
+            such as `pyramid*`.
+        outputs: The output folder.
+
+    Raises:
+        RequestError: Nothing matches, or the name is ambiguous.
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
@@ -102,7 +118,7 @@ def _fits(run: RunSummary, pattern: str) -> bool:
 
 
 def _is_called(name: str, wanted: str) -> bool:
-    """Whether a directory has that name, or had it asked for as `name=…` before the time was put behind it."""
+    """Whether a directory has that name, or was requested as `name=…` and got a time stamp appended."""
     return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 
@@ -113,7 +129,7 @@ def _best(finished: list[RunSummary]) -> RunSummary:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """A run's resolved config. Raises `RequestError`."""
+    """Read a run's resolved config. Raises `RequestError`."""
     file = run / "config.yaml"
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""`result.json`: what is known of a run, and how it is read and written."""
+"""The result of a run (`result.json`): its fields, and how it is read and written."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class DataRecord(Record):
 
 
 class DeviceRecord(Record):
-    """What the run computed on."""
+    """The device that the run computed on."""
 
     kind: str = "cpu"
     device: str | None = None
@@ -76,10 +76,10 @@ class ResumptionRecord(Record):
 
 
 class RunResult(Record):
-    """What is known of a run. Times are seconds since 1970, durations in seconds."""
+    """The content of a run's `result.json`. Times are seconds since 1970; durations are in seconds."""
 
     schema_version: int = 0
-    """0: written before there were versions."""
+    """0 for results written before there were versions."""
     name: str = ""
     started: float
     mlflow_run_id: str | None = None

@@ -1,4 +1,4 @@
-"""Signals that end a run: Ctrl-C (SIGINT), SIGTERM, and SIGHUP, when its terminal is closed."""
+"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Pending:
-    """The signal that came and waits for a good moment. A second one does not wait."""
+    """A received signal that waits for a safe point. A second one does not wait."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     @property
     def came(self) -> bool:
-        """Whether there is one."""
+        """Whether a signal was received."""
         return self.number is not None
 
     def raise_it(self) -> None:
-        """Raise `KeyboardInterrupt` or `Killed`, if a signal came."""
+        """Raise `KeyboardInterrupt` or `Killed` if a signal was received."""
         if self.number is not None:
             raise _exception(self.number)
 
@@ -38,14 +38,14 @@ class Pending:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Killed` in the block, as Ctrl-C raises `KeyboardInterrupt`."""
+    """In the block, SIGTERM and SIGHUP raise `Killed`, as Ctrl-C raises `KeyboardInterrupt`."""
     with _handled(_raise):
         yield
 
 
 @contextmanager
 def held() -> Iterator[Pending]:
-    """The first signal waits until `raise_it`, or the block's end."""
+    """In the block, the first signal waits for `raise_it` or the end of the block."""
     pending = Pending()
     with _handled(pending):
         yield pending
@@ -62,7 +62,7 @@ def _exception(number: int) -> BaseException:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Python lets only the main thread do this; what is ignored (`nohup`) stays ignored."""
+    """Install a handler; only in the main thread, as Python demands. Ignored signals (`nohup`) stay ignored."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in _ENDING:

@@ -1,4 +1,4 @@
-"""Seconds by phase. Phases of two threads may overlap: their sum is more than the total then."""
+"""Seconds by phase. Phases in two threads may overlap; their sum then exceeds the total."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Adds up what each phase of a run takes; `started` is a reading of `time.perf_counter`."""
+    """Adds up the duration of each phase of a run. `started` is a reading of `time.perf_counter`."""
 
     def __init__(self, started: float) -> None:
         self._started = started
@@ -30,14 +30,14 @@ class Stopwatch:
 
 
 class Timer:
-    """Is up so many seconds after it was started; with None, never."""
+    """A timer that is up `seconds` after its start; never if that is None."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self.restart()
 
     def restart(self) -> None:
-        """Count from now on."""
+        """Start again."""
         self._since = time.monotonic()
 
     def is_up(self) -> bool:

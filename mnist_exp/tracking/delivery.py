@@ -1,18 +1,17 @@
 """Deliver a journal to MLflow.
 
-How far it got is kept in `delivery.json` in the run's directory: for each store, the MLflow run's id and how many
-lines. It is a note, not the truth. Whoever delivers may be killed before it is written, it may be lost, and a
-request that timed out may have been carried out all the same; so delivering any line again changes nothing that
-MLflow shows:
+`delivery.json` in the run's directory keeps for each store the MLflow run's id and the number of delivered lines.
+It is a hint, not the truth: the process may be killed before writing it, it may be lost, and a request that timed
+out may have succeeded. So delivering a line again changes nothing that MLflow shows:
 
     run        is found by a tag with its key
-    params     only those that the run does not have
-    dataset    MLflow keeps one of a name and digest per run
-    metrics    MLflow keeps one of a name, step, time and value per run; the time is the journal's
-    tags       take the place of those before
-    artifact   takes the place of the one before
-    model      one per run: its files are replaced, unless it has these already
-    end        twins that a late request made are removed
+    params     only those that the run does not have are sent
+    dataset    MLflow keeps one per name and digest
+    metrics    MLflow keeps one per name, step, time and value; the time is the journal's
+    tags       replace earlier ones
+    artifact   replaces an earlier one
+    model      one per run: its files are replaced, unless they are the same
+    end        duplicate runs that a late request created are removed
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ from mnist_exp.tracking.store import absolute, artifact_root, connect, default_u
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
-_DIGEST_TAG = "mnist_exp.sha256"  # of a logged model's file
-_LONGEST_TEXT = 8000  # what MLflow keeps of a note
+_DIGEST_TAG = "mnist_exp.sha256"  # of a logged model: the SHA-256 of its file
+_LONGEST_TEXT = 8000  # characters that MLflow keeps of a description
 
 
 @dataclass
 class Delivered:
-    """How far a journal was delivered to a store, and to which MLflow run there."""
+    """The progress of delivery to one store, and the MLflow run there."""
 
     run_id: str | None = None
     lines: int = 0
 
     @classmethod
     def read(cls, folder: Path, store: str) -> Delivered:
-        """From a run's directory; nothing, where none was delivered to that store or the note is damaged."""
+        """Read the progress from a run's directory; empty if nothing was delivered to the store or the file is damaged."""
         try:
             return cls(**_read_stores(folder)[store])
         except (KeyError, TypeError):
             return cls()
 
     def write(self, folder: Path, store: str) -> None:
-        """Into a run's directory."""
+        """Write the progress into a run's directory."""
         write_text(folder / STATE, json.dumps({**_read_stores(folder), store: asdict(self)}, indent=2) + "\n")
 
 
@@ -65,41 +64,41 @@ def _read_stores(folder: Path) -> dict[str, Any]:
 
 
 class Delivery:
-    """Delivers the journal of one run or sweep, to the store that it names or to another.
+    """Delivers the journal of one run or sweep to the store that it names, or to another.
 
-    Several processes may do so at once: each line is delivered under a lock.
+    Several processes may deliver at once: each line is delivered under a lock.
     """
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
-        """Raises `OSError` and `ValueError` for a journal that cannot be read; asks no store anything."""
+        """Read the journal without contacting a store. Raises `OSError` or `ValueError` if it cannot be read."""
         self._folder = folder
         self._lines: list[dict[str, Any]] = []
         self._read_bytes = 0
         self._behind = False
         self._logged: dict[tuple[str, int], float] = {}
         self.gone: list[str] = []
-        """Files that were to be delivered and are no longer there."""
+        """Files that should have been delivered and no longer exist."""
         self._read()
         run = self._lines[0] if self._lines else {}
         self.tracked: bool = run.get("enabled", False)
-        """Whether the run was meant for a tracker."""
+        """Whether the run is tracked."""
         own, default = run.get("uri"), default_uri(folder)
         named = uri or own
         self.uri = absolute(named) if named else default
-        """The store; None where nothing says which."""
+        """The store's URI; None if it is unknown."""
         self._is_own = not self.tracked or uri is None or self.uri == (own or default)
         self._noted_as = "outputs" if self.uri in (default, None) else str(self.uri)
         self._client: Any = None
 
     def missing(self) -> list[dict[str, Any]]:
-        """The lines that the journal holds now and that were not delivered."""
+        """The journal's lines that were not delivered yet."""
         self._read()
         return self._lines[self.delivered().lines :]
 
     def pending(self) -> bool:
-        """Deliver what the journal holds now. Returns whether more may come: its last line is no `end`.
+        """Deliver the journal's lines so far. Returns whether more may follow: the last line is not an `end`.
 
-        Raises whatever MLflow does, which is a lot: its own exceptions, those of requests and of SQLAlchemy.
+        Raises any exception of MLflow, requests or SQLAlchemy.
         """
         self._read()
         if self._behind:
@@ -108,7 +107,7 @@ class Delivery:
         return not self._lines or self._lines[-1]["kind"] != "end"
 
     def run_id(self) -> str:
-        """The MLflow run's id; the run is made if it is not there yet. Raises like `pending`."""
+        """Return the MLflow run's id, creating the run if necessary. Raises like `pending`."""
         if self.delivered().run_id is None:
             self._deliver_lines(1)
         run_id = self.delivered().run_id
@@ -116,19 +115,19 @@ class Delivery:
         return run_id
 
     def logged_model(self) -> Any:
-        """The run's logged model; None where the store has none. Raises like `pending`."""
+        """Return the run's logged model; None if the store has none. Raises like `pending`."""
         run_id = self.run_id()
         self._client = self._client or connect(str(self.uri))
         experiment = self._client.get_run(run_id).info.experiment_id
         return next((model for model in self._models(experiment, run_id) if model.status == "READY"), None)
 
     def note_run_id(self) -> None:
-        """Note the MLflow run in `result.json`, unless somebody works on the run, who does so at its end."""
+        """Record the MLflow run in `result.json`, unless a process works on the run: it does so itself at its end."""
         if self._is_own and (run_id := self.delivered().run_id):
             record_mlflow_run(self._folder, run_id)
 
     def delivered(self) -> Delivered:
-        """How far it is delivered."""
+        """The progress of the delivery."""
         return Delivered.read(self._folder, self._noted_as)
 
     def _read(self) -> None:
@@ -140,10 +139,10 @@ class Delivery:
         self._behind |= bool(lines)
 
     def _is_new(self, line: dict[str, Any], key: str) -> bool:
-        """Whether a metric was not logged before for that step.
+        """Whether the metric was not logged for that step before.
 
-        A resumed run repeats what came after its checkpoint, with the same values but for seconds, of which the
-        first stand.
+        A resumed run repeats the epochs after its checkpoint with equal values, except for the seconds: the first
+        ones are kept.
         """
         step, value = line["step"], line["values"][key]
         before = self._logged.get((key, step))
@@ -158,9 +157,9 @@ class Delivery:
         self._client = self._client or connect(self.uri)
         with exclusive(self._folder / LOCK):
             state = self.delivered()
-            self._read()  # others may have delivered what came since
-            journal.flush(self._folder)  # what is delivered must not be lost in a power cut
-            if state.lines > len(self._lines):  # it was, all the same
+            self._read()  # another process may have delivered lines meanwhile
+            journal.flush(self._folder)  # a delivered line must survive a power cut
+            if state.lines > len(self._lines):  # they were lost nevertheless
                 state.lines = 0
             for line in self._lines[state.lines : count]:
                 if line["kind"] == "run":
@@ -172,7 +171,7 @@ class Delivery:
 
     def _create_run(self, line: dict[str, Any]) -> str:
         tags = {**line["tags"], _KEY_TAG: line["key"]}
-        sweep = self._folder.parent  # where `parent` was, if the folder was not moved since
+        sweep = self._folder.parent  # the parent's place, unless the folder was moved
         if line["parent"] is not None and (sweep / journal.FILE).is_file():
             tags["mlflow.parentRunId"] = Delivery(sweep, self.uri).run_id()
         experiment = self._experiment(line["experiment"])
@@ -181,7 +180,7 @@ class Delivery:
         return str(self._client.create_run(experiment, line["time"], tags, run_name=line["name"]).info.run_id)
 
     def _runs(self, experiment: str, key: str) -> list[str]:
-        """The MLflow runs that have a key: one, unless a request that timed out was carried out late."""
+        """The MLflow runs with a key: one, unless a request that timed out succeeded late."""
         found = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'")
         return sorted(run.info.run_id for run in found)
 
@@ -193,7 +192,7 @@ class Delivery:
             return str(found.experiment_id)
         try:
             return str(self._client.create_experiment(name, artifact_location=artifact_root(str(self.uri))))
-        except MlflowException:  # another process was quicker
+        except MlflowException:  # another process was faster
             found = self._client.get_experiment_by_name(name)
             if found is None:
                 raise
@@ -202,7 +201,7 @@ class Delivery:
     def _deliver_params(self, run_id: str, line: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        there = self._client.get_run(run_id).data.params  # a parameter's first value is final
+        there = self._client.get_run(run_id).data.params  # MLflow never changes a parameter
         params = [Param(key, value[:6000]) for key, value in line["values"].items() if key not in there]
         for first in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[first : first + 100])
@@ -225,7 +224,7 @@ class Delivery:
 
         dataset = Dataset(
             name=line["name"],
-            digest=line["sha256"][:32],  # MLflow keeps 36 characters; the whole is a tag
+            digest=line["sha256"][:32],  # MLflow keeps 36 characters; a tag has the whole digest
             source_type="local",
             source=json.dumps({"uri": line["source"]}),
             profile=json.dumps({"shape": line["shape"], **line["images"]}),
@@ -237,7 +236,7 @@ class Delivery:
             self._client.log_artifact(run_id, str(self._folder / line["file"]), line["folder"])
 
     def _is_there(self, file: str) -> bool:
-        """Whether a file can be delivered; one that was removed must not keep back what comes after it."""
+        """Whether a file can be delivered. A removed one must not block the lines after it."""
         if (self._folder / file).is_file():
             return True
         self.gone.append(file)
@@ -257,7 +256,7 @@ class Delivery:
         experiment = run.info.experiment_id
         logged = next(iter(self._models(experiment, run_id)), None)
         if logged is None:
-            # Not `Model.log`, which leaves another one when it is tried again.
+            # Not `Model.log`, which creates another model on a retry.
             logged = self._client.create_logged_model(
                 experiment, name="model", source_run_id=run_id, params=run.data.params
             )
@@ -285,7 +284,7 @@ class Delivery:
         self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
     def _models(self, experiment: str, run_id: str) -> list[Any]:
-        """A run's logged models: one, unless a request that timed out was carried out late."""
+        """The run's logged models: one, unless a request that timed out succeeded late."""
         found = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
         return sorted(found, key=lambda model: (model.status != "READY", model.model_id))
 
@@ -301,7 +300,7 @@ class Delivery:
     def _deliver_resumed(self, run_id: str, line: dict[str, Any]) -> None:
         self._client.update_run(
             run_id, "RUNNING"
-        )  # its end time stays until it ends again: MLflow cannot clear it
+        )  # MLflow cannot clear an end time: it stays until the run ends again
         tags = {"resumed": line.get("epochs"), "exact": line.get("exact"), "fingerprint": line.get("fingerprint")}
         for key, value in tags.items():
             if value is not None:

@@ -1,4 +1,4 @@
-"""The record of a run: its directory, which is the truth, and the journal for the tracker, which mirrors it."""
+"""Record runs: in their directories, which are the truth, and in journals, which mirror them to the tracker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
 
 
 class RunRecord:
-    """What a run leaves, written while it goes on. A context manager: however the block ends, it is noted."""
+    """Writes a run's files and journal while it runs. A context manager that also records how the block ends."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class RunRecord:
         self._write_first_events(config, sweep, resumed=earlier is not None)
         self._log = to_file(self.path / LOG)
         self._log.__enter__()
-        # While a sweep goes on, its sender delivers for its jobs, and waits once, at its end.
+        # A running sweep's own uploader delivers for its jobs, and waits once, at the end.
         alone = sweep is None or not is_locked(sweep)
         self._sender = Sender(self.path) if tracking.enabled and alone else None
 
@@ -98,7 +98,7 @@ class RunRecord:
             self._write("resumed", status="RUNNING", fingerprint=self.result.fingerprint, **entry)
 
     def _write(self, kind: str, **content: Any) -> None:
-        """Write a line into the journal, unless one on the same subject stands there."""
+        """Write a line into the journal, unless it has one on the same subject."""
         subject = _subject({"kind": kind, **content})
         if subject is None or subject not in self._written:
             self.journal.write(kind, **content)
@@ -120,15 +120,15 @@ class RunRecord:
         return tags
 
     def epoch(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
-        """Note the epoch that is the history's last, and which is the best so far."""
+        """Record the last epoch of the history, and which is the best so far."""
         self.history(history)
         if best_epoch is not None:
             self.result.best = _validated_row(history[best_epoch - 1])
-        self.directory.write_result(self.result)  # what is known if the process is killed
+        self.directory.write_result(self.result)  # the state that is left if the process is killed
         self._write_epoch(history[-1])
 
     def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
-        """Of a run that goes on: note the epochs that were done, but not noted before it was killed."""
+        """Record the epochs that a resumed run had finished, but not recorded before it was killed."""
         for row in history:
             self._write_epoch(row)
         if history:
@@ -139,29 +139,29 @@ class RunRecord:
         self._write("metrics", step=int(row["epoch"]), values={**values, "time/epoch": row["seconds"]})
 
     def history(self, history: list[dict[str, float]]) -> None:
-        """Write what is known of all epochs so far."""
+        """Write the history of all epochs so far."""
         self.directory.write_history(history)
         self.result.epochs = len(history)
 
     def best(self, row: Mapping[str, float]) -> None:
-        """Note the epoch whose weights are saved."""
+        """Record the epoch whose weights are saved."""
         self.result.best = _validated_row(row)
         values = {f"best/{name}": value for name, value in self.result.best.items()}
         self._write("metrics", step=int(row["epoch"]), values=values)
 
     def test(self, metrics: Mapping[str, float]) -> None:
-        """Note the scores of the saved model on the test part."""
+        """Record the saved model's test metrics."""
         assert self.result.best is not None
         self.result.test = dict(metrics)
         values = {f"test/{name}": value for name, value in metrics.items()}
         self._write("metrics", step=int(self.result.best["epoch"]), values=values)
 
     def artifact(self, file: str, folder: str | None = None) -> None:
-        """Give the tracker a file of the run directory."""
+        """Send a file of the run directory to the tracker."""
         self._write("artifact", file=file, folder=folder)
 
     def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
-        """Give the tracker the saved model, ready to be served."""
+        """Send the saved model to the tracker, ready to be served."""
         requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
         self._write(
             "model", file=file, shape=list(shape), classes=classes, requirements=requirements,
@@ -169,11 +169,11 @@ class RunRecord:
         )  # fmt: skip
 
     def note(self, text: str) -> None:
-        """Give the tracker the run's description, in Markdown."""
+        """Send the run's description, in Markdown, to the tracker."""
         self._write("note", text=text)
 
     def seconds(self, phases: Mapping[str, float]) -> None:
-        """Note what each phase took."""
+        """Record the duration of each phase."""
         self.result.seconds = dict(phases)
         self._write(
             "metrics",
@@ -201,7 +201,7 @@ class RunRecord:
     def _end(self, status: str) -> None:
         self.result.status = status
         self.result.ended = time.time()
-        # Before the tracker is waited for: whatever happens there, the run has ended.
+        # Before waiting for the tracker: the run has ended, whatever happens there.
         wait_seconds = self._tracking.wait_seconds
         try:
             with held():
@@ -245,10 +245,10 @@ def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None
 
 
 class TestRecord(RunRecord):
-    """The record of a finished run, opened again for the test scores that a search withheld from it."""
+    """Reopens the record of a finished trial to add the test metrics that the search withheld."""
 
     def __init__(self, directory: RunDirectory) -> None:
-        """Raises `RequestError` for a damaged `result.json`."""
+        """Raise `RequestError` for a damaged `result.json`."""
         self.directory = directory
         self.path = directory.path
         self.result = directory.read_result()
@@ -266,13 +266,13 @@ class TestRecord(RunRecord):
 
 
 class SweepRecord:
-    """The record of a sweep: an MLflow run that is the parent of its jobs' runs, with their leaderboard.
+    """Records a sweep: an MLflow run with the leaderboard, the parent of its jobs' runs.
 
-    Of a sweep that goes on, it is the same as before. Who makes it holds the directory's lock.
+    A resumed sweep continues its record. The caller holds the directory's lock.
     """
 
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
-        """Raises `RequestError` where what was noted for the tracker cannot be read."""
+        """Raise `RequestError` if the sweep's journal cannot be read."""
         self._directory, self._tracking = directory, tracking
         self._journal = Journal(directory)
         try:
@@ -286,7 +286,7 @@ class SweepRecord:
         self._sender = Sender(directory) if tracking.enabled else None
 
     def leaderboard(self, table: str, note: str, best: float | None) -> None:
-        """Leave the jobs' table, as CSV, and as the MLflow run's description in Markdown."""
+        """Write the jobs' table as CSV, and as the MLflow run's description in Markdown."""
         write_text(self._directory / LEADERBOARD, table)
         self._journal.write("artifact", file=LEADERBOARD, folder=None)
         self._journal.write("note", text=note)
@@ -306,7 +306,7 @@ class SweepRecord:
 
 
 def begin_parent(journal: Journal, overrides: Sequence[str], tracking: TrackingConfig) -> None:
-    """Write the first line of the journal of a sweep or a search, whose jobs' runs are its children."""
+    """Write the first line of the journal of a sweep or search, the parent of its jobs' runs."""
     journal.write(
         "run",
         name=journal.folder.name,
@@ -319,7 +319,7 @@ def begin_parent(journal: Journal, overrides: Sequence[str], tracking: TrackingC
 
 
 def has_leaderboard(directory: Path, table: str) -> bool:
-    """Whether a sweep's record ended well, with this table."""
+    """Whether the sweep's record is finished and has this table."""
     try:
         ended = read(directory)[-1:]
         return [line.get("status") for line in ended] == [END_STATUS["finished"]] and (
@@ -330,9 +330,9 @@ def has_leaderboard(directory: Path, table: str) -> bool:
 
 
 def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:
-    """Give the tracker files that were added to the directory of a run that has ended.
+    """Send files to the tracker that were added to the directory of a finished run.
 
-    Raises `OSError` and `ValueError` for a journal that cannot be written or read.
+    Raises `OSError` or `ValueError` if the journal cannot be written or read.
     """
     if not (directory.path / FILE).is_file():
         return
@@ -341,26 +341,26 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
     for file in files:
         journal.write("artifact", file=file, folder=str(Path(file).parent))
     if last.get("kind") == "end":
-        journal.write(**last)  # it ended when it did
+        journal.write(**last)  # the end keeps its time
     journal.close()
     if first.get("enabled"):
         deliver_rest(Sender(directory.path), wait_seconds, directory.path)
 
 
 def _store(tracking: TrackingConfig) -> dict[str, Any]:
-    """What `run` says of the store; that of the output folder has no name, so that the folder can be moved."""
+    """The store in a `run` event. That of the output folder has no URI, so that the folder can be moved."""
     return {"enabled": tracking.enabled, "uri": None if tracking.uri is None else absolute(tracking.uri)}
 
 
 def status_of(error: BaseException | None) -> str:
-    """How a block ended, by what it raised."""
+    """Return the status of a run by the exception that ended it."""
     if error is None:
         return "finished"
     return {KeyboardInterrupt: "interrupted", Killed: "killed", Pruned: "pruned"}.get(type(error), "failed")
 
 
 def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """What a line of the journal is about: a second one would say the same. None: it may say something new."""
+    """Return the subject of a journal line, which is written once; None for lines that may repeat."""
     kind = line["kind"]
     if kind in ("run", "params", "dataset", "note"):
         return (kind,)
@@ -370,7 +370,7 @@ def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def deliver_rest(sender: Sender, wait_seconds: float, directory: Path) -> None:
-    """Wait for the tracker to have everything, and say so where it has not."""
+    """Wait for the delivery to finish, and report if it does not."""
     failure = sender.finish(wait_seconds)
     if failure is not None:
         warn(f"the tracker did not get everything: {failure}")
@@ -385,19 +385,19 @@ def _source_tags() -> dict[str, str]:
 
 
 def _validated_row(row: Mapping[str, float]) -> Metrics:
-    """An epoch's number and its validation metrics."""
+    """Return an epoch's number and validation metrics."""
     return {"epoch": int(row["epoch"]), **{name: row[name] for name in row if name.startswith("val/")}}
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except OSError:  # no such user id here, as in some containers
+    except OSError:  # a user id without a name, as in some containers
         return "unknown"
 
 
 def _git_commit() -> str | None:
-    """The commit of the working directory's repository."""
+    """Return the commit of the working directory's repository."""
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

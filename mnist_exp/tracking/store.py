@@ -1,7 +1,7 @@
-"""Which MLflow store is meant, and its first use.
+"""Locate and open MLflow stores.
 
-The store of an output folder is a database in it. It is told by where a run's directory stands, so that the folder
-can be moved; every other store has a URI.
+An output folder's own store is a database in it, found from a run's directory, so that the folder can be moved.
+Every other store has a URI.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mnist_exp.runs.locks import exclusive
 
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 _SQLITE = "sqlite:///"
-# In MLflow's tables: where artifacts are.
+# The columns of MLflow's tables that hold the location of artifacts.
 _LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -31,7 +31,7 @@ _LOCATIONS = (
 )
 
 
-# A request that is not answered is tried again by us, not inside MLflow's client, which takes 247 s to give up.
+# The uploader retries requests itself: MLflow's client takes 247 s to give up.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -44,29 +44,29 @@ _ENVIRONMENT = {
 
 
 def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
-    """The store's URI, absolute."""
+    """Return the store's absolute URI."""
     return store_of(outputs) if tracking.uri is None else absolute(tracking.uri)
 
 
 def absolute(uri: str) -> str:
-    """The same store, whatever the working directory is."""
+    """Make a store's URI independent of the working directory."""
     database = database_path(uri)
     return uri if database is None else uri_of(database.resolve())
 
 
 def default_uri(run: Path) -> str | None:
-    """The store of the output folder that a run's or sweep's directory is in; None if it is in none."""
+    """Return the store of the output folder that contains a run or sweep; None if none does."""
     folders = [folder for folder in run.resolve().parents if folder.name in (RUNS, SWEEPS)]
     return store_of(folders[0].parent) if folders else None
 
 
 def store_of(outputs: Path) -> str:
-    """The URI of an output folder's own store."""
+    """Return the URI of an output folder's own store."""
     return uri_of((outputs / DATABASE).resolve())
 
 
 def connect(uri: str) -> Any:
-    """An `MlflowClient` for a store that answers. Raises whatever MLflow does, and `sqlite3.Error`, `OSError`."""
+    """Return a client for a store that answers. Raises any exception of MLflow, `sqlite3.Error` or `OSError`."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     database = database_path(uri)
@@ -79,7 +79,7 @@ def connect(uri: str) -> Any:
     database.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(database.with_name(f".{database.name}.lock")):
         if not database.exists() or not database.stat().st_size:
-            # Whole or not at all: whoever dies while MLflow makes the tables leaves a store that it never opens.
+            # Atomic: MLflow never opens a store whose creation was cut short.
             for left in database.parent.glob(f".*.{database.name}*"):
                 left.unlink()
             with replace_file(database) as temporary:
@@ -88,7 +88,7 @@ def connect(uri: str) -> Any:
 
 
 def _open(database: Path) -> Any:
-    """An `MlflowClient` for a database, with its tables. MLflow tries for 104 s to open what cannot be opened."""
+    """Return a client for a database, creating its tables. MLflow retries for 104 s if it cannot open the file."""
     import mlflow
 
     follow_move(database)
@@ -98,7 +98,7 @@ def _open(database: Path) -> Any:
 
 
 def follow_move(database: Path) -> None:
-    """Let a database say where its artifacts are now: MLflow keeps whole paths, its folder may have been moved.
+    """Update the artifact locations in a database whose folder was moved: MLflow stores absolute paths.
 
     Raises `sqlite3.Error` if the database cannot be written to.
     """
@@ -124,16 +124,16 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where a local store keeps its artifacts: beside the database. A server knows for itself."""
+    """Return the artifact folder of a local store, next to its database; None for a server."""
     database = database_path(uri)
     return None if database is None else (database.parent / ARTIFACTS).as_uri()
 
 
 def database_path(uri: str) -> Path | None:
-    """The file of an SQLite store."""
+    """Return the file of an SQLite store; None for other stores."""
     return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
 
 
 def uri_of(database: Path) -> str:
-    """The URI of an SQLite store; of what may stand in a path, SQLAlchemy reads `%` and `?` as something else."""
+    """Return the URI of an SQLite store, with `%` and `?`, which SQLAlchemy would interpret, escaped."""
     return _SQLITE + str(database).replace("%", "%25").replace("?", "%3F")

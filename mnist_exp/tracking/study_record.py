@@ -1,4 +1,4 @@
-"""The record of a search: an MLflow run, the parent of its trials', shared by all processes of the search."""
+"""Record a search: an MLflow run, the parent of its trials' runs, shared by all processes of the search."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mnist_exp.tracking.uploader_process import Sender
 
 
 class StudyRecord:
-    """Whoever holds the directory's lock writes the journal, and delivers it with those of all trials.
+    """The record of a search. The process that holds the directory's lock writes and delivers it and the trials'.
 
-    A context manager: at the end the lock goes to others, after what they will need to know was written.
+    A context manager: at its end the lock is released, after everything that another process needs was written.
     """
 
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
@@ -34,7 +34,7 @@ class StudyRecord:
         self.key = str(read(directory)[0]["key"])
 
     def take(self, patience: float = 0) -> bool:
-        """Become the one who writes, if nobody is; `patience` in seconds. Returns whether this process is."""
+        """Try for `patience` seconds to become the writing process. Returns whether this process is."""
         deadline = time.monotonic() + patience
         while self._journal is None:
             try:
@@ -51,17 +51,17 @@ class StudyRecord:
         return True
 
     def artifact(self, file: str, folder: str | None = None) -> None:
-        """Give the tracker a file of the directory."""
+        """Send a file of the directory to the tracker."""
         assert self._journal is not None
         self._journal.write("artifact", file=file, folder=folder)
 
     def note(self, text: str) -> None:
-        """Give the tracker the run's description, in Markdown."""
+        """Send the run's description, in Markdown, to the tracker."""
         assert self._journal is not None
         self._journal.write("note", text=text)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Give the tracker what the best trial reached, by the number of trials."""
+        """Send the best trial's metrics to the tracker; the step is the number of trials."""
         assert self._journal is not None
         self._journal.write("metrics", step=step, values=dict(values))
 

@@ -1,10 +1,10 @@
-"""The process that delivers journals while they grow.
+"""The process that delivers growing journals to MLflow.
 
     python -m mnist_exp.tracking.uploader <directory> …
 
-A directory is a run's, or a sweep's with those of its jobs. It delivers until the standard input ends: whoever
-writes the journals has finished, or is gone, and what it left open is marked as killed. Then it delivers the rest,
-once, and ends with status 0; or with status 1 and, as its last line, what is in the way.
+A directory is that of a run, or of a sweep with its jobs. The process delivers until its standard input ends: then
+the writer has finished, or is dead and its open runs are marked as killed. It delivers the rest once, and exits
+with status 0, or with status 1 and the reason as its last line.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mnist_exp.runs.abandoned import settle
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.store import connect
 
-_POLL = 0.2  # seconds between looks at the journals
-_LONGEST_PAUSE = 30  # seconds, when nothing can be delivered
-_LONGEST_ANSWER = 20  # seconds that a request may take, after some took too long
-_DEATH = 5  # seconds until the lock of a process that is gone is free, at the latest
+_POLL = 0.2  # seconds between checks of the journals
+_LONGEST_PAUSE = 30  # seconds between attempts while the store is unreachable
+_LONGEST_ANSWER = 20  # seconds that a request may take after a time-out
+_DEATH = 5  # seconds after which a dead process's lock is free
 
 
 def journals(root: Path) -> list[Path]:
-    """The directories with a journal: a run's; or a sweep's, and then its jobs'."""
+    """List the directories with a journal: the run's, or the sweep's followed by its jobs'."""
     return [file.parent for pattern in (journal.FILE, f"*/{journal.FILE}") for file in sorted(root.glob(pattern))]
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line."""
+    """Return the reason for a failure in one line."""
     text = str(error).strip().split("\n")[0] or type(error).__name__
     if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
         system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
@@ -43,7 +43,7 @@ def reason(error: BaseException) -> str:
 
 
 def follow(roots: Sequence[Path]) -> int:
-    """Deliver journals as they grow. Returns the exit status."""
+    """Deliver growing journals until the standard input ends. Returns the exit status."""
     deliveries: dict[Path, Delivery] = {}
     pause = _POLL
     while not select.select([sys.stdin], [], [], pause)[0] or os.read(sys.stdin.fileno(), 1):
@@ -64,11 +64,11 @@ def follow(roots: Sequence[Path]) -> int:
 
 
 def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | None:
-    """Deliver what there is. Returns what is in the way, of the last that could not be delivered, or None."""
+    """Deliver all journals so far. Returns the reason of the last failure, or None."""
     failure = None
     folders = [folder for root in roots for folder in journals(root)]
     for folder in folders:
-        # Whatever goes wrong is tried again, and training goes on: MLflow raises anything.
+        # MLflow raises anything. Failures are retried; training is not affected.
         try:
             if folder not in deliveries:
                 deliveries[folder] = Delivery(folder)
@@ -77,12 +77,12 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
             failure = reason(error)
             store = deliveries[folder].uri if folder in deliveries else None
             if len(folders) > 1 and store is not None and not answers(store):
-                break  # the others would wait as long for nothing
+                break  # the others would fail after the same wait
     return failure
 
 
 def answers(uri: str) -> bool:
-    """Whether a store can be reached at all, so that what failed was about one run."""
+    """Whether the store is reachable, so that a failure concerns one run only."""
     try:
         connect(uri)
     except Exception:
@@ -91,7 +91,7 @@ def answers(uri: str) -> bool:
 
 
 def _settle_all(roots: Iterable[Path]) -> None:
-    """Mark as killed what was left open."""
+    """Mark the runs and sweeps that a dead process left open as killed."""
     deadline = time.monotonic() + _DEATH
     for root in roots:
         for folder in journals(root):
@@ -103,5 +103,5 @@ def _settle_all(roots: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(5)  # importing MLflow takes a second that a training on all cores would miss
+    os.nice(5)  # low priority: importing MLflow takes a CPU second, and training uses all cores
     sys.exit(follow([Path(argument) for argument in sys.argv[1:]]))

@@ -1,7 +1,7 @@
-"""Starts and ends the process that delivers journals while they grow.
+"""Start and end the process that delivers growing journals.
 
-A process, not a thread: it cannot slow or hang the training, and what it does with a dead server, or the second
-that importing MLflow takes, is its own business.
+A separate process cannot slow down or hang the training: neither a dead server nor the second that importing
+MLflow takes affects it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mnist_exp.tracking.delivery import Delivery
 
 
 class Sender:
-    """Delivers a run's journal, or a sweep's and those of its jobs, in the background."""
+    """Delivers the journal of a run, or of a sweep and its jobs, in the background."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._log = (folder / "delivery.log").open("w+b")
-        # A session of its own: Ctrl-C is for the training, which tells the sender the rest.
-        # `-P`: what lies in the user's folder, a `mlflow.py` perhaps, is not imported.
+        # A session of its own: Ctrl-C reaches only the training, which then ends this process.
+        # `-P`: don't import modules such as `mlflow.py` from the user's folder.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", str(folder)],
             stdin=subprocess.PIPE,
@@ -31,12 +31,13 @@ class Sender:
         )
 
     def finish(self, wait_seconds: float) -> str | None:
-        """Wait until everything was delivered, or a signal ends the wait. Returns why not, or None.
+        """Wait until everything was delivered, or a signal ends the wait. Returns the reason for a failure, or
+        None.
 
-        What was not delivered stays in the journal.
+        Undelivered lines stay in the journal.
         """
         assert self._process.stdin is not None
-        self._process.stdin.close()  # nothing more comes: deliver what there is, or say why not
+        self._process.stdin.close()  # no more lines: deliver the rest, or report why not
         try:
             self._process.wait(wait_seconds)
             said = "what delivers it was ended"
@@ -54,5 +55,5 @@ class Sender:
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run's id, as soon as it is known."""
+        """The MLflow run's id, once it is known."""
         return Delivery(self._folder).delivered().run_id
