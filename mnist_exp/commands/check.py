@@ -1,6 +1,6 @@
-"""`mnist-exp check`: everything that `train` would refuse, without training; with -m, of every job of a sweep.
+"""`mnist-exp check`: report everything that `train` would refuse; with -m, for every job of a sweep.
 
-No data is read: what a config declares of it is what is checked.
+No data is read: the config is checked against what it declares of the data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mnist_exp.sweeps.job_names import job_names
 
 
 def check(request: Request, started: float) -> None:
-    """Say that nothing is wrong. Raises `RequestError` with everything that is."""
+    """Report that nothing is wrong, or raise `RequestError` with all problems."""
     request = load_base_run(request)
     if request.multirun:
         grid = expand(request)

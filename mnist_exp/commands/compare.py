@@ -1,4 +1,4 @@
-"""`mnist-exp compare`: runs and sweeps side by side."""
+"""`mnist-exp compare`: compare runs and sweeps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ PICTURE = "compare.png"
 
 
 def compare(request: Request, started: float) -> None:
-    """Print what groups of runs reached and which differ, and draw how they learned. Raises `RequestError`."""
+    """Print the results of groups of runs and which groups differ, and plot their curves.
+
+    Raises `RequestError`.
+    """
     config, _ = compose_checked(request, CompareConfig)
     chosen = choose_runs(config)
     runs, left_out = those_that_count(chosen, config.metric)
@@ -69,9 +72,9 @@ def compare(request: Request, started: float) -> None:
 
 
 def choose_runs(config: CompareConfig) -> list[RunSummary]:
-    """The runs that were asked for, each once; else all finished ones on the data of the newest.
+    """Find the requested runs; without `run=`, all finished runs on the newest one's data.
 
-    Raises `RequestError` with every name that means no run, and a picture that would be written over.
+    Raises `RequestError` with every name that matches no run, and a picture that would be overwritten.
     """
     problems: list[Problem] = []
     outputs = Path(config.outputs)
@@ -99,7 +102,10 @@ def choose_runs(config: CompareConfig) -> list[RunSummary]:
 
 
 def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Trained], dict[Path, str]]:
-    """The runs that are fit to be compared, and why others are not. Raises `RequestError` for damaged ones."""
+    """Return the runs that can be compared, and the reasons for leaving out others.
+
+    Raises `RequestError` if damaged.
+    """
     left_out: dict[Path, str] = {}
     runs: list[Trained] = []
     damaged: list[str] = []
@@ -130,9 +136,9 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
 
 
 def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> None:
-    """Raises `RequestError` where the runs saw different images or labels, and that is not asked for.
+    """Raise `RequestError` if the runs used different images or labels, unless that was requested.
 
-    What stands in for data that was not found is never compared with other data.
+    Fallback data is never compared with other data.
     """
     sets: dict[str, list[Trained]] = {}
     for run in runs:
@@ -153,7 +159,7 @@ def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> Non
 
 
 def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -> None:
-    """Tell what is compared, and what is not."""
+    """Print which groups are compared, and which runs are left out."""
     for path, reason in left_out.items():
         say(f"without {display_path(path)}: {reason}")
     say(f"data    {_data_of(groups)}")
@@ -163,13 +169,13 @@ def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -
 
 
 def _data_of(groups: Sequence[Group]) -> str:
-    """The data sets' names, and for what they stand in."""
+    """Return the names of the data sets, with those that they stood in for."""
     sets = {run.data: run.summary.result.data.title for group in groups for run in group.runs}
     return "; ".join(dict.fromkeys(sets.values()))
 
 
 def draw(groups: Sequence[Group], config: CompareConfig) -> Path:
-    """Draw the learning curves, and return where. Raises `RequestError`."""
+    """Plot the learning curves. Returns the picture's path. Raises `RequestError`."""
     histories = [[read_history(run.summary.path) for run in group.runs] for group in groups]
     rows = [row for of in histories for history in of for row in history]
     if not rows or any(not history for of in histories for history in of):
@@ -201,7 +207,7 @@ def draw(groups: Sequence[Group], config: CompareConfig) -> Path:
 
 
 def compare_models(groups: Sequence[Group]) -> None:
-    """McNemar's exact test for groups of one run each, or for the only two runs, if they share a test set."""
+    """Print McNemar's exact test for groups of one run each that share a test set."""
     single = [(group.mark, group.runs[0]) for group in groups if len(group.runs) == 1]
     if len(groups) == 1 and len(groups[0].runs) == 2:
         single = [(f"seed {run.seed}", run) for run in groups[0].runs]
@@ -239,9 +245,14 @@ def compare_models(groups: Sequence[Group]) -> None:
 
 
 def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool_]:
-    """Which test images a run's saved model gets right, (n,). `data` keeps what was read, by its SHA-256.
+    """Return which test images a run's saved model classifies correctly, bool (n,).
 
-    Raises `RequestError` for data that is no longer there or other than it was, and a model that cannot be loaded.
+    Args:
+        run: A finished run.
+        data: The data sets that were read so far, by SHA-256. A further one is added.
+
+    Raises:
+        RequestError: The data is missing or has changed, or the model cannot be loaded.
     """
     from mnist_exp.data.load import find, prepare
     from mnist_exp.data.sources import NotFound
@@ -265,7 +276,7 @@ def right_on_test(run: Trained, data: dict[str, Dataset]) -> npt.NDArray[np.bool
 
 
 def remarks(groups: Sequence[Group], metric: str) -> list[str]:
-    """What a careful reader of the figures should know."""
+    """Return remarks that qualify the figures."""
     runs = [run for group in groups for run in group.runs]
     found = []
     parts = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}

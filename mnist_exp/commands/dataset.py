@@ -1,4 +1,4 @@
-"""`mnist-exp dataset fetch|verify|convert`: data sets, without training on them."""
+"""`mnist-exp dataset fetch|verify|convert`: manage data sets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mnist_exp.runs.log import say
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
 
-# Keys of `data` that mean something to a training only, and those that an action has no use for.
+# Keys of `data` that only affect training, and further keys that an action does not use.
 _OF_A_TRAINING = ("data.val_fraction", "data.fallback")
 _WITHOUT_USE = {"fetch": (*_OF_A_TRAINING, "data.dir", "data.limit", "data.split_seed")}
 
@@ -120,7 +120,7 @@ def _found(config: DatasetConfig) -> Source:
 
 
 def _command(option: str, target: Path, keys: dict[str, object]) -> str:
-    """The command line that trains on what was written: what differs from the option's defaults."""
+    """Return the command that trains on the converted data, with all keys that differ from the defaults."""
     words = [f"data={option}", f"data.dir={target}"]
     defaults = compose_checked(Request("dataset", (f"data={option}", "data.dir=.")), DatasetConfig)[0]
     for key, value in keys.items():

@@ -1,4 +1,4 @@
-"""`mnist-exp evaluate`: a saved model's figures on its own data set or on another."""
+"""`mnist-exp evaluate`: score a saved model on its own data set or another."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mnist_exp.inference.metrics import Assessment
     from mnist_exp.inference.scoring import Scores
 
-_OFTEN = 3  # mistakes that are told
+_OFTEN = 3  # mistakes listed in the output
 _MEANING = {
     "train": "the model was trained on these images: new ones will be harder for it",
     "val": "the saved epoch was chosen by these images: new ones will be a little harder",
@@ -35,7 +35,7 @@ _MEANING = {
 
 
 def evaluate(request: Request, started: float) -> None:
-    """Score a saved model, print what it is worth, and draw it. Raises `RequestError`."""
+    """Score a saved model; print, write and plot the figures. Raises `RequestError`."""
     config, saved, of_run = settle_saved(request, EvaluateConfig)
     if config.output is not None:
         refuse_existing(Path(config.output).expanduser())
@@ -98,7 +98,7 @@ def print_evaluation(saved: Saved, about: Mapping[str, Any], scores: Scores, fou
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
-    """Raises `RequestError` for how a search's trial does on the test part: the search looks, at the best one."""
+    """Raise `RequestError` for a trial and the test part, which a search scores for its best trial only."""
     if config.part == "test" and saved.result and saved.result.withholds_test:
         raise RequestError(
             f"{saved.name}: a trial of a search, which keeps the test part from all but its best; "
@@ -107,13 +107,13 @@ def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
 
 
 def has_runs_split(saved: Saved, request: Request, of_run: TrainConfig) -> bool:
-    """Whether the parts of the data are those that the run had."""
+    """Whether the data is split as in the run."""
     its = config_of(saved, request, ()).data
     return (of_run.data.val_fraction, of_run.data.split_seed) == (its.val_fraction, its.split_seed)
 
 
 def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
-    """Say what figures on a run's own data mean, and whether they are those that the run ended with."""
+    """Explain figures on a run's own data, and whether they equal those in its result."""
     part, result = about["data"]["part"], saved.result
     assert result is not None
     if about["weights_sha256"] != result.weights_sha256:
@@ -141,7 +141,7 @@ def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
 
 
 def part_of(data: Dataset, part: str, name: str) -> Part:
-    """A part of the data. Raises `RequestError` where there is none."""
+    """Return a part of the data. Raises `RequestError` if there is none."""
     parts = {"train": data.train, "val": data.val, "test": data.test}
     if (found := parts[part]) is None:
         there = " or ".join(f"part={name}" for name, part in parts.items() if part)
@@ -179,7 +179,7 @@ def keep(
     scores: Scores,
     found: Assessment,
 ) -> Path:
-    """Write the figures and pictures into a new folder, and return it. Raises `RequestError`, `WorkError`."""
+    """Write the figures and pictures into a new folder. Returns it. Raises `RequestError` or `WorkError`."""
     from mnist_exp.inference.metrics import ClassFigures
     from mnist_exp.report import plots
     from mnist_exp.report.predictions import COLUMNS, as_table, two_best
@@ -220,7 +220,7 @@ def keep(
 
 
 def tell_figures(scores: Scores, found: Assessment, names: Sequence[str], part: str) -> None:
-    """Print what the model is worth."""
+    """Print the figures, overall and by class."""
     from mnist_exp.report.tables import percent, print_table
 
     low, high = (f"{100 * bound:.2f}" for bound in found.interval)

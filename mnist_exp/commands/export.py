@@ -1,4 +1,4 @@
-"""`mnist-exp export`: a saved model in other formats, each checked against it; and into MLflow's registry."""
+"""`mnist-exp export`: write a saved model in other formats, each verified, or register it in MLflow."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
 EXPORTS = "exports"
 EXTRA = "pip install 'mnist-exp[export]'"
-# What formats need beyond what is installed with this package: to be written, and to be run.
+# The packages that formats need in addition, to be written and to be run.
 NEEDS = {"onnx": ("tf2onnx", "onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
-# Formats of one file, by its ending.
+# The formats that are a single file, and its suffix.
 ENDINGS = {"keras": ".keras", "h5": ".h5", "onnx": ".onnx", "litert": ".tflite"}
 
 
 def export(request: Request, started: float) -> None:
-    """Write the formats that were asked for, and register the run. Raises `RequestError`, `WorkError`."""
+    """Write the requested formats and register the run. Raises `RequestError` or `WorkError`."""
     request, over_run = split_overrides(request)
     config, _ = compose_checked(request, ExportConfig)
     refuse_without_use(over_run, config)
@@ -71,14 +71,14 @@ def export(request: Request, started: float) -> None:
 
 
 def refuse_without_use(over_run: Sequence[str], config: ExportConfig) -> None:
-    """Raises `RequestError` for overrides that would change nothing."""
+    """Raise `RequestError` for overrides without effect."""
     for key in map(key_of, over_run):
         if key.startswith("device") or not config.formats:
             raise RequestError(f"{key}: has no effect on 'export'" + " without format=…" * (not config.formats))
 
 
 def refuse_missing(config: ExportConfig) -> None:
-    """Raises `RequestError` where a format needs what is not installed."""
+    """Raise `RequestError` if a format needs packages that are not installed."""
     missing = {form: [m for m in NEEDS.get(form, ()) if find_spec(m) is None] for form in config.formats}
     if problems := [
         Problem(
@@ -94,7 +94,7 @@ def refuse_missing(config: ExportConfig) -> None:
 
 
 def refuse_unfinished(saved: Saved) -> None:
-    """Raises `RequestError` for what cannot be registered: a file, and a run that has not finished."""
+    """Raise `RequestError` if the model is a file alone or its run has not finished: it cannot be registered."""
     if saved.run is None:
         raise RequestError("register: takes a run that is here; a file is no run")
     if saved.result is None or saved.result.status != "finished":
@@ -103,7 +103,7 @@ def refuse_unfinished(saved: Saved) -> None:
 
 
 def target_of(config: ExportConfig, saved: Saved) -> Path:
-    """The folder or file to write, absolute. Raises `RequestError` where it is there already."""
+    """Return the absolute path of the folder or file to write. Raises `RequestError` if it exists."""
     if config.output is None:
         name = stamped(saved.name.removesuffix(saved.file.suffix))
         target = free_path(Path(config.outputs) / EXPORTS, name)
@@ -122,12 +122,12 @@ def target_of(config: ExportConfig, saved: Saved) -> Path:
 
 
 def is_file(target: Path, config: ExportConfig) -> bool:
-    """Whether the target is meant to be the one file of the one format, rather than a folder."""
+    """Whether the target is the file of a single format, rather than a folder."""
     return config.output is not None and [target.suffix.lower()] == [ENDINGS.get(name) for name in config.formats]
 
 
 def introduce(saved: Saved, model: keras.Model, data_name: str, data: Dataset) -> None:
-    """Tell what is exported, and what it is checked on."""
+    """Print which model is exported and on which images it is checked."""
     from mnist_exp.model.preprocessing import count_parameters
 
     kind, part = images_of(data)
@@ -136,9 +136,9 @@ def introduce(saved: Saved, model: keras.Model, data_name: str, data: Dataset) -
 
 
 def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: Dataset, target: Path) -> None:
-    """Write, check and tell. What cannot be written, or gives something else than the model, is not kept.
+    """Write and check the formats, and print the result. Only formats that agree with the model are kept.
 
-    Raises `WorkError` then, and `RequestError` where the target cannot be written.
+    Raises `WorkError` if a format is not kept, `RequestError` if the target cannot be written.
     """
     from mnist_exp.inference.scoring import predict
     from mnist_exp.report.progress import images_bar
@@ -186,7 +186,7 @@ def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: 
 
 
 def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
-    """What who uses the files should know of them."""
+    """Yield remarks for users of the files."""
     from mnist_exp.model.saving import hdf5_takes
 
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
@@ -198,7 +198,7 @@ def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]
 
 
 def print_checked(checked: Sequence[Checked]) -> None:
-    """Print the formats side by side."""
+    """Print a table of the formats."""
     from mnist_exp.report.tables import print_table
 
     header = ["format", "files", "bytes", "run by", "largest difference", "ms per image", f"in batches of {BATCH}"]
@@ -217,13 +217,13 @@ def print_checked(checked: Sequence[Checked]) -> None:
 
 
 def register(config: ExportConfig, saved: Saved) -> None:
-    """Register a run's model in MLflow, and say how it is served. Raises `WorkError`."""
+    """Register a run's model in MLflow, and print how to serve it. Raises `WorkError`."""
     from mnist_exp.tracking import registry
     from mnist_exp.tracking.uploader import reason
 
     assert saved.run is not None
     assert config.name is not None
-    # No training waits for it: a slow server may take its time.
+    # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     try:
         found = registry.register(saved.run, config.tracking.uri, config.name, config.alias)

@@ -1,4 +1,4 @@
-"""`mnist-exp predict`: the classes that a saved model sees in images. `mnist_exp.load` does it from Python."""
+"""`mnist-exp predict`: classify images with a saved model. `mnist_exp.load` does so from Python."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def predict(request: Request, started: float) -> None:
-    """Classify what was asked for, and print or write the classes. Raises `RequestError`."""
+    """Classify the inputs, and print or write the classes. Raises `RequestError`."""
     config, saved, of_run = settle_saved(request, PredictConfig)
     refuse_existing(config)
-    # What is written to the standard output is for another program: nothing else goes there.
+    # Predictions on standard output are for another program: print nothing else there.
     tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
     set_up(of_run)
     predictor = predictor_of(saved, of_run, config.predict.normalize)
@@ -43,7 +43,7 @@ def predict(request: Request, started: float) -> None:
 
 
 def refuse_existing(config: PredictConfig) -> None:
-    """Raises `RequestError` for a file that would be written over, or cannot be written."""
+    """Raise `RequestError` if the output file exists or cannot be written."""
     if config.output is None:
         return
     file = Path(config.output).expanduser()
@@ -57,7 +57,7 @@ def refuse_existing(config: PredictConfig) -> None:
 def classify(
     predictor: Predictor, config: PredictConfig, tell: Callable[[str], None]
 ) -> tuple[list[Prediction], list[RequestError]]:
-    """The predictions for all inputs that can be read, in their order, and what is wrong with the others."""
+    """Return the predictions for the readable inputs, in their order, and the problems of the others."""
     from mnist_exp.inference.inputs import find_inputs, read_inputs
     from mnist_exp.report.predictions import two_best
 
@@ -73,7 +73,7 @@ def classify(
 
 
 def listed(problems: Sequence[RequestError], good: int) -> str:
-    """What is wrong with which inputs."""
+    """Format the problems of inputs that could not be read."""
     if len(problems) == 1 and not good:
         return str(problems[0])
     bad = f"{len(problems)} input{'s' * (len(problems) > 1)} cannot be classified"
@@ -81,7 +81,7 @@ def listed(problems: Sequence[RequestError], good: int) -> str:
 
 
 def write(predictions: Sequence[Prediction], config: PredictConfig, tell: Callable[[str], None]) -> None:
-    """Write the predictions as they are wanted. Raises `RequestError`, `WorkError`."""
+    """Write the predictions in the requested format. Raises `RequestError` or `WorkError`."""
     from mnist_exp.report.predictions import as_csv, as_json_lines, as_submission, print_predictions
 
     if config.written_format is None:

@@ -1,6 +1,6 @@
-"""`mnist-exp resume`: go on with a run that ended before its time, exactly, or train a finished one longer.
+"""`mnist-exp resume`: continue an interrupted run exactly, or train a finished one longer.
 
-Everything that speaks against it is found before anything is changed.
+All obstacles are reported before anything is changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def resume(request: Request, started: float) -> None:
-    """Go on with a run. Raises `RequestError` before anything is changed, `WorkError` after."""
+    """Resume a run. Raises `RequestError` before anything is changed, `WorkError` after."""
     stopwatch = Stopwatch(started)
     wanted = override_value(request, "from")
     if not isinstance(wanted, str):
@@ -37,7 +37,7 @@ def resume(request: Request, started: float) -> None:
 
 
 def can_go_on(run: RunSummary) -> bool:
-    """Whether `run=latest` may mean a run: one that was ended, or failed after a checkpoint."""
+    """Whether `run=latest` may select a run: it was interrupted or killed, or failed after a checkpoint."""
     return run.status in ("interrupted", "killed") or (
         run.status == "failed" and (run.path / "checkpoint").is_dir()
     )

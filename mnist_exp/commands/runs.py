@@ -1,4 +1,4 @@
-"""`mnist-exp runs`: the runs here."""
+"""`mnist-exp runs`: list the runs of an output folder."""
 
 from __future__ import annotations
 

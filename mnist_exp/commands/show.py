@@ -1,4 +1,4 @@
-"""`mnist-exp show`: the architecture card of a config or a run, and what its augmentation does."""
+"""`mnist-exp show`: print the architecture and augmentation of a config or a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _EXAMPLES, _SAMPLES = 2, 8
 
 
 def show(request: Request, started: float) -> None:
-    """Print the card, the remarks, and a sheet of augmented samples. Raises `RequestError`."""
+    """Print the summary card, design advice, and augmented samples. Raises `RequestError`."""
     request = load_base_run(request)
     request, config, _ = check_config(request)
     show_model(config)
@@ -20,7 +20,7 @@ def show(request: Request, started: float) -> None:
 
 
 def show_model(config: TrainConfig) -> None:
-    """Print the card of the model that the config describes, and the remarks on it."""
+    """Print the summary card of the config's model, and design advice."""
     from mnist_exp.analysis.design_advice import advice
     from mnist_exp.analysis.summary import FOOTNOTE, HEADS, RIGHT, as_rows, card
     from mnist_exp.model.build import build
@@ -36,7 +36,7 @@ def show_model(config: TrainConfig) -> None:
 
 
 def show_augmentation(request: Request, config: TrainConfig) -> None:
-    """Print a few training images, and beside each what augmentation makes of it."""
+    """Print a few training images, each next to augmented copies."""
     import numpy as np
 
     from mnist_exp.report.terminal_images import print_images

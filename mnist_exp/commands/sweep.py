@@ -1,7 +1,7 @@
-"""`mnist-exp -m`: a run for every combination of comma-separated values.
+"""`mnist-exp -m`: run a job for every combination of comma-separated values.
 
-All jobs are checked before the first one starts, and their data is settled once, for all of them. What an earlier
-start of the same sweep has done is not done again.
+All jobs are checked before the first one starts, and their data is located once. Repeating a sweep runs only the
+missing jobs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SWEEP_FILE = "sweep.json"
 
 
 def sweep(request: Request, started: float) -> None:
-    """Check all jobs, run those that are missing, and print the table of all. Raises `WorkError` if any failed."""
+    """Check all jobs, run the missing ones, and print the table of all. Raises `WorkError` if any failed."""
     from mnist_exp.sweeps.launchers import refuse_unusable
 
     request = load_base_run(request)
@@ -63,7 +63,7 @@ def sweep(request: Request, started: float) -> None:
 
 
 def share_cores(request: Request, grid: Grid) -> Grid:
-    """Where a launcher runs several jobs at once: for each as many threads as it has cores, unless given."""
+    """Set the threads of parallel jobs to their share of the cores, unless given."""
     from mnist_exp.sweeps.launchers import threads_per_job
     from mnist_exp.training.device import available_cores
 
@@ -76,7 +76,7 @@ def share_cores(request: Request, grid: Grid) -> Grid:
 
 
 def plan_jobs(names: Sequence[str], settled: Sequence[tuple[Request, TrainConfig]]) -> tuple[PlannedJob, ...]:
-    """The jobs, with what each is known by. Raises `RequestError`."""
+    """Return the jobs with their names and fingerprints. Raises `RequestError`."""
     computer = set_up(settled[0][1])
     return tuple(
         PlannedJob(name, request, config, identity(config, computer))
@@ -87,9 +87,9 @@ def plan_jobs(names: Sequence[str], settled: Sequence[tuple[Request, TrainConfig
 def find_sweep(
     sweeps: Path, name: str, config: SweepConfig, swept: Sequence[str], jobs: Sequence[PlannedJob]
 ) -> Path | None:
-    """The directory of the sweep that goes on; None where there is none, or it is to start over.
+    """Find the directory of an earlier start of the sweep; None if there is none, or the sweep is to start over.
 
-    It is known by its name, else by a job in common with one over the same keys.
+    It is identified by its name, or else by a job in common with a sweep over the same keys.
     """
     if config.rerun:
         return None
@@ -106,7 +106,7 @@ def find_sweep(
 
 
 def begin_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
-    """A new directory for a sweep. Raises `RequestError` if it cannot be made."""
+    """Create a directory for a sweep. Raises `RequestError` if that fails."""
     path = make_directory(sweeps, name)
     content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": list(fixed)}
     write_text(path / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -122,7 +122,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
 
 
 def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
-    """Say what the sweep is and how far it is."""
+    """Print the sweep and its progress."""
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {display_path(directory)}: {_jobs(len(jobs))} {over}")
     if twins := len(jobs) - len({job.fingerprint for job in jobs}):
@@ -138,7 +138,7 @@ def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:
-    """Raises `WorkError` with every failure, its reason and its log, if there is any."""
+    """Raise `WorkError` with the reason and log of every failed job, if any."""
     if failed:
         logs = [f" ({outcome.log})" if outcome.log else "" for outcome in failed]
         lines = [f"  {outcome.name}: {outcome.reason}{log}" for outcome, log in zip(failed, logs, strict=True)]

@@ -1,4 +1,4 @@
-"""`mnist-exp sync`: deliver what a tracker missed."""
+"""`mnist-exp sync`: deliver to MLflow what it missed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def sync(request: Request, started: float) -> None:
-    """Bring MLflow up to date. Raises `WorkError` if something could not be delivered."""
+    """Deliver all pending journal lines to MLflow. Raises `WorkError` if some could not be delivered."""
     config, _ = compose_checked(request, SyncConfig)
-    # No training waits for it: a slow server may take its time.
+    # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     folders = find_journals(config)
     if not folders:
@@ -33,8 +33,8 @@ def sync(request: Request, started: float) -> None:
     for folder in folders:
         settle(folder)
     done = failed = 0
-    silent: dict[str, str] = {}  # stores that do not answer, and what they did instead
-    told: set[str] = set()  # stores that were named: one that does not answer takes its time
+    silent: dict[str, str] = {}  # unreachable stores, and the reason
+    told: set[str] = set()  # stores announced before they are contacted: an unreachable one takes long
     for folder in folders:
         entries, failure = bring_up_to_date(folder, config, silent, told)
         if failure:
@@ -49,7 +49,7 @@ def sync(request: Request, started: float) -> None:
 
 
 def find_journals(config: SyncConfig) -> list[Path]:
-    """The directories to look at: that of a run, those of a sweep with its jobs, or all. Raises `RequestError`."""
+    """Return the directories to deliver: a run's, a sweep's with its jobs', or all. Raises `RequestError`."""
     from mnist_exp.tracking.uploader import journals
 
     outputs = Path(config.outputs)
@@ -72,7 +72,7 @@ def _first_line(folder: Path) -> dict[str, object]:
 
 
 def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], told: set[str]) -> tuple[int, str]:
-    """Deliver what is missing. Returns the number of entries, and what is in the way."""
+    """Deliver a journal's pending lines. Returns their number, and the reason for a failure."""
     from mnist_exp.tracking.delivery import Delivery
     from mnist_exp.tracking.uploader import answers, reason
 

@@ -1,7 +1,6 @@
-"""`mnist-exp train`: one run, from a request to a finished directory.
+"""`mnist-exp train`: train one model.
 
-`train` settles what is to be done and finds everything that is wrong with it, before anything is created;
-`TrainingRun` is the run itself.
+Everything is checked before anything is created; `engine.run.TrainingRun` is the run itself.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def train(request: Request, started: float) -> None:
-    """Run what was asked for. Raises `RequestError` before anything is created, `WorkError` after."""
+    """Check the request and train. Raises `RequestError` before anything is created, `WorkError` after."""
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
         request, config, computer = check_config(load_base_run(request))
-    Thread(target=import_plots).start()  # while data is read and unpacked, which leaves the interpreter free
+    Thread(target=import_plots).start()  # while data is read and unpacked, which releases the GIL
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = resolve_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
@@ -35,6 +34,6 @@ def train(request: Request, started: float) -> None:
 
 
 def import_plots() -> None:
-    """What takes a third of a second; where it fails, the main thread will say so."""
+    """Import Matplotlib early: it takes a third of a second. The main thread reports a failure."""
     with suppress(Exception):
         from mnist_exp.report import plots  # noqa: F401

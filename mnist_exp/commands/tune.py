@@ -1,7 +1,7 @@
 """`mnist-exp tune`: a search over a space of configs, with Optuna.
 
-Everything is checked before anything is created. Each trial is a run like any other, but for the test part, which
-nobody looks at before the search has ended: then the best trial's saved model is scored on it, once.
+Everything is checked before anything is created. Each trial is an ordinary run that is not scored on the test set;
+when the search has ended, the best trial's saved model is scored on it, once.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from mnist_exp.tracking.study_record import StudyRecord
 
 TABLE = "trials.csv"
-_SHOWN = 10  # of the best trials
-_PATIENCE = 60  # seconds, for another process that concludes the search
+_SHOWN = 10  # best trials in the printed table
+_PATIENCE = 60  # seconds to wait for another process that finishes the search
 
 
 def tune(request: Request, started: float) -> None:
@@ -72,21 +72,21 @@ def tune(request: Request, started: float) -> None:
 
 
 def next_claim(study: Study) -> Claim | None:
-    """The next trial; a signal waits for it, which Python might drop in what is called between two lines."""
+    """Claim the next trial. A signal waits until then: Python drops exceptions in weak-reference callbacks."""
     with held():
         return study.claim()
 
 
 def without_storage(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides that can be told to everybody: a storage's URL may hold a password."""
+    """Return the overrides without the storage, whose URL may contain a password."""
     return tuple(text for text in overrides if key_of(text) != "tune.storage")
 
 
 @contextmanager
 def study_directory(search: Search) -> Iterator[Path]:
-    """The study's directory; where it is new and the block fails, nothing is left of it. Raises `RequestError`."""
+    """Create or open the study's directory. A new one is removed if the block fails. Raises `RequestError`."""
     directory = search.directory
-    # An empty one is another process's, which begins the study at this moment.
+    # An empty directory belongs to another process that is just creating the study.
     if directory.exists() and any(directory.iterdir()) and not (directory / ".claims").is_dir():
         raise RequestError(
             f"{display_path(directory)}: is there already, and is no study; tune.name=… gives it another name"
@@ -109,10 +109,10 @@ def study_directory(search: Search) -> Iterator[Path]:
 
 
 def tell_trial(search: Search, study: Study, number: int, directory: Path) -> None:
-    """Print how a trial ended, and which is the best so far."""
+    """Print how a trial ended, and the best one so far."""
     trials = study.trials()
     trial = next((trial for trial in trials if trial.number == number), None)
-    if trial is None:  # given up by others
+    if trial is None:  # marked as lost by another process
         return
     values = "  ".join(f"{key}={short(value)}" for key, value in trial.values.items())
     value, seconds = search.format_value(trial.value), trial.seconds or 0.0
@@ -125,12 +125,12 @@ def tell_trial(search: Search, study: Study, number: int, directory: Path) -> No
 
 
 def best_of(search: Search, trials: Sequence[Trial]) -> Trial | None:
-    """The finished trial with the best value; the earliest wins a tie."""
+    """Return the finished trial with the best value, the earliest of equal ones."""
     return next((trial for trial in ranked(search, trials) if trial.state == "finished"), None)
 
 
 def ranked(search: Search, trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that have ended: the finished ones from the best on, then the pruned, then the failed."""
+    """Return the ended trials: finished ones by value, best first, then pruned, then failed ones."""
     order = ["finished", "pruned", "failed"]
     sign = -1 if search.maximizes else 1
     ended = [trial for trial in trials if trial.state in order]
@@ -138,7 +138,7 @@ def ranked(search: Search, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def short(value: str) -> str:
-    """A number in four digits; what else, as it is."""
+    """Shorten a number to four significant digits; return other text unchanged."""
     try:
         return value if value.lstrip("+-").isdigit() else f"{float(value):.4g}"
     except ValueError:
@@ -146,7 +146,10 @@ def short(value: str) -> str:
 
 
 def conclude(search: Search, study: Study, record: StudyRecord, directory: Path) -> None:
-    """Where all trials have ended, score the best, and leave table and pictures. Raises `WorkError` for none."""
+    """If all trials have ended, score the best and write table and pictures.
+
+    Raises `WorkError` if none finished.
+    """
     trials = study.trials()
     running = [trial.number for trial in trials if trial.state == "running"]
     if not study.is_complete():
@@ -160,7 +163,7 @@ def conclude(search: Search, study: Study, record: StudyRecord, directory: Path)
             f"none of {len(order)} trials finished; the last one: {order[-1].reason or order[-1].state}"
         )
     text = as_csv(search, order)
-    # The table is written last: where it says the same, another process, or an earlier one, has done all.
+    # The table is written last: if it is up to date, another or an earlier process has done everything.
     if not is_written(directory, text) and record.take(_PATIENCE) and not is_written(directory, text):
         test = score_best(search, best, directory)
         leave_results(search, study, record, directory, order, best, test)
@@ -170,7 +173,7 @@ def conclude(search: Search, study: Study, record: StudyRecord, directory: Path)
 
 
 def as_csv(search: Search, order: Sequence[Trial]) -> str:
-    """The table of all trials."""
+    """Return the table of all trials as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", search.metric, *search.space.keys, "seconds", "reason"])
@@ -182,7 +185,7 @@ def as_csv(search: Search, order: Sequence[Trial]) -> str:
 
 
 def is_written(directory: Path, table: str) -> bool:
-    """Whether the table of all trials is there, and says this."""
+    """Whether the table of all trials exists with this content."""
     file = directory / TABLE
     return file.exists() and file.read_text(encoding="utf-8") == table
 
@@ -196,7 +199,7 @@ def leave_results(
     best: Trial,
     test: Mapping[str, float] | None,
 ) -> None:
-    """Draw the study, and give the tracker what came out."""
+    """Plot the study, and send the results to the tracker."""
     from mnist_exp.sweeps.study_plots import draw_study
 
     for picture in draw_study(study.optuna, search.metric, directory / PLOTS):
@@ -211,7 +214,7 @@ def leave_results(
 
 
 def best_rows(search: Search, order: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
-    """The table of the best trials."""
+    """Return the header and rows of the table of the best trials."""
     header = ["trial", "state", search.metric, *search.space.keys, "seconds"]
     rows = [
         [
@@ -224,7 +227,7 @@ def best_rows(search: Search, order: Sequence[Trial]) -> tuple[list[str], list[l
 
 
 def print_results(search: Search, study: Study, order: Sequence[Trial], best: Trial, directory: Path) -> None:
-    """Print the best trials, how much each dimension matters, and how to train the best again."""
+    """Print the best trials, the importance of each dimension, and the command that repeats the best trial."""
     from mnist_exp.report.tables import print_table
     from mnist_exp.sweeps.study_plots import importances
 

@@ -1,4 +1,4 @@
-"""`mnist-exp ui`: MLflow's UI on the store that the runs were logged to, opened at the runs table."""
+"""`mnist-exp ui`: serve or open MLflow's UI at the table of runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _START_SECONDS = 60
 
 
 def ui(request: Request, started: float) -> None:
-    """Serve the UI until Ctrl-C, or open that of the server that the runs are logged to."""
+    """Serve the UI until Ctrl-C, or open that of the configured server."""
     config, _ = compose_checked(request, UiConfig)
     if not config.tracking.enabled:
         raise RequestError("tracking=none: nothing is logged to MLflow, so there is nothing to open")
@@ -41,13 +41,13 @@ def ui(request: Request, started: float) -> None:
     if database is not None and not database.is_file():
         raise RequestError(f"{database}: there is no MLflow store here yet; a training makes it")
     if database is not None:
-        with contextlib.suppress(sqlite3.Error):  # nobody can write there: it is shown as it is
+        with contextlib.suppress(sqlite3.Error):  # read-only: show it as it is
             follow_move(database)
     port = config.port or _free_port(config.host)
     if not _is_free(config.host, port):
         raise RequestError(f"port={port}: is in use on {config.host}; port=null takes a free one")
     # One worker and no job runner: 5 s and 0.5 GB instead of 15 s and 2.9 GB. `-P`, PYTHONSAFEPATH and
-    # `--app-dir`: what lies in the user's folder, a `mlflow.py` perhaps, is not imported.
+    # `--app-dir`: don't import modules such as `mlflow.py` from the user's folder.
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", config.host,
                "--port", str(port), "--workers", "1",
                f"--uvicorn-opts=--app-dir={os.devnull}"]  # fmt: skip
@@ -61,7 +61,7 @@ def ui(request: Request, started: float) -> None:
     }
     address = f"http://{config.host}:{port}"
     print(f"Starting MLflow's UI on {uri} …", flush=True)
-    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave the server behind
+    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must end the server too
         signal.signal(name, signal.default_int_handler)
     said = tempfile.TemporaryFile()  # noqa: SIM115
     server = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
@@ -91,7 +91,7 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
 
 
 def _runs_table(address: str, experiment: str) -> str:
-    """The address of an experiment's runs: the UI itself opens on a page without them."""
+    """Return the address of an experiment's runs; the UI's start page does not show them."""
     query = urllib.parse.urlencode({"experiment_name": experiment})
     try:
         with urllib.request.urlopen(
@@ -130,7 +130,7 @@ def _is_free(host: str, port: int) -> bool:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server with the workers that it started."""
+    """End the server and its worker processes."""
     for name in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, name)

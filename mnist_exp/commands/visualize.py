@@ -1,4 +1,4 @@
-"""`mnist-exp visualize`: what a saved model sees, holds and does, as pictures."""
+"""`mnist-exp visualize`: draw filters, feature maps, class activation and receptive fields."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
     from mnist_exp.data.dataset import Dataset, Images, Part, Shape
 
-_MOST_IMAGES = 50  # of a request
-_AT_FIRST = 10  # where none are chosen, and of the most wrong
+_MOST_IMAGES = 50  # images in a request
+_AT_FIRST = 10  # images by default, and for images=wrong
 FOLDER = "visualize"
-CHOSEN = "chosen"  # one by one
+CHOSEN = "chosen"  # images chosen by number
 
 
 def visualize(request: Request, started: float) -> None:
     """Draw a saved model's filters, feature maps, class activation maps and receptive fields.
 
-    Raises `RequestError` before anything is created, `WorkError` where a picture cannot be written.
+    Raises `RequestError` before anything is created, `WorkError` if a picture cannot be written.
     """
     options, saved, config = settle_saved(request, VisualizeConfig)
     set_up(config)
@@ -61,7 +61,7 @@ def visualize(request: Request, started: float) -> None:
 
 
 def tell(subject: Subject, kinds: Sequence[str], pictures: Sequence[Picture], folder: Path | str) -> None:
-    """Say what was drawn, of which kinds there was nothing, and where it is."""
+    """Print what was drawn, which kinds of pictures there are none of, and the folder."""
     say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
     for kind in dict.fromkeys(kinds):
         found = [picture.of or "all" for picture in pictures if picture.kind == kind]
@@ -70,7 +70,7 @@ def tell(subject: Subject, kinds: Sequence[str], pictures: Sequence[Picture], fo
 
 
 def plain(saved: Saved) -> keras.Model:
-    """The model as a graph of layers, from images to classes. Raises `RequestError`."""
+    """Return the model as a functional graph from images to classes. Raises `RequestError`."""
     import keras
 
     loaded = saved.load()
@@ -83,7 +83,7 @@ def plain(saved: Saved) -> keras.Model:
 def choose(
     model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
 ) -> tuple[list[keras.Layer], Chosen]:
-    """The layers and the images that are meant. Raises `RequestError` with all of both that is not there."""
+    """Return the requested layers and images. Raises `RequestError` with all that do not exist."""
     try:
         layers = choose_layers(model, saved, config, options)
     except RequestError as error:
@@ -99,7 +99,10 @@ def choose(
 def choose_layers(
     model: keras.Model, saved: Saved, config: TrainConfig, options: VisualizeConfig
 ) -> list[keras.Layer]:
-    """The layers that are meant, in the order of computation. Raises `RequestError` with those not there."""
+    """Return the requested layers in the order of computation.
+
+    Raises `RequestError` with all that do not exist.
+    """
     from mnist_exp.analysis.layer_selection import NoSuchLayer, choose, places_in, places_without_list, telling
 
     if options.layers is None:
@@ -122,7 +125,7 @@ def choose_layers(
 def choose_images(
     model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
 ) -> Chosen:
-    """The images that are meant. Raises `RequestError` for those that are not there."""
+    """Return the requested images. Raises `RequestError` with all that do not exist."""
     import numpy as np
 
     from mnist_exp.inference.scoring import predict
@@ -167,7 +170,7 @@ def choose_images(
 
 
 def fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request: Request) -> Dataset:
-    """The data that the config names, which must be of the model's shapes. Raises `RequestError`."""
+    """Load the configured data, which must fit the model. Raises `RequestError`."""
     data, declared = data_of(config, request), config.data
     refuse_other_form(saved, model.input_shape[1:], model.output_shape[1], declared)
     if saved.result and saved.result.data.sha256 != data.sha256:
@@ -182,7 +185,7 @@ def _of_images(*problems: str) -> RequestError:
 
 
 def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple[Images, list[str]]:
-    """The images in files, (n, *shape), as `predict` shows them to the model, and why some cannot be read."""
+    """Read image files as `predict` does. Returns uint8 (n, *shape), and the problems of unreadable files."""
     import numpy as np
 
     from mnist_exp.inference.image_files import read_picture
@@ -201,9 +204,9 @@ def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple
 
 
 def part_of(data: Dataset, saved: Saved) -> tuple[str, Part]:
-    """The part that images are numbered in: test, else validation, else training.
+    """Return the part that images are chosen from: test, else validation, else training.
 
-    The test part is kept from the trials of a search.
+    The test part is withheld from the trials of a search.
     """
     test = None if (saved.result and saved.result.withholds_test) else data.test
     parts = {"test": test, "val": data.val, "train": data.train}
@@ -211,7 +214,7 @@ def part_of(data: Dataset, saved: Saved) -> tuple[str, Part]:
 
 
 def most_wrong(model: keras.Model, part: Part) -> list[int]:
-    """The images that the model is surest to be what they are not, the surest first."""
+    """Return the misclassified images with the highest confidence, in descending order."""
     import numpy as np
 
     from mnist_exp.inference.scoring import predict
@@ -227,10 +230,10 @@ def most_wrong(model: keras.Model, part: Part) -> list[int]:
 def place(
     saved: Saved, options: VisualizeConfig, chosen: Chosen, files: Sequence[str], wait_seconds: float
 ) -> Iterator[Path]:
-    """The folder that the pictures (these files) go to. In a run it is one for what they are of, so that only the
-    same pictures are ever written over, and the tracker gets them too.
+    """Yield the folder for the pictures (`files`).
 
-    Raises `RequestError` for what cannot be written, `WorkError` where writing fails.
+    In a run, its name depends on what the pictures show, so that only the same pictures are ever overwritten; the
+    tracker gets them too. Raises `RequestError` if the folder cannot be written, `WorkError` if the disk is full.
     """
     try:
         if options.output is not None:
@@ -252,7 +255,7 @@ def place(
 
 @contextmanager
 def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> Iterator[Path]:
-    """A folder in a run; the files that are written there are given to the tracker. Raises `RequestError`."""
+    """Yield a folder in a run, and send the files written there to the tracker. Raises `RequestError`."""
     from mnist_exp.tracking.recorder import add_artifacts
 
     try:
@@ -270,7 +273,7 @@ def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> I
 
 
 def folder_name(saved: Saved, options: VisualizeConfig, chosen: Chosen) -> str:
-    """Of the pictures of these images, of a model with these weights, drawn so."""
+    """Return a folder name for pictures with these images, weights and options."""
     drawn_so = [
         saved.result and saved.result.weights_sha256,
         options.channels,

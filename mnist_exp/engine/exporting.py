@@ -23,26 +23,26 @@ if TYPE_CHECKING:
     from mnist_exp.inference.scoring import Probabilities
 
 
-BATCH = 256  # images, for the second latency
+BATCH = 256  # images for which the batch latency is measured
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What is told of a format that gives what the model gives."""
+    """A format that agrees with the model, and its figures."""
 
     name: str
     files: tuple[str, ...]
     size: int
-    """Bytes."""
+    """Size in bytes."""
     runtime: str
     difference: float
-    """The largest between two probabilities, over all images and classes."""
+    """The largest difference of a probability, over all images and classes."""
     seconds: tuple[float, float]
-    """Per image, one at a time and in batches of `BATCH`."""
+    """Seconds per image, one at a time and in batches of `BATCH`."""
 
 
 def compute_on_cpu() -> None:
-    """As the other formats' runtimes do: a GPU's last bits, and its times, are others."""
+    """Use the CPU, as the other formats' runtimes do: a GPU gives other last bits and times."""
     backend.load()
     from mnist_exp.training.device import leave_gpus_alone
 
@@ -69,25 +69,25 @@ def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None
 
 
 class Unfit(Exception):
-    """A format cannot be written, or does not give what the model gives."""
+    """A format cannot be written, or disagrees with the model."""
 
 
 def images_of(data: Dataset) -> tuple[str, Part]:
-    """The images that formats are checked on: the test part, else those for validation, else for training."""
+    """Return the images that formats are checked on: the test part, else validation, else training."""
     parts = {"test": data.test, "validation": data.val}
     return next(((kind, part) for kind, part in parts.items() if part), ("training", data.train))
 
 
 @contextmanager
 def new_place(target: Path, is_file: bool) -> Iterator[Path]:
-    """A temporary folder that takes the target's name when the block succeeds; or whose only file does."""
+    """Yield a temporary folder that is renamed to the target when the block succeeds, or whose only file is."""
     if not is_file:
         with new_folder(target) as folder:
             yield folder
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(target) as temporary, tempfile.TemporaryDirectory() as folder:
-        temporary.touch()  # before anything is worked out: can it be written?
+        temporary.touch()  # fail early if the target cannot be written
         yield Path(folder)
         [file] = Path(folder).iterdir()
         shutil.copyfile(file, temporary)
@@ -96,12 +96,12 @@ def new_place(target: Path, is_file: bool) -> Iterator[Path]:
 def written(
     name: str, saved: Saved, images: Images, expected: Probabilities, folder: Path, tolerance: float
 ) -> Checked:
-    """Write a format into a folder, once it was checked. Raises `Unfit`, and `OSError` for a full disk."""
+    """Write a format, check it, and move it into a folder. Raises `Unfit`, or `OSError` if the disk is full."""
     from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_image
 
     form = FORMATS[name]
     try:
-        # Not in `folder`: TensorFlow reads brackets in the name of a folder as a pattern.
+        # Not in `folder`: TensorFlow interprets brackets in a folder's name as a pattern.
         with tempfile.TemporaryDirectory() as temporary, backend.quiet():
             own = Path(temporary)
             form.write(saved.load(), own)
@@ -114,7 +114,7 @@ def written(
                 shutil.move(own / file, folder / file)
     except Unfit:
         raise
-    except Exception as error:  # what Keras, tf2onnx, TensorFlow and the runtimes raise
+    except Exception as error:  # Keras, tf2onnx, TensorFlow and the runtimes raise anything
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise Unfit(f"could not be written or loaded: {first_line(error)}") from error
@@ -123,12 +123,12 @@ def written(
 
 
 def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: float) -> None:
-    """Raises `Unfit` unless two models give the same classes, and the same probabilities within a tolerance."""
+    """Raise `Unfit` unless all classes are equal, and all probabilities within the tolerance."""
     if found.shape != expected.shape:
         raise Unfit(f"gives {found.shape[1:]} numbers per image instead of {expected.shape[1:]}")
     others = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
     difference = float(abs(found - expected).max())
     if others:
         raise Unfit(f"gives another class for {others:,} of {len(expected):,} images")
-    if not difference <= tolerance:  # NaN is not
+    if not difference <= tolerance:  # also false for NaN
         raise Unfit(f"its probabilities differ by up to {difference:.1e}, and tolerance={tolerance:g}")

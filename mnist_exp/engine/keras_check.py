@@ -23,10 +23,10 @@ from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
 
 
 def check(config: TrainConfig, composition: Composition) -> None:
-    """Let Keras judge what only Keras can: layers, shapes, optimizer, loss and metrics.
+    """Check with Keras what only Keras can check: layers, shapes, optimizer, loss and metrics.
 
-    Builds the model from what the config declares of the data; no data is read. Raises `RequestError` with
-    all problems.
+    The model is built for the data that the config declares; no data is read. Raises `RequestError` with all
+    problems.
     """
     problems: list[Problem] = []
 
@@ -42,7 +42,7 @@ def check(config: TrainConfig, composition: Composition) -> None:
     if outputs is not None:
         try:
             model = keras.Model(inputs, outputs)
-        except ValueError as error:  # two layers of one name
+        except ValueError as error:  # two layers with one name
             report("model.layers", first_sentence(error))
         else:
             _check_model(model, config, places, report, learns=not problems)
@@ -51,7 +51,7 @@ def check(config: TrainConfig, composition: Composition) -> None:
 
 
 def _check_objective(config: TrainConfig, report: Report) -> None:
-    """The optimizer, the loss, the metrics, and the one of them that chooses the epoch."""
+    """Check the optimizer, the loss, the metrics, and the metric that selects the best epoch."""
     wrong: list[str] = []
 
     def note(path: str, message: str) -> None:
@@ -64,7 +64,7 @@ def _check_objective(config: TrainConfig, report: Report) -> None:
         ("training", lambda: make_metrics(config.training)),
         ("training", lambda: try_on_targets(config.training, config.data.classes)),
     ):
-        if "training.loss" not in wrong:  # what the metrics are given depends on the loss
+        if "training.loss" not in wrong:  # the loss determines the metrics' targets
             with told_at(path, note):
                 make()
     if wrong:
@@ -87,7 +87,7 @@ def _check_augmentation(config: TrainConfig, report: Report) -> None:
 def _check_model(
     model: keras.Model, config: TrainConfig, places: dict[str, str], report: Report, *, learns: bool
 ) -> None:
-    """What the model ends in and starts from, its size and, if it `learns`, a training step on two images."""
+    """Check the model's output, initial weights and size and, if it `learns`, a training step on two images."""
     if model.output_shape != (None, config.data.classes):
         shape = "×".join(str(size) for size in model.output_shape[1:])
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
@@ -117,7 +117,8 @@ def _check_model(
         optimizer, loss = make_optimizer(config.optimizer, config.training.ema), make_loss(config.training)
         model.compile(optimizer, loss, run_eagerly=True, jit_compile=False)
         model.train_on_batch(images, targets)
-    except Exception as error:  # Keras builds what TensorFlow does not compute, say strides of two lengths
+    # Keras builds models that TensorFlow cannot compute, for example with unequal strides
+    except Exception as error:
         place = _first_that_fails(model, images, places)
         report(place, f"can be built, but not computed: {first_sentence(error)}")
         return
@@ -143,4 +144,4 @@ def _first_that_fails(model: keras.Model, images: Any, places: dict[str, str]) -
             keras.Model(model.input, layer.output)(images, training=True)
         except Exception:
             return places.get(layer.name, "model.layers")
-    return "model.layers"  # forwards all is well
+    return "model.layers"  # the forward pass works

@@ -1,4 +1,4 @@
-"""The pictures of what is inside a model: which there are for some layers and images, and what each is of."""
+"""Plan the pictures of a model's inside: which exist for given layers and images, and how each is drawn."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ COLOURS = ["red", "green", "blue"]
 
 @dataclass(frozen=True)
 class Chosen:
-    """Images to look at, and what a model takes them for."""
+    """Images, and a model's predictions for them."""
 
     what: str
-    """Which these are, for a title."""
+    """Describes the selection, for a title."""
     images: Images
     names: tuple[str, ...]
-    """Of each, such as `test 17`."""
+    """The name of each image, such as `test 17`."""
     labels: tuple[int | None, ...]
-    """Of each the true class; None where nobody knows."""
+    """The true class of each image; None if unknown."""
     probabilities: npt.NDArray[np.float32]
     class_names: tuple[str, ...]
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The most probable class of each."""
+        """The most probable class of each image."""
         predicted: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return predicted
 
     @property
     def captions(self) -> list[str]:
-        """Of each its name; then its class, if that is not what it was taken for, and that."""
+        """A caption for each image: its name, its class if it is misclassified, and the predicted class."""
         found = []
         for name, label, taken_for, row in zip(
             self.names, self.labels, self.predicted, self.probabilities, strict=True
@@ -56,24 +56,24 @@ class Chosen:
         return found
 
     def class_name(self, label: int) -> str:
-        """A class's name, cut where it is long."""
+        """Return a class's name, shortened if it is long."""
         name = self.class_names[label]
         return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is drawn: a model, some of its layers, and images."""
+    """The model, layers and images that pictures are drawn of."""
 
     model: keras.Model
     layers: Sequence[keras.Layer]
     were_named: bool
-    """Whether somebody asked for these very layers."""
+    """Whether the user named these layers."""
     chosen: Chosen
     channels: int | None
     unit: tuple[int, int] | None
     title: str
-    """Of the run and its data, at the end of each picture's title."""
+    """Names the run and its data, at the end of each title."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,18 @@ class Picture:
 
     kind: str
     of: str
-    """The layer, or how the picture was made; empty where it is of all layers."""
+    """The layer, or the method; empty for a picture of all layers."""
     draw: Callable[..., None]
-    """Takes the file as `path`."""
+    """Draws the picture into the file `path`."""
 
     @property
     def file(self) -> str:
-        """Its name, without a folder."""
+        """The file name, without a folder."""
         return f"{self.kind}-{self.of}.png" if self.of else f"{self.kind}.png"
 
 
 def pictures_of(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
-    """The pictures of some kinds that there are. Raises `RequestError` for a unit that no layer has."""
+    """List the pictures of the requested kinds. Raises `RequestError` for a unit that no layer has."""
     find = {"filters": _filters, "features": _features, "activation": _activation, "fields": _fields}
     return [picture for kind, pictures in find.items() if kind in kinds for picture in pictures(subject)]
 
@@ -132,8 +132,10 @@ def _features(subject: Subject) -> Iterator[Picture]:
 
 
 def _activation(subject: Subject) -> Iterator[Picture]:
-    """Of the layer that is averaged into the scores, where there is one, else of the last with rows and columns
-    (of each path, if they stay apart); or of those that were named.
+    """Draw class activation maps of the named layers.
+
+    Without names, of the layer that is averaged into the scores, if there is one, else of the last layer with rows
+    and columns (of each path, if paths stay separate).
     """
     from mnist_exp.analysis.activations import find_averaged_layer, is_spatial, last_spatial_layers
 
@@ -177,14 +179,14 @@ def _draw_activation(
 
 
 def _fields(subject: Subject) -> Iterator[Picture]:
-    """One picture, with a panel for each layer whose units see something else than those of the layer before."""
+    """List one picture with a panel for each layer whose receptive field differs from the layer's before it."""
     from mnist_exp.analysis.activations import outputs_of
     from mnist_exp.analysis.receptive_field import receptive_axes, seen_by
     from mnist_exp.report import feature_maps
 
     axes = receptive_axes(subject.model)
     layers = [layer for layer in subject.layers if len(layer.output.shape) == 4]
-    if not subject.were_named:  # an activation sees what the convolution before it does
+    if not subject.were_named:  # an activation has the receptive field of its convolution
         same = {tuple((n, id(axis)) for n, axis in axes[layer.name].items()): layer for layer in layers[::-1]}
         layers = list(same.values())[::-1]
     image = subject.chosen.images[:1]
@@ -208,5 +210,5 @@ def _fields(subject: Subject) -> Iterator[Picture]:
 
 
 def _extent(seen: tuple[Seen, Seen]) -> str:
-    """How many rows and columns that are."""
+    """Format a receptive field as rows × columns."""
     return format_shape([0 if span is None else span[1] - span[0] + 1 for span in seen])

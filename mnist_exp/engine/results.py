@@ -25,9 +25,14 @@ PLOTS = "plots"
 def save_best(
     model: keras.Model, progress: Progress, record: RunRecord, config: TrainConfig, final: bool
 ) -> keras.Model:
-    """Save the best epoch in all formats, in float32, and return the model as plain Keras loads it.
+    """Save the best epoch in all formats, in float32. Returns the model as plain Keras loads it.
 
-    `model` is a float32 twin of the one that was trained. The tracker gets what is `final` only.
+    Args:
+        model: A float32 twin of the trained model.
+        progress: Holds the best epoch's weights.
+        record: The run's record.
+        config: The run's config.
+        final: Whether the training is complete, so that the tracker gets the model.
     """
     from mnist_exp.inference.scoring import load
     from mnist_exp.model.saving import hdf5_takes, save_model, weights_sha256
@@ -58,7 +63,7 @@ def score_and_draw(
     progress: Progress,
     stopwatch: Stopwatch,
 ) -> None:
-    """Score the saved model on `test`, if there is one, while the pictures are drawn that do not need that."""
+    """Score the saved model on the test set, if there is one, while the other plots are drawn."""
     scoring = ThreadPoolExecutor(1)
     try:
         scores = scoring.submit(score_test, saved, test, config, stopwatch) if test is not None else None
@@ -69,11 +74,11 @@ def score_and_draw(
             with stopwatch.phase("plots"):
                 draw_test(record, test, data.class_names, scores.result())
     finally:
-        scoring.shutdown(wait=False)  # who kills has no time
+        scoring.shutdown(wait=False)  # don't wait: SIGKILL may follow SIGTERM
 
 
 def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: Stopwatch) -> Scores:
-    """Score the saved model on the test part: the one time that this run looks at it."""
+    """Score the saved model on the test set, once per run."""
     from mnist_exp.inference.scoring import score
 
     with stopwatch.phase("test"):
@@ -81,14 +86,14 @@ def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: S
 
 
 def title_of(record: RunRecord) -> str:
-    """What every picture says of its run."""
+    """Return the title that all plots of a run share."""
     return f"{record.directory.name} · {record.result.data.title}"
 
 
 def draw_training(
     record: RunRecord, config: TrainConfig, data: Dataset, model: keras.Model, progress: Progress
 ) -> None:
-    """Draw the model, what it was shown, and how it learned."""
+    """Plot the architecture, augmented samples, metrics and learning rate."""
     from mnist_exp.analysis.design_advice import advice
     from mnist_exp.analysis.summary import HEADS, RIGHT, as_rows, card
     from mnist_exp.report import plots
@@ -115,7 +120,7 @@ def draw_training(
 
 
 def draw_test(record: RunRecord, test: Part, names: tuple[str, ...], scores: Scores) -> None:
-    """Draw what the model gets wrong; `names` are the classes'."""
+    """Plot the confusion matrix and misclassified images; `names` are those of the classes."""
     from mnist_exp.report import plots
 
     folder, title = record.path / PLOTS, title_of(record)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mnist_exp.training.device import Device
 
 
-# Keys, or groups of them, that may be given anew: they change nothing in the steps that were made.
+# Keys and groups that may change at a resumption: they do not affect the steps already done.
 MAY_DIFFER = (
     "outputs", "tracking.wait_seconds", "budget",
     "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
@@ -39,7 +39,7 @@ MAY_DIFFER = (
 
 
 def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopwatch) -> Job:
-    """What is to be done to go on with a run. Raises `RequestError` with what speaks against it."""
+    """Prepare the resumption of a run. Raises `RequestError` if it cannot be resumed."""
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
         check_code(path, result)
@@ -55,7 +55,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         check_epochs(path, result, config, state)
         config, computer = check_device(request, checked, result)
     outputs = outputs_of(path) or Path(config.outputs)
-    data_config = config.data.model_copy(update={"fallback": None})  # other images would not do
+    data_config = config.data.model_copy(update={"fallback": None})  # a fallback would have other images
     config = config.model_copy(update={"outputs": str(outputs), "data": data_config})
     with stopwatch.phase("data"):
         from mnist_exp.data.load import prepare
@@ -86,7 +86,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
 
 
 def check_journal(path: Path) -> None:
-    """Raises `RequestError` where what was noted for the tracker cannot be read."""
+    """Raise `RequestError` if the journal cannot be read."""
     try:
         journal.read(path)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def check_journal(path: Path) -> None:
 
 
 def check_code(path: Path, result: RunResult) -> None:
-    """Raises `RequestError` where our code or a library is another one than the run's."""
+    """Raise `RequestError` if this package's code or a library differs from the run's."""
     names = [name for name in LIBRARIES if version(name) != result.versions.get(name)]
     others = [f"{name} is {version(name)} here, and was {result.versions.get(name)}" for name in names]
     if result.code_sha256 != code_digest():
@@ -107,7 +107,7 @@ def check_code(path: Path, result: RunResult) -> None:
 
 
 def find_state(path: Path, result: RunResult) -> State | None:
-    """The checkpoint to go on from; None where a run was ended before its first. Raises `RequestError`."""
+    """Return the checkpoint to resume from; None if the run has none yet. Raises `RequestError`."""
     from mnist_exp.model import backend
 
     backend.load()
@@ -131,16 +131,16 @@ def find_state(path: Path, result: RunResult) -> State | None:
 def over_saved(
     request: Request, path: Path, saved: Mapping[str, Any], result: RunResult, state: State | None
 ) -> Request:
-    """The same request over the run's own config, on the device that it had."""
+    """Put the request on the run's own config and device."""
     device = {**saved["device"], **result.device.model_dump(include={"kind", "threads", "precision"})}
     base = {**saved, "device": device}
     if state is not None:
-        base["init_from"] = None  # its weights are in the checkpoint, and nobody else's are needed
+        base["init_from"] = None  # the checkpoint has the weights: no other run is needed
     return replace(request, base=base, base_file=path / "config.yaml")
 
 
 def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
-    """Raises `RequestError` where overrides would change what the run is."""
+    """Raise `RequestError` for overrides that would make it another run."""
     here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
     others = [
         f"{key} is {there.get(key, 'not there')}, not {here.get(key, 'left out')}"
@@ -155,7 +155,7 @@ def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
 
 
 def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: State | None) -> None:
-    """Raises `RequestError` where nothing is left to do, or less was asked for than is done."""
+    """Raise `RequestError` if nothing is left to do, or fewer epochs are requested than were done."""
     epochs = config.training.epochs
     done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if result.status == "finished" and result.stopped_early and epochs >= done:
@@ -176,8 +176,9 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
 def check_device(
     request: Request, checked: CheckResult[TrainConfig], result: RunResult
 ) -> tuple[TrainConfig, Device]:
-    """The config, checked by Keras too, and what it computes on. Raises `RequestError` for another device than the
-    run had, unless it was asked for.
+    """Finish the check of the config with Keras, and select the device.
+
+    Raises `RequestError` if the device is not the run's, unless the user asked for it.
     """
     asked = {key_of(text) for text in request.overrides}
     had, other = result.device, "goes on all the same, but not bit for bit"
@@ -212,7 +213,7 @@ def check_data(
     same: TrainConfig,
     state: State | None,
 ) -> None:
-    """Raises `RequestError` for other images, a config that was edited, and a schedule that more epochs change."""
+    """Raise `RequestError` if images or config changed, or further epochs would change past learning rates."""
     import numpy as np
 
     from mnist_exp.training.loop import steps_per_epoch
@@ -223,7 +224,7 @@ def check_data(
             f"{data.origin}: not the images that {display_path(path)} is trained on: "
             f"their SHA-256 is {data.sha256[:12]}…, and was {str(result.data.sha256)[:12]}…"
         )
-    # Not what `config.yaml` says: a resumption that was killed may have written its own there, and no result yet.
+    # Not the epochs in `config.yaml`: a killed resumption may have written its own there, and no result yet.
     training = same.training.model_copy(update={"epochs": result.planned_epochs})
     same = same.model_copy(update={"training": training})
     found = fingerprint(

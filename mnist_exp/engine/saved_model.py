@@ -1,4 +1,4 @@
-"""The saved model that a verb works on, and the data that it is shown."""
+"""The saved model that a verb works on, and its data."""
 
 from __future__ import annotations
 
@@ -32,43 +32,49 @@ if TYPE_CHECKING:
 Own = TypeVar("Own", bound=SavedConfig)
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
-# What may be given over the config of the run whose model is used.
+# The groups that may override the config of the model's run.
 OVER_RUN = ("data", "device")
-# Data sets of digits in the form that photographs of digits are brought into.
+# Data sets of digits in MNIST's form, into which photographs are converted.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model: the run's that it comes from, or a file's alone."""
+    """A saved model, from a run or a file alone."""
 
     name: str
     file: Path
     run: Path | None
-    """The run's directory."""
+    """The run's directory; None for a file."""
     result: RunResult | None
     """The run's result; None for a file."""
     settings: Path | None = None
-    """The folder with the `config.yaml` of the training, where that is known."""
+    """The folder with the training's `config.yaml`, if known."""
 
     def load(self) -> keras.Model:
-        """The model as plain Keras loads it: float32, takes raw pixels. Raises `RequestError`."""
+        """Load the model with plain Keras: float32, taking raw pixels. Raises `RequestError`."""
         backend.load()
         from mnist_exp.inference.scoring import load
 
         try:
             return load(self.file)
-        except Exception as error:  # whatever Keras, HDF5 or ZIP say of a file that is not a model
+        except Exception as error:  # Keras, HDF5 and ZIP raise anything for a file that is not a model
             raise RequestError(
                 f"{display_path(self.file)}: not a model that Keras can load: {first_line(error)}"
             ) from error
 
 
 def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:
-    """The model that is meant by a run (as `find_run` takes it), a `models:/…` URI or a model's file.
+    """Find the model of a run (as `find_run` takes it), a `models:/…` URI, or a model file.
 
-    `store` is MLflow's; None for that of the output folder, unless MLFLOW_TRACKING_URI names one. Raises
-    `RequestError`, and `WorkError` where MLflow does not answer.
+    Args:
+        wanted: The value of `run=`.
+        outputs: The output folder.
+        store: The URI of MLflow's store; None for `MLFLOW_TRACKING_URI` or else the output folder's own store.
+
+    Raises:
+        RequestError: There is no such model.
+        WorkError: MLflow does not answer.
     """
     if wanted is None:
         raise RequestError("say which model: run=latest, run=best, a run's directory or name, or a .keras file")
@@ -83,7 +89,7 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
 
 
 def saved_of_run(run: RunSummary) -> Saved:
-    """The model of a run. Raises `RequestError` where there is none yet."""
+    """Return the model of a run. Raises `RequestError` if it has none yet."""
     file = run.path / "model.keras"
     if not file.is_file():
         raise RequestError(f"{display_path(run.path)}: this run is {run.status}, and has no model.keras yet")
@@ -91,7 +97,7 @@ def saved_of_run(run: RunSummary) -> Saved:
 
 
 def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
-    """The model that a `models:/…` URI stands for: of a run here, or fetched for as long as this process lives."""
+    """Resolve a `models:/…` URI to a local run's model, or download it for the lifetime of this process."""
     from mnist_exp.tracking.registry import NotRegistered, look_up
     from mnist_exp.tracking.store import absolute, store_of
     from mnist_exp.tracking.uploader import reason
@@ -114,9 +120,9 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
 
 
 def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, TrainConfig]:
-    """A verb's own config, the model that it works on, and the config of that model's run with overrides on top.
+    """Return a verb's own config, its model, and the config of the model's run with the overrides applied.
 
-    Raises `RequestError` with all that is wrong with them.
+    Raises `RequestError` with all problems.
     """
     own, over_run = split_overrides(request)
     checked = check_request(own, schema)
@@ -138,15 +144,15 @@ def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, Train
 
 
 def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
-    """The request with the verb's own overrides, and those that go over the run's config."""
+    """Split a request into one with the verb's own overrides, and the overrides for the run's config."""
     over_run = tuple(text for text in request.overrides if key_of(text).split(".")[0] in OVER_RUN)
     return replace(request, overrides=tuple(t for t in request.overrides if t not in over_run)), over_run
 
 
 def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> TrainConfig:
-    """The config of the run that a model comes from (for a file, the default one), with overrides on top.
+    """Return the config of the model's run (for a file, the default config), with overrides applied.
 
-    No other data stands in for what cannot be found. Raises `RequestError`.
+    It has no data fallback. Raises `RequestError`.
     """
     base = read_config(saved.settings) if saved.settings else None
     base_file = saved.settings / "config.yaml" if saved.settings else None
@@ -157,7 +163,7 @@ def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> Trai
 
 
 def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
-    """Overrides that give one's own images (`data=csv`, …) the run's shape and classes, where none are given."""
+    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless given."""
     given = dict(text.split("=", 1) for text in over_run if "=" in text)
     data = base.get("data")
     if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):
@@ -167,7 +173,7 @@ def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> t
 
 
 def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: DataConfig) -> None:
-    """Raises `RequestError` where the data's images or classes are not what the model is made for."""
+    """Raise `RequestError` if the data's shape or number of classes does not fit the model."""
     if (*data.shape, data.classes) != (*shape, classes):
         raise RequestError(
             f"{data.name} has images of {format_shape(data.shape)} and {data.classes} classes, but "
@@ -176,12 +182,12 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
 
 
 def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
-    """Whether image files are brought into MNIST's form for a model, as one of its digits."""
+    """Whether image files are converted to MNIST's form: the model classifies digits."""
     return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
 
 
 def data_of(config: TrainConfig, request: Request) -> Dataset:
-    """The data that a config names, as a training sees it. Raises `RequestError`."""
+    """Load the configured data, split as in training. Raises `RequestError`."""
     from mnist_exp.data.load import prepare
 
     return prepare(resolve_data(request, config)[2], config.data)

@@ -78,8 +78,7 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
 
     Args:
         wanted: What `find_run` takes, a sweep's directory or name, a folder of runs, or a pattern of paths or
-        names
-            such as `pyramid*`.
+            names such as `pyramid*`.
         outputs: The output folder.
 
     Raises:

@@ -44,7 +44,7 @@ class Delivered:
 
     @classmethod
     def read(cls, folder: Path, store: str) -> Delivered:
-        """Read the progress from a run's directory; empty if nothing was delivered to the store or the file is damaged."""
+        """Read the progress from a run's directory; empty if there is none, or the file is damaged."""
         try:
             return cls(**_read_stores(folder)[store])
         except (KeyError, TypeError):
@@ -122,7 +122,7 @@ class Delivery:
         return next((model for model in self._models(experiment, run_id) if model.status == "READY"), None)
 
     def note_run_id(self) -> None:
-        """Record the MLflow run in `result.json`, unless a process works on the run: it does so itself at its end."""
+        """Record the MLflow run in `result.json`. A process that works on the run does so itself at its end."""
         if self._is_own and (run_id := self.delivered().run_id):
             record_mlflow_run(self._folder, run_id)
 
