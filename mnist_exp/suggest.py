@@ -1,4 +1,4 @@
-"""The nearest valid name to one that was mistyped."""
+"""Suggest valid names for mistyped ones."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from difflib import get_close_matches
 
 
 def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The candidate that `name` was probably meant to be, or None. Case does not count."""
+    """Return the candidate that `name` was probably meant to be, ignoring case; None if none is similar.
+
+    Args:
+        name: The mistyped name.
+        candidates: The valid names.
+        cutoff: The least similarity, from 0 to 1, as defined by `difflib`.
+    """
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[matches[0]] if matches else None
 
 
 def near_or_all(name: str, candidates: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or `; there are x, y, …` where no candidate is near."""
+    """Return ` (did you mean 'x'?)`, or `; there are x, y, …` if no candidate is similar."""
     candidates = sorted(candidates)
     return did_you_mean(name, candidates) or f"; there are {', '.join(candidates)}"
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing where no candidate is near."""
+    """Return ` (did you mean 'x'?)`, or an empty string if no candidate is similar."""
     match = nearest(name, candidates)
     return f" (did you mean '{match}'?)" if match else ""

@@ -1,4 +1,4 @@
-"""How paths and shapes are printed."""
+"""Format paths and shapes for messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def display_path(path: Path) -> Path:
-    """Return the path relative to the working directory, if it lies inside it."""
+    """Return the path relative to the working directory if it is inside it, else unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

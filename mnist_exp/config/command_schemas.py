@@ -1,4 +1,4 @@
-"""The configs of verbs that do not train."""
+"""Typed configs of the verbs that do not train, and the search settings of `tune`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Index = Annotated[int, Field(ge=0)]
 
 
 class RunsConfig(Frozen):
-    """What `mnist-exp runs` lists."""
+    """Config of `mnist-exp runs`."""
 
     outputs: Annotated[str, Field(min_length=1)]
     limit: Count | None
 
 
 class UiConfig(Frozen):
-    """What `mnist-exp ui` opens."""
+    """Config of `mnist-exp ui`."""
 
     outputs: Annotated[str, Field(min_length=1)]
     host: str
@@ -33,14 +33,14 @@ class UiConfig(Frozen):
 
 
 class StoreConfig(Frozen):
-    """The store that is delivered to."""
+    """The MLflow store to write to."""
 
     uri: str | None
     _a_store = field_validator("uri")(a_store)
 
 
 class SyncConfig(Frozen):
-    """What `mnist-exp sync` delivers."""
+    """Config of `mnist-exp sync`: the runs to deliver, and the store."""
 
     outputs: Annotated[str, Field(min_length=1)]
     run: str | None
@@ -48,14 +48,17 @@ class SyncConfig(Frozen):
 
 
 def several(value: Any) -> Any:
-    """`[a,b]` and `a,b` as the names that they list; they may hold what Hydra's lists cannot (`=`, blanks).
+    """Split `[a,b]` or `a,b` into names, which may contain what Hydra's lists cannot (`=`, blanks).
 
-    Raises `ValueError`.
+    The path of an existing file is one name, even if it contains commas.
+
+    Raises:
+        ValueError: If there is no name between two commas.
     """
     if value is None or isinstance(value, (dict, list, tuple)):
         return tuple(value) if isinstance(value, list) else value
     value = str(value)
-    # Not `Path`, which raises for a list as long as no name may be.
+    # Not `Path.exists`, which raises `OSError` for a list longer than the longest file name.
     if not value or os.path.exists(os.path.expanduser(value)):
         return (value,)
     inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", value)
@@ -67,7 +70,7 @@ def several(value: Any) -> Any:
 
 
 class CompareConfig(Frozen):
-    """What `mnist-exp compare` compares, and by what."""
+    """Config of `mnist-exp compare`: the runs, and the metric to compare them by."""
 
     outputs: Annotated[str, Field(min_length=1)]
     run: tuple[Annotated[str, Field(min_length=1)], ...] | None
@@ -93,7 +96,7 @@ class CompareConfig(Frozen):
 
 
 class TuneConfig(Frozen):
-    """How `mnist-exp tune` searches."""
+    """Search settings of `mnist-exp tune`."""
 
     trials: Count | None
     sampler: Literal["tpe", "cmaes", "random", "grid"]
@@ -105,39 +108,39 @@ class TuneConfig(Frozen):
 
 
 class StudyConfig(Frozen):
-    """The root config of `tune`, without what is `train`'s."""
+    """The root config of `mnist-exp tune`, ignoring the keys that it shares with `train`."""
 
     model_config = ConfigDict(extra="ignore")
     tune: TuneConfig
 
 
 class SavedConfig(Frozen):
-    """What the verbs that work on a saved model have in common."""
+    """Keys shared by the verbs that work on a saved model."""
 
     outputs: Annotated[str, Field(min_length=1)]
     run: str | None
 
 
 class EvaluateConfig(SavedConfig):
-    """Which model `mnist-exp evaluate` scores, on which part of the data."""
+    """Config of `mnist-exp evaluate`: the model, and the part of the data to score it on."""
 
     part: Literal["test", "val", "train"]
     output: Annotated[str, Field(min_length=1)] | None
 
 
 class PicturesConfig(Frozen):
-    """What is done with image files before the model sees them."""
+    """How image files are prepared for prediction, and whether unreadable ones are skipped."""
 
     normalize: bool | None
     skip_bad: bool
 
 
-# The format that is meant by a file's ending.
+# The output format implied by a file name extension.
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
 class PredictConfig(SavedConfig):
-    """What `mnist-exp predict` classifies, and where it writes the classes."""
+    """Config of `mnist-exp predict`: the inputs, and where to write their classes."""
 
     inputs: tuple[Annotated[str, Field(min_length=1)], ...] | None
     output: Annotated[str, Field(min_length=1)] | None
@@ -148,7 +151,7 @@ class PredictConfig(SavedConfig):
 
     @property
     def written_format(self) -> str | None:
-        """The format that is written; None for a table."""
+        """The format to write; None for a table on the terminal."""
         if self.format is not None or self.output is None:
             return self.format
         return _FORMATS[Path(self.output).suffix.lower()]
@@ -170,7 +173,7 @@ Format = Literal["keras", "h5", "yaml", "savedmodel", "onnx", "litert"]
 
 
 class ExportConfig(SavedConfig):
-    """What `mnist-exp export` writes or registers."""
+    """Config of `mnist-exp export`: the formats to write, or the name to register."""
 
     formats: tuple[Format, ...] = Field(alias="format")
     output: Annotated[str, Field(min_length=1)] | None
@@ -182,14 +185,14 @@ class ExportConfig(SavedConfig):
     @field_validator("formats", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        """A format's name alone, and `all` of them; each once."""
+        """Accept a single format, a list, or `all`; remove duplicates."""
         formats = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
         return get_args(Format) if formats == ("all",) else tuple(dict.fromkeys(formats))
 
     @field_validator("name")
     @classmethod
     def _a_registered_name(cls, value: str | None) -> str | None:
-        """As MLflow takes it, without what would end a word in its URIs or on a command line."""
+        """Require a name that MLflow accepts, and that is one word in its URIs and on a command line."""
         if value is not None and not re.fullmatch(r"\w[\w.+-]*", value):
             raise ValueError(f"must be letters, digits and '_', '.', '+', '-', found {value!r}")
         return value
@@ -197,7 +200,7 @@ class ExportConfig(SavedConfig):
     @field_validator("alias")
     @classmethod
     def _an_alias(cls, value: str | None) -> str | None:
-        """As MLflow takes it."""
+        """Require an alias that MLflow accepts."""
         if value is not None and not re.fullmatch(r"[\w-]+", value):
             raise ValueError(f"must be letters, digits and '_', '-', found {value!r}")
         if value is not None and re.fullmatch(r"latest|v\d+", value, re.IGNORECASE):
@@ -217,13 +220,13 @@ class ExportConfig(SavedConfig):
 
 
 class VisualizeConfig(SavedConfig):
-    """Which pictures `mnist-exp visualize` draws of which model, layers and images."""
+    """Config of `mnist-exp visualize`: the model, and the layers, images and pictures to draw."""
 
     pictures: tuple[Literal["filters", "features", "activation", "fields"], ...]
     layers: tuple[LayerChoice, ...] | None
-    """None: all that have something to show."""
+    """None selects every layer that can be drawn."""
     images: tuple[int | str, ...] | None
-    """Numbers of images and names of files; `("wrong",)`; None: the first of each class."""
+    """Indices of test images and image files, or `("wrong",)`; None selects the first of each class."""
     channels: Count | None
     unit: tuple[Index, Index] | None
     output: Annotated[str, Field(min_length=1)] | None
@@ -263,7 +266,7 @@ class VisualizeConfig(SavedConfig):
 
 
 class DatasetConfig(Frozen):
-    """What `mnist-exp dataset` fetches, verifies or converts."""
+    """Config of `mnist-exp dataset`: the data set to fetch, verify or convert."""
 
     action: Literal["fetch", "verify", "convert"] | None
     data: DataConfig

@@ -1,6 +1,6 @@
-"""Compose a request into one plain, resolved dict by Hydra's rules.
+"""Compose a request into a plain dict by Hydra's rules, with all interpolations resolved.
 
-Hydra stops at the first error. Here the override at fault is set aside and explained, and composition continues,
+Hydra stops at the first error. This module sets the override at fault aside, explains it and continues composing,
 so that all problems are reported at once.
 """
 
@@ -38,26 +38,26 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE, Places
 from mnist_exp.errors import Code, Problem, RequestError
 
-# Groups whose options hold values of other groups.
+# Groups whose options set values of other groups.
 PRESETS = ("experiment", "debug")
 
 
 @dataclass(frozen=True)
 class Composition:
-    """A composed config with its interpolations resolved, and the places that its values come from."""
+    """A composed config with its interpolations resolved, and where its values were set."""
 
     values: dict[str, Any]
     places: Places
     problems: tuple[Problem, ...]
     raw: dict[Any, Any]
-    """The values as written, with their interpolations."""
+    """The values as written, with interpolations unresolved."""
     failed: frozenset[str] = frozenset()
-    """Keys and groups whose override could not be applied."""
+    """Keys and groups whose overrides could not be applied."""
     remark: str | None = None
-    """A combination that is valid, but may not be intended."""
+    """A warning about a combination that is valid but may be unintended."""
 
     def problem(self, path: str, message: str, code: Code) -> Problem:
-        """Return a problem with the value at a dotted path, at the place that the value comes from."""
+        """Return a problem with the value at a dotted path, located where the value was set."""
         names = [name for _, name in self._parameters(path)]
         of = f" ({names[0]})" if names else ""
         given = [
@@ -68,14 +68,20 @@ class Composition:
         return Problem(code, self.place(path), "; ".join([f"{path}{of}: {message}", *given]), path)
 
     def place(self, path: str) -> str:
-        """Return where the value at a dotted path comes from, or where the parameter that it interpolates does."""
+        """Return where the value at a dotted path was set.
+
+        A value that interpolates a parameter given on the command line counts as set there.
+        """
         for _, name in self._parameters(path):
             if self.places.place(name) == COMMAND_LINE:
                 return COMMAND_LINE
         return self.places.place(path)
 
     def _parameters(self, path: str, *, inside: bool = False) -> list[tuple[str, str]]:
-        """Return the key that the value at a path interpolates; with `inside`, those of a mapping's values."""
+        """Return the parameter that the value at a path interpolates, as `("", name)`.
+
+        With `inside`, return `(key, name)` for each value of the mapping at the path that interpolates one.
+        """
         node: Any = self.raw
         for part in path.split("."):
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
@@ -91,9 +97,10 @@ class Composition:
 
 
 def compose(request: Request) -> Composition:
-    """Compose one config; its `problems` are those of the overrides and files.
+    """Compose a config and collect the problems of its overrides and files.
 
-    Raises `RequestError` if even our own options cannot be composed, as when a YAML file is unreadable.
+    Raises:
+        RequestError: If composition fails even without overrides, for example because a YAML file is unreadable.
     """
     with config_loader(request.config_dir) as loader:
         overrides, problems = parsable(request.overrides)
@@ -116,7 +123,7 @@ def compose(request: Request) -> Composition:
             for path, text in unresolved
         ]
         unused = _unused_parameters(raw, keys, places, saved=request.base is not None)
-        # A parameter that a misspelt reference was probably meant for counts as used.
+        # A parameter suggested for a misspelled reference counts as used.
         meant = " ".join(text for _, text in unresolved)
         problems += [problem for problem in unused if f"'{problem.path}'" not in meant]
         remark = _preset_of_another_model(loader, choices)
@@ -124,7 +131,11 @@ def compose(request: Request) -> Composition:
 
 
 def compose_or_explain(request: Request) -> Composition:
-    """Compose a request. Raises `RequestError` with all problems."""
+    """Compose a request.
+
+    Raises:
+        RequestError: If the overrides or files have problems; it contains all of them.
+    """
     composition = compose(request)
     if composition.problems:
         raise RequestError(sorted(set(composition.problems)))
@@ -132,7 +143,7 @@ def compose_or_explain(request: Request) -> Composition:
 
 
 def parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """Return the overrides that are in Hydra's syntax, and a problem for each of the others."""
+    """Return the overrides that are valid Hydra syntax, and a problem for each of the others."""
     good, problems = [], []
     for text in overrides:
         try:
@@ -144,7 +155,7 @@ def parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
 
 
 class _Steps:
-    """Composes a request; if it fails as a whole, one override at a time, without those that fail."""
+    """Compose a request, or if that fails, apply its overrides one at a time to isolate those at fault."""
 
     def __init__(self, loader: ConfigLoader, request: Request) -> None:
         self._loader, self._request = loader, request
@@ -153,7 +164,11 @@ class _Steps:
         self.failed: set[str] = set()
 
     def compose(self, overrides: Sequence[str]) -> tuple[DictConfig, Sequence[str]]:
-        """Return the config, and the overrides that it was composed with. Raises `RequestError`."""
+        """Return the config and the overrides that it was composed with.
+
+        Raises:
+            RequestError: If composition fails even without overrides.
+        """
         try:
             return self._load(overrides), overrides
         except COMPOSITION_ERRORS:
@@ -163,7 +178,7 @@ class _Steps:
         except COMPOSITION_ERRORS as error:
             raise RequestError(explain_file(error)) from error
         parsed = {text: self._loader.parse(text) for text in overrides}
-        # Groups first: which keys the other overrides can reach depends on them.
+        # Groups first: they determine which keys the other overrides can set.
         for text in sorted(overrides, key=lambda text: not self._loader.is_group(parsed[text])):
             try:
                 config = self._add(config, parsed[text], text)
@@ -186,7 +201,7 @@ class _Steps:
     def _explain(self, config: DictConfig, override: Override, text: str, error: Exception) -> None:
         key = key_of(text)
         if key.startswith("model.") and "model" in self.failed:
-            return  # the model's keys are unknown
+            return  # without the model, its keys are unknown
         file = self._loader.option_file(key, text.partition("=")[2]) if key in PRESETS else None
         found = preset_problems(file, self._refusal) if file and not unreadable(error) else []
         if not found:
@@ -195,7 +210,7 @@ class _Steps:
         self.problems += found
 
     def _refusal(self, text: str, also: Sequence[str]) -> tuple[Code, str] | None:
-        """Return why an override cannot be added to the accepted ones; None if it can."""
+        """Return why an override cannot be added to the accepted ones and `also`; None if it can."""
         overrides = [*self._accepted, *also]
         config = self._load(overrides)
         try:
@@ -219,7 +234,7 @@ def _presets_over_saved(overrides: Sequence[str]) -> list[Problem]:
 
 
 def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """Return the config as plain values, and the path and reason of each interpolation that stays unresolved."""
+    """Return the config as plain values, and the path and reason of each interpolation that cannot be resolved."""
     failed: list[tuple[str, str]] = []
 
     def plain(node: Any, prefix: str) -> Any:
@@ -243,7 +258,7 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]
 
 
 def _preset_of_another_model(loader: ConfigLoader, choices: Mapping[str, str]) -> str | None:
-    """Return a remark if a preset chooses a model, and another was chosen instead."""
+    """Return a remark if the preset was made for a model other than the chosen one."""
     preset, model = choices.get("experiment"), choices.get("model")
     file = loader.option_file("experiment", str(preset))
     written = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None
@@ -257,13 +272,20 @@ def _preset_of_another_model(loader: ConfigLoader, choices: Mapping[str, str]) -
 def _unused_parameters(
     values: Mapping[Any, Any], keys: Sequence[str], places: Places, *, saved: bool
 ) -> list[Problem]:
-    """Return the model's parameters that have no effect. `keys` are those of the overrides."""
+    """Return a problem for each of the model's parameters that has no effect.
+
+    Args:
+        values: The config, with interpolations unresolved.
+        keys: The keys and groups of the overrides.
+        places: Where the values were set.
+        saved: Whether the config starts from a saved one.
+    """
     model = values.get("model")
     if not isinstance(model, dict):
         return []
     names = [f"model.{key}" for key in model if key not in ("name", "layers")]
     if saved and "model" not in keys:
-        # The layers of a saved config hold numbers, so that changing a parameter would have no effect.
+        # In a saved config, `layers` contains resolved values, so changing a parameter would have no effect.
         return [
             Problem(
                 "unused-parameter",
@@ -274,7 +296,7 @@ def _unused_parameters(
             for name in names
             if any(key.startswith(name) for key in keys)
         ]
-    # Removing the layer that a parameter is for is no mistake.
+    # It is not an error to remove the layer that uses a parameter.
     changed = any(key.startswith("model.layers") for key in keys)
     references = " ".join(re.findall(r"\$\{[^}]*\}", str(model)))
     return [

@@ -1,4 +1,4 @@
-"""Explain in a line that a user can act on why an override or a file could not be composed."""
+"""Explain, in one line that the user can act on, why an override or a file could not be composed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mnist_exp.suggest import did_you_mean, nearest
 
 
 def explain_unparsable(text: str) -> str:
-    """Say why an override is not in Hydra's syntax."""
+    """Explain why an override is not valid Hydra syntax."""
     if text.startswith("-"):
         return f"{text}: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5"
     if "=" not in text:
@@ -42,7 +42,7 @@ def explain_unparsable(text: str) -> str:
 
 
 def explain_interpolation(error: Exception, config: DictConfig) -> str:
-    """Say why an interpolation could not be resolved, with the key that was probably meant."""
+    """Explain why an interpolation could not be resolved, and suggest the key that was probably meant."""
     match missing_reference(error):
         case MissingKey(key):
             known = _all_keys(_plain(config))
@@ -54,7 +54,7 @@ def explain_interpolation(error: Exception, config: DictConfig) -> str:
 
 
 def explain_file(error: Exception) -> str:
-    """Say which file could not be read, and why."""
+    """Explain which file could not be read, and why."""
     problem = _yaml_problem(error)
     return f"{problem.place}: {problem.message}" if problem else str(error).strip().split("\n")[0]
 
@@ -68,7 +68,7 @@ def _yaml_problem(error: BaseException) -> Problem | None:
 
 
 def explain(override: Override, error: Exception, config: DictConfig, loader: ConfigLoader) -> list[Problem]:
-    """Return what is wrong with an override, or with the file of the option that it names."""
+    """Return the problems of an override, or of the option file that it chooses."""
     key = override.key_or_group
     if problem := _yaml_problem(error):
         return [problem]
@@ -83,7 +83,7 @@ def explain(override: Override, error: Exception, config: DictConfig, loader: Co
 
 
 def _broken_interpolations(file: Path) -> list[Problem]:
-    """Return the values of a file that contain `${` but are no valid interpolations."""
+    """Return a problem for each value in a file that contains `${` but is not a valid interpolation."""
     problems = []
     for node in _scalars(yaml.compose(file.read_text(encoding="utf-8"))):
         if has_broken_interpolation(node.value):
@@ -137,7 +137,7 @@ def _explain_option(missing: MissingOption, key: str, loader: ConfigLoader) -> s
 
 
 def _misnamed_folder(loader: ConfigLoader, group: str) -> str:
-    """Point out a folder of the user whose name is close to a group's."""
+    """Return a hint if the user has a folder whose name is close to the group's, else an empty string."""
     for folder in loader.user_folders():
         if not (folder / group).is_dir():
             near = nearest(group, [path.name for path in folder.iterdir() if path.is_dir()])
@@ -147,7 +147,7 @@ def _misnamed_folder(loader: ConfigLoader, group: str) -> str:
 
 
 def _suggest_key(config: DictConfig, key: str, parent: str, missing: str) -> str:
-    """Suggest the key that was probably meant; otherwise say which keys or entries there are."""
+    """Suggest the key that was probably meant, or list the keys or entries that exist."""
     node = _at(config, parent)
     if isinstance(node, list):
         last = f"0 to {len(node) - 1}" if node else "nothing"
@@ -171,7 +171,10 @@ def _suggest_key(config: DictConfig, key: str, parent: str, missing: str) -> str
 
 
 def _explain_addition(config: DictConfig, parent: str, name: str, text: str) -> str:
-    """Say how to give an argument that a layer or optimizer has, but its entry does not name yet."""
+    """Explain how to add an argument that a layer or optimizer accepts but its entry does not set yet.
+
+    Returns an empty string if there is no such argument.
+    """
     node = _at(config, parent) if parent else None
     kind = node.get("type") if isinstance(node, dict) else node
     of = "optimizers" if parent == "optimizer" else "layers"
@@ -185,18 +188,18 @@ def _explain_addition(config: DictConfig, parent: str, name: str, text: str) -> 
 
 
 def _plain(config: DictConfig) -> Any:
-    """Return the values of a config as written, with their interpolations."""
+    """Return the values of a config as written, with interpolations unresolved."""
     return OmegaConf.to_container(config, resolve=False)
 
 
 def _at(config: DictConfig, path: str) -> Any:
-    """Return the value at a dotted path, resolved if it is an interpolation; None if there is none."""
+    """Return the value at a dotted path, resolved if it is itself an interpolation; None if there is none."""
     node = OmegaConf.select(config, path) if path else config
     return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
 
 
 def _deepest(values: Any, key: str) -> tuple[str, str | None]:
-    """Return the part of `key` that exists, and the first part that does not."""
+    """Return the longest prefix of `key` that exists, and the first part that does not (None if all do)."""
     node = values
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -210,7 +213,7 @@ def _deepest(values: Any, key: str) -> tuple[str, str | None]:
 
 
 def _all_keys(values: Any, prefix: str = "") -> list[str]:
-    """Return every dotted path of a config, without Hydra's own part."""
+    """Return every dotted path of a config, except Hydra's own."""
     if isinstance(values, list):
         return [key for i, value in enumerate(values) for key in _all_keys(value, f"{prefix}{i}.")]
     keys = []
@@ -227,9 +230,11 @@ def _same_last_part(name: str, keys: Sequence[str]) -> str:
 
 
 def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Code, str] | None]) -> list[Problem]:
-    """Return what is wrong in a preset's defaults list and with the keys of its body, each at its line.
+    """Return the problems of a preset's defaults list and keys, each with its line.
 
-    `refusal` says why an override, such as `model=pyramid`, cannot be added to others; None if it can.
+    Args:
+        file: The preset's YAML file.
+        refusal: Returns why an override, such as `model=pyramid`, cannot be added to others; None if it can.
     """
     accepted: list[str] = []
     text = file.read_text(encoding="utf-8")
@@ -253,7 +258,7 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
 
 
 def _choices(defaults: yaml.Node) -> Iterator[tuple[int, str]]:
-    """Yield the line of each entry of a defaults list, and the override that it is equivalent to."""
+    """Yield the line of each entry of a defaults list, and the equivalent override."""
     for entry in defaults.value:
         for name, option in entry.value if isinstance(entry, yaml.MappingNode) else ():
             group = name.value.removeprefix("override ").lstrip("/")
@@ -261,7 +266,7 @@ def _choices(defaults: yaml.Node) -> Iterator[tuple[int, str]]:
 
 
 def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[int, str]]:
-    """Yield the line of each value in a mapping, and an override that checks whether its key exists."""
+    """Yield the line of each value in a mapping, and an override that is refused if its key does not exist."""
     if not isinstance(node, yaml.MappingNode):
         yield node.start_mark.line + 1, f"{path}=null"
         return

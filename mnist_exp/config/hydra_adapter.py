@@ -1,6 +1,7 @@
-"""The only module that touches internals of Hydra, OmegaConf and PyYAML, or reads their error messages.
+"""The only module that uses internals of Hydra, OmegaConf and PyYAML, or parses their error messages.
 
-`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py checks what is relied on here.
+`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py tests the behaviour that this
+module relies on.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from mnist_exp.errors import RequestError
 
 VERSION_BASE = "1.3"
 
-# The packages that Hydra's own launchers and those of its plugins are in.
+# The packages that contain Hydra's own launchers and those of its plugins.
 LAUNCHER_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
-# Our launcher presets share the names of the plugins' own, which Hydra uses as their schemas. This is intended.
+# The launcher options in conf/ deliberately share the names of the plugins' own, which Hydra uses as schemas.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against", category=UserWarning)
 
 # Hydra raises TypeError if an override deletes a list entry, ValueError for model=null, and OSError for a file
@@ -55,27 +56,37 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeErr
 
 
 def conf_folder() -> Path:
-    """Return the folder with our own options: inside the package in a wheel, next to it in a checkout."""
+    """Return the folder of the built-in options: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parent / "conf"
 
 
 class ConfigLoader:
-    """Hydra's config loader over our options and the user's own folder."""
+    """Hydra's config loader for the built-in options and the user's own."""
 
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self._loader = loader
 
     def load(self, name: str, overrides: Sequence[str], *, multirun: bool = False) -> DictConfig:
-        """Compose a root config, including Hydra's own part. Raises `COMPOSITION_ERRORS`."""
+        """Compose a root config, including Hydra's own settings.
+
+        Raises:
+            COMPOSITION_ERRORS: If an override or a file is invalid.
+        """
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         return self._loader.load_configuration(name, list(overrides), mode)
 
     def load_over(self, name: str, overrides: Sequence[str], base: Mapping[str, Any]) -> DictConfig:
-        """Compose a root config with saved values in place of the groups that no override chooses.
+        """Compose a root config, taking the groups that no override chooses from saved values.
 
-        Raises `COMPOSITION_ERRORS`.
+        Args:
+            name: The root config.
+            overrides: Chosen options and changed values; both take precedence over `base`.
+            base: The values of a saved config, resolved.
+
+        Raises:
+            COMPOSITION_ERRORS: If an override or a file is invalid.
         """
         parsed = [self.parse(text) for text in overrides]
         groups = [o for o in parsed if o.is_hydra_override() or self.is_group(o)]
@@ -84,7 +95,7 @@ class ConfigLoader:
         OmegaConf.set_struct(config, False)
         for key, value in base.items():
             if key not in chosen:
-                # Keys added since the run was saved get our default values.
+                # Keys added after the run was saved get their default values.
                 known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
                 config[key] = {**known, **value} if known else value
         OmegaConf.set_struct(config, True)
@@ -92,15 +103,19 @@ class ConfigLoader:
         return config
 
     def parse(self, text: str) -> Override:
-        """Parse an override, expanding globs over a group's options. Raises `HydraException`."""
+        """Parse an override, expanding globs over a group's options.
+
+        Raises:
+            HydraException: If it is not valid Hydra syntax.
+        """
         return OverridesParser.create(config_loader=self._loader).parse_overrides([text])[0]
 
     def is_group(self, override: Override) -> bool:
-        """Whether an override chooses a group's option."""
+        """Return whether an override chooses a group's option."""
         return bool(self._loader.repository.group_exists(override.key_or_group))
 
     def option_file(self, group: str, option: str) -> Path | None:
-        """Return the file of an option as Hydra finds it; None if there is none."""
+        """Return the file of an option, searched for in Hydra's order; None if there is none."""
         folders = [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
         files = [folder / group / f"{option}.yaml" for folder in folders]
         return next((file for file in files if file.is_file()), None)
@@ -110,7 +125,7 @@ class ConfigLoader:
         return [Path(source.path) for source in self._loader.get_sources() if source.provider == "command-line"]
 
     def make_launcher(self, config: DictConfig, function: Callable[[Any], Any]) -> Launcher:
-        """Instantiate the launcher of a config, without the config's callbacks, which could name code to run."""
+        """Instantiate a config's launcher without the config's callbacks, which could name code to run."""
         context = HydraContext(config_loader=self._loader, callbacks=Callbacks())
         return Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=function, config=config
@@ -119,7 +134,11 @@ class ConfigLoader:
 
 @contextmanager
 def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
-    """Yield a loader over our options and those in the user's own folder. Raises `RequestError`."""
+    """Create a config loader for the built-in options and those in the user's folder.
+
+    Raises:
+        RequestError: If the user's folder does not exist.
+    """
     search_path = create_config_search_path(str(conf_folder()))
     if config_dir is not None:
         folder = Path(config_dir).expanduser().resolve()
@@ -136,7 +155,7 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
 
 
 def hidden_options(config_dir: str | None) -> list[Path]:
-    """Return the options in a user's folder that share a name with ours: Hydra uses ours."""
+    """Return the user's option files that are hidden by built-in options of the same name."""
     if config_dir is None:
         return []
     theirs, ours = Path(config_dir).expanduser(), conf_folder()
@@ -147,14 +166,19 @@ def hidden_options(config_dir: str | None) -> list[Path]:
 
 
 def parse_override(text: str) -> Override:
-    """Parse an override; globs are not expanded. Raises `HydraException`."""
+    """Parse an override without expanding globs.
+
+    Raises:
+        HydraException: If it is not valid Hydra syntax.
+    """
     return OverridesParser.create().parse_overrides([text])[0]
 
 
 def apply_override(config: DictConfig, override: Override) -> DictConfig:
-    """Return a copy of a composed config with a value override applied; reads no file.
+    """Return a copy of a composed config with a value override applied, without reading any file.
 
-    Raises `COMPOSITION_ERRORS`.
+    Raises:
+        COMPOSITION_ERRORS: If the override cannot be applied.
     """
     changed = copy.deepcopy(config)
     ConfigLoaderImpl._apply_overrides_to_config([override], changed)
@@ -162,7 +186,11 @@ def apply_override(config: DictConfig, override: Override) -> DictConfig:
 
 
 def argument_parser(refuse: Callable[[str], NoReturn]) -> tuple[ArgumentParser, list[str]]:
-    """Return Hydra's argument parser, which calls `refuse` for a wrong command line, and its flags."""
+    """Return Hydra's argument parser and its flags.
+
+    Args:
+        refuse: Called with the parser's error message if the command line is invalid.
+    """
     parser = get_args_parser()
     parser.prog = "mnist-exp"
     parser.error = refuse  # type: ignore[assignment, method-assign]
@@ -172,7 +200,7 @@ def argument_parser(refuse: Callable[[str], NoReturn]) -> tuple[ArgumentParser, 
 def run_flags(name: str, words: Sequence[str]) -> int:
     """Let Hydra handle --help, --cfg, --info or completion for a root config, and return the exit status.
 
-    Raises what Hydra raises, instead of having it printed.
+    Hydra's errors are raised rather than printed.
     """
     previous, sys.argv = sys.argv, ["mnist-exp", *words]
     setting = os.environ.get("HYDRA_FULL_ERROR")
@@ -195,7 +223,7 @@ def run_flags(name: str, words: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class MissingOption:
-    """A group has no option of the wanted name."""
+    """An option that a group does not have."""
 
     group: str
     wanted: str
@@ -204,32 +232,32 @@ class MissingOption:
 
 @dataclass(frozen=True)
 class MissingKey:
-    """An interpolation names a key that does not exist."""
+    """A key that an interpolation refers to but that does not exist."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class MissingVariable:
-    """An interpolation names an environment variable that is not set."""
+    """An environment variable that an interpolation refers to but that is not set."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class InvalidYaml:
-    """A YAML file has a syntax error; lines count from 1."""
+    """A syntax error in a YAML file; lines count from 1."""
 
     file: Path
     line: int
     problem: str
     context: str
-    """What the parser was in when it failed, such as `while parsing a flow sequence`; may be empty."""
+    """What the parser was doing, such as `while parsing a flow sequence`; may be empty."""
     context_line: int
 
 
 def missing_option(error: Exception) -> MissingOption | None:
-    """Return which option of a group Hydra did not find; None if the error is another one."""
+    """Return the option that Hydra did not find; None for any other error."""
     if not isinstance(error, MissingConfigException) or error.options is None:
         return None
     group, _, wanted = (error.missing_cfg_file or "").rpartition("/")
@@ -237,7 +265,7 @@ def missing_option(error: Exception) -> MissingOption | None:
 
 
 def missing_reference(error: Exception) -> MissingKey | MissingVariable | None:
-    """Return what an interpolation refers to that does not exist; None if the error is another one."""
+    """Return the key or variable that an interpolation did not find; None for any other error."""
     text = str(error)
     if match := re.search(r"Interpolation key '([^']*)' not found", text):
         return MissingKey(match[1])
@@ -247,7 +275,7 @@ def missing_reference(error: Exception) -> MissingKey | MissingVariable | None:
 
 
 def invalid_yaml(error: BaseException | None) -> InvalidYaml | None:
-    """Return the YAML syntax error that caused an error; None if there is none."""
+    """Return the YAML syntax error that caused an error; None if it has another cause."""
     for cause in _causes(error):
         if isinstance(cause, MarkedYAMLError) and cause.problem_mark is not None:
             mark, start = cause.problem_mark, cause.context_mark
@@ -258,7 +286,7 @@ def invalid_yaml(error: BaseException | None) -> InvalidYaml | None:
 
 
 def unreadable(error: BaseException | None) -> str:
-    """Say why a file could not be read as YAML; empty if the error has another cause."""
+    """Return why a file could not be read as YAML; empty if the error has another cause."""
     for cause in _causes(error):
         if isinstance(cause, UnicodeDecodeError):
             return f"not UTF-8: byte {cause.start} is 0x{cause.object[cause.start]:02x}"
@@ -276,12 +304,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def first_reason(error: Exception) -> str:
-    """Return the first line of an error's cause, or of the error itself."""
+    """Return the first line of the message of an error's cause, or of the error itself if it has none."""
     return str(error.__cause__ or error).strip().split("\n")[0]
 
 
 def has_broken_interpolation(text: str) -> bool:
-    """Whether a value contains `${` but is no valid interpolation."""
+    """Return whether a value contains `${` but is not a valid interpolation."""
     try:
         if "${" in text:
             grammar_parser.parse(text)

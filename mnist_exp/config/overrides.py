@@ -1,4 +1,4 @@
-"""Requests: a verb, overrides in Hydra's syntax, and flags."""
+"""Requests: the verb, overrides and flags of a command line."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mnist_exp.config.hydra_adapter import argument_parser, parse_override
 from mnist_exp.errors import RequestError
 from mnist_exp.suggest import did_you_mean
 
-# Flags of Hydra without a use here, as the verb chooses the root config.
+# Hydra flags that are not supported, and what to use instead.
 _NOT_HERE = {
     "config_name": "the verb chooses the config",
     "config_path": "a folder of your own options is added with --config-dir",
     "experimental_rerun": "from=<run> runs an earlier run's config again",
 }
 
-# Values of these keys are paths, taken literally if Hydra's grammar would read them as something else.
+# Keys whose values are paths: taken literally if Hydra's grammar would parse them as something else.
 PATH_KEYS = frozenset(
     {"from", "init_from", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
 )
-_LISTS = ("inputs", "images")  # path keys that take several
+_LISTS = ("inputs", "images")  # path keys that accept several values
 
 
 @dataclass(frozen=True)
 class Request:
-    """A verb, overrides and a folder of the user's own options, before any check."""
+    """A verb, its overrides and the folder of the user's own options, not yet validated."""
 
     verb: str
     overrides: tuple[str, ...] = ()
@@ -41,20 +41,24 @@ class Request:
     words: tuple[str, ...] = field(default=(), compare=False)
     """The overrides as typed, before paths were quoted."""
     base: Mapping[str, Any] | None = field(default=None, compare=False)
-    """An earlier run's resolved config, to start from instead of the default options."""
+    """An earlier run's resolved config, used instead of the default options."""
     base_file: Path | None = field(default=None, compare=False)
     """The file that `base` was read from."""
 
     def with_option(self, group: str, option: str) -> Request:
-        """Return the same request with another option of a group."""
+        """Return the request for a single run with another option of a group."""
         kept = tuple(text for text in self.overrides if not text.startswith(f"{group}="))
         return replace(self, overrides=(*kept, f"{group}={option}"), multirun=False)
 
 
 def parse(words: Sequence[str]) -> Namespace:
-    """Parse the flags and overrides of a command line. Raises `RequestError`.
+    """Parse the flags and overrides of a command line.
 
-    Words that only look like flags stay among the overrides, so that they are reported with everything else.
+    Unknown flags are kept as overrides, so that they are reported together with all other problems, unless each
+    of them resembles a known flag.
+
+    Raises:
+        RequestError: If flags are misspelled or misused.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -71,9 +75,10 @@ def parse(words: Sequence[str]) -> Namespace:
 
 
 def request_from(verb: str, arguments: Namespace) -> Request:
-    """Return the request of parsed arguments, with paths quoted if Hydra would misread them.
+    """Return the request of a parsed command line, quoting paths that Hydra would misread.
 
-    Raises `RequestError` for Hydra flags without a meaning here, and for overrides that would run code.
+    Raises:
+        RequestError: If a Hydra flag is not supported, or an override would run code.
     """
     for flag, instead in _NOT_HERE.items():
         if getattr(arguments, flag) is not None:
@@ -93,7 +98,7 @@ def _literal_path(text: str, multirun: bool) -> str:
     try:
         parsed = parse_override(text)
         found = parsed.value()
-        # Hydra reads a list with quotes in it; `several` reads the others, which may be less regular.
+        # Hydra parses lists that contain quotes; `several` parses all others, as it is more lenient.
         listed = found if isinstance(found, list) and key in _LISTS and re.search("['\"]", value) else [found]
         plain = found is None or all(isinstance(one, str) for one in listed)
         if (multirun and parsed.is_sweep_override()) or (plain and not parsed.is_sweep_override()):
@@ -110,7 +115,7 @@ def quoted(text: str) -> str:
 
 
 def override_value(request: Request, key: str) -> Any:
-    """Return the value that the overrides give a key; None if they do not, or not in Hydra's syntax."""
+    """Return the value that the overrides give a key; None if there is none in valid Hydra syntax."""
     for text in reversed(request.overrides):
         if key_of(text) == key:
             with suppress(HydraException):

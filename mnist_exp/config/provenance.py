@@ -1,4 +1,4 @@
-"""Find where a value of the composed config comes from: the command line, or a line of a YAML file."""
+"""Find where a value of the composed config was set: on the command line or in a line of a YAML file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ COMMAND_LINE = "command line"
 
 
 class Places:
-    """Find the place of a dotted path, such as `model.layers.2.filters`.
-
-    As in Hydra, the first of the `folders` that has an option's file counts.
-    """
+    """Find where the values at dotted paths, such as `model.layers.2.filters`, were set."""
 
     def __init__(
         self,
@@ -25,7 +22,15 @@ class Places:
         override_keys: Sequence[str],
         saved: Path | None = None,
     ) -> None:
-        """`saved` is the file of an earlier run's config, used for the groups that no override chose."""
+        """Record what the config was composed from.
+
+        Args:
+            verb: The name of the root config.
+            folders: As in Hydra, the first that contains an option's file is used.
+            choices: The chosen option of each group.
+            override_keys: The keys and groups of the overrides.
+            saved: The file of an earlier run's config, used for the groups that no override chose.
+        """
         self._saved = saved
         self._verb = verb
         self._folders = folders
@@ -33,9 +38,9 @@ class Places:
         self._override_keys = [key.split("@", 1)[0] for key in override_keys]
 
     def place(self, path: str) -> str:
-        """Return `file:line`, or `command line`."""
+        """Return where the value at a dotted path was set, as `file:line` or `command line`."""
         for key in self._override_keys:
-            # Changing one entry of a list is not the cause of a problem with the list as a whole.
+            # An override of one list entry is not the cause of a problem with the list as a whole.
             inside = key.startswith(f"{path}.") and not key[len(path) + 1].isdigit()
             if key not in self._choices and (f"{path}.".startswith(f"{key}.") or inside):
                 return COMMAND_LINE
@@ -44,7 +49,7 @@ class Places:
             saved_line = _line(self._saved, path, whole_path=True)
             if saved_line:
                 return f"{short(self._saved)}:{saved_line}"
-        # Presets are merged over everything else; then the group's own file, then the root config.
+        # In order of precedence: presets, the group's own file, the root config.
         presets = [name for name in ("debug", "experiment") if self._choices.get(name) not in (None, "none")]
         candidates = [(name, "") for name in presets]
         if group in self._choices:
@@ -62,7 +67,7 @@ class Places:
         return f"{short(root)}:{line}" if root and line else COMMAND_LINE
 
     def _inherited(self, group: str, option: str, path: str) -> str | None:
-        """Return where an option, or one of its defaults, gives the whole path."""
+        """Return where an option, or one of its defaults, sets the whole path; None if they do not."""
         file = self._file(f"{group}/{option}.yaml")
         if file is None:
             return None
@@ -78,8 +83,10 @@ class Places:
 
 
 def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
-    """Return the line of the deepest part of `path` in the file; None if there is no part of it, or with
-    `whole_path`, not all of it.
+    """Return the line of the deepest part of `path` that exists in a file.
+
+    This is the first line of the content if no part exists, and None if the file is empty. With `whole_path`, it
+    is also None unless the whole path exists.
     """
     node = yaml.compose(file.read_text(encoding="utf-8"))
     line = None if node is None else node.start_mark.line + 1

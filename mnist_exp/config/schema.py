@@ -1,7 +1,8 @@
-"""The typed, frozen config that the rest of the program works with.
+"""The typed, immutable config that the rest of the program works with.
 
-What is checked here: unknown keys, types, ranges, and values that contradict each other. Layers, losses,
-metrics and optimizers are checked by building them with Keras (`mnist_exp.engine.keras_check.check`).
+The classes here check for unknown keys, types, ranges, and values that contradict each other. Layers, losses,
+metrics and optimizers are checked by name in `mnist_exp.keras_spec`, and then by building them with Keras
+(`mnist_exp.engine.keras_check.check`).
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from mnist_exp.suggest import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-WHITENED_VALUES = 4096  # a matrix of 64 MiB
+WHITENED_VALUES = 4096  # whitening this many values takes a matrix of 64 MiB
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 LayerChoice = int | Annotated[str, Field(min_length=1)]
-"""A layer by its place in `model.layers` (3, `3.layers.0`) or by its name."""
+"""A layer, by its index in `model.layers` (3, `3.layers.0`) or by its name."""
 
 
 class Frozen(BaseModel):
-    """Immutable; unknown keys, NaN and infinity are refused."""
+    """Immutable base class of configs. It rejects unknown keys, wrong types, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class FileSpec(Frozen):
-    """A file of a data set. In YAML a name alone, or a mapping with digests too."""
+    """A file of a data set: in YAML, its name, or a mapping of its name and digests."""
 
     name: str
     sha256: str | None = None
-    """SHA-256 of the (uncompressed) content."""
+    """SHA-256 of the uncompressed content."""
     gz_sha256: str | None = None
-    """SHA-256 of the archive `<name>.gz` itself, where that of the content is not published."""
+    """SHA-256 of the archive `<name>.gz`, if that of the content is not published."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,7 +45,7 @@ class FileSpec(Frozen):
         return {"name": value} if isinstance(value, str) else value
 
 
-# The parts that each source is made of. Those of the test set may be null: it has none then.
+# The parts of each source. Test parts may be null if the data set has no test images.
 PARTS = {
     "idx": ("train_images", "train_labels", "test_images", "test_labels"),
     "csv": ("train", "test"),
@@ -55,7 +56,7 @@ PARTS = {
 
 
 class DataConfig(Frozen):
-    """Where the images come from, what they are, and which are used for what."""
+    """The source of the images, their shape and classes, and how they are split."""
 
     name: str
     source: Literal["idx", "csv", "npz", "folder", "digits"]
@@ -72,22 +73,25 @@ class DataConfig(Frozen):
     fallback: str | None
 
     def __hash__(self) -> int:
-        return hash((self.name, self.source, self.dir))  # `files` has no hash
+        return hash((self.name, self.source, self.dir))  # `files` is not hashable
 
     @property
     def parts(self) -> dict[str, FileSpec]:
-        """The files that there are, in the order of `PARTS`."""
+        """The files of the parts that are not null, in the order of `PARTS`."""
         return {part: spec for part in PARTS[self.source] if (spec := self.files[part]) is not None}
 
     @property
     def as_found(self) -> DataConfig:
-        """The same without what is chosen after the images were read: two such are equal for equal sources."""
+        """The config without the settings that select images after reading them.
+
+        Two configs that read the same images are equal in this form.
+        """
         return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
 
     @field_validator("files", mode="before")
     @classmethod
     def _no_files(cls, value: Any) -> Any:
-        return {} if value is None else value  # as runs of earlier versions keep it
+        return {} if value is None else value  # null in configs saved by earlier versions
 
     @field_validator("files")
     @classmethod
@@ -95,7 +99,7 @@ class DataConfig(Frozen):
         cls, value: dict[str, FileSpec | None], info: ValidationInfo
     ) -> dict[str, FileSpec | None]:
         source = info.data.get("source")
-        if source is None:  # itself wrong
+        if source is None:  # invalid, and reported as such
             return value
         parts = PARTS[source]
         for part in value:
@@ -129,7 +133,8 @@ class DataConfig(Frozen):
     @field_validator("dir")
     @classmethod
     def _absolute(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # A run is resumed and repeated from other directories too. An empty variable is one that is not set.
+        # Absolute, as runs may be resumed and repeated from other directories. An empty environment variable
+        # counts as unset.
         if value:
             return os.path.abspath(os.path.expanduser(value))
         files = info.data.get("files")
@@ -166,7 +171,7 @@ class DataConfig(Frozen):
 
 
 class PreprocessConfig(Frozen):
-    """What the saved model does to raw pixels before its first layer."""
+    """The transformation of raw pixels at the saved model's input."""
 
     name: str
     type: Literal["unit", "standardize", "pca", "zca"]
@@ -191,11 +196,11 @@ Pixels = Annotated[int, Field(ge=0)]
 
 
 class AugConfig(Frozen):
-    """Random transforms of training images, in the terms of Keras' ImageDataGenerator."""
+    """Augmentation: transforms in the terms of Keras' `ImageDataGenerator`, elastic distortion, Keras layers."""
 
     name: str
     rotation_range: Annotated[float, Field(ge=0, le=180)]
-    # An integer, a number with a decimal point and a list mean different things here.
+    # Integers, floats and lists have different meanings; conf/aug/none.yaml explains them.
     width_shift_range: Pixels | Range | tuple[float, ...]
     height_shift_range: Pixels | Range | tuple[float, ...]
     shear_range: Annotated[float, Field(ge=0, lt=90)]
@@ -225,7 +230,7 @@ class AugConfig(Frozen):
 
     @property
     def zoom(self) -> tuple[float, float]:
-        """The lowest and the highest zoom; under 1 enlarges."""
+        """The lowest and highest zoom; values below 1 enlarge."""
         if isinstance(self.zoom_range, tuple):
             return self.zoom_range
         return 1 - self.zoom_range, 1 + self.zoom_range
@@ -247,17 +252,17 @@ class AugConfig(Frozen):
 
     @property
     def shown_name(self) -> str:
-        """The name, unless values given beside `aug=none` make it untrue."""
+        """The option's name, or `custom` if overrides of `aug=none` enable augmentation."""
         return "custom" if self.name == "none" and not self.is_identity else self.name
 
     @property
     def is_identity(self) -> bool:
-        """Whether no image is ever changed."""
+        """Whether augmentation leaves every image unchanged."""
         return not self.resamples and not any(entry is not None for entry in self.layers)
 
     @property
     def resamples(self) -> bool:
-        """Whether pixels are moved by what stands beside `layers`."""
+        """Whether any setting other than `layers` moves pixels."""
         ranges = (self.rotation_range, self.shear_range, self.width_shift_range, self.height_shift_range)
         return (
             any(any(value) if isinstance(value, tuple) else value for value in ranges)
@@ -269,7 +274,7 @@ class AugConfig(Frozen):
 
 
 class ModelConfig(Frozen):
-    """A list of layers; whatever else stands beside it is a knob that the list refers to."""
+    """A list of layers; any other key is a parameter that `layers` can interpolate."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -277,7 +282,7 @@ class ModelConfig(Frozen):
 
 
 class OptimizerConfig(Frozen):
-    """A Keras optimizer; every further key is an argument of its class."""
+    """A Keras optimizer; any other key is an argument of its class."""
 
     model_config = ConfigDict(extra="allow")
     type: str
@@ -287,7 +292,7 @@ class OptimizerConfig(Frozen):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the class is called with; null means its own default."""
+        """The arguments of the optimizer's class; those that are null are left at its defaults."""
         return {key: value for key, value in self.model_dump(exclude={"type"}).items() if value is not None}
 
 
@@ -300,7 +305,7 @@ class PlateauConfig(Frozen):
 
 
 class ScheduleConfig(Frozen):
-    """The learning rate of each step, as a fraction of `optimizer.learning_rate`."""
+    """The learning rate schedule, as fractions of `optimizer.learning_rate`."""
 
     type: Literal["constant", "linear", "cosine", "exponential", "one_cycle", "reduce_on_plateau"]
     warmup_epochs: Annotated[float, Field(ge=0)]
@@ -324,7 +329,7 @@ class ScheduleConfig(Frozen):
 
 
 class SelectConfig(Frozen):
-    """The metric by which the best epoch is chosen, on validation data."""
+    """The validation metric that determines the best epoch."""
 
     metric: Annotated[str, Field(pattern="^val/.+")]
     mode: Literal["max", "min"]
@@ -339,14 +344,14 @@ class SelectConfig(Frozen):
 
 
 class EarlyStoppingConfig(Frozen):
-    """When a training ends before its last epoch: after `patience` epochs without a better one."""
+    """Early stopping after `patience` epochs without improvement (null: never)."""
 
     patience: Count | None
     min_delta: Annotated[float, Field(ge=0)]
 
 
 class TrainingConfig(Frozen):
-    """How long, in what batches, by what loss, and which epoch is kept."""
+    """Epochs, batch size, loss, metrics, and the selection of the epoch to keep."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     batch_size: Count
@@ -362,7 +367,7 @@ class TrainingConfig(Frozen):
 
     @property
     def one_hot(self) -> bool:
-        """Whether the loss takes one-hot targets; Keras' `sparse_…` losses take class numbers."""
+        """Whether the loss expects one-hot targets; Keras' `sparse_…` losses expect class indices."""
         return not self.loss.lower().replace("_", "").startswith("sparse")
 
     @model_validator(mode="after")
@@ -373,7 +378,7 @@ class TrainingConfig(Frozen):
 
 
 class DeviceConfig(Frozen):
-    """Where to compute and in which numbers; `auto` is resolved at the start of a run."""
+    """The device, its threads, and the precision; `auto` is resolved at the start of a run."""
 
     kind: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "float32", "bfloat16"]
@@ -382,13 +387,17 @@ class DeviceConfig(Frozen):
 
 
 def a_store(value: str | None) -> str | None:
-    """The URI of an MLflow store, absolute; None for one that is empty. Raises `ValueError`."""
+    """Return the URI of an MLflow store, with an absolute path for SQLite; None if it is empty.
+
+    Raises:
+        ValueError: If it is not the URI of a database or server.
+    """
     if not value:
         return None
     if "://" not in value or value.startswith("file:"):
         raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
     sqlite, file = value[:10], value[10:]
-    return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # runs go on from elsewhere too
+    return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # as runs may be resumed elsewhere
 
 
 class TrackingConfig(Frozen):
@@ -410,14 +419,14 @@ class TrackingConfig(Frozen):
 
 
 class BudgetConfig(Frozen):
-    """What a model may cost; over it, nothing is trained."""
+    """Limits on the model's parameters and multiply-adds; a model that exceeds them is refused."""
 
     max_parameters: Count | None
     max_macs: Count | None
 
 
 class DebugConfig(Frozen):
-    """Help for finding out why a training does not work."""
+    """Debugging aids for a model that does not train as it should."""
 
     name: str
     max_steps: Count | None
@@ -425,7 +434,7 @@ class DebugConfig(Frozen):
 
 
 class SweepConfig(Frozen):
-    """How a sweep is kept, and what happens to jobs that cannot run."""
+    """The sweep's name, whether to start it over, and whether to skip invalid jobs."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] | None
     skip_invalid: bool
@@ -433,7 +442,7 @@ class SweepConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """Everything that a training run is made of."""
+    """All settings of a training run."""
 
     seed: Seed
     name: Annotated[str, Field(min_length=1, max_length=100)] | None
@@ -458,7 +467,7 @@ class TrainConfig(Frozen):
     def _groups_agree(self) -> TrainConfig:
         wrong = [*self._unwatched(), *self._too_large_to_whiten(), *self._warmup_without_end()]
         if wrong:
-            raise ValueError("\n".join(wrong))  # each begins with the key that is to be changed
+            raise ValueError("\n".join(wrong))  # each starts with the key to change
         return self
 
     def _unwatched(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Turn a request into a typed config, or into every problem that can be found without Keras."""
+"""Turn a request into a typed config, or report every problem that can be found without Keras."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mnist_exp.suggest import did_you_mean, nearest
 
 Config = TypeVar("Config", bound=Frozen)
 
-# The code of each of pydantic's error types; any other is a wrong type.
+# Problem codes by pydantic error type; any other error type is `wrong-type`.
 _CODES: Mapping[str, Code] = {
     "extra_forbidden": "unknown-key",
     "missing": "missing-value",
@@ -42,7 +42,7 @@ class CheckResult(Generic[Config]):
     """The result of checking a request without Keras."""
 
     config: Config | None
-    """The validated config, with our defaults in place of what is wrong; None if that is not enough."""
+    """The validated config, with defaults in place of invalid values; None if it is invalid even then."""
     composition: Composition
     problems: tuple[Problem, ...]
     """All problems found so far, sorted by place."""
@@ -50,7 +50,11 @@ class CheckResult(Generic[Config]):
     """Whether Keras can check the config further."""
 
     def unwrap(self) -> tuple[Config, Composition]:
-        """Return the config and its composition. Raises `RequestError` if there are problems."""
+        """Return the config and its composition.
+
+        Raises:
+            RequestError: If there are problems.
+        """
         if self.problems:
             raise RequestError(self.problems)
         assert self.config is not None
@@ -60,7 +64,8 @@ class CheckResult(Generic[Config]):
 def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]:
     """Compose and validate a request.
 
-    Raises `RequestError` if not even our own options can be composed.
+    Raises:
+        RequestError: If composition fails even without overrides.
     """
     composition = compose(request)
     problems = list(composition.problems)
@@ -75,7 +80,8 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
         values = repair.values
     if schema is TrainConfig:
         problems += unreported(_problems_by_name(composition), problems)
-    # A default for the images' shape or number of classes, or for the model, would lead to problems of our making.
+    # With a default in place of the image shape, the number of classes or the model, Keras would report problems
+    # that the request does not have.
     paths = {problem.path for problem in problems}
     needs_keras = (
         config is not None
@@ -88,18 +94,22 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
 
 
 def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
-    """Compose and validate a request. Raises `RequestError` with all problems."""
+    """Compose and validate a request.
+
+    Raises:
+        RequestError: If there are problems; it contains all of them.
+    """
     return check_request(request, schema).unwrap()
 
 
 def unreported(problems: Iterable[Problem], reported: Iterable[Problem]) -> list[Problem]:
-    """Return the problems whose keys have no reported problem yet."""
+    """Return the problems at paths that have no reported problem yet."""
     paths = {problem.path for problem in reported if problem.path}
     return [problem for problem in problems if problem.path not in paths]
 
 
 def _problems_by_name(composition: Composition) -> list[Problem]:
-    """Return the layers, optimizers, losses, metrics and arguments that Keras does not have."""
+    """Return a problem for each layer, optimizer, loss, metric or argument that Keras does not have."""
     problems: list[Problem] = []
 
     def report(path: str, message: str) -> None:
@@ -118,9 +128,9 @@ def _problems_by_name(composition: Composition) -> list[Problem]:
 
 
 class _Repair(Generic[Config]):
-    """Puts our defaults in place of what is wrong in a config, to find what else is wrong."""
+    """Replace the invalid values of a config with defaults, to find further problems."""
 
-    _ROUNDS = 3  # contradictions between settings show only once each setting is valid by itself
+    _ROUNDS = 3  # contradictions between settings show only once each setting is valid on its own
 
     def __init__(self, composition: Composition, schema: type[Config], verb: str) -> None:
         self._composition, self._schema = composition, schema
@@ -130,7 +140,7 @@ class _Repair(Generic[Config]):
         self.problems: list[Problem] = []
 
     def run(self, error: ValidationError) -> Config | None:
-        """Return the repaired config; None if our defaults are not enough."""
+        """Return the repaired config; None if defaults do not make it valid."""
         self.problems += _problems(error, self._composition, self._schema)
         for _ in range(self._ROUNDS):
             if not all(map(self._put_default, self._wrong_paths(error))):
@@ -139,7 +149,7 @@ class _Repair(Generic[Config]):
                 return _validated(self.values, self._schema)
             except ValidationError as further:
                 error = further
-            # Without those that one of our defaults takes part in.
+            # Leave out problems that mention a repaired key: a default may have caused them.
             names = {path.rpartition(".")[2] for path in self._repaired}
             self.problems += [
                 problem
@@ -156,7 +166,10 @@ class _Repair(Generic[Config]):
                 yield from map(_first_key, _message(details, None, self._schema).split("\n"))
 
     def _put_default(self, path: str) -> bool:
-        """Put our default at a path. Return whether that was possible."""
+        """Replace the value at a path with its default, or remove it if it has none.
+
+        Returns whether this was possible.
+        """
         *parents, key = path.split(".")
         node: Any = self.values
         default: Any = self._defaults
@@ -178,7 +191,7 @@ def _entry(node: Any, part: str) -> Any:
 
 
 def _validated(values: Mapping[Any, Any], schema: type[Config]) -> Config:
-    # By way of JSON, so that lists become tuples while numbers and strings stay apart.
+    # In JSON, pydantic's strict mode accepts lists for tuples, and still distinguishes numbers from strings.
     return schema.model_validate_json(json.dumps(values, default=str))
 
 
@@ -196,10 +209,10 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
             unknown.add(path)
         message = _message(details, value, schema)
         if path:
-            # Of the branches of a union, the first (the usual one) is reported.
+            # For a union, report the error of its first branch, the most common one.
             problems.setdefault(path, _problem_at(path, value, message, code_of(details["type"]), composition))
             continue
-        for sentence in message.split("\n"):  # between groups
+        for sentence in message.split("\n"):  # contradictions between groups
             key = _first_key(sentence)
             problems.setdefault(key, Problem("contradiction", composition.place(key), sentence, key))
     inner = {path for path in problems for other in problems if path.startswith(f"{other}.")}
@@ -210,7 +223,7 @@ def _problems(error: ValidationError, composition: Composition, schema: type[Fro
 
 
 def code_of(error_type: str) -> Code:
-    """Return the code of one of pydantic's error types."""
+    """Return the problem code of a pydantic error type."""
     return _CODES.get(error_type, "wrong-type")
 
 
@@ -223,13 +236,13 @@ def _problem_at(path: str, value: Any, message: str, code: Code, composition: Co
 
 
 def _first_key(sentence: str) -> str:
-    """Return the dotted key that a sentence about several groups begins with, which is the one to change."""
+    """Return the dotted key at the start of a sentence about several groups, which is the key to change."""
     match = re.match(r"[a-z_]+(\.[a-z_]+)*(?=[:=])", sentence)
     return match[0] if match else ""
 
 
 def _missing_keys(group: str, keys: Sequence[str], unknown: Set[str], composition: Composition) -> Problem:
-    """Return one problem for a group's missing keys, without those that are there under a misspelt name."""
+    """Return one problem for a group's missing keys, except those that are present but misspelled."""
     names = [path.rpartition(".")[2] for path in unknown if path.rpartition(".")[0] == group]
     keys = [key for key in keys if not any(nearest(name, keys) == key for name in names)] or keys
     message = f"missing: {', '.join(keys)}"
@@ -239,7 +252,7 @@ def _missing_keys(group: str, keys: Sequence[str], unknown: Set[str], compositio
 
 
 def _locate(details: ErrorDetails, values: Any) -> tuple[str, Any]:
-    """Return the dotted path of an error, without the names of union branches, and the value there."""
+    """Return the dotted path of an error, without the names of union branches, and the value at the path."""
     parts: list[str] = []
     node = values
     for part in details["loc"]:
@@ -265,7 +278,7 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
     message = message.replace("a valid ", "a ").replace("must be a integer", "must be an integer")
     message = re.sub(r"must be an? (array|tuple)", "must be a list", message).replace("an object", "a mapping")
     if kind == "string_pattern_mismatch":
-        message = "must be val/<metric>, such as val/accuracy"  # the only pattern
+        message = "must be val/<metric>, such as val/accuracy"  # the only pattern in the schemas
     if details["loc"] and not isinstance(value, dict) and (keys := _fields(schema, details["loc"])):
         return f"is no value but a group of keys: {', '.join(keys)}; found {_shown(value)}"
     if kind == "string_too_short":

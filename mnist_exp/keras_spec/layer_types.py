@@ -1,4 +1,4 @@
-"""The layers that a list may use, their arguments, and what is wrong with a list: all that needs no Keras."""
+"""The layer types that configs may use, and the checks of layer lists that do not need Keras."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from mnist_exp.keras_spec.signatures import Arguments, class_arguments, names, s
 from mnist_exp.keras_spec.traits import TRAITS
 from mnist_exp.suggest import did_you_mean, near_or_all, nearest
 
-# What a part of the config is wrong in: the dotted path and the message.
+# Called with the dotted path and the message of each problem.
 Report = Callable[[str, str], None]
 
-# May be entries of a list of layers.
+# Layer types that may be entries of a list of layers.
 ALLOWED = frozenset(kind for kind, row in TRAITS.items() if row.listed)
-# May merge the branches of a `Parallel`.
+# Layer types that may merge the branches of a `Parallel`.
 MERGES = frozenset(kind for kind, row in TRAITS.items() if row.merges)
-# May be entries of `aug.layers`.
+# Layer types that may be entries of `aug.layers`.
 AUGMENTATIONS = frozenset(kind for kind, row in TRAITS.items() if row.augments)
-# Have `padding: causal`.
+# Layer types that accept `padding: causal`.
 CAUSAL = frozenset(kind for kind, row in TRAITS.items() if row.accepts_causal)
-# Their output has the shape of their input.
+# Layer types whose output has the shape of their input.
 KEEP_SHAPE = frozenset(kind for kind, row in TRAITS.items() if row.keeps_shape and row.listed)
 
-MOST_TIMES = 1000  # that a list can be repeated
+MOST_TIMES = 1000  # the largest `times` of a `Repeat`
 
-# Ways of writing, and the keys that each has and those that it needs.
+# Entries that combine layers, with their allowed and their required keys.
 COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "Repeat": (frozenset({"layers", "times"}), frozenset({"layers", "times"})),
     "Residual": (frozenset({"layers", "shortcut"}), frozenset({"layers"})),
     "Parallel": (frozenset({"branches", "merge"}), frozenset({"branches"})),
 }
 
-# Arguments that are looked up by name, and where: by the end of their own name.
+# Arguments whose values Keras looks up by name: the last word of the argument, and the module searched.
 _NAMED = {"activation": "activations", "initializer": "initializers", "regularizer": "regularizers"} | {
     "constraint": "constraints"
 }
-# Arguments without a default that are numbers.
+# Arguments that take numbers, but have no default that shows it.
 _WHOLE = frozenset({"filters", "units", "n"})
 _NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
 _SIZES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "size", "cropping"})
-# Arguments that no shape depends on: without them the layers after this one can still be judged.
+# Arguments that do not affect the output's shape: if one is invalid, later layers can still be checked.
 _BESIDE_SHAPE = frozenset({"use_bias", "rate", "name", "trainable"})
-# Arguments for quantized layers, which plain Keras does not load from what is saved.
+# Arguments for quantized layers, which plain Keras cannot load from a saved model.
 _NOT_HERE = frozenset({"quantization_config", "gptq_unpacked_column_size", "lora_rank", "lora_alpha"})
-# Arguments that every layer has by way of its base class.
+# Arguments that every layer inherits from the base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
-# What an augmentation layer has, but is not given here.
+# Arguments that augmentation layers accept but a config may not set, and why.
 _NOT_FOR_AUGMENTATIONS = {"seed": "follows from the run's seed", "name": "the layers of aug.layers have none"}
 
 
 class ArgumentError(Exception):
-    """Something that Keras is asked for by name is wrong; `key` is the argument at fault, if it is one."""
+    """A fault of a layer, optimizer, loss or metric; `key` is the argument at fault, if there is one."""
 
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
@@ -62,7 +62,11 @@ class ArgumentError(Exception):
 
 
 def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
-    """The type and the arguments of an entry. Raises `ArgumentError`."""
+    """Return the type and arguments of an entry.
+
+    Raises:
+        ArgumentError: If it is neither a name nor a mapping with a `type`.
+    """
     if isinstance(entry, str):
         return entry, {}
     if not isinstance(entry, Mapping):
@@ -75,7 +79,7 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
 
 
 def check_list(entries: Any, path: str, report: Report) -> None:
-    """Report every entry, at any depth, whose type or arguments are not there."""
+    """Report the invalid types and arguments of a list of layers, including nested lists."""
     if not is_list(entries):
         report(path, f"expected a list of layers, found {entries!r}")
         return
@@ -86,7 +90,7 @@ def check_list(entries: Any, path: str, report: Report) -> None:
 
 @contextmanager
 def told_at(place: str, report: Report) -> Iterator[None]:
-    """Report an `ArgumentError` of the block at a place, or at the argument there."""
+    """Catch an `ArgumentError` of the block and report it, at the argument at fault if there is one."""
     try:
         yield
     except ArgumentError as error:
@@ -94,7 +98,7 @@ def told_at(place: str, report: Report) -> Iterator[None]:
 
 
 def tell(faults: Iterable[ArgumentError], place: str, report: Report) -> list[ArgumentError]:
-    """Report what is wrong with an entry, each at its argument. Returns it."""
+    """Report the faults of an entry, each at its argument, and return them as a list."""
     told = list(faults)
     for fault in told:
         report(f"{place}.{fault.key}" if fault.key else place, str(fault))
@@ -124,14 +128,18 @@ def _check_in_list(entry: Any, place: str, report: Report) -> None:
 
 
 def merge_faults(entry: Any) -> Iterator[ArgumentError]:
-    """What is wrong with how branches are merged; the keys are those of the `Parallel`."""
+    """Yield the faults of a `Parallel`'s `merge`; their keys are relative to the `Parallel`."""
     for fault in faults(entry, MERGES, "merge"):
         key = fault.key if isinstance(entry, Mapping) else None
         yield ArgumentError(str(fault), f"merge.{key}" if key else "merge")
 
 
 def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
-    """Raise `ArgumentError` for a `Repeat`, `Residual` or `Parallel` that is not written as such."""
+    """Check the keys of a `Repeat`, `Residual` or `Parallel`, its `times` and its number of branches.
+
+    Raises:
+        ArgumentError: The first fault found.
+    """
     for fault in name_faults(kind, arguments, *COMPOSITES[kind]):
         raise fault
     times = arguments.get("times", 1)
@@ -143,17 +151,17 @@ def check_composite(kind: str, arguments: Mapping[str, Any]) -> None:
 
 
 def is_beside_shape(key: str | None) -> bool:
-    """Whether what a layer gives has the same shape without this argument."""
+    """Return whether a layer's output shape does not depend on an argument."""
     return key is not None and (key in _BESIDE_SHAPE or key.rpartition("_")[2] in _NAMED)
 
 
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
-    """A list or a tuple, and no text."""
+    """Return whether a value is a list or tuple, rather than a string."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def augmentation_faults(entry: Any) -> Iterator[ArgumentError]:
-    """What is wrong with an entry of `aug.layers`: its type, its arguments."""
+    """Yield the faults of an entry of `aug.layers`: its type and its arguments."""
     if isinstance(entry, Mapping):
         for key, reason in _NOT_FOR_AUGMENTATIONS.items():
             if key in entry:
@@ -162,9 +170,14 @@ def augmentation_faults(entry: Any) -> Iterator[ArgumentError]:
 
 
 def faults(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of layers") -> Iterator[ArgumentError]:
-    """What is wrong with a layer: it may not stand there, or does not have its arguments.
+    """Yield the faults of a layer entry: a type that is not allowed, invalid arguments, or an invalid name.
 
-    Those of a misspelt layer are looked at as the arguments of the one that was meant.
+    If the type is misspelled, the arguments are checked as those of the type that was probably meant.
+
+    Args:
+        entry: The layer's name, or a mapping of its `type` and arguments.
+        allowed: The layer types allowed here.
+        where: What the entry belongs to, for messages.
     """
     try:
         kind, arguments = parse_entry(entry)
@@ -192,7 +205,11 @@ def faults(entry: Any, allowed: Set[str] = ALLOWED, where: str = "a list of laye
 
 
 def check_arguments(kind: str, name: str, arguments: Mapping[str, Any]) -> None:
-    """Raise the first of the faults of a class' arguments."""
+    """Check the arguments of a class of `keras.<kind>`.
+
+    Raises:
+        ArgumentError: The first fault found.
+    """
     for fault in argument_faults(kind, name, arguments):
         raise fault
 
@@ -200,7 +217,14 @@ def check_arguments(kind: str, name: str, arguments: Mapping[str, Any]) -> None:
 def argument_faults(
     kind: str, name: str, arguments: Mapping[str, Any], also: Set[str] = frozenset()
 ) -> Iterator[ArgumentError]:
-    """Arguments that a class of `keras.<kind>` does not have, that are missing, or of another kind of value."""
+    """Yield the faults of the arguments of a class of `keras.<kind>`: unknown, missing, or of the wrong type.
+
+    Args:
+        kind: The Keras module, such as `layers`.
+        name: The class in that module.
+        arguments: The arguments to check.
+        also: Further arguments that the class accepts.
+    """
     found = class_arguments(kind, name)
     assert found is not None, name
     known = (found.known | also) - _NOT_HERE
@@ -211,7 +235,7 @@ def argument_faults(
 
 
 def _value_faults(name: str, key: str, value: Any, of: Arguments) -> Iterator[ArgumentError]:
-    """A value of another kind than the argument's. Its range is Keras' to judge."""
+    """Yield the faults of an argument's value. Keras checks its range."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in (*of.switches, "trainable"):
         if not isinstance(value, bool):
@@ -239,7 +263,7 @@ def _value_faults(name: str, key: str, value: Any, of: Arguments) -> Iterator[Ar
 
 
 def _name_faults_of(kind: str, key: str, value: Any) -> Iterator[ArgumentError]:
-    # With arguments it is written as Keras does. Nothing else: `module` could name any code.
+    # With arguments, in Keras' own format. Other keys are rejected: `module` could name any code.
     if isinstance(value, Mapping):
         if value.keys() - {"class_name", "config"} or not isinstance(value.get("class_name"), str):
             yield ArgumentError("expected a name, or a mapping of class_name and config", key)
@@ -255,7 +279,7 @@ def _name_faults_of(kind: str, key: str, value: Any) -> Iterator[ArgumentError]:
 def name_faults(
     title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]
 ) -> Iterator[ArgumentError]:
-    """Names that are not `known`, and those of `required` that are missing."""
+    """Yield a fault for each argument that is not `known`, and one for all missing `required` ones."""
     meant = set()
     for name in arguments:
         if name not in known:

@@ -1,4 +1,4 @@
-"""What is wrong with an optimizer, a loss or a metric: all that needs no Keras."""
+"""The checks of optimizers, losses and metrics that do not need Keras."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ _OF_THE_MEAN = ("use_ema", "ema_momentum", "ema_overwrite_frequency")
 
 
 def check_objective(optimizer: Any, training: Any, report: Report) -> None:
-    """Report names that Keras does not know, and arguments that it does not take.
+    """Report optimizers, losses, metrics and arguments that Keras does not accept.
 
-    Takes the values of the two groups as they are written; what has not their form is the schema's to tell.
+    Args:
+        optimizer: The `optimizer` group, not yet validated; the schema reports values of the wrong type.
+        training: The `training` group, likewise.
+        report: Called with each problem.
     """
     if isinstance(optimizer, Mapping) and isinstance(kind := optimizer.get("type"), str):
         arguments = {key: value for key, value in optimizer.items() if key != "type" and value is not None}
@@ -31,13 +34,20 @@ def check_objective(optimizer: Any, training: Any, report: Report) -> None:
 
 
 def check_optimizer(kind: str, arguments: Mapping[str, Any]) -> None:
-    """Raise the first of an optimizer's faults."""
+    """Check the name and arguments of an optimizer.
+
+    Raises:
+        ArgumentError: The first fault found.
+    """
     for fault in optimizer_faults(kind, arguments):
         raise fault
 
 
 def optimizer_faults(kind: str, arguments: Mapping[str, Any]) -> Iterator[ArgumentError]:
-    """What is wrong with an optimizer's name and arguments; a misspelt one's are those of the one meant."""
+    """Yield the faults of an optimizer's name and arguments.
+
+    If the name is misspelled, the arguments are checked as those of the optimizer that was probably meant.
+    """
     known = classes("optimizers")
     meant = kind if kind in known else nearest(kind, known)
     if kind not in known:
@@ -46,13 +56,23 @@ def optimizer_faults(kind: str, arguments: Mapping[str, Any]) -> Iterator[Argume
         if key in arguments:
             yield ArgumentError("a running mean of the weights is asked for with training.ema=<momentum>", key)
     if meant is not None:
-        # The schema speaks for the keys that it knows.
+        # The schema checks the learning rate; the EMA arguments were reported above.
         others = {key: value for key, value in arguments.items() if key not in ("learning_rate", *_OF_THE_MEAN)}
         yield from argument_faults("optimizers", meant, others)
 
 
 def class_named(name: str, kind: str, what: str, key: str) -> str:
-    """The class of `keras.<kind>`, by its own name or in snake case. Raises `ArgumentError`."""
+    """Return the name of a class of `keras.<kind>`, given as it is or in snake case.
+
+    Args:
+        name: The name to look up.
+        kind: The Keras module, such as `metrics`.
+        what: The noun for the message, such as `metric`.
+        key: The key to report it at.
+
+    Raises:
+        ArgumentError: If there is no such class.
+    """
     for fault in _name_faults(name, kind, what, key):
         raise fault
     found = find_class(kind, name)
@@ -69,5 +89,5 @@ def _name_faults(name: str, kind: str, what: str, key: str) -> Iterator[Argument
 def _loss_faults(name: str, label_smoothing: Any) -> Iterator[ArgumentError]:
     yield from _name_faults(name, "losses", "loss", "loss")
     loss = find_class("losses", name)
-    if loss is not None and label_smoothing and not loss.startswith("Sparse"):  # which the schema refuses
+    if loss is not None and label_smoothing and not loss.startswith("Sparse"):  # rejected by the schema
         yield from argument_faults("losses", loss, {"label_smoothing": label_smoothing})

@@ -1,6 +1,6 @@
-"""The names and the arguments of Keras' classes, read from its source: importing it takes three seconds.
+"""The names and arguments of Keras' classes, read from its source, as importing Keras takes three seconds.
 
-What is read is what `inspect.signature` says of the imported classes; a test compares them.
+A test verifies that they agree with `inspect.signature` of the imported classes.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 
 _NOT_BY_NAME = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Loss", "Metric"}
 _NOT_BY_NAME |= {"Initializer", "Regularizer", "Constraint"}
-# Names of old that `get` still takes, and functions of the modules that are none of what they hold.
+# Legacy names that `get` still accepts, and exported functions that `get` does not look up.
 _OF_OLD = {"initializers": {"normal", "one", "uniform", "zero"}, "regularizers": {"l1l2"}}
 _FUNCTIONS = {"get", "serialize", "deserialize"}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """A constructor's arguments by name, and those that it cannot do without."""
+    """The names of a constructor's arguments, and which of them are required."""
 
     known: frozenset[str]
     required: frozenset[str]
     switches: frozenset[str]
-    """Those whose default is true or false."""
+    """Arguments whose default is true or false."""
     numbers: frozenset[str]
-    """Those whose default is a number."""
+    """Arguments whose default is a number."""
 
 
 @cache
 def exported(kind: str) -> dict[str, tuple[str, str]]:
-    """What `keras.<kind>` exports: the name, and the module and name of its definition."""
+    """Map each name that `keras.<kind>` exports to the module and name of its definition."""
     found = {}
     for node in _parsed(f"keras.{kind}").body:
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -45,37 +45,40 @@ def exported(kind: str) -> dict[str, tuple[str, str]]:
 
 @cache
 def class_arguments(kind: str, name: str) -> Arguments | None:
-    """The arguments of a class that `keras.<kind>` exports; None where it is not a class."""
+    """Return the arguments of a class that `keras.<kind>` exports; None if it exports no such class."""
     if name not in exported(kind):
         return None
     return _arguments(*exported(kind)[name])
 
 
 def same_class(kind: str, name: str, among: Iterable[str]) -> str | None:
-    """The one among these names that is another name of the same class, as MaxPool2D is of MaxPooling2D."""
+    """Return the name in `among` of the class that `name` refers to, such as MaxPooling2D for MaxPool2D."""
     found = exported(kind)
     return next((other for other in sorted(among) if name in found and found.get(other) == found[name]), None)
 
 
 def classes(kind: str) -> list[str]:
-    """The names of the classes that `keras.<kind>` exports, without bases and those that are made of others."""
+    """Return the classes that `keras.<kind>` exports, except base classes and those that wrap other optimizers."""
     return [name for name in exported(kind) if name[:1].isupper() and name not in _NOT_BY_NAME]
 
 
 @cache
 def names(kind: str) -> frozenset[str]:
-    """What `keras.<kind>.get` takes by name: activations, initializers, regularizers, constraints."""
+    """Return the names that `keras.<kind>.get` accepts.
+
+    `kind` is `activations`, `initializers`, `regularizers` or `constraints`.
+    """
     found = exported(kind).keys() - _NOT_BY_NAME - _FUNCTIONS
     return frozenset(found | {snake_case(name) for name in found} | _OF_OLD.get(kind, set()))
 
 
 def find_class(kind: str, name: str) -> str | None:
-    """The class of `keras.<kind>` with this name, as it is or in snake case; None where there is none."""
+    """Return the class of `keras.<kind>` with this name, as it is or in snake case; None if there is none."""
     return next((known for known in classes(kind) if name in (known, snake_case(known))), None)
 
 
 def snake_case(class_name: str) -> str:
-    """Keras' own name for a class in lower case: Conv2D is conv2d, F1Score f1_score."""
+    """Convert a class name to snake case as Keras does: Conv2D becomes conv2d, F1Score becomes f1_score."""
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", class_name)).lower()
 
 
@@ -89,7 +92,7 @@ def _arguments(module: str, name: str) -> Arguments | None:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             return _of_function(node.args)
     for base in definition.bases:
-        # `optimizer.Optimizer` and `Optimizer` alike.
+        # A base may be written as `optimizer.Optimizer` or `Optimizer`.
         text = ast.unparse(base)
         owner, _, last = text.rpartition(".")
         imported = _imported(tree)
@@ -130,7 +133,7 @@ def _imported(tree: ast.Module) -> dict[str, tuple[str, str]]:
 
 @cache
 def _package() -> Path:
-    spec = importlib.util.find_spec("keras")  # finds it, without importing it
+    spec = importlib.util.find_spec("keras")  # does not import it
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0])

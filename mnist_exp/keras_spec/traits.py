@@ -1,7 +1,7 @@
-"""The layer types that configs may use, one row each, with the traits that the rest of the package asks for.
+"""The layer types that configs may use, one row each, with the traits that the rest of the package relies on.
 
 To support another type of `keras.layers`, add its row here; `tests/keras_spec/test_traits.py` compares each row
-with what the layer does.
+with the layer's behaviour.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Literal
 
 Reads = Literal[
     "position",  # the unit's own position in the input
-    "window",  # a kernel or pooling window of `strides`, `dilation_rate` and `padding`
-    "transposed window",  # the positions from which such a window is written
+    "window",  # a kernel or pooling window, placed by `strides`, `dilation_rate` and `padding`
+    "transposed window",  # the positions whose output window contains the unit
     "scaled",  # the position divided by `size`, as in upsampling
-    "padded",  # the position moved by `padding`
-    "cropped",  # the position moved by `cropping`
+    "padded",  # the position shifted by `padding`
+    "cropped",  # the position shifted by `cropping`
     "permuted",  # the position in another order of axes (`dims`)
-    "features",  # all of the last axis, at the unit's own position along the others
-    "axes",  # all of the layer's `axis`, at the unit's own position along the others
+    "features",  # the whole last axis, at the unit's own position along the others
+    "axes",  # the whole of the layer's `axis`, at the unit's own position along the others
     "inputs",  # the unit's own position in several inputs
     "reshaped",  # the same values in row-major order under another shape
     "pooled",  # everything, reduced to one value per channel
@@ -37,15 +37,15 @@ class Traits:
 
     reads: Reads
     kernel: Kernel | None = None
-    """None for a layer that multiplies its input with no kernel."""
+    """None for a layer without a kernel."""
     listed: bool = True
     """May be an entry of a list of layers."""
     merges: bool = False
     """May merge the branches of a `Parallel`."""
     augments: bool = False
-    """May be an entry of `aug.layers`: changes images, and neither labels nor sizes."""
+    """May be an entry of `aug.layers`: changes images, but neither their labels nor their size."""
     keeps_shape: bool = False
-    """The output has the shape of the input, whatever the arguments."""
+    """The output has the shape of the input, for any arguments."""
     is_inert: bool = False
     """At inference, the output is the input, perhaps in another shape."""
     mixes_batch: bool = False
@@ -53,11 +53,11 @@ class Traits:
     accepts_causal: bool = False
     """Has `padding: causal` (in Keras 3.15, the other 1D convolutions reject it although they document it)."""
     is_step: bool = True
-    """A step of a design, not an addition to the layer before it."""
+    """A step in the design of a model, rather than an addition to the previous layer."""
 
     @property
     def is_convolution(self) -> bool:
-        """Whether the layer moves a kernel over positions."""
+        """Whether the layer slides a kernel over positions."""
         return self.kernel in ("convolution", "transposed", "depthwise", "separable")
 
     @property
@@ -75,10 +75,10 @@ _NORMALIZATION = Traits("axes", keeps_shape=True, is_step=False)
 _MERGE = Traits("inputs", listed=False, merges=True)
 _AUGMENTATION = Traits("everything", listed=False, augments=True, keeps_shape=True)
 
-# Not in the table: layers that run or wrap foreign code, take several inputs (except the merges), or need text or
-# adaptation; adaptive pooling, which fails for some sizes or ends the process (Keras 3.15); augmentation layers
+# Not in the table: layers that run or wrap other code, take several inputs (except the merges), or need text or
+# `adapt`; adaptive pooling, which fails for some sizes or crashes the process (Keras 3.15); augmentation layers
 # that choose among others; and RandomElasticTransform, which displaces along one diagonal only and needs a known
-# batch size (Keras 3.15; `aug.elastic_alpha` replaces it).
+# batch size (Keras 3.15; use `aug.elastic_alpha` instead).
 TRAITS: Mapping[str, Traits] = {
     "Conv1D": Traits("window", "convolution", accepts_causal=True),
     "Conv2D": Traits("window", "convolution"),
@@ -158,14 +158,14 @@ TRAITS: Mapping[str, Traits] = {
     "RandomTranslation": _AUGMENTATION,
     "RandomZoom": _AUGMENTATION,
     "Solarization": _AUGMENTATION,
-    # Begins every model, without being in a list.
+    # The first layer of every model, never an entry of a list.
     "InputLayer": Traits("position", listed=False, keeps_shape=True, is_inert=True, is_step=False),
 }
 
-# For layers of models that were not made from a config: the cautious answers.
+# Conservative traits for any other layer; models that were not built from a config can contain one.
 _UNKNOWN = Traits("everything", listed=False, mixes_batch=True)
 
 
 def traits(layer: object) -> Traits:
-    """Return the traits of a Keras layer, by the name of its class."""
+    """Return the traits of a Keras layer, looked up by its class name."""
     return TRAITS.get(type(layer).__name__, _UNKNOWN)
