@@ -1,4 +1,4 @@
-"""Writing a data set in another format, so that reading it gives the same pixels, labels and order."""
+"""Write a data set in another format, preserving pixels, labels and order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mnist_exp.errors import RequestError
 
 
 def check(source: Source, to: str) -> None:
-    """Raises `RequestError` for what a format cannot hold."""
+    """Raise `RequestError` if the format `to` cannot hold the data set."""
     if to == "idx" and (most := max(int(part.labels.max()) for part in source.parts.values())) > 255:
         raise RequestError(f"to=idx: the labels of IDX files are bytes, up to 255; there is a label {most}")
     counts = np.bincount(source.train.labels, minlength=len(source.class_names))
@@ -22,7 +22,7 @@ def check(source: Source, to: str) -> None:
 
 
 def write(source: Source, to: str, target: Path, header: bool, advance: Advance) -> None:
-    """Write a data set into an empty folder. Raises `OSError`."""
+    """Write a data set to the empty folder `target` in the format `to`. Raises `OSError`."""
     parts = source.parts
     if to == "idx":
         idx.write(target, parts, advance)
@@ -35,14 +35,14 @@ def write(source: Source, to: str, target: Path, header: bool, advance: Advance)
 
 
 def differing(source: Source, to: str) -> dict[str, object]:
-    """The keys of `data` that must be given to read what was written, unless their defaults are these."""
+    """Return the `data` settings that read the written data set back; some may equal their defaults."""
     keys: dict[str, object] = {
         "data.shape": list(source.train.images.shape[1:]),
         "data.classes": len(source.class_names),
     }
     names = source.class_names
     if to == "folder":
-        # The folders name the classes, in the order of their names.
+        # Folder names are the class names, sorted.
         written = folder.folder_names(names)
         keys["data.class_names"] = None if names == folder.in_order(written) else list(names)
     elif to != "npz":

@@ -1,7 +1,7 @@
-"""CSV files: an image per line, its label first, then its pixels in C order (height, width, channel).
+"""Read and write CSV files: one image per line, its label, then its pixels in C order (height, width, channel).
 
-The first line may be a header, with a name for each column. Values are whole numbers, pixels from 0 to 255.
-Lines may end in CRLF, empty ones are passed over, and a byte order mark is no matter.
+The first line may be a header that names each column. Values are integers, pixels from 0 to 255. CRLF line
+endings and a byte order mark are accepted; empty lines are skipped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from mnist_exp.data.dataset import CHUNK, Advance, Images, Labels, Part, Shape
 from mnist_exp.errors import RequestError
 
-_SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # as some programs write what they call CSV
-_BLOCK = 1 << 20  # bytes read at a time: larger ones were hardly faster, and took 40 MB more
+_SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # used by some programs in their "CSV" files
+_BLOCK = 1 << 20  # bytes per read: larger blocks were hardly faster and took 40 MB more
 
 
 def read(path: Path, shape: Shape, classes: int) -> Part:
-    """The images and labels of a file. Raises `RequestError` with the line of what is wrong."""
+    """Read the images and labels of a file. Raises `RequestError` with the line of the first problem."""
     columns = _Columns(shape, classes)
     images, labels = _read(path, columns)
     if not len(labels) or labels.min() < 0 or labels.max() >= classes:
@@ -32,9 +32,10 @@ def read(path: Path, shape: Shape, classes: int) -> Part:
 
 
 def read_images(path: Path, shape: Shape) -> tuple[Images, bool]:
-    """The images of a file, and whether a label, which is not looked at, stands before each.
+    """Read the images of a file and ignore any labels. Raises `RequestError` with the line of the first problem.
 
-    Raises `RequestError` with the line of what is wrong.
+    Returns:
+        The images, and whether each line has a label before its pixels.
     """
     _, first = next(_rows(path), (0, []))
     labelled = len(first) == 1 + math.prod(shape)
@@ -43,7 +44,7 @@ def read_images(path: Path, shape: Shape) -> tuple[Images, bool]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """What is in a line: a label of so many classes (None: of any), or none; then the pixels."""
+    """The columns of a line: an optional label below `classes` (None: labels are ignored), then the pixels."""
 
     shape: Shape
     classes: int | None
@@ -59,8 +60,8 @@ class _Columns:
 
 
 def _read(path: Path, columns: _Columns) -> tuple[Images, Labels]:
-    """The images, and the labels as they are; of any number, perhaps none."""
-    import pyarrow as pa  # only here: it takes a sixth of a second to import
+    """Read the images and the unchecked labels (zeros if `classes` is None); there may be none."""
+    import pyarrow as pa  # imported here because it takes a sixth of a second
     from pyarrow import csv as fast
 
     skip = _header_lines(path, columns)
@@ -69,11 +70,11 @@ def _read(path: Path, columns: _Columns) -> tuple[Images, Labels]:
     if columns.labelled:
         types["0"] = pa.string() if columns.classes is None else pa.int64()
     pixels = names[columns.labelled :]
-    # A value takes two bytes at least: so many images are in the file at most. Unused memory is never touched.
+    # An upper bound, as each value takes at least two bytes with its separator. Unused memory is never touched.
     most = path.stat().st_size // (2 * columns.count) + 1
     images, labels = np.empty((most, len(pixels)), np.uint8), np.zeros(most, np.int64)
     count = 0
-    if _has_hexadecimals(path, skip):  # which the fast reader takes for numbers
+    if _has_hexadecimals(path, skip):  # pyarrow would read them as numbers
         _explain(path, columns)
     try:
         batches = fast.open_csv(
@@ -96,8 +97,11 @@ def _read(path: Path, columns: _Columns) -> tuple[Images, Labels]:
 
 
 def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) -> None:
-    """Write `train.csv` and `test.csv`; the header is the one of Kaggle's Digit Recognizer."""
-    # Every value with what follows it, in four bytes; the unused ones are taken out of the finished text.
+    """Write `train.csv` and, if there is a test part, `test.csv`.
+
+    `header` adds the header of Kaggle's Digit Recognizer.
+    """
+    # Each value and its separator, padded with zero bytes to four; the padding is removed from the finished text.
     inner, last = (np.array([f"{value}{end}" for value in range(256)], "S4").view("u4") for end in ",\n")
     for name, part in parts.items():
         pixels = part.images.reshape(len(part), -1)
@@ -116,7 +120,7 @@ def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) 
 
 
 def _header_lines(path: Path, columns: _Columns) -> int:
-    """How many lines come before the first image. Raises `RequestError` for a header of other columns."""
+    """Return the number of lines before the first image. Raises `RequestError` if the header does not fit."""
     rows = _rows(path)
     line, first = next(rows, (0, []))
     if not first:
@@ -146,7 +150,10 @@ def _has_hexadecimals(path: Path, skip: int) -> bool:
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Whether it holds names, or a name and the pixels' numbers: one damaged value makes no header."""
+    """Return whether a row is a header: only names, or a name followed by pixel numbers.
+
+    A line of values with a single damaged one is not a header.
+    """
     named = not any(map(_is_number, row))
     counted = not _is_number(row[0]) and [*map(str.strip, row[1:])] in (
         [*map(str, range(len(row) - 1))],
@@ -164,7 +171,7 @@ def _is_number(text: str) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The lines that are not empty, with their numbers from 1."""
+    """Yield the non-empty lines with their numbers, from 1."""
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             rows = csv.reader(file)
@@ -178,9 +185,9 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
-    """Look slowly for the first thing that is wrong with a file. Raises `RequestError` if there is one.
+    """Scan a file line by line and raise `RequestError` for the first problem, if there is one.
 
-    `highest` is the highest label, if it is known.
+    Slow, so only for files that appear to be invalid. `highest` is the highest label in the file, if known.
     """
     for number, (line, row) in enumerate(_rows(path)):
         if number == 0 and _is_header(row):
@@ -195,7 +202,7 @@ def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
             what, limit = ("label", (columns.classes or 0) - 1) if of_label else ("pixel", 255)
             value = text.strip()
             whole = value.isascii() and value.isdigit()
-            if not whole or float(value) > limit:  # int() refuses more than 4,300 digits
+            if not whole or float(value) > limit:  # not int(), which rejects more than 4,300 digits
                 advice = ""
                 if of_label and whole and len(value) < 10:
                     advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
@@ -206,7 +213,7 @@ def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
 
 
 def _other_length(row: Sequence[str], columns: _Columns) -> str:
-    """What is wrong with the number of a line's values, and which override would make it right."""
+    """Describe the mismatch in a line's number of values, with an override that would fix it if there is one."""
     found, shape, pixels = len(row), columns.shape, math.prod(columns.shape)
     for separator, name in _SEPARATORS.items():
         if found == 1 and len(row[0].split(separator)) >= pixels:

@@ -1,4 +1,4 @@
-"""Images and labels in memory, and what identifies them."""
+"""Images and labels in memory, and their digest."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Shape = tuple[int, int, int]
 """Height, width and channels of an image."""
 
 CHUNK = 2048
-"""So many images are converted at a time: enough to be fast, too few to need much memory."""
+"""Number of images converted at a time: enough to be fast, few enough to need little memory."""
 
 Advance = Callable[[int], None]
-"""Is told how many more images were written."""
+"""Progress callback; its argument is the number of images written since the last call."""
 
 
 @dataclass(frozen=True)
@@ -32,35 +32,35 @@ class Part:
         return len(self.labels)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Part:
-        """The images and labels at these indices."""
+        """Return the images and labels at `indices`."""
         return Part(self.images[indices], self.labels[indices])
 
     def first_of_each(self, most: int) -> npt.NDArray[np.int64]:
-        """The index of the first image of each class, in the order of the classes, of so many of them at most."""
+        """Return the index of the first image of each class, in class order, for at most `most` classes."""
         first: npt.NDArray[np.int64] = np.unique(self.labels, return_index=True)[1][:most]
         return first
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was found: the labelled training images and, where it has them, test images."""
+    """A data set as read from its source: labelled training images and, if available, test images."""
 
     train: Part
     test: Part | None
     origin: str
-    """Where it was found, for people."""
+    """Where the data set was found, for display."""
     class_names: tuple[str, ...]
-    """The name of each class, in the order of the labels."""
+    """The class names, in label order."""
 
     @property
     def parts(self) -> dict[str, Part]:
-        """`train` and, if there is one, `test`."""
+        """The available parts by name: `train` and, if there is one, `test`."""
         return {"train": self.train} | ({"test": self.test} if self.test is not None else {})
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a run trains on, validates on and is scored on."""
+    """The training, validation and test data of a run."""
 
     train: Part
     val: Part | None
@@ -68,16 +68,16 @@ class Dataset:
     origin: str
     class_names: tuple[str, ...]
     sha256: str
-    """SHA-256 of the pixels and labels that are used (train with validation, then test)."""
+    """SHA-256 of the images and labels in use: training with validation, then test."""
 
 
 def numbered(classes: int) -> tuple[str, ...]:
-    """The names of classes that have none: "0", "1", …"""
+    """Return default class names: "0", "1", …"""
     return tuple(map(str, range(classes)))
 
 
 def digest(parts: list[Part | None]) -> str:
-    """SHA-256 over the shapes, pixels and labels of parts, in order."""
+    """Return the SHA-256 of the shapes, pixels and labels of the parts, in order; None is skipped."""
     sha256 = hashlib.sha256()
     for part in parts:
         if part is not None:

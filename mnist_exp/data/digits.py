@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries, brought into MNIST's form."""
+"""The handwritten digits embedded in scikit-learn, converted to MNIST's form."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 from mnist_exp.data.dataset import Part, Source, numbered
 from mnist_exp.data.splits import stratified
 
-_SIZE, _MARGIN = 20, 4  # of a digit in MNIST's 28×28
-_TEST_SEED = 0  # the test part is the same whatever the config says
+_SIZE, _MARGIN = 20, 4  # pixels: a digit and the border around it in MNIST's 28×28
+_TEST_SEED = 0  # fixed: the test part does not depend on the config
 
 
 def load() -> Source:
-    """1,797 images of 8×8 (0…16), enlarged to 20×20 (0…255) and centred in 28×28; a sixth is for test."""
-    # Only here: scikit-learn takes a second to import.
+    """Load 1,797 images of 8×8 (0…16), enlarged to 20×20 (0…255) and centred in 28×28; a sixth is for testing."""
+    # Imported here because scikit-learn takes a second.
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits
 

@@ -1,6 +1,6 @@
-"""Image folders: a folder per class, in it PNG or JPEG files. Names that begin with a dot are passed over.
+"""Read and write image folders: one folder of PNG or JPEG files per class.
 
-The order of images is that of their file names, then of their classes.
+Names that begin with a dot are skipped. Images are ordered by file name, then by class.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg")
-_ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the EXIF tag, and its values other than upright
-_SMALL = 2**20  # pixels of an image that one may have meant
-_SIXTEEN_BITS = b"\x10"  # a PNG's bit depth, at byte 24
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the EXIF tag, and its values for images that are not upright
+_SMALL = 2**20  # pixels: data.shape is suggested only for images up to this size
+_SIXTEEN_BITS = b"\x10"  # the bit depth in a PNG file, at byte 24
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the folders in a folder, in order. Raises `RequestError` for what else is there."""
+    """Return the names of the class folders in `folder`, in class order. Raises `RequestError`."""
     names = []
     for entry in _entries(folder):
         if not entry.is_dir():
@@ -38,15 +38,15 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """The order of classes: that of their numbers if all are whole numbers, else by name."""
+    """Sort class names numerically if all are integers, otherwise alphabetically."""
     numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 
 
 def read(folder: Path, classes: tuple[str, ...], shape: Shape, may_lack_images: bool) -> Part:
-    """The images in a folder's class folders, labelled by the order of `classes`. Raises `RequestError`.
+    """Read the images in a folder's class folders, labelled by the order of `classes`. Raises `RequestError`.
 
-    `may_lack_images`: a class folder may be empty.
+    `may_lack_images` permits empty class folders.
     """
     files = []
     for label, name in enumerate(classes):
@@ -63,14 +63,14 @@ def read(folder: Path, classes: tuple[str, ...], shape: Shape, may_lack_images: 
 
 
 def read_files(paths: Sequence[str], shape: Shape) -> Images:
-    """The images in these files, (n, *shape). Raises `RequestError`."""
+    """Read image files into an array of shape (n, *shape). Raises `RequestError`."""
     from PIL import Image
 
     images = np.empty((len(paths), *shape), np.uint8)
-    # Sizes are compared before anything is decoded: Pillow's own limit on them is not needed.
+    # Pillow's own limit is not needed: sizes are checked before anything is decoded.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        # One after the other: for small images threads were slower, by a half.
+        # Sequential: for small images, threads were slower by a half.
         for index, path in enumerate(paths):
             images[index] = _read_image(path, shape)
     finally:
@@ -79,7 +79,7 @@ def read_files(paths: Sequence[str], shape: Shape) -> Images:
 
 
 def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], advance: Advance) -> None:
-    """Write a PNG file per image, named by its number, into its class's folder."""
+    """Write each image to its class folder as a PNG file named by its index."""
     from PIL import Image
 
     names = folder_names(class_names)
@@ -95,7 +95,7 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
 
 
 def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes' names if all are good names for folders, else their numbers."""
+    """Return the class names if all are valid, distinct folder names, otherwise the class numbers."""
     good = all(name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0') for name in class_names)
     distinct = len({name.lower() for name in class_names}) == len(class_names)
     return class_names if good and distinct else numbered(len(class_names))
@@ -114,7 +114,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _read_image(path: str, shape: Shape) -> Images:
-    """An image file's pixels, in the declared shape. Raises `RequestError`."""
+    """Read an image file's pixels in the declared shape. Raises `RequestError`."""
     from PIL import Image, UnidentifiedImageError
 
     height, width, channels = shape
@@ -136,7 +136,7 @@ def _read_image(path: str, shape: Shape) -> Images:
         raise
     except UnidentifiedImageError as error:
         raise RequestError(f"{path}: not a PNG or JPEG image") from error
-    except Exception as error:  # Pillow has no error of its own for what is damaged
+    except Exception as error:  # Pillow has no specific exception for damaged files
         raise RequestError(f"{path}: a damaged image ({error})") from error
     if channels == 3:
         return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=2)
@@ -149,7 +149,7 @@ def _read_image(path: str, shape: Shape) -> Images:
 
 
 def _bytes(image: Image.Image, content: bytes, path: str) -> Images:
-    """Grey (height, width) or colour (height, width, 3)."""
+    """Return 8-bit pixels, grey (height, width) or colour (height, width, 3). Raises `RequestError`."""
     if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[24:25] == _SIXTEEN_BITS):
         raise RequestError(f"{path}: 16 bits per channel; expected 8")
     if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA"):

@@ -1,8 +1,8 @@
-"""The IDX format of MNIST's files.
+"""Read and write IDX, the format of MNIST's files.
 
-Big-endian: two zero bytes, a byte for the type (8: unsigned byte), a byte for the number of dimensions, four
-bytes for the size of each, then the values in C order. Described at the end of
-http://yann.lecun.com/exdb/mnist/. Images of one channel have three dimensions, of three channels four.
+The format is big-endian: two zero bytes, a byte for the type (8: unsigned byte), a byte for the number of
+dimensions, four bytes for the size of each, then the values in C order. It is described at the end of
+http://yann.lecun.com/exdb/mnist/. Single-channel images have three dimensions, three-channel images four.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from mnist_exp.data.dataset import CHUNK, Advance, Part
 from mnist_exp.errors import RequestError
 
 IMAGES, LABELS = (3, 4), (1,)
-"""The numbers of dimensions that a file of images, and one of labels, may have."""
+"""The permitted numbers of dimensions in image files and in label files."""
 _UNSIGNED_BYTE = 8
 _GZIP = b"\x1f\x8b"
-_MOST_UNPACKED = 1032  # bytes for each byte of an archive: more cannot be packed into it
+_MOST_UNPACKED = 1032  # bytes per byte of an archive: the maximum ratio of gzip compression
 _START = bytes([0, 0, _UNSIGNED_BYTE])
 _NAMES = {"train": "train", "test": "t10k"}
 
 
 def read_content(path: Path, spec: FileSpec) -> bytes:
-    """The uncompressed content of a file, gzip or not, verified. Raises `RequestError`."""
+    """Read a file, decompress it if it is a gzip archive, and verify its digests. Raises `RequestError`."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -41,9 +41,9 @@ def read_content(path: Path, spec: FileSpec) -> bytes:
 
 
 def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
-    """The same without gzip, if it is an archive, verified. Raises `RequestError` that names `name`.
+    """Decompress content if it is a gzip archive, and verify its digests.
 
-    What is named `….gz` must be an archive.
+    If `name` ends in `.gz`, the content must be an archive. Raises `RequestError`, with `name` in its message.
     """
     if name.endswith(".gz") and not content.startswith(_GZIP):
         raise RequestError(f"{name}: not a gzip archive: begins with {content[:4].hex(' ') or 'nothing'}")
@@ -58,9 +58,9 @@ def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
 
 
 def _decompressed(archive: bytes) -> bytes:
-    """What is in an archive, up to a byte more than its IDX header promises; of what is not IDX only the start.
+    """Decompress an archive, up to one byte more than its IDX header declares; if it is not IDX, only its start.
 
-    A small archive of a gigantic file takes no gigantic memory.
+    The limit protects memory from small archives of huge files.
     """
     with gzip.GzipFile(fileobj=io.BytesIO(archive)) as file:
         start = file.read(4)
@@ -80,9 +80,9 @@ def _verify(content: bytes, sha256: str | None, message: str) -> None:
 
 
 def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """The array that IDX content holds, of one of these numbers of dimensions.
+    """Return the array in IDX content. Raises `RequestError`, with `name` in its message.
 
-    Raises `RequestError` that names `name`.
+    `dimensions` lists the permitted numbers of dimensions.
     """
     if content[:3] != _START or content[3:4] not in map(bytes, ([n] for n in dimensions)):
         expected = " or ".join(f"{_START.hex(' ')} {number:02x}" for number in dimensions)
@@ -105,9 +105,9 @@ def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray
 
 
 def write(folder: Path, parts: dict[str, Part], advance: Advance) -> None:
-    """Write the two files of each part, under MNIST's names."""
+    """Write an image file and a label file for each part, named as in MNIST."""
     for name, part in parts.items():
-        # One channel is the usual case of the format, and has no dimension of its own there.
+        # By convention, single-channel images have no channel dimension in IDX.
         images = part.images[..., 0] if part.images.shape[3] == 1 else part.images
         with (folder / f"{_NAMES[name]}-images-idx3-ubyte").open("wb") as file:
             file.write(_header(images.shape))

@@ -1,4 +1,4 @@
-"""From a data config to the images and labels of a run."""
+"""Load the images and labels of a run as its data config describes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from mnist_exp.errors import RequestError
 
 
 def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
-    """Read a data set's source and verify it against what the config declares.
+    """Read a data set and verify that it is as the config declares.
 
-    Raises `RequestError` for data that is damaged or other than declared, `lookup.NotFound` where nobody has
-    it.
+    Raises:
+        RequestError: The data is damaged or differs from the config.
+        sources.NotFound: The data set is in none of the places searched.
     """
     read = {"idx": _idx, "csv": _csv, "npz": _npz, "folder": _folder, "digits": lambda *_: digits.load()}
     source = read[data.source](data, tell)
@@ -35,7 +36,7 @@ def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
 
 
 def limited(source: Source, data: DataConfig) -> Source:
-    """What `data.limit` allows: at most so many training images, and in proportion for test."""
+    """Apply `data.limit`: keep at most that many training images, and the same share of the test images."""
     if data.limit is None or data.limit >= len(source.train):
         return source
     share = data.limit / len(source.train)
@@ -48,7 +49,7 @@ def limited(source: Source, data: DataConfig) -> Source:
 
 
 def prepare(source: Source, data: DataConfig) -> Dataset:
-    """Keep what `data.limit` allows and split off the validation part."""
+    """Apply `data.limit` and split off the validation part. Raises `RequestError` if a part would be empty."""
     source = limited(source, data)
     train = source.train
     kept, held_out = stratified(train.labels, data.val_fraction, data.split_seed)
@@ -120,8 +121,8 @@ def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
         )
     names = data.class_names or folders
     if set(names) == set(folders):
-        folders = names  # the declared order is that of the labels
-    elif folders != numbered(data.classes):  # numbers may be given any names
+        folders = names  # label in the declared order
+    elif folders != numbered(data.classes):  # numbered folders may be given any names
         raise RequestError(
             f"{paths['train']}: its class folders {_listed(folders)} are not data.class_names={_listed(names)}"
         )
@@ -135,7 +136,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _verify(part: Part, data: DataConfig, name: str, labels: str) -> None:
-    """Raises `RequestError` for what is not as declared; `labels` is where a label is found."""
+    """Raise `RequestError` if a part is not as declared; `name` and `labels` are its and its labels' place."""
     if not len(part):
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:

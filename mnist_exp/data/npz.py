@@ -1,7 +1,7 @@
-"""NumPy archives as Keras names their arrays: x_train, y_train and, where there is a test set, x_test, y_test.
+"""Read and write NumPy archives with Keras' array names: x_train, y_train and, for a test part, x_test, y_test.
 
-Images are (n, height, width) or (n, height, width, channels), labels (n,) or (n, 1), of any type that holds
-whole numbers. An array `class_names` of texts may name the classes.
+Images are (n, height, width) or (n, height, width, channels), labels (n,) or (n, 1), of any numeric type as long
+as the values are integers. An optional array of strings, `class_names`, names the classes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, numbered
 from mnist_exp.errors import RequestError, first_line
 
 Array = npt.NDArray[Any]
-_OF_IMAGES = (3, 4)  # dimensions
+_OF_IMAGES = (3, 4)  # permitted numbers of dimensions
 
 
 def read(path: Path) -> tuple[Part, Part | None, tuple[str, ...] | None]:
-    """The training part, the test part, and the classes' names. Raises `RequestError`."""
+    """Read the training part, the test part and the class names. Raises `RequestError`."""
     arrays = _arrays(path, ("x_train", "y_train", "x_test", "y_test", "class_names"))
     for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(arrays) else ())):
         if name not in arrays:
@@ -37,9 +37,13 @@ def read(path: Path) -> tuple[Part, Part | None, tuple[str, ...] | None]:
 
 
 def read_images(path: Path) -> tuple[str, Images, tuple[str, ...]]:
-    """The images to be classified: those of `x_test` if there are such, else of the only array of images.
+    """Read the images to classify: `x_test` if it is there, otherwise the only array of images.
 
-    With the array's name, and the names of those that are not looked at. Raises `RequestError`.
+    Returns:
+        The array's name, its images, and the names of the other arrays.
+
+    Raises:
+        RequestError: The archive cannot be read, or the choice is ambiguous.
     """
     arrays = _arrays(path)
     found = [name for name, array in arrays.items() if array.ndim in _OF_IMAGES]
@@ -54,7 +58,7 @@ def read_images(path: Path) -> tuple[str, Images, tuple[str, ...]]:
 
 
 def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], advance: Advance) -> None:
-    """Write `data.npz`, uncompressed; the classes' names are in it if they are more than numbers."""
+    """Write `data.npz`, uncompressed, with the class names unless they are the default numbers."""
     with zipfile.ZipFile(folder / "data.npz", "w") as archive:
         for name, part in parts.items():
             images = part.images[..., 0] if part.images.shape[3] == 1 else part.images
@@ -72,7 +76,7 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
 
 
 def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
-    """The arrays of these names, or all. Raises `RequestError`."""
+    """Read the arrays named in `wanted`, or all. Raises `RequestError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {
@@ -84,12 +88,12 @@ def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Arra
         raise
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # zipfile raises several kinds for names and versions that it cannot read
+    except Exception as error:  # zipfile raises various types for names and versions it cannot read
         raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
-    """An array whose header was compared with what follows it: nothing is allocated on a promise."""
+    """Read an array after comparing its header with the data's size, so that a false one allocates no memory."""
     place = f"{path}: {member.filename}"
     try:
         with archive.open(member) as file:
@@ -108,7 +112,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
             return np.frombuffer(file.read(promised), dtype).reshape(shape, order="F" if by_column else "C")
     except RequestError:
         raise
-    except Exception as error:  # a damaged header may raise whatever Python's own parser does
+    except Exception as error:  # Python's parser may raise any error for a damaged header
         raise RequestError(f"{place}: damaged: {first_line(error)}") from error
 
 
@@ -133,7 +137,7 @@ def _images(array: Array, place: str) -> Images:
 
 
 def _whole(array: Array, place: str, most: int) -> Array:
-    """The same. Raises `RequestError` at the first value that is no whole number from 0 to `most`."""
+    """Return the array. Raises `RequestError` at the first value that is not an integer from 0 to `most`."""
     if array.dtype.kind not in "buif":
         raise RequestError(f"{place}: expected numbers, found {_described(array)}")
     for start in range(0, len(array) if array.dtype != np.uint8 else 0, CHUNK):

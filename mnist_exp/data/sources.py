@@ -1,4 +1,4 @@
-"""Where a data set's files are: a given folder, this user's cache, Keras' cache, or a download."""
+"""Locate a data set's files: in a given folder, the user's cache, Keras' cache, or a mirror."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mnist_exp.data.idx import read_content, unpack
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
-PATIENCE = 5.0  # seconds that a mirror may take to answer
-MOST = 2**30  # bytes that a mirror may send for a file
+PATIENCE = 5.0  # seconds to wait for a mirror
+MOST = 2**30  # bytes: maximum size of a downloaded file
 
 
 class NotFound(Exception):
-    """Nobody has the data set; the message says who was asked."""
+    """The data set is in none of the places searched; the message lists them."""
 
     def __init__(self, name: str, asked: list[str]) -> None:
         self.advice = "Give its folder with data.dir=…" + (" or MNIST_EXP_DATA=…" if name == "mnist" else "")
@@ -30,7 +30,7 @@ class NotFound(Exception):
 
 @dataclass(frozen=True)
 class Located:
-    """The content of the IDX files, or Keras' archive, and where it came from."""
+    """The content of a data set's IDX files, or the path of Keras' archive, with its origin."""
 
     origin: str
     idx: dict[str, bytes] | None = None
@@ -38,15 +38,15 @@ class Located:
 
 
 def cache_folder(name: str) -> Path:
-    """The folder in this user's cache that keeps a data set's files."""
+    """Return the folder for a data set in the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "mnist-exp" / name
 
 
 def given_paths(data: DataConfig) -> dict[str, Path]:
-    """Where the parts of a data set are in the folder that the config gives, the digests of files verified.
+    """Return the paths of a data set's parts in `data.dir`.
 
-    Raises `RequestError` for a folder that lacks one.
+    Raises `RequestError` if a part is missing or a file's digest is not the declared one.
     """
     assert data.dir is not None
     folder = _given_folder(data.dir)
@@ -67,10 +67,13 @@ def given_paths(data: DataConfig) -> dict[str, Path]:
 
 
 def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
-    """Find the IDX files of a data set and verify them.
+    """Find a data set's IDX files, downloading them if necessary, and verify them.
 
-    Raises `RequestError` for a given folder without them and for files that are not what they should be,
-    `NotFound` where nobody has them.
+    If `data.dir` is set, only that folder is searched.
+
+    Raises:
+        RequestError: The given folder lacks a file, or a file is not the expected one.
+        NotFound: The files are in none of the places searched.
     """
     files = data.parts
     if data.dir is not None:
@@ -106,19 +109,21 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
 
 
 def cached(data: DataConfig) -> bool:
-    """Whether this user's cache has all files of a data set."""
+    """Return whether the user's cache has all files of a data set."""
     return all(_file(cache_folder(data.name), spec.name) for spec in data.parts.values())
 
 
 def verify_cache(data: DataConfig) -> None:
-    """Raises `RequestError` for cached files that are not what they should be."""
+    """Raise `RequestError` if a cached file is not the expected one."""
     _read(cache_folder(data.name), data.parts)
 
 
 def fetch(data: DataConfig, tell: Callable[[str], None]) -> str:
-    """Fetch a data set into this user's cache; returns the mirror that had it.
+    """Download a data set into the user's cache and return the mirror it came from.
 
-    Raises `NotFound` where none has it, `OSError` where it cannot be kept.
+    Raises:
+        NotFound: No mirror has the data set.
+        OSError: The cache cannot be written.
     """
     mirror, archives, contents = _download_from_any(data, [], tell)
     _keep(data, archives, contents)
@@ -161,9 +166,13 @@ def _sha256(path: Path) -> str:
 def _download_from_any(
     data: DataConfig, asked: list[str], tell: Callable[[str], None]
 ) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
-    """The first mirror that has all files whole, and what `_download` got there.
+    """Download a data set from the first mirror that has all files intact.
 
-    Raises `NotFound` with who was asked: `asked` before, and the mirrors.
+    Returns:
+        The mirror, the archives and their contents.
+
+    Raises:
+        NotFound: No mirror has the data set; the message lists the places in `asked`, then the mirrors.
     """
     for mirror in data.mirrors:
         try:
@@ -178,9 +187,9 @@ def _download_from_any(
 def _download(
     mirror: str, files: dict[str, FileSpec], tell: Callable[[str], None]
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The archives and their contents, verified.
+    """Download and verify a data set's archives; return them and their contents.
 
-    Raises `OSError`, `HTTPException`, `ValueError` or `RequestError` where the mirror does not have them whole.
+    Raises `OSError`, `HTTPException`, `ValueError` or `RequestError` if the mirror lacks an intact file.
     """
     archives, contents = {}, {}
     for part, spec in files.items():
@@ -196,7 +205,7 @@ def _download(
 
 
 def _keep(data: DataConfig, archives: dict[str, bytes], contents: dict[str, bytes]) -> None:
-    """Write what was fetched into the cache, in the form whose digest is known. Raises `OSError`."""
+    """Write downloaded files to the cache, as archives if only their digest is known. Raises `OSError`."""
     cache = cache_folder(data.name)
     cache.mkdir(parents=True, exist_ok=True)
     for part, spec in data.parts.items():

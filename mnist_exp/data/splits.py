@@ -1,4 +1,4 @@
-"""Which images are used, and for what."""
+"""Split images into stratified parts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ Indices = npt.NDArray[np.int64]
 
 
 def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Split into (rest, chosen), both in the original order, `chosen` being `fraction` of all.
+    """Select a `fraction` of the images, the same share of each class to within one image.
 
-    The same share of each class, to within one image; which images is a function of `seed` and the labels.
+    The selection depends only on `seed` and the labels.
+
+    Returns:
+        The indices of the other images and of the selected ones, both in ascending order.
     """
     rng = np.random.default_rng(seed)
     classes, members = np.unique(labels, return_counts=True)
-    # Whole images of each class first, then one more where most of an image is left (largest remainder).
+    # Round down, then add one image to the classes with the largest remainders.
     shares = fraction * members
     counts = np.floor(shares).astype(int)
     missing = round(fraction * len(labels)) - int(counts.sum())
