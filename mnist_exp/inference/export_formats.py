@@ -1,4 +1,4 @@
-"""The formats that a model is exported to: how each is written, and what runs it."""
+"""Export formats of a model: how each is written, loaded and run."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from mnist_exp.model.saving import save_architecture, save_hdf5, save_keras
 
 Pixels = npt.NDArray[np.float32]
 Run = Callable[[Pixels], Probabilities]
-"""From raw images (n, height, width, channels), any n, to class probabilities (n, classes)."""
+"""Maps raw images (n, height, width, channels), for any n, to class probabilities (n, classes)."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """One format: its files, what writes them from a model into a folder, and what loads them from there."""
+    """An export format: its files, and the functions that write a model to a folder and load it from there."""
 
     files: tuple[str, ...]
     write: Callable[[keras.Model, Path], None]
     load: Callable[[Path], Run]
     runtime: str
-    """The distribution that `load` uses."""
+    """The name of the distribution that `load` uses."""
 
     def size(self, folder: Path) -> int:
-        """Bytes."""
+        """Return the total size of the format's files in `folder`, in bytes."""
         found = [folder / name for name in self.files]
         files = [file for path in found for file in (path.rglob("*") if path.is_dir() else [path])]
         return sum(file.stat().st_size for file in files if file.is_file())
 
     @property
     def shown_runtime(self) -> str:
-        """With its version."""
+        """The runtime with its version, for display."""
         return f"{self.runtime} {version(self.runtime)}"
 
 
@@ -124,15 +124,18 @@ FORMATS = {
 
 
 def run_all(run: Run, images: Images) -> Probabilities:
-    """Class probabilities (n, classes), float32, of raw images (n, height, width, channels)."""
+    """Return class probabilities (n, classes), float32, for raw images (n, height, width, channels)."""
     batches = [images[first : first + BATCH].astype(np.float32) for first in range(0, len(images), BATCH)]
     return np.concatenate([run(batch) for batch in batches]).astype(np.float32, copy=False)
 
 
 def seconds_per_image(run: Run, images: Images, batch: int) -> float:
-    """The median over 100 batches, or as many as take half a second; images come again where there are too few."""
+    """Return the median time per image over 100 batches, or as many as run in half a second.
+
+    Images are repeated if there are fewer than `batch`.
+    """
     pixels = np.resize(images, (batch, *images.shape[1:])).astype(np.float32)
-    for _ in range(3):  # compiles it, and fills caches
+    for _ in range(3):  # compile the model and warm the caches
         run(pixels)
     taken: list[float] = []
     while len(taken) < 100 and sum(taken) < 0.5:

@@ -1,6 +1,6 @@
-"""Image files as a model takes them: photographs and scans, turned upright, on paper where they are transparent.
+"""Read photographs and scans as model inputs: rotated upright, with transparent areas filled.
 
-A training refuses what would have to be guessed (`data.folder`); here it is guessed.
+Training rejects files that need guesswork (`data.folder`); prediction makes a best guess.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from mnist_exp.data.dataset import Images, Shape
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.mnist_form import LARGE, normalize
 
-MOST_PIXELS = 100_000_000  # of a file: what it claims is looked at before anything is decoded
+MOST_PIXELS = 100_000_000  # per file: checked against its header before anything is decoded
 
 
 def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -> Images:
-    """The image in a PNG or JPEG file in a model's shape: brought into MNIST's form, or only scaled.
+    """Read a PNG or JPEG file as an image of a model's shape. Raises `RequestError`, with `name` in its message.
 
-    Raises `RequestError`.
+    `normalized` converts the image to MNIST's form; otherwise it is only scaled.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # ours tells more
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own check gives a better message
     try:
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             width, height = image.size
@@ -33,13 +33,13 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
             if normalized:
-                image.draft("L", (LARGE, LARGE))  # a large JPEG file is decoded at a fraction of its size
+                image.draft("L", (LARGE, LARGE))  # decodes a large JPEG file at a fraction of its size
             picture = _opaque(ImageOps.exif_transpose(image))
     except RequestError:
         raise
     except UnidentifiedImageError as error:
         raise RequestError(f"{name}: not a PNG or JPEG image") from error
-    except Exception as error:  # Pillow has no error of its own for what is damaged
+    except Exception as error:  # Pillow has no specific exception for damaged files
         raise RequestError(f"{name}: a damaged image ({error})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
@@ -52,16 +52,16 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -
 
 
 def _scaled(picture: Image.Image, shape: Shape) -> Images:
-    """The whole picture in a shape; its proportions are not kept."""
+    """Scale the whole picture to a shape without preserving its proportions."""
     height, width, channels = shape
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)  # which smooths what it reduces
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when reducing
     return np.asarray(picture).reshape(shape)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """8 bits per channel, and without transparency."""
+    """Reduce 16-bit pictures to 8 bits, and fill transparent areas."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if "transparency" not in image.info and image.mode not in ("LA", "PA", "RGBA"):
@@ -69,7 +69,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     colours = image.convert("RGBA")
     alpha = np.asarray(colours.getchannel("A"))
     seen = np.asarray(colours.convert("L"))[alpha > 127]
-    # Ink alone is on the paper that it is seen on; what has a ground of its own is filled up with that.
+    # Fill mostly opaque pictures with their own background, bare strokes with white, or black if they are light.
     paper = 255
     if len(seen) > alpha.size / 2:
         paper = int(np.median(seen))

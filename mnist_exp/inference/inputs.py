@@ -1,4 +1,4 @@
-"""What is to be classified: image files, folders and patterns of them, IDX, NPZ and CSV files, standard input."""
+"""Read images to classify from image files, folders, glob patterns, IDX, NPZ and CSV files, or standard input."""
 
 from __future__ import annotations
 
@@ -34,14 +34,18 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (n, height, width, channels), uint8, and what each is called."""
+    """Images (n, height, width, channels), uint8, and a name for each."""
 
     names: list[str]
     images: Images
 
 
 def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[RequestError]]:
-    """The files that are meant, in order, those of a folder or pattern in natural order; and what is wrong."""
+    """Resolve file names, folders and glob patterns to files.
+
+    Returns:
+        The files in the order given, those of a folder or pattern in natural order, and the problems found.
+    """
     files: list[str] = []
     problems: list[RequestError] = []
     for name in wanted:
@@ -57,9 +61,15 @@ def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[Requ
 def read_inputs(
     files: Sequence[str], shape: Shape, *, normalized: bool, tell: Tell, refuse: Callable[[RequestError], None]
 ) -> Iterator[Batch]:
-    """The images in files, in order, so many at a time that memory does not grow with their number.
+    """Yield the images in files, in order.
 
-    `normalized`: image files are brought into MNIST's form. What is wrong with a file goes to `refuse`.
+    Image files are batched, at most `CHUNK` per batch, so that memory use does not grow with their number.
+
+    Args:
+        files: Names of files, or `-` for standard input.
+        shape: Height, width and channels that the model takes.
+        normalized: Convert image files to MNIST's form rather than only scaling them.
+        refuse: Called with the error for each file that cannot be used; the others are still read.
     """
     names: list[str] = []
     pictures: list[Images] = []
@@ -114,7 +124,7 @@ def _files(name: str, tell: Tell) -> list[str]:
 
 
 def _pictures_in(folder: str, tell: Tell) -> list[str]:
-    """The image files in a folder and its folders; what else is there is told."""
+    """Return the image files in a folder and its subfolders, and report how many others are skipped."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -130,19 +140,19 @@ def _pictures_in(folder: str, tell: Tell) -> list[str]:
 
 
 def _natural(path: str) -> list[tuple[int, int | str]]:
-    """The order of people: 2.png before 10.png."""
+    """Return the sort key for natural order: 2.png before 10.png."""
     parts = re.split(r"([0-9]+)", path)
     return [(0, int(part)) if index % 2 else (1, part) for index, part in enumerate(parts)]
 
 
 def _shown(name: str) -> str:
-    """A name as text, whatever its bytes are."""
+    """Return a printable name, even if its bytes are not valid text."""
     return "standard input" if name == STANDARD_INPUT else os.fsencode(name).decode(errors="backslashreplace")
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[Path]:
-    """A file that can be read more than once: the named one, or a temporary copy of what is no regular file."""
+    """Yield a path that can be read repeatedly: the file itself, or a temporary copy of a pipe or device."""
     if name != STANDARD_INPUT and os.path.isfile(name):
         yield Path(name)
         return
@@ -159,7 +169,7 @@ def _opened(name: str) -> Iterator[Path]:
 
 
 def _kind(path: Path, name: str) -> str:
-    """What a file is by how it begins, else by its name. Raises `RequestError`, `OSError`."""
+    """Return a file's kind by its first bytes or extension. Raises `RequestError` or `OSError`."""
     with path.open("rb") as file:
         start = file.read(4096)
     if not start:
@@ -179,7 +189,7 @@ def _kind(path: Path, name: str) -> str:
 
 
 def _read_array(kind: str, path: Path, name: str, shape: Shape, tell: Tell) -> Images:
-    """The images of an IDX, NPZ or CSV file, which are in the model's shape. Raises `RequestError`."""
+    """Read the images of an IDX, NPZ or CSV file. Raises `RequestError`, also if `shape` is not theirs."""
     try:
         if kind == "idx":
             images = idx.parse(idx.unpack(path.read_bytes(), FileSpec(name=path.name), name), name, idx.IMAGES)

@@ -1,4 +1,4 @@
-"""What a model's predictions on labelled images are worth: by class, as a whole, and as probabilities."""
+"""Evaluate predictions on labelled images: accuracy, precision and recall by class, and calibration."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import numpy.typing as npt
 
 from mnist_exp.data.dataset import Labels
 
-_Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+_Z = 1.959963984540054  # standard deviations that contain 95 % of a normal distribution
 BINS = 15
 
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """How well one class is told from the others. None where there is nothing to divide by."""
+    """Precision, recall and F1 score of a class; None if undefined (a division by zero)."""
 
     images: int
     precision: float | None
-    """Of the images that were taken for this class, those that are of it."""
+    """The share of the images predicted as this class that belong to it."""
     recall: float | None
-    """Of the images of this class, those that were taken for it."""
+    """The share of the images of this class that were predicted as it."""
     f1: float | None
-    """The harmonic mean of both."""
+    """The harmonic mean of precision and recall."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How sure predictions are (`confidence`, the highest probability) beside how often they are right, by bins
-    of equal width of the confidence, the lowest first; means of empty bins are 0.
+    """Mean confidence and accuracy of predictions, in confidence bins of equal width, lowest first.
+
+    The confidence of a prediction is its highest class probability. Means of empty bins are 0.
     """
 
     counts: tuple[int, ...]
@@ -39,36 +40,36 @@ class Calibration:
 
     @property
     def mean_confidence(self) -> float:
-        """Over all images."""
+        """The mean confidence over all images."""
         return float(np.average(self.confidence, weights=self.counts))
 
     @property
     def error(self) -> float:
-        """The expected calibration error: the mean of their distance over all images (Guo et al., 2017)."""
+        """The expected calibration error (Guo et al., 2017): the mean gap, weighted by images per bin."""
         distances = np.abs(np.subtract(self.accuracy, self.confidence))
         return float(np.average(distances, weights=self.counts))
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What predictions are worth."""
+    """The evaluation of a model's predictions."""
 
     accuracy: float
     interval: tuple[float, float]
-    """That of the accuracy, 95 %."""
+    """The 95 % confidence interval of the accuracy."""
     classes: tuple[ClassFigures, ...]
     calibration: Calibration
     confusion: tuple[tuple[int, ...], ...]
-    """How many images of each class (rows) were taken for each class (columns)."""
+    """The number of images of each class (rows) by predicted class (columns)."""
 
     def macro(self, figure: str) -> float | None:
-        """The mean of a figure over the classes that have images; 0 for one that no image was taken for."""
+        """Return the mean of a metric over the classes that have images; an undefined value counts as 0."""
         known = [getattr(of, figure) or 0.0 for of in self.classes if of.images]
         return sum(known) / len(known) if known else None
 
 
 def assess(labels: Labels, probabilities: npt.NDArray[np.float32]) -> Assessment:
-    """All of it, for labels (n,) and probabilities (n, classes)."""
+    """Evaluate predictions, given labels (n,) and probabilities (n, classes)."""
     predicted = probabilities.argmax(axis=1)
     right = int((predicted == labels).sum())
     counts = confusion(labels, predicted, probabilities.shape[1])
@@ -82,14 +83,14 @@ def assess(labels: Labels, probabilities: npt.NDArray[np.float32]) -> Assessment
 
 
 def confusion(labels: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.int64]:
-    """How many images of each class (rows) were taken for each class (columns)."""
+    """Count the images of each class (rows) by predicted class (columns)."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, predicted), 1)
     return counts
 
 
 def by_class(counts: npt.NDArray[np.int64]) -> list[ClassFigures]:
-    """The figures of each class of a confusion matrix."""
+    """Compute the metrics of each class from a confusion matrix."""
     figures = []
     for right, of_class, taken in zip(counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0), strict=True):
         figures.append(
@@ -104,10 +105,10 @@ def by_class(counts: npt.NDArray[np.int64]) -> list[ClassFigures]:
 
 
 def wilson(right: int, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share by Wilson's score (1927): also near 0 and 1 it covers as often as it says.
+    """Return the 95 % Wilson score interval (1927) of a proportion, which is reliable even near 0 and 1.
 
-    It says how much other images of the same kind would change the figure. For the 5 % that are taken for granted
-    see Brown, Cai and DasGupta (2001), Interval estimation for a binomial proportion.
+    It shows how much the proportion may vary on other images of the same kind. On its actual coverage, see Brown,
+    Cai and DasGupta (2001), Interval estimation for a binomial proportion.
     """
     share, spread = right / images, _Z**2 / images
     middle = share + spread / 2
@@ -116,7 +117,7 @@ def wilson(right: int, images: int) -> tuple[float, float]:
 
 
 def calibration(labels: Labels, probabilities: npt.NDArray[np.float32]) -> Calibration:
-    """The calibration of probabilities (n, classes), in `BINS` bins, to each of which its upper border belongs."""
+    """Compute the calibration of probabilities (n, classes) in `BINS` bins; each includes its upper bound."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)

@@ -1,7 +1,7 @@
-"""A photograph or scan of a single digit in MNIST's form: light on dark, 20 of 28 pixels large, centred by mass.
+"""Convert a photograph or scan of a single digit to MNIST's form.
 
-http://yann.lecun.com/exdb/mnist/ describes the form: the digit fits a box of 20×20 pixels, its proportions kept,
-and its centre of mass is the centre of 28×28.
+http://yann.lecun.com/exdb/mnist/ describes the form: the digit is light on dark, fits a box of 20×20 pixels with
+its proportions preserved, and has its centre of mass at the centre of 28×28 pixels.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from mnist_exp.data.dataset import Images
 
 Grey = npt.NDArray[np.float32]
 
-_BOX = 20 / 28  # of the image's smaller side
+_BOX = 20 / 28  # the digit's size, as a share of the image's shorter side
 LARGE = 512
-"""Pixels of the longer side: larger pictures are reduced to it."""
-_NOISY = 128  # from this size on, single pixels are no strokes
-_FAINTEST = 20  # of 255: paper without anything on it varies by less
-_SPECK = 0.03  # of the largest stroke's area
-_THINNEST = 2.0  # pixels of a stroke in the result; thinner ones would be pale
-_EIGHT = np.ones((3, 3), bool)  # neighbours that touch at a corner are connected
+"""Maximum length of the longer side, in pixels: larger pictures are reduced to it."""
+_NOISY = 128  # pixels: in larger pictures, single pixels are noise rather than strokes
+_FAINTEST = 20  # of 255: blank paper varies by less
+_SPECK = 0.03  # of the largest stroke's area: anything up to this is dropped
+_THINNEST = 2.0  # pixels: minimum stroke width in the result; thinner strokes would be pale
+_EIGHT = np.ones((3, 3), bool)  # 8-connectivity: pixels that touch at a corner are connected
 
 
 def normalize(picture: Image.Image, height: int, width: int) -> Images | None:
-    """A grey picture (mode L) of a digit, dark on light or light on dark, as (height, width, 1), uint8.
+    """Convert a grey picture (mode L) of a digit to MNIST's form, (height, width, 1), uint8.
 
-    The background may be unevenly lit. None where nothing is on it.
+    The digit may be dark on light or light on dark, and the background unevenly lit. Returns None for a blank
+    picture.
     """
     if max(picture.size) > LARGE:
         picture = picture.copy()
@@ -53,7 +54,7 @@ def normalize(picture: Image.Image, height: int, width: int) -> Images | None:
 
 
 def _strokes(grey: Grey) -> Grey | None:
-    """How much of each pixel is covered by the digit, 0…1; None where there is nothing."""
+    """Return how much of each pixel the digit covers, 0…1, or None for a blank picture."""
     if min(grey.shape) < 3:
         return None
     if max(grey.shape) > _NOISY:
@@ -62,7 +63,7 @@ def _strokes(grey: Grey) -> Grey | None:
     relative = grey - _plane(grey, edge)
     if relative.max() < -relative.min():
         relative = -relative
-    # What is lighter than all around it within half of the picture: light falls more evenly than that.
+    # Keep details smaller than half the picture: lighting varies on a larger scale.
     above = relative - ndimage.grey_opening(relative, max(grey.shape) // 2 + 1)
     level = float(np.median(above[edge]))
     noise = 1.4826 * float(np.median(np.abs(above[edge] - level)))
@@ -78,7 +79,7 @@ def _strokes(grey: Grey) -> Grey | None:
 
 
 def _edge(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """The picture's outermost pixels."""
+    """Return a mask of the picture's border, 1/16 of its shorter side wide."""
     width = max(1, min(shape) // 16)
     edge = np.ones(shape, bool)
     edge[width:-width, width:-width] = False
@@ -86,7 +87,7 @@ def _edge(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 
 
 def _plane(grey: Grey, edge: npt.NDArray[np.bool_]) -> Grey:
-    """The plane through the values at the edge, without what lies far from it."""
+    """Fit a plane to the values at the edge, ignoring outliers."""
     y, x = np.nonzero(edge)
     places, values = np.stack([np.ones(len(x)), x, y], axis=-1), grey[edge]
     far = np.abs(values - np.median(values))
@@ -100,13 +101,13 @@ def _plane(grey: Grey, edge: npt.NDArray[np.bool_]) -> Grey:
 
 
 def _digit(mask: npt.NDArray[np.bool_], core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The strokes of `mask` that belong to the digit: no specks, no edge of the paper, none without a `core`."""
+    """Return the strokes of `mask` that belong to the digit: no specks, paper edges or strokes without `core`."""
     labels, count = ndimage.label(mask, _EIGHT)
     numbers = np.arange(count + 1)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
     areas[~np.isin(numbers, labels[core])] = 0
-    # What runs along the picture's edge is not the digit, if there is anything else.
+    # Strokes along the picture's edge are not part of the digit, unless there is little else.
     along = np.zeros(count + 1, int)
     for side in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         along = np.maximum(along, np.bincount(side, minlength=count + 1))
@@ -117,7 +118,7 @@ def _digit(mask: npt.NDArray[np.bool_], core: npt.NDArray[np.bool_]) -> npt.NDAr
 
 
 def _thickened(ink: Grey, kept: npt.NDArray[np.bool_]) -> Grey:
-    """The same with strokes that are wide enough to be seen at the size of the result."""
+    """Thicken strokes that would be too thin to see at the size of the result."""
     rows, columns = (np.flatnonzero(kept.any(axis=axis)) for axis in (1, 0))
     size = max(np.ptp(rows), np.ptp(columns)) + 1
     strokes = np.pad(kept[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)

@@ -1,4 +1,4 @@
-"""A saved model with all that prediction needs."""
+"""A saved model with everything that prediction needs."""
 
 from __future__ import annotations
 
@@ -23,26 +23,30 @@ FileName = str | Path
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model, the names of its classes, and what it does with image files."""
+    """A model, its class names, and how it treats image files."""
 
     model: keras.Model
     class_names: tuple[str, ...]
     config: TrainConfig
-    """That of the run; for a model without one, the default config."""
+    """The run's config, or the default config if the model does not belong to a run."""
     shape: Shape
     normalizes: bool
-    """Whether image files are brought into MNIST's form, or only scaled."""
+    """Whether image files are converted to MNIST's form or only scaled."""
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return len(self.class_names)
 
     def predict(self, images: npt.ArrayLike | FileName | Sequence[FileName]) -> Probabilities:
-        """Class probabilities (n, classes), float32.
+        """Return class probabilities (n, classes), float32.
 
-        `images` are pixels from 0 to 255, (n, height, width) or (n, height, width, channels), one image without n,
-        or names of files, as `mnist-exp predict` takes them. Raises `RequestError` for all that is wrong.
+        Args:
+            images: Pixels from 0 to 255, shape (n, height, width) or (n, height, width, channels), or without n
+                for a single image; or one or more inputs as for `mnist-exp predict`: image files, folders, ….
+
+        Raises:
+            RequestError: The images or files are unusable; the message lists all problems with files.
         """
         if isinstance(images, (str, Path)):
             return self._predict_files([images])
@@ -61,7 +65,7 @@ class Predictor:
         return np.concatenate(found)
 
     def _pixels(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The array as (n, height, width, channels). Raises `RequestError`."""
+        """Return the array as (n, height, width, channels). Raises `RequestError`."""
         one = array.shape in (self.shape, self.shape[:2])
         whole = array[np.newaxis] if one else array
         if whole.ndim == 3 and self.shape[2] == 1:

@@ -1,4 +1,4 @@
-"""Load a saved model, and score it."""
+"""Load a saved model and score it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mnist_exp.training.device import halves_batches
 
 Probabilities = npt.NDArray[np.float32]
 
-# Part of what a figure is: another batch size gives other last bits.
+# Fixed because results with another batch size differ in their last bits.
 BATCH = 250
 
 
@@ -31,26 +31,26 @@ class Scores:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The most probable class of each image."""
+        """The most probable class of each image, as its index."""
         predicted: npt.NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return predicted
 
 
 def load(path: Path) -> keras.Model:
-    """A model from a `.keras` file; nothing in it is run."""
+    """Load a model from a `.keras` file without running any code that it contains."""
     return keras.saving.load_model(path, safe_mode=True)
 
 
 def form(model: keras.Model, name: str) -> tuple[Shape, int]:
-    """The shape of the images that a model takes, and the number of its classes.
+    """Return a model's image shape and number of classes.
 
-    Raises `RequestError` that names `name` for what is no classifier of images.
+    Raises `RequestError`, with `name` in its message, if the model is not an image classifier.
     """
     try:
         inputs, outputs = (
             [tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)
         )
-    except (AttributeError, TypeError) as error:  # made layer by layer, and never shown an image
+    except (AttributeError, TypeError) as error:  # e.g. a Sequential model that was never built
         raise RequestError(f"{name}: not a graph from one image to its classes") from error
     if not (
         len(inputs) == len(outputs) == 1
@@ -70,20 +70,20 @@ def form(model: keras.Model, name: str) -> tuple[Shape, int]:
 
 
 def predict(model: keras.Model, images: Images) -> Probabilities:
-    """Class probabilities (n, classes), float32, of raw images (n, height, width, channels)."""
-    # The same bits as `model.predict(images, batch_size=BATCH)`, without half a second for a tf.data pipeline.
+    """Return class probabilities (n, classes), float32, for raw images (n, height, width, channels)."""
+    # Bit-identical to `model.predict(images, batch_size=BATCH)`, but saves half a second for a tf.data pipeline.
     batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
-    probabilities = [model.predict_on_batch(batch) for batch in batches[:1]]  # compiles it
+    probabilities = [model.predict_on_batch(batch) for batch in batches[:1]]  # the first call compiles the model
     with ThreadPoolExecutor(2 if halves_batches() else 1) as threads:
         probabilities += threads.map(model.predict_on_batch, batches[1:])
     return np.concatenate(probabilities).astype(np.float32, copy=False)
 
 
 def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
-    """The loss and the metrics that the config names, on a part of the data."""
+    """Compute the loss and the configured metrics on a part of the data."""
     probabilities = predict(model, part.images)
     targets = keras.utils.to_categorical(part.labels, probabilities.shape[1]) if training.one_hot else part.labels
-    # As Keras' own `evaluate`: with what layers add for their weights.
+    # Includes the layers' own losses (weight penalties), as Keras' `evaluate` does.
     metrics = {"loss": float(make_loss(training)(targets, probabilities)) + float(sum(model.losses))}
     for metric in make_metrics(training):
         metric.update_state(targets, probabilities)
