@@ -1,7 +1,7 @@
-"""Pictures of what is inside a model: filters, feature maps, class activation maps, receptive fields.
+"""Plot a model's filters, feature maps, class activation maps and receptive fields.
 
-Weights and evidence, which have signs, go from blue (negative) by white to red, responses from dark to bright.
-Both scales are among those that colour-blind people can read.
+Signed values (weights and evidence) range from blue (negative) through white to red, responses from dark to
+bright. Both colour scales are safe for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from mnist_exp.report.figure import DPI, new_figure, wrapped, write
 
 Floats = npt.NDArray[Any]
 Drawn = npt.NDArray[np.float32]
-"""An image as it is drawn: (height, width, 3), 0…1."""
+"""An image ready to draw: (height, width, 3), 0…1."""
 Span = tuple[int, int] | None
 
 _SIGNED, _RESPONSE = "RdBu_r", "viridis"
 _BOX = "#D55E00"
-_WIDTH = 1010  # pixels of a picture without tiles
-_ACROSS = 900  # pixels that tiles side by side take at most, unless one alone is wider
-_TILE = 56  # about so many pixels is a side of a tile
+_WIDTH = 1010  # pixels: width of a figure without tiles
+_ACROSS = 900  # pixels: maximum width of a row of tiles, unless a single tile is wider
+_TILE = 56  # pixels: approximate side of a tile
 _MAP = 84  # and of a class activation map
-_LARGEST = 224  # what is larger is drawn smaller
-_GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels between tiles, of a line of text, a letter, a colour bar
-_MOST = 256  # rows, or columns, of a matrix
-_PANELS = 5  # side by side
+_LARGEST = 224  # pixels: larger images are scaled down
+_GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels: gap, text line, character, colour bar
+_MOST = 256  # maximum number of rows or columns in a matrix
+_PANELS = 5  # maximum number of panels in a row
 
 
 @dataclass(frozen=True)
 class Row:
-    """Tiles side by side, what stands above some of them, and what stands at their left."""
+    """Tiles side by side, with optional captions above them and a label on their left."""
 
     tiles: Sequence[Drawn]
     captions: Sequence[str] = ()
@@ -48,10 +48,18 @@ class Row:
 
 
 def filters(weights: Floats, names: Sequence[str], channels: int | None, title: str, path: Path) -> None:
-    """The kernels (rows, columns, inputs, outputs) of a layer, at one scale; `names` are those of the inputs.
+    """Draw the kernels (rows, columns, inputs, outputs) of a layer on one colour scale.
 
-    Where there is one input, each output's is a tile, in as many rows as columns at most; else a row has those of
-    one input, a column those of one output.
+    A layer with a single input has one tile per output. Otherwise each row shows the kernels of one input, and
+    each column those of one output.
+
+    Args:
+        weights: The kernels.
+        names: The names of the inputs.
+        channels: Maximum number of inputs and of outputs (of a single input, `channels`² outputs); those with the
+            greatest weights are drawn. None: all.
+        title: The title of the figure.
+        path: The PNG file to write.
     """
     inputs, outputs = weights.shape[2:]
     alone = inputs == 1
@@ -78,9 +86,15 @@ def filters(weights: Floats, names: Sequence[str], channels: int | None, title: 
 def matrix(
     values: Floats, names: Sequence[str], axes_names: tuple[str, str], what: str, title: str, path: Path
 ) -> None:
-    """Values (rows, columns) as a heat map: weights without a place in the image, or responses to images.
+    """Draw values (rows, columns) as a heat map: non-spatial weights, or responses to images.
 
-    `names` are those of the rows, `axes_names` what rows and columns are, `what` a value is.
+    Args:
+        values: The values; at most 256 rows and columns are drawn, those with the greatest values.
+        names: The names of the rows.
+        axes_names: What rows and columns are, in the singular.
+        what: What a value is; "weight" selects the signed colour scale.
+        title: The title of the figure.
+        path: The PNG file to write.
     """
     rows, columns = (_greatest(np.abs(values).mean(axis=1 - axis), _MOST) for axis in (0, 1))
     shown = values[rows][:, columns]
@@ -109,9 +123,10 @@ def responses(
     path: Path,
     first: bool = False,
 ) -> None:
-    """What a layer makes of images (n, …): maps where it keeps rows and columns or steps, else rows of numbers.
+    """Draw a layer's outputs for images (n, …): feature maps if they have spatial axes or steps, else a heat map.
 
-    Maps are shown of the channels that respond most, or of the `first` ones.
+    Feature maps are drawn for at most `channels` channels: the first ones if `first` is set, otherwise those with
+    the greatest responses.
     """
     if values.ndim == 3:  # steps and channels
         values = values[..., np.newaxis]
@@ -125,7 +140,7 @@ def responses(
 def _feature_maps(
     images: Images, labels: Sequence[str], maps: Floats, channels: int | None, title: str, path: Path, first: bool
 ) -> None:
-    """The image and maps (n, rows, columns, channels) of it, in a row or several; at one scale."""
+    """Draw each image with its feature maps (n, rows, columns, channels) in one or more rows, on one scale."""
     strength = -np.arange(maps.shape[3], dtype=float) if first else np.abs(maps).mean(axis=(0, 1, 2))
     kept = _greatest(strength, channels)
     scale = _from_least(maps[..., kept])
@@ -150,7 +165,7 @@ def _feature_maps(
 
 @dataclass(frozen=True)
 class Evidence:
-    """What in an image speaks for a class: the image's number, a caption, a map (height, width) of its size."""
+    """Evidence in an image for a class: the image's index, a caption, and a map (height, width) of its size."""
 
     image: int
     caption: str
@@ -160,9 +175,9 @@ class Evidence:
 def class_activation(
     images: Images, labels: Sequence[str], evidence: Sequence[Evidence], unit: str | None, title: str, path: Path
 ) -> None:
-    """Maps over their images: red speaks for the class, blue against it; the image itself stays to be seen.
+    """Overlay evidence maps on their images: red for the class, blue against it; the image shows through.
 
-    `unit` is what the maps are measured in, all at one scale; None: each is relative to its own greatest value.
+    `unit` is the unit of the maps, which share one scale. If it is None, each map is relative to its own maximum.
     """
     greatest = [float(np.abs(one.map).max()) for one in evidence]
     scale = _signed(np.array(greatest)) if unit else _from_white()
@@ -184,16 +199,16 @@ def class_activation(
 
 @dataclass(frozen=True)
 class Seen:
-    """What a unit of a layer sees of the rows and of the columns: the first and the last, or none."""
+    """A unit's receptive field: its first and last row and column, or None if it contains none."""
 
     caption: str
     reach: tuple[Span, Span]
-    """With padding."""
+    """The receptive field including padding, as row and column spans."""
     inside: tuple[Span, Span]
 
 
 def receptive_fields(image: Images, seen: Sequence[Seen], title: str, path: Path) -> None:
-    """A panel for each layer: the image, and on it a box around what a unit sees; dashed where that is padding."""
+    """Draw a panel per layer: the image with a box around a unit's receptive field, dashed in the padding."""
     rows = -(-len(seen) // _PANELS)
     columns = -(-len(seen) // rows)
     figure = new_figure(max(4.0, 1.8 * columns), 2.35 * rows + 0.5, title)
@@ -220,7 +235,7 @@ def receptive_fields(image: Images, seen: Sequence[Seen], title: str, path: Path
 def _sheet(
     rows: Sequence[Row], title: str, path: Path, scale: ScalarMappable, unit: str, tile: int = _TILE
 ) -> None:
-    """Rows of tiles, placed pixel by pixel, so that none is blurred, and the scale at their right."""
+    """Draw rows of tiles with a colour bar on the right, pixel by pixel so that no tile is blurred."""
     enlarged = [[_enlarged(one, tile) for one in row.tiles] for row in rows]
     side = max(max(one.shape[:2]) for row in enlarged for one in row)
     pitch = max(side, _CHARACTER * _longest(caption for row in rows for caption in row.captions)) + _GAP
@@ -259,28 +274,28 @@ def _sheet(
 
 
 def _side(shape: Sequence[int], tile: int = _TILE) -> int:
-    """The longer side, in pixels, of an image of that shape as it is drawn."""
+    """Return the longer side, in pixels, of an image of this shape when drawn."""
     return min(max(shape) * _times(shape, tile), _LARGEST)
 
 
 def _times(shape: Sequence[int], tile: int) -> int:
-    """By how much an image is enlarged to be about as large as a tile."""
+    """Return the integer factor that enlarges an image to about the size of a tile."""
     return max(1, round(tile / max(shape[:2])))
 
 
 def _fitting(side: int, caption: int = 0) -> int:
-    """How many tiles fit side by side, with captions above of so many letters."""
+    """Return how many tiles fit side by side if the longest caption has `caption` characters."""
     return max(1, _ACROSS // (max(side, _CHARACTER * caption) + _GAP))
 
 
 def _even(count: int, fitting: int) -> int:
-    """How many tiles to lay side by side where so many fit, so that all rows are about as long."""
+    """Return the number of tiles per row, at most `fitting`, that makes all rows about equally long."""
     rows = -(-count // fitting)
     return -(-count // rows)
 
 
 def _enlarged(pixels: Drawn, tile: int) -> Drawn:
-    """By whole numbers, to about the size of a tile; what is too large is made smaller."""
+    """Enlarge an image by an integer factor to about the size of a tile, or reduce one that is too large."""
     side = max(pixels.shape[:2])
     if side > _LARGEST:
         kept = [max(1, size * _LARGEST // side) for size in pixels.shape[:2]]
@@ -291,15 +306,15 @@ def _enlarged(pixels: Drawn, tile: int) -> Drawn:
 
 
 def _drawn(image: Images) -> Drawn:
-    """Grey images as ink on paper, colour images as they are."""
+    """Return an image as RGB: grey images inverted, as ink on paper, colour images unchanged."""
     pixels = np.asarray(image / 255, np.float32)
     return pixels if image.shape[2] == 3 else 1 - np.repeat(pixels, 3, axis=2)
 
 
 def _over(image: Images, values: Floats, scale: ScalarMappable) -> Drawn:
-    """Colours for values, darkened where the image is dark."""
+    """Colour the values of a map, darkened by the dark parts of its image."""
     light = _drawn(image).mean(axis=2, keepdims=True)
-    darkest = 0.3 if image.shape[2] == 1 else 0.55  # a photograph is dark in most places
+    darkest = 0.3 if image.shape[2] == 1 else 0.55  # photographs are mostly dark
     return np.asarray(
         _coloured(values, scale) * (darkest + (1 - darkest) * light / (light.max() or 1)), np.float32
     )
@@ -310,30 +325,30 @@ def _coloured(values: Floats, scale: ScalarMappable) -> Drawn:
 
 
 def _signed(values: Floats) -> ScalarMappable:
-    """A scale with white at 0."""
+    """Return a symmetric colour scale with white at 0."""
     most = float(np.abs(values).max()) or 1.0
     return ScalarMappable(Normalize(-most, most), _SIGNED)
 
 
 def _from_white() -> ScalarMappable:
-    """The upper half of such a scale, to 1."""
+    """Return the positive half of the signed colour scale, from 0 to 1."""
     upper = matplotlib.colormaps[_SIGNED](np.linspace(0.5, 1, 256))
     return ScalarMappable(Normalize(0, 1), LinearSegmentedColormap.from_list("upper", upper))
 
 
 def _from_least(values: Floats) -> ScalarMappable:
-    """A scale from 0, or the least value below, to the greatest."""
+    """Return a colour scale from 0, or the minimum if it is negative, to the maximum."""
     least, most = min(float(values.min()), 0.0), float(values.max())
     return ScalarMappable(Normalize(least, most if most > least else least + 1), _RESPONSE)
 
 
 def _greatest(strength: Floats, most: int | None) -> list[int]:
-    """The indices of the strongest, in their order."""
+    """Return the indices of the `most` greatest values (None: all), in ascending order."""
     return sorted(int(index) for index in np.argsort(-strength, kind="stable")[:most])
 
 
 def _of(counts: Iterable[tuple[int, int, str]], strongest: str) -> str:
-    """How many are shown of how many, and which: those with the `strongest`, or the first."""
+    """Describe how many items of each kind are shown, and which: those with the `strongest` …, or the first."""
     counts = list(counts)
     said = [f"{total} {what}" if shown == total else f"{shown} of {total} {what}" for shown, total, what in counts]
     which = f"those with the {strongest}" if strongest else "the first"
@@ -341,5 +356,5 @@ def _of(counts: Iterable[tuple[int, int, str]], strongest: str) -> str:
 
 
 def _longest(texts: Iterable[str]) -> int:
-    """The letters in the longest line of some texts."""
+    """Return the length of the longest line in the texts, in characters."""
     return max((len(line) for text in texts for line in text.split("\n")), default=0)

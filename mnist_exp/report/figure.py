@@ -1,6 +1,6 @@
-"""What every picture begins and ends with: a figure with a title, and a PNG file.
+"""Create titled figures and write them as PNG files.
 
-Our own figures are made without pyplot: no global state, no display, and half a second less at start-up.
+Figures are made without pyplot if possible: no global state, no display, and start-up is half a second faster.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from matplotlib.figure import Figure
 from mnist_exp.runs.atomic import replace_file
 
 DPI = 110
-matplotlib.rcParams["text.parse_math"] = False  # "$" in a class's name is a dollar
+matplotlib.rcParams["text.parse_math"] = False  # class names may contain "$"
 
 
 def new_figure(width: float, height: float, title: str, *, by_hand: bool = False) -> Figure:
-    """A figure of so many inches, its title wrapped to its width; `by_hand`: who draws says where things are."""
+    """Create a figure with its title wrapped to its width.
+
+    `width` and `height` are in inches. `by_hand` disables automatic layout: the caller positions everything.
+    """
     figure = Figure(figsize=(width, height), dpi=DPI, layout=None if by_hand else "constrained")
     FigureCanvasAgg(figure)
     y = {"y": 1 - 0.06 / height} if by_hand else {}
@@ -30,14 +33,14 @@ def new_figure(width: float, height: float, title: str, *, by_hand: bool = False
 
 
 def wrapped(title: str, width: float) -> str:
-    """A title in lines that fit into so many inches."""
+    """Wrap a title to a width in inches."""
     return "\n".join(textwrap.fill(line, int(11 * width)) for line in title.split("\n"))
 
 
 def write(figure: Figure, path: Path) -> None:
-    """Write a figure as a whole PNG file."""
+    """Write a figure as a PNG file, atomically."""
     if (layout := figure.get_layout_engine()) is not None:
-        layout.execute(figure)  # alone: left to it, `savefig` draws everything twice
+        layout.execute(figure)  # done here because `savefig` would draw everything twice
         figure.set_layout_engine(None)
     with replace_file(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -45,7 +48,10 @@ def write(figure: Figure, path: Path) -> None:
 
 @contextmanager
 def drawn_with_pyplot(width: float, title: str, path: Path) -> Iterator[None]:
-    """Write the figure that a library draws in the block by way of pyplot, of whose state nothing is left."""
+    """Write the figure that a library draws with pyplot in the block, then close all pyplot figures.
+
+    `width` is in inches.
+    """
     with matplotlib.rc_context({"text.parse_math": True}):
         matplotlib.use("Agg")
         from matplotlib import pyplot

@@ -1,4 +1,4 @@
-"""The pictures of a run. Each function draws one figure and writes it as PNG."""
+"""Plots of a run. Each function draws one figure and writes it as a PNG file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from mnist_exp.report.figure import new_figure, write
 
 History = Sequence[Mapping[str, float]]
 
-# Okabe and Ito's palette, which colour-blind people can tell apart: train, validation.
+# Okabe and Ito's palette, which is safe for colour-blind readers.
 TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
-GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # without yellow, pale on white
+GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: too pale on white
 _STROKES = ("-", "--", ":", "-.")
-_CHARACTER, _LINE = 0.072, 0.2  # inches, of monospaced text in 8 points
+_CHARACTER, _LINE = 0.072, 0.2  # inches, for monospaced text at 8 points
 
 
 def curve(history: History, metric: str, title: str, path: Path, best_epoch: int | None = None) -> None:
-    """A metric of the training and the validation part over the epochs, in one picture."""
+    """Plot a metric on training and validation data over the epochs, and mark `best_epoch`."""
     figure = new_figure(6.4, 4, title)
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]
@@ -45,9 +45,9 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
 
 
 def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, title: str, path: Path) -> None:
-    """A metric over the epochs, a colour for each group of runs: their mean, and ± 1 standard deviation around it.
+    """Plot a metric over the epochs for groups of runs: mean ± 1 standard deviation, in one colour per group.
 
-    A group's curve ends with the first of its runs that does: beyond, it would be the mean of others.
+    Each curve ends with the shortest run of its group, since beyond it the mean would cover fewer runs.
     """
     figure = new_figure(6.4, 4.2 + 0.17 * len(groups), title)
     axes = figure.add_subplot()
@@ -62,7 +62,7 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
         if values.shape[1] > 1:
             deviation = values.std(axis=1, ddof=1)
             axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-            if len(epochs) == 1:  # a band without width
+            if len(epochs) == 1:  # a band would have no width
                 axes.errorbar(epochs, mean, deviation, color=colour, capsize=4)
         longest = max(longest, epochs, key=len)
     if "accuracy" in metric:
@@ -75,10 +75,10 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
 
 
 def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: str, path: Path) -> None:
-    """The learning rate of every step that was planned."""
+    """Plot the learning rate of every planned step."""
     figure = new_figure(6.4, 3, title)
     axes = figure.add_subplot()
-    # A step's rate holds until the next: n steps are n bars, however few they are.
+    # Stairs rather than a line: a rate holds until the next step, even if there is only one step.
     axes.stairs(rates, np.arange(len(rates) + 1) / steps_per_epoch, baseline=None, color=TRAIN)
     axes.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, float(rates.max()) * 1.05))
     axes.grid(alpha=0.3)
@@ -99,7 +99,10 @@ def architecture(
     title: str,
     path: Path,
 ) -> None:
-    """A table of layers, of which the last row has the totals, and the remarks below it."""
+    """Draw a table of layers with the remarks below it.
+
+    The last row holds the totals; `right` lists the names of the right-aligned columns.
+    """
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     edges = np.concatenate([[0], np.cumsum(widths)])
     notes = [
@@ -128,7 +131,7 @@ def architecture(
 def confusion_matrix(
     labels: Labels, predicted: Labels, class_names: Sequence[str], title: str, path: Path
 ) -> None:
-    """How many images of each class (rows) were taken for each class (columns)."""
+    """Draw the number of images of each class (rows) by predicted class (columns)."""
     classes = len(class_names)
     counts = confusion(labels, predicted, classes)
     size = max(5.2, 0.5 * classes + 1.2)
@@ -159,13 +162,13 @@ def misclassified(
     path: Path,
     at_most: int = 40,
 ) -> None:
-    """The images that were taken for something else, the surest mistakes first."""
+    """Draw the misclassified images, most confident first, `at_most` of them."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
     shown = f" (the surest {len(wrong)})" if total > len(wrong) else ""
-    # What fits above an image: names are cut, and leave no room for probabilities.
+    # Captions must fit above an image: long names are cut, and only short ones leave room for probabilities.
     names = [name if len(name) <= 5 else f"{name[:4]}…" for name in class_names]
     short = max(map(len, names)) <= 2
     captions = [
@@ -179,9 +182,9 @@ def misclassified(
 def reliability(
     accuracy: Sequence[float], confidence: Sequence[float], counts: Sequence[int], title: str, path: Path
 ) -> None:
-    """How often predictions of each bin of confidence are right, beside how sure they are; and how many there are.
+    """Plot the accuracy of predictions against their confidence, and the number of images in each bin.
 
-    `accuracy` and `confidence` are means over bins of equal width from 0 to 1; those of empty bins do not matter.
+    `accuracy` and `confidence` are means over bins of equal width from 0 to 1; values of empty bins are ignored.
     """
     figure = new_figure(5.2, 6, title)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -212,14 +215,14 @@ def reliability(
 
 
 def augmentation_sheet(originals: Images, augmented: Sequence[Images], title: str, path: Path) -> None:
-    """Images in the left column, and beside each what augmentation makes of it."""
+    """Draw images in the left column with augmented versions of each to its right."""
     rows = np.stack([originals, *augmented], axis=1)
     captions = ["original", "augmented"] + [""] * (rows.shape[0] * rows.shape[1] - 2)
     _sheet(rows.reshape(-1, *rows.shape[2:]), captions, rows.shape[1], title, path)
 
 
 def _sheet(images: Images, captions: Sequence[str], columns: int, title: str, path: Path) -> None:
-    """Small images in rows, a caption above each; in one axes, which is ten times quicker than one for each."""
+    """Draw small images in rows with captions above, on one axes: ten times faster than an axes per image."""
     count = max(len(images), 1)
     rows, columns = -(-count // columns), min(columns, count)
     height, width, channels = images.shape[1:]

@@ -1,4 +1,4 @@
-"""The classes of images as CSV, JSON lines, or a submission to Kaggle."""
+"""Format predicted classes as a table, CSV, JSON lines or a Kaggle submission."""
 
 from __future__ import annotations
 
@@ -22,23 +22,29 @@ class Prediction:
 
     input: str | int
     label: int
-    """The number of the class."""
+    """The index of the most probable class."""
     name: str
-    """Its name."""
+    """The name of that class."""
     probability: float
     runner_up: str
     runner_up_probability: float
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As `COLUMNS` say."""
+        """The values of `COLUMNS` as text."""
         return self.name, f"{self.probability:.6f}", self.runner_up, f"{self.runner_up_probability:.6f}"
 
 
 def two_best(
     names: Sequence[str | int], probabilities: npt.NDArray[np.float32], class_names: Sequence[str]
 ) -> list[Prediction]:
-    """The predictions for images of these names; probabilities (n, classes). Of equal ones the first counts."""
+    """Return the two most probable classes of each image; ties go to the lower class index.
+
+    Args:
+        names: The name or number of each image.
+        probabilities: Class probabilities, shape (n, classes).
+        class_names: The class names, in label order.
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :2]
     return [
         Prediction(
@@ -49,7 +55,7 @@ def two_best(
 
 
 def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """Print a table for people."""
+    """Print predictions as a table."""
     rows = [
         [str(of.input), of.name, percent(of.probability), of.runner_up, percent(of.runner_up_probability)]
         for of in predictions
@@ -59,12 +65,12 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
-    """A row per image: its name, and `COLUMNS`."""
+    """Format predictions as CSV, with one row per image: its name and `COLUMNS`."""
     return as_table(("input", *COLUMNS), [(of.input, *of.cells) for of in predictions])
 
 
 def as_json_lines(predictions: Sequence[Prediction]) -> str:
-    """An object per image and line, with the class's number too."""
+    """Format predictions as JSON lines, one object per image, including the class index."""
     lines = [
         {
             "input": of.input,
@@ -80,12 +86,12 @@ def as_json_lines(predictions: Sequence[Prediction]) -> str:
 
 
 def as_submission(predictions: Sequence[Prediction]) -> str:
-    """As Kaggle's Digit Recognizer takes it: the images are numbered from 1 in their order."""
+    """Format predictions as a submission to Kaggle's Digit Recognizer, with images numbered from 1 in order."""
     return as_table(("ImageId", "Label"), list(enumerate((of.label for of in predictions), start=1)))
 
 
 def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """CSV with a header; None is an empty cell."""
+    """Format rows as CSV with a header; None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,4 +1,4 @@
-"""The progress of a training: a bar on a terminal, and a line per epoch everywhere."""
+"""Show training progress: one line per epoch, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_exp.training.callback import Callback
 
 
 class TrainingDisplay(Callback):
-    """Shows the progress of a training. A context manager."""
+    """Training callback and context manager that shows progress."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -42,21 +42,21 @@ class TrainingDisplay(Callback):
         self._bar.stop()
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Move the bar."""
+        """Update the bar."""
         text = f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
         self._bar.update(
             self._task, description=f"epoch {epoch}/{self._epochs}", completed=done, total=steps, metrics=text
         )
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
-        """Print the epoch's line and reset the bar."""
+        """Print the epoch's metrics and reset the bar."""
         say(epoch_line(row, self._epochs, is_best))
         self._bar.reset(self._task, metrics="")
 
 
 @contextmanager
 def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal. Yields a function that advances it by a number of images."""
+    """Show a progress bar on a terminal. Yields a function that advances it by a number of images."""
     console = Console(file=sys.stdout)
     bar = Progress(
         TextColumn(description),
@@ -73,9 +73,10 @@ def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
-    """`epoch  3/12  train 0.0512 98.41%  val 0.0433 98.75%  lr 9.1e-04  6.1 s  best`: losses and accuracies.
+    """Format an epoch's losses and accuracies as one line of fewer than 80 columns.
 
-    Under 80 columns. `best` marks the best by validation so far.
+    Example: `epoch  3/12  train 0.0512 98.41%  val 0.0433 98.75%  lr 9.1e-04  6.1 s  best`. `best` marks the best
+    epoch so far, by validation.
     """
     width = len(str(epochs))
     parts = [f"epoch {row['epoch']:>{width}.0f}/{epochs}"]

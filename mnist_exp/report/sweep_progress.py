@@ -1,4 +1,7 @@
-"""What one sees while a sweep's jobs run, in whatever processes: read from their directories."""
+"""Show the progress of a sweep's jobs.
+
+Progress is read from the jobs' directories, so it does not matter which processes run them.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from mnist_exp.errors import MnistExpError
 from mnist_exp.report.tables import percent
 from mnist_exp.runs.directory import RunSummary, read_history, summaries
 
-_SECONDS = 0.5  # between two looks
-_CUT_SHORT = ("killed", "interrupted")  # and may go on
-_LATEST = 5  # epochs that tell how long the next ones take
+_SECONDS = 0.5  # between polls
+_CUT_SHORT = ("killed", "interrupted")  # such jobs can be resumed
+_LATEST = 5  # epochs used to estimate the time of the next ones
 
 
 class Watch:
-    """The jobs of a sweep as their directories tell; prints a line for each that ended."""
+    """The progress of a sweep's jobs, read from their directories; a `rich` renderable."""
 
     def __init__(self, directory: Path, jobs: int, done: int) -> None:
         self._directory, self._jobs, self._done = directory, jobs, done
         self._begun = time.time()
         self._ended = 0
-        self._told: dict[Path, float] = {}  # when those ended that a line was printed of
+        self._told: dict[Path, float] = {}  # end times of the jobs already reported
         self._running: list[RunSummary] = []
 
     def look(self) -> list[str]:
-        """Look at the directories. Returns a line for each job that ended since the last time."""
+        """Read the directories and return a line for each job that ended since the last call."""
         runs = summaries(sorted(self._directory.iterdir()))
         self._running = [run for run in runs if run.status == "running"]
         lines = []
@@ -61,7 +64,7 @@ class Watch:
         return f"{done}  {epochs} epoch{'s' * (epochs != 1)}  {accuracies}  {took}"
 
     def __rich__(self) -> Group:
-        """A line per running job, and one for the whole sweep."""
+        """Render a line per running job and one for the whole sweep."""
         table = Table.grid(padding=(0, 2))
         for run in self._running:
             epochs, planned = run.result.epochs, run.result.planned_epochs or 0
@@ -77,7 +80,7 @@ class Watch:
 
 @contextmanager
 def watched(directory: Path, jobs: int, done: int) -> Iterator[None]:
-    """Show how a sweep's jobs go on: lines that change on a terminal, and one for each that ended everywhere."""
+    """Show the progress of a sweep's jobs: a line per job that ends, and a live display on a terminal."""
     console = Console(file=sys.stdout, highlight=False)
     watch, over = Watch(directory, jobs, done), Event()
     live = Live(watch, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
@@ -105,7 +108,7 @@ def watched(directory: Path, jobs: int, done: int) -> Iterator[None]:
 
 
 def _seconds_left(run: RunSummary, epochs: int) -> float | None:
-    """By the run's latest epochs; None before its first."""
+    """Estimate the time for `epochs` more epochs from the run's latest ones; None before its first."""
     try:
         latest = [row["seconds"] for row in read_history(run.path)[-_LATEST:]]
     except (MnistExpError, KeyError):

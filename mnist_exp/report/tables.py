@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Print tables on the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STYLES = {
 
 
 def runs_table(runs: Sequence[RunSummary]) -> None:
-    """Print the runs: name, status, data, epochs, accuracy, age."""
+    """Print a table of runs: name, status, data, epochs, accuracy, age."""
     rows: list[list[str | Text]] = []
     for run in runs:
         result = run.result
@@ -44,26 +44,29 @@ def runs_table(runs: Sequence[RunSummary]) -> None:
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
-    """Print a table as wide as its content; no line is cut where the output is not a terminal."""
+    """Print a table as wide as its content, with the columns in `right` aligned to the right.
+
+    If the output is not a terminal, lines are never wrapped.
+    """
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=10_000)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
-        # The first column is what one copies.
+        # Never wrap the first column: users copy from it.
         table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # "[x]" is no markup
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # "[x]" is not markup
     console.print(table)
 
 
 def percent(value: float | None) -> str:
-    """`99.12 %`, or a dash."""
+    """Format a share as `99.12 %`, or None as a dash."""
     return "–" if value is None else f"{value:.2%}".replace("%", " %")
 
 
 def age(seconds: float) -> str:
-    """A time span in its largest unit: `5 s`, `12 min`, `3 h`, `8 d`."""
+    """Format a time span in its largest unit: `5 s`, `12 min`, `3 h`, `8 d`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"

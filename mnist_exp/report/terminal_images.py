@@ -1,4 +1,4 @@
-"""Small images as text, for a terminal."""
+"""Print small images as text on a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from mnist_exp.data.dataset import Images
 
 _SHADES = " ░▒▓█"
-_WIDTH = 100  # where the output is not a terminal
+_WIDTH = 100  # columns, if the output is not a terminal
 
 
 def print_images(rows: Sequence[Images]) -> None:
-    """Print rows of images (n, height, width, channels), as many of each row as fit side by side."""
+    """Print rows of images (n, height, width, channels), as many per row as fit side by side."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
     for images in rows:
         shown = max((width + 2) // (images.shape[2] + 2), 1)
@@ -24,7 +24,7 @@ def print_images(rows: Sequence[Images]) -> None:
 
 
 def as_lines(image: Images) -> list[str]:
-    """An image as lines of characters, each of which is one pixel wide and two high."""
+    """Convert an image to lines of characters, each covering one pixel in width and two in height."""
     grey = image.mean(axis=-1)
     if len(grey) % 2:
         grey = np.concatenate([grey, grey[-1:]])
