@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def run_trial(search: Search, claim: Claim, directory: Path) -> None:
-    """Run a trial, or go on with its run, and tell the study how it ended.
+    """Run or resume a trial, and report its end to the study.
 
-    Raises `WorkError` where the machine is to blame, not the trial: it goes on with that another time.
+    Raises `WorkError` if the machine is to blame, such as a full disk: the trial is resumed later.
     """
     path = directory / trial_name(claim.number)
     stopwatch = Stopwatch(time.perf_counter())
@@ -61,12 +61,12 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
 
 
 def trial_name(number: int) -> str:
-    """Of the trial's run."""
+    """Return the name of a trial's run."""
     return f"trial-{number:03d}"
 
 
 def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None, stopwatch: Stopwatch) -> Job:
-    """What is to be done for a trial: its run anew, or from the checkpoint of one that was ended."""
+    """Prepare a trial: a new run, or the resumption of an interrupted one."""
     request = replace(search.request, overrides=search.space.overrides(claim.values))
     job = None
     if summary is not None and summary.status in ("interrupted", "killed", "failed"):
@@ -86,7 +86,7 @@ def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None,
 
 
 def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
-    """What is to be done to go on with a trial's run. Raises `RequestError`."""
+    """Prepare the resumption of a trial's run. Raises `RequestError`."""
     directory = RunDirectory.open(path)
     try:
         return check_resumption(Request("train", (), request.config_dir), directory, stopwatch)
@@ -96,7 +96,7 @@ def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
 
 
 def watch(config: TrainConfig, claim: Claim) -> Any:
-    """What tells the study of a run's epochs, and ends the run that is behind."""
+    """Return an observer that reports a run's epochs to the study, and prunes the run if it is behind."""
     from mnist_exp.training.early_stopping import better
 
     metric = config.training.select.metric
