@@ -1,7 +1,7 @@
 """The only module that uses internals of Hydra, OmegaConf and PyYAML, or parses their error messages.
 
-`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py tests the behaviour that this
-module relies on.
+`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py tests the behaviour that is
+relied on here.
 """
 
 from __future__ import annotations

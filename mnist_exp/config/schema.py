@@ -82,9 +82,9 @@ class DataConfig(Frozen):
 
     @property
     def as_found(self) -> DataConfig:
-        """The config without the settings that select images after reading them.
+        """The config without the settings that split or limit the images after reading them.
 
-        Two configs that read the same images are equal in this form.
+        Configs that differ only in these settings become equal.
         """
         return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
 
@@ -196,7 +196,11 @@ Pixels = Annotated[int, Field(ge=0)]
 
 
 class AugConfig(Frozen):
-    """Augmentation: transforms in the terms of Keras' `ImageDataGenerator`, elastic distortion, Keras layers."""
+    """Random augmentation of training images.
+
+    The transforms have the names and meanings of Keras' `ImageDataGenerator`. Elastic distortion and Keras layers
+    are additional.
+    """
 
     name: str
     rotation_range: Annotated[float, Field(ge=0, le=180)]

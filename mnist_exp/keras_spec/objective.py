@@ -89,5 +89,6 @@ def _name_faults(name: str, kind: str, what: str, key: str) -> Iterator[Argument
 def _loss_faults(name: str, label_smoothing: Any) -> Iterator[ArgumentError]:
     yield from _name_faults(name, "losses", "loss", "loss")
     loss = find_class("losses", name)
-    if loss is not None and label_smoothing and not loss.startswith("Sparse"):  # rejected by the schema
+    # The schema rejects label smoothing for sparse losses.
+    if loss is not None and label_smoothing and not loss.startswith("Sparse"):
         yield from argument_faults("losses", loss, {"label_smoothing": label_smoothing})

@@ -13,7 +13,7 @@ from typing import Literal
 Reads = Literal[
     "position",  # the unit's own position in the input
     "window",  # a kernel or pooling window, placed by `strides`, `dilation_rate` and `padding`
-    "transposed window",  # the positions whose output window contains the unit
+    "transposed window",  # the input positions whose output window contains the unit
     "scaled",  # the position divided by `size`, as in upsampling
     "padded",  # the position shifted by `padding`
     "cropped",  # the position shifted by `cropping`
@@ -75,8 +75,8 @@ _NORMALIZATION = Traits("axes", keeps_shape=True, is_step=False)
 _MERGE = Traits("inputs", listed=False, merges=True)
 _AUGMENTATION = Traits("everything", listed=False, augments=True, keeps_shape=True)
 
-# Not in the table: layers that run or wrap other code, take several inputs (except the merges), or need text or
-# `adapt`; adaptive pooling, which fails for some sizes or crashes the process (Keras 3.15); augmentation layers
+# Not in the table: layers that run or wrap external code, take several inputs (except the merges), or need text or
+# `adapt`; adaptive pooling, which fails for some sizes or terminates the process (Keras 3.15); augmentation layers
 # that choose among others; and RandomElasticTransform, which displaces along one diagonal only and needs a known
 # batch size (Keras 3.15; use `aug.elastic_alpha` instead).
 TRAITS: Mapping[str, Traits] = {
