@@ -27,7 +27,7 @@ _NOT_HERE = {
 PATH_KEYS = frozenset(
     {"from", "init_from", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
 )
-_LISTS = ("inputs", "images")  # path keys that accept several values
+_LISTS = ("inputs", "images")  # path keys whose lists Hydra parses if they contain quotes
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _literal_path(text: str, multirun: bool) -> str:
     try:
         parsed = parse_override(text)
         found = parsed.value()
-        # Hydra parses lists that contain quotes; `several` parses all others, as it is more lenient.
+        # Lists with quotes are left to Hydra; all others are parsed by `several`, which is more lenient.
         listed = found if isinstance(found, list) and key in _LISTS and re.search("['\"]", value) else [found]
         plain = found is None or all(isinstance(one, str) for one in listed)
         if (multirun and parsed.is_sweep_override()) or (plain and not parsed.is_sweep_override()):
