@@ -1,13 +1,12 @@
-"""Random transforms of a batch: affine and elastic ones in one resampling per image, then Keras' own layers.
+"""Random transforms of a batch: affine and elastic in a single resampling per image, then Keras' own layers.
 
-Terms, distributions and order of composition are those of Keras' `ImageDataGenerator`: rotation, shift, shear,
-zoom about the image's centre, then flips. Two slips of that class (Keras 3.15) are not repeated: its
-`width_shift_range` moves images vertically and its `height_shift_range` horizontally, and images that are not
-square turn about a point beside their centre.
+Terms, distributions and order of composition follow Keras' `ImageDataGenerator`: rotation, shift, shear and zoom
+about the image's centre, then flips. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
+`width_shift_range` and `height_shift_range`, and rotates non-square images about a point that is not their centre.
 
-Elastic distortion (Simard, Steinkraus and Platt, 2003): uniform random displacements, smoothed with a Gaussian of
-`elastic_sigma` pixels and multiplied by `elastic_alpha`. Keras' own RandomElasticTransform is not used: it moves
-pixels along the diagonal only (3.15 draws both directions from one seed).
+Elastic distortion follows Simard, Steinkraus and Platt (2003): uniform random displacements are smoothed with a
+Gaussian of `elastic_sigma` pixels and multiplied by `elastic_alpha`. Keras' own `RandomElasticTransform` is not
+used because it moves pixels only along the diagonal (Keras 3.15 draws both directions from one seed).
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 
 def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> Augment | None:
-    """A function of images (batch, height, width, channels), float32, and the step number (int64 scalar).
+    """Return a function that augments a batch, or None if `config` changes nothing.
 
-    The draws are a function of `seed` and the step alone. None where nothing is ever changed.
+    The function takes images (batch, height, width, channels), float32, and the step number (int64 scalar). Its
+    random draws depend only on `seed` and the step.
     """
     if config.is_identity:
         return None
@@ -44,7 +44,7 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
                 images = warp(images, transforms, displacements(config, shape, count, seed, step), config)
             else:
                 images = resample(images, transforms, config)
-            images = tf.ensure_shape(images, [None, *shape])  # the operation forgets it, layers ask for it
+            images = tf.ensure_shape(images, [None, *shape])  # the op loses the static shape, which layers need
         for index, layer in enumerate(layers):
             seed_layer(layer, seed, index, step)
             images = change(layer, images)
@@ -56,8 +56,11 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
 def draw(
     config: AugConfig, shape: tuple[int, int, int], count: Tensor, seed: int, step: Tensor
 ) -> dict[str, Tensor]:
-    """Parameters of `count` transforms, each of shape (count,): `theta` and `shear` in radians, the shifts
-    `tx` (horizontal) and `ty` in pixels, the zooms `zx` (horizontal) and `zy`, and the flips 0 or 1.
+    """Draw the parameters of `count` transforms.
+
+    Returns:
+        Tensors of shape (count,): the angles `theta` and `shear` in radians, the shifts `tx` (horizontal) and `ty`
+        in pixels, the zoom factors `zx` (horizontal) and `zy`, and `flip_horizontal` and `flip_vertical` (0 or 1).
     """
     key = tf.stack([tf.constant(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.unstack(tf.random.stateless_uniform([8, count], key), num=8)
@@ -69,7 +72,7 @@ def draw(
         if isinstance(wanted, int) and wanted > 0:
             wanted = tuple(range(wanted))
         if isinstance(wanted, tuple):
-            # One of the values, to either side: the unit interval is cut into 2 × n cells.
+            # Pick a value and a sign: the unit interval is divided into 2 × n cells.
             signed = [sign * value for value in wanted for sign in (-1, 1)]
             cell = tf.minimum(tf.cast(unit * len(signed), tf.int32), len(signed) - 1)
             limit = max(wanted)
@@ -94,8 +97,11 @@ def draw(
 
 
 def matrices(parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> Tensor:
-    """From an output pixel (x, y) to the input pixel it is read from: (count, 8), as TensorFlow's
-    `ImageProjectiveTransformV3` takes them, (xx, xy, x offset, yx, yy, y offset, 0, 0).
+    """Compute the matrices that map an output pixel (x, y) to the input pixel it is read from.
+
+    Returns:
+        Shape (count, 8), in the layout of TensorFlow's `ImageProjectiveTransformV3`: xx, xy, x offset, yx, yy,
+        y offset, 0, 0.
     """
     p = parameters
     cos, sin = tf.cos(p["theta"]), tf.sin(p["theta"])
@@ -113,7 +119,7 @@ def matrices(parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> Tens
 
 
 def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
-    """Read each output pixel from where its matrix says, by bilinear interpolation."""
+    """Resample images with bilinear interpolation, given one matrix per image."""
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,
@@ -127,9 +133,9 @@ def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
 def displacements(
     config: AugConfig, shape: tuple[int, int, int], count: Tensor, seed: int, step: Tensor
 ) -> Tensor:
-    """How far each output pixel's source is moved, in pixels: (count, height, width, 2), as (x, y)."""
+    """Draw elastic displacements (x, y) for each output pixel, in pixels: shape (count, height, width, 2)."""
     height, width, _ = shape
-    key = tf.stack([tf.constant(seed, tf.int64), -1 - tf.cast(step, tf.int64)])  # no key of `draw`
+    key = tf.stack([tf.constant(seed, tf.int64), -1 - tf.cast(step, tf.int64)])  # never a key of `draw`
     field = tf.random.stateless_uniform([count, height, width, 2], key, -1.0, 1.0)
     reach = math.ceil(3 * config.elastic_sigma)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / config.elastic_sigma) ** 2)
@@ -140,15 +146,15 @@ def displacements(
 
 
 def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -> Tensor:
-    """`resample`, with each output pixel's place moved before its matrix is applied."""
+    """Resample images as `resample` does, but displace each output pixel before applying its matrix."""
     height, width = images.shape[1:3]
     x = tf.range(width, dtype=tf.float32)[None, None, :] + moved[..., 0]
     y = tf.range(height, dtype=tf.float32)[None, :, None] + moved[..., 1]
-    # Not `[:, i, None, None]`: for a batch of known size TensorFlow 2.21 makes that `[:, i]` of what was stacked.
+    # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 reduces that to `[:, i]` of the stack.
     xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))
     source_x = inside(xx * x + xy * y + offset_x, width, config.fill_mode)
     source_y = inside(yx * x + yy * y + offset_y, height, config.fill_mode)
-    # A border of `cval` makes the constant mode one of reading within bounds.
+    # With a border of `cval`, constant mode never reads out of bounds.
     padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=config.cval)
     left, top = tf.floor(source_x), tf.floor(source_y)
     along_x, along_y = (source_x - left)[..., None], (source_y - top)[..., None]
@@ -167,7 +173,7 @@ def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -
 
 
 def inside(place: Tensor, size: int, fill_mode: str) -> Tensor:
-    """Coordinates brought to where a fill mode reads them, as `ImageProjectiveTransformV3` does."""
+    """Map coordinates to those that a fill mode reads, as `ImageProjectiveTransformV3` does."""
     if fill_mode == "constant":
         return tf.clip_by_value(place, -1.0, float(size))
     if fill_mode == "reflect":  # d c b a | a b c d | d c b a
@@ -182,7 +188,7 @@ def inside(place: Tensor, size: int, fill_mode: str) -> Tensor:
 
 
 def samples(config: AugConfig, images: Images, seed: int, count: int) -> list[Images]:
-    """What augmentation makes of images, `count` times; for looking at."""
+    """Return `count` augmented versions of the images, for display."""
     augment = make_augment(config, images.shape[1:], seed)
     if augment is None:
         return [images] * count

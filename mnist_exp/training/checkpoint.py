@@ -1,8 +1,8 @@
-"""What exact resume needs, on disk: the state of a training after a step, in a file that is whole or absent.
+"""Write and read checkpoints: the training state after a step, for exact resume, written atomically.
 
 `checkpoint/<finished epochs>-<steps>.state` is an NPZ archive with the arrays `model/…`, `optimizer/…`,
-`metrics/…` (of the epoch under way), `best/model/…`, `best/optimizer/…`, and `progress`, which is JSON; behind it
-stand the 32 bytes of its SHA-256. The newest two are kept: where one is damaged, the one before is used.
+`metrics/…` (of the current epoch), `best/model/…`, `best/optimizer/…` and `progress` (JSON), followed by the
+32 bytes of its SHA-256. The newest two are kept: if the newer one is damaged, the other is used.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 class DamagedCheckpoint(Exception):
-    """A file that is not a whole checkpoint of this run."""
+    """The file is not an intact checkpoint of this run."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     path: Path
     progress: Mapping[str, Any]
-    """`epochs`, `history`, `best_epoch`, `steps`, `seconds` of a `Progress`."""
+    """The fields `epochs`, `history`, `best_epoch`, `steps` and `seconds` of a `Progress`."""
     arrays: Mapping[str, npt.NDArray[Any]]
 
     def restore(self, model: keras.Model) -> Progress:
-        """Give a model this state; it must have been built from the same config."""
+        """Restore the state into a model built from the same config, and return the progress."""
         build_state(model)
         Snapshot(self._all("model/"), self._all("optimizer/")).restore(model)
         best = None
@@ -56,14 +56,14 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of a run, as this process writes them."""
+    """Writes the checkpoints of a run."""
 
     def __init__(self, folder: Path, run: str, last: State | None) -> None:
-        """`run` tells the run from others; `last` is the checkpoint that this process went on from."""
+        """`run` is the key that identifies the run; `last` is the checkpoint that this process resumed from."""
         self.folder, self._run, self._last = folder, run, last and last.path
 
     def save(self, model: keras.Model, progress: Progress) -> None:
-        """Write a checkpoint, and remove all but it and the one before. Raises `OSError`."""
+        """Write a checkpoint and remove all others except the previous one. Raises `OSError`."""
         path = self.folder / f"{progress.epochs:06d}-{progress.steps:08d}{ENDING}"
         if path == self._last:
             return
@@ -71,16 +71,18 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         with replace_file(path) as temporary:
             temporary.write_bytes(content)
-        for file in self.folder.glob(f"*{ENDING}"):  # what was not renamed, too
+        for file in self.folder.glob(f"*{ENDING}"):  # includes temporary files left behind
             if file not in (path, self._last):
                 file.unlink()
         self._last = path
 
 
 def read_newest(folder: Path, run: str) -> tuple[State | None, list[str]]:
-    """The newest checkpoint of a run that is whole, and what is wrong with newer ones.
+    """Read the newest intact checkpoint of a run.
 
-    None where there is none: without anything wrong, there never was one.
+    Returns:
+        The checkpoint, or None, and the problems of newer, damaged ones. None without problems means that there
+        is no checkpoint.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob(f"[0-9]*{ENDING}"), reverse=True):

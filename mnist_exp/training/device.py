@@ -1,4 +1,4 @@
-"""The device, its number of threads and its precision: resolved once at the start, and recorded."""
+"""The device, number of threads and precision of a run, resolved once at its start and recorded."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Device:
 
 
 def resolve(config: DeviceConfig) -> Device:
-    """Choose the device and set up TensorFlow for it.
+    """Select the device and configure TensorFlow for it.
 
     Raises:
-        RequestError: there is no GPU, or this process already runs with another number of threads, which
-            TensorFlow fixes at its first operation.
+        RequestError: A GPU was requested but none is visible, or TensorFlow already runs in this process with
+            other settings, which it fixes at its first operation.
     """
     import tensorflow as tf
 
@@ -56,14 +56,14 @@ def resolve(config: DeviceConfig) -> Device:
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
         capability = details.get("compute_capability", (0, 0))
-        fast = tuple(capability) >= (8, 0)  # Ampere, the first with bfloat16
+        fast = tuple(capability) >= (8, 0)  # Ampere, the first generation with bfloat16
         name = f"GPU {details.get('device_name', gpus[0].name)}"
         return Device("gpu", name, threads, _precision(config, fast))
     return Device("cpu", "CPU", threads, _precision(config, cpu_computes_in_bfloat16()))
 
 
 def leave_gpus_alone() -> None:
-    """Compute on the CPU, with TensorFlow's default number of threads, unless it was set up before."""
+    """Compute on the CPU, with TensorFlow's default number of threads, unless it is already initialized."""
     import tensorflow as tf
 
     with suppress(RuntimeError):
@@ -78,19 +78,19 @@ def visible_gpus() -> list[Any]:
 
 
 def available_cores() -> int:
-    """Return the number of processors that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def halves_batches() -> bool:
-    """Whether there are threads to compute both halves of a batch in parallel."""
+    """Return whether there are threads to compute both halves of a batch in parallel."""
     import tensorflow as tf
 
     return not tf.config.get_visible_devices("GPU") and tf.config.threading.get_inter_op_parallelism_threads() != 1
 
 
 def cpu_computes_in_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor has instructions for bfloat16, which is slower than float32 without them."""
+    """Return whether the CPU has bfloat16 instructions; without them, bfloat16 is slower than float32."""
     try:
         text = cpuinfo.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -106,13 +106,13 @@ def _precision(config: DeviceConfig, fast_bfloat16: bool) -> str:
 
 
 def _configure(tf: Any, gpus: list[Any], threads: int, *, deterministic: bool) -> None:
-    """Set up TensorFlow, once per process. Raises `RequestError` if it already runs with other settings."""
+    """Configure TensorFlow, once per process. Raises `RequestError` if it already runs with other settings."""
     try:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         if not gpus:
             tf.config.set_visible_devices([], "GPU")
-        # Each operation leaves one thread for the other half of the batch.
+        # Leave one thread for the other half of the batch.
         tf.config.threading.set_intra_op_parallelism_threads(max(1, threads - 1))
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""What follows from the epochs so far: the best one, a lower learning rate, an early end.
+"""Derive decisions from the history: the best epoch, a lower learning rate, early stopping.
 
-All are functions of the history, so that a training that goes on needs no counters.
+All are functions of the history, so a resumed run needs no saved counters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ Row = Mapping[str, float]
 
 
 def better(row: Row, than: Row, config: TrainConfig, by: float = 0.0) -> bool:
-    """Whether an epoch is to be preferred to an earlier one, by more than `by`.
+    """Return whether an epoch is better than an earlier one by more than `by`.
 
-    Without validation data, every later one is.
+    Without validation data, later epochs are always better.
     """
     select = config.training.select
     if not any(name.startswith("val/") for name in row):
@@ -29,7 +29,7 @@ def better(row: Row, than: Row, config: TrainConfig, by: float = 0.0) -> bool:
 
 
 def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
-    """Whether the last `early_stopping.patience` epochs were not better than the best one before them."""
+    """Return whether the last `early_stopping.patience` epochs did not improve on the best one before them."""
     early = config.training.early_stopping
     if early.patience is None:
         return False
@@ -41,10 +41,10 @@ def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
 
 
 def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
-    """What `reduce_on_plateau` multiplies the next epoch's learning rate with; 1 for other schedules.
+    """Return the factor of `reduce_on_plateau` for the next epoch's learning rate; 1 for other schedules.
 
-    After `patience` epochs that were not better than the best one, it is lowered by `factor`, not below
-    `final_fraction`, and waits anew.
+    After `patience` epochs without improvement, it is multiplied by `factor`, but not reduced below
+    `final_fraction`, and the count starts again.
     """
     plateau = config.schedule.plateau
     scale, best, waited = 1.0, 0, 0
@@ -62,7 +62,7 @@ def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
 def rates_with_history(
     history: Sequence[Row], config: TrainConfig, steps_per_epoch: int
 ) -> npt.NDArray[np.float32]:
-    """The learning rate of every step: as it was, and as it would go on; shape (epochs × steps_per_epoch,)."""
+    """Return the learning rate of every step, past and planned; shape (epochs × steps_per_epoch,)."""
     epochs = config.training.epochs
     table = learning_rates(config.schedule, config.optimizer.learning_rate, steps_per_epoch, epochs)
     scales = [learning_rate_scale(history[:epoch], config) for epoch in range(epochs)]

@@ -1,7 +1,7 @@
-"""The learning rate of every step, computed beforehand.
+"""Compute the learning rate of every step in advance.
 
-A table instead of one of Keras' schedule objects: the training loop assigns it step by step, so any schedule is
-possible, and the saved model's optimizer stays a plain Keras one.
+A table rather than a Keras schedule object: the training loop assigns the rate at each step, so any schedule is
+possible, and the saved model's optimizer remains a plain Keras one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from mnist_exp.config.schema import ScheduleConfig
 def learning_rates(
     config: ScheduleConfig, base: float, steps_per_epoch: int, epochs: int
 ) -> npt.NDArray[np.float32]:
-    """One learning rate per step, shape (epochs × steps_per_epoch,).
+    """Return the learning rate of each step, shape (epochs × steps_per_epoch,).
 
-    Warm-up rises from `initial_fraction` of `base`, linearly (`one_cycle`: along half a cosine, as the descent
-    after it; Smith, 2018), and reaches `base` with its last step. What comes then ends at `final_fraction` with
-    the last step of all. `reduce_on_plateau` starts as a constant; what it lowers is not known beforehand.
+    During warm-up, the rate rises from `initial_fraction` of `base` to `base` at the last warm-up step. The rise
+    is linear; for `one_cycle` (Smith, 2018) it follows half a cosine, as does the descent. Decaying schedules
+    reach `final_fraction` of `base` at the very last step. `reduce_on_plateau` is constant here, since its
+    reductions are not known in advance.
     """
     total = steps_per_epoch * epochs
     warmup = min(round(config.warmup_epochs * steps_per_epoch + config.warmup_fraction * total), total)
