@@ -44,7 +44,7 @@ def read_images(path: Path, shape: Shape) -> tuple[Images, bool]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The columns of a line: an optional label below `classes` (None: labels are ignored), then the pixels."""
+    """The columns of a line: an optional label less than `classes` (None: ignored), then the pixels."""
 
     shape: Shape
     classes: int | None
@@ -120,7 +120,7 @@ def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) 
 
 
 def _header_lines(path: Path, columns: _Columns) -> int:
-    """Return the number of lines before the first image. Raises `RequestError` if the header does not fit."""
+    """Return the number of lines before the first image. Raises `RequestError` for a bad header or no images."""
     rows = _rows(path)
     line, first = next(rows, (0, []))
     if not first:

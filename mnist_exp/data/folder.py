@@ -38,7 +38,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Sort class names numerically if all are integers, otherwise alphabetically."""
+    """Sort class names numerically if all are integers, otherwise by name."""
     numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
 

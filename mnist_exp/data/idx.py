@@ -26,7 +26,7 @@ IMAGES, LABELS = (3, 4), (1,)
 """The permitted numbers of dimensions in image files and in label files."""
 _UNSIGNED_BYTE = 8
 _GZIP = b"\x1f\x8b"
-_MOST_UNPACKED = 1032  # bytes per byte of an archive: the maximum ratio of gzip compression
+_MOST_UNPACKED = 1032  # bytes per byte of an archive: the maximum compression ratio of gzip
 _START = bytes([0, 0, _UNSIGNED_BYTE])
 _NAMES = {"train": "train", "test": "t10k"}
 

@@ -49,7 +49,7 @@ def limited(source: Source, data: DataConfig) -> Source:
 
 
 def prepare(source: Source, data: DataConfig) -> Dataset:
-    """Apply `data.limit` and split off the validation part. Raises `RequestError` if a part would be empty."""
+    """Apply `data.limit` and split off the validation part. Raises `RequestError` if either part is empty."""
     source = limited(source, data)
     train = source.train
     kept, held_out = stratified(train.labels, data.val_fraction, data.split_seed)
@@ -136,7 +136,10 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _verify(part: Part, data: DataConfig, name: str, labels: str) -> None:
-    """Raise `RequestError` if a part is not as declared; `name` and `labels` are its and its labels' place."""
+    """Raise `RequestError` if a part is not as declared.
+
+    `name` and `labels` refer to the part and its labels in messages.
+    """
     if not len(part):
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:

@@ -93,7 +93,7 @@ def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Arra
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
-    """Read an array after comparing its header with the data's size, so that a false one allocates no memory."""
+    """Read an array after checking its header against the data's size; a false header allocates no memory."""
     place = f"{path}: {member.filename}"
     try:
         with archive.open(member) as file:

@@ -16,7 +16,7 @@ from mnist_exp.data.idx import read_content, unpack
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
-PATIENCE = 5.0  # seconds to wait for a mirror
+PATIENCE = 5.0  # seconds to wait for a mirror's response
 MOST = 2**30  # bytes: maximum size of a downloaded file
 
 
@@ -205,7 +205,10 @@ def _download(
 
 
 def _keep(data: DataConfig, archives: dict[str, bytes], contents: dict[str, bytes]) -> None:
-    """Write downloaded files to the cache, as archives if only their digest is known. Raises `OSError`."""
+    """Write downloaded files to the cache. Raises `OSError`.
+
+    A file is kept as an archive if only the archive's digest is known, otherwise uncompressed.
+    """
     cache = cache_folder(data.name)
     cache.mkdir(parents=True, exist_ok=True)
     for part, spec in data.parts.items():

@@ -152,7 +152,7 @@ def _shown(name: str) -> str:
 
 @contextmanager
 def _opened(name: str) -> Iterator[Path]:
-    """Yield a path that can be read repeatedly: the file itself, or a temporary copy of a pipe or device."""
+    """Yield a path that can be read repeatedly: the file itself, or a copy of a pipe or standard input."""
     if name != STANDARD_INPUT and os.path.isfile(name):
         yield Path(name)
         return
@@ -189,7 +189,7 @@ def _kind(path: Path, name: str) -> str:
 
 
 def _read_array(kind: str, path: Path, name: str, shape: Shape, tell: Tell) -> Images:
-    """Read the images of an IDX, NPZ or CSV file. Raises `RequestError`, also if `shape` is not theirs."""
+    """Read the images of an IDX, NPZ or CSV file. Raises `RequestError`, also if their shape is not `shape`."""
     try:
         if kind == "idx":
             images = idx.parse(idx.unpack(path.read_bytes(), FileSpec(name=path.name), name), name, idx.IMAGES)

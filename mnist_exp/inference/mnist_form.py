@@ -63,7 +63,7 @@ def _strokes(grey: Grey) -> Grey | None:
     relative = grey - _plane(grey, edge)
     if relative.max() < -relative.min():
         relative = -relative
-    # Keep details smaller than half the picture: lighting varies on a larger scale.
+    # Keep bright details smaller than half the picture: lighting varies on a larger scale.
     above = relative - ndimage.grey_opening(relative, max(grey.shape) // 2 + 1)
     level = float(np.median(above[edge]))
     noise = 1.4826 * float(np.median(np.abs(above[edge] - level)))

@@ -43,7 +43,7 @@ class Predictor:
 
         Args:
             images: Pixels from 0 to 255, shape (n, height, width) or (n, height, width, channels), or without n
-                for a single image; or one or more inputs as for `mnist-exp predict`: image files, folders, ….
+                for a single image; or one or more file names, as for `mnist-exp predict`.
 
         Raises:
             RequestError: The images or files are unusable; the message lists all problems with files.

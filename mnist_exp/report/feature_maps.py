@@ -89,7 +89,7 @@ def matrix(
     """Draw values (rows, columns) as a heat map: non-spatial weights, or responses to images.
 
     Args:
-        values: The values; at most 256 rows and columns are drawn, those with the greatest values.
+        values: The values; at most 256 rows and columns are drawn, those of greatest mean magnitude.
         names: The names of the rows.
         axes_names: What rows and columns are, in the singular.
         what: What a value is; "weight" selects the signed colour scale.

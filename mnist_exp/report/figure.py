@@ -1,6 +1,6 @@
 """Create titled figures and write them as PNG files.
 
-Figures are made without pyplot if possible: no global state, no display, and start-up is half a second faster.
+The project's own figures do not use pyplot: no global state, no display, and start-up is half a second faster.
 """
 
 from __future__ import annotations

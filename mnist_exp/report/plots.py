@@ -78,7 +78,7 @@ def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: s
     """Plot the learning rate of every planned step."""
     figure = new_figure(6.4, 3, title)
     axes = figure.add_subplot()
-    # Stairs rather than a line: a rate holds until the next step, even if there is only one step.
+    # Stairs rather than a line: each rate holds for a whole step, so even a single step is visible.
     axes.stairs(rates, np.arange(len(rates) + 1) / steps_per_epoch, baseline=None, color=TRAIN)
     axes.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, float(rates.max()) * 1.05))
     axes.grid(alpha=0.3)
@@ -162,7 +162,7 @@ def misclassified(
     path: Path,
     at_most: int = 40,
 ) -> None:
-    """Draw the misclassified images, most confident first, `at_most` of them."""
+    """Draw up to `at_most` misclassified images, the most confident mistakes first."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     total = len(wrong)
