@@ -23,7 +23,7 @@ from mlflow.utils.validation import (
     _validate_model_alias_name_reserved,
     _validate_model_name,
 )
-from support.cli import MNIST, SMALL, Cli, start
+from support.cli import MNIST, PATIENCE, SMALL, Cli, start
 from support.device import set_up_tensorflow
 from support.servers import ModelServer, Server
 from training.test_catalogue import NETS
@@ -55,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     words = (*SMALL, "model=linear", "data.limit=100", "training.epochs=1", "name=a", f"outputs={folder}")
     process = start(*words, *([] if MNIST else ["data=digits"]))
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=300 * PATIENCE)
     assert process.returncode == 0, err
     [found] = (folder / "runs").iterdir()
     return found
@@ -104,7 +104,7 @@ def test_every_format(cli: Cli, model: str):
     trained = cli(f"model={model}", "data.limit=100", "training.epochs=1", "name=a", small=True)
     assert trained.run is not None
     process = start("export", "run=latest", "format=all", "output=an odd [folder]=1")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=300 * PATIENCE)
     assert process.returncode == 0, err
     assert err == ""
     assert "TensorFlow does not load a SavedModel from a folder with '['" in out
@@ -407,5 +407,7 @@ def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pyte
         assert f" {serve}\n" in out  # what README shows is what `export` says
         [lines] = re.findall(r"^python -c .*\ncurl .*", readme, re.MULTILINE)
         lines = lines.replace("http://127.0.0.1:5001", model.url).replace("python", sys.executable, 1)
-        done = subprocess.run(["sh", "-ec", lines], capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            ["sh", "-ec", lines], capture_output=True, text=True, timeout=60 * PATIENCE, check=True
+        )
         assert np.shape(json.loads(done.stdout)["predictions"]) == (1, 10)

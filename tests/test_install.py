@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from support.cli import start
+from support.cli import PATIENCE, start
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.saved_model import config_of, data_of, find_saved
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def call(*words: str | Path, cwd: Path, timeout: float = 600) -> str:
+def call(*words: str | Path, cwd: Path, timeout: float = 600 * PATIENCE) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     done = subprocess.run(
         words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
@@ -120,7 +120,7 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
         ["resume", "run=a", "training.epochs=2", f"outputs={tmp_path}"],
     ):
         process = start(*command)
-        _, err = process.communicate(timeout=300)
+        _, err = process.communicate(timeout=300 * PATIENCE)
         assert process.returncode == 0, err
         [run] = (tmp_path / "runs").iterdir()
         if command[0] != "resume":

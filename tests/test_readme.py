@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.cli import MNIST
+from support.cli import MNIST, PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,13 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             open_ui(words, folder)
             continue
         done = subprocess.run(
-            words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=400, check=False
+            words,
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=400 * PATIENCE,
+            check=False,
         )
         refused = MNIST is None and (set(PROMISES) & set(words) or any("mnist" in word for word in words[1:]))
         assert done.returncode == (2 if shown or refused else 0), (words, done.stdout[-2000:], done.stderr)
@@ -107,7 +113,9 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_python_of_readme_classifies(followed: Path):
     """The images that README's commands wrote."""
     code = f"{blocks('python')[0]}\nassert probabilities.shape[1] == 10"
-    subprocess.run([sys.executable, "-c", code], cwd=followed, check=True, capture_output=True, timeout=200)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=followed, check=True, capture_output=True, timeout=200 * PATIENCE
+    )
 
 
 def results(folder: Path, name: str = "*") -> list[dict[str, Any]]:
@@ -140,7 +148,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("python")
     words = ["model=lenet5x5", "data=digits", "training.epochs=1", "tracking=none", "name=run"]
     subprocess.run(
-        [sys.executable, "-m", "mnist_exp", *words], cwd=folder, check=True, capture_output=True, timeout=200
+        [sys.executable, "-m", "mnist_exp", *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=200 * PATIENCE,
     )
     [found] = (folder / "outputs" / "runs").iterdir()
     return found
@@ -165,14 +177,14 @@ def test_the_python_of_readme_restores_the_optimizer(run: Path, tmp_path: Path):
     for name, code in (("keras", formats.split("\n\nmodel = keras.models")[0]), ("hdf5", hdf5)):
         script = tmp_path / f"go_on_from_{name}.py"  # not keras.py: it would be imported
         script.write_text(code + GO_ON.format(out=tmp_path / f"{name}.npz"))
-        subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
+        subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200 * PATIENCE)
     with np.load(tmp_path / "keras.npz") as first, np.load(tmp_path / "hdf5.npz") as second:
         assert all(np.array_equal(first[name], second[name]) for name in first)
     without = hdf5.replace("    optimizer.load_own_variables", "    print or optimizer.load_own_variables")
     assert without != hdf5
     script = tmp_path / "control.py"
     script.write_text(without + GO_ON.format(out=tmp_path / "control.npz"))
-    subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
+    subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200 * PATIENCE)
     with np.load(tmp_path / "keras.npz") as first, np.load(tmp_path / "control.npz") as control:
         assert not all(np.array_equal(first[name], control[name]) for name in first)
 
@@ -186,7 +198,7 @@ def test_the_python_of_readme_rebuilds_from_the_architecture(run: Path, tmp_path
         f"{first}\n{images}a = model.predict(images)\nmodel = keras.models{second}\nb = model.predict(images)\n"
         "assert (a == b).all() and a.std() > 0\n"
     )
-    subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200)
+    subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200 * PATIENCE)
 
 
 def test_pictures_and_files_of_readme_are_there():
@@ -205,7 +217,7 @@ def test_completion_can_be_installed():
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=True,
     )
     assert "mnist-exp" in done.stdout

@@ -16,7 +16,7 @@ from typing import Any
 
 import h5py
 import pytest
-from support.cli import SMALL, Cli, start
+from support.cli import PATIENCE, SMALL, Cli, start
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,10 @@ CHOSEN = {
 def kill_at(place: str, count: int, *words: str) -> None:
     """Run a command line until it kills itself there."""
     done = subprocess.run(
-        [sys.executable, str(KILL_POINTS), place, str(count), *words], capture_output=True, text=True, timeout=120
+        [sys.executable, str(KILL_POINTS), place, str(count), *words],
+        capture_output=True,
+        text=True,
+        timeout=120 * PATIENCE,
     )
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stdout, done.stderr)
 
@@ -116,7 +119,11 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def undisturbed(folder: Path, *words: str) -> dict[str, Any]:
     subprocess.run(
-        [sys.executable, "-m", "mnist_exp", *words], cwd=folder, check=True, capture_output=True, timeout=200
+        [sys.executable, "-m", "mnist_exp", *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=200 * PATIENCE,
     )
     [run] = (folder / "outputs" / "runs").iterdir()
     return ended(run)
@@ -178,7 +185,7 @@ def in_mlflow(outputs: Path) -> dict[str, Any]:
     )
     uri = f"sqlite:///{(outputs / 'mlflow.db').resolve()}"
     done = subprocess.run(
-        [sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, uri], capture_output=True, text=True, check=True, timeout=60 * PATIENCE
     )
     found = dict(zip(("status", "params", "metrics", "times", "models"), json.loads(done.stdout), strict=True))
     assert found["status"] == "FINISHED"

@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from support.cli import start
+from support.cli import PATIENCE, start
 from support.journals import free_port
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def alone(home_data: list[str]) -> dict[str, str]:
             text=True,
             check=True,
             capture_output=True,
-            timeout=300,
+            timeout=300 * PATIENCE,
         )
         for file in Path("alone/runs").glob("*/result.json"):
             result = json.loads(file.read_text())
@@ -123,7 +123,9 @@ def ray_cluster(folder: Path) -> Iterator[None]:
 
 def finish(*words: str) -> str:
     """Run a command line in a process of its own, to its end. Returns what it printed."""
-    done = subprocess.run([sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        [sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=400 * PATIENCE
+    )
     assert done.returncode == 0, (done.stdout, done.stderr)
     return done.stdout
 
@@ -185,7 +187,7 @@ def test_a_cluster_that_is_not_there_is_told(home_data: list[str]):
     """Before anything is created."""
     words = ("-m", *TINY, *home_data, "seed=0,1", "hydra/launcher=ray")
     done = subprocess.run(
-        [sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=120 * PATIENCE,
         env=os.environ | {"RAY_AUTH_MODE": "disabled"},
     )  # fmt: skip
     assert done.returncode == 2, (done.stdout, done.stderr)
@@ -275,7 +277,10 @@ def sweep_with_a_killer(
     killer.start()
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "mnist_exp", "-m", *words], capture_output=True, text=True, timeout=400
+            [sys.executable, "-m", "mnist_exp", "-m", *words],
+            capture_output=True,
+            text=True,
+            timeout=400 * PATIENCE,
         )
     finally:
         killer.over.set()

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.cli import Cli
+from support.cli import PATIENCE, Cli
 
 from mnist_exp.runs.journal import Journal, flatten, read
 
@@ -156,7 +156,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     journal.write("metrics", step=1, values={"val/loss": 0.5})
     sender = subprocess.run(
         [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * PATIENCE, check=False,
     )  # fmt: skip
     assert sender.returncode == 0, sender.stderr
     [run] = runs(mlflow_client(tmp_path))
@@ -187,7 +187,7 @@ def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
             )
         )
     for sender in senders:
-        _, err = sender.communicate(timeout=120)
+        _, err = sender.communicate(timeout=120 * PATIENCE)
         assert sender.returncode == 0, err
     assert {run.info.run_name for run in runs(mlflow_client(tmp_path))} == {f"run-{n}" for n in range(4)}
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.cli import start
+from support.cli import PATIENCE, start
 from support.journals import expected, held, write_epoch, write_run
 from support.servers import Server
 
@@ -62,7 +62,7 @@ def train(uri: str, home_data: list[str], midway: Callable[[], None] | None = No
             assert time.monotonic() < deadline
             time.sleep(0.02)
         midway()
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=120 * PATIENCE)
     assert run.returncode == 0, err
     [folder] = Path().resolve().glob("outputs/runs/*")
     assert read(folder)[-1]["status"] == "FINISHED"
@@ -71,7 +71,7 @@ def train(uri: str, home_data: list[str], midway: Callable[[], None] | None = No
 
 def sync(*words: str, status: int = 0) -> str:
     process = start("sync", *words)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120 * PATIENCE)
     assert process.returncode == status, err
     return out + err
 
@@ -150,7 +150,7 @@ def test_a_server_that_comes_later_and_a_sync_that_is_killed(
         process.kill()
         process.communicate()
     both = [start("sync"), start("sync")]
-    assert [process.communicate(timeout=120) and process.returncode for process in both] == [0, 0]
+    assert [process.communicate(timeout=120 * PATIENCE) and process.returncode for process in both] == [0, 0]
     assert held(folder, running.uri, tmp_path / "fetched") == expected(folder)
     assert sync() == "MLflow has everything.\n"
 
@@ -175,7 +175,7 @@ def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
     while Delivery(folder).missing():
         time.sleep(0.1)
         assert process.poll() is None
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
     assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
 
@@ -190,7 +190,7 @@ def test_eight_runs_at_the_same_instant(home_data: list[str], tmp_path: Path):
     """On a fresh SQLite store: all finish, all are there."""
     runs = [start("model=linear", "data.limit=300", "training.epochs=1", *home_data) for _ in range(8)]
     for run in runs:
-        out, err = run.communicate(timeout=300)
+        out, err = run.communicate(timeout=300 * PATIENCE)
         assert run.returncode == 0, err
         assert "warning" not in out
     folders = list(Path().resolve().glob("outputs/runs/*"))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from support.cli import PATIENCE
 from support.journals import expected, held, write_run
 
 from mnist_exp.runs.abandoned import _deliver_in_the_background
@@ -162,7 +163,7 @@ def test_a_database_that_is_locked(tmp_path: Path, uri: str):
         assert process.poll() is None
         assert not (folder / "delivery.json").exists()
     wait_for(lambda: not Delivery(folder).missing())
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
@@ -178,7 +179,7 @@ def test_whoever_dies_while_the_store_is_made(tmp_path: Path, uri: str):
         process.kill()
         process.communicate()
     process = start(folder)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
     assert {path.name for path in tmp_path.glob("*mlflow.db*")} == {"mlflow.db", ".mlflow.db.lock"}
@@ -208,7 +209,7 @@ def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
     wait_for(lambda: not any(Delivery(job).missing() for job in jobs))
     jobs.append(write_run(sweep / "c", uri, parent="/where/it/was/before"))
     lines.write("end", status="FINISHED")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
     parent = held(sweep, uri, tmp_path / "fetched")
     assert (parent["status"], parent["runs"]) == ("FINISHED", 1)
@@ -232,7 +233,7 @@ def test_one_job_that_cannot_be_delivered_keeps_nobody_back(tmp_path: Path, uri:
     (bad / "journal.jsonl").write_bytes(b"\0\0\0\n")
     good = write_run(sweep / "b", uri, parent=str(sweep))
     process = start(sweep)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 1
     assert f"{bad / 'journal.jsonl'}:1: damaged" in err
     assert held(good, uri, tmp_path / "fetched") == expected(good)
@@ -249,7 +250,7 @@ def test_a_run_that_dies_is_marked_and_delivered(tmp_path: Path, uri: str):
     lines = Journal(sweep)
     lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
     process = start(sweep)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
     found = {folder: held(folder, uri, tmp_path / "fetched") for folder in (sweep, done, died, alive)}
     assert [found[folder]["status"] for folder in found] == ["KILLED", "FINISHED", "KILLED", "RUNNING"]
