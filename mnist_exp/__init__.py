@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`load`, imported when it is first asked for: the command line starts with this module."""
+    """Import `load` on first use: the command line imports this module first."""
     if name == "load":
         from mnist_exp.engine.prediction import load
 

@@ -207,7 +207,10 @@ def draw(groups: Sequence[Group], config: CompareConfig) -> Path:
 
 
 def compare_models(groups: Sequence[Group]) -> None:
-    """Print McNemar's exact test for groups of one run each that share a test set."""
+    """Print McNemar's exact test for groups of one run each, or for the two runs of one group.
+
+    They must share a test set.
+    """
     single = [(group.mark, group.runs[0]) for group in groups if len(group.runs) == 1]
     if len(groups) == 1 and len(groups[0].runs) == 2:
         single = [(f"seed {run.seed}", run) for run in groups[0].runs]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request, key_of, override_value
 from mnist_exp.engine.resumption import check_resumption
@@ -17,9 +16,6 @@ from mnist_exp.runs.directory import RunDirectory, RunSummary
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.suggest import nearest
-
-if TYPE_CHECKING:
-    pass
 
 
 def resume(request: Request, started: float) -> None:

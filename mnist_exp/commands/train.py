@@ -8,16 +8,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
 from mnist_exp.engine.run import Job, TrainingRun
 from mnist_exp.runs.directory import RUNS, stamped
 from mnist_exp.runs.stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(request: Request, started: float) -> None:

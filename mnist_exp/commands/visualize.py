@@ -39,7 +39,7 @@ CHOSEN = "chosen"  # images chosen by number
 def visualize(request: Request, started: float) -> None:
     """Draw a saved model's filters, feature maps, class activation maps and receptive fields.
 
-    Raises `RequestError` before anything is created, `WorkError` if a picture cannot be written.
+    Raises `RequestError`, or `WorkError` if the disk is full.
     """
     options, saved, config = settle_saved(request, VisualizeConfig)
     set_up(config)
@@ -233,7 +233,8 @@ def place(
     """Yield the folder for the pictures (`files`).
 
     In a run, its name depends on what the pictures show, so that only the same pictures are ever overwritten; the
-    tracker gets them too. Raises `RequestError` if the folder cannot be written, `WorkError` if the disk is full.
+    tracker gets them too. Raises `RequestError` if it or a picture cannot be written, `WorkError` if the disk is
+    full.
     """
     try:
         if options.output is not None:

@@ -23,8 +23,8 @@ _IMAGES, _CHANNELS = 5, 12
 class FeatureMaps(Callback):
     """Draws the feature maps of the watched layers after each epoch, for the same few images.
 
-    They are those of the model that would be saved: in float32, with the mean of the weights if `training.ema` is
-    set. A twin of the model computes them, so that the training itself is not touched.
+    The maps are those of the model that would be saved: in float32, with the mean of the weights if `training.ema`
+    is set. A twin of the model computes them, so that the training itself is not touched.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class FeatureMaps(Callback):
         self._digits = max(3, len(str(config.training.epochs)))
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
-        """Draw a picture per layer, and hand it to the tracker."""
+        """Draw a picture per layer, and send it to the tracker."""
         from mnist_exp.analysis.activations import outputs_of
         from mnist_exp.report import feature_maps
         from mnist_exp.training.loop import mean_weights

@@ -87,7 +87,10 @@ def _check_augmentation(config: TrainConfig, report: Report) -> None:
 def _check_model(
     model: keras.Model, config: TrainConfig, places: dict[str, str], report: Report, *, learns: bool
 ) -> None:
-    """Check the model's output, initial weights and size and, if it `learns`, a training step on two images."""
+    """Check the model's output, watched layers, initial weights and size.
+
+    If it `learns`, also check a training step on two images, and that the model can be saved.
+    """
     if model.output_shape != (None, config.data.classes):
         shape = "×".join(str(size) for size in model.output_shape[1:])
         report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")

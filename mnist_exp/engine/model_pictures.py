@@ -179,7 +179,10 @@ def _draw_activation(
 
 
 def _fields(subject: Subject) -> Iterator[Picture]:
-    """List one picture with a panel for each layer whose receptive field differs from the layer's before it."""
+    """List one picture with a panel for each named layer.
+
+    Without names, for each layer whose receptive field differs from that of the layer before it.
+    """
     from mnist_exp.analysis.activations import outputs_of
     from mnist_exp.analysis.receptive_field import receptive_axes, seen_by
     from mnist_exp.report import feature_maps

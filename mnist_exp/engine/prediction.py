@@ -16,17 +16,22 @@ if TYPE_CHECKING:
 
 
 def load(run: str | Path = "latest", outputs: str | Path = "outputs", normalize: bool | None = None) -> Predictor:
-    """A saved model with its `predict`, by what `run=` takes: a directory, a name, latest, best, a model's file.
+    """Load a saved model as a predictor.
 
-    `outputs` is the folder that holds runs. `normalize`: whether image files are brought into MNIST's form (None:
-    for models of MNIST's digits). Raises `RequestError`.
+    Args:
+        run: What `run=` takes: a run's directory or name, `latest`, `best`, or a model file.
+        outputs: The output folder.
+        normalize: Whether image files are converted to MNIST's form; None for models of digits only.
+
+    Raises:
+        RequestError: There is no such model, or it cannot be loaded.
     """
     saved = find_saved(str(run), Path(outputs).expanduser())
     return predictor_of(saved, config_of(saved, Request("train"), ()), normalize)
 
 
 def predictor_of(saved: Saved, config: TrainConfig, normalize: bool | None) -> Predictor:
-    """A saved model with what its run's config says. Raises `RequestError`."""
+    """Load a saved model with the class names and settings of its run. Raises `RequestError`."""
     model = saved.load()
 
     from mnist_exp.data.dataset import numbered

@@ -78,7 +78,7 @@ def score_and_draw(
 
 
 def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: Stopwatch) -> Scores:
-    """Score the saved model on the test set, once per run."""
+    """Score the saved model on the test set: once, unless a finished run is trained longer."""
     from mnist_exp.inference.scoring import score
 
     with stopwatch.phase("test"):

@@ -182,7 +182,10 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
 
 
 def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
-    """Whether image files are converted to MNIST's form: the model classifies digits."""
+    """Whether image files are converted to MNIST's form.
+
+    They are if the model was trained on digits or, for a file without a run, takes 28×28×1.
+    """
     return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
 
 
