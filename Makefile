@@ -27,6 +27,9 @@ ui: $(READY) ## browse the runs in MLflow
 test: $(READY) ## set up, then test everything essential (minutes)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
 
+test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA)
+	$(BIN)/python -m pytest -m "mnist and not slow"
+
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
@@ -48,4 +51,4 @@ format: $(READY) ## format the code
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup run ui test test-slow reproduce bench check format clean
+.PHONY: help setup run ui test test-mnist test-slow reproduce bench check format clean
