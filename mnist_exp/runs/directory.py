@@ -45,7 +45,10 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """Lock an existing directory. Raises `RequestError` if another process works in it."""
+        """Lock an existing directory.
+
+        Raises `RequestError` if another process works in it or it cannot be written.
+        """
         for attempt in range(_ATTEMPTS):
             try:
                 return cls(path.resolve(), lock(path))

@@ -1,4 +1,4 @@
-"""The fingerprint of a run: equal for two runs exactly if they end with the same weights."""
+"""The fingerprint of a run: two runs with the same fingerprint end with the same weights."""
 
 from __future__ import annotations
 

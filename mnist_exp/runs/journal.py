@@ -11,11 +11,12 @@ of lines, each with `time` (milliseconds since 1970):
     note       text (Markdown, the run's description)
     tags       values
     artifact   file, folder (of the artifact store)
-    model      file, shape, classes, requirements
+    model      file, shape, classes, requirements, weights_sha256
     end        status (FINISHED, FAILED, KILLED)
     resumed    status (RUNNING), epochs and steps (done before), at, overrides, exact, fingerprint
 
-A resumed run continues its journal, after an `end` or not. Only `artifact`, `end` and `resumed` are repeated then.
+A resumed run continues its journal, after an `end` or not. It does not repeat `run`, `params`, `dataset`, `note`,
+or the metrics of a step, and repeats `model` only for other weights.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class Delivery:
         return run_id
 
     def logged_model(self) -> Any:
-        """Return the run's logged model; None if the store has none. Raises like `pending`."""
+        """Return the run's logged model; None if the store has none that is complete. Raises like `pending`."""
         run_id = self.run_id()
         self._client = self._client or connect(str(self.uri))
         experiment = self._client.get_run(run_id).info.experiment_id
