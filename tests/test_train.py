@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -288,7 +289,7 @@ def test_a_handful_is_learnt_by_heart(cli: Cli, home_data: list[str]):
 
 def test_a_reader_that_has_seen_enough_does_not_end_a_run(home_data: list[str]):
     """`mnist-exp … | head -1` trains to its end."""
-    words = " ".join([sys.executable, "-m", "mnist_exp", *SMALL, *home_data])
+    words = shlex.join([sys.executable, "-m", "mnist_exp", *SMALL, *home_data])
     subprocess.run(f"{words} | head -1", shell=True, check=True, capture_output=True, timeout=120)
     [result] = Path("outputs/runs").glob("*/result.json")
     assert json.loads(result.read_text())["status"] == "finished"

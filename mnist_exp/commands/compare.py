@@ -104,7 +104,7 @@ def choose_runs(config: CompareConfig) -> list[RunSummary]:
 def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Trained], dict[Path, str]]:
     """Return the runs that can be compared, and the reasons for leaving out others.
 
-    Raises `RequestError` if damaged.
+    Raises `RequestError` if a run is damaged, or none has the metric.
     """
     left_out: dict[Path, str] = {}
     runs: list[Trained] = []

@@ -20,10 +20,10 @@ from mnist_exp.engine.exporting import (
     Unfit,
     compute_on_cpu,
     images_of,
-    new_place,
     refuse_other_images,
     refuse_unless_classifier,
-    written,
+    temporary_target,
+    write_format,
 )
 from mnist_exp.engine.saved_model import Saved, config_of, data_of, find_saved, split_overrides
 from mnist_exp.errors import Problem, RequestError, WorkError
@@ -155,13 +155,13 @@ def write_formats(config: ExportConfig, saved: Saved, model: keras.Model, data: 
     try:
         with (
             signals.raised(),
-            new_place(target, is_file(target, config)) as folder,
+            temporary_target(target, is_file(target, config)) as folder,
             images_bar("checking", len(part) * len(config.formats)) as advance,
         ):
             begun = True
             for name in config.formats:
                 try:
-                    checked.append(written(name, saved, part.images, expected, folder, config.tolerance))
+                    checked.append(write_format(name, saved, part.images, expected, folder, config.tolerance))
                 except Unfit as error:
                     failed.append(f"{name}: {error}")
                 advance(len(part))

@@ -290,7 +290,7 @@ def _unused_parameters(
             Problem(
                 "unused-parameter",
                 COMMAND_LINE,
-                f"{name}: the layers of a saved config hold values, not knobs; "
+                f"{name}: the layers of a saved config hold values, not parameters; "
                 f"set the layer's argument (model.layers.0.…), or choose the model anew with model=…",
             )
             for name in names
@@ -303,7 +303,7 @@ def _unused_parameters(
         Problem(
             "unused-parameter",
             places.place(name),
-            f"{name}: nothing in model.layers refers to this knob",
+            f"{name}: nothing in model.layers refers to this parameter",
             name,
         )
         for name in names

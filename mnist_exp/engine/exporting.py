@@ -79,7 +79,7 @@ def images_of(data: Dataset) -> tuple[str, Part]:
 
 
 @contextmanager
-def new_place(target: Path, is_file: bool) -> Iterator[Path]:
+def temporary_target(target: Path, is_file: bool) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to the target when the block succeeds, or whose only file is."""
     if not is_file:
         with new_folder(target) as folder:
@@ -93,7 +93,7 @@ def new_place(target: Path, is_file: bool) -> Iterator[Path]:
         shutil.copyfile(file, temporary)
 
 
-def written(
+def write_format(
     name: str, saved: Saved, images: Images, expected: Probabilities, folder: Path, tolerance: float
 ) -> Checked:
     """Write a format, check it, and move it into a folder. Raises `Unfit`, or `OSError` if the disk is full."""

@@ -160,8 +160,10 @@ def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[li
     names = [run.names.get(part, "") for run in runs]
     # An option's values are shown only if they differ between runs with the same option.
     within = [key for key in keys if len(told_by([key])) > len(set(names))]
-    knobs = [key for key in within if key != _DIGEST and not any(word.isdigit() for word in key.split("."))]
-    chosen = next((some for some in (knobs[:0], knobs) if len(told_by(some)) == len(told_by(keys))), within)
+    parameters = [key for key in within if key != _DIGEST and not any(word.isdigit() for word in key.split("."))]
+    chosen = next(
+        (some for some in (parameters[:0], parameters) if len(told_by(some)) == len(told_by(keys))), within
+    )
     named = [[f"{part}={name}" for name in names]] if len(set(names)) > 1 else []
     return named + [
         [f"{key}={run.settings[key]}" if key in run.settings else "" for run in runs] for key in chosen

@@ -20,6 +20,7 @@ from mnist_exp.errors import MnistExpError, Pruned, RequestError, WorkError
 from mnist_exp.runs.atomic import remove_folder
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
 from mnist_exp.runs.log import quiet, warn
+from mnist_exp.runs.result import DAMAGED
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.worker import load_source
@@ -53,7 +54,7 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
             str(error) if isinstance(error, MnistExpError) else f"{type(error).__name__}: {error}",
         )
     value, seconds = None, 0.0
-    if (ended := summarize(path)) is not None:
+    if (ended := summarize(path)) is not None and ended.status != DAMAGED.status:
         result = ended.result
         value = (result.best or {}).get(search.metric)
         seconds = (result.ended or time.time()) - result.started
@@ -70,8 +71,8 @@ def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None,
     request = replace(search.request, overrides=search.space.overrides(claim.values))
     job = None
     if summary is not None and summary.status in ("interrupted", "killed", "failed"):
-        with suppress(RequestError):  # its code or device was another: from the beginning
-            job = resumed(request, path, stopwatch)
+        with suppress(RequestError):  # code or device changed: start over
+            job = prepare_resumption(request, path, stopwatch)
     if job is None:
         remove_folder(path)
         config = compose_checked(request, TrainConfig)[0]
@@ -82,10 +83,10 @@ def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None,
             config, request.overrides, computer, source, path.parent, path.name, search.stands_in_for, path.parent,
             withholds_test=True,
         )  # fmt: skip
-    return replace(job, observe=watch(job.config, claim))
+    return replace(job, observe=make_observer(job.config, claim))
 
 
-def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
+def prepare_resumption(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
     """Prepare the resumption of a trial's run. Raises `RequestError`."""
     directory = RunDirectory.open(path)
     try:
@@ -95,7 +96,7 @@ def resumed(request: Request, path: Path, stopwatch: Stopwatch) -> Job:
         raise
 
 
-def watch(config: TrainConfig, claim: Claim) -> Any:
+def make_observer(config: TrainConfig, claim: Claim) -> Any:
     """Return an observer that reports a run's epochs to the study, and prunes the run if it is behind."""
     from mnist_exp.training.early_stopping import better
 
@@ -113,7 +114,7 @@ def watch(config: TrainConfig, claim: Claim) -> Any:
 
 
 def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float] | None:
-    """Score the best trial's saved model on the test part, unless that was done; its scores, if there is one."""
+    """Score the best trial's saved model on the test set, unless that was done. Returns the metrics, if any."""
     from mnist_exp.data.load import prepare
     from mnist_exp.inference.scoring import load
     from mnist_exp.tracking.recorder import TestRecord

@@ -249,7 +249,7 @@ def test_leaving_out_a_layer_does_not_make_its_knob_a_mistake():
     """A knob is only wrong where the model's own file never used it, or where it was just turned for nothing."""
     assert config("model.layers.8=null").model.layers[8] is None
     [(_, text)] = problems("model.layers.8=null", "model.dense=64")
-    assert text == "model.dense: nothing in model.layers refers to this knob"
+    assert text == "model.dense: nothing in model.layers refers to this parameter"
 
 
 @pytest.mark.parametrize("value", ["a folder", "a=b", "[x]", "it's, here", "{a: b}", "123", "~/x", "back\\"])
@@ -298,7 +298,7 @@ def test_a_knob_of_a_saved_config_is_not_turned_for_nothing():
     from mnist_exp.runs.fingerprint import as_values
 
     base = as_values(config("model=pyramid"))
-    assert "hold values, not knobs" in problems("model.width=3", base=base)[0][1]
+    assert "hold values, not parameters" in problems("model.width=3", base=base)[0][1]
     assert "a preset cannot be put on a saved config" in problems("debug=overfit", base=base)[0][1]
 
 

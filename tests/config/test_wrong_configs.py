@@ -269,7 +269,7 @@ def wrong_files() -> Iterator[Case]:
     yield Case(
         "a knob",
         ("model=mine",),
-        ((r"mine\.yaml:3", r"^model\.width: nothing in model\.layers refers to this knob"),),
+        ((r"mine\.yaml:3", r"^model\.width: nothing in model\.layers refers to this parameter"),),
         user_file("model", "# mine\nname: mine\nwidth: 3\nlayers: [Flatten]\n"),
     )
     yield Case(
