@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 
+from mnist_exp.keras_spec.layer_specs import Spec
+from mnist_exp.keras_spec.traits import traits
 from mnist_exp.model.graph import apply_layers
 from mnist_exp.model.preprocessing import is_preprocessing
 from mnist_exp.suggest import did_you_mean
 
 _LIST = "model.layers."
-# Layers that return their input at inference, perhaps in another shape.
-_PASSING = frozenset(
-    {
-        *("ActivityRegularization", "AlphaDropout", "Dropout", "Flatten", "GaussianDropout", "GaussianNoise"),
-        *("Identity", "InputLayer", "RepeatVector", "Reshape", "SpatialDropout1D", "SpatialDropout2D"),
-    }
-)
 
 
 class NoSuchLayer(Exception):
     """No layer has the given name or place; the message lists the existing ones."""
 
 
-def places_in(entries: Sequence[Any], shape: tuple[int, ...]) -> dict[str, str]:
+def places_in(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, str]:
     """Return the place of each layer in a list, such as `model.layers.3.layers.0`, by the layer's name.
 
     Args:
-        entries: The list of layers.
+        specs: The list of layers.
         shape: The shape of the images that it takes.
     """
     places: dict[str, str] = {}
-    apply_layers(entries, keras.Input(shape), _LIST[:-1], lambda path, message: None, places)
+    apply_layers(specs, keras.Input(shape), lambda path, message: None, places)
     return places
 
 
@@ -71,4 +65,8 @@ def designed(model: keras.Model) -> list[keras.Layer]:
 
 def telling(model: keras.Model) -> list[keras.Layer]:
     """Return the layers of `designed` whose output at inference is more than their reshaped input."""
-    return [layer for layer in designed(model) if type(layer).__name__ not in _PASSING]
+    return [
+        layer
+        for layer in designed(model)
+        if not traits(layer).is_inert and not isinstance(layer, keras.layers.RepeatVector)
+    ]

@@ -36,5 +36,5 @@ def _described(config: TrainConfig) -> str:
     from mnist_exp.model.build import build
     from mnist_exp.model.preprocessing import Statistics, count_parameters
 
-    parameters = count_parameters(build(config, Statistics(), "float32"))
+    parameters = count_parameters(build(config, Statistics(), "float32", compiled=False))
     return f"model {config.model.name}, {parameters:,} parameters, for {'×'.join(map(str, config.data.shape))}"

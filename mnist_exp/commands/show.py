@@ -27,7 +27,7 @@ def show_model(config: TrainConfig) -> None:
     from mnist_exp.model.preprocessing import Statistics
     from mnist_exp.report.tables import print_table
 
-    model = build(config, Statistics(), "float32")
+    model = build(config, Statistics(), "float32", compiled=False)
     say(f"model   {config.model.name} on {'×'.join(map(str, config.data.shape))}, {config.data.classes} classes")
     print_table(HEADS, as_rows(card(model), config.training.batch_size), RIGHT)
     say(FOOTNOTE.format(batch_size=config.training.batch_size))

@@ -107,7 +107,9 @@ def choose_layers(
 
     if options.layers is None:
         return telling(model)
-    known = places_in(config.model.layers, model.input_shape[1:]) if saved.run else places_without_list(model)
+    known = (
+        places_in(config.model.layers.specs, model.input_shape[1:]) if saved.run else places_without_list(model)
+    )
     problems: list[Problem] = []
     found: list[keras.Layer] = []
     for number, wanted in enumerate(options.layers):

@@ -1,8 +1,8 @@
 """The typed, immutable config that the rest of the program works with.
 
-The classes here check for unknown keys, types, ranges, and values that contradict each other. Layers, losses,
-metrics and optimizers are checked by name in `mnist_exp.keras_spec`, and then by building them with Keras
-(`mnist_exp.engine.keras_check.check`).
+The classes here check for unknown keys, types, ranges, and values that contradict each other. Lists of layers are
+parsed into specs and their faults (`mnist_exp.keras_spec.layer_specs`). Problems that only Keras can find are left
+to `mnist_exp.engine.keras_check`, which builds the model.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from mnist_exp.config.field_types import (
+    Augmentations,
+    Count,
+    Fraction,
+    Frozen,
+    LayerChoice,
+    Layers,
+    Pixels,
+    Range,
+    Seed,
+)
+from mnist_exp.keras_spec.objective import takes_one_hot
 from mnist_exp.suggest import did_you_mean
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 WHITENED_VALUES = 4096  # whitening this many values takes a matrix of 64 MiB
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-LayerChoice = int | Annotated[str, Field(min_length=1)]
-"""A layer, by its index in `model.layers` (3, `3.layers.0`) or by its name."""
-
-
-class Frozen(BaseModel):
-    """Immutable base class of configs. It rejects unknown keys, wrong types, NaN and infinity."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class FileSpec(Frozen):
@@ -191,10 +192,6 @@ class PreprocessConfig(Frozen):
         return self
 
 
-Range = Annotated[float, Field(ge=0)]
-Pixels = Annotated[int, Field(ge=0)]
-
-
 class AugConfig(Frozen):
     """Random augmentation of training images.
 
@@ -215,7 +212,7 @@ class AugConfig(Frozen):
     elastic_sigma: Annotated[float, Field(gt=0, le=100)]
     fill_mode: Literal["constant", "nearest", "reflect", "wrap"]
     cval: Annotated[float, Field(ge=0, le=255)]
-    layers: tuple[Any, ...]
+    layers: Augmentations
 
     @field_validator("width_shift_range", "height_shift_range", mode="before")
     @classmethod
@@ -262,7 +259,7 @@ class AugConfig(Frozen):
     @property
     def is_identity(self) -> bool:
         """Whether augmentation leaves every image unchanged."""
-        return not self.resamples and not any(entry is not None for entry in self.layers)
+        return not self.resamples and not self.layers.specs
 
     @property
     def resamples(self) -> bool:
@@ -282,7 +279,7 @@ class ModelConfig(Frozen):
 
     model_config = ConfigDict(extra="allow")
     name: str
-    layers: tuple[Any, ...]
+    layers: Layers
 
 
 class OptimizerConfig(Frozen):
@@ -372,7 +369,7 @@ class TrainingConfig(Frozen):
     @property
     def one_hot(self) -> bool:
         """Whether the loss expects one-hot targets; Keras' `sparse_…` losses expect class indices."""
-        return not self.loss.lower().replace("_", "").startswith("sparse")
+        return takes_one_hot(self.loss)
 
     @model_validator(mode="after")
     def _smoothing_needs_one_hot(self) -> TrainingConfig:

@@ -13,13 +13,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mnist_exp.config.compose import Composition, compose
+from mnist_exp.config.field_types import Frozen
 from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
-from mnist_exp.config.schema import Frozen, TrainConfig
+from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Code, Problem, RequestError
-from mnist_exp.keras_spec.layer_types import augmentation_faults, check_list, is_list, tell
-from mnist_exp.keras_spec.objective import check_objective
+from mnist_exp.keras_spec.arguments import Fault, is_list
+from mnist_exp.keras_spec.layer_specs import parse_augmentations, parse_layers
+from mnist_exp.keras_spec.objective import objective_faults
 from mnist_exp.suggest import did_you_mean, nearest
 
 Config = TypeVar("Config", bound=Frozen)
@@ -48,6 +50,8 @@ class CheckResult(Generic[Config]):
     """All problems found so far, sorted by place."""
     needs_keras: bool
     """Whether Keras can check the config further."""
+    faults: tuple[Fault, ...] = ()
+    """Those of the problems that concern names and arguments of Keras' classes."""
 
     def unwrap(self) -> tuple[Config, Composition]:
         """Return the config and its composition.
@@ -78,8 +82,10 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
         config = repair.run(error)
         problems += unreported(repair.problems, problems)
         values = repair.values
-    if schema is TrainConfig:
-        problems += unreported(_problems_by_name(composition), problems)
+    faults = tuple(_faults(config, composition)) if schema is TrainConfig else ()
+    problems += unreported(
+        (composition.problem(fault.path, fault.message, fault.code) for fault in faults), problems
+    )
     # With a default in place of the image shape, the number of classes or the model, Keras would report problems
     # that the request does not have.
     paths = {problem.path for problem in problems}
@@ -90,7 +96,7 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
         and not {"data.shape", "data.classes"} & paths
     )
     composition = replace(composition, values=values)
-    return CheckResult(config, composition, tuple(sorted(set(problems))), needs_keras)
+    return CheckResult(config, composition, tuple(sorted(set(problems))), needs_keras, faults)
 
 
 def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
@@ -108,23 +114,17 @@ def unreported(problems: Iterable[Problem], reported: Iterable[Problem]) -> list
     return [problem for problem in problems if problem.path not in paths]
 
 
-def _problems_by_name(composition: Composition) -> list[Problem]:
-    """Return a problem for each layer, optimizer, loss, metric or argument that Keras does not have."""
-    problems: list[Problem] = []
-
-    def report(path: str, message: str) -> None:
-        problems.append(composition.problem(path, message, "invalid-entry"))
-
+def _faults(config: Any, composition: Composition) -> Iterator[Fault]:
+    """Yield the faults of layers, optimizer, loss and metrics: names and arguments that Keras does not have."""
     values = composition.values
-    model, aug = values.get("model"), values.get("aug")
-    if isinstance(model, Mapping) and is_list(model.get("layers")):
-        check_list(model["layers"], "model.layers", report)
-    layers = aug.get("layers") if isinstance(aug, Mapping) else None
-    for index, entry in enumerate(layers if is_list(layers) else ()):
-        if entry is not None:
-            tell(augmentation_faults(entry), f"aug.layers.{index}", report)
-    check_objective(values.get("optimizer"), values.get("training"), report)
-    return problems
+    if isinstance(config, TrainConfig):
+        yield from config.model.layers.faults
+        yield from config.aug.layers.faults
+    else:  # invalid even with defaults
+        for group, parse in (("model", parse_layers), ("aug", parse_augmentations)):
+            layers = values[group].get("layers") if isinstance(values.get(group), Mapping) else None
+            yield from parse(layers).faults if is_list(layers) else ()
+    yield from objective_faults(values.get("optimizer"), values.get("training"))
 
 
 class _Repair(Generic[Config]):

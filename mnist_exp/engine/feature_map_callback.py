@@ -34,8 +34,8 @@ class FeatureMaps(Callback):
         from mnist_exp.model.build import build
 
         self._model, self._record = model, record
-        self._twin = build(config, statistics, "float32")
-        places = places_in(config.model.layers, config.data.shape)
+        self._twin = build(config, statistics, "float32", compiled=False)
+        places = places_in(config.model.layers.specs, config.data.shape)
         watched = config.training.watch
         self._layers = list(dict.fromkeys(layer for one in watched for layer in choose(self._twin, one, places)))
         name, part = ("val", data.val) if data.val is not None else ("train", data.train)

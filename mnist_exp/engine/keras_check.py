@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,122 +14,160 @@ from mnist_exp.analysis.summary import multiply_adds
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.keras_spec.layer_types import Report, augmentation_faults, tell, told_at
+from mnist_exp.keras_spec.arguments import Fault
+from mnist_exp.keras_spec.layer_specs import LayerSpec
 from mnist_exp.model.compile_args import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
 from mnist_exp.model.graph import apply_layers
-from mnist_exp.model.keras_errors import first_sentence
+from mnist_exp.model.keras_errors import Report, first_sentence, reporting_at
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.warm_start import compare, load_donor
 from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
 
 
-def check(config: TrainConfig, composition: Composition) -> None:
+def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
     """Check with Keras what only Keras can check: layers, shapes, optimizer, loss and metrics.
 
-    The model is built for the data that the config declares; no data is read. Raises `RequestError` with all
-    problems.
+    The model is built for the data that the config declares; no data is read.
+
+    Args:
+        config: The config; if problems were reported already, with defaults in place of invalid values.
+        composition: Where the values of the config were set.
+        faults: The faults that are known already; what has one is not made.
+
+    Raises:
+        RequestError: With all problems found.
     """
-    problems: list[Problem] = []
+    checks = _KerasCheck(config, composition, faults)
+    checks.run()
+    if checks.problems:
+        raise RequestError(sorted(set(checks.problems)))
 
-    def report(path: str, message: str) -> None:
-        problems.append(composition.problem(path, message, "rejected-by-keras"))
 
-    _check_objective(config, report)
-    _check_augmentation(config, report)
-    inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
-    x = apply_preprocessing(config.preprocess, Statistics(), inputs)
-    places: dict[str, str] = {}
-    outputs = apply_layers(config.model.layers, x, "model.layers", report, places)
-    if outputs is not None:
+class _KerasCheck:
+    """The checks of one config. Optimizer, loss and metrics are made once, and serve all of them."""
+
+    def __init__(self, config: TrainConfig, composition: Composition, faults: Sequence[Fault]) -> None:
+        self._config, self._composition, self._faults = config, composition, faults
+        self.problems: list[Problem] = []
+        self._places: dict[str, str] = {}
+        """The path of each layer, by its name."""
+
+    def run(self) -> None:
+        """Collect the problems."""
+        optimizer, loss = self._make_optimizer(), self._make_loss()
+        self._check_augmentation()
+        model = self._build()
+        if (
+            model is not None
+            and self._fits(model)
+            and optimizer is not None
+            and loss is not None
+            and not self.problems
+        ):
+            self._train(model, optimizer, loss)
+        elif optimizer is not None:
+            self._try_optimizer(optimizer)
+
+    def _report(self, path: str, message: str) -> None:
+        self.problems.append(self._composition.problem(path, message, "rejected-by-keras"))
+
+    def _is_faulty(self, *paths: str) -> bool:
+        """Return whether there is a fault at or below one of these paths."""
+        return any(f"{fault.path}.".startswith(f"{path}.") for fault in self._faults for path in paths)
+
+    def _make_optimizer(self) -> keras.Optimizer | None:
+        if self._is_faulty("optimizer"):
+            return None
+        with reporting_at("optimizer", self._report):
+            return make_optimizer(self._config.optimizer, self._config.training.ema)
+        return None
+
+    def _try_optimizer(self, optimizer: keras.Optimizer) -> None:
+        with reporting_at("optimizer", self._report):
+            try_optimizer(optimizer)
+
+    def _make_loss(self) -> keras.Loss | None:
+        """Return the loss if it and the metrics can be computed."""
+        training = self._config.training
+        if self._is_faulty("training.loss", "training.label_smoothing", "training.metrics"):
+            return None
+        with reporting_at("training", self._report):
+            loss, metrics = make_loss(training), make_metrics(training)
+            try_on_targets(loss, metrics, training, self._config.data.classes)
+            return loss
+        return None
+
+    def _check_augmentation(self) -> None:
+        for spec in self._config.aug.layers.specs:
+            if isinstance(spec, LayerSpec):
+                with reporting_at(spec.place, self._report):
+                    try_augmentation(make_augmentation(spec), self._config.data.shape)
+
+    def _build(self) -> keras.Model | None:
+        config = self._config
+        inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
+        x = apply_preprocessing(config.preprocess, Statistics(), inputs)
+        outputs = apply_layers(config.model.layers.specs, x, self._report, self._places)
+        if outputs is None:
+            return None
         try:
-            model = keras.Model(inputs, outputs)
+            return keras.Model(inputs, outputs)
         except ValueError as error:  # two layers with one name
-            report("model.layers", first_sentence(error))
-        else:
-            _check_model(model, config, places, report, learns=not problems)
-    if problems:
-        raise RequestError(sorted(set(problems)))
+            self._report("model.layers", first_sentence(error))
+            return None
 
+    def _fits(self, model: keras.Model) -> bool:
+        """Check the model's output, watched layers, initial weights and size; return whether the output fits."""
+        config = self._config
+        if model.output_shape != (None, config.data.classes):
+            shape = "×".join(str(size) for size in model.output_shape[1:])
+            message = f"must end in {config.data.classes} values, one per class, but ends in {shape}"
+            self._report("model.layers", message)
+            return False
+        for index, wanted in enumerate(config.training.watch):
+            try:
+                choose(model, wanted, self._places)
+            except NoSuchLayer as error:
+                self._report(f"training.watch.{index}", str(error))
+        if config.init_from is not None:
+            _check_donor(model, config.init_from, self._report)
+        for key, most, found, what in (
+            ("max_parameters", config.budget.max_parameters, count_parameters(model), "parameters"),
+            ("max_macs", config.budget.max_macs, sum(map(multiply_adds, model.layers)), "multiply-adds per image"),
+        ):
+            if most is not None and found > most:
+                message = f"the model has {found:,} {what}, {found - most:,} more than {most:,}"
+                self._report(f"budget.{key}", message)
+        return True
 
-def _check_objective(config: TrainConfig, report: Report) -> None:
-    """Check the optimizer, the loss, the metrics, and the metric that selects the best epoch."""
-    wrong: list[str] = []
-
-    def note(path: str, message: str) -> None:
-        wrong.append(path)
-        report(path, message)
-
-    for path, make in (
-        ("optimizer", lambda: try_optimizer(config.optimizer)),
-        ("training", lambda: make_loss(config.training)),
-        ("training", lambda: make_metrics(config.training)),
-        ("training", lambda: try_on_targets(config.training, config.data.classes)),
-    ):
-        if "training.loss" not in wrong:  # the loss determines the metrics' targets
-            with told_at(path, note):
-                make()
-    if wrong:
-        return
-    available = {"loss", *(metric.name for metric in make_metrics(config.training))}
-    if config.training.select.metric.removeprefix("val/") not in available:
-        names = ", ".join(f"val/{name}" for name in sorted(available))
-        report("training.select.metric", f"no such metric; there are {names}")
-
-
-def _check_augmentation(config: TrainConfig, report: Report) -> None:
-    for index, entry in enumerate(config.aug.layers):
-        if entry is not None:
-            place = f"aug.layers.{index}"
-            if not tell(augmentation_faults(entry), place, report):
-                with told_at(place, report):
-                    try_augmentation(make_augmentation(entry), config.data.shape)
-
-
-def _check_model(
-    model: keras.Model, config: TrainConfig, places: dict[str, str], report: Report, *, learns: bool
-) -> None:
-    """Check the model's output, watched layers, initial weights and size.
-
-    If it `learns`, also check a training step on two images, and that the model can be saved.
-    """
-    if model.output_shape != (None, config.data.classes):
-        shape = "×".join(str(size) for size in model.output_shape[1:])
-        report("model.layers", f"must end in {config.data.classes} values, one per class, but ends in {shape}")
-        return
-    for index, wanted in enumerate(config.training.watch):
+    def _train(self, model: keras.Model, optimizer: keras.Optimizer, loss: keras.Loss) -> None:
+        """Check that the model ends in probabilities, makes a training step on two images, and can be saved."""
+        config = self._config
+        images = np.full((2, *config.data.shape), 128, np.float32)
+        targets = np.eye(2, config.data.classes) if config.training.one_hot else np.arange(2)
         try:
-            choose(model, wanted, places)
-        except NoSuchLayer as error:
-            report(f"training.watch.{index}", str(error))
-    if config.init_from is not None:
-        _check_donor(model, config.init_from, report)
-    for key, most, found, what in (
-        ("max_parameters", config.budget.max_parameters, count_parameters(model), "parameters"),
-        ("max_macs", config.budget.max_macs, sum(map(multiply_adds, model.layers)), "multiply-adds per image"),
-    ):
-        if most is not None and found > most:
-            report(f"budget.{key}", f"the model has {found:,} {what}, {found - most:,} more than {most:,}")
-    if not learns:
-        return
-    images = np.full((2, *config.data.shape), 128, np.float32)
-    targets = np.eye(2, config.data.classes) if config.training.one_hot else np.arange(2)
-    try:
-        total = float(np.sum(model(images))) / 2
-        if not abs(total - 1) < 1e-3:
-            report("model.layers", f"must end in probabilities, but their sum is {total:.3g}: add Softmax")
+            total = float(np.sum(model(images))) / 2
+            if not abs(total - 1) < 1e-3:
+                message = f"must end in probabilities, but their sum is {total:.3g}: add Softmax"
+                self._report("model.layers", message)
+                return
+            model.compile(optimizer, loss, run_eagerly=True, jit_compile=False)
+            model.train_on_batch(images, targets)
+        # Keras builds models that TensorFlow cannot compute, for example with unequal strides
+        except Exception as error:
+            self._explain_failed_step(model, images, error)
             return
-        optimizer, loss = make_optimizer(config.optimizer, config.training.ema), make_loss(config.training)
-        model.compile(optimizer, loss, run_eagerly=True, jit_compile=False)
-        model.train_on_batch(images, targets)
-    # Keras builds models that TensorFlow cannot compute, for example with unequal strides
-    except Exception as error:
-        place = _first_that_fails(model, images, places)
-        report(place, f"can be built, but not computed: {first_sentence(error)}")
-        return
-    try:
-        keras.models.model_from_json(model.to_json())
-    except Exception as error:
-        report("model.layers", f"can be trained, but not saved: {first_sentence(error)}")
+        try:
+            keras.models.model_from_json(model.to_json())
+        except Exception as error:
+            self._report("model.layers", f"can be trained, but not saved: {first_sentence(error)}")
+
+    def _explain_failed_step(self, model: keras.Model, images: Any, error: Exception) -> None:
+        """Report whether the optimizer or a layer is at fault."""
+        self._try_optimizer(make_optimizer(self._config.optimizer, self._config.training.ema))
+        if not self.problems:
+            place = _first_that_fails(model, images, self._places)
+            self._report(place, f"can be built, but not computed: {first_sentence(error)}")
 
 
 def _check_donor(model: keras.Model, run: str, report: Report) -> None:

@@ -5,6 +5,7 @@ All problems are found here, before anything is created.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import CheckResult, check_request, unreported
 from mnist_exp.errors import Problem, RequestError
+from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.model import backend
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_run, read_config
@@ -88,17 +90,17 @@ def _refusal(request: Request, checked: CheckResult[TrainConfig]) -> RequestErro
     except RequestError as error:
         problems += error.problems
         config = config.model_copy(update={"init_from": None})
-    pending = partial(_problems_with_keras, config, checked.composition, reported=problems)
+    pending = partial(_problems_with_keras, config, checked, reported=problems)
     return RequestError(sorted(set(problems)), pending=pending if checked.needs_keras else None)
 
 
 def _problems_with_keras(
-    config: TrainConfig, composition: Composition, *, reported: tuple[Problem, ...]
+    config: TrainConfig, checked: CheckResult[TrainConfig], *, reported: tuple[Problem, ...]
 ) -> tuple[Problem, ...]:
     """Return what Keras finds wrong in addition to the reported problems."""
     try:
         set_up(config)
-        check_with_keras(config, composition)
+        check_with_keras(config, checked.composition, checked.faults)
     except RequestError as error:
         return tuple(unreported(error.problems, reported))
     return ()
@@ -112,11 +114,11 @@ def set_up(config: TrainConfig) -> Device:
     return device.resolve(config.device)
 
 
-def check_with_keras(config: TrainConfig, composition: Composition) -> None:
+def check_with_keras(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
     """Let Keras check the layers, the optimizer, the loss and the metrics. Raises `RequestError`."""
     from mnist_exp.engine.keras_check import check
 
-    check(config, composition)
+    check(config, composition, faults)
 
 
 def recheck_with_data(request: Request, option: str) -> tuple[Request, TrainConfig]:

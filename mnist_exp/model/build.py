@@ -1,4 +1,4 @@
-"""Build the compiled Keras model of a config, whose input is raw pixels."""
+"""Build the Keras model of a config, whose input is raw pixels."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mnist_exp.model.preprocessing import Statistics, apply_preprocessing
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.Model:
-    """Build and compile the model of a config.
+def build(config: TrainConfig, statistics: Statistics, precision: str, *, compiled: bool = True) -> keras.Model:
+    """Build the model of a config.
 
     Initial weights are a function of `config.seed`. The learning rate is a variable that the training loop sets.
 
@@ -22,6 +22,7 @@ def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.
         config: Must have passed `engine.keras_check.check`.
         statistics: The statistics of the training images, for preprocessing.
         precision: `float32` or `bfloat16`, for computations; weights, input and output are float32.
+        compiled: Whether it also gets its optimizer, loss and metrics.
 
     Returns:
         A model with input (batch, height, width, channels) of raw pixels 0…255 and output (batch, classes).
@@ -32,21 +33,22 @@ def build(config: TrainConfig, statistics: Statistics, precision: str) -> keras.
     try:
         inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
         x = apply_preprocessing(config.preprocess, statistics, inputs)
-        outputs = apply_layers(config.model.layers, x, "model.layers", _refuse)
+        outputs = apply_layers(config.model.layers.specs, x, _refuse)
         model = keras.Model(inputs, outputs, name=_identifier(config.model.name))
-        model.compile(
-            optimizer=make_optimizer(config.optimizer, config.training.ema),
-            loss=make_loss(config.training),
-            metrics=make_metrics(config.training),
-            jit_compile=False,  # slower on CPUs
-        )
+        if compiled:
+            model.compile(
+                optimizer=make_optimizer(config.optimizer, config.training.ema),
+                loss=make_loss(config.training),
+                metrics=make_metrics(config.training),
+                jit_compile=False,  # slower on CPUs
+            )
     finally:
         keras.config.set_dtype_policy(previous)
     return model
 
 
 def _refuse(path: str, message: str) -> None:
-    raise RequestError([Problem("invalid-entry", path, message)])
+    raise RequestError([Problem("rejected-by-keras", path, message)])
 
 
 def _identifier(name: str) -> str:

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
-from mnist_exp.keras_spec.layer_types import ArgumentError, check_arguments
-from mnist_exp.keras_spec.objective import check_optimizer, class_named
-from mnist_exp.keras_spec.signatures import snake_case
-from mnist_exp.model.keras_errors import first_sentence
+from mnist_exp.keras_spec.signatures import find_class, snake_case
+from mnist_exp.model.keras_errors import ArgumentError, first_sentence
 
 
 def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
-    """Make the optimizer, with its base learning rate. Raises `ArgumentError`.
+    """Make the optimizer, with its base learning rate. Raises `ArgumentError` for values that Keras rejects.
 
     Args:
         config: The optimizer's type and arguments.
         ema: The momentum of the exponential moving average of the weights; None for no average.
     """
-    check_optimizer(config.type, config.arguments)
     optimizer_class = getattr(keras.optimizers, config.type)
     more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
     if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:
@@ -33,64 +31,55 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
         raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
 
 
-def try_optimizer(config: OptimizerConfig) -> None:
-    """Let the optimizer make one step. Raises `ArgumentError` for arguments that fail only then."""
+def try_optimizer(optimizer: keras.Optimizer) -> None:
+    """Let a new optimizer make one step. Raises `ArgumentError` for arguments that fail only then."""
     variable = keras.Variable(np.ones((2, 2), np.float32))
     try:
-        make_optimizer(config).apply([keras.ops.ones((2, 2))], [variable])
-    except ArgumentError:
-        raise
+        optimizer.apply([keras.ops.ones((2, 2))], [variable])
     except Exception as error:  # of any type: without this check, it would be raised in training
-        raise ArgumentError(f"{config.type} cannot make a step: {first_sentence(error)}") from error
+        kind = type(optimizer).__name__
+        raise ArgumentError(f"{kind} cannot make a step: {first_sentence(error)}") from error
 
 
 def make_loss(config: TrainingConfig) -> keras.Loss:
-    """Make the loss, on probabilities, with the configured label smoothing. Raises `ArgumentError`."""
-    loss_class = getattr(keras.losses, class_named(config.loss, "losses", "loss", "loss"))
-    arguments: dict[str, Any] = {}
-    if config.label_smoothing:
-        arguments["label_smoothing"] = config.label_smoothing
-        check_arguments("losses", loss_class.__name__, arguments)
-    loss: keras.Loss = loss_class(**arguments)
+    """Make the loss, on probabilities, with the configured label smoothing."""
+    arguments = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
+    loss: keras.Loss = getattr(keras.losses, str(find_class("losses", config.loss)))(**arguments)
     return loss
 
 
 def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
-    """Make the accuracy, followed by the additional metrics of the config. Raises `ArgumentError`."""
+    """Make the accuracy, followed by the additional metrics of the config.
+
+    Raises:
+        ArgumentError: If Keras cannot make a metric without arguments.
+    """
     accuracy = keras.metrics.CategoricalAccuracy if config.one_hot else keras.metrics.SparseCategoricalAccuracy
     metrics = [accuracy(name="accuracy")]
     for index, name in enumerate(config.metrics):
-        metric_class = getattr(keras.metrics, class_named(name, "metrics", "metric", f"metrics.{index}"))
-        key = f"metrics.{index}"
-        sparse = metric_class.__name__.startswith("Sparse")
-        if sparse and config.one_hot:
-            raise ArgumentError(f"{name} takes class numbers, but {config.loss} trains on one-hot targets", key)
-        if not config.one_hot and hasattr(keras.metrics, f"Sparse{metric_class.__name__}"):
-            instead = f"sparse_{snake_case(metric_class.__name__)}"
-            raise ArgumentError(f"{name} takes one-hot targets; with {config.loss} it is {instead}", key)
+        class_name = str(find_class("metrics", name))
         try:
             # An explicit name, as Keras' default is numbered within the process.
-            metrics.append(metric_class(name=snake_case(metric_class.__name__)))
+            metrics.append(getattr(keras.metrics, class_name)(name=snake_case(class_name)))
         except (ValueError, TypeError) as error:
-            raise ArgumentError(f"{name} cannot be made: {first_sentence(error)}", key) from error
-        if len({metric.name for metric in metrics}) < len(metrics):
-            raise ArgumentError(f"{name} is there already", key)
+            raise ArgumentError(f"{name} cannot be made: {first_sentence(error)}", f"metrics.{index}") from error
     return metrics
 
 
-def try_on_targets(config: TrainingConfig, classes: int) -> None:
-    """Check that the loss and each metric return one number for two images. Raises `ArgumentError`."""
+def try_on_targets(
+    loss: keras.Loss, metrics: Sequence[keras.Metric], config: TrainingConfig, classes: int
+) -> None:
+    """Check that the loss and each additional metric return one number for two images. Raises `ArgumentError`."""
     probabilities = np.full((2, classes), 1 / classes, np.float32)
     targets = np.eye(2, classes) if config.one_hot else np.arange(2)
-    kind = "one-hot targets" if config.one_hot else "class numbers"
-    loss = make_loss(config)
+    kind = "one-hot targets" if config.one_hot else "class indices"
     try:
         value = np.asarray(loss(targets, probabilities))
     except Exception as error:  # of any type: without this check, it would be raised in training
         raise ArgumentError(f"{config.loss} does not fit {kind}: {first_sentence(error)}", "loss") from error
     if value.shape != ():
         raise ArgumentError(f"{config.loss} gives {value.size} values, not one", "loss")
-    for index, metric in enumerate(make_metrics(config)[1:]):
+    for index, metric in enumerate(metrics[1:]):
         key = f"metrics.{index}"
         try:
             metric.update_state(targets, probabilities)

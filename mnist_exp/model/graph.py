@@ -1,56 +1,54 @@
-"""Build a graph from a list of layers: plain layers in sequence, and `Repeat`, `Residual` and `Parallel`.
+"""Build a graph from the specs of layers: plain layers in sequence, and `Repeat`, `Residual` and `Parallel`.
 
 These three are only notation: the model that is built and saved consists of Keras' own layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from mnist_exp.keras_spec.layer_types import (
-    COMPOSITES,
-    KEEP_SHAPE,
-    ArgumentError,
-    Report,
-    check_composite,
-    faults,
-    is_beside_shape,
-    is_list,
-    merge_faults,
-    parse_entry,
-    tell,
-    told_at,
+from mnist_exp.keras_spec.layer_specs import (
+    InvalidSpec,
+    LayerSpec,
+    ParallelSpec,
+    RepeatSpec,
+    ResidualSpec,
+    Spec,
 )
 from mnist_exp.keras_spec.signatures import snake_case
-from mnist_exp.model.keras_errors import first_sentence, why_not, without_received
+from mnist_exp.model.keras_errors import (
+    ArgumentError,
+    Report,
+    first_sentence,
+    why_not,
+    without_received,
+)
 from mnist_exp.model.layers import make_layer, numbered
 
 Tensor = Any  # keras.KerasTensor; None after a layer that did not fit
 
 
-def apply_layers(
-    entries: Sequence[Any], x: Tensor, path: str, report: Report, places: dict[str, str] | None = None
-) -> Tensor:
-    """Apply a list of layers to a symbolic tensor, skipping `null` entries.
+def apply_layers(specs: Sequence[Spec], x: Tensor, report: Report, places: dict[str, str] | None = None) -> Tensor:
+    """Apply layers to a symbolic tensor.
 
     After a layer that does not fit, the other layers are still made, and checked if the shape of their input is
     known nevertheless. The last layer computes in float32, as the loss is inaccurate for probabilities in half
     precision.
 
     Args:
-        entries: The layer entries.
+        specs: The layers.
         x: The input.
-        path: The place of the list in the config, as a dotted path.
-        report: Takes the path and the message of each problem.
+        report: Takes the path and the message of each problem that Keras finds.
         places: If given, receives the path of each layer by the layer's name.
 
     Returns:
         The output; None if its shape is not known because a layer did not fit.
     """
-    return _Graph(report, {} if places is None else places).apply(entries, x, path, final=True)
+    return _Graph(report, {} if places is None else places).apply(specs, x, final=True)
 
 
 class _Graph:
@@ -64,121 +62,107 @@ class _Graph:
         self._repeating = False  # inside `Repeat`: explicit names are numbered
         self._turn = ""  # the current turn of a repeated list, for messages
 
-    def apply(self, entries: Any, x: Tensor, path: str, *, final: bool = False) -> Tensor:
-        if not is_list(entries):
-            self._report(path, f"expected a list of layers, found {entries!r}")
-            return None
-        last = max((index for index, entry in enumerate(entries) if entry is not None), default=-1)
-        for index, entry in enumerate(entries):
-            if entry is not None:
-                place = f"{path}.{index}"
-                before, x = x, None
-                with told_at(place, self._report):
-                    x = self._entry(entry, before, place, final and index == last)
+    def apply(self, specs: Sequence[Spec], x: Tensor, *, final: bool = False) -> Tensor:
+        steps: dict[type, Callable[[Any, Tensor, bool], Tensor]] = {
+            LayerSpec: self._layer,
+            RepeatSpec: self._repeat,
+            ResidualSpec: self._residual,
+            ParallelSpec: self._parallel,
+            InvalidSpec: lambda spec, x, final: x if spec.keeps_shape else None,
+        }
+        for index, spec in enumerate(specs):
+            x = steps[type(spec)](spec, x, final and index == len(specs) - 1)
         return x
 
-    def _entry(self, entry: Any, x: Tensor, place: str, final: bool) -> Tensor:
-        kind, arguments = parse_entry(entry)
-        if kind in COMPOSITES:
-            check_composite(kind, arguments)
-            compose = {"Repeat": self._repeat, "Residual": self._residual, "Parallel": self._parallel}[kind]
-            return compose(arguments, x, place, final)
-        if self._repeating and isinstance(arguments.get("name"), str):
-            entry = {**arguments, "type": kind, "name": numbered(arguments["name"], self._seen)}
-        layer = self._make(entry, place)
+    def _layer(self, spec: LayerSpec, x: Tensor, final: bool) -> Tensor:
+        layer = self._make(spec)
         if layer is None:
-            return x if kind in KEEP_SHAPE else None
+            return x if spec.keeps_shape else None
         # Keras adds activity penalties to a float32 loss, which fails if they are bfloat16.
         if final or getattr(layer, "activity_regularizer", None) is not None:
             layer.dtype_policy = keras.DTypePolicy("float32")
-        self._places[layer.name] = place
+        self._places[layer.name] = spec.place
         if x is None:
             return None
         try:
             result = layer(x)
         except Exception as error:  # Keras raises many types
-            self._report(place, why_not(layer, _shape(x), self._previous, error) + self._turn)
-            return x if kind in KEEP_SHAPE else None
-        self._previous = f"{place}, {kind}"
+            self._report(spec.place, why_not(layer, _shape(x), self._previous, error) + self._turn)
+            return x if spec.keeps_shape else None
+        self._previous = f"{spec.place}, {spec.type}"
         return result
 
-    def _make(self, entry: Any, place: str) -> keras.Layer | None:
-        """Make a layer without its invalid arguments, or return None if a shape depends on one of them."""
-        kind, arguments = parse_entry(entry)
-        wrong = tell(faults(entry), place, self._report)
-        name = numbered(snake_case(kind), self._seen)
-        shape_is_known = True
-        while True:
-            for fault in wrong:
-                shape_is_known &= is_beside_shape(fault.key)
-                arguments.pop(str(fault.key), None)
-            entry = {**arguments, "type": kind}
-            if any(faults(entry)):
-                return None
+    def _make(self, spec: LayerSpec) -> keras.Layer | None:
+        """Make a layer without the arguments that Keras rejects; None if its shape depends on one of them."""
+        if self._repeating and "name" in spec.arguments:
+            name = numbered(spec.arguments["name"], self._seen)
+            spec = replace(spec, arguments={**spec.arguments, "name": name})
+        default_name = numbered(snake_case(spec.type), self._seen)
+        remaining: LayerSpec | None = spec
+        while remaining is not None:
             try:
-                layer = make_layer(entry, name)
+                layer = make_layer(remaining, default_name)
             except ArgumentError as error:
-                wrong = tell([error], place, self._report)
-                if error.key not in arguments:
-                    return None
+                key = error.key or ""
+                self._report(f"{spec.place}.{key}" if key else spec.place, str(error))
+                remaining = remaining.without(key)
             else:
-                return layer if shape_is_known else None
+                return layer if remaining.shape_is_known else None
+        return None
 
-    def _repeat(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
-        times = arguments["times"]
+    def _repeat(self, spec: RepeatSpec, x: Tensor, final: bool) -> Tensor:
         outside = self._repeating, self._turn
         self._repeating = True
-        for turn in range(times):
-            self._turn = outside[1] if turn == 0 else f", in turn {turn + 1} of {times} of {place}"
-            x = self.apply(arguments["layers"], x, f"{place}.layers", final=final and turn == times - 1)
+        for turn in range(spec.times):
+            self._turn = outside[1] if turn == 0 else f", in turn {turn + 1} of {spec.times} of {spec.place}"
+            x = self.apply(spec.layers, x, final=final and turn == spec.times - 1)
         self._repeating, self._turn = outside
         return x
 
-    def _residual(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
+    def _residual(self, spec: ResidualSpec, x: Tensor, final: bool) -> Tensor:
         before = self._previous
-        ends = [self.apply(arguments["layers"], x, f"{place}.layers")]
+        output = self.apply(spec.layers, x)
         self._previous = before
-        shortcut = arguments.get("shortcut")
-        ends.append(self.apply(() if shortcut is None else shortcut, x, f"{place}.shortcut"))
-        if None not in ends and ends[0].shape != ends[1].shape:
+        shortcut = self.apply(spec.shortcut, x)
+        if output is not None and shortcut is not None and output.shape != shortcut.shape:
             self._report(
-                place,
-                f"the layers of Residual end in {_shape(ends[0])}, its shortcut in {_shape(ends[1])}: "
+                spec.place,
+                f"the layers of Residual end in {_shape(output)}, its shortcut in {_shape(shortcut)}: "
                 f"what is added must be of one shape{self._turn}",
             )
-            return ends[0]
-        return self._merge("Add", ends, place, final)
+            return output
+        return self._merge(LayerSpec(spec.place, "Add", {}), [output, shortcut], final)
 
-    def _parallel(self, arguments: Mapping[str, Any], x: Tensor, place: str, final: bool) -> Tensor:
+    def _parallel(self, spec: ParallelSpec, x: Tensor, final: bool) -> Tensor:
         before = self._previous
-        ends = []
-        for index, branch in enumerate(arguments["branches"]):
-            if branch is not None:
-                self._previous = before
-                ends.append(self.apply(branch, x, f"{place}.branches.{index}"))
-        return self._merge(arguments.get("merge", "Concatenate"), ends, place, final)
+        outputs = []
+        for branch in spec.branches:
+            self._previous = before
+            outputs.append(self.apply(branch, x))
+        return None if spec.merge is None else self._merge(spec.merge, outputs, final)
 
-    def _merge(self, entry: Any, ends: list[Tensor], place: str, final: bool) -> Tensor:
-        if tell(merge_faults(entry), place, self._report):
-            return None
-        kind, _ = parse_entry(entry)
+    def _merge(self, spec: LayerSpec, inputs: list[Tensor], final: bool) -> Tensor:
+        name = numbered(snake_case(spec.type), self._seen)
         try:
-            layer = make_layer(entry, numbered(snake_case(kind), self._seen))
+            layer = make_layer(spec, name)
         except ArgumentError as error:
-            raise ArgumentError(str(error), f"merge.{error.key}" if error.key else "merge") from error
+            key = f"merge.{error.key}" if error.key else "merge"
+            self._report(f"{spec.place}.{key}", str(error))
+            return None
         if final:
             layer.dtype_policy = keras.DTypePolicy("float32")
-        self._places[layer.name] = place
-        if any(end is None for end in ends):
+        self._places[layer.name] = spec.place
+        if any(x is None for x in inputs):
             return None
         try:
-            x = layer(ends)
+            output = layer(inputs)
         except Exception as error:
-            shapes = ", ".join(_shape(end) for end in ends)
+            shapes = ", ".join(map(_shape, inputs))
             why = without_received(first_sentence(error))
-            raise ArgumentError(f"{kind} cannot merge branches of {shapes}: {why}{self._turn}") from error
-        self._previous = f"{place}, {kind}"
-        return x
+            self._report(spec.place, f"{spec.type} cannot merge branches of {shapes}: {why}{self._turn}")
+            return None
+        self._previous = f"{spec.place}, {spec.type}"
+        return output
 
 
 def _shape(x: Tensor) -> str:

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import keras
 import numpy as np
 
 # Kinds of input by their number of axes, the batch axis included.
 _KINDS_OF_INPUT = {2: "a vector", 3: "steps×features", 4: "rows×columns×channels"}
+
+
+# Called with the dotted path and the message of each problem that Keras finds.
+Report = Callable[[str, str], None]
+
+
+class ArgumentError(Exception):
+    """Keras rejects a layer, optimizer, loss or metric; `key` is the argument at fault, if it is known."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@contextmanager
+def reporting_at(place: str, report: Report) -> Iterator[None]:
+    """Catch an `ArgumentError` of the block and report it, at the argument at fault if it is known."""
+    try:
+        yield
+    except ArgumentError as error:
+        report(f"{place}.{error.key}" if error.key else place, str(error))
 
 
 def first_sentence(error: BaseException) -> str:

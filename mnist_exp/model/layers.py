@@ -1,26 +1,23 @@
-"""Make the Keras layer of a single entry in a list of layers."""
+"""Make the Keras layer of a spec."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 
-from mnist_exp.keras_spec.layer_types import ArgumentError, parse_entry
-from mnist_exp.model.keras_errors import first_sentence, named_argument, without_received
+from mnist_exp.keras_spec.layer_specs import LayerSpec
+from mnist_exp.model.keras_errors import ArgumentError, first_sentence, named_argument, without_received
 
 
-def make_layer(entry: Any, default_name: str | None = None) -> keras.Layer:
-    """Make the Keras layer of an entry whose names were checked. Raises `ArgumentError` for invalid values."""
-    kind, arguments = parse_entry(entry)
+def make_layer(spec: LayerSpec, default_name: str | None = None) -> keras.Layer:
+    """Make the Keras layer of a spec. Raises `ArgumentError` for values that Keras rejects."""
     try:
-        return getattr(keras.layers, kind)(**{"name": default_name, **arguments})
+        return getattr(keras.layers, spec.type)(**{"name": default_name, **spec.arguments})
     except Exception as error:  # of many types: Keras validates few values before it uses them
         sentence = first_sentence(error)
-        key = named_argument(sentence, arguments)
+        key = named_argument(sentence, spec.arguments)
         if key is None:
-            raise ArgumentError(f"{kind} cannot be made: {sentence}") from error
-        raise ArgumentError(f"{without_received(sentence)}, found {arguments[key]!r}", key) from error
+            raise ArgumentError(f"{spec.type} cannot be made: {sentence}") from error
+        raise ArgumentError(f"{without_received(sentence)}, found {spec.arguments[key]!r}", key) from error
 
 
 def numbered(base: str, seen: dict[str, int]) -> str:

@@ -34,7 +34,7 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
     """
     if config.is_identity:
         return None
-    layers = make_layers(config.layers)
+    layers = make_layers(config.layers.specs)
 
     def augment(images: Tensor, step: Tensor) -> Tensor:
         count = tf.shape(images)[0]

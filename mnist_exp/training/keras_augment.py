@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from mnist_exp.keras_spec.layer_types import ArgumentError
-from mnist_exp.model.keras_errors import first_sentence
+from mnist_exp.keras_spec.layer_specs import LayerSpec, Spec
+from mnist_exp.model.keras_errors import ArgumentError, first_sentence
 from mnist_exp.model.layers import make_layer
 
 # More draws than any layer makes in a step.
 _DRAWS_PER_STEP = 256
 
 
-def make_layers(entries: tuple[Any, ...]) -> list[keras.Layer]:
-    """Make the layers of `aug.layers`, skipping `null` entries. Raises `ArgumentError`."""
-    return [make_augmentation(entry) for entry in entries if entry is not None]
+def make_layers(specs: Sequence[Spec]) -> list[keras.Layer]:
+    """Make the layers of `aug.layers`. Raises `ArgumentError`."""
+    return [make_augmentation(spec) for spec in specs if isinstance(spec, LayerSpec)]
 
 
-def make_augmentation(entry: Any) -> keras.Layer:
-    """Make a float32 layer of an entry whose names were checked. Raises `ArgumentError` for invalid values."""
-    layer = make_layer(entry)
+def make_augmentation(spec: LayerSpec) -> keras.Layer:
+    """Make a float32 layer. Raises `ArgumentError` for values that Keras rejects."""
+    layer = make_layer(spec)
     layer.dtype_policy = keras.DTypePolicy("float32")
     return layer
 

@@ -19,6 +19,7 @@ from mnist_exp.analysis.activations import (
     resize_to_image,
 )
 from mnist_exp.analysis.receptive_field import receptive_axes
+from mnist_exp.keras_spec.layer_specs import parse_layers
 from mnist_exp.model.graph import apply_layers
 
 SIZE, PATCH = 20, 6
@@ -31,7 +32,9 @@ def build(layers: list[Any], shape: tuple[int, int, int] = (SIZE, SIZE, 1)) -> k
     problems: list[Any] = []
     keras.utils.set_random_seed(0)
     inputs = keras.Input(shape)
-    model = keras.Model(inputs, apply_layers(layers, inputs, "layers", lambda *problem: problems.append(problem)))
+    model = keras.Model(
+        inputs, apply_layers(parse_layers(layers).specs, inputs, lambda *problem: problems.append(problem))
+    )
     assert not problems
     return model
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mnist_exp.analysis.receptive_field import Field, fields, receptive_axes
+from mnist_exp.keras_spec.layer_specs import parse_layers
 from mnist_exp.model.graph import apply_layers
 
 HEIGHT, WIDTH = 19, 16
@@ -18,7 +19,7 @@ def build(layers: list[Any], shape: tuple[int, ...] = (HEIGHT, WIDTH, 1)) -> ker
     """None where the list does not fit."""
     problems: list[str] = []
     inputs = keras.Input(shape)
-    outputs = apply_layers(layers, inputs, "layers", lambda path, text: problems.append(text))
+    outputs = apply_layers(parse_layers(layers).specs, inputs, lambda path, text: problems.append(text))
     return None if problems else keras.Model(inputs, outputs)
 
 

@@ -31,7 +31,7 @@ def test_groups_and_values_compose():
     """Groups are chosen and values set by their names, knobs reach the layers that refer to them."""
     found = config("model=pyramid", "aug=rotate45", "model.width=24", "optimizer.learning_rate=0.01")
     assert found.model.name == "pyramid"
-    assert found.model.layers[0]["filters"] == 24
+    assert found.model.layers.entries[0]["filters"] == 24
     assert found.aug.rotation_range == 45
     assert found.optimizer.learning_rate == 0.01
 
@@ -39,8 +39,8 @@ def test_groups_and_values_compose():
 def test_a_layer_can_be_changed_and_left_out():
     """Overrides reach into the list of layers."""
     found = config("model=pyramid", "model.layers.0.filters=8", "model.layers.3=null")
-    assert found.model.layers[0]["filters"] == 8
-    assert found.model.layers[3] is None
+    assert found.model.layers.entries[0]["filters"] == 8
+    assert found.model.layers.entries[3] is None
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_users_folder_adds_options(tmp_path: Path):
 
 def test_leaving_out_a_layer_does_not_make_its_knob_a_mistake():
     """A knob is only wrong where the model's own file never used it, or where it was just turned for nothing."""
-    assert config("model.layers.8=null").model.layers[8] is None
+    assert config("model.layers.8=null").model.layers.entries[8] is None
     [(_, text)] = problems("model.layers.8=null", "model.dense=64")
     assert text == "model.dense: nothing in model.layers refers to this parameter"
 
@@ -290,7 +290,7 @@ def test_a_saved_config_is_a_starting_point():
     other = config("model=linear", "training.batch_size=64", base=base)
     assert other.model.name == "linear"
     assert (other.training.epochs, other.training.batch_size) == (7, 64)
-    assert config("model.layers.0.filters=3", base=base).model.layers[0]["filters"] == 3
+    assert config("model.layers.0.filters=3", base=base).model.layers.entries[0]["filters"] == 3
 
 
 def test_a_knob_of_a_saved_config_is_not_turned_for_nothing():

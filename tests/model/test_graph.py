@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from mnist_exp.keras_spec.layer_specs import parse_layers
 from mnist_exp.model.graph import apply_layers
 
 CONV = {"type": "Conv2D", "filters": 4, "kernel_size": 3, "padding": "same"}
@@ -16,14 +17,16 @@ CONV = {"type": "Conv2D", "filters": 4, "kernel_size": 3, "padding": "same"}
 def build(layers: list[Any], shape: tuple[int, ...] = (8, 8, 4)) -> keras.Model:
     problems: list[tuple[str, str]] = []
     inputs = keras.Input(shape)
-    outputs = apply_layers(layers, inputs, "model.layers", lambda path, text: problems.append((path, text)))
+    outputs = apply_layers(parse_layers(layers).specs, inputs, lambda path, text: problems.append((path, text)))
     assert not problems
     return keras.Model(inputs, outputs)
 
 
 def problems(layers: list[Any], shape: tuple[int, ...] = (8, 8, 4)) -> list[str]:
-    found: list[str] = []
-    apply_layers(layers, keras.Input(shape), "model.layers", lambda path, text: found.append(f"{path}: {text}"))
+    """All problems, those that Keras finds last."""
+    parsed = parse_layers(layers)
+    found = [f"{fault.path}: {fault.message}" for fault in parsed.faults]
+    apply_layers(parsed.specs, keras.Input(shape), lambda path, text: found.append(f"{path}: {text}"))
     return found
 
 
@@ -112,7 +115,7 @@ POOL = {"type": "MaxPooling2D", "pool_size": 3}
         ([{"type": "Repeat", "times": -1, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found -1"]),
         ([{"type": "Repeat", "times": 10**6, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found 1000000"]),
         ([{"type": "Residual", "layers": [CONV], "shortcut": False}], ["model.layers.0.shortcut: expected a list of layers, found False"]),
-        ([{**CONV, "name": "preprocess_2"}], ["model.layers.0.name: names that begin with 'preprocess'"]),
+        ([{**CONV, "name": "preprocess_2"}], ["model.layers.0.name: must not begin with 'preprocess'"]),
         ([{"type": "Repeat", "time": 2, "layers": [CONV]}], ["model.layers.0.time: Repeat has no argument 'time' (did you mean 'times'?)"]),
         ([{"type": "Repeat", "times": 2, "layers": "ReLU"}], ["model.layers.0.layers: expected a list of layers, found 'ReLU'"]),
         ([{"type": "Repet", "times": 2, "layers": []}], ["model.layers.0.type: there is no layer 'Repet' (did you mean 'Repeat'?)"]),

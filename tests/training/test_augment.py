@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import AugConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.keras_spec.layer_types import AUGMENTATIONS
+from mnist_exp.keras_spec.layer_specs import AUGMENTATIONS
 from mnist_exp.training.augment import displacements, draw, make_augment, matrices, resample, samples, warp
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator

@@ -1,0 +1,273 @@
+"""Parse lists of layers, as written in YAML, into specs and their faults, without importing Keras."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mnist_exp.errors import Code
+from mnist_exp.keras_spec.arguments import (
+    Fault,
+    argument_faults,
+    is_beside_shape,
+    is_list,
+    key_faults,
+    required_arguments,
+)
+from mnist_exp.keras_spec.signatures import class_arguments, same_class
+from mnist_exp.keras_spec.traits import TRAITS
+from mnist_exp.suggest import nearest
+
+# Layer types that may be entries of a list of layers.
+ALLOWED = frozenset(kind for kind, row in TRAITS.items() if row.listed)
+# Layer types that may merge the branches of a `Parallel`.
+MERGES = frozenset(kind for kind, row in TRAITS.items() if row.merges)
+# Layer types that may be entries of `aug.layers`.
+AUGMENTATIONS = frozenset(kind for kind, row in TRAITS.items() if row.augments)
+
+MOST_TIMES = 1000  # the largest `times` of a `Repeat`
+
+# Entries that combine layers, with their allowed and their required keys.
+COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "Repeat": (frozenset({"layers", "times"}), frozenset({"layers", "times"})),
+    "Residual": (frozenset({"layers", "shortcut"}), frozenset({"layers"})),
+    "Parallel": (frozenset({"branches", "merge"}), frozenset({"branches"})),
+}
+# Arguments that every layer inherits from the base class.
+_COMMON_ARGUMENTS = frozenset({"name", "trainable"})
+# Arguments that augmentation layers accept but a config may not set, and why.
+_NOT_FOR_AUGMENTATIONS = {"seed": "follows from the run's seed", "name": "the layers of aug.layers have none"}
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A layer of Keras."""
+
+    place: str
+    """Its dotted path in the config."""
+    type: str
+    arguments: Mapping[str, Any]
+    shape_is_known: bool = True
+    """False if an argument that the output's shape depends on was at fault, and left out."""
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the output has the shape of the input."""
+        return TRAITS[self.type].keeps_shape
+
+    def without(self, argument: str) -> LayerSpec | None:
+        """Return the spec without an argument; None if the layer needs it, or the spec does not have it."""
+        if argument not in self.arguments or argument in required_arguments("layers", self.type):
+            return None
+        rest = {key: value for key, value in self.arguments.items() if key != argument}
+        return replace(self, arguments=rest, shape_is_known=self.shape_is_known and is_beside_shape(argument))
+
+
+@dataclass(frozen=True)
+class RepeatSpec:
+    """A list of layers, several times in a row, each time with its own weights."""
+
+    place: str
+    layers: tuple[Spec, ...]
+    times: int
+
+
+@dataclass(frozen=True)
+class ResidualSpec:
+    """A list of layers whose output is added to their input, or to the output of `shortcut`."""
+
+    place: str
+    layers: tuple[Spec, ...]
+    shortcut: tuple[Spec, ...]
+
+
+@dataclass(frozen=True)
+class ParallelSpec:
+    """Lists of layers with one input, whose outputs are merged."""
+
+    place: str
+    branches: tuple[tuple[Spec, ...], ...]
+    merge: LayerSpec | None
+    """None if it is at fault."""
+
+
+@dataclass(frozen=True)
+class InvalidSpec:
+    """An entry that cannot be built because of its faults."""
+
+    place: str
+    keeps_shape: bool = False
+    """Whether the layer that was meant has the shape of its input as its output."""
+
+
+Spec = LayerSpec | RepeatSpec | ResidualSpec | ParallelSpec | InvalidSpec
+
+
+@dataclass(frozen=True)
+class LayerList:
+    """A parsed list of layers."""
+
+    entries: tuple[Any, ...]
+    """As written."""
+    specs: tuple[Spec, ...]
+    """Without the entries that are null."""
+    faults: tuple[Fault, ...] = ()
+    """Empty for a list that can be built; Keras checks values and shapes."""
+
+
+def parse_layers(entries: Sequence[Any], place: str = "model.layers") -> LayerList:
+    """Parse a list of layers, including nested lists.
+
+    Args:
+        entries: Names of layers, mappings with a `type`, and nulls.
+        place: The dotted path of the list in the config.
+    """
+    faults: list[Fault] = []
+    specs = _parse_list(entries, place, faults)
+    return LayerList(tuple(entries), specs, tuple(faults))
+
+
+def parse_augmentations(entries: Sequence[Any], place: str = "aug.layers") -> LayerList:
+    """Parse a list of Keras' augmentation layers."""
+    faults: list[Fault] = []
+    specs: list[Spec] = []
+    for index, entry in enumerate(entries):
+        if entry is not None:
+            at, before = f"{place}.{index}", len(faults)
+            refused = [key for key in _NOT_FOR_AUGMENTATIONS if isinstance(entry, Mapping) and key in entry]
+            faults += [Fault("unknown-argument", key, _NOT_FOR_AUGMENTATIONS[key]).at(at) for key in refused]
+            spec = _parse_layer(entry, at, faults, AUGMENTATIONS, "aug.layers")
+            specs.append(spec if len(faults) == before else InvalidSpec(at))
+    return LayerList(tuple(entries), tuple(specs), tuple(faults))
+
+
+def _parse_list(entries: Any, place: str, faults: list[Fault]) -> tuple[Spec, ...]:
+    if not is_list(entries):
+        faults.append(Fault("wrong-type", place, f"expected a list of layers, found {entries!r}"))
+        return (InvalidSpec(place),)
+    return tuple(
+        _parse_entry(entry, f"{place}.{index}", faults) for index, entry in enumerate(entries) if entry is not None
+    )
+
+
+def _parse_entry(entry: Any, place: str, faults: list[Fault]) -> Spec:
+    kind = entry.get("type") if isinstance(entry, Mapping) else entry
+    composites: dict[Any, Callable[[Mapping[str, Any], str, list[Fault]], Spec]] = {
+        "Repeat": _parse_repeat,
+        "Residual": _parse_residual,
+        "Parallel": _parse_parallel,
+    }
+    if not isinstance(kind, str) or kind not in composites:
+        return _parse_layer(entry, place, faults, ALLOWED, "a list of layers")
+    arguments = {key: value for key, value in entry.items() if key != "type"} if isinstance(entry, Mapping) else {}
+    wrong = [fault.at(place) for fault in key_faults(kind, arguments, *COMPOSITES[kind])]
+    # Nested lists are parsed even if a key is wrong, for their own faults.
+    spec = composites[kind](arguments, place, faults)
+    # One fault of the composite itself is enough.
+    faults += wrong[:1]
+    return InvalidSpec(place) if wrong else spec
+
+
+def _parse_repeat(arguments: Mapping[str, Any], place: str, faults: list[Fault]) -> Spec:
+    layers = _parse_nested(arguments, "layers", place, faults)
+    times = arguments.get("times", 1)
+    if isinstance(times, int) and not isinstance(times, bool) and 0 <= times <= MOST_TIMES:
+        return RepeatSpec(place, layers, times)
+    code: Code = "out-of-range" if isinstance(times, int) else "wrong-type"
+    message = f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}"
+    faults.append(Fault(code, f"{place}.times", message))
+    return InvalidSpec(place)
+
+
+def _parse_residual(arguments: Mapping[str, Any], place: str, faults: list[Fault]) -> Spec:
+    layers = _parse_nested(arguments, "layers", place, faults)
+    return ResidualSpec(place, layers, _parse_nested(arguments, "shortcut", place, faults))
+
+
+def _parse_parallel(arguments: Mapping[str, Any], place: str, faults: list[Fault]) -> Spec:
+    branches = arguments.get("branches")
+    parsed = [
+        _parse_list(branch, f"{place}.branches.{index}", faults)
+        for index, branch in enumerate(branches if is_list(branches) else ())
+        if branch is not None
+    ]
+    merge = _parse_merge(arguments.get("merge", "Concatenate"), place, faults)
+    if len(parsed) >= 2:
+        return ParallelSpec(place, tuple(parsed), merge)
+    if "branches" in arguments:
+        code: Code = "out-of-range" if is_list(branches) else "wrong-type"
+        message = f"expected two or more lists of layers, found {branches!r}"
+        faults.append(Fault(code, f"{place}.branches", message))
+    return InvalidSpec(place)
+
+
+def _parse_nested(arguments: Mapping[str, Any], key: str, place: str, faults: list[Fault]) -> tuple[Spec, ...]:
+    entries = arguments.get(key)
+    return () if entries is None else _parse_list(entries, f"{place}.{key}", faults)
+
+
+def _parse_merge(entry: Any, place: str, faults: list[Fault]) -> LayerSpec | None:
+    wrong: list[Fault] = []
+    spec = _parse_layer(entry, "merge", wrong, MERGES, "merge")
+    # The fault of a mere name is that of `merge` itself, rather than of its type.
+    faults += [
+        (fault if isinstance(entry, Mapping) else replace(fault, path="merge")).at(place) for fault in wrong
+    ]
+    return replace(spec, place=place) if isinstance(spec, LayerSpec) and not wrong else None
+
+
+def _parse_layer(entry: Any, place: str, faults: list[Fault], allowed: Set[str], where: str) -> Spec:
+    """Parse an entry that is a layer of Keras.
+
+    Args:
+        entry: The layer's name, or a mapping of its `type` and arguments.
+        place: Its dotted path.
+        faults: Receives its faults.
+        allowed: The layer types allowed here.
+        where: What the entry belongs to, for messages.
+    """
+    arguments = dict(entry) if isinstance(entry, Mapping) else {}
+    kind = arguments.pop("type", None) if isinstance(entry, Mapping) else entry
+    if not isinstance(kind, str):
+        expected = "'type' with the layer's name"
+        if not isinstance(entry, Mapping):
+            expected = f"a layer's name or a mapping with 'type', found {entry!r}"
+        faults.append(Fault("invalid-entry", place, f"expected {expected}"))
+        return InvalidSpec(place)
+    wrong = list(_layer_faults(kind, arguments, allowed, where))
+    faults += [fault.at(place) for fault in wrong]
+    if kind not in allowed:
+        return InvalidSpec(place)
+    spec: LayerSpec | None = LayerSpec(place, kind, arguments)
+    for key in dict.fromkeys(fault.path for fault in wrong):
+        spec = spec and spec.without(key)
+    if spec is None or required_arguments("layers", kind) - spec.arguments.keys():
+        return InvalidSpec(place, TRAITS[kind].keeps_shape)
+    return spec
+
+
+def _layer_faults(kind: str, arguments: Mapping[str, Any], allowed: Set[str], where: str) -> Iterator[Fault]:
+    """Yield the faults of a layer: a type that is not allowed, invalid arguments, or an invalid name.
+
+    If the type is misspelled, the arguments are checked as those of the type that was probably meant.
+    """
+    intended: str | None = kind
+    if kind not in allowed:
+        candidates = allowed | COMPOSITES.keys() if allowed is ALLOWED else allowed
+        intended = same_class("layers", kind, candidates)
+        if intended is None and class_arguments("layers", kind) is not None:
+            yield Fault("unknown-layer", "type", f"{kind} cannot be used in {where}")
+            return
+        intended = intended or nearest(kind, candidates)
+        hint = f" (did you mean '{intended}'?)" if intended else ""
+        yield Fault("unknown-layer", "type", f"there is no layer '{kind}'{hint}")
+    if intended is not None and intended not in COMPOSITES:
+        yield from argument_faults("layers", intended, arguments, _COMMON_ARGUMENTS)
+    name = arguments.get("name", "x")
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        message = f"must consist of letters, digits, '_', '.' and '-', found {name!r}"
+        yield Fault("invalid-value", "name", message)
+    elif name.startswith("preprocess"):
+        yield Fault("invalid-value", "name", "must not begin with 'preprocess': these names are reserved")
