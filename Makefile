@@ -31,6 +31,9 @@ test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA
 	$(BIN)/python -m pytest -m "mnist and not slow"
 
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
+	$(BIN)/python -m pytest -m "slow and not soak" --numprocesses 2 --dist loadfile
+
+soak: $(READY) ## all slow tests, with every instant, launcher and documented command (hours)
 	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
@@ -51,4 +54,4 @@ format: $(READY) ## format the code
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup run ui test test-mnist test-slow reproduce bench check format clean
+.PHONY: help setup run ui test test-mnist test-slow soak reproduce bench check format clean

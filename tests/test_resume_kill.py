@@ -11,20 +11,22 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
-from support.cli import PATIENCE, SMALL, Cli, start
+from support.cli import MNIST, PATIENCE, SMALL, Cli, soak, start
 
 pytestmark = pytest.mark.slow
 
 KILL_POINTS = Path(__file__).with_name("support") / "kill_points.py"
 
+HOME_DATA = () if MNIST else ("data=digits",)
 # Tiny, with dropout, augmentation and a schedule; checkpoints after every 20 steps.
 TINY = (
-    *SMALL, "model=linear", "aug=rotate15", "training.epochs=3", "training.batch_size=8", "schedule=cosine",
+    *SMALL, *HOME_DATA, "model=linear", "aug=rotate15", "training.epochs=3", "training.batch_size=8", "schedule=cosine",
     "optimizer.learning_rate=0.01", "training.checkpoint_seconds=1e-9",
     "model.layers=[{type: Dropout, rate: 0.2}, Flatten, {type: Dense, units: 10}, Softmax]",
 )  # fmt: skip
@@ -56,6 +58,9 @@ CHOSEN = {
     "during plots": 1,
     "after the end's line": 1,
 }
+# Those that are always tested; `make soak` tests all.
+SAMPLE = ("while a checkpoint is written", "when it has its name", "between checkpoint and journal",
+          "within a line of the journal", "while a model is saved", "between evaluation and journal")  # fmt: skip
 
 
 def kill_at(place: str, count: int, *words: str) -> None:
@@ -129,13 +134,7 @@ def undisturbed(folder: Path, *words: str) -> dict[str, Any]:
     return ended(run)
 
 
-@pytest.fixture(autouse=True)
-def _data(home_data: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    if home_data:
-        pytest.skip("MNIST_EXP_DATA does not name MNIST's folder")
-
-
-@pytest.mark.parametrize("place", CHOSEN)
+@pytest.mark.parametrize("place", [place if place in SAMPLE else soak(place) for place in CHOSEN])
 def test_a_run_that_was_killed_ends_as_the_one_that_was_not(cli: Cli, straight: dict[str, Any], place: str):
     """Weights, optimizer, history, best epoch, test metrics, and every metric for the tracker once."""
     kill_at(place, CHOSEN[place], *TINY)
@@ -144,7 +143,7 @@ def test_a_run_that_was_killed_ends_as_the_one_that_was_not(cli: Cli, straight: 
     assert ended(the_run()) == straight
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("share", [soak(0.2), 0.5, soak(0.8)])
 def test_it_does_so_when_killed_at_any_instant(cli: Cli, straight: dict[str, Any], share: float):
     """Somewhere between the first and the last sign of life."""
     process = start(*TINY)
@@ -193,17 +192,21 @@ def in_mlflow(outputs: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.mnist
 @pytest.mark.parametrize(
     "places",
     [
-        [("inside an epoch", 3)],
+        soak([("inside an epoch", 3)]),
         [("inside an epoch", 5), ("while a checkpoint is written", 4), ("between checkpoint and journal", 1)],
-        [("at an epoch's end", 4), ("while models are saved", 1), ("during plots", 1)],
+        soak([("at an epoch's end", 4), ("while models are saved", 1), ("during plots", 1)]),
     ],
     ids=["once", "thrice", "thrice, late"],
 )
 def test_a_run_with_everything_is_killed_and_resumed(
-    cli: Cli, straight_everything: tuple[dict[str, Any], dict[str, Any]], places: list[tuple[str, int]]
+    cli: Cli,
+    straight_everything: tuple[dict[str, Any], dict[str, Any]],
+    places: list[tuple[str, int]],
+    use: Callable[[str], None],
 ):
     """Batch norm, dropout, augmentation, early stopping, plateau, running mean; and what MLflow shows is the same."""
     words = EVERYTHING
@@ -212,4 +215,5 @@ def test_a_run_with_everything_is_killed_and_resumed(
         words = ("resume", "run=latest")
     done = cli(*words)
     assert len(done.result["resumed"]) == len(places)
+    use(done.result["data"]["name"])
     assert (ended(the_run()), in_mlflow(Path("outputs"))) == straight_everything

@@ -18,7 +18,7 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from support.cli import PATIENCE, start
+from support.cli import PATIENCE, soak, start
 from support.journals import free_port
 
 pytestmark = pytest.mark.slow
@@ -140,12 +140,13 @@ def engine(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
         yield LAUNCHERS[name]
 
 
-def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dict[str, str]):
-    """Five SIGKILLs: one parent, twelve finished children, the weights of jobs run alone, nothing trained twice."""
+@pytest.mark.parametrize("times", [2, soak(5)])
+def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dict[str, str], times: int):
+    """One parent, twelve finished children, the weights of jobs run alone, nothing trained twice."""
     chance = random.Random(0)
     words = ("-m", *TINY, *GRID, *home_data)
     kills = 0
-    while kills < 5:
+    while kills < times:
         process = start(*words)
         target = kills * 2 + 1  # jobs that have begun: each start gets a little further
         deadline = time.monotonic() + 120
@@ -195,7 +196,7 @@ def test_a_cluster_that_is_not_there_is_told(home_data: list[str]):
     assert not Path("outputs").exists()
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", [soak("joblib"), "submitit_local", soak("ray")])
 def test_every_engine_gives_the_same_weights(home_data: list[str], alone: dict[str, str], short: Path, name: str):
     """As the jobs alone; and once more, nothing is trained."""
     with engine(name, short) as words:
@@ -232,7 +233,7 @@ FOUR = ("model=mlp", "optimizer.learning_rate=1e38,0.001", "seed=0,1", "data.lim
 VICTIM = "learning_rate-0.001_seed-1"
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), "ray"])
 def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[str], short: Path, name: str):
     """It goes on once more, and ends; the one that raises is told; the others are done."""
     with engine(name, short) as words:
@@ -249,7 +250,7 @@ def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[s
         assert len(found[VICTIM]["resumed"]) == 1
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), soak("ray")])
 def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(
     home_data: list[str], short: Path, name: str
 ):

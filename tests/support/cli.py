@@ -11,12 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 # The folder with the real MNIST files, if there is one here.
 MNIST = os.environ.get("MNIST_EXP_DATA")
 
 PATIENCE = 4
 """Multiplies the limits after which a process counts as hung. They hold on a busy machine, too: a processor without
 AVX-512 takes four times as long to train as one with its bfloat16 instructions."""
+
+
+def soak(value: Any) -> Any:
+    """A test's parameter that only `make soak` uses."""
+    return pytest.param(value, marks=pytest.mark.soak)
+
 
 # A softmax regression on a few hundred images: everything is real, nothing takes long.
 SMALL: Sequence[str] = ("model=linear", "data.limit=300", "training.epochs=2", "tracking=none")
