@@ -25,6 +25,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -206,7 +207,10 @@ def run_flags(name: str, words: Sequence[str]) -> int:
     setting = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them and exiting
     try:
-        hydra.main(config_path=str(conf_folder()), config_name=name, version_base=VERSION_BASE)(lambda _: None)()
+        with _listing_groups_directly():
+            hydra.main(config_path=str(conf_folder()), config_name=name, version_base=VERSION_BASE)(
+                lambda _: None
+            )()
     except SystemExit as end:
         return int(end.code or 0)
     finally:
@@ -216,6 +220,29 @@ def run_flags(name: str, words: Sequence[str]) -> int:
         else:
             os.environ["HYDRA_FULL_ERROR"] = setting
     return 0
+
+
+@contextmanager
+def _listing_groups_directly() -> Iterator[None]:
+    """List a group's options without copying Hydra's repository for each of some hundred calls of `--help`."""
+    copying = ConfigLoaderImpl.get_group_options
+
+    def get_group_options(
+        self: ConfigLoaderImpl,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        if config_name is None and not overrides:  # only these can change the search path
+            return self.repository.get_group_options(group_name, results_filter)
+        return copying(self, group_name, results_filter, config_name, overrides)
+
+    ConfigLoaderImpl.get_group_options = get_group_options  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.get_group_options = copying  # type: ignore[method-assign]
 
 
 # ── Errors as values ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 import yaml
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -21,6 +22,7 @@ from mnist_exp.config.hydra_adapter import (
     MissingKey,
     MissingOption,
     MissingVariable,
+    _listing_groups_directly,
     apply_override,
     argument_parser,
     config_loader,
@@ -178,3 +180,16 @@ def test_private_members_are_used_in_the_adapter_only():
     for file in [*(PACKAGE / "config").glob("*.py"), PACKAGE / "cli.py", *sweeps]:
         if file != ADAPTER:
             assert not private_uses(ast.parse(file.read_text(encoding="utf-8"))), file
+
+
+def test_groups_are_listed_as_hydra_lists_them():
+    """`--help` reads the options from the repository itself; Hydra copies the repository for each group."""
+    with config_loader(None) as loader:
+        hydras = loader._loader
+        for group in ("", "model", "aug", "hydra", "hydra/launcher", "tune/space"):
+            for kind in (ObjectType.CONFIG, ObjectType.GROUP):
+                expected = hydras.get_group_options(group, kind)
+                with _listing_groups_directly():
+                    assert hydras.get_group_options(group, kind) == expected
+                    assert hydras.get_group_options(group, kind, "train", []) == expected
+    assert hydras.get_group_options("model")
