@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, listed
+from mnist_exp.runs import signals
 
 if TYPE_CHECKING:
     from mnist_exp.config.overrides import Request
@@ -76,12 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # don't fail if the terminal cannot show "…"
     try:
         return _run(words, started)
-    except KeyboardInterrupt:
-        print("mnist-exp: interrupted", file=sys.stderr)
-        return 130
-    except Killed as signal:
-        print(f"mnist-exp: ended by {signal}", file=sys.stderr)
-        return signal.exit_status
+    except (KeyboardInterrupt, Killed) as signal:
+        return _ended_by(signal)
     except BrokenPipeError:  # the reader of our output (`| head`) has exited
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
@@ -95,10 +92,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if _full_errors():
             raise
+        if (cause := signals.received()) is not None:  # a library turned its exception into another
+            return _ended_by(cause)
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         print(f"mnist-exp: unexpected {type(error).__name__}: {first}", file=sys.stderr)
         print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
         return 1
+
+
+def _ended_by(signal: BaseException) -> int:
+    """Print which signal ended the command line, and return the exit status."""
+    if isinstance(signal, Killed):
+        print(f"mnist-exp: ended by {signal}", file=sys.stderr)
+        return signal.exit_status
+    print("mnist-exp: interrupted", file=sys.stderr)
+    return 130
 
 
 def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
@@ -145,6 +153,7 @@ def _run(words: list[str], started: float) -> int:
     from mnist_exp.model import backend
     from mnist_exp.runs.log import to_console, warn
 
+    signals.start()
     to_console()
     backend.process_is_ours = True
     for file in hidden_options(request.config_dir):

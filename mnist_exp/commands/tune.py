@@ -21,7 +21,7 @@ from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.directory import summarize
 from mnist_exp.runs.log import LOG, say, warn
-from mnist_exp.runs.signals import held
+from mnist_exp.runs.signals import check, held
 from mnist_exp.sweeps.search import Search, check_search
 from mnist_exp.sweeps.trials import run_trial, score_best, trial_name
 from mnist_exp.text import display_path
@@ -73,6 +73,7 @@ def tune(request: Request, started: float) -> None:
 
 def next_claim(study: Study) -> Claim | None:
     """Claim the next trial. A signal waits until then: Python drops exceptions in weak-reference callbacks."""
+    check()
     with held():
         return study.claim()
 

@@ -115,6 +115,7 @@ class TrainingRun:
         from mnist_exp.training.loop import Progress
 
         job, config, resumption = self._job, self._config, self._resumption
+        signals.check()
         keras.utils.clear_session()  # an earlier job of a sweep may have run in this process
         with self._stopwatch.phase("data"):
             self._data = prepare(job.source, config.data)
@@ -127,6 +128,7 @@ class TrainingRun:
             else:
                 self._origin = load_initial_weights(self._model, config)
                 self._progress = Progress()
+        signals.check()
         self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
 
     # ---------------------------------------------------------------- training loop
@@ -138,6 +140,7 @@ class TrainingRun:
 
         config, progress = self._config, self._progress
         try:
+            signals.check()
             self._job.observe(progress.history)
             with (
                 self._stopwatch.phase("training"),

@@ -9,9 +9,11 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.abc import MetaPathFinder
 from threading import get_ident
+
+from mnist_exp.runs import signals
 
 _CHATTER = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:)")
 _ANYTHING = re.compile(b"")
@@ -34,7 +36,11 @@ def load() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return
-    with _stderr_without(_CHATTER), _as_if_without(_DISPENSABLE if process_is_ours else ()):
+    with (
+        signals.exiting() if process_is_ours else nullcontext(),
+        _stderr_without(_CHATTER),
+        _as_if_without(_DISPENSABLE if process_is_ours else ()),
+    ):
         import keras
         import tensorflow as tf
 

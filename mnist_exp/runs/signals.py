@@ -1,16 +1,33 @@
-"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed)."""
+"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
+
+Handlers raise an exception. It is lost if Python happens to run a weak-reference callback or `__del__`, and
+libraries may turn it into one of their own. So the signal is also remembered, and `check` raises it at the next step.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from mnist_exp.errors import Killed
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_raised: list[int] = []  # the signals for which a handler raised an exception
+
+
+def received() -> BaseException | None:
+    """Return the exception of the last signal that was raised in this command line, if any."""
+    return _exception(_raised[-1]) if _raised else None
+
+
+def check() -> None:
+    """Raise the last signal again if its exception was lost."""
+    if (error := received()) is not None:
+        raise error
 
 
 class Pending:
@@ -41,6 +58,7 @@ def raised() -> Iterator[None]:
     """In the block, SIGTERM and SIGHUP raise `Killed`, as Ctrl-C raises `KeyboardInterrupt`."""
     with _handled(_raise):
         yield
+        check()
 
 
 @contextmanager
@@ -52,7 +70,43 @@ def held() -> Iterator[Pending]:
     pending.raise_it()
 
 
+def start() -> None:
+    """Let Ctrl-C raise `KeyboardInterrupt`, unless it is ignored. Forgets the signals of earlier command lines."""
+    _raised.clear()
+    if _in_main_thread() and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
+        signal.signal(signal.SIGINT, _raise)
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """In the block, a signal ends the process at once, unless it is handled already.
+
+    For blocks that import heavy libraries and write nothing: modules turn a `KeyboardInterrupt` during their
+    import into other errors.
+    """
+    terminal = os.dup(2)  # standard error may be redirected in the block
+
+    def end(number: int, frame: FrameType | None) -> None:
+        error = _exception(number)
+        text, status = (
+            (f"ended by {error}", error.exit_status) if isinstance(error, Killed) else ("interrupted", 130)
+        )
+        os.write(terminal, f"mnist-exp: {text}\n".encode())
+        os._exit(status)
+
+    try:
+        with _handled(end, instead_of=(signal.SIG_DFL, signal.default_int_handler, _raise)):
+            yield
+    finally:
+        os.close(terminal)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _raise(number: int, frame: FrameType | None) -> None:
+    _raised.append(number)
     raise _exception(number)
 
 
@@ -61,13 +115,20 @@ def _exception(number: int) -> BaseException:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Install a handler; only in the main thread, as Python demands. Ignored signals (`nohup`) stay ignored."""
+def _handled(
+    handler: Callable[[int, FrameType | None], None], instead_of: Collection[object] | None = None
+) -> Iterator[None]:
+    """Install a handler; only in the main thread, as Python demands. Ignored signals (`nohup`) stay ignored.
+
+    Args:
+        handler: Called with the signal's number.
+        instead_of: The handlers that it replaces; None for any.
+    """
     before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in _ENDING:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, handler)
+    for number in _ENDING if _in_main_thread() else ():
+        current = signal.getsignal(number)
+        if current not in (signal.SIG_IGN, None) and (instead_of is None or current in instead_of):
+            before[number] = signal.signal(number, handler)
     try:
         yield
     finally:

@@ -65,6 +65,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     with watched(plan.directory, jobs, jobs - to_do):
         while left := [job for job in missing if job not in ended]:
             # A job may have died because of another one: at the end, those that died run one by one.
+            signals.check()
             now = [job for job in left if not deaths[job]] or left[:1]
             before = _starts(plan)
             trouble = run_once(replace(plan, jobs=tuple(now)), request, grid, ended)
@@ -105,6 +106,7 @@ def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, O
     except RequestError:
         raise
     except Exception as error:  # each launcher has its own error for a worker that died
+        signals.check()
         trouble = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
         while any(run.status == "running" for run in look_at(list(plan.directory.iterdir()))):
             time.sleep(_POLL)  # submitit and Ray leave the other jobs running

@@ -22,6 +22,7 @@ from mnist_exp.engine.resumption import check_resumption
 from mnist_exp.engine.run import Job, TrainingRun, fingerprint_of
 from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.model import backend
+from mnist_exp.runs import signals
 from mnist_exp.runs.abandoned import settle
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
 from mnist_exp.runs.fingerprint import as_values
@@ -74,6 +75,7 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     """Run or resume one job of a sweep, or find it finished. Errors are returned as part of the outcome."""
     from mnist_exp.sweeps.launchers import job_number
 
+    signals.check()
     planned = plan.jobs[job_number()]
     stopwatch, reason, remark = Stopwatch(time.perf_counter()), "", ""
     fingerprint = planned.fingerprint

@@ -21,9 +21,9 @@ PATIENCE = 4
 AVX-512 takes four times as long to train as one with its bfloat16 instructions."""
 
 
-def soak(value: Any) -> Any:
-    """A test's parameter that only `make soak` uses."""
-    return pytest.param(value, marks=pytest.mark.soak)
+def soak(*values: Any) -> Any:
+    """Parameters of a test that only `make soak` uses."""
+    return pytest.param(*values, marks=pytest.mark.soak)
 
 
 # A softmax regression on a few hundred images: everything is real, nothing takes long.

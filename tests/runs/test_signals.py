@@ -1,0 +1,116 @@
+"""Signals are neither lost nor taken for errors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.cli import Cli, soak
+
+from mnist_exp.errors import Killed
+from mnist_exp.report.progress import TrainingDisplay
+from mnist_exp.runs import signals
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    signals.start()
+    yield
+    signals._raised.clear()
+    signal.signal(signal.SIGINT, before)
+
+
+class Deleted:
+    """Sends this process a signal in `__del__`, where Python drops the exception of the handler."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self._number = number
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), self._number)
+        time.sleep(0.01)
+
+
+def lose(number: signal.Signals) -> None:
+    deleted = Deleted(number)
+    del deleted
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Killed)])
+def test_a_lost_signal_is_raised_at_the_next_check(number: signal.Signals, error: type[BaseException]):
+    """At the latest at the end of the block."""
+    with pytest.raises(error), signals.raised():
+        lose(number)
+    with pytest.raises(error):
+        signals.check()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_lost_before_training_ends_the_run(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Before the first epoch, with the exit status of a signal."""
+    from mnist_exp.engine import run
+
+    announce = run.announce
+
+    def announcing(*arguments: object) -> None:
+        announce(*arguments)  # type: ignore[arg-type]
+        lose(signal.SIGTERM)
+
+    monkeypatch.setattr(run, "announce", announcing)
+    done = cli("data=digits", "model=linear", "tracking=none", status=143)
+    assert done.result["status"] == "killed"
+    assert done.result["epochs"] == 0
+
+
+def test_an_error_that_a_signal_caused_is_the_signal(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """A library that turns the exception into its own does not make it a failure."""
+
+    def step(*_: object, **__: object) -> None:
+        try:
+            signals._raise(signal.SIGINT, None)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("interrupted import") from error
+
+    monkeypatch.setattr(TrainingDisplay, "on_epoch", step)
+    done = cli("data=digits", "model=linear", "tracking=none", status=130)
+    assert "mnist-exp: interrupted" in done.err
+    assert "unexpected" not in done.err
+
+
+# After the import of a module, and so many seconds later.
+INSTANTS = [
+    ("mnist_exp.errors", 0), ("pydantic", 0), ("hydra", 0), ("mnist_exp.config.schema", 0),
+    *(("mnist_exp.config.schema", delay) for delay in (0.1, 0.3, 1, 2)),
+]  # fmt: skip
+MORE = [("mnist_exp.config.schema", round(0.08 * step, 2)) for step in range(1, 60)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "delay"), [*INSTANTS, *(soak(*instant) for instant in MORE)])
+def test_ctrl_c_during_start_up(module: str, delay: float):
+    """One line and status 130, or a run that is marked as interrupted; no traceback, no other error."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "mnist_exp", "data=digits", "model=linear", "tracking=none",
+         "training.epochs=1000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rstrip().endswith(f" {module}"):
+            break
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    said = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (process.returncode, said) == (130, ["mnist-exp: interrupted"])
+    for result in Path("outputs").rglob("result.json"):
+        assert '"status": "interrupted"' in result.read_text()
