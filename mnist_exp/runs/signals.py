@@ -1,7 +1,7 @@
 """Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
 
-Handlers raise an exception. It is lost if Python happens to run a weak-reference callback or `__del__`, and
-libraries may turn it into one of their own. So the signal is also remembered, and `check` raises it at the next step.
+Handlers raise an exception. It is lost if Python happens to run a weak-reference callback or `__del__`, or a
+library turns it into one of its own. So the signal is also remembered, and `check` raises it at the next step.
 """
 
 from __future__ import annotations
