@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from support.cli import Cli, start
-from support.journals import expected, free_port, held, write_run
+from support.journals import expected, free_port, held, write_run, write_sweep_run
 
-from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.events import EndEvent
+from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import lock
 from mnist_exp.tracking.delivery import Delivery
 
@@ -44,9 +45,8 @@ def write_sweep(name: str, *jobs: str) -> list[Path]:
     sweep = SWEEPS / name
     sweep.mkdir(parents=True)
     folders = [write_run(sweep / job, parent=str(sweep.resolve()), key=f"{name}/{job}") for job in jobs]
-    lines = Journal(sweep)
-    lines.write("run", name=name, key=name, experiment="mnist-exp", tags={}, enabled=True, uri=None, parent=None)
-    lines.write("end", status="FINISHED")
+    lines = write_sweep_run(sweep, None)
+    lines.write(EndEvent(status="FINISHED"))
     lines.close()
     return [sweep, *folders]
 
@@ -177,7 +177,7 @@ def test_a_sweep_that_is_killed(cli: Cli, home_data: list[str], here: str, tmp_p
     [directory] = SWEEPS.glob("*")
     folders = [directory, directory / "seed-0", directory / "seed-1"]
     cli("runs")
-    while any(Delivery(folder).missing() or read(folder)[-1]["kind"] != "end" for folder in folders):
+    while any(Delivery(folder).missing() or not isinstance(read(folder)[-1], EndEvent) for folder in folders):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     found = [held(folder, here, tmp_path / "fetched") for folder in folders]

@@ -62,13 +62,18 @@ def find_journals(config: SyncConfig) -> list[Path]:
     else:
         root = find_run(config.run, outputs).path
     folders = journals(root)
-    if config.tracking.uri is None and not any(line.get("enabled") for line in map(_first_line, folders)):
+    if config.tracking.uri is None and not any(map(_may_be_tracked, folders)):
         raise RequestError(f"run={config.run}: was for no tracker; tracking.uri=… names one")
     return folders
 
 
-def _first_line(folder: Path) -> dict[str, object]:
-    return next(iter(journal.read(folder)), {})
+def _may_be_tracked(folder: Path) -> bool:
+    """Whether the run is tracked, or its journal cannot be read, which `bring_up_to_date` reports."""
+    try:
+        run = journal.first_run(journal.read(folder))
+    except (OSError, ValueError):
+        return True
+    return run is not None and run.enabled
 
 
 def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], told: set[str]) -> tuple[int, str]:

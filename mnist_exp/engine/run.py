@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mnist_exp.data.dataset import Dataset, Source
     from mnist_exp.report.progress import TrainingDisplay
-    from mnist_exp.tracking.recorder import RunRecord
+    from mnist_exp.tracking.recorder import RunRecord, RunRecording
     from mnist_exp.training.callback import Callback
     from mnist_exp.training.checkpoint import State
     from mnist_exp.training.device import Device
@@ -271,13 +271,13 @@ def load_initial_weights(model: keras.Model, config: TrainConfig) -> WarmStartRe
 
 def start_record(
     job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: WarmStartRecord | None
-) -> RunRecord:
+) -> RunRecording:
     """Start a run's record, or continue that of a resumed run.
 
     Raises `RequestError` if a new run's files cannot be written; its directory is removed then.
     """
     from mnist_exp.model.preprocessing import count_parameters
-    from mnist_exp.tracking.recorder import RunRecord
+    from mnist_exp.tracking.recorder import RunRecording
 
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
@@ -306,7 +306,7 @@ def start_record(
     }  # fmt: skip
     earlier = resumption.result if resumption else None
     try:
-        return RunRecord(directory, values, known, config.tracking, job.sweep, earlier)
+        return RunRecording(directory, values, known, config.tracking, job.sweep, earlier)
     except OSError as error:
         if resumption is None:
             remove_folder(directory.path)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mnist_exp.runs import journal
+from mnist_exp.runs.events import END_STATUS, EndEvent
 from mnist_exp.runs.locks import lock
 from mnist_exp.runs.result import RESULT, read_result, write_result
 
@@ -28,14 +29,14 @@ def settle(path: Path) -> bool:
         died = result is not None and result.status == "running"
         last = journal.read(path)[-1:] if (path / journal.FILE).is_file() else []
         # An end that only the journal records was cut short.
-        unfinished = any(line["kind"] != "end" or (died and line["status"] != "KILLED") for line in last)
+        unfinished = any(not isinstance(event, EndEvent) or (died and event.status != "KILLED") for event in last)
         if not (died or unfinished):
             return False
         last_sign = (path / (journal.FILE if unfinished else RESULT)).stat().st_mtime
         if unfinished:
             status = "killed" if died or result is None else result.status
             lines = journal.Journal(path)
-            lines.write("end", status=journal.END_STATUS.get(status, "FAILED"), time=int(last_sign * 1000))
+            lines.write(EndEvent(status=END_STATUS.get(status, "FAILED"), time=int(last_sign * 1000)))
             lines.close()
         if died and result is not None:
             result.status, result.ended = "killed", last_sign
@@ -72,7 +73,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _is_tracked(path: Path) -> bool:
-    return (path / journal.FILE).is_file() and bool(journal.read(path)[0].get("enabled"))
+    run = journal.first_run(journal.read(path)) if (path / journal.FILE).is_file() else None
+    return run is not None and run.enabled
 
 
 def _deliver_in_the_background(paths: Sequence[str]) -> None:

@@ -1,22 +1,7 @@
-"""The journal: everything for the tracker, in order, as lines of JSON in the run directory.
+"""The journal: the events for the tracker, in order, as lines of JSON in the run directory.
 
-Training only appends to it (0.1 ms a line); `mnist_exp.tracking.uploader` reads it in another process. The kinds
-of lines, each with `time` (milliseconds since 1970):
-
-    run        name, key (unique), experiment, tags, enabled (whether the run is tracked), uri (of the store; null
-               for that of the output folder), parent (the sweep's directory, or null)
-    params     values
-    dataset    name, sha256, source, shape, images
-    metrics    step, values
-    note       text (Markdown, the run's description)
-    tags       values
-    artifact   file, folder (of the artifact store)
-    model      file, shape, classes, requirements, weights_sha256
-    end        status (FINISHED, FAILED, KILLED)
-    resumed    status (RUNNING), epochs and steps (done before), at, overrides, exact, fingerprint
-
-A resumed run continues its journal, after an `end` or not. It does not repeat `run`, `params`, `dataset`, `note`,
-or the metrics of a step, and repeats `model` only for other weights.
+Training only appends to it (0.1 ms a line); `mnist_exp.tracking.uploader` reads it in another process. A resumed
+run continues its journal, after an `end` or not. `mnist_exp.runs.events` describes the events.
 """
 
 from __future__ import annotations
@@ -24,15 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.runs.events import EndEvent, Event, RunEvent, format_event, parse_event
+
 FILE = "journal.jsonl"
-# MLflow's names for the statuses of `result.json`.
-END_STATUS = {
-    "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED", "pruned": "KILLED",
-}  # fmt: skip
 
 
 class Journal:
@@ -46,10 +29,9 @@ class Journal:
         if not content.endswith(b"\n"):  # the last writer died, or the disk was full
             os.truncate(self._descriptor, content.rfind(b"\n") + 1)
 
-    def write(self, kind: str, **content: Any) -> None:
-        """Append a line."""
-        line = json.dumps({"kind": kind, "time": time.time_ns() // 1_000_000, **content}, ensure_ascii=False)
-        encoded = line.encode() + b"\n"
+    def write(self, event: Event) -> None:
+        """Append an event."""
+        encoded = format_event(event)
         try:
             written = os.write(self._descriptor, encoded)
         except OSError as error:
@@ -63,25 +45,57 @@ class Journal:
         os.close(self._descriptor)
 
 
-def read(folder: Path) -> list[dict[str, Any]]:
-    """Read the journal's complete lines. Raises `ValueError` for a damaged line."""
+class IdempotentJournal:
+    """A journal with one event per subject: what it has already is not written again.
+
+    A resumed run therefore repeats no parameters and no metrics of a step, and the model only for other weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raise `ValueError` if the journal is damaged."""
+        self._journal = Journal(folder)
+        try:
+            self._subjects = {event.subject for event in read(folder)}
+        except ValueError:
+            self._journal.close()
+            raise
+
+    def write(self, event: Event) -> None:
+        """Append an event, unless there is one with its subject."""
+        if event.subject is None or event.subject not in self._subjects:
+            self._journal.write(event)
+            self._subjects.add(event.subject)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._journal.close()
+
+
+def read(folder: Path) -> list[Event]:
+    """Read the journal's complete lines. Raises `ValueError` for one that is damaged or not an event."""
     return read_from(folder, 0)[0]
 
 
-def read_from(folder: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-    """Read the complete lines from byte `start` on; return them and the position after them."""
+def read_from(folder: Path, start: int) -> tuple[list[Event], int]:
+    """Read the complete lines from byte `start` on; return their events and the position after them."""
     with (folder / FILE).open("rb") as file:
         file.seek(start)
         content = file.read()
     whole = content[: content.rfind(b"\n") + 1]  # a line after the last newline is still being written
-    lines = []
+    events = []
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            lines.append(json.loads(line))
+            events.append(parse_event(line))
         except ValueError as error:
             place = f":{number}" if not start else ""
-            raise ValueError(f"{folder / FILE}{place}: damaged: {line[:30].decode(errors='replace')!r}") from error
-    return lines, start + len(whole)
+            raise ValueError(f"{folder / FILE}{place}: {error}") from error
+    return events, start + len(whole)
+
+
+def first_run(events: Sequence[Event]) -> RunEvent | None:
+    """Return the event that a journal begins with; None if it is empty or has lost its first lines."""
+    first = events[0] if events else None
+    return first if isinstance(first, RunEvent) else None
 
 
 def flush(folder: Path) -> None:
@@ -94,8 +108,8 @@ def flush(folder: Path) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the journal's last line is an `end`."""
-    return any(line["kind"] == "end" for line in read(folder)[-1:])
+    """Whether the journal's last event is an `end`."""
+    return any(isinstance(event, EndEvent) for event in read(folder)[-1:])
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:

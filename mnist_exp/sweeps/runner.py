@@ -27,7 +27,7 @@ _POLL = 1.0  # seconds between checks of jobs that a launcher left running
 
 def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], config: TrainConfig) -> list[Outcome]:
     """Run the unfinished jobs of a sweep, print the leaderboard of all jobs, and record it."""
-    from mnist_exp.tracking.recorder import SweepRecord, has_leaderboard
+    from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
 
     ended = {job: result for job, result in results_of(plan).items() if result.status == "finished"}
     if len(ended) == len(plan.jobs):

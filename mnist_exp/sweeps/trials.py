@@ -117,7 +117,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     """Score the best trial's saved model on the test set, unless that was done. Returns the metrics, if any."""
     from mnist_exp.data.load import prepare
     from mnist_exp.inference.scoring import load
-    from mnist_exp.tracking.recorder import TestRecord
+    from mnist_exp.tracking.recorder import TestRecording
 
     path = directory / trial_name(best.number)
     summary = summarize(path)
@@ -131,7 +131,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
         return None
     request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
     config = compose_checked(request, TrainConfig)[0]
-    with RunDirectory.open(path) as run, TestRecord(run) as record:
+    with RunDirectory.open(path) as run, TestRecording(run) as record:
         scores = score_test(load(path / "model.keras"), data.test, config, Stopwatch(time.perf_counter()))
         record.test(scores.metrics)
         draw_test(record, data.test, data.class_names, scores)

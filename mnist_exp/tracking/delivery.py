@@ -19,13 +19,27 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import record_mlflow_run
 from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.events import (
+    ArtifactEvent,
+    DatasetEvent,
+    EndEvent,
+    Event,
+    MetricsEvent,
+    ModelEvent,
+    NoteEvent,
+    ParamsEvent,
+    ResumedEvent,
+    RunEvent,
+    TagsEvent,
+)
 from mnist_exp.runs.locks import exclusive
 from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri
 
@@ -72,17 +86,17 @@ class Delivery:
     def __init__(self, folder: Path, uri: str | None = None) -> None:
         """Read the journal without contacting a store. Raises `OSError` or `ValueError` if it cannot be read."""
         self._folder = folder
-        self._lines: list[dict[str, Any]] = []
+        self._events: list[Event] = []
         self._read_bytes = 0
         self._behind = False
         self._logged: dict[tuple[str, int], float] = {}
         self.gone: list[str] = []
         """Files that should have been delivered and no longer exist."""
         self._read()
-        run = self._lines[0] if self._lines else {}
-        self.tracked: bool = run.get("enabled", False)
+        run = journal.first_run(self._events)
+        self.tracked = run is not None and run.enabled
         """Whether the run is tracked."""
-        own, default = run.get("uri"), default_uri(folder)
+        own, default = run.uri if run else None, default_uri(folder)
         named = uri or own
         self.uri = absolute(named) if named else default
         """The store's URI; None if it is unknown."""
@@ -90,13 +104,13 @@ class Delivery:
         self._noted_as = "outputs" if self.uri in (default, None) else str(self.uri)
         self._client: Any = None
 
-    def missing(self) -> list[dict[str, Any]]:
-        """The journal's lines that were not delivered yet."""
+    def missing(self) -> list[Event]:
+        """The journal's events that were not delivered yet."""
         self._read()
-        return self._lines[self.delivered().lines :]
+        return self._events[self.delivered().lines :]
 
     def pending(self) -> bool:
-        """Deliver the journal's lines so far. Returns whether more may follow: the last line is not an `end`.
+        """Deliver the journal's events so far. Returns whether more may follow: the last one is not an `end`.
 
         Raises any exception of MLflow, requests or SQLAlchemy.
         """
@@ -104,14 +118,15 @@ class Delivery:
         if self._behind:
             self._deliver_lines(None)
             self._behind = False
-        return not self._lines or self._lines[-1]["kind"] != "end"
+        return not self._events or not isinstance(self._events[-1], EndEvent)
 
     def run_id(self) -> str:
         """Return the MLflow run's id, creating the run if necessary. Raises like `pending`."""
         if self.delivered().run_id is None:
             self._deliver_lines(1)
         run_id = self.delivered().run_id
-        assert run_id is not None
+        if run_id is None:
+            raise ValueError(f"{self._folder / journal.FILE}: has no run event")
         return run_id
 
     def logged_model(self) -> Any:
@@ -131,25 +146,24 @@ class Delivery:
         return Delivered.read(self._folder, self._noted_as)
 
     def _read(self) -> None:
-        lines, self._read_bytes = journal.read_from(self._folder, self._read_bytes)
-        for line in lines:
-            if line["kind"] == "metrics":
-                line["values"] = {key: value for key, value in line["values"].items() if self._is_new(line, key)}
-        self._lines += lines
-        self._behind |= bool(lines)
+        events, self._read_bytes = journal.read_from(self._folder, self._read_bytes)
+        self._events += [
+            self._without_repeated(event) if isinstance(event, MetricsEvent) else event for event in events
+        ]
+        self._behind |= bool(events)
 
-    def _is_new(self, line: dict[str, Any], key: str) -> bool:
-        """Whether the metric was not logged for that step before.
+    def _without_repeated(self, event: MetricsEvent) -> MetricsEvent:
+        """Leave out the metrics that were logged for that step before.
 
         A resumed run repeats the epochs after its checkpoint with equal values, except for the seconds: the first
         ones are kept.
         """
-        step, value = line["step"], line["values"][key]
-        before = self._logged.get((key, step))
-        if before is not None and (before == value or key.startswith("time/")):
-            return False
-        self._logged[key, step] = value
-        return True
+        new = {}
+        for key, value in event.values.items():
+            before = self._logged.get((key, event.step))
+            if before is None or (before != value and not key.startswith("time/")):
+                new[key] = self._logged[key, event.step] = value
+        return event.model_copy(update={"values": new})
 
     def _deliver_lines(self, count: int | None) -> None:
         if self.uri is None:
@@ -159,25 +173,51 @@ class Delivery:
             state = self.delivered()
             self._read()  # another process may have delivered lines meanwhile
             journal.flush(self._folder)  # a delivered line must survive a power cut
-            if state.lines > len(self._lines):  # they were lost nevertheless
+            if state.lines > len(self._events):  # they were lost nevertheless
                 state.lines = 0
-            for line in self._lines[state.lines : count]:
-                if line["kind"] == "run":
-                    state.run_id = self._create_run(line)
-                else:
-                    getattr(self, f"_deliver_{line['kind']}")(state.run_id, line)
+            for event in self._events[state.lines : count]:
+                state.run_id = self._deliver(event, state.run_id)
                 state.lines += 1
                 state.write(self._folder, self._noted_as)
 
-    def _create_run(self, line: dict[str, Any]) -> str:
-        tags = {**line["tags"], _KEY_TAG: line["key"]}
+    def _deliver(self, event: Event, run_id: str | None) -> str:
+        """Deliver an event to an MLflow run, which the first one creates. Returns the run's id."""
+        if isinstance(event, RunEvent):
+            return self._create_run(event)
+        if run_id is None:
+            raise ValueError(f"{self._folder / journal.FILE}:1: must be a run event, found {event.kind}")
+        match event:
+            case ParamsEvent():
+                self._deliver_params(run_id, event)
+            case DatasetEvent():
+                self._deliver_dataset(run_id, event)
+            case MetricsEvent():
+                self._deliver_metrics(run_id, event)
+            case NoteEvent():
+                self._client.set_tag(run_id, "mlflow.note.content", event.text[:_LONGEST_TEXT])
+            case TagsEvent():
+                self._set_tags(run_id, event.values)
+            case ArtifactEvent():
+                self._deliver_artifact(run_id, event)
+            case ModelEvent():
+                self._deliver_model(run_id, event)
+            case EndEvent():
+                self._deliver_end(run_id, event)
+            case ResumedEvent():
+                self._deliver_resumed(run_id, event)
+            case _:
+                assert_never(event)
+        return run_id
+
+    def _create_run(self, event: RunEvent) -> str:
+        tags = {**event.tags, _KEY_TAG: event.key}
         sweep = self._folder.parent  # the parent's place, unless the folder was moved
-        if line["parent"] is not None and (sweep / journal.FILE).is_file():
+        if event.parent is not None and (sweep / journal.FILE).is_file():
             tags["mlflow.parentRunId"] = Delivery(sweep, self.uri).run_id()
-        experiment = self._experiment(line["experiment"])
-        if found := self._runs(experiment, line["key"]):
+        experiment = self._experiment(event.experiment)
+        if found := self._runs(experiment, event.key):
             return found[0]
-        return str(self._client.create_run(experiment, line["time"], tags, run_name=line["name"]).info.run_id)
+        return str(self._client.create_run(experiment, event.time, tags, run_name=event.name).info.run_id)
 
     def _runs(self, experiment: str, key: str) -> list[str]:
         """The MLflow runs with a key: one, unless a request that timed out succeeded late."""
@@ -198,42 +238,39 @@ class Delivery:
                 raise
             return str(found.experiment_id)
 
-    def _deliver_params(self, run_id: str, line: dict[str, Any]) -> None:
+    def _deliver_params(self, run_id: str, event: ParamsEvent) -> None:
         from mlflow.entities import Param
 
         there = self._client.get_run(run_id).data.params  # MLflow never changes a parameter
-        params = [Param(key, value[:6000]) for key, value in line["values"].items() if key not in there]
+        params = [Param(key, value[:6000]) for key, value in event.values.items() if key not in there]
         for first in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[first : first + 100])
 
-    def _deliver_metrics(self, run_id: str, line: dict[str, Any]) -> None:
+    def _deliver_metrics(self, run_id: str, event: MetricsEvent) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(key, value, line["time"], line["step"]) for key, value in line["values"].items()]
+        metrics = [Metric(key, value, event.time, event.step) for key, value in event.values.items()]
         self._client.log_batch(run_id, metrics=metrics)
 
-    def _deliver_note(self, run_id: str, line: dict[str, Any]) -> None:
-        self._client.set_tag(run_id, "mlflow.note.content", line["text"][:_LONGEST_TEXT])
-
-    def _deliver_tags(self, run_id: str, line: dict[str, Any]) -> None:
-        for key, value in line["values"].items():
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
             self._client.set_tag(run_id, key, value)
 
-    def _deliver_dataset(self, run_id: str, line: dict[str, Any]) -> None:
+    def _deliver_dataset(self, run_id: str, event: DatasetEvent) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
-            name=line["name"],
-            digest=line["sha256"][:32],  # MLflow keeps 36 characters; a tag has the whole digest
+            name=event.name,
+            digest=event.sha256[:32],  # MLflow keeps 36 characters; a tag has the whole digest
             source_type="local",
-            source=json.dumps({"uri": line["source"]}),
-            profile=json.dumps({"shape": line["shape"], **line["images"]}),
+            source=json.dumps({"uri": event.source}),
+            profile=json.dumps({"shape": event.shape, **event.images}),
         )
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
-    def _deliver_artifact(self, run_id: str, line: dict[str, Any]) -> None:
-        if self._is_there(line["file"]):
-            self._client.log_artifact(run_id, str(self._folder / line["file"]), line["folder"])
+    def _deliver_artifact(self, run_id: str, event: ArtifactEvent) -> None:
+        if self._is_there(event.file):
+            self._client.log_artifact(run_id, str(self._folder / event.file), event.folder)
 
     def _is_there(self, file: str) -> bool:
         """Whether a file can be delivered. A removed one must not block the lines after it."""
@@ -242,18 +279,19 @@ class Delivery:
         self.gone.append(file)
         return False
 
-    def _deliver_model(self, run_id: str, line: dict[str, Any]) -> None:
+    def _deliver_model(self, run_id: str, event: ModelEvent) -> None:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
         from mlflow.models import Model
 
         from mnist_exp.tracking import mlflow_model
 
-        if not self._is_there(line["file"]):
+        if not self._is_there(event.file):
             return
-        file = self._folder / line["file"]
+        file = self._folder / event.file
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         run = self._client.get_run(run_id)
         experiment = run.info.experiment_id
+        height, width, channels = event.shape
         logged = next(iter(self._models(experiment, run_id)), None)
         if logged is None:
             # Not `Model.log`, which creates another model on a retry.
@@ -275,9 +313,9 @@ class Delivery:
                     model_id=logged.model_id,
                 ),
                 file=file,
-                shape=tuple(line["shape"]),
-                classes=line["classes"],
-                requirements=line["requirements"],
+                shape=(height, width, channels),
+                classes=event.classes,
+                requirements=event.requirements,
             )
             self._client.log_model_artifacts(logged.model_id, str(folder))
         self._client.set_logged_model_tags(logged.model_id, {_DIGEST_TAG: digest})
@@ -288,20 +326,19 @@ class Delivery:
         found = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
         return sorted(found, key=lambda model: (model.status != "READY", model.model_id))
 
-    def _deliver_end(self, run_id: str, line: dict[str, Any]) -> None:
+    def _deliver_end(self, run_id: str, event: EndEvent) -> None:
         experiment = self._client.get_run(run_id).info.experiment_id
         for twin in self._models(experiment, run_id)[1:]:
             self._client.delete_logged_model(twin.model_id)
-        for twin in self._runs(experiment, self._lines[0]["key"]):
-            if twin != run_id:
-                self._client.delete_run(twin)
-        self._client.set_terminated(run_id, line["status"], line["time"])
+        if run := journal.first_run(self._events):
+            for twin in self._runs(experiment, run.key):
+                if twin != run_id:
+                    self._client.delete_run(twin)
+        self._client.set_terminated(run_id, event.status, event.time)
 
-    def _deliver_resumed(self, run_id: str, line: dict[str, Any]) -> None:
+    def _deliver_resumed(self, run_id: str, event: ResumedEvent) -> None:
         self._client.update_run(
             run_id, "RUNNING"
         )  # MLflow cannot clear an end time: it stays until the run ends again
-        tags = {"resumed": line.get("epochs"), "exact": line.get("exact"), "fingerprint": line.get("fingerprint")}
-        for key, value in tags.items():
-            if value is not None:
-                self._client.set_tag(run_id, key, str(value))
+        tags = {"resumed": event.epochs, "exact": event.exact, "fingerprint": event.fingerprint}
+        self._set_tags(run_id, {key: str(value) for key, value in tags.items() if value is not None})

@@ -1,15 +1,16 @@
-"""Record runs: in their directories, which are the truth, and in journals, which mirror them to the tracker."""
+"""Record runs: in their directories, which are the truth, and in journals, which mirror them to the tracker.
+
+A `RunRecord` records what happens in a run. Two context managers provide one: `RunRecording` from a run's start to
+its end, and `TestRecording` for a finished trial that is scored on the test set.
+"""
 
 from __future__ import annotations
 
-import getpass
 import os
 import platform
 import socket
-import subprocess
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -22,20 +23,107 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import RunDirectory
-from mnist_exp.runs.journal import END_STATUS, FILE, Journal, flatten, read
+from mnist_exp.runs.events import (
+    END_STATUS,
+    ArtifactEvent,
+    DatasetEvent,
+    EndEvent,
+    Event,
+    MetricsEvent,
+    ModelEvent,
+    NoteEvent,
+    ParamsEvent,
+    ResumedEvent,
+    TagsEvent,
+)
+from mnist_exp.runs.journal import FILE, IdempotentJournal, Journal, first_run, flatten, read
 from mnist_exp.runs.locks import is_locked
-from mnist_exp.runs.log import LOG, say, to_file, warn
+from mnist_exp.runs.log import LOG, to_file, warn
 from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
-from mnist_exp.tracking.store import absolute
-from mnist_exp.tracking.uploader_process import Sender
+from mnist_exp.tracking.run_event import new_run_event
+from mnist_exp.tracking.uploader_process import Upload
 
-LEADERBOARD = "leaderboard.csv"
 VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
 
 
 class RunRecord:
-    """Writes a run's files and journal while it runs. A context manager that also records how the block ends."""
+    """Records what happens in a run: in its result, its history file and its journal."""
+
+    def __init__(self, directory: RunDirectory, result: RunResult, journal: IdempotentJournal) -> None:
+        self.directory = directory
+        self.path = directory.path
+        self.result = result
+        self._journal = journal
+
+    def epoch(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
+        """Record the last epoch of the history, and which is the best so far."""
+        self.history(history)
+        if best_epoch is not None:
+            self.result.best = _validated_row(history[best_epoch - 1])
+        self.directory.write_result(self.result)  # the state that is left if the process is killed
+        self._write_epoch(history[-1])
+
+    def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
+        """Record the epochs that a resumed run had finished, but not recorded before it was killed."""
+        for row in history:
+            self._write_epoch(row)
+        if history:
+            self.epoch(history, best_epoch)
+
+    def _write_epoch(self, row: Mapping[str, float]) -> None:
+        values: Metrics = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+        values["time/epoch"] = row["seconds"]
+        self._journal.write(MetricsEvent(step=int(row["epoch"]), values=values))
+
+    def history(self, history: list[dict[str, float]]) -> None:
+        """Write the history of all epochs so far."""
+        self.directory.write_history(history)
+        self.result.epochs = len(history)
+
+    def best(self, row: Mapping[str, float]) -> None:
+        """Record the epoch whose weights are saved."""
+        self.result.best = _validated_row(row)
+        values = {f"best/{name}": value for name, value in self.result.best.items()}
+        self._journal.write(MetricsEvent(step=int(row["epoch"]), values=values))
+
+    def test(self, metrics: Mapping[str, float]) -> None:
+        """Record the saved model's test metrics."""
+        assert self.result.best is not None
+        self.result.test = dict(metrics)
+        values: Metrics = {f"test/{name}": value for name, value in metrics.items()}
+        self._journal.write(MetricsEvent(step=int(self.result.best["epoch"]), values=values))
+
+    def artifact(self, file: str, folder: str | None = None) -> None:
+        """Send a file of the run directory to the tracker."""
+        self._journal.write(ArtifactEvent(file=file, folder=folder))
+
+    def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
+        """Send the saved model to the tracker, ready to be served."""
+        requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
+        self._journal.write(
+            ModelEvent(
+                file=file,
+                shape=list(shape),
+                classes=classes,
+                requirements=requirements,
+                weights_sha256=self.result.weights_sha256,
+            )
+        )
+
+    def note(self, text: str) -> None:
+        """Send the run's description, in Markdown, to the tracker."""
+        self._journal.write(NoteEvent(text=text))
+
+    def seconds(self, phases: Mapping[str, float]) -> None:
+        """Record the duration of each phase."""
+        self.result.seconds = dict(phases)
+        values: Metrics = {f"time/{name}": value for name, value in phases.items()}
+        self._journal.write(MetricsEvent(step=self.result.epochs, values=values))
+
+
+class RunRecording:
+    """Records a run from its start to its end. A context manager that provides the `RunRecord`."""
 
     def __init__(
         self,
@@ -56,139 +144,31 @@ class RunRecord:
             sweep: The directory of the sweep that the run is a job of.
             earlier: The result of a resumed run. Its journal is continued; nothing is written there twice.
         """
-        self.directory = directory
-        self.path = directory.path
-        self._tracking = tracking
-        self.result = _first_result(directory.name, known, earlier)
-        write_text(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        directory.write_result(self.result)
-        self.journal = Journal(self.path)
-        self._written = {_subject(line) for line in read(self.path)}
-        self._write_first_events(config, sweep, resumed=earlier is not None)
-        self._log = to_file(self.path / LOG)
+        self._directory = directory
+        path = directory.path
+        self._result = _first_result(directory.name, known, earlier)
+        write_text(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        directory.write_result(self._result)
+        self._journal = IdempotentJournal(path)
+        for event in _first_events(self._result, path, config, tracking, sweep):
+            self._journal.write(event)
+        if earlier is not None:
+            self._journal.write(_resumed_event(self._result))
+        self._record = RunRecord(directory, self._result, self._journal)
+        self._log = to_file(path / LOG)
         self._log.__enter__()
         # A running sweep's own uploader delivers for its jobs, and waits once, at the end.
         alone = sweep is None or not is_locked(sweep)
-        self._sender = Sender(self.path) if tracking.enabled and alone else None
-
-    def _write_first_events(self, config: Mapping[str, Any], sweep: Path | None, *, resumed: bool) -> None:
-        """Write the run, its parameters and its data into the journal and, for a resumed run, the resumption."""
-        self._write(
-            "run",
-            name=self.result.name,
-            key=uuid.uuid4().hex,
-            experiment=self._tracking.experiment,
-            tags=self._tags(),
-            **_store(self._tracking),
-            parent=None if sweep is None else str(sweep),
-        )
-        parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
-        self._write("params", values=flatten(parameters))
-        data = self.result.data
-        self._write(
-            "dataset",
-            name=data.name,
-            sha256=data.sha256,
-            source=data.origin,
-            shape=data.shape,
-            images=data.images,
-        )
-        if resumed:
-            entry = {**self.result.resumed[-1].model_dump(), "exact": self.result.exact}
-            self._write("resumed", status="RUNNING", fingerprint=self.result.fingerprint, **entry)
-
-    def _write(self, kind: str, **content: Any) -> None:
-        """Write a line into the journal, unless it has one on the same subject."""
-        subject = _subject({"kind": kind, **content})
-        if subject is None or subject not in self._written:
-            self.journal.write(kind, **content)
-            self._written.add(subject)
-
-    def _tags(self) -> dict[str, str]:
-        result, data = self.result, self.result.data
-        tags = {
-            **_source_tags(),
-            "data": str(data.name),
-            "data_sha256": str(data.sha256),
-            "fingerprint": str(result.fingerprint),
-            "overrides": " ".join(result.overrides),
-            "directory": str(self.path),
-            **{key: str(value) for key, value in result.device.model_dump().items()},
-        }
-        if data.stands_in_for:
-            tags["fallback"] = data.stands_in_for
-        return tags
-
-    def epoch(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
-        """Record the last epoch of the history, and which is the best so far."""
-        self.history(history)
-        if best_epoch is not None:
-            self.result.best = _validated_row(history[best_epoch - 1])
-        self.directory.write_result(self.result)  # the state that is left if the process is killed
-        self._write_epoch(history[-1])
-
-    def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
-        """Record the epochs that a resumed run had finished, but not recorded before it was killed."""
-        for row in history:
-            self._write_epoch(row)
-        if history:
-            self.epoch(history, best_epoch)
-
-    def _write_epoch(self, row: Mapping[str, float]) -> None:
-        values = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-        self._write("metrics", step=int(row["epoch"]), values={**values, "time/epoch": row["seconds"]})
-
-    def history(self, history: list[dict[str, float]]) -> None:
-        """Write the history of all epochs so far."""
-        self.directory.write_history(history)
-        self.result.epochs = len(history)
-
-    def best(self, row: Mapping[str, float]) -> None:
-        """Record the epoch whose weights are saved."""
-        self.result.best = _validated_row(row)
-        values = {f"best/{name}": value for name, value in self.result.best.items()}
-        self._write("metrics", step=int(row["epoch"]), values=values)
-
-    def test(self, metrics: Mapping[str, float]) -> None:
-        """Record the saved model's test metrics."""
-        assert self.result.best is not None
-        self.result.test = dict(metrics)
-        values = {f"test/{name}": value for name, value in metrics.items()}
-        self._write("metrics", step=int(self.result.best["epoch"]), values=values)
-
-    def artifact(self, file: str, folder: str | None = None) -> None:
-        """Send a file of the run directory to the tracker."""
-        self._write("artifact", file=file, folder=folder)
-
-    def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
-        """Send the saved model to the tracker, ready to be served."""
-        requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
-        self._write(
-            "model", file=file, shape=list(shape), classes=classes, requirements=requirements,
-            weights_sha256=self.result.weights_sha256,
-        )  # fmt: skip
-
-    def note(self, text: str) -> None:
-        """Send the run's description, in Markdown, to the tracker."""
-        self._write("note", text=text)
-
-    def seconds(self, phases: Mapping[str, float]) -> None:
-        """Record the duration of each phase."""
-        self.result.seconds = dict(phases)
-        self._write(
-            "metrics",
-            step=self.result.epochs,
-            values={f"time/{name}": value for name, value in phases.items()},
-        )
+        self._upload = Upload(path, tracking.wait_seconds, enabled=tracking.enabled and alone)
 
     def __enter__(self) -> RunRecord:
-        return self
+        return self._record
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self.result.reason = str(error) or type(error).__name__
+            self._result.reason = str(error) or type(error).__name__
         try:
             self._end(status_of(error))
         except OSError as failure:
@@ -199,28 +179,28 @@ class RunRecord:
             self._log.__exit__(kind, error, trace)
 
     def _end(self, status: str) -> None:
-        self.result.status = status
-        self.result.ended = time.time()
+        self._result.status = status
+        self._result.ended = time.time()
         # Before waiting for the tracker: the run has ended, whatever happens there.
-        wait_seconds = self._tracking.wait_seconds
+        wait = True
         try:
             with held():
                 try:
                     if status == "pruned":
-                        self._write("tags", values={"pruned": "true"})
-                    self.journal.write("end", status=END_STATUS[status])
-                    self.journal.close()
+                        self._journal.write(TagsEvent(values={"pruned": "true"}))
+                    self._journal.write(EndEvent(status=END_STATUS[status]))
+                    self._journal.close()
                 finally:
-                    self.directory.write_result(self.result)
+                    self._directory.write_result(self._result)
         except (KeyboardInterrupt, Killed):
-            if self._sender is None:
+            if not self._upload.enabled:
                 raise
-            wait_seconds = 0
-        if self._sender is None:
+            wait = False
+        if not self._upload.enabled:
             return
-        deliver_rest(self._sender, wait_seconds, self.path)
-        self.result.mlflow_run_id = self._sender.run_id
-        self.directory.write_result(self.result)
+        self._upload.finish(wait=wait)
+        self._result.mlflow_run_id = self._upload.run_id
+        self._directory.write_result(self._result)
 
 
 def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None) -> RunResult:
@@ -244,89 +224,81 @@ def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None
     )
 
 
-class TestRecord(RunRecord):
-    """Reopens the record of a finished trial to add the test metrics that the search withheld."""
+def _first_events(
+    result: RunResult, path: Path, config: Mapping[str, Any], tracking: TrackingConfig, sweep: Path | None
+) -> Iterator[Event]:
+    """Yield the events that a run's journal begins with: the run, its parameters and its data."""
+    yield new_run_event(result.name, tracking, _tags(result, path), parent=sweep)
+    parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
+    yield ParamsEvent(values=flatten(parameters))
+    data = result.data
+    # Optional in a result, for those of earlier versions.
+    assert data.name is not None
+    assert data.sha256 is not None
+    assert data.origin is not None
+    assert data.shape is not None
+    yield DatasetEvent(
+        name=data.name, sha256=data.sha256, source=data.origin, shape=data.shape, images=data.images
+    )
+
+
+def _tags(result: RunResult, path: Path) -> dict[str, str]:
+    data = result.data
+    tags = {
+        "data": str(data.name),
+        "data_sha256": str(data.sha256),
+        "fingerprint": str(result.fingerprint),
+        "overrides": " ".join(result.overrides),
+        "directory": str(path),
+        **{key: str(value) for key, value in result.device.model_dump().items()},
+    }
+    if data.stands_in_for:
+        tags["fallback"] = data.stands_in_for
+    return tags
+
+
+def _resumed_event(result: RunResult) -> ResumedEvent:
+    """Return the event of a resumed run's last resumption."""
+    last = result.resumed[-1]
+    return ResumedEvent(
+        status="RUNNING",
+        fingerprint=result.fingerprint,
+        at=last.at,
+        epochs=last.epochs,
+        steps=last.steps,
+        overrides=last.overrides,
+        exact=result.exact,
+    )
+
+
+class TestRecording:
+    """Reopens the record of a finished trial to add the test metrics that the search withheld.
+
+    A context manager that provides the `RunRecord`.
+    """
 
     def __init__(self, directory: RunDirectory) -> None:
-        """Raise `RequestError` for a damaged `result.json`."""
-        self.directory = directory
-        self.path = directory.path
-        self.result = directory.read_result()
-        self.journal = Journal(self.path)
-        self._written = {_subject(line) for line in read(self.path)}
+        """Raise `RequestError` for a damaged `result.json` or journal."""
+        self._directory = directory
+        self._result = directory.read_result()
+        try:
+            self._journal = IdempotentJournal(directory.path)
+        except ValueError as error:
+            raise RequestError(str(error)) from error
+        self._record = RunRecord(directory, self._result, self._journal)
+
+    def __enter__(self) -> RunRecord:
+        return self._record
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.journal.write("end", status=END_STATUS["finished"], time=int((self.result.ended or 0) * 1000))
-            self.result.withholds_test = False
-            self.directory.write_result(self.result)
-        self.journal.close()
-
-
-class SweepRecord:
-    """Records a sweep: an MLflow run with the leaderboard, the parent of its jobs' runs.
-
-    A resumed sweep continues its record. The caller holds the directory's lock.
-    """
-
-    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
-        """Raise `RequestError` if the sweep's journal cannot be read."""
-        self._directory, self._tracking = directory, tracking
-        self._journal = Journal(directory)
-        try:
-            goes_on = bool(read(directory))
-        except ValueError as error:
-            raise RequestError(str(error)) from error
-        if goes_on:
-            self._journal.write("resumed", status="RUNNING")
-        else:
-            begin_parent(self._journal, overrides, tracking)
-        self._sender = Sender(directory) if tracking.enabled else None
-
-    def leaderboard(self, table: str, note: str, best: float | None) -> None:
-        """Write the jobs' table as CSV, and as the MLflow run's description in Markdown."""
-        write_text(self._directory / LEADERBOARD, table)
-        self._journal.write("artifact", file=LEADERBOARD, folder=None)
-        self._journal.write("note", text=note)
-        if best is not None:
-            self._journal.write("metrics", step=0, values={"best/val/accuracy": best})
-
-    def __enter__(self) -> SweepRecord:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._journal.write("end", status=END_STATUS[status_of(error)])
+            ended = int((self._result.ended or 0) * 1000)
+            self._journal.write(EndEvent(status=END_STATUS["finished"], time=ended))
+            self._result.withholds_test = False
+            self._directory.write_result(self._result)
         self._journal.close()
-        if self._sender is not None:
-            deliver_rest(self._sender, self._tracking.wait_seconds, self._directory)
-
-
-def begin_parent(journal: Journal, overrides: Sequence[str], tracking: TrackingConfig) -> None:
-    """Write the first line of the journal of a sweep or search, the parent of its jobs' runs."""
-    journal.write(
-        "run",
-        name=journal.folder.name,
-        key=uuid.uuid4().hex,
-        experiment=tracking.experiment,
-        tags={**_source_tags(), "overrides": " ".join(overrides), "directory": str(journal.folder)},
-        **_store(tracking),
-        parent=None,
-    )
-
-
-def has_leaderboard(directory: Path, table: str) -> bool:
-    """Whether the sweep's record is finished and has this table."""
-    try:
-        ended = read(directory)[-1:]
-        return [line.get("status") for line in ended] == [END_STATUS["finished"]] and (
-            directory / LEADERBOARD
-        ).read_text(encoding="utf-8") == table
-    except (OSError, ValueError):
-        return False
 
 
 def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:
@@ -336,20 +308,17 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
     """
     if not (directory.path / FILE).is_file():
         return
-    first, *_, last = lines if len(lines := read(directory.path)) > 1 else [{}, {}]
+    events = read(directory.path)
     journal = Journal(directory.path)
     for file in files:
-        journal.write("artifact", file=file, folder=str(Path(file).parent))
-    if last.get("kind") == "end":
-        journal.write(**last)  # the end keeps its time
+        journal.write(ArtifactEvent(file=file, folder=str(Path(file).parent)))
+    for last in events[-1:]:
+        if isinstance(last, EndEvent):
+            journal.write(last)  # the end keeps its time
     journal.close()
-    if first.get("enabled"):
-        deliver_rest(Sender(directory.path), wait_seconds, directory.path)
-
-
-def _store(tracking: TrackingConfig) -> dict[str, Any]:
-    """The store in a `run` event. That of the output folder has no URI, so that the folder can be moved."""
-    return {"enabled": tracking.enabled, "uri": None if tracking.uri is None else absolute(tracking.uri)}
+    run = first_run(events)
+    if run is not None and run.enabled:
+        Upload(directory.path, wait_seconds, enabled=True).finish()
 
 
 def status_of(error: BaseException | None) -> str:
@@ -359,49 +328,6 @@ def status_of(error: BaseException | None) -> str:
     return {KeyboardInterrupt: "interrupted", Killed: "killed", Pruned: "pruned"}.get(type(error), "failed")
 
 
-def _subject(line: Mapping[str, Any]) -> tuple[Any, ...] | None:
-    """Return the subject of a journal line, which is written once; None for lines that may repeat."""
-    kind = line["kind"]
-    if kind in ("run", "params", "dataset", "note"):
-        return (kind,)
-    if kind == "metrics":
-        return (kind, line["step"], *sorted(line["values"]))
-    return (kind, line.get("weights_sha256")) if kind == "model" else None
-
-
-def deliver_rest(sender: Sender, wait_seconds: float, directory: Path) -> None:
-    """Wait for the delivery to finish, and report if it does not."""
-    failure = sender.finish(wait_seconds)
-    if failure is not None:
-        warn(f"the tracker did not get everything: {failure}")
-        say(f"What it missed is kept in {directory / FILE}; 'mnist-exp sync' delivers it.")
-
-
-def _source_tags() -> dict[str, str]:
-    tags = {"mlflow.source.name": "mnist-exp", "mlflow.source.type": "LOCAL", "mlflow.user": _user()}
-    if commit := _git_commit():
-        tags["mlflow.source.git.commit"] = commit
-    return tags
-
-
 def _validated_row(row: Mapping[str, float]) -> Metrics:
     """Return an epoch's number and validation metrics."""
     return {"epoch": int(row["epoch"]), **{name: row[name] for name in row if name.startswith("val/")}}
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except OSError:  # a user id without a name, as in some containers
-        return "unknown"
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working directory's repository."""
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None

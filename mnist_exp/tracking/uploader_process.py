@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 
 from mnist_exp.errors import Killed
+from mnist_exp.runs.journal import FILE
+from mnist_exp.runs.log import say, warn
 from mnist_exp.tracking.delivery import Delivery
 
 
@@ -57,3 +59,30 @@ class Sender:
     def run_id(self) -> str | None:
         """The MLflow run's id, once it is known."""
         return Delivery(self._folder).delivered().run_id
+
+
+class Upload:
+    """The delivery of a journal while this process works on its run or sweep; none if that is not tracked."""
+
+    def __init__(self, directory: Path, wait_seconds: float, *, enabled: bool) -> None:
+        self._directory, self._wait_seconds = directory, wait_seconds
+        self._sender = Sender(directory) if enabled else None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is delivered."""
+        return self._sender is not None
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run's id, once it is known."""
+        return self._sender.run_id if self._sender is not None else None
+
+    def finish(self, *, wait: bool = True) -> None:
+        """Wait for the delivery to finish, and report if it does not."""
+        if self._sender is None:
+            return
+        failure = self._sender.finish(self._wait_seconds if wait else 0)
+        if failure is not None:
+            warn(f"the tracker did not get everything: {failure}")
+            say(f"What it missed is kept in {self._directory / FILE}; 'mnist-exp sync' delivers it.")

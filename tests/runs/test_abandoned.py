@@ -12,12 +12,13 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from support.journals import write_run
+from support.journals import of_type, write_run
 
 from mnist_exp.errors import RequestError
 from mnist_exp.runs import abandoned, directory
 from mnist_exp.runs.abandoned import settle
 from mnist_exp.runs.directory import RunDirectory, list_runs, summarize
+from mnist_exp.runs.events import EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import lock
 from mnist_exp.runs.lookup import find_run
@@ -28,7 +29,7 @@ def status(folder: Path) -> str:
 
 
 def ends(folder: Path) -> list[str]:
-    return [line["status"] for line in read(folder) if line["kind"] == "end"]
+    return [event.status for event in of_type(EndEvent, read(folder))]
 
 
 @pytest.mark.parametrize(

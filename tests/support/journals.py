@@ -8,10 +8,33 @@ import socket
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mnist_exp.runs import journal
+from mnist_exp.runs.events import (
+    ArtifactEvent,
+    DatasetEvent,
+    EndEvent,
+    Event,
+    JournalEvent,
+    MetricsEvent,
+    ModelEvent,
+    NoteEvent,
+    ParamsEvent,
+    RunEvent,
+)
 from mnist_exp.runs.journal import Journal
+
+Kind = TypeVar("Kind", bound=JournalEvent)
+MODEL = ModelEvent(file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
+
+
+def write_sweep_run(folder: Path, uri: str | None) -> Journal:
+    """Begin the journal of a sweep."""
+    lines = Journal(folder)
+    name = folder.name
+    lines.write(RunEvent(name=name, key=name, experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None))
+    return lines
 
 
 def write_run(
@@ -27,19 +50,20 @@ def write_run(
         (folder / file).write_bytes(f"{file} of {folder.name}".encode())
     lines = Journal(folder)
     content = {"name": folder.name, "key": folder.name, "experiment": "mnist-exp", "parent": None, **run}
-    lines.write("run", tags={"data": "digits"}, enabled=enabled, uri=uri, **content)
+    lines.write(RunEvent(tags={"data": "digits"}, enabled=enabled, uri=uri, **content))
     long = {"long": "x" * 7000}  # MLflow keeps 6000 characters
-    lines.write("params", values=long | {f"p{number}": str(number) for number in range(110)})
-    lines.write("dataset", name="digits", sha256="d" * 64, source="here", shape=[28, 28, 1], images={"train": 1})
-    lines.write("artifact", file="config.yaml", folder=None)
-    lines.write("note", text="a card")
+    lines.write(ParamsEvent(values=long | {f"p{number}": str(number) for number in range(110)}))
+    data = {"sha256": "d" * 64, "source": "here", "shape": [28, 28, 1], "images": {"train": 1}}
+    lines.write(DatasetEvent(name="digits", **data))
+    lines.write(ArtifactEvent(file="config.yaml", folder=None))
+    lines.write(NoteEvent(text="a card"))
     for epoch in range(1, epochs + 1):
         write_epoch(lines, epoch)
-    lines.write("metrics", step=epochs, values={"best/epoch": epochs, "best/val/loss": 1 / epochs})
-    lines.write("model", file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
-    lines.write("artifact", file="plots/loss.png", folder="plots")
+    lines.write(MetricsEvent(step=epochs, values={"best/epoch": epochs, "best/val/loss": 1 / epochs}))
+    lines.write(MODEL)
+    lines.write(ArtifactEvent(file="plots/loss.png", folder="plots"))
     if end:
-        lines.write("end", status="FINISHED")
+        lines.write(EndEvent(status="FINISHED"))
     lines.close()
     return folder
 
@@ -52,7 +76,7 @@ def write_epoch(lines: Journal, epoch: int) -> None:
         "learning_rate": 0.001,
         "time/epoch": time.time() % 1,
     }
-    lines.write("metrics", step=epoch, values=values)
+    lines.write(MetricsEvent(step=epoch, values=values))
 
 
 def digest(content: bytes) -> str:
@@ -61,38 +85,46 @@ def digest(content: bytes) -> str:
 
 def expected(folder: Path) -> dict[str, Any]:
     """What MLflow must hold of a run, by its directory: everything, once, with the original times."""
-    lines = journal.read(folder)
-    run = lines[0]
+    events = journal.read(folder)
+    run = events[0]
+    assert isinstance(run, RunEvent)
     metrics = defaultdict(list)
-    for line in lines:
-        if line["kind"] == "metrics":
-            for key, value in line["values"].items():
-                metrics[key].append((line["step"], line["time"], value))
-    of = {kind: [line for line in lines if line["kind"] == kind] for kind in ("params", "artifact", "note", "end")}
+    for event in of_type(MetricsEvent, events):
+        for key, value in event.values.items():
+            metrics[key].append((event.step, event.time, value))
+    ends, notes = of_type(EndEvent, events), of_type(NoteEvent, events)
     return {
         "runs": 1,
-        "name": run["name"],
-        "status": of["end"][-1]["status"] if of["end"] else "RUNNING",
-        "times": (run["time"], of["end"][-1]["time"] if of["end"] else None),
-        "params": {key: value[:6000] for line in of["params"] for key, value in line["values"].items()},
-        "tags": run["tags"] | ({"mlflow.note.content": of["note"][-1]["text"][:8000]} if of["note"] else {}),
+        "name": run.name,
+        "status": ends[-1].status if ends else "RUNNING",
+        "times": (run.time, ends[-1].time if ends else None),
+        "params": {
+            key: value[:6000] for event in of_type(ParamsEvent, events) for key, value in event.values.items()
+        },
+        "tags": run.tags | ({"mlflow.note.content": notes[-1].text[:8000]} if notes else {}),
         "metrics": {key: sorted(rows) for key, rows in metrics.items()},
-        "datasets": [(line["name"], line["sha256"][:32]) for line in lines if line["kind"] == "dataset"],
-        "artifacts": {line["file"]: digest((folder / line["file"]).read_bytes()) for line in of["artifact"]},
-        "models": [
-            digest((folder / line["file"]).read_bytes()) for line in lines if line["kind"] == "model"
-        ][-1:],
-    }  # fmt: skip
+        "datasets": [(event.name, event.sha256[:32]) for event in of_type(DatasetEvent, events)],
+        "artifacts": {
+            event.file: digest((folder / event.file).read_bytes()) for event in of_type(ArtifactEvent, events)
+        },
+        "models": [digest((folder / event.file).read_bytes()) for event in of_type(ModelEvent, events)][-1:],
+    }
+
+
+def of_type(kind: type[Kind], events: list[Event]) -> list[Kind]:
+    """The events of one type."""
+    return [event for event in events if isinstance(event, kind)]
 
 
 def held(folder: Path, uri: str, scratch: Path) -> dict[str, Any]:
     """What MLflow holds of the same run, as a client sees it. Files are fetched into `scratch`."""
     import mlflow
 
-    run_line = journal.read(folder)[0]
+    line = journal.read(folder)[0]
+    assert isinstance(line, RunEvent)
     client = mlflow.MlflowClient(uri)
-    experiment = client.get_experiment_by_name(run_line["experiment"]).experiment_id
-    found = client.search_runs([experiment], f"tags.`mnist_exp.key` = '{run_line['key']}'")
+    experiment = client.get_experiment_by_name(line.experiment).experiment_id
+    found = client.search_runs([experiment], f"tags.`mnist_exp.key` = '{line.key}'")
     run = found[0]
     tags = {key: value for key, value in run.data.tags.items() if key in expected(folder)["tags"]}
     history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}

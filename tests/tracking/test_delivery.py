@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from support.cli import PATIENCE, Cli
 
+from mnist_exp.runs.events import EndEvent, MetricsEvent, RunEvent
 from mnist_exp.runs.journal import Journal, flatten, read
 
 # Nested, so that MLflow is imported by the tests that need it only.
@@ -144,7 +145,7 @@ def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]
     assert "warning: the tracker did not get everything: " in done.out
     assert "Connection refused" in done.out
     assert "journal.jsonl; 'mnist-exp sync' delivers it" in done.out
-    assert read(done.run)[-1]["kind"] == "end"
+    assert isinstance(read(done.run)[-1], EndEvent)
 
 
 def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
@@ -152,8 +153,8 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     folder, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
     folder.mkdir()
     journal = Journal(folder)
-    journal.write("run", name="x", key="k", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
-    journal.write("metrics", step=1, values={"val/loss": 0.5})
+    journal.write(RunEvent(name="x", key="k", experiment="mnist-exp", tags={}, enabled=True, uri=uri))
+    journal.write(MetricsEvent(step=1, values={"val/loss": 0.5}))
     sender = subprocess.run(
         [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * PATIENCE, check=False,
@@ -173,11 +174,9 @@ def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
         folder = tmp_path / str(number)
         folder.mkdir()
         journal = Journal(folder)
-        journal.write(
-            "run", name=f"run-{number}", key=str(number), experiment="mnist-exp", tags={}, enabled=True, uri=uri,
-            parent=None,
-        )  # fmt: skip
-        journal.write("end", status="FINISHED")
+        name, key = f"run-{number}", str(number)
+        journal.write(RunEvent(name=name, key=key, experiment="mnist-exp", tags={}, enabled=True, uri=uri))
+        journal.write(EndEvent(status="FINISHED"))
         senders.append(
             subprocess.Popen(
                 [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
@@ -195,12 +194,12 @@ def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
 def test_a_journal_has_whole_lines_only(tmp_path: Path):
     """A line that is still being written is not read."""
     journal = Journal(tmp_path)
-    journal.write("metrics", step=1, values={"ä": 1.0})
+    journal.write(MetricsEvent(step=1, values={"ä": 1.0}))
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"kind": "met')
-    assert [line["kind"] for line in read(tmp_path)] == ["metrics"]
-    Journal(tmp_path).write("end", status="FINISHED")  # whoever goes on does not write behind a stump
-    assert [line["kind"] for line in read(tmp_path)] == ["metrics", "end"]
+    assert [event.kind for event in read(tmp_path)] == ["metrics"]
+    Journal(tmp_path).write(EndEvent(status="FINISHED"))  # whoever goes on does not write behind a stump
+    assert [event.kind for event in read(tmp_path)] == ["metrics", "end"]
 
 
 def test_parameters_have_dotted_names():

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journals import expected, held, write_epoch, write_run
+from support.journals import MODEL, expected, held, write_epoch, write_run
 
+from mnist_exp.runs.events import EndEvent, MetricsEvent, ResumedEvent
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking import delivery
 from mnist_exp.tracking.delivery import Delivery
@@ -110,7 +111,7 @@ def test_a_journal_that_lost_lines(tmp_path: Path, uri: str):
     Delivery(folder).pending()
     lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "journal.jsonl").write_bytes(b"".join(lines[:-3]))
-    Journal(folder).write("end", status="KILLED")
+    Journal(folder).write(EndEvent(status="KILLED"))
     Delivery(folder).pending()
     found = held(folder, uri, tmp_path / "fetched")
     assert (found["runs"], found["status"]) == (1, "KILLED")
@@ -125,7 +126,7 @@ def test_a_request_that_is_carried_out_late(tmp_path: Path, uri: str):
     [run] = client.search_runs([client.get_experiment_by_name("mnist-exp").experiment_id])
     late = client.create_run(run.info.experiment_id, run.info.start_time, run.data.tags, run.info.run_name)
     client.create_logged_model(run.info.experiment_id, name="model", source_run_id=run.info.run_id)
-    Journal(folder).write("end", status="FINISHED")
+    Journal(folder).write(EndEvent(status="FINISHED"))
     Delivery(folder).pending()
     assert late.info.run_id != run.info.run_id
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
@@ -138,7 +139,7 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
     follower = Delivery(folder)
     assert not follower.pending()
     lines = Journal(folder)
-    lines.write("resumed", epochs=1, exact=False, fingerprint="f")
+    lines.write(ResumedEvent(epochs=1, exact=False, fingerprint="f"))
     assert follower.pending()
     client = connect(uri)
     run_id = follower.run_id()
@@ -147,10 +148,10 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
     assert (told["resumed"], told["exact"], told["fingerprint"]) == ("1", "False", "f")
     for epoch in (2, 3, 4):
         write_epoch(lines, epoch)
-    lines.write("metrics", step=3, values={"best/epoch": 3})
+    lines.write(MetricsEvent(step=3, values={"best/epoch": 3}))
     (folder / "model.keras").write_bytes(b"the weights of epoch 4")
-    lines.write("model", file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
-    lines.write("end", status="FINISHED")
+    lines.write(MODEL)
+    lines.write(EndEvent(status="FINISHED"))
     for deliver in (follower, Delivery(folder)):  # one that knows the lines before, and one that reads them again
         assert not deliver.pending()
     found = held(folder, uri, tmp_path / "fetched")
@@ -167,9 +168,9 @@ def test_what_differs_after_a_resume_is_told(tmp_path: Path, uri: str):
     folder = write_run(tmp_path / "run", uri, end=False)
     Delivery(folder).pending()
     lines = Journal(folder)
-    lines.write("resumed", epoch=2)
-    lines.write("metrics", step=3, values={"val/loss": 0.25, "time/epoch": 9.0})
-    lines.write("end", status="FINISHED")
+    lines.write(ResumedEvent(epochs=2))
+    lines.write(MetricsEvent(step=3, values={"val/loss": 0.25, "time/epoch": 9.0}))
+    lines.write(EndEvent(status="FINISHED"))
     Delivery(folder).pending()
     metrics = held(folder, uri, tmp_path / "fetched")["metrics"]
     assert [row[::2] for row in metrics["val/loss"]] == [(1, 1.0), (2, 0.5), (3, 1 / 3), (3, 0.25)]

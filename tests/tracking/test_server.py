@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 from support.cli import PATIENCE, start
-from support.journals import expected, held, write_epoch, write_run
+from support.journals import expected, held, of_type, write_epoch, write_run
 from support.servers import Server
 
+from mnist_exp.runs.events import EndEvent, MetricsEvent
 from mnist_exp.runs.journal import Journal, read
 from mnist_exp.tracking.delivery import Delivery
 
@@ -65,7 +66,8 @@ def train(uri: str, home_data: list[str], midway: Callable[[], None] | None = No
     out, err = run.communicate(timeout=120 * PATIENCE)
     assert run.returncode == 0, err
     [folder] = Path().resolve().glob("outputs/runs/*")
-    assert read(folder)[-1]["status"] == "FINISHED"
+    [end] = of_type(EndEvent, read(folder)[-1:])
+    assert end.status == "FINISHED"
     return folder, out
 
 
@@ -78,13 +80,13 @@ def sync(*words: str, status: int = 0) -> str:
 
 def slowest(folder: Path) -> float:
     """Seconds between two epochs in the journal, at most: with whatever happens between them."""
-    times = [line["time"] for line in read(folder) if line["kind"] == "metrics"][:EPOCHS]
+    times = [event.time for event in of_type(MetricsEvent, read(folder))][:EPOCHS]
     return max(after - before for before, after in pairwise(times)) / 1000
 
 
 def waited(folder: Path) -> float:
     """Seconds from the end of a run's work to the end of its record."""
-    return (folder / "result.json").stat().st_mtime - read(folder)[-1]["time"] / 1000
+    return (folder / "result.json").stat().st_mtime - read(folder)[-1].time / 1000
 
 
 def print_figures(what: str, folder: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
                 time.sleep(0.01)
             server.kill()
             server.start()
-    lines.write("end", status="FINISHED")
+    lines.write(EndEvent(status="FINISHED"))
     while Delivery(folder).missing():
         time.sleep(0.1)
         assert process.poll() is None

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 
 import pytest
 from support.cli import PATIENCE
-from support.journals import expected, held, write_run
+from support.journals import expected, held, write_run, write_sweep_run
 
 from mnist_exp.runs.abandoned import _deliver_in_the_background
-from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.events import EndEvent
+from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import LOCK, lock
 from mnist_exp.tracking import uploader as module
 from mnist_exp.tracking.delivery import Delivery
@@ -202,13 +203,12 @@ def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
     """The sweep first; its jobs as they come, as its children; all of them noted in `result.json`."""
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    lines = Journal(sweep)
-    lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    lines = write_sweep_run(sweep, uri)
     process = start(sweep)
     jobs = [write_run(sweep / name, uri, parent=str(sweep)) for name in ("a", "b")]
     wait_for(lambda: not any(Delivery(job).missing() for job in jobs))
     jobs.append(write_run(sweep / "c", uri, parent="/where/it/was/before"))
-    lines.write("end", status="FINISHED")
+    lines.write(EndEvent(status="FINISHED"))
     _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
     parent = held(sweep, uri, tmp_path / "fetched")
@@ -226,9 +226,8 @@ def test_one_job_that_cannot_be_delivered_keeps_nobody_back(tmp_path: Path, uri:
     """The others arrive; what is in the way is told."""
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    lines = Journal(sweep)
-    lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
-    lines.write("end", status="FINISHED")
+    lines = write_sweep_run(sweep, uri)
+    lines.write(EndEvent(status="FINISHED"))
     bad = write_run(sweep / "a", uri, parent=str(sweep))
     (bad / "journal.jsonl").write_bytes(b"\0\0\0\n")
     good = write_run(sweep / "b", uri, parent=str(sweep))
@@ -247,8 +246,7 @@ def test_a_run_that_dies_is_marked_and_delivered(tmp_path: Path, uri: str):
     alive = write_run(sweep / "c", uri, parent=str(sweep), end=False)
     os.utime(died / "journal.jsonl", (1.6e9, 1.6e9))
     held_by_us = lock(alive)
-    lines = Journal(sweep)
-    lines.write("run", name="s", key="s", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    write_sweep_run(sweep, uri)
     process = start(sweep)
     _, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0, err
@@ -259,6 +257,6 @@ def test_a_run_that_dies_is_marked_and_delivered(tmp_path: Path, uri: str):
     assert (result["status"], result["ended"]) == ("killed", 1.6e9)
     assert result["mlflow_run_id"] == Delivery(died).run_id()
     assert json.loads((alive / "result.json").read_text())["status"] == "running"
-    assert [line["kind"] for line in read(alive)].count("end") == 0
+    assert not any(isinstance(event, EndEvent) for event in read(alive))
     os.close(held_by_us)
     assert (alive / LOCK).exists()

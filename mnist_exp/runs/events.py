@@ -1,0 +1,212 @@
+"""Journal events: everything that the tracker gets of a run, each as a line of JSON.
+
+`parse_event` turns a line into one of the types of `Event`; `format_event` turns that back into the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+# MLflow's names for the statuses of `result.json`.
+END_STATUS: dict[str, EndStatus] = {
+    "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED", "pruned": "KILLED",
+}  # fmt: skip
+_EXCERPT = 30  # bytes of a damaged line that a message quotes
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class JournalEvent(BaseModel):
+    """An event. Keys of later versions are kept, and only the fields that were set are written."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    kind: str
+    time: int = Field(default_factory=_now)
+    """Milliseconds since 1970."""
+
+    @property
+    def subject(self) -> tuple[object, ...] | None:
+        """What the event is about, if a journal has one event about it; None if events of this kind may repeat."""
+        return None
+
+
+class RunEvent(JournalEvent):
+    """The first event: a run, sweep or search, and where it is tracked."""
+
+    kind: Literal["run"] = "run"
+    name: str
+    key: str
+    """Unique, also among runs of the same name."""
+    experiment: str
+    tags: dict[str, str]
+    enabled: bool = False
+    """Whether the run is tracked."""
+    uri: str | None = None
+    """The store; None for that of the output folder."""
+    parent: str | None = None
+    """The directory of the run's sweep or search."""
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The run."""
+        return (self.kind,)
+
+
+class ParamsEvent(JournalEvent):
+    """The run's parameters."""
+
+    kind: Literal["params"] = "params"
+    values: dict[str, str]
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The parameters, which MLflow never changes."""
+        return (self.kind,)
+
+
+class DatasetEvent(JournalEvent):
+    """The run's data."""
+
+    kind: Literal["dataset"] = "dataset"
+    name: str
+    sha256: str
+    source: str
+    """The folder, address or library that they came from."""
+    shape: list[int]
+    images: dict[str, int]
+    """Number of images in each part."""
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The data."""
+        return (self.kind,)
+
+
+class MetricsEvent(JournalEvent):
+    """Metrics of a step; for a run, the step is the epoch."""
+
+    kind: Literal["metrics"] = "metrics"
+    step: int
+    values: dict[str, int | float]
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """These metrics of this step: a resumed run may measure them again."""
+        return (self.kind, self.step, *sorted(self.values))
+
+
+class NoteEvent(JournalEvent):
+    """The run's description, in Markdown. It replaces an earlier one."""
+
+    kind: Literal["note"] = "note"
+    text: str
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The description."""
+        return (self.kind,)
+
+
+class TagsEvent(JournalEvent):
+    """Further tags of the run."""
+
+    kind: Literal["tags"] = "tags"
+    values: dict[str, str]
+
+
+class ArtifactEvent(JournalEvent):
+    """A file of the run's directory, written or changed."""
+
+    kind: Literal["artifact"] = "artifact"
+    file: str
+    """Its path in the directory."""
+    folder: str | None = None
+    """The folder of the artifact store; None for the top."""
+
+
+class ModelEvent(JournalEvent):
+    """The saved model, to be served by MLflow."""
+
+    kind: Literal["model"] = "model"
+    file: str
+    shape: Annotated[list[int], Field(min_length=3, max_length=3)]
+    """Height, width and channels of an image."""
+    classes: int
+    requirements: list[str]
+    weights_sha256: str | None = None
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The model with these weights: a run that is trained longer may have others."""
+        return (self.kind, self.weights_sha256)
+
+
+class EndEvent(JournalEvent):
+    """The run's process ended, or was found dead."""
+
+    kind: Literal["end"] = "end"
+    status: EndStatus
+
+
+class ResumedEvent(JournalEvent):
+    """The run is resumed. A sweep or search has the status alone."""
+
+    kind: Literal["resumed"] = "resumed"
+    status: Literal["RUNNING"] = "RUNNING"
+    fingerprint: str | None = None
+    at: float | None = None
+    """Seconds since 1970."""
+    epochs: int | None = None
+    steps: int | None = None
+    """Epochs, and steps of the next epoch, that were done."""
+    overrides: list[str] | None = None
+    exact: bool | None = None
+    """Whether the bits are those of an uninterrupted run."""
+
+
+Event = Annotated[
+    RunEvent
+    | ParamsEvent
+    | DatasetEvent
+    | MetricsEvent
+    | NoteEvent
+    | TagsEvent
+    | ArtifactEvent
+    | ModelEvent
+    | EndEvent
+    | ResumedEvent,
+    Field(discriminator="kind"),
+]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_event(line: bytes) -> Event:
+    """Parse a line of a journal, also of earlier versions. Raises `ValueError` if it is not an event."""
+    excerpt = repr(line[:_EXCERPT].decode(errors="replace"))
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested too deeply
+        raise ValueError(f"damaged: {excerpt}") from error
+    if not isinstance(values, dict) or "time" not in values:
+        raise ValueError(f"not an event: {excerpt}")
+    try:
+        return _EVENT.validate_python(values)
+    except ValidationError as error:
+        place = error.errors()[0]["loc"][:2]  # the kind and the field
+        problem = f"{'.'.join(map(str, place))} missing or wrong" if place else "unknown event"
+        raise ValueError(f"{problem}: {excerpt}") from error
+
+
+def format_event(event: Event) -> bytes:
+    """Return the line of a journal for an event, with its newline."""
+    content = event.model_dump(exclude_unset=True, exclude={"kind", "time"})
+    values = {"kind": event.kind, "time": event.time, **content}
+    return json.dumps(values, ensure_ascii=False).encode() + b"\n"

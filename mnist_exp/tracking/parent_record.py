@@ -1,0 +1,77 @@
+"""The journal of a sweep or search, the parent of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.errors import RequestError
+from mnist_exp.runs.events import (
+    END_STATUS,
+    ArtifactEvent,
+    EndEvent,
+    Event,
+    MetricsEvent,
+    NoteEvent,
+    ResumedEvent,
+    RunEvent,
+)
+from mnist_exp.runs.journal import FILE, Journal, first_run, read
+from mnist_exp.tracking.run_event import new_run_event
+
+
+def begin_parent(directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> bool:
+    """Begin the journal of a sweep or search, unless it has begun. Returns whether this process began it.
+
+    Raises `RequestError` if the journal cannot be read.
+    """
+    if (directory / FILE).exists() and read_checked(directory):
+        return False
+    tags = {"overrides": " ".join(overrides), "directory": str(directory)}
+    journal = Journal(directory)
+    journal.write(new_run_event(directory.name, tracking, tags))
+    journal.close()
+    return True
+
+
+def read_checked(directory: Path) -> list[Event]:
+    """Read the journal of a sweep or search. Raises `RequestError` if it is damaged."""
+    try:
+        return read(directory)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def read_run(directory: Path) -> RunEvent:
+    """Read the first event of a sweep or search that has begun. Raises `RequestError`."""
+    run = first_run(read_checked(directory))
+    if run is None:
+        raise RequestError(f"{directory / FILE}:1: damaged: it does not begin with a run")
+    return run
+
+
+class ParentRecord:
+    """Writes into the journal of a sweep or search that has begun."""
+
+    def __init__(self, directory: Path, *, resumed: bool) -> None:
+        self._journal = Journal(directory)
+        if resumed:
+            self._journal.write(ResumedEvent(status="RUNNING"))
+
+    def artifact(self, file: str, folder: str | None = None) -> None:
+        """Send a file of the directory to the tracker."""
+        self._journal.write(ArtifactEvent(file=file, folder=folder))
+
+    def note(self, text: str) -> None:
+        """Send the run's description, in Markdown, to the tracker."""
+        self._journal.write(NoteEvent(text=text))
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Send metrics to the tracker."""
+        self._journal.write(MetricsEvent(step=step, values=dict(values)))
+
+    def end(self, status: str) -> None:
+        """Record the end, with a status of `result.json`."""
+        self._journal.write(EndEvent(status=END_STATUS[status]))
+        self._journal.close()

@@ -1,0 +1,58 @@
+"""Record a sweep: an MLflow run with the leaderboard, the parent of its jobs' runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.events import END_STATUS, EndEvent
+from mnist_exp.runs.journal import read
+from mnist_exp.tracking.parent_record import ParentRecord, begin_parent
+from mnist_exp.tracking.recorder import status_of
+from mnist_exp.tracking.uploader_process import Upload
+
+LEADERBOARD = "leaderboard.csv"
+
+
+class SweepRecord:
+    """Records a sweep. A context manager; a resumed sweep continues its record.
+
+    The caller holds the directory's lock.
+    """
+
+    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
+        """Raise `RequestError` if the sweep's journal cannot be read."""
+        self._directory = directory
+        is_new = begin_parent(directory, overrides, tracking)
+        self._parent = ParentRecord(directory, resumed=not is_new)
+        self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled)
+
+    def leaderboard(self, table: str, note: str, best: float | None) -> None:
+        """Write the jobs' table as CSV, and as the MLflow run's description in Markdown."""
+        write_text(self._directory / LEADERBOARD, table)
+        self._parent.artifact(LEADERBOARD)
+        self._parent.note(note)
+        if best is not None:
+            self._parent.metrics({"best/val/accuracy": best}, step=0)
+
+    def __enter__(self) -> SweepRecord:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parent.end(status_of(error))
+        self._upload.finish()
+
+
+def has_leaderboard(directory: Path, table: str) -> bool:
+    """Whether the sweep's record is finished and has this table."""
+    try:
+        last = read(directory)[-1:]
+        finished = any(isinstance(event, EndEvent) and event.status == END_STATUS["finished"] for event in last)
+        return finished and (directory / LEADERBOARD).read_text(encoding="utf-8") == table
+    except (OSError, ValueError):
+        return False
