@@ -83,11 +83,11 @@ def unfound_models(patched: pytest.MonkeyPatch) -> None:
 
 def times_of_its_own(patched: pytest.MonkeyPatch) -> None:
     real, later = Delivery._deliver_metrics, count()
-    patched.setattr(
-        Delivery,
-        "_deliver_metrics",
-        lambda self, run_id, line: real(self, run_id, {**line, "time": line["time"] + next(later)}),
-    )
+
+    def shifted(self: Delivery, run_id: str, event: MetricsEvent) -> None:
+        real(self, run_id, event.model_copy(update={"time": event.time + next(later)}))
+
+    patched.setattr(Delivery, "_deliver_metrics", shifted)
 
 
 @pytest.mark.parametrize("break_it", [unfound_runs, unfound_models, times_of_its_own])
