@@ -41,6 +41,10 @@ def test_weights_are_taken_where_name_and_shapes_fit(cli: Cli):
         "weights_sha256": donor.result["weights_sha256"],
         "taken": ["hidden"],
         "left": ["batch_normalization: not there", "out: 12×10, 10 there, 12×10 here"],
+        "trained_on": [
+            {"sha256": donor.result["data"]["sha256"], "val_fraction": 0.1, "split_seed": 0, "limit": 300}
+        ],
+        "validation_images_seen": 0,
     }
     assert f"init    hidden from outputs/runs/{donor.run.name}" in done.out
     assert "not taken: out: 12×10, 10 there, 12×10 here" in done.out
@@ -63,6 +67,59 @@ def test_a_frozen_layer_stays_as_it_was(cli: Cli):
     first, second = weights(donor.run), weights(done.run)
     assert all(np.array_equal(a, b) for a, b in zip(first["hidden"], second["hidden"], strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(first["out"], second["out"], strict=True))
+
+
+def training_images(run: Path | None, part: str) -> set[bytes]:
+    """The images of a part of a run's data, as its own config describes them."""
+    from mnist_exp.config.overrides import Request
+    from mnist_exp.config.schema import TrainConfig
+    from mnist_exp.config.validation import compose_checked
+    from mnist_exp.data.load import find, prepare
+    from mnist_exp.runs.lookup import read_config
+
+    assert run is not None
+    config = compose_checked(Request("train", base=read_config(run)), TrainConfig)[0].data
+    images = getattr(prepare(find(config, print), config), part).images
+    return {image.tobytes() for image in images}
+
+
+def test_a_limit_does_not_mix_the_parts_of_two_runs(cli: Cli):
+    """A run that starts from one with another limit validates on none of its training images."""
+    donor = cli("data.limit=900", small=True)
+    done = cli("data.limit=300", "init_from=latest", small=True)
+    assert not training_images(donor.run, "train") & training_images(done.run, "val")
+    assert done.result["init_from"]["validation_images_seen"] == 0
+    assert "validation images of this run" not in done.out
+
+
+def test_validating_on_images_already_trained_on_is_reported(cli: Cli):
+    """With their number, which is also recorded; images of the other run's own start count as well."""
+    donor = cli("data.limit=900", small=True)
+    second = cli("data.limit=300", "data.split_seed=5", "init_from=latest", small=True)
+    own = training_images(second.run, "val")
+    seen = len(own & training_images(donor.run, "train"))
+    assert seen > 5
+    assert second.result["init_from"]["validation_images_seen"] == seen
+    assert f"{seen} of the {len(own)} validation images" in second.out
+    third = cli("data.limit=300", "data.split_seed=6", f"init_from={second.run}", small=True)
+    trained_on = training_images(donor.run, "train") | training_images(second.run, "train")
+    seen = len(training_images(third.run, "val") & trained_on)
+    assert third.result["init_from"]["validation_images_seen"] == seen
+    compared = cli("compare", f"run=[{donor.run},{second.run},{third.run}]", status=2)
+    assert f"{seen} of its validation images" in compared.err
+    by_test = cli("compare", f"run=[{second.run},{third.run}]", "metric=test/accuracy", "across_data=true").out
+    assert "of its validation images" not in by_test
+
+
+def test_a_start_on_other_data_is_of_unknown_images(cli: Cli):
+    """The number of validation images that it trained on is then not claimed to be 0."""
+    donor = cli(small=True)
+    assert donor.run is not None
+    result = donor.run / "result.json"
+    result.write_text(result.read_text(encoding="utf-8").replace(donor.result["data"]["sha256"], "0" * 64))
+    done = cli("init_from=latest", small=True)
+    assert done.result["init_from"]["validation_images_seen"] is None
+    assert "not known" in done.out
 
 
 @pytest.mark.slow

@@ -112,6 +112,8 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     for run in chosen:
         if not is_finished(run):
             left_out[run.path] = run.status
+        elif metric.startswith("val/") and (seen := run.result.validation_images_seen):
+            left_out[run.path] = f"started from weights that were trained on {seen} of its validation images"
         elif not run.result.exact:
             left_out[run.path] = (
                 "went on with other threads or precision, so that its seed does not say what it is"

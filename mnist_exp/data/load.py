@@ -9,9 +9,9 @@ import numpy as np
 
 from mnist_exp.config.schema import DataConfig
 from mnist_exp.data import csv, digits, folder, idx, npz
-from mnist_exp.data.dataset import Dataset, Part, Source, digest, numbered
+from mnist_exp.data.dataset import Dataset, Labels, Part, Source, digest, numbered
 from mnist_exp.data.sources import given_paths, locate
-from mnist_exp.data.splits import stratified
+from mnist_exp.data.splits import Indices, stratified, stratified_order
 from mnist_exp.errors import RequestError
 
 
@@ -35,32 +35,53 @@ def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
     return source
 
 
+def split(labels: Labels, data: DataConfig) -> tuple[Indices, Indices]:
+    """Divide the training set into the images to train on and to validate on, at most `data.limit` in all.
+
+    The limit is applied to each part after the division, so that it moves no image from one to the other, and a
+    smaller limit's parts are contained in a larger one's.
+
+    Returns:
+        The indices of either part, in ascending order.
+    """
+    kept, held_out = stratified(labels, data.val_fraction, data.split_seed)
+    if data.limit is None or data.limit >= len(labels):
+        return kept, held_out
+    to_validate = int(data.limit * len(held_out) / len(labels) + 0.5)
+    return (
+        _first(labels, kept, data.limit - to_validate, data.split_seed),
+        _first(labels, held_out, to_validate, data.split_seed),
+    )
+
+
+def _first(labels: Labels, part: Indices, count: int, seed: int) -> Indices:
+    return np.sort(part[stratified_order(labels[part], seed)[:count]])
+
+
 def limited(source: Source, data: DataConfig) -> Source:
-    """Apply `data.limit`: keep at most that many training images, and the same share of the test images."""
+    """Apply `data.limit`: keep the training images that `split` selects, and the same share of the test images."""
     if data.limit is None or data.limit >= len(source.train):
         return source
-    share = data.limit / len(source.train)
-    train, test = (
-        part and part.take(stratified(part.labels, share, data.split_seed)[1])
-        for part in (source.train, source.test)
-    )
-    assert train is not None
+    train = source.train.take(np.sort(np.concatenate(split(source.train.labels, data))))
+    test = source.test
+    if test is not None:
+        count = int(data.limit * len(test) / len(source.train) + 0.5)
+        test = test.take(_first(test.labels, np.arange(len(test)), count, data.split_seed))
     return replace(source, train=train, test=test or None)
 
 
 def prepare(source: Source, data: DataConfig) -> Dataset:
-    """Apply `data.limit` and split off the validation part. Raises `RequestError` if either part is empty."""
-    source = limited(source, data)
-    train = source.train
-    kept, held_out = stratified(train.labels, data.val_fraction, data.split_seed)
+    """Split off the validation part and apply `data.limit`. Raises `RequestError` if either part is empty."""
+    kept, held_out = split(source.train.labels, data)
     if not len(kept) or (data.val_fraction and not len(held_out)):
         raise RequestError(
             f"data.limit={data.limit} leaves {len(kept)} training and {len(held_out)} validation images; "
             "both need at least one"
         )
-    val = train.take(held_out) if len(held_out) else None
-    sha256 = digest([train, source.test])
-    return Dataset(train.take(kept), val, source.test, source.origin, source.class_names, sha256)
+    val = source.train.take(held_out) if len(held_out) else None
+    used = limited(source, data)
+    sha256 = digest([used.train, used.test])
+    return Dataset(source.train.take(kept), val, used.test, source.origin, source.class_names, sha256)
 
 
 def _idx(data: DataConfig, tell: Callable[[str], None]) -> Source:

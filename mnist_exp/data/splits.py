@@ -31,3 +31,18 @@ def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Ind
     ]
     held_out = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
     return np.setdiff1d(np.arange(len(labels)), held_out, assume_unique=True), held_out
+
+
+def stratified_order(labels: Labels, seed: int) -> Indices:
+    """Order the images such that the first n have the classes in proportion, whatever n is.
+
+    Unlike `stratified`, whose rounding may take an image away again when more are selected, the selections for
+    growing n contain each other. The order depends only on `seed` and the labels.
+    """
+    rng = np.random.default_rng(seed)
+    members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    # Spread each class evenly over the order (the Sainte-Laguë method of apportionment).
+    places = [(np.arange(len(images)) + 0.5) / len(images) for images in members]
+    if not members:
+        return np.empty(0, np.int64)
+    return np.concatenate(members)[np.argsort(np.concatenate(places), kind="stable")]

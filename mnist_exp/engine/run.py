@@ -126,7 +126,7 @@ class TrainingRun:
                 self._origin = resumption.result.init_from
                 self._progress = resumption.state.restore(self._model)
             else:
-                self._origin = load_initial_weights(self._model, config)
+                self._origin = load_initial_weights(self._model, config, job.source)
                 self._progress = Progress()
         signals.check()
         self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
@@ -249,8 +249,9 @@ def _has_finished(path: Path) -> bool:
     return summary is not None and summary.status == "finished"
 
 
-def load_initial_weights(model: keras.Model, config: TrainConfig) -> WarmStartRecord | None:
+def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source) -> WarmStartRecord | None:
     """With `init_from`, load the other run's weights that fit. Return what was taken, for the result."""
+    from mnist_exp.engine.seen_images import count_seen, splits_of
     from mnist_exp.model.saving import weights_sha256
     from mnist_exp.model.warm_start import load_donor, take_weights
 
@@ -259,13 +260,17 @@ def load_initial_weights(model: keras.Model, config: TrainConfig) -> WarmStartRe
     path = Path(config.init_from)
     donor = load_donor(path)
     transfer = take_weights(model, donor)
-    theirs, ours = (read_config(path).get("preprocess") or {}).get("type"), config.preprocess.type
+    settings = read_config(path)
+    theirs, ours = (settings.get("preprocess") or {}).get("type"), config.preprocess.type
+    trained_on = splits_of(path, settings)
     of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} there, {ours} here"]
     return WarmStartRecord(
         run=config.init_from,
         weights_sha256=weights_sha256(donor),
         taken=list(transfer.taken),
         left=[*of_pixels, *transfer.left],
+        trained_on=list(trained_on or ()),
+        validation_images_seen=None if trained_on is None else count_seen(trained_on, config.data, source),
     )
 
 
@@ -344,6 +349,7 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
         say(f"init    {taken} from {display_path(Path(origin.run))}")
         for sentence in origin.left:
             say(f"        not taken: {sentence}")
+        report_seen(origin, len(data.val) if data.val else 0)
     say(f"device  {job.computer}")
     if config.tracking.enabled:
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
@@ -353,6 +359,21 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     record.artifact("architecture.md")
     record.artifact("config.yaml")
     record.note(card)
+
+
+def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
+    """Warn if the initial weights were trained on images that this run validates on."""
+    if not validation_images:
+        return
+    run = display_path(Path(origin.run))
+    if origin.validation_images_seen is None:
+        say(f"        whether {run} was trained on validation images of this run is not known: other data")
+    elif origin.validation_images_seen:
+        warn(
+            f"{run} was trained on {origin.validation_images_seen} of the {validation_images} validation images "
+            "of this run, so its validation figures are too good; the other run's data.split_seed and "
+            "data.val_fraction avoid this"
+        )
 
 
 def print_result(record: RunRecord, data: Dataset) -> None:

@@ -32,7 +32,8 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
 
     Args:
         wanted: A run's directory, `latest`, `best` (by validation accuracy, among the finished runs on the newest
-            one's data), an MLflow run id, or a name or the start of one.
+            one's data, without those whose initial weights were trained on validation images), an MLflow run id,
+            or a name or the start of one.
         outputs: The output folder.
         latest: Which runs `latest` chooses the newest of.
 
@@ -124,6 +125,7 @@ def _is_called(name: str, wanted: str) -> bool:
 def _best(finished: list[RunSummary]) -> RunSummary:
     data = finished[0].result.data.sha256
     same = [run for run in finished if run.result.data.sha256 == data]
+    same = [run for run in same if not run.result.validation_images_seen] or same
     return max(same, key=lambda run: float("-inf") if (val := run.result.val_accuracy) is None else val)
 
 

@@ -53,6 +53,16 @@ class DeviceRecord(Record):
     deterministic: bool | None = None
 
 
+class SplitRecord(Record):
+    """Which images of which data a run trained on: the settings that divide a data set."""
+
+    sha256: str
+    """Digest of the images and labels that the run used."""
+    val_fraction: float = Field(ge=0, lt=1)
+    split_seed: int = Field(ge=0)
+    limit: int | None = Field(ge=1)
+
+
 class WarmStartRecord(Record):
     """The weights that the run started from (`init_from`)."""
 
@@ -60,6 +70,10 @@ class WarmStartRecord(Record):
     weights_sha256: str
     taken: list[str] = []
     left: list[str] = []
+    trained_on: list[SplitRecord] = []
+    """What the other run trained on, and the runs whose weights it started from in turn."""
+    validation_images_seen: int | None = None
+    """Number of this run's validation images that those runs trained on; None if that is not known."""
 
 
 class ResumptionRecord(Record):
@@ -114,6 +128,11 @@ class RunResult(Record):
     resumed: list[ResumptionRecord] = []
     exact: bool = True
     """Whether the weights are those of an uninterrupted run."""
+
+    @property
+    def validation_images_seen(self) -> int:
+        """Number of validation images that the run's initial weights were trained on, as far as is known."""
+        return (self.init_from.validation_images_seen or 0) if self.init_from else 0
 
     @property
     def val_accuracy(self) -> float | None:

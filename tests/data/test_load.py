@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
@@ -77,6 +78,49 @@ def test_limit_keeps_a_share_of_train_and_test(use: Callable[[str], None]):
     assert len(data.test) == 100
     full = data_config("data=digits")
     assert prepare(find(full, print), full).sha256 != data.sha256
+
+
+KNOWN = "4701255e12298a91e6a5237c006966f46755f24c6d619adc0c685220902a8c5b"
+UNEVEN = np.random.default_rng(5).permutation(np.repeat(np.arange(4), [500, 300, 45, 7])).astype(np.int64)
+
+
+def numbered_images(labels: np.ndarray) -> Source:
+    """Images of 2×2 whose pixels give their number."""
+    numbers = np.arange(len(labels), dtype="<u4").view(np.uint8).reshape(-1, 2, 2, 1)
+    return Source(Part(numbers, labels), None, "here", numbered(4))
+
+
+def numbers_of(part: Part | None) -> set[int]:
+    assert part is not None
+    return set(np.ascontiguousarray(part.images).reshape(-1, 4).view("<u4").ravel().tolist())
+
+
+@pytest.mark.parametrize(("fraction", "seed"), [(0.1, 0), (0.25, 3)])
+def test_a_limit_moves_no_image_to_the_other_part(fraction: float, seed: int):
+    """The parts of a smaller limit are contained in those of a larger one, and of none."""
+    source = numbered_images(UNEVEN)
+    config = data_config("data=digits", f"data.val_fraction={fraction}", f"data.split_seed={seed}")
+    whole = prepare(source, config)
+    assert numbers_of(whole.val) == set(stratified(UNEVEN, fraction, seed)[1].tolist())
+    larger = {"train": numbers_of(whole.train), "val": numbers_of(whole.val)}
+    for limit in range(len(UNEVEN), 20, -1):
+        data = prepare(source, config.model_copy(update={"limit": limit}))
+        assert data.val is not None
+        parts = {"train": numbers_of(data.train), "val": numbers_of(data.val)}
+        assert sum(map(len, parts.values())) == limit
+        assert abs(len(parts["val"]) - fraction * limit) <= 1
+        assert parts["train"] <= larger["train"]
+        assert parts["val"] <= larger["val"]
+        for part in (data.train, data.val):
+            counts = np.bincount(part.labels, minlength=4)
+            assert np.abs(counts - len(part) * np.bincount(UNEVEN) / len(UNEVEN)).max() < 2
+        larger = parts
+
+
+def test_the_split_without_a_limit_is_known():
+    """The validation images that a seed selects have not changed between versions."""
+    held_out = stratified(UNEVEN, 0.1, 0)[1]
+    assert hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest() == KNOWN
 
 
 def test_a_limit_that_leaves_nothing_is_told():

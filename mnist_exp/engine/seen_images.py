@@ -1,0 +1,51 @@
+"""Find the validation images of a run that its initial weights were already trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_exp.config.schema import DataConfig
+from mnist_exp.data.dataset import Source, digest
+from mnist_exp.data.load import limited, split
+from mnist_exp.runs.result import SplitRecord, read_result
+
+
+def splits_of(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | None:
+    """Return what a run was trained on, and the runs that it started from; None if its files do not say.
+
+    Args:
+        run: The run's directory.
+        settings: The run's config.
+    """
+    keys = ("val_fraction", "split_seed", "limit")
+    try:
+        result = read_result(run)
+        if result is None or (result.init_from is not None and not result.init_from.trained_on):
+            return None
+        data = {key: settings["data"][key] for key in keys}
+        own = SplitRecord.model_validate({"sha256": result.data.sha256, **data})
+    except (OSError, KeyError, TypeError, ValueError):  # written by others, or damaged
+        return None
+    earlier = result.init_from.trained_on if result.init_from else []
+    return [own, *(other for other in earlier if other != own)]
+
+
+def count_seen(trained_on: Sequence[SplitRecord], data: DataConfig, source: Source) -> int | None:
+    """Count the validation images of `data` that are training images of the given splits.
+
+    Returns None if a split is not of this data set, so that its images are not known.
+    """
+    labels = source.train.labels
+    seen = np.zeros(len(labels), bool)
+    for record in trained_on:
+        update = {"val_fraction": record.val_fraction, "split_seed": record.split_seed, "limit": record.limit}
+        theirs = data.model_copy(update=update)
+        used = limited(source, theirs)
+        if digest([used.train, used.test]) != record.sha256:
+            return None
+        seen[split(labels, theirs)[0]] = True
+    return int(seen[split(labels, data)[1]].sum())
