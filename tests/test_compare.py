@@ -277,6 +277,43 @@ def test_a_lower_loss_is_better(cli: Cli):
     assert "A is better than B" in out
 
 
+@pytest.mark.parametrize(
+    ("metric", "words", "best"),
+    [
+        ("test/false_positives", [], "linear"),
+        ("test/false_negatives", [], "linear"),
+        ("test/true_positives", [], "mlp"),
+        ("test/error_free", ["mode=max"], "mlp"),  # its name sounds like an error
+        ("test/error_free", ["mode=min"], "linear"),
+    ],
+)
+def test_the_better_direction_is_the_metrics(cli: Cli, metric: str, words: list[str], best: str):
+    """It is known for Keras' metrics, and given for others."""
+    for seed in range(3):
+        scores = {"accuracy": 0.9, "loss": 0.5}
+        low, high = ({**scores, metric[5:]: value + 0.01 * seed} for value in (2.0, 3.0 + 0.01 * (seed % 2)))
+        write_run(RUNS / f"a{seed}", "model=linear", seed=seed, test=None)
+        write_run(RUNS / f"b{seed}", "model=mlp", seed=seed, test=None)
+        for name, test in (("a", low), ("b", high)):
+            file = RUNS / f"{name}{seed}/result.json"
+            file.write_text(json.dumps({**json.loads(file.read_text()), "test": test}))
+    out = cli("compare", f"metric={metric}", *words).out
+    assert f"A       model={best}" in out
+    assert "A is better than B" in out
+
+
+def test_an_unknown_metric_needs_a_direction(cli: Cli):
+    """And a known one has its own."""
+    for name in "ab":
+        best = {"epoch": 1, "val/accuracy": 0.9, "val/gloss": 0.5}
+        write_run(RUNS / name, f"model={'linear' if name == 'a' else 'mlp'}", best=best)
+    done = cli("compare", "metric=val/gloss", status=2)
+    assert "mode=min" in done.err
+    assert "mode=max" in done.err
+    assert "A" in cli("compare", "metric=val/gloss", "mode=min").out
+    assert "mode=min" in cli("compare", "metric=val/accuracy", "mode=min", status=2).err
+
+
 def test_no_seeds_in_common_give_no_verdict(cli: Cli):
     """Two of them are needed."""
     for seed in range(3):

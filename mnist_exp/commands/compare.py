@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mnist_exp.config.command_schemas import CompareConfig
+from mnist_exp.config.metric_directions import Direction, direction_of
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
@@ -42,18 +43,19 @@ def compare(request: Request, started: float) -> None:
     if len(runs) < 2:
         reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in left_out.items())
         raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; it takes two{reasons}")
+    direction = direction_by(config)
     refuse_different_data(runs, config)
 
     from mnist_exp.sweeps.comparison import best_first, print_means, print_pairs
 
-    groups = marked(best_first(grouped(runs), config.metric))
+    groups = marked(best_first(grouped(runs), config.metric, direction))
     picture = draw(groups, config)
     introduce(groups, left_out, config.metric)
     metrics = list(dict.fromkeys([config.metric, "val/accuracy", "test/accuracy"]))
     print_means(groups, [*metrics, "seconds"])
     if len(groups) > 1:
         metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
-        judged = print_pairs(groups, metrics, config.metric)
+        judged = print_pairs(groups, metrics, config.metric, direction)
         count = sum(pair.difference is not None for pair in judged)
         if count:
             together = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
@@ -69,6 +71,22 @@ def compare(request: Request, started: float) -> None:
     if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
         warn(f"these are figures for what stood in for {', '.join(sorted(names))}")
     say(f"picture {display_path(picture)}")
+
+
+def direction_by(config: CompareConfig) -> Direction:
+    """Return which values of the metric are better. Raises `RequestError` if that is neither known nor given."""
+    known = direction_of(config.metric)
+    if known is None and config.mode is None:
+        message = (
+            f"metric={config.metric}: it is not known which values are better; add mode=max if higher ones are, "
+            "else mode=min"
+        )
+        raise RequestError([Problem("unusable", COMMAND_LINE, message, "mode")])
+    if known is not None and config.mode not in (None, known):
+        better = "higher" if known == "max" else "lower"
+        message = f"mode={config.mode}: {better} values of {config.metric} are better"
+        raise RequestError([Problem("unusable", COMMAND_LINE, message, "mode")])
+    return known or config.mode or "max"
 
 
 def choose_runs(config: CompareConfig) -> list[RunSummary]:

@@ -76,6 +76,7 @@ class CompareConfig(Frozen):
     outputs: Annotated[str, Field(min_length=1)]
     run: tuple[Annotated[str, Field(min_length=1)], ...] | None
     metric: str
+    mode: Literal["max", "min"] | None
     across_data: bool
     output: Annotated[str, Field(min_length=1)] | None
 

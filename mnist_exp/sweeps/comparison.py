@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from mnist_exp.config.metric_directions import Direction
 from mnist_exp.report.tables import percent, print_table
 from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import ALPHA, Difference, differences, mean_of
@@ -24,14 +24,9 @@ class Pair:
     difference: Difference | None
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether lower values of a metric are better, judging by its name."""
-    return re.search("loss|error|crossentropy|divergence|hinge|poisson", metric) is not None
-
-
-def best_first(groups: Sequence[Group], metric: str) -> list[Group]:
+def best_first(groups: Sequence[Group], metric: str, direction: Direction) -> list[Group]:
     """Return the groups sorted by their mean of a metric, best first. Every run must have a value of it."""
-    sign = 1 if lower_is_better(metric) else -1
+    sign = 1 if direction == "min" else -1
     return sorted(groups, key=lambda group: sign * mean_of(list(group.values(metric).values())).mean)
 
 
@@ -81,7 +76,9 @@ def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
     print_table(header, rows, right=("n", "mean", "sd", "95 % interval"))
 
 
-def print_pairs(groups: Sequence[Group], metrics: Sequence[str], decisive: str) -> list[Pair]:
+def print_pairs(
+    groups: Sequence[Group], metrics: Sequence[str], decisive: str, direction: Direction
+) -> list[Pair]:
     """Print a row per metric and pair of groups, and return the pairs of the `decisive` metric.
 
     Only the rows of that metric contain a p-value and a verdict.
@@ -95,19 +92,20 @@ def print_pairs(groups: Sequence[Group], metrics: Sequence[str], decisive: str) 
         for pair in pairs:
             if pair.difference is not None or metric == decisive:
                 row = [shown, f"{pair.first.mark} − {pair.second.mark}", str(pair.seeds)]
-                rows.append(row + _difference(pair, metric, metric == decisive))
+                rows.append(row + _difference(pair, metric, direction if metric == decisive else None))
                 shown = ""
     header = ["metric", "pair", "seeds", "difference", "95 % interval", "p", "verdict"]
     print_table(header, rows, right=("seeds", "difference", "95 % interval", "p"))
     return judged
 
 
-def _difference(pair: Pair, metric: str, decisive: bool) -> list[str]:
-    difference = pair.difference
+def _difference(pair: Pair, metric: str, direction: Direction | None) -> list[str]:
+    """Format a difference; with a p-value and a verdict only if the better direction is given."""
+    difference, decisive = pair.difference, direction is not None
     if difference is None:
         return ["–", "–", "–", "needs two common seeds" if decisive else "–"]
     better, worse = pair.first.mark, pair.second.mark
-    if (difference.mean < 0) != lower_is_better(metric):
+    if (difference.mean < 0) != (direction == "min"):
         better, worse = worse, better
     return [
         _plain(difference.mean, metric, signed=True),
