@@ -25,6 +25,7 @@ from mnist_exp.config.field_types import (
     Range,
     Seed,
 )
+from mnist_exp.config.metric_directions import direction_of
 from mnist_exp.keras_spec.objective import takes_one_hot
 from mnist_exp.suggest import did_you_mean
 
@@ -336,11 +337,11 @@ class SelectConfig(Frozen):
     mode: Literal["max", "min"]
 
     @model_validator(mode="after")
-    def _loss_falls(self) -> SelectConfig:
-        if (self.metric, self.mode) == ("val/loss", "max"):
-            raise ValueError(
-                "the best epoch has the lowest val/loss: give mode=min (training.select.mode=min) too"
-            )
+    def _mode_is_the_metrics(self) -> SelectConfig:
+        mode = direction_of(self.metric)
+        if mode not in (None, self.mode):
+            best = f"the {'highest' if mode == 'max' else 'lowest'} {self.metric}"
+            raise ValueError(f"the best epoch has {best}: give mode={mode} (training.select.mode={mode}) too")
         return self
 
 
