@@ -13,6 +13,7 @@ from mnist_exp.keras_spec.traits import Traits, traits
 from mnist_exp.model.preprocessing import is_preprocessing
 
 FLOAT = 4  # bytes
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,23 @@ def multiply_adds(layer: keras.Layer) -> int:
     if kernel == "dense":
         return int(math.prod(inputs) * outputs[-1])
     if kernel == "einsum":
-        left, right = layer.equation.split("->")[0].split(",")
-        sizes = dict(zip(left.replace("...", "")[1:], inputs, strict=False))
-        sizes |= dict(zip(right, layer.kernel.shape, strict=True))
-        return int(math.prod(sizes.values()))
+        return _einsum_multiply_adds(layer.equation, (1, *inputs), tuple(layer.kernel.shape))
     if kernel == "recurrent":
         positions = inputs[0]
     else:  # each weight of a convolution is used once at every position of the kernel
-        positions = math.prod((inputs if kernel == "transposed" else outputs)[:-1])
-    return int(positions * sum(math.prod(weight.shape) for weight in layer.weights if "kernel" in weight.name))
+        image = inputs if kernel == "transposed" else outputs
+        positions = math.prod(image[1:] if layer.data_format == "channels_first" else image[:-1])
+    return int(positions * sum(math.prod(weight.shape) for weight in layer.weights if weight.name in _KERNELS))
+
+
+def _einsum_multiply_adds(equation: str, inputs: tuple[int, ...], kernel: tuple[int, ...]) -> int:
+    """Multiply the sizes of all axes of `EinsumDense`, including those that its equation calls `...`."""
+    left, right = equation.split("->")[0].split(",")
+    before, _, after = left.partition("...")
+    between = inputs[len(before) : len(inputs) - len(after)]
+    sizes = dict(zip(before + after, inputs[: len(before)] + inputs[len(inputs) - len(after) :], strict=True))
+    sizes |= dict(zip(right, kernel, strict=True))
+    return math.prod(sizes.values()) * math.prod(between)
 
 
 RIGHT = ("parameters", "multiply-adds", "share", "memory")

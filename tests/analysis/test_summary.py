@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
+import keras
 import pytest
+import tensorflow as tf
+from support.cli import Cli
 
 from mnist_exp.analysis.design_advice import advice
-from mnist_exp.analysis.summary import as_markdown, card
+from mnist_exp.analysis.summary import as_markdown, card, multiply_adds
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
+from mnist_exp.keras_spec.traits import TRAITS
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import Statistics
 
@@ -67,6 +73,92 @@ def test_multiply_adds_of_every_kind_of_layer(layer: Any, before: list[Any], exp
     """Of those that multiply with weights; the others count nothing."""
     model = net(layers=[*before, layer, "Flatten", {"type": "Dense", "units": 10}, "Softmax"])
     assert card(model)[len(before) + 1].multiply_adds == expected
+
+
+def multiplications_of(layer: keras.Layer, shape: tuple[int, ...]) -> int:
+    """Count the multiplications by weights in the TensorFlow operations that a layer executes for one image."""
+    tf.config.run_functions_eagerly(True)  # Keras wraps grouped convolutions in functions of their own
+    try:
+        traced = tf.function(layer).get_concrete_function(tf.TensorSpec((1, *shape)))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    count = 0
+    for operation in traced.graph.get_operations():
+        if operation.type not in MULTIPLYING:
+            continue
+        first, second = (tuple(tensor.shape) for tensor in list(operation.inputs)[-2:])
+        output = tuple(operation.outputs[0].shape)
+        match operation.type:
+            case "MatMul":
+                count += math.prod(output) * first[0 if operation.get_attr("transpose_a") else 1]
+            case "BatchMatMulV2":
+                count += math.prod(output) * first[-2 if operation.get_attr("adj_x") else -1]
+            case "Einsum":
+                terms = re.split(",|->", operation.get_attr("equation").decode())
+                kernel = max(terms[:2], key=lambda term: "." not in term)
+                sizes = dict(zip(kernel, second if kernel == terms[1] else first, strict=True))
+                count += math.prod(output) * math.prod(sizes[letter] for letter in set(kernel) - set(terms[2]))
+            case "Conv2D":
+                count += math.prod(output) * math.prod(second[:3])
+            case "DepthwiseConv2dNative":
+                count += math.prod(output) * math.prod(second[:2])
+            case "Conv2DBackpropInput":  # the inputs are the output's shape, the kernel and the gradient
+                count += math.prod(second) * math.prod(first[:3])
+    return count
+
+
+MULTIPLYING = {"MatMul", "BatchMatMulV2", "Einsum", "Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput"}
+SEQUENCE, IMAGE = (9, 4), (11, 9, 4)
+KERNELS: dict[str, list[tuple[tuple[int, ...], dict[str, Any]]]] = {
+    "Conv1D": [(SEQUENCE, {"filters": 6, "kernel_size": 3, "padding": padding}) for padding in ("same", "causal")],
+    "Conv2D": [
+        (IMAGE, {"filters": 6, "kernel_size": (3, 2), "strides": 2}),
+        (IMAGE, {"filters": 6, "kernel_size": 3, "groups": 2, "padding": "same"}),
+        # TensorFlow pads dilated convolutions to multiples of the dilation: here, it need not.
+        ((12, 10, 4), {"filters": 6, "kernel_size": 3, "dilation_rate": 2}),
+    ],
+    "Conv1DTranspose": [(SEQUENCE, {"filters": 6, "kernel_size": 3, "strides": 2})],
+    "Conv2DTranspose": [(IMAGE, {"filters": 6, "kernel_size": (3, 2), "strides": 2, "padding": "same"})],
+    "DepthwiseConv1D": [(SEQUENCE, {"kernel_size": 3, "depth_multiplier": 2})],
+    "DepthwiseConv2D": [(IMAGE, {"kernel_size": 3, "strides": 2, "depth_multiplier": 2})],
+    "SeparableConv1D": [(SEQUENCE, {"filters": 6, "kernel_size": 3, "depth_multiplier": 2})],
+    "SeparableConv2D": [(IMAGE, {"filters": 6, "kernel_size": (3, 2), "strides": 2})],
+    "Dense": [((7,), {"units": 5}), (IMAGE, {"units": 5})],
+    "EinsumDense": [
+        ((299,), {"equation": "...x,xy->...y", "output_shape": 10}),
+        (IMAGE, {"equation": "...x,xy->...y", "output_shape": 5}),
+        (IMAGE, {"equation": "ab...,bc->ac...", "output_shape": (5, None, None)}),
+        (IMAGE, {"equation": "abcd,cde->abe", "output_shape": (None, 5)}),
+    ],
+    "GRU": [(SEQUENCE, {"units": 5, "unroll": True})],
+    "LSTM": [(SEQUENCE, {"units": 5, "unroll": True})],
+    "SimpleRNN": [(SEQUENCE, {"units": 5, "unroll": True})],
+}
+ARGUMENTS = {
+    "Activation": {"activation": "relu"}, "Cropping1D": {"cropping": 1}, "Dropout": {"rate": 0.1},
+    "AlphaDropout": {"rate": 0.1}, "GaussianDropout": {"rate": 0.1}, "GaussianNoise": {"stddev": 0.1},
+    "GroupNormalization": {"groups": 2}, "Permute": {"dims": (2, 1)}, "RepeatVector": {"n": 2},
+    "AveragePooling1D": {"pool_size": 2}, "AveragePooling2D": {"pool_size": 2}, "SpatialDropout1D": {"rate": 0.1},
+    "SpatialDropout2D": {"rate": 0.1}, "Rescaling": {"scale": 2.0}, "Reshape": {"target_shape": (-1,)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [name for name, traits in TRAITS.items() if traits.listed])
+def test_multiply_adds_are_those_of_the_operations(kind: str):
+    """Every allowed layer's count equals that of the TensorFlow operations it executes."""
+    assert (kind in KERNELS) == (TRAITS[kind].kernel is not None)
+    shape = (7,) if kind == "RepeatVector" else IMAGE if "2D" in kind else SEQUENCE
+    for given, arguments in KERNELS.get(kind, [(shape, ARGUMENTS.get(kind, {}))]):
+        layer = getattr(keras.layers, kind)(**arguments)
+        keras.Sequential([keras.Input(given), layer])
+        assert multiply_adds(layer) == multiplications_of(layer, given), arguments
+
+
+def test_an_ellipsis_does_not_evade_the_budget(cli: Cli):
+    """`budget.max_macs` counts an `EinsumDense` that is written with one."""
+    layers = "model.layers=[Flatten,{type: EinsumDense, equation: '...x,xy->...y', output_shape: 10}, Softmax]"
+    assert "7,840" in cli("check", "data=digits", layers, "budget.max_macs=7839", status=2).err
+    cli("check", "data=digits", layers, "budget.max_macs=7840")
 
 
 def test_the_card_tells_everything_of_a_layer():
