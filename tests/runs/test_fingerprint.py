@@ -126,4 +126,6 @@ def test_the_code_digest_covers_all_that_builds_and_trains(use: Callable[[str], 
     covered = set(import_closure(CODE_ROOTS))
     assert set(CODE_ROOTS) <= covered
     assert loaded - covered == set()
-    assert covered - loaded - {"mnist_exp.config.schema"} == {"mnist_exp.model.warm_start"}  # for init_from
+    of_config = {name for name in covered if name.startswith(COMPOSING)}
+    assert of_config == {f"mnist_exp.config.{name}" for name in ("schema", "field_types", "metric_directions")}
+    assert covered - loaded - of_config == {"mnist_exp.model.warm_start"}  # for init_from
