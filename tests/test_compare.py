@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import yaml
 from scipy import stats
 from support.cli import Cli
 
-from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of
+from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of, sign_flip, verdicts
 
 SIMULATED = 4000
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
@@ -197,13 +199,152 @@ def test_mcnemar_looks_at_where_models_disagree():
     assert mcnemar(first, first) == (0, 0, 1.0)
 
 
+def test_a_sign_flip_test_is_exact():
+    """All signs the same: 2 of the 2ⁿ flips are as extreme; fewer than six seeds can never show a difference."""
+    first, second = np.array([0.91, 0.92, 0.95, 0.93, 0.96, 0.94]), np.array([0.90, 0.90, 0.91, 0.92, 0.91, 0.93])
+    assert sign_flip(list(first), list(second)) == pytest.approx(2 / 2**6)
+    mixed = [1.0, -2.0, 3.0, 4.0, 5.0, -1.0, 2.0]
+    signs = np.array(list(product((1, -1), repeat=7)))
+    extreme = np.abs(signs @ np.array(mixed)) >= abs(sum(mixed)) - 1e-9
+    assert sign_flip(mixed, [0.0] * 7) == pytest.approx(extreme.mean())
+    assert sign_flip(list(first[:5]), list(second[:5])) is None
+
+
+def test_the_smallest_difference_that_could_be_shown_is_on_the_edge():
+    """A mean difference just above it is significant, and just below it is not."""
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0, 1, (2, 5))
+    second -= second.mean() - first.mean()
+    second *= first.std() / second.std()
+    [found] = differences([(first, second)])
+    assert found.smallest is not None
+    for factor, real in ((1.01, True), (0.99, False)):
+        second += first.mean() - second.mean() - factor * found.smallest
+        assert differences([(first, second)])[0].is_real == real
+
+
+def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Mostly a little above the mean and sometimes far below it, as accuracies are."""
+    return 1 - rng.exponential(size=shape)
+
+
+def false_verdicts(
+    values: Callable[[np.random.Generator, tuple[int, ...]], np.ndarray],
+    spreads: np.ndarray,
+    seeds: int,
+    count: int,
+) -> tuple[float, float]:
+    """Return how often groups of the same mean get any verdict, and how often a verdict is withheld."""
+    rng = np.random.default_rng(seeds)
+    wrong = withheld = 0
+    for _ in range(count):
+        groups = values(rng, (len(spreads), seeds)) * spreads[:, None]
+        found = verdicts(differences(list(combinations(groups, 2))))
+        wrong += "different" in found
+        withheld += "extreme" in found or "unequal" in found
+    return wrong / count, withheld / count
+
+
+HARD = [(5, 2, 5.0), (10, 6, 5.0), (7, 4, 10.0), (3, 2, 30.0)]
+ALL = [(n, g, ratio) for n in range(3, 11) for g in range(2, 7) for ratio in (1.0, 3.0, 10.0, 30.0)]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "groups", "ratio"),
+    [*HARD, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL)],
+)
+def test_verdicts_are_rarely_false_whatever_the_spreads(seeds: int, groups: int, ratio: float):
+    """In 5 % of comparisons of normal values at most, and in 7 % of skewed ones, for spreads of any ratio."""
+    spreads, count = np.geomspace(1, ratio, groups), 1000
+    normal, _ = false_verdicts(lambda rng, shape: rng.normal(size=shape), spreads, seeds, count)
+    assert normal <= 0.05 + 2 * (0.05 * 0.95 / count) ** 0.5
+    uneven, withheld = false_verdicts(skewed, spreads, seeds, count)
+    assert uneven <= 0.07 + 2 * (0.07 * 0.93 / count) ** 0.5
+    assert withheld < 0.1 or ratio > 1 or seeds < 7
+
+
+def test_equal_spreads_of_normal_values_are_judged():
+    """Withholding does not take the place of finding: a difference of two standard deviations is found."""
+    rng = np.random.default_rng(0)
+    found = [
+        verdicts(differences([(rng.normal(2, 1, 10), rng.normal(0, 1, 10))])) == ["different"] for _ in range(500)
+    ]
+    assert np.mean(found) > 0.85
+
+
 # The command.
+
+
+def test_the_short_output_begins_with_a_summary(cli: Cli):
+    """At most 20 lines for any number of groups and of runs left out; all of it with `full=true`."""
+    write_groups(gain=0.05)
+    for seed in range(4):
+        write_run(RUNS / f"close-{seed}", "model=pyramid", seed=seed, val=0.548 + 0.05 * seed + 0.004 * (seed % 2))
+        write_run(RUNS / f"broken-{seed}", "model=pyramid", seed=seed, status="failed")
+    out = cli("compare", "run=outputs/runs").out
+    first = out.splitlines()[0]
+    assert re.fullmatch(
+        r"A is best; not distinguishable from B; better than C by \d+\.\d\d to \d+\.\d\d points", first
+    )
+    assert "paired t tests" in out
+    assert "could show differences of" in out
+    for width in range(4, 14):
+        for seed in range(3):
+            write_run(
+                RUNS / f"w{width}-{seed}",
+                f"model.width={width}",
+                "model=pyramid",
+                seed=seed,
+                val=0.4 + 0.01 * seed,
+            )
+    out = cli("compare", "run=outputs/runs").out
+    assert len(out.splitlines()) <= 20
+    full = cli("compare", "run=outputs/runs", "full=true").out
+    assert len(full.splitlines()) > 60
+    assert full.splitlines()[0] == out.splitlines()[0]
+
+
+def test_unequal_spreads_give_no_verdict(cli: Cli):
+    """A group whose spread is more than ten times another's."""
+    for seed in range(4):
+        write_run(RUNS / f"a-{seed}", "model=linear", seed=seed, val=0.9 + 0.00001 * seed)
+        write_run(RUNS / f"b-{seed}", "model=mlp", seed=seed, val=0.5 + 0.01 * (seed % 2))
+    out = cli("compare").out
+    assert out.startswith("A is best; verdict withheld: a group's spread is over ten times another's, on B\n")
+    assert "is better than" not in out
+
+
+def test_a_diverged_run_withholds_the_verdict_on_its_group(cli: Cli):
+    """The runs of a configuration that did not diverge are not a fair sample of it."""
+    data = ["data=digits", "data.limit=100", "training.epochs=1", "tracking=none", "model=linear"]
+    wild = cli(*data, "seed=9", "optimizer.learning_rate=1e38", "optimizer=sgd", status=1)
+    [folder] = RUNS.iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    sha256, device = result["data"]["sha256"], result["device"]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert "the loss is no longer a number" in result["reason"], wild.err
+    for seed in range(3):
+        copy = write_run(
+            RUNS / f"a-{seed}", "model=linear", seed=seed, val=0.5 + 0.01 * seed, data=sha256, device=device
+        )
+        (copy / "config.yaml").write_text(yaml.safe_dump({**config, "seed": seed}))
+        write_run(
+            RUNS / f"b-{seed}",
+            *data,
+            "model=mlp",
+            seed=seed,
+            val=0.8 + 0.01 * seed + 0.001 * (seed % 2),
+            data=sha256,
+        )
+    out = cli("compare").out
+    assert "withheld: a run diverged, on B" in out.splitlines()[0]
+    assert f"without {RUNS / folder.name}: diverged" in out
 
 
 def test_groups_are_compared_by_their_seeds(cli: Cli):
     """What the seed does to both is not noise; all figures are those of the values."""
     write_groups()
-    out = cli("compare").out
+    out = cli("compare", "full=true").out
     assert "A       model=mlp; seeds 0, 1, 2, 3" in out
     assert "B       model=linear; seeds 0, 1, 2, 3" in out
     linear = np.array([0.5, 0.55, 0.6, 0.65])
@@ -214,7 +355,7 @@ def test_groups_are_compared_by_their_seeds(cli: Cli):
     mlp = linear + 0.05 + np.array([0, 0.001, 0, 0.001])
     low, high = 100 * np.array(stats.ttest_rel(mlp, linear).confidence_interval())
     interval = [f"{low:+.2f}", "…", f"{high:+.2f}"]
-    row = ["val/accuracy", "A", "−", "B", "4", "+5.05", *interval, "<", "0.001"]
+    row = ["val/accuracy", "A", "−", "B", "4", "+5.05", *interval, f"{(high - low) / 2:.2f}", "<", "0.001", "–"]
     assert [*row, "A", "is", "better", "than", "B"] in rows_of(out)
     [picture] = Path("outputs/compare").glob("*/compare.png")
     assert f"picture {picture}" in out
@@ -225,7 +366,7 @@ def test_no_interval_goes_beyond_what_there_can_be(cli: Cli):
     """Two runs say little of their mean, but that it is no less than 0 and no more than all."""
     for seed, (val, test) in enumerate([(0.99, 0.2), (0.999, 0.01)]):
         write_run(RUNS / f"a-{seed}", seed=seed, val=val, test=test)
-    table = cli("compare", "run=[a-0,a-1]").out
+    table = cli("compare", "full=true", "run=[a-0,a-1]").out
     ends = {line.split()[0]: line.split("%", 1)[-1] for line in table.splitlines() if "…" in line}
     assert ends["val/accuracy"].split("…")[1].strip() == "100.00"
     assert ends["test/accuracy"].split()[1] == "0.00"
@@ -236,7 +377,7 @@ def test_what_was_interrupted_has_no_seconds(cli: Cli):
     """Those of its last process would make it look fast; what it reached counts."""
     for seed in range(3):
         write_run(RUNS / f"a-{seed}", seed=seed, resumed=[{"epochs": 1}] if seed == 2 else [])
-    out = cli("compare").out
+    out = cli("compare", "full=true").out
     assert "seconds are without 1 run that went on after an interruption" in out
     assert {row[0]: row[2] for row in rows_of(out) if row[1:2] == ["A"]} == {
         "val/accuracy": "3", "test/accuracy": "3", "seconds": "2",
@@ -247,7 +388,7 @@ def test_seeds_are_paired_whatever_their_order(cli: Cli):
     """And only those that both have: what another seed gave the one has no part in it."""
     write_groups(seeds=(3, 0, 2, 1))
     write_run(RUNS / "linear-9", "model=linear", seed=9, val=0.99)
-    out = cli("compare").out
+    out = cli("compare", "full=true").out
     assert "A       model=linear; seeds 0, 1, 2, 3, 9" in out
     row = next(row for row in rows_of(out) if row[:4] == ["val/accuracy", "A", "−", "B"])
     assert row[4:6] == ["4", "-5.05"]
@@ -257,11 +398,11 @@ def test_seeds_are_paired_whatever_their_order(cli: Cli):
 def test_the_verdict_is_by_one_metric(cli: Cli):
     """Validation accuracy, unless another is asked for; both are shown."""
     write_groups(gain=0.05, test_gain=-0.05)
-    out = cli("compare").out
+    out = cli("compare", "full=true").out
     assert "A       model=mlp" in out
     assert out.count("is better than") == 1
     assert "Verdicts by val/accuracy" in out
-    out = cli("compare", "metric=test/accuracy").out
+    out = cli("compare", "full=true", "metric=test/accuracy").out
     assert "A       model=linear" in out
     assert "Verdicts by test/accuracy" in out
 
@@ -272,7 +413,7 @@ def test_a_lower_loss_is_better(cli: Cli):
         best = {"epoch": 1, "val/accuracy": 0.9}
         write_run(RUNS / f"a{seed}", "model=linear", seed=seed, best={**best, "val/loss": 0.5 + extra})
         write_run(RUNS / f"b{seed}", "model=mlp", seed=seed, best={**best, "val/loss": 0.3 - extra})
-    out = cli("compare", "metric=val/loss").out
+    out = cli("compare", "full=true", "metric=val/loss").out
     assert "A       model=mlp" in out
     assert "A is better than B" in out
 
@@ -297,7 +438,7 @@ def test_the_better_direction_is_the_metrics(cli: Cli, metric: str, words: list[
         for name, test in (("a", low), ("b", high)):
             file = RUNS / f"{name}{seed}/result.json"
             file.write_text(json.dumps({**json.loads(file.read_text()), "test": test}))
-    out = cli("compare", f"metric={metric}", *words).out
+    out = cli("compare", "full=true", f"metric={metric}", *words).out
     assert f"A       model={best}" in out
     assert "A is better than B" in out
 
@@ -307,11 +448,11 @@ def test_an_unknown_metric_needs_a_direction(cli: Cli):
     for name in "ab":
         best = {"epoch": 1, "val/accuracy": 0.9, "val/gloss": 0.5}
         write_run(RUNS / name, f"model={'linear' if name == 'a' else 'mlp'}", best=best)
-    done = cli("compare", "metric=val/gloss", status=2)
+    done = cli("compare", "full=true", "metric=val/gloss", status=2)
     assert "mode=min" in done.err
     assert "mode=max" in done.err
-    assert "A" in cli("compare", "metric=val/gloss", "mode=min").out
-    assert "mode=min" in cli("compare", "metric=val/accuracy", "mode=min", status=2).err
+    assert "A" in cli("compare", "full=true", "metric=val/gloss", "mode=min").out
+    assert "mode=min" in cli("compare", "full=true", "metric=val/accuracy", "mode=min", status=2).err
 
 
 def test_no_seeds_in_common_give_no_verdict(cli: Cli):
@@ -319,7 +460,7 @@ def test_no_seeds_in_common_give_no_verdict(cli: Cli):
     for seed in range(3):
         write_run(RUNS / f"a{seed}", "model=linear", seed=seed, val=0.5 + 0.01 * seed)
         write_run(RUNS / f"b{seed}", "model=mlp", seed=seed + 2, val=0.9 + 0.01 * seed)
-    out = cli("compare").out
+    out = cli("compare", "full=true").out
     assert "needs two common seeds" in out
     assert "is better" not in out
 
@@ -333,7 +474,7 @@ def test_what_does_not_count_is_told(cli: Cli):
     write_run(RUNS / "older", "model=linear", seed=0, started=-1)
     (RUNS / "odd").mkdir()
     (RUNS / "odd/result.json").write_text("{")
-    out = cli("compare", "run=outputs/runs").out
+    out = cli("compare", "full=true", "run=outputs/runs").out
     for told in (
         "broken: failed",
         "resumed: went on with other threads",
@@ -363,7 +504,7 @@ def test_runs_are_chosen_by_what_they_are_called(cli: Cli, words: list[str], see
     for rate in ("0.1", "0.2"):
         folder = SWEEPS / f"s-20260101-000000/learning_rate-{rate}"
         write_run(folder, "model=linear", f"optimizer.learning_rate={rate}", seed=0, val=0.3)
-    out = cli("compare", *words).out
+    out = cli("compare", "full=true", *words).out
     labels = {line[8:].split(";")[0] for line in out.splitlines() if "; seed" in line}
     assert {word for label in labels for word in label.split()} >= seen
     assert ("model=mlp" in out) == ("model=mlp" in seen)
@@ -376,7 +517,7 @@ def test_groups_are_called_by_what_differs(cli: Cli):
     write_run(RUNS / "c", "model=pyramid", "training.epochs=7")
     write_run(RUNS / "d", "model=pyramid", "model.width=4")
     write_run(RUNS / "e", "model=pyramid", "model.layers.0.activation=null")
-    out = cli("compare").out
+    out = cli("compare", "full=true").out
     labels = {line[8:].split("; seed")[0] for line in out.splitlines() if "; seed" in line}
     assert len(labels) == 5
     assert all("threads" not in label and "rotation" not in label and "name=" not in label for label in labels)
@@ -389,13 +530,13 @@ def test_different_data_is_refused(cli: Cli):
     write_groups()
     for seed in range(4):
         write_run(RUNS / f"other-{seed}", "model=linear", "data.limit=500", seed=seed, data="e" * 64, started=-1)
-    done = cli("compare", "run=*", status=2)
+    done = cli("compare", "full=true", "run=*", status=2)
     assert "these runs are on 2 different data sets" in done.err
     assert "digits eeeeeeee: outputs/runs/other-" in done.err
     assert not Path("outputs/compare").exists()
-    out = cli("compare", "run=*", "across_data=true").out
+    out = cli("compare", "full=true", "run=*", "across_data=true").out
     assert "model=linear data.limit=500" in out
-    assert "without 4 runs on other data" in cli("compare").out
+    assert "without 4 runs on other data" in cli("compare", "full=true").out
 
 
 def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
@@ -406,8 +547,10 @@ def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
         folder = write_run(RUNS / f"digits-{seed}", "model=linear", seed=seed, val=0.5 + 0.1 * seed)
         result = json.loads((folder / "result.json").read_text())
         (folder / "result.json").write_text(json.dumps({**result, "data": fallback}))
-    assert "never compared with other data" in cli("compare", "run=*", "across_data=true", status=2).err
-    out = cli("compare", "run=digits-*").out
+    assert (
+        "never compared with other data" in cli("compare", "full=true", "run=*", "across_data=true", status=2).err
+    )
+    out = cli("compare", "full=true", "run=digits-*").out
     assert "data    digits, standing in for mnist" in out
     assert "warning: these are figures for what stood in for mnist" in out
 
@@ -435,7 +578,7 @@ def test_a_wrong_request_writes_nothing(cli: Cli, words: list[str], told: str):
     write_groups()
     Path("there.png").write_text("mine")
     before = sorted(Path().rglob("*"))
-    done = cli("compare", *words, status=2)
+    done = cli("compare", "full=true", *words, status=2)
     assert told in done.err
     assert sorted(Path().rglob("*")) == before
     assert Path("there.png").read_text() == "mine"
@@ -446,13 +589,13 @@ def test_damaged_files_are_told(cli: Cli):
     write_groups()
     (RUNS / "mlp-0/config.yaml").write_text("a: [")
     (RUNS / "mlp-1/config.yaml").write_text("a: 1")
-    done = cli("compare", status=2)
+    done = cli("compare", "full=true", status=2)
     assert "mlp-0/config.yaml:1: damaged" in done.err
     assert "outputs/runs/mlp-1: config.yaml or result.json is not that of a run" in done.err
     (RUNS / "mlp-0/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
     (RUNS / "mlp-1/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
     (RUNS / "linear-0/history.csv").write_text("epoch,val/accuracy\n1,x\n")
-    assert "linear-0/history.csv: damaged" in cli("compare", status=2).err
+    assert "linear-0/history.csv: damaged" in cli("compare", "full=true", status=2).err
     assert not Path("outputs/compare").exists()
 
 
@@ -461,7 +604,7 @@ def test_two_trained_models_are_tested_on_the_same_images(cli: Cli):
     small = ["data=digits", "data.limit=200", "training.epochs=2", "tracking=none", "model=linear"]
     first = cli(*small, "optimizer.learning_rate=0.01")
     second = cli(*small, "optimizer.learning_rate=0.0001")
-    done = cli("compare", f"run=[{first.run},{second.run}]", "output=new/two.png")
+    done = cli("compare", "full=true", f"run=[{first.run},{second.run}]", "output=new/two.png")
     images = first.result["data"]["images"]["test"]
     assert f"models on the same {images} test images" in done.out
     row = next(row for row in rows_of(done.out) if row[:3] == ["A", "−", "B"])
@@ -474,9 +617,9 @@ def test_two_trained_models_are_tested_on_the_same_images(cli: Cli):
     other_seed = shutil.copytree(first.run, first.run.with_name("other"))
     config = (other_seed / "config.yaml").read_text()
     (other_seed / "config.yaml").write_text(config.replace("seed: 0", "seed: 1", 1))
-    out = cli("compare", f"run=[{first.run},{other_seed}]").out
+    out = cli("compare", "full=true", f"run=[{first.run},{other_seed}]").out
     assert "model=linear aug=none; seeds 0, 1" in out
     row = next(row for row in rows_of(out) if row[:5] == ["seed", "0", "−", "seed", "1"])
     assert row[5:] == ["0", "0", "1.000", "not", "distinguishable"]
     (second.run / "model.keras").write_bytes(b"damaged")
-    assert "no McNemar's test: " in cli("compare", f"run=[{first.run},{second.run}]").out
+    assert "no McNemar's test: " in cli("compare", "full=true", f"run=[{first.run},{second.run}]").out

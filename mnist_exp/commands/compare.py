@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_runs, is_finished, read_config
 from mnist_exp.suggest import near_or_all
-from mnist_exp.sweeps.groups import Group, Trained, grouped, marked, repeated, trained
+from mnist_exp.sweeps.groups import Group, Trained, group_key, grouped, marked, repeated, trained
 from mnist_exp.text import display_path
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mnist_exp.data.dataset import Dataset
+    from mnist_exp.sweeps.comparison import Pair
 
 PICTURE = "compare.png"
+_DIVERGED = "the loss is no longer a number"  # in the reason that a run ended for
 
 
 def compare(request: Request, started: float) -> None:
@@ -38,7 +41,7 @@ def compare(request: Request, started: float) -> None:
     Raises `RequestError`.
     """
     config, _ = compose_checked(request, CompareConfig)
-    chosen = choose_runs(config)
+    chosen, remark = choose_runs(config)
     runs, left_out = those_that_count(chosen, config.metric)
     if len(runs) < 2:
         reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in left_out.items())
@@ -46,31 +49,73 @@ def compare(request: Request, started: float) -> None:
     direction = direction_by(config)
     refuse_different_data(runs, config)
 
-    from mnist_exp.sweeps.comparison import best_first, print_means, print_pairs
+    from mnist_exp.sweeps.comparison import best_first, paired, print_short, sensitivity, summary
 
     groups = marked(best_first(grouped(runs), config.metric, direction))
+    pairs = paired(groups, config.metric, groups_with_divergence(groups, chosen))
     picture = draw(groups, config)
-    introduce(groups, left_out, config.metric)
-    metrics = list(dict.fromkeys([config.metric, "val/accuracy", "test/accuracy"]))
-    print_means(groups, [*metrics, "seconds"])
-    if len(groups) > 1:
-        metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
-        judged = print_pairs(groups, metrics, config.metric, direction)
-        count = sum(pair.difference is not None for pair in judged)
-        if count:
-            together = f", corrected for {count} comparisons (Holm)" if count > 1 else ""
-            say(
-                f"Verdicts by {config.metric}: t tests of runs paired by seed{together}. Differences of accuracies"
-            )
-            say("are in percentage points. Intervals are of what the seed changes, on the images that there are.")
+    say(summary(groups, pairs, config.metric, direction))
+    if remark:
+        say(remark)
+    if config.full:
+        print_all(groups, pairs, left_out, config.metric, direction)
     else:
-        say("These runs differ by their seed alone: one group, and nothing to compare it with.")
-    compare_models(groups)
-    for remark in remarks(groups, config.metric):
-        say(f"note    {remark}")
+        for text in _at_most(2, [f"without {display_path(path)}: {reason}" for path, reason in left_out.items()]):
+            say(text)
+        say(f"data    {_data_of(groups)}")
+        print_short(groups, pairs, config.metric, direction)
+    if any(pair.difference for pair in pairs):
+        say(condition(sum(pair.difference is not None for pair in pairs)))
+        if sentence := sensitivity(pairs, config.metric):
+            say(sentence)
+    if not config.full:
+        notes = len(remarks(groups, config.metric))
+        and_notes = f", and {notes} note{'s' * (notes > 1)} on these figures" if notes else ""
+        say(f"full=true prints all groups and metrics, the tests of each pair, the runs left out{and_notes}.")
     if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
         warn(f"these are figures for what stood in for {', '.join(sorted(names))}")
     say(f"picture {display_path(picture)}")
+
+
+def _at_most(count: int, lines: Sequence[str]) -> list[str]:
+    """Return the lines, or if there are too many, the first ones and the number of the others."""
+    if len(lines) <= count:
+        return list(lines)
+    return [*lines[: count - 1], f"without {len(lines) - count + 1} more"]
+
+
+def condition(tests: int) -> str:
+    """Return how the verdicts are reached and when they hold."""
+    together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
+    return (
+        f"Verdicts: paired t tests{together}, for differences that vary about normally between seeds; withheld if "
+        "spreads differ much or a run diverged."
+    )
+
+
+def print_all(
+    groups: Sequence[Group],
+    pairs: Sequence[Pair],
+    left_out: Mapping[Path, str],
+    decisive: str,
+    direction: Direction,
+) -> None:
+    """Print every group, metric and pair, what is left out, and McNemar's test of single models."""
+    from mnist_exp.sweeps.comparison import print_means, print_pairs
+
+    introduce(groups, left_out)
+    metrics = list(dict.fromkeys([decisive, "val/accuracy", "test/accuracy"]))
+    print_means(groups, [*metrics, "seconds"])
+    if len(groups) > 1:
+        metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
+        print_pairs(groups, metrics, decisive, pairs, direction)
+        say(f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals are of what")
+        say("the seed changes, on the images that there are; `could show` is the smallest significant difference.")
+    else:
+        say("These runs differ by their seed alone: one group, and nothing to compare it with.")
+    compare_models(groups)
+    for remark in remarks(groups, decisive):
+        say(f"note    {remark}")
 
 
 def direction_by(config: CompareConfig) -> Direction:
@@ -89,10 +134,14 @@ def direction_by(config: CompareConfig) -> Direction:
     return known or config.mode or "max"
 
 
-def choose_runs(config: CompareConfig) -> list[RunSummary]:
-    """Find the requested runs; without `run=`, all finished runs on the newest one's data.
+def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
+    """Find the requested runs; without `run=`, all finished or diverged runs on the newest one's data.
 
-    Raises `RequestError` with every name that matches no run, and a picture that would be overwritten.
+    Returns:
+        The runs, and a remark on others, which is empty if there are none.
+
+    Raises:
+        RequestError: With every name that matches no run, and a picture that would be overwritten.
     """
     problems: list[Problem] = []
     outputs = Path(config.outputs)
@@ -108,15 +157,18 @@ def choose_runs(config: CompareConfig) -> list[RunSummary]:
     if problems:
         raise RequestError(problems, "this comparison")
     if config.run is not None:
-        return list(found.values())
-    finished = [run for run in list_runs(outputs) if is_finished(run)]
+        return list(found.values()), ""
+    runs = list_runs(outputs)
+    finished = [run for run in runs if is_finished(run)]
     if not finished:
         raise RequestError(f"there is no finished run in {outputs}; 'mnist-exp' trains one")
-    same = [run for run in finished if run.result.data.sha256 == finished[0].result.data.sha256]
-    others = len(finished) - len(same)
-    if others and not config.across_data:
-        say(f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others")
-    return finished if config.across_data else same
+    data = finished[0].result.data.sha256
+    others = sum(run.result.data.sha256 != data for run in finished)
+    if config.across_data:
+        others, data = 0, None
+    remark = f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others"
+    counted = [run for run in runs if is_finished(run) or _DIVERGED in run.result.reason]
+    return [run for run in counted if data in (None, run.result.data.sha256)], remark if others else ""
 
 
 def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Trained], dict[Path, str]]:
@@ -129,7 +181,7 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     damaged: list[str] = []
     for run in chosen:
         if not is_finished(run):
-            left_out[run.path] = run.status
+            left_out[run.path] = "diverged" if _DIVERGED in run.result.reason else run.status
         elif metric.startswith("val/") and (seen := run.result.validation_images_seen):
             left_out[run.path] = f"started from weights that were trained on {seen} of its validation images"
         elif not run.result.exact:
@@ -149,10 +201,33 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     if runs and metric not in known:
         raise RequestError(f"metric={metric}: none of these runs has it{near_or_all(metric, known)}")
     left_out |= {run.summary.path: f"has no {metric}" for run in runs if run.value(metric) is None}
+    left_out |= {
+        run.summary.path: f"diverged: its {metric} is {value}"
+        for run in runs
+        if (value := run.value(metric)) is not None and not math.isfinite(value)
+    }
     runs = [run for run in runs if run.summary.path not in left_out]
     twins = repeated(runs)
     left_out |= {path: f"repeats {display_path(other)}, which is newer" for path, other in twins.items()}
     return [run for run in runs if run.summary.path not in twins], left_out
+
+
+def groups_with_divergence(groups: Sequence[Group], chosen: Sequence[RunSummary]) -> set[str]:
+    """Return the marks of the groups of which a chosen run diverged, unless another run has its seed."""
+    keys = {group_key(group.runs[0]): group for group in groups}
+    found = set()
+    for summary in chosen:
+        values = [*(summary.result.best or {}).values(), *(summary.result.test or {}).values()]
+        if _DIVERGED not in summary.result.reason and all(map(math.isfinite, values)):
+            continue
+        try:
+            run = trained(summary, read_config(summary.path))
+        except (RequestError, KeyError, TypeError, ValueError, AttributeError):  # ended before it was recorded
+            continue
+        group = keys.get(group_key(run))
+        if group is not None and run.seed not in {other.seed for other in group.runs}:
+            found.add(group.mark)
+    return found
 
 
 def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> None:
@@ -178,7 +253,7 @@ def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> Non
         )
 
 
-def introduce(groups: Sequence[Group], left_out: dict[Path, str], metric: str) -> None:
+def introduce(groups: Sequence[Group], left_out: Mapping[Path, str]) -> None:
     """Print which groups are compared, and which runs are left out."""
     for path, reason in left_out.items():
         say(f"without {display_path(path)}: {reason}")

@@ -78,6 +78,7 @@ class CompareConfig(Frozen):
     metric: str
     mode: Literal["max", "min"] | None
     across_data: bool
+    full: bool
     output: Annotated[str, Field(min_length=1)] | None
 
     _runs = field_validator("run", mode="before")(several)

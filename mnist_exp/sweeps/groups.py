@@ -103,11 +103,11 @@ def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
     """
     newest: dict[tuple[Any, ...], Trained] = {}
     for run in sorted(runs, key=lambda run: run.summary.result.started):
-        newest[_key(run), run.seed] = run
+        newest[group_key(run), run.seed] = run
     return {
         run.summary.path: other.summary.path
         for run in runs
-        if (other := newest[_key(run), run.seed]).summary.path != run.summary.path
+        if (other := newest[group_key(run), run.seed]).summary.path != run.summary.path
     }
 
 
@@ -115,7 +115,7 @@ def grouped(runs: Sequence[Trained]) -> list[Group]:
     """Group runs that differ only by seed; the groups are in the order of their first runs."""
     members: dict[tuple[Any, ...], list[Trained]] = {}
     for run in runs:
-        members.setdefault(_key(run), []).append(run)
+        members.setdefault(group_key(run), []).append(run)
     labels = _labels([of[0] for of in members.values()])
     ordered = [tuple(sorted(of, key=lambda run: run.seed)) for of in members.values()]
     return [Group("", label, of) for label, of in zip(labels, ordered, strict=True)]
@@ -130,7 +130,8 @@ def marked(groups: Sequence[Group]) -> list[Group]:
     return [Group(mark, group.label, group.runs) for mark, group in zip(marks, groups, strict=True)]
 
 
-def _key(run: Trained) -> tuple[tuple[str, str], ...]:
+def group_key(run: Trained) -> tuple[tuple[str, str], ...]:
+    """Return what runs of the same group have in common: all settings but the seed."""
     return tuple(sorted(run.settings.items()))
 
 
