@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -17,6 +19,8 @@ from mnist_exp.model.compile_args import make_loss, make_metrics
 from mnist_exp.training.device import halves_batches
 
 Probabilities = npt.NDArray[np.float32]
+Result = TypeVar("Result")
+Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 # Fixed because results with another batch size differ in their last bits.
 BATCH = 250
@@ -72,20 +76,42 @@ def form(model: keras.Model, name: str) -> tuple[Shape, int]:
 def predict(model: keras.Model, images: Images) -> Probabilities:
     """Return class probabilities (n, classes), float32, for raw images (n, height, width, channels)."""
     # Bit-identical to `model.predict(images, batch_size=BATCH)`, but saves half a second for a tf.data pipeline.
-    batches = [images[first : first + BATCH] for first in range(0, len(images), BATCH)]
-    probabilities = [model.predict_on_batch(batch) for batch in batches[:1]]  # the first call compiles the model
-    with ThreadPoolExecutor(2 if halves_batches() else 1) as threads:
-        probabilities += threads.map(model.predict_on_batch, batches[1:])
+    probabilities = _by_batch(lambda batch: model.predict_on_batch(images[batch]), len(images))
     return np.concatenate(probabilities).astype(np.float32, copy=False)
 
 
 def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
-    """Compute the loss and the configured metrics on a part of the data."""
-    probabilities = predict(model, part.images)
-    targets = keras.utils.to_categorical(part.labels, probabilities.shape[1]) if training.one_hot else part.labels
-    # Includes the layers' own losses (weight penalties), as Keras' `evaluate` does.
-    metrics = {"loss": float(make_loss(training)(targets, probabilities)) + float(sum(model.losses))}
+    """Compute the loss and the configured metrics on a part of the data, as Keras' `evaluate` does.
+
+    The loss includes the penalties of the layers. It is computed from the logits if the model ends in a softmax or
+    sigmoid: in the same graph as the predictions, outside of which Keras knows neither logits nor penalties.
+    """
+    import tensorflow as tf
+
+    from mnist_exp.training.keras_logits import join_outputs, logits_of
+
+    loss, classes = make_loss(training), model.output_shape[1]
+    targets = keras.utils.to_categorical(part.labels, classes) if training.one_hot else part.labels
+
+    def compute(images: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        predicted = model(images, training=False)
+        return predicted, logits_of(predicted), loss(wanted, predicted) + sum(map(tf.reduce_sum, model.losses))
+
+    signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (part.images, targets)]
+    compiled = tf.function(compute, input_signature=signature)
+    results = _by_batch(lambda batch: compiled(part.images[batch], targets[batch]), len(part))
+    predicted, logits, losses = zip(*results, strict=True)
+    metrics = {"loss": float(np.average(losses, weights=[len(batch) for batch in predicted]))}
+    outputs = join_outputs(predicted, logits)
     for metric in make_metrics(training):
-        metric.update_state(targets, probabilities)
+        metric.update_state(targets, outputs)
         metrics[metric.name] = float(metric.result())
-    return Scores(metrics, probabilities)
+    return Scores(metrics, outputs.numpy().astype(np.float32, copy=False))
+
+
+def _by_batch(compute: Callable[[slice], Result], images: int) -> list[Result]:
+    """Call a function for each batch, in parallel after the first call, which compiles it. Returns the results."""
+    batches = [slice(first, first + BATCH) for first in range(0, images, BATCH)]
+    results = [compute(batch) for batch in batches[:1]]
+    with ThreadPoolExecutor(2 if halves_batches() else 1) as threads:
+        return results + list(threads.map(compute, batches[1:]))

@@ -21,6 +21,7 @@ from mnist_exp.data.dataset import Part
 from mnist_exp.keras_spec.traits import traits
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.device import halves_batches
+from mnist_exp.training.keras_logits import join_outputs, logits_of
 from mnist_exp.training.keras_optimizer import skip_gradient_reduction
 
 VALIDATION_BATCH = 500
@@ -81,13 +82,13 @@ def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, 
     ]
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
-    def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor]:
+    def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor, Tensor | None]:
         """Compute the gradients of one part, weighted by its share of the batch; traced once for all parts."""
         with tf.GradientTape() as tape:
             predicted = model(x, training=True)
             loss = share * model.compute_loss(x, y, predicted, None, training=True)
             scaled = model.optimizer.scale_loss(loss)
-        return tape.gradient(scaled, model.trainable_weights), loss, predicted
+        return tape.gradient(scaled, model.trainable_weights), loss, predicted, logits_of(predicted)
 
     def learn(batch: Tensor, wanted: Tensor, parts: int) -> None:
         count = tf.shape(wanted)[0]
@@ -95,11 +96,11 @@ def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, 
         for start, stop in _bounds(count, parts):
             share = tf.cast(stop - start, tf.float32) / tf.cast(count, tf.float32)
             found.append(gradients(batch[start:stop], wanted[start:stop], share))
-        each, losses, predicted = zip(*found, strict=True)
+        each, losses, predicted, logits = zip(*found, strict=True)
         summed = [None if of_one[0] is None else tf.add_n(of_one) for of_one in zip(*each, strict=True)]
         model.optimizer.apply_gradients(zip(summed, model.trainable_weights, strict=True))
         _count_loss(model, tf.add_n(losses), count)
-        model.compute_metrics(batch, wanted, tf.concat(predicted, axis=0), None)
+        model.compute_metrics(batch, wanted, join_outputs(predicted, logits), None)
 
     return learn
 
@@ -113,14 +114,15 @@ def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Ca
     def compiled(parts: int) -> Any:
         @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
         def score(start: Tensor, stop: Tensor) -> None:
-            predicted = [
-                model(tf.cast(images[start + first : start + last], tf.float32), training=False)
-                for first, last in _bounds(stop - start, parts)
-            ]
+            predicted = join_outputs(
+                [
+                    model(tf.cast(images[start + first : start + last], tf.float32), training=False)
+                    for first, last in _bounds(stop - start, parts)
+                ]
+            )
             wanted = targets[start:stop]
-            loss = model.compute_loss(None, wanted, tf.concat(predicted, axis=0), None, training=False)
-            _count_loss(model, loss, stop - start)
-            model.compute_metrics(None, wanted, tf.concat(predicted, axis=0), None)
+            _count_loss(model, model.compute_loss(None, wanted, predicted, None, training=False), stop - start)
+            model.compute_metrics(None, wanted, predicted, None)
 
         return score
 
