@@ -17,17 +17,23 @@ def learning_rates(
 ) -> npt.NDArray[np.float32]:
     """Return the learning rate of each step, shape (epochs × steps_per_epoch,).
 
-    During warm-up, the rate rises from `initial_fraction` of `base` to `base` at the last warm-up step. The rise
-    is linear; for `one_cycle` (Smith, 2018) it follows half a cosine, as does the descent. Decaying schedules
-    reach `final_fraction` of `base` at the very last step. `reduce_on_plateau` is constant here, since its
-    reductions are not known in advance.
+    During warm-up, the rate rises from `initial_fraction` of `base` to `base` at the last warm-up step; without
+    warm-up, the first step has `base`. The rise is linear; for `one_cycle` (Smith, 2018) it follows half a cosine,
+    as does the descent. Decaying schedules would reach `final_fraction` of `base` one step after the last, so that
+    the last step learns if they end at 0. `reduce_on_plateau` is constant here, since its reductions are not known
+    in advance.
+
+    Without warm-up, the rates are those of Keras' `CosineDecay`, `PolynomialDecay` and `ExponentialDecay` with as
+    many `decay_steps` as there are steps. Keras' warm-up begins and ends one step later: its first step has the
+    initial rate itself, and learns nothing if that is 0.
     """
     total = steps_per_epoch * epochs
     warmup = min(round(config.warmup_epochs * steps_per_epoch + config.warmup_fraction * total), total)
     rise = np.arange(1, warmup + 1) / max(warmup, 1)
     if config.type == "one_cycle":
         rise = (1 - np.cos(np.pi * rise)) / 2
-    progress = np.arange(1, total - warmup + 1) / max(total - warmup, 1)
+    peak = max(warmup - 1, 0)  # the step with the base rate
+    progress = np.arange(warmup - peak, total - peak) / max(total - peak, 1)
     final = config.final_fraction
     if config.type == "linear":
         fall = 1 - (1 - final) * progress

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
 from mnist_exp.config.overrides import Request
-from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.schema import ScheduleConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
+from mnist_exp.data.load import find, prepare
 from mnist_exp.errors import RequestError
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import statistics
+from mnist_exp.training.loop import fit
 from mnist_exp.training.schedule import learning_rates
 
 STEPS, EPOCHS, BASE = 10, 4, 0.5
 
 
-def rates(kind: str, *overrides: str) -> np.ndarray:
+def schedule(kind: str, *overrides: str) -> ScheduleConfig:
     request = Request("train", ("data=digits", f"schedule={kind}", *overrides))
-    return learning_rates(compose_checked(request, TrainConfig)[0].schedule, BASE, STEPS, EPOCHS)
+    return compose_checked(request, TrainConfig)[0].schedule
+
+
+def rates(kind: str, *overrides: str, steps: int = STEPS, epochs: int = EPOCHS) -> np.ndarray:
+    return learning_rates(schedule(kind, *overrides), BASE, steps, epochs)
 
 
 @pytest.mark.parametrize("kind", ["constant", "reduce_on_plateau"])
@@ -29,20 +38,63 @@ def test_a_constant_rate_is_constant(kind: str):
     ("kind", "halfway"), [("cosine", 0.1 + 0.9 / 2), ("linear", 0.1 + 0.9 / 2), ("exponential", 0.1**0.5)]
 )
 def test_what_falls_ends_at_its_final_fraction(kind: str, halfway: float):
-    """Monotonically, as far as it should be at half time, and there with the last step."""
+    """From the base rate at the first step, as far as it should be at half time; there one step after the last."""
     found = rates(kind, "schedule.final_fraction=0.1")
     assert len(found) == STEPS * EPOCHS
+    assert found[0] == BASE
     assert (np.diff(found) < 0).all()
-    assert found[STEPS * EPOCHS // 2 - 1] == pytest.approx(BASE * halfway)
-    assert found[-1] == pytest.approx(BASE * 0.1)
+    assert found[STEPS * EPOCHS // 2] == pytest.approx(BASE * halfway)
+    more = rates(kind, "schedule.final_fraction=0.1", steps=STEPS * EPOCHS * 1000, epochs=1)
+    assert more[-1] == pytest.approx(BASE * 0.1, rel=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "one_cycle"])
+def test_every_step_learns(kind: str):
+    """The first, the last, and the only one, whether the rate rises from 0 or falls to it."""
+    config = schedule(kind)
+    final = 0.0 if kind in ("cosine", "linear", "one_cycle") else config.final_fraction
+    for warmup in (0.0, 0.5, 1.0):
+        changes = {"warmup_fraction": warmup, "initial_fraction": 0.0, "final_fraction": final}
+        for steps in (1, 2, 3, 40, 100_000):
+            found = learning_rates(config.model_copy(update=changes), BASE, steps, 1)
+            assert len(found) == steps
+            assert (found > 0).all()
+            assert found.max() == pytest.approx(BASE)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "exponential"])
+def test_schedules_without_warmup_are_those_of_keras(kind: str, final: float):
+    """`CosineDecay`, `PolynomialDecay` and `ExponentialDecay`, evaluated at the number of steps before each step."""
+    total, final = STEPS * EPOCHS, final or (0.01 if kind == "exponential" else 0.0)
+    of_keras = {
+        "cosine": keras.optimizers.schedules.CosineDecay(BASE, total, alpha=final),
+        "linear": keras.optimizers.schedules.PolynomialDecay(BASE, total, end_learning_rate=BASE * final),
+        "exponential": keras.optimizers.schedules.ExponentialDecay(BASE, total, final),
+    }[kind]
+    expected = [float(of_keras(step)) for step in range(total)]
+    np.testing.assert_allclose(rates(kind, f"schedule.final_fraction={final}"), expected, rtol=1e-5)
+
+
+def test_a_run_of_one_step_learns():
+    """With a schedule that ends at 0 too."""
+    config, _ = compose_checked(
+        Request("train", ("data=digits", "data.limit=100", "model=linear", "schedule=cosine", "training.epochs=1",
+                          "debug=one_batch")), TrainConfig,
+    )  # fmt: skip
+    data = prepare(find(config.data, print), config.data)
+    model = build(config, statistics(data.train.images, config.preprocess), "float32")
+    before = model.get_weights()
+    fit(model, data, config)
+    assert not any(np.array_equal(*pair) for pair in zip(before, model.get_weights(), strict=True))
 
 
 def test_their_shapes_differ():
     """A line lies on its chord, half a cosine above it at first, an exponential below."""
-    chord = BASE * (1 - 0.9 * np.arange(1, 41) / 40)
+    chord = BASE * (1 - 0.9 * np.arange(40) / 40)
     np.testing.assert_allclose(rates("linear", "schedule.final_fraction=0.1"), chord, rtol=1e-6)
-    assert (rates("cosine", "schedule.final_fraction=0.1")[:18] > chord[:18]).all()
-    assert (rates("exponential", "schedule.final_fraction=0.1")[:-1] < chord[:-1]).all()
+    assert (rates("cosine", "schedule.final_fraction=0.1")[1:19] > chord[1:19]).all()
+    assert (rates("exponential", "schedule.final_fraction=0.1")[1:] < chord[1:]).all()
 
 
 def test_warmup_rises_to_the_base_rate():
@@ -63,7 +115,9 @@ def test_one_cycle_goes_up_and_down():
     assert found[11] == pytest.approx(BASE)
     assert (np.diff(found[:12]) > 0).all()
     assert (np.diff(found[11:]) < 0).all()
-    assert found[-1] == pytest.approx(BASE * 1e-4)
+    assert found[-1] == pytest.approx(
+        BASE * (1e-4 + (1 - 1e-4) * np.sin(np.pi / 58) ** 2)
+    )  # of 29 steps down to 1e-4
     # Half a cosine: slow at both ends.
     rise = np.diff(found[:12])
     assert rise[0] < rise[5] > rise[-1]
