@@ -1,7 +1,9 @@
 """Random transforms of a batch: affine and elastic in a single resampling per image, then Keras' own layers.
 
 Terms, distributions and order of composition follow Keras' `ImageDataGenerator`: rotation, shift, shear and zoom
-about the image's centre, then flips. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
+about the image's centre, then flips. `fill_mode` and `cval` mean what they mean there, which is what SciPy's
+`affine_transform` makes of them: `constant` does not blend the border with `cval`, and `wrap` repeats the image
+with its first and last pixels on each other. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
 `width_shift_range` and `height_shift_range`, and rotates non-square images about a point that is not their centre.
 
 Elastic distortion follows Simard, Steinkraus and Platt (2003): uniform random displacements are smoothed with a
@@ -120,7 +122,10 @@ def matrices(parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> Tens
 
 def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
     """Resample images with bilinear interpolation, given one matrix per image."""
-    return tf.raw_ops.ImageProjectiveTransformV3(
+    height, width = images.shape[1:3]
+    if config.fill_mode == "wrap":  # TensorFlow repeats the image with another period than SciPy
+        return warp(images, transforms, tf.zeros([1, height, width, 2]), config)
+    resampled = tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,
         output_shape=tf.shape(images)[1:3],
@@ -128,6 +133,31 @@ def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
         interpolation="BILINEAR",
         fill_mode=config.fill_mode.upper(),
     )
+    if config.fill_mode != "constant":
+        return resampled
+    x, y = tf.range(width, dtype=tf.float32)[None, None, :], tf.range(height, dtype=tf.float32)[None, :, None]
+    return fill_outside(resampled, *sources(transforms, x, y), config)
+
+
+def sources(transforms: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the coordinates (x, y) that output pixels are read from, each of shape (count, height, width).
+
+    Args:
+        transforms: One matrix per image.
+        x: The output pixels' columns, of a shape that broadcasts to (count, height, width).
+        y: Their rows, likewise.
+    """
+    # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 reduces that to `[:, i]` of the stack.
+    xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))
+    return xx * x + xy * y + offset_x, yx * x + yy * y + offset_y
+
+
+def fill_outside(images: Tensor, source_x: Tensor, source_y: Tensor, config: AugConfig) -> Tensor:
+    """Set the pixels that are read from outside the image to `cval`."""
+    height, width = images.shape[1:3]
+    inside_x = source_x == tf.clip_by_value(source_x, 0.0, width - 1.0)
+    inside_y = source_y == tf.clip_by_value(source_y, 0.0, height - 1.0)
+    return tf.where((inside_x & inside_y)[..., None], images, tf.constant(config.cval, tf.float32))
 
 
 def displacements(
@@ -147,42 +177,35 @@ def displacements(
 
 def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -> Tensor:
     """Resample images as `resample` does, but displace each output pixel before applying its matrix."""
-    height, width = images.shape[1:3]
+    height, width, channels = images.shape[1:]
     x = tf.range(width, dtype=tf.float32)[None, None, :] + moved[..., 0]
     y = tf.range(height, dtype=tf.float32)[None, :, None] + moved[..., 1]
-    # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 reduces that to `[:, i]` of the stack.
-    xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))
-    source_x = inside(xx * x + xy * y + offset_x, width, config.fill_mode)
-    source_y = inside(yx * x + yy * y + offset_y, height, config.fill_mode)
-    # With a border of `cval`, constant mode never reads out of bounds.
-    padded = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], constant_values=config.cval)
-    left, top = tf.floor(source_x), tf.floor(source_y)
-    along_x, along_y = (source_x - left)[..., None], (source_y - top)[..., None]
+    source_x, source_y = sources(transforms, x, y)
+    inside_x, inside_y = fold(source_x, width, config.fill_mode), fold(source_y, height, config.fill_mode)
+    left, top = tf.floor(inside_x), tf.floor(inside_y)
+    along_x, along_y = (inside_x - left)[..., None], (inside_y - top)[..., None]
+    flat = tf.reshape(images, [-1, height * width, channels])
 
     def at(column: Tensor, row: Tensor) -> Tensor:
-        limits = (-1, width) if config.fill_mode == "constant" else (0, width - 1)
-        column = tf.clip_by_value(tf.cast(column, tf.int32), *limits) + 1
-        limits = (-1, height) if config.fill_mode == "constant" else (0, height - 1)
-        row = tf.clip_by_value(tf.cast(row, tf.int32), *limits) + 1
-        flat = tf.reshape(padded, [tf.shape(padded)[0], -1, images.shape[3]])
-        return tf.gather(flat, row * (width + 2) + column, batch_dims=1)
+        column = tf.minimum(tf.cast(column, tf.int32), width - 1)
+        row = tf.minimum(tf.cast(row, tf.int32), height - 1)
+        return tf.gather(flat, row * width + column, batch_dims=1)
 
     upper = at(left, top) * (1 - along_x) + at(left + 1, top) * along_x
     lower = at(left, top + 1) * (1 - along_x) + at(left + 1, top + 1) * along_x
-    return upper * (1 - along_y) + lower * along_y
+    resampled = upper * (1 - along_y) + lower * along_y
+    return fill_outside(resampled, source_x, source_y, config) if config.fill_mode == "constant" else resampled
 
 
-def inside(place: Tensor, size: int, fill_mode: str) -> Tensor:
-    """Map coordinates to those that a fill mode reads, as `ImageProjectiveTransformV3` does."""
-    if fill_mode == "constant":
-        return tf.clip_by_value(place, -1.0, float(size))
+def fold(place: Tensor, size: int, fill_mode: str) -> Tensor:
+    """Map coordinates to those inside the image that a fill mode reads, as SciPy does."""
     if fill_mode == "reflect":  # d c b a | a b c d | d c b a
         place = tf.math.floormod(place, 2.0 * size)
         place = tf.where(place < size, place, 2.0 * size - 1 - place)
-    elif fill_mode == "wrap":
-        period, last = float(size), max(size - 1.0, 1.0)
-        below = place + period * (tf.floor(-place / last) + 1)
-        above = place - period * tf.floor(place / last)
+    elif fill_mode == "wrap":  # a b c | d = a b c | d = a b c
+        period = max(size - 1.0, 1.0)
+        below = place + period * (tf.floor(-place / period) + 1)
+        above = place - period * tf.floor(place / period)
         place = tf.where(place < 0, below, tf.where(place > size - 1, above, place))
     return tf.clip_by_value(place, 0.0, size - 1.0)
 
