@@ -108,8 +108,8 @@ def test_losses_equal_keras(loss: str):
 @pytest.mark.parametrize("loss", CROSS_ENTROPIES)
 def test_large_losses_equal_keras(loss: str, rate: float, least: float):
     """They are not cut off where a probability rounds to 0."""
-    config, data = setting(f"training.loss={loss}", "model=lenet5x5", "optimizer=adam", "training.epochs=1",
-                           f"optimizer.learning_rate={rate}", "preprocess=standardize")  # fmt: skip
+    config, data = setting(f"training.loss={loss}", "model=lenet5x5", "model.filters=[4,4,4]", "optimizer=adam",
+                           "training.epochs=1", f"optimizer.learning_rate={rate}", "preprocess=standardize")  # fmt: skip
     progress, saved = trained(config, data)
     assert data.val is not None
     assert data.test is not None
@@ -122,7 +122,8 @@ def test_large_losses_equal_keras(loss: str, rate: float, least: float):
 @pytest.mark.parametrize("loss", CROSS_ENTROPIES)
 def test_validation_losses_in_bfloat16_are_near(loss: str):
     """The saved file computes in float32; the validation loss differs by less than 0.02."""
-    config, data = setting(f"training.loss={loss}", "model=lenet5x5")
+    config, data = setting(f"training.loss={loss}", "model=lenet5x5", "model.filters=[4,4,4]", "model.dense=16",
+                           "optimizer.learning_rate=0.01")  # fmt: skip
     progress, model = trained(config, data, "bfloat16")
     assert data.val is not None
     assert validated(progress)["loss"] == pytest.approx(of_keras(model, data.val, config)["loss"], abs=0.02)
