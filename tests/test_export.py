@@ -402,10 +402,10 @@ def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pyte
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask(f"{model.url}/invocations", {"inputs": pixels[:, :20].tolist()})
         assert "does not match expected shape (-1, 28, 28)" in refused.value.read().decode()
-        readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-        [serve] = re.findall(r"^MLFLOW_TRACKING_URI=\S+ (mlflow models serve .*)", readme, re.MULTILINE)
-        assert f" {serve}\n" in out  # what README shows is what `export` says
-        [lines] = re.findall(r"^python -c .*\ncurl .*", readme, re.MULTILINE)
+        page = (Path(__file__).parent.parent / "docs" / "exporting.md").read_text(encoding="utf-8")
+        [serve] = re.findall(r"^MLFLOW_TRACKING_URI=\S+ (mlflow models serve .*)", page, re.MULTILINE)
+        assert f" {serve}\n" in out  # the documented command is the one that `export` prints
+        [lines] = re.findall(r"^python -c .*\ncurl .*", page, re.MULTILINE)
         lines = lines.replace("http://127.0.0.1:5001", model.url).replace("python", sys.executable, 1)
         done = subprocess.run(
             ["sh", "-ec", lines], capture_output=True, text=True, timeout=60 * PATIENCE, check=True

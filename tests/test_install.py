@@ -109,7 +109,7 @@ np.savez("found.npz", **found)
 
 
 def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], None]):
-    """With Keras, TensorFlow and PyYAML alone: README's lines load the files, the predictions are the same, and
+    """With Keras, TensorFlow and PyYAML alone: the documented lines load the files, the predictions are the same, and
     another epoch from `model.keras` or `model.h5` gives what the package's own second epoch gives."""
     words = [
         "model=pyramid", "data=digits", "data.limit=600", "training.batch_size=32", "device.precision=float32",
@@ -154,9 +154,8 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
         "pyyaml",
         cwd=tmp_path,
     )
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    first, hdf5 = [block for block in blocks if "mnist_exp" not in block]
+    page = (REPOSITORY / "docs" / "output-files.md").read_text(encoding="utf-8")
+    first, hdf5 = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     keras_lines, architecture = first.split("\n\nmodel = keras.models")
     script = ELSEWHERE.format(keras=keras_lines, architecture=f"model = keras.models{architecture}", hdf5=hdf5)
     (tmp_path / "elsewhere.py").write_text(script)

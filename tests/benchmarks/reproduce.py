@@ -1,4 +1,4 @@
-"""Run the experiments for three seeds, or five, and print README's table: `make reproduce`.
+"""Run the experiments for three seeds, or five, and print the table of docs/performance.md: `make reproduce`.
 
 Each run is a whole command, as a user types it; its seconds are those of the clock, start-up and tracking included.
 Other commands can be given instead: `python tests/benchmarks/reproduce.py "model=pyramid aug=rotate45"`.
