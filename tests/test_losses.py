@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
+from mnist_exp.keras_spec.layer_types import ArgumentError
 from support.cli import SMALL, Cli
 from support.device import set_up_tensorflow
 
@@ -21,7 +22,6 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.data.load import find, prepare
 from mnist_exp.inference import scoring
-from mnist_exp.keras_spec.layer_types import ArgumentError
 from mnist_exp.keras_spec.signatures import classes, snake_case
 from mnist_exp.model.build import build
 from mnist_exp.model.compile_args import try_on_targets
