@@ -1,9 +1,22 @@
-"""Format paths and shapes for messages."""
+"""Format paths and shapes for messages, and mask credentials."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+# A URI in a text, up to a blank, a quote, or a comma before the next URI.
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!,\s*[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>])+")
+# The user name and password of a URI. Drivers of databases allow `/`, `?` and `@` in a password.
+_CREDENTIALS = re.compile(r"://(?:[^/?#@:]*:.*@|[^/?#]*@)")
+# Those of an HTTP address, which end at the first slash.
+_CREDENTIALS_OF_HTTP = re.compile(r"://[^/?#]*@")
+# A parameter of a URI whose name suggests that its value is secret.
+_SECRET_PARAMETER = re.compile(
+    r"([?&;][^=&;]*(?:pass|pwd|user|token|secret|key|sig|auth|credential)[^=&;]*=)[^&;#]+", re.IGNORECASE
+)
 
 
 def display_path(path: Path) -> Path:
@@ -14,3 +27,29 @@ def display_path(path: Path) -> Path:
 def format_shape(shape: Sequence[int]) -> str:
     """Format a shape or size for a message, such as `28×28×1`."""
     return "×".join(map(str, shape))
+
+
+def mask_credentials(text: str) -> str:
+    """Return a text with the user names, passwords and tokens of all URIs in it replaced by `***`."""
+    return _URI.sub(lambda found: _mask(found[0]), text) if "://" in text else text
+
+
+def _mask(uri: str) -> str:
+    return _SECRET_PARAMETER.sub(r"\1***", _CREDENTIALS.sub("://***@", uri, count=1))
+
+
+def without_credentials(uri: str) -> str:
+    """Return a URI without its user name, its password and its secret parameters."""
+    pattern = _CREDENTIALS_OF_HTTP if uri.lower().startswith("http") else _CREDENTIALS
+    return re.sub(_SECRET_PARAMETER, "", pattern.sub("://", uri, count=1))
+
+
+def masked_values(values: Any) -> Any:
+    """Return nested values with the credentials in all their texts masked."""
+    if isinstance(values, str):
+        return mask_credentials(values)
+    if isinstance(values, dict):
+        return {key: masked_values(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [masked_values(value) for value in values]
+    return values

@@ -62,6 +62,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No user's cache, no tracking server, and a folder of its own for each test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     for name in _NOT_OURS:
         monkeypatch.setenv(name, "")  # so that what a test or MLflow sets is undone: a fixture may come next

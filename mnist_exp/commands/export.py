@@ -219,12 +219,15 @@ def print_checked(checked: Sequence[Checked]) -> None:
 def register(config: ExportConfig, saved: Saved) -> None:
     """Register a run's model in MLflow, and print how to serve it. Raises `WorkError`."""
     from mnist_exp.tracking import registry
+    from mnist_exp.tracking.known_stores import remember
     from mnist_exp.tracking.uploader import reason
 
     assert saved.run is not None
     assert config.name is not None
     # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    if config.tracking.uri is not None:
+        remember(config.tracking.uri)
     try:
         found = registry.register(saved.run, config.tracking.uri, config.name, config.alias)
     except Exception as error:  # MLflow raises anything

@@ -11,11 +11,13 @@ from pathlib import Path
 from mnist_exp.config.overrides import Request, key_of, override_value
 from mnist_exp.engine.resumption import check_resumption
 from mnist_exp.engine.run import TrainingRun
+from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.directory import RunDirectory, RunSummary
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.suggest import nearest
+from mnist_exp.text import display_path
 
 
 def resume(request: Request, started: float) -> None:
@@ -29,7 +31,13 @@ def resume(request: Request, started: float) -> None:
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"), can_go_on)
     with RunDirectory.open(run.path) as directory:
         request = replace(request, overrides=tuple(t for t in request.overrides if key_of(t) != "from"))
-        TrainingRun(check_resumption(request, directory, stopwatch), stopwatch).execute()
+        job = check_resumption(request, directory, stopwatch)
+        config = job.config
+        tracking = permit_store(
+            request, config.tracking, Path(config.outputs), f"{display_path(run.path)}/config.yaml"
+        )
+        job = replace(job, config=config.model_copy(update={"tracking": tracking}))
+        TrainingRun(job, stopwatch).execute()
 
 
 def can_go_on(run: RunSummary) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import SweepConfig, TrainConfig
 from mnist_exp.engine.preparation import load_base_run, set_up
+from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import WorkError
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, make_directory, safe_name
@@ -40,6 +41,8 @@ def sweep(request: Request, started: float) -> None:
     grid = share_cores(request, expand(request))
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
+    some_config = next(iter(checked.values()))[1]
+    permit_store(request, some_config.tracking, Path(some_config.outputs))
     settled, stands_in_for = resolve_data_of_all(list(checked.values()))
     jobs = plan_jobs(tuple(checked), settled)
     config = settled[0][1]

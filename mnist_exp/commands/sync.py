@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 def sync(request: Request, started: float) -> None:
     """Deliver all pending journal lines to MLflow. Raises `WorkError` if some could not be delivered."""
+    from mnist_exp.tracking.known_stores import remember
+
     config, _ = compose_checked(request, SyncConfig)
     # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     folders = find_journals(config)
+    if config.tracking.uri is not None and folders:
+        remember(config.tracking.uri)
     if not folders:
         print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
         return
@@ -90,12 +94,12 @@ def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], t
             return 0, ""
         if delivery.uri in silent:
             return 0, silent[delivery.uri]
-        if delivery.uri not in told:
-            told.add(str(delivery.uri))
+        if delivery.uri is not None and delivery.uri not in told:
+            told.add(delivery.uri)
             print(f"delivering to {delivery.uri}", file=sys.stderr, flush=True)
         delivery.pending()
         delivery.note_run_id()
-        return missing, ", ".join(f"{file} is no longer there" for file in delivery.gone)
+        return missing, ", ".join(delivery.gone)
     except Exception as error:  # MLflow raises anything
         failure = reason(error)
         if delivery is not None and delivery.uri is not None and not answers(delivery.uri):

@@ -12,6 +12,7 @@ from threading import Thread
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
 from mnist_exp.engine.run import Job, TrainingRun
+from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.runs.directory import RUNS, stamped
 from mnist_exp.runs.stopwatch import Stopwatch
 
@@ -21,6 +22,7 @@ def train(request: Request, started: float) -> None:
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
         request, config, computer = check_config(load_base_run(request))
+        permit_store(request, config.tracking, Path(config.outputs))
     Thread(target=import_plots).start()  # while data is read and unpacked, which releases the GIL
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = resolve_data(request, config)

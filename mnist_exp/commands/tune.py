@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.engine.results import PLOTS
+from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.directory import summarize
@@ -38,6 +39,7 @@ _PATIENCE = 60  # seconds to wait for another process that finishes the search
 def tune(request: Request, started: float) -> None:
     """Search, and score the best trial. Raises `RequestError` before anything is created, `WorkError` after."""
     search = check_search(request)
+    permit_store(request, search.config.tracking, Path(search.config.outputs))
     from mnist_exp.sweeps.optuna_study import Study, open_study
     from mnist_exp.tracking.study_record import StudyRecord
 

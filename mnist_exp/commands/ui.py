@@ -21,6 +21,7 @@ from typing import IO
 from mnist_exp.config.command_schemas import UiConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.tracking.store import artifact_root, database_path, follow_move, tracking_uri
 
@@ -33,7 +34,8 @@ def ui(request: Request, started: float) -> None:
     config, _ = compose_checked(request, UiConfig)
     if not config.tracking.enabled:
         raise RequestError("tracking=none: nothing is logged to MLflow, so there is nothing to open")
-    uri = tracking_uri(config.tracking, Path(config.outputs))
+    tracking = permit_store(request, config.tracking, Path(config.outputs))
+    uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
         _show(_runs_table(uri, config.tracking.experiment), config.open)
         return

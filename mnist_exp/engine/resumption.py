@@ -19,10 +19,11 @@ from mnist_exp.runs import journal
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, outputs_of
 from mnist_exp.runs.fingerprint import LIBRARIES, as_values, code_digest, fingerprint
 from mnist_exp.runs.log import say, warn
-from mnist_exp.runs.lookup import read_config
+from mnist_exp.runs.lookup import read_config, refuse_irregular
 from mnist_exp.runs.result import ResumptionRecord, RunResult
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
+from mnist_exp.tracking.known_stores import identity
 
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Dataset
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 # Keys and groups that may change at a resumption: they do not affect the steps already done.
 MAY_DIFFER = (
-    "outputs", "tracking.wait_seconds", "budget",
+    "outputs", "tracking.enabled", "tracking.wait_seconds", "budget",
     "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
     "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",
 )  # fmt: skip
@@ -42,6 +43,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     """Prepare the resumption of a run. Raises `RequestError` if it cannot be resumed."""
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
+        refuse_irregular(path)
         check_code(path, result)
         check_journal(path)
         saved = read_config(path)
@@ -142,6 +144,9 @@ def over_saved(
 def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
     """Raise `RequestError` for overrides that would make it another run."""
     here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
+    store = config.tracking.uri
+    if store is None or identity(store) == identity(same.tracking.uri or ""):
+        here["tracking.uri"] = there["tracking.uri"]  # none, or the same with other credentials
     others = [
         f"{key} is {there.get(key, 'not there')}, not {here.get(key, 'left out')}"
         for key in {**there, **here}

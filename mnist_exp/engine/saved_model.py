@@ -20,6 +20,7 @@ from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
 from mnist_exp.runs.lookup import find_run, read_config
+from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path, format_shape
 
@@ -90,9 +91,13 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
 
 def saved_of_run(run: RunSummary) -> Saved:
     """Return the model of a run. Raises `RequestError` if it has none yet."""
-    file = run.path / "model.keras"
-    if not file.is_file():
-        raise RequestError(f"{display_path(run.path)}: this run is {run.status}, and has no model.keras yet")
+    try:
+        file = file_inside(run.path, "model.keras")
+    except FileNotFoundError as error:
+        message = f"{display_path(run.path)}: this run is {run.status}, and has no model.keras yet"
+        raise RequestError(message) from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{display_path(run.path)}: {error}") from error
     return Saved(run.name, file, run.path, run.result, run.path)
 
 

@@ -1,4 +1,4 @@
-"""Clean up after dead processes: mark their runs and sweeps as killed, and upload what they left behind.
+"""Clean up after dead processes: mark their runs and sweeps as killed.
 
 A process that works in a directory holds its lock; so does this module, for an instant. Nothing here waits, and a
 directory that cannot be written is left unchanged.
@@ -7,7 +7,6 @@ directory that cannot be written is left unchanged.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,12 +45,9 @@ def settle(path: Path) -> bool:
 
 
 def mark_killed(paths: Sequence[Path]) -> None:
-    """Mark the dead among these directories as killed, and report the tracked ones to MLflow in the background."""
-    marked = [path for path in paths if settle(path)]
-    with suppress(OSError, ValueError, NotImplementedError):
-        tracked = [str(path) for path in marked if _is_tracked(path)]
-        if tracked:
-            _deliver_in_the_background(tracked)
+    """Mark the dead among these directories as killed. No store is contacted: `sync` delivers their ends."""
+    for path in paths:
+        settle(path)
 
 
 def record_mlflow_run(path: Path, run_id: str) -> None:
@@ -70,24 +66,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _is_tracked(path: Path) -> bool:
-    run = journal.first_run(journal.read(path)) if (path / journal.FILE).is_file() else None
-    return run is not None and run.enabled
-
-
-def _deliver_in_the_background(paths: Sequence[str]) -> None:
-    # By module name: tracking/ depends on runs/, not the other way round. `Popen` would warn that the child
-    # outlives the parent.
-    os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", *paths],
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-        ],
-        setsid=True,
-    )

@@ -24,6 +24,7 @@ from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.journal import FILE as JOURNAL
 from mnist_exp.runs.locks import LOCK as _LOCK
 from mnist_exp.runs.locks import is_locked, lock
+from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write_result
 
 RUNS, SWEEPS = "runs", "sweeps"
@@ -106,8 +107,8 @@ def read_history(run: Path) -> list[dict[str, float]]:
     """Read the rows of a run's `history.csv`, without empty cells. Raises `RequestError`."""
     file = run / _HISTORY
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+        lines = read_text(file).splitlines()
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.runs.events import EndEvent, Event, RunEvent, format_event, parse_event
+from mnist_exp.runs.regular_files import MOST_TEXT, open_regular
 
 FILE = "journal.jsonl"
 
@@ -24,7 +25,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # Unbuffered, appending: a line is whole in the file when `write` returns.
-        self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         content = (folder / FILE).read_bytes()
         if not content.endswith(b"\n"):  # the last writer died, or the disk was full
             os.truncate(self._descriptor, content.rfind(b"\n") + 1)
@@ -78,7 +79,7 @@ def read(folder: Path) -> list[Event]:
 
 def read_from(folder: Path, start: int) -> tuple[list[Event], int]:
     """Read the complete lines from byte `start` on; return their events and the position after them."""
-    with (folder / FILE).open("rb") as file:
+    with open_regular(folder / FILE, MOST_TEXT) as file:
         file.seek(start)
         content = file.read()
     whole = content[: content.rfind(b"\n") + 1]  # a line after the last newline is still being written
@@ -100,7 +101,7 @@ def first_run(events: Sequence[Event]) -> RunEvent | None:
 
 def flush(folder: Path) -> None:
     """Flush the journal to the disk, which its writer does not wait for."""
-    descriptor = os.open(folder / FILE, os.O_RDONLY)
+    descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:

@@ -19,7 +19,7 @@ def lock(path: Path, name: str = LOCK) -> int:
     process has it.
     """
     while True:
-        descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR, 0o644)
+        descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):  # its last owner removed it just now
@@ -34,7 +34,7 @@ def lock(path: Path, name: str = LOCK) -> int:
 def is_locked(path: Path) -> bool:
     """Whether a living process works in a run's directory."""
     try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY)
+        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
@@ -54,7 +54,7 @@ def exclusive(path: Path, patience: float = 120) -> Iterator[None]:
     It guards a journal's delivery, a study's claims, and the creation of an SQLite store, whose migration would
     fail in all processes that open it at once.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     deadline = time.monotonic() + patience
     try:
         while True:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 LOG = "run.log"
 _LOGGER = logging.getLogger("mnist_exp")
@@ -67,6 +68,10 @@ def is_quiet() -> bool:
 
 class _File(logging.FileHandler):
     """A log that cannot be written (the disk is full, the directory gone) is no reason to fail."""
+
+    def _open(self) -> TextIO:  # type: ignore[override]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return open(os.open(self.baseFilename, flags, 0o644), "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Go on."""

@@ -13,7 +13,9 @@ import yaml
 
 from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
+from mnist_exp.runs.regular_files import first_irregular, read_text
 from mnist_exp.suggest import did_you_mean
+from mnist_exp.text import display_path
 
 _STAMP = r"-\d{8}-\d{6}(-\d+)?"
 
@@ -38,8 +40,22 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
         latest: Which runs `latest` chooses the newest of.
 
     Raises:
-        RequestError: There is no such run, or several; the message lists the candidates.
+        RequestError: There is no such run, or several; the message lists the candidates. Or its directory contains
+            something else than regular files and folders.
     """
+    run = _find_run(wanted, outputs, latest)
+    refuse_irregular(run.path)
+    return run
+
+
+def refuse_irregular(run: Path) -> None:
+    """Raise `RequestError` if a run's directory contains a symbolic link, a pipe, a socket or a device."""
+    if (irregular := first_irregular(run)) is not None:
+        kind = "a symbolic link" if irregular.is_symlink() else "a pipe, socket or device"
+        raise RequestError(f"{display_path(irregular)}: is {kind}; a run's directory must hold regular files only")
+
+
+def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) -> RunSummary:
     if not wanted:
         raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
     path = Path(wanted).expanduser()
@@ -133,7 +149,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """Read a run's resolved config. Raises `RequestError`."""
     file = run / "config.yaml"
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(file))
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:

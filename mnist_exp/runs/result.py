@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.regular_files import read_text
 
 RESULT = "result.json"
 SCHEMA_VERSION = 1
@@ -168,7 +169,7 @@ def read_result(directory: Path) -> RunResult | None:
     """Read a run's result; None if there is none. Raises `ValueError` for a damaged one, `OSError`."""
     file = directory / RESULT
     try:
-        return parse_result(json.loads(file.read_text(encoding="utf-8")))
+        return parse_result(json.loads(read_text(file)))
     except FileNotFoundError:
         return None
     except ValueError as error:  # of JSON, UTF-8 or a field

@@ -329,6 +329,8 @@ def _open(storage: str) -> BaseStorage:
     """Open a storage. Raises `RequestError`, and any exception of SQLAlchemy and its drivers."""
     if "://" not in storage:
         path = Path(storage).expanduser()
+        if path.is_symlink():
+            raise RequestError(f"tune.storage={storage}: is a symbolic link; name the file that it points to")
         try:
             return JournalStorage(JournalFileBackend(str(path), FlockedFile(path)))
         except OSError as error:

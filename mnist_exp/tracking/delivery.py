@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -41,6 +42,9 @@ from mnist_exp.runs.events import (
     TagsEvent,
 )
 from mnist_exp.runs.locks import exclusive
+from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
+from mnist_exp.text import display_path, mask_credentials
+from mnist_exp.tracking.known_stores import NotPermitted, identity, permitted
 from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
@@ -71,10 +75,11 @@ class Delivered:
 
 def _read_stores(folder: Path) -> dict[str, Any]:
     try:
-        stores = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        stores = json.loads(read_text(folder / STATE))
+    except (OSError, ValueError):
         return {}
-    return stores if isinstance(stores, dict) else {}
+    # Earlier versions kept whole addresses.
+    return {identity(store): state for store, state in stores.items()} if isinstance(stores, dict) else {}
 
 
 class Delivery:
@@ -91,17 +96,26 @@ class Delivery:
         self._behind = False
         self._logged: dict[tuple[str, int], float] = {}
         self.gone: list[str] = []
-        """Files that should have been delivered and no longer exist."""
+        """Files that should have been delivered and cannot be, each with the reason."""
         self._read()
         run = journal.first_run(self._events)
         self.tracked = run is not None and run.enabled
         """Whether the run is tracked."""
         own, default = run.uri if run else None, default_uri(folder)
+        self._own_uri = own
         named = uri or own
-        self.uri = absolute(named) if named else default
-        """The store's URI; None if it is unknown."""
-        self._is_own = not self.tracked or uri is None or self.uri == (own or default)
-        self._noted_as = "outputs" if self.uri in (default, None) else str(self.uri)
+        store = absolute(named) if named else default
+        self.uri = store
+        """The store's URI; None if it is unknown, or must not be contacted."""
+        self.refusal = ""
+        """Why the journal's store must not be contacted."""
+        if uri is None and own is not None:
+            try:
+                self.uri = permitted(absolute(own), default)
+            except NotPermitted as error:
+                self.uri, self.refusal = None, str(error)
+        self._is_own = not self.tracked or uri is None or store == (own or default)
+        self._noted_as = "outputs" if store in (default, None) else identity(str(store))
         self._client: Any = None
 
     def missing(self) -> list[Event]:
@@ -166,6 +180,8 @@ class Delivery:
         return event.model_copy(update={"values": new})
 
     def _deliver_lines(self, count: int | None) -> None:
+        if self.refusal:
+            raise NotPermitted(f"{self.refusal}; {self._permitting_command()}")
         if self.uri is None:
             raise ValueError("nothing says which store it was for: give tracking.uri")
         self._client = self._client or connect(self.uri)
@@ -208,6 +224,12 @@ class Delivery:
             case _:
                 assert_never(event)
         return run_id
+
+    def _permitting_command(self) -> str:
+        """Return the advice that makes the journal's store one that the user has used."""
+        address = mask_credentials(str(self._own_uri))
+        run = shlex.quote(f"run={display_path(self._folder)}")
+        return f"'mnist-exp sync {run} {shlex.quote(f'tracking.uri={address}')}' delivers it there"
 
     def _create_run(self, event: RunEvent) -> str:
         tags = {**event.tags, _KEY_TAG: event.key}
@@ -269,15 +291,21 @@ class Delivery:
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     def _deliver_artifact(self, run_id: str, event: ArtifactEvent) -> None:
-        if self._is_there(event.file):
-            self._client.log_artifact(run_id, str(self._folder / event.file), event.folder)
+        folder = event.folder
+        if folder is not None and not is_relative(folder):
+            self.gone.append(f"{event.file}: its folder {folder!r} is not inside the run's artifacts")
+        elif (path := self._find(event.file)) is not None:
+            self._client.log_artifact(run_id, str(path), folder)
 
-    def _is_there(self, file: str) -> bool:
-        """Whether a file can be delivered. A removed one must not block the lines after it."""
-        if (self._folder / file).is_file():
-            return True
-        self.gone.append(file)
-        return False
+    def _find(self, file: str) -> Path | None:
+        """Return a file that can be delivered; else None, which must not block the lines after it."""
+        try:
+            return file_inside(self._folder, file)
+        except FileNotFoundError:
+            self.gone.append(f"{file} is no longer there")
+        except (OSError, ValueError) as error:
+            self.gone.append(str(error))
+        return None
 
     def _deliver_model(self, run_id: str, event: ModelEvent) -> None:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -285,9 +313,9 @@ class Delivery:
 
         from mnist_exp.tracking import mlflow_model
 
-        if not self._is_there(event.file):
+        file = self._find(event.file)
+        if file is None:
             return
-        file = self._folder / event.file
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         run = self._client.get_run(run_id)
         experiment = run.info.experiment_id

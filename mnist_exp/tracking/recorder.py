@@ -159,7 +159,7 @@ class RunRecording:
         self._log.__enter__()
         # A running sweep's own uploader delivers for its jobs, and waits once, at the end.
         alone = sweep is None or not is_locked(sweep)
-        self._upload = Upload(path, tracking.wait_seconds, enabled=tracking.enabled and alone)
+        self._upload = Upload(path, tracking.wait_seconds, enabled=tracking.enabled and alone, uri=tracking.uri)
 
     def __enter__(self) -> RunRecord:
         return self._record

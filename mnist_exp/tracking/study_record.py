@@ -45,7 +45,9 @@ class StudyRecord:
                 continue
             self._parent = ParentRecord(self._directory, resumed=has_ended(self._directory))
             tracking = self._tracking
-            self._upload = Upload(self._directory, tracking.wait_seconds, enabled=tracking.enabled)
+            self._upload = Upload(
+                self._directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri
+            )
         return True
 
     def artifact(self, file: str, folder: str | None = None) -> None:

@@ -28,7 +28,7 @@ class SweepRecord:
         self._directory = directory
         is_new = begin_parent(directory, overrides, tracking)
         self._parent = ParentRecord(directory, resumed=not is_new)
-        self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled)
+        self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
 
     def leaderboard(self, table: str, note: str, best: float | None) -> None:
         """Write the jobs' table as CSV, and as the MLflow run's description in Markdown."""

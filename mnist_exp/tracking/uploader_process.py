@@ -6,6 +6,7 @@ MLflow takes affects it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,18 +15,22 @@ from mnist_exp.errors import Killed
 from mnist_exp.runs.journal import FILE
 from mnist_exp.runs.log import say, warn
 from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.known_stores import GIVEN
 
 
 class Sender:
     """Delivers the journal of a run, or of a sweep and its jobs, in the background."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
+        """`uri` is the store that this user chose, with credentials; None for that of the output folder."""
         self._folder = folder
-        self._log = (folder / "delivery.log").open("w+b")
+        (folder / "delivery.log").unlink(missing_ok=True)
+        self._log = (folder / "delivery.log").open("x+b")
         # A session of its own: Ctrl-C reaches only the training, which then ends this process.
         # `-P`: don't import modules such as `mlflow.py` from the user's folder.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", str(folder)],
+            env=os.environ if uri is None else {**os.environ, GIVEN: uri},
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
@@ -64,9 +69,10 @@ class Sender:
 class Upload:
     """The delivery of a journal while this process works on its run or sweep; none if that is not tracked."""
 
-    def __init__(self, directory: Path, wait_seconds: float, *, enabled: bool) -> None:
+    def __init__(self, directory: Path, wait_seconds: float, *, enabled: bool, uri: str | None = None) -> None:
+        """`uri` is the store that this user chose; None for that of the output folder."""
         self._directory, self._wait_seconds = directory, wait_seconds
-        self._sender = Sender(directory) if enabled else None
+        self._sender = Sender(directory, uri) if enabled else None
 
     @property
     def enabled(self) -> bool:

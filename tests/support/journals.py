@@ -24,6 +24,7 @@ from mnist_exp.runs.events import (
     RunEvent,
 )
 from mnist_exp.runs.journal import Journal
+from mnist_exp.tracking.known_stores import remember
 
 Kind = TypeVar("Kind", bound=JournalEvent)
 MODEL = ModelEvent(file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
@@ -40,7 +41,9 @@ def write_sweep_run(folder: Path, uri: str | None) -> Journal:
 def write_run(
     folder: Path, uri: str | None = None, epochs: int = 3, *, end: bool = True, enabled: bool = True, **run: Any
 ) -> Path:
-    """A run's directory with one line of every kind in its journal, at the least."""
+    """A run's directory with one line of every kind in its journal, at the least; this user chose its store."""
+    if uri is not None:
+        remember(uri)
     folder.mkdir(parents=True)
     status = "finished" if end else "running"
     result = {"status": status, "started": time.time(), "data": {"name": "digits"}, "mlflow_run_id": None}

@@ -20,7 +20,6 @@ import pytest
 from support.cli import PATIENCE
 from support.journals import expected, held, write_run, write_sweep_run
 
-from mnist_exp.runs.abandoned import _deliver_in_the_background
 from mnist_exp.runs.events import EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import LOCK, lock
@@ -52,17 +51,12 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("starts", ["sender", "idle"])
-def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str, starts: str):
+def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str):
     """Though they have the name of one that is needed."""
     for name in ("mlflow", "random"):
         Path(f"{name}.py").write_text("open('executed', 'w')")
     folder = write_run(tmp_path / "run", uri)
-    if starts == "sender":
-        assert Sender(folder).finish(60) is None
-    else:
-        _deliver_in_the_background([str(folder)])
-        wait_for(lambda: not Delivery(folder).missing())
+    assert Sender(folder, uri).finish(60) is None
     assert not Path("executed").exists()
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 

@@ -1,0 +1,50 @@
+"""Refuse to contact an MLflow store that this user has not chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnist_exp.config.compose import compose
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.errors import Problem, RequestError
+from mnist_exp.text import mask_credentials
+from mnist_exp.tracking.known_stores import NotPermitted, permitted, remember
+from mnist_exp.tracking.store import store_of
+
+_ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, names the one to use; "
+
+
+def permit_store(
+    request: Request, tracking: TrackingConfig, outputs: Path, place: str = "config"
+) -> TrackingConfig:
+    """Return the settings with the address to contact, and remember that this user uses it.
+
+    Args:
+        request: The command line.
+        tracking: The settings, perhaps from a file that came from elsewhere.
+        outputs: The output folder.
+        place: The file that the address is from, unless it is from the command line.
+
+    Raises:
+        RequestError: The address is from a file, and not one that this user has used.
+    """
+    if not tracking.enabled or tracking.uri is None:
+        return tracking
+    keys = [key_of(text) for text in request.overrides]
+    given = [tracking.uri] if "tracking.uri" in keys else [*_packaged(request)]
+    try:
+        uri = permitted(tracking.uri, store_of(outputs), given)
+    except NotPermitted as error:
+        message = f"tracking.uri: {error}; {_ADVICE}tracking.enabled=false uses none"
+        raise RequestError([Problem("invalid-value", place, mask_credentials(message), "tracking.uri")]) from error
+    if uri != store_of(outputs):
+        remember(uri)
+    return tracking.model_copy(update={"uri": uri})
+
+
+def _packaged(request: Request) -> list[str]:
+    """Return the address that a built-in option chosen on the command line stands for."""
+    chosen = tuple(text for text in request.overrides if key_of(text) == "tracking")
+    uri = compose(Request("ui", chosen)).values["tracking"].get("uri") if chosen else None
+    return [uri] if isinstance(uri, str) else []

@@ -1,0 +1,87 @@
+"""Decide which MLflow stores may be contacted.
+
+A journal or a config may come from elsewhere, so the address in it proves nothing. An address is used if this user
+gave it (on the command line or in `MLFLOW_TRACKING_URI`), if it is the output folder's own store, or if the user
+gave it at an earlier time. Those are remembered without credentials, one per line, in a private file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from mnist_exp.text import mask_credentials, without_credentials
+
+GIVEN = "MNIST_EXP_TRACKING_URI"
+"""The variable in which a process passes the address, with credentials, to the uploader that it starts."""
+
+
+class NotPermitted(Exception):
+    """The address must not be contacted, or needs credentials that are not kept; the message says which."""
+
+
+def state_file() -> Path:
+    """Return the file of the addresses that this user has used."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "mnist-exp" / "stores"
+
+
+def identity(uri: str) -> str:
+    """Return what two addresses of the same store have in common: all but credentials and a final slash."""
+    return without_credentials(uri).rstrip("/")
+
+
+def remember(uri: str) -> None:
+    """Note that this user uses a store. Does nothing if the file cannot be written."""
+    address = identity(uri)
+    if address in remembered() or "\n" in address or mask_credentials(address) != address:
+        return
+    file = state_file()
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+            os.write(descriptor, f"{address}\n".encode())
+        finally:
+            os.close(descriptor)
+
+
+def remembered() -> set[str]:
+    """Return the addresses that this user has used; none if others could write to the file."""
+    try:
+        with state_file().open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+                return set()
+            return set(file.read().decode("utf-8", errors="replace").splitlines())
+    except OSError:
+        return set()
+
+
+def permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
+    """Return the address to contact for one that was read from a file, with the credentials that this user gives.
+
+    Args:
+        uri: The address as read, perhaps with masked credentials.
+        own: The output folder's own store, if known.
+        given: Addresses from the command line.
+
+    Raises:
+        NotPermitted: This user has not used the address, or its credentials are not given.
+    """
+    variables = (os.environ.get(name) for name in (GIVEN, "MLFLOW_TRACKING_URI"))
+    for mine in (*given, *filter(None, variables)):
+        if identity(mine) == identity(uri):
+            return mine
+    if uri == own:
+        return uri
+    if identity(uri) not in remembered():
+        raise NotPermitted(f"{mask_credentials(uri)} is not an address that you have used")
+    signed_in = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "TOKEN"))
+    if "***" in mask_credentials(uri) and not signed_in:
+        raise NotPermitted(f"the credentials of {mask_credentials(uri)} are not kept")
+    return identity(uri)

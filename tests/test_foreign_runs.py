@@ -1,0 +1,200 @@
+"""Run directories from somebody else: no file outside them is sent, and no address in them is contacted."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from support.cli import Cli
+from support.collector import Collector
+from support.journals import write_run
+
+from mnist_exp.runs.journal import Journal, read
+from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.known_stores import remembered, state_file
+
+RUN = Path("outputs/runs/shared")
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        yield server
+
+
+def forget() -> None:
+    """Make every run that was written one of somebody else."""
+    state_file().unlink(missing_ok=True)
+
+
+def write_artifacts(folder: Path, *files: str, uri: str | None = None) -> None:
+    """Give a run a journal that sends these files."""
+    (folder / "journal.jsonl").unlink()
+    lines = Journal(folder)
+    lines.write("run", name="x", key="x", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    for file in files:
+        lines.write("artifact", file=file, folder=None)
+    lines.write("end", status="FINISHED")
+    lines.close()
+
+
+@pytest.mark.parametrize(
+    "verb", [["sync"], ["sync", "run=shared"], ["runs"], ["compare"], ["export", "run=shared", "register=x"]]
+)
+@pytest.mark.parametrize("end", [True, False])
+def test_the_address_in_a_journal_is_not_contacted(cli: Cli, collector: Collector, verb: list[str], end: bool):
+    """It is shown with the command that allows it; a run that died is marked in its directory only."""
+    write_run(RUN, collector.uri, end=end)
+    forget()
+    done = cli(*verb, status=None)
+    assert collector.requests == []
+    assert done.status == (1 if verb[0] == "sync" else 2 if verb[0] == "export" and not end else done.status)
+    if verb[0] == "sync":
+        command = f"'mnist-exp sync run=outputs/runs/shared tracking.uri={collector.uri}'"
+        assert f"{collector.uri} is not an address that you have used; {command}" in done.out
+
+
+def test_the_command_that_is_shown_allows_the_address(cli: Cli, collector: Collector):
+    """For that run, and from then on for a plain `sync`; the file that remembers it is private."""
+    write_run(RUN, collector.uri)
+    forget()
+    cli("sync", status=1)
+    cli("sync", "run=outputs/runs/shared", f"tracking.uri={collector.uri}", status=None)
+    assert collector.requests
+    assert stat.S_IMODE(state_file().stat().st_mode) == 0o600
+    assert remembered() == {collector.uri}
+    collector.requests.clear()
+    cli("sync", status=None)
+    assert collector.requests
+
+
+def test_the_environment_allows_an_address(cli: Cli, collector: Collector, monkeypatch: pytest.MonkeyPatch):
+    """With credentials, which the journal does not hold."""
+    write_run(RUN, collector.uri)
+    forget()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:planted@{collector.host}/")
+    cli("sync", status=None)
+    assert {header for _, header, _ in collector.requests} == {"Basic bWU6cGxhbnRlZA=="}
+
+
+def test_memory_that_others_can_write_to_is_not_used(cli: Cli, collector: Collector):
+    """Another user could have added an address."""
+    write_run(RUN, collector.uri)
+    state_file().chmod(0o666)
+    cli("sync", status=1)
+    assert collector.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["{secret}", "../../../secret.txt", "link.txt", "folder/secret.txt", "pipe", "plots"]
+)
+def test_only_files_of_the_run_are_sent(cli: Cli, tmp_path: Path, name: str):
+    """Others are named with the reason; the files after them are sent."""
+    secret = Path("secret.txt").resolve()
+    secret.write_text("PLANTED")
+    write_run(RUN)
+    (RUN / "link.txt").symlink_to(secret)
+    (RUN / "folder").symlink_to(secret.parent)
+    os.mkfifo(RUN / "pipe")
+    write_artifacts(RUN, name.format(secret=secret), "config.yaml")
+    done = cli("sync", status=1)
+    assert "not delivered: " in done.out
+    run_id = Delivery(RUN).run_id()
+    store = mlflow.MlflowClient(f"sqlite:///{Path('outputs/mlflow.db').resolve()}")
+    assert [entry.path for entry in store.list_artifacts(run_id)] == ["config.yaml"]
+    assert not any(
+        "PLANTED" in file.read_text(errors="replace")
+        for file in Path("outputs/mlartifacts").rglob("*")
+        if file.is_file()
+    )
+
+
+def test_a_model_outside_the_run_is_not_sent(cli: Cli):
+    """Though its name is that of the run's model."""
+    write_run(RUN)
+    Path("other.keras").write_text("PLANTED")
+    (RUN / "model.keras").unlink()
+    (RUN / "model.keras").symlink_to(Path("other.keras").resolve())
+    assert "model.keras is a symbolic link" in cli("sync", status=1).out
+    assert not list(Path("outputs/mlartifacts").rglob("*.keras"))
+    for verb in ("evaluate", "export", "predict"):
+        more = {"export": ["format=h5"], "predict": ["inputs=x.png"]}.get(verb, [])
+        assert "is a symbolic link" in cli(verb, "run=shared", *more, status=2).err
+
+
+def test_a_folder_outside_the_runs_artifacts_is_refused(cli: Cli):
+    """The store's files stay where the store puts them."""
+    write_run(RUN)
+    lines = [line for line in read(RUN) if line["kind"] in ("run", "end")]
+    lines.insert(1, {"kind": "artifact", "time": 1, "file": "config.yaml", "folder": "../../../.."})
+    (RUN / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "is not inside the run's artifacts" in cli("sync", status=1).out
+
+
+@pytest.mark.parametrize("file", ["result.json", "journal.jsonl", "config.yaml", "history.csv"])
+def test_links_and_pipes_in_place_of_a_runs_files_are_not_read(cli: Cli, file: str):
+    """No verb waits for a pipe, reads another file, or writes to it."""
+    write_run(RUN, end=False)
+    target = Path("target").resolve()
+    target.write_text("PLANTED")
+    (RUN / file).unlink(missing_ok=True)
+    (RUN / file).symlink_to(target)
+    for verb in (
+        ["runs"],
+        ["compare", "run=outputs/runs/shared"],
+        ["resume", "run=outputs/runs/shared"],
+        ["sync"],
+    ):
+        done = cli(*verb, status=None)
+        assert "PLANTED" not in done.out + done.err
+        assert "unexpected" not in done.err
+    assert target.read_text() == "PLANTED"
+    (RUN / file).unlink()
+    os.mkfifo(RUN / file)
+    for verb in (["runs"], ["resume", "run=outputs/runs/shared"], ["sync"]):
+        assert "unexpected" not in cli(*verb, status=None).err
+
+
+def interrupted(cli: Cli, uri: str) -> Path:
+    """A run that `resume` continues, with this address in its config."""
+    path = cli("data=digits", "training.keep_checkpoint=true", small=True).run
+    assert path is not None
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["tracking"] |= {"enabled": True, "uri": uri}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = read(path)
+    lines[0] |= {"enabled": True, "uri": uri}
+    (path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_resume_does_not_contact_the_address_of_a_config(cli: Cli, collector: Collector):
+    """It says how to use the address, and how to train without it; both work."""
+    path = interrupted(cli, collector.uri)
+    done = cli("resume", f"run={path}", "training.epochs=3", status=2)
+    assert f"{collector.uri} is not an address that you have used" in done.err
+    assert "config.yaml" in done.err
+    assert collector.requests == []
+    cli("resume", f"run={path}", "training.epochs=3", "tracking.enabled=false")
+    assert collector.requests == []
+    cli("resume", f"run={path}", "training.epochs=4", f"tracking.uri={collector.uri}", status=None)
+    assert collector.requests
+
+
+def test_an_option_file_of_somebody_else_names_no_address(cli: Cli, collector: Collector):
+    """A config folder is no command line."""
+    folder = Path("theirs/tracking")
+    folder.mkdir(parents=True)
+    (folder / "theirs.yaml").write_text(f"enabled: true\nuri: {collector.uri}\nexperiment: x\nwait_seconds: 5\n")
+    words = ["--config-dir=theirs", "data=digits", "model=linear", "data.limit=300", "training.epochs=1"]
+    done = cli(*words, "tracking=theirs", status=2)
+    assert "is not an address that you have used" in done.err
+    assert "is not an address that you have used" in cli(*words, "tracking=theirs", "-m", "seed=1,2", status=2).err
+    assert not Path("outputs").exists()
+    assert collector.requests == []
