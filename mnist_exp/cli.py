@@ -11,11 +11,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, listed
 from mnist_exp.runs import signals
+from mnist_exp.text import mask_credentials, printable
 
 if TYPE_CHECKING:
     from mnist_exp.config.overrides import Request
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MnistExpError as error:
         if _full_errors():
             raise
-        print(f"mnist-exp: {error}", file=sys.stderr, flush=True)
+        print(f"mnist-exp: {printable(str(error))}", file=sys.stderr, flush=True)
         if isinstance(error, RequestError) and error.pending is not None:
             _print_more(error.pending)
         return error.exit_status
@@ -95,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (cause := signals.received()) is not None:  # a library turned its exception into another
             return _ended_by(cause)
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        print(f"mnist-exp: unexpected {type(error).__name__}: {first}", file=sys.stderr)
+        print(f"mnist-exp: unexpected {type(error).__name__}: {printable(first)}", file=sys.stderr)
         print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
         return 1
 
@@ -112,11 +114,11 @@ def _ended_by(signal: BaseException) -> int:
 def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
     try:
         if more := find():
-            print(f"and {listed(more, 'more that Keras finds')}", file=sys.stderr)
+            print(printable(f"and {listed(more, 'more that Keras finds')}"), file=sys.stderr)
     except KeyboardInterrupt:
         print("mnist-exp: interrupted before Keras was asked for more", file=sys.stderr)
     except Exception as error:
-        print(f"mnist-exp: Keras could not be asked for more: {error}", file=sys.stderr)
+        print(f"mnist-exp: Keras could not be asked for more: {printable(str(error))}", file=sys.stderr)
 
 
 def _full_errors() -> bool:
@@ -205,8 +207,12 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> int:
     if verb != request.verb and {"--help", "-h"} & set(flags):
         run = "run=<run>" if verb == "resume" else "[run=<run>]"
         flags.append(f"hydra.help.header='mnist-exp {verb} {run} [key=value …]: {VERBS[verb]}'")
+    shown = io.StringIO()
     try:
-        return run_flags(request.verb, [*request.overrides, *flags])
+        with redirect_stdout(shown):
+            status = run_flags(request.verb, [*request.overrides, *flags])
+        print(mask_credentials(shown.getvalue()), end="")
+        return status
     except Exception:
         if not _full_errors():
             compose_or_explain(request)  # raises all problems at once

@@ -1,4 +1,4 @@
-"""Format paths and shapes for messages, and mask credentials."""
+"""Format paths and shapes for messages, mask credentials, and escape control characters."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ _CREDENTIALS_OF_HTTP = re.compile(r"://[^/?#]*@")
 _SECRET_PARAMETER = re.compile(
     r"([?&;][^=&;]*(?:pass|pwd|user|token|secret|key|sig|auth|credential)[^=&;]*=)[^&;#]+", re.IGNORECASE
 )
+
+
+# Characters that a terminal acts on, and those that change the direction of text. Not: tab and line feed.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def display_path(path: Path) -> Path:
@@ -38,10 +42,23 @@ def _mask(uri: str) -> str:
     return _SECRET_PARAMETER.sub(r"\1***", _CREDENTIALS.sub("://***@", uri, count=1))
 
 
+def printable(text: str) -> str:
+    """Return a text for a terminal or log: without credentials, and with control characters written as `\\x1b`."""
+    return escape_controls(mask_credentials(text))
+
+
+def escape_controls(text: str, *, one_line: bool = False) -> str:
+    """Return a text with its control characters escaped; with `one_line`, also tabs and line feeds."""
+    if one_line:
+        text = text.replace("\n", "\\n").replace("\t", "\\t")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def without_credentials(uri: str) -> str:
     """Return a URI without its user name, its password and its secret parameters."""
     pattern = _CREDENTIALS_OF_HTTP if uri.lower().startswith("http") else _CREDENTIALS
-    return re.sub(_SECRET_PARAMETER, "", pattern.sub("://", uri, count=1))
+    bare = _SECRET_PARAMETER.sub("", pattern.sub("://", uri, count=1))
+    return bare if "?" in bare else bare.replace("&", "?", 1)
 
 
 def masked_values(values: Any) -> Any:

@@ -31,7 +31,7 @@ from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import refuse_existing
 from mnist_exp.runs.directory import free_path, stamped
 from mnist_exp.runs.log import say
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, mask_credentials
 
 if TYPE_CHECKING:
     import keras
@@ -235,4 +235,4 @@ def register(config: ExportConfig, saved: Saved) -> None:
     say(f"registered {display_path(saved.run)} as version {found.version} of {config.name}, in {found.store}")
     say(f"use it   run={found.uri}")
     command = f"mlflow models serve -m {found.uri} --env-manager local --port 5001"
-    say(f"serve it MLFLOW_TRACKING_URI={shlex.quote(found.store)} {command}")
+    say(f"serve it MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(found.store))} {command}")

@@ -28,7 +28,7 @@ from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.leaderboard import Outcome
 from mnist_exp.sweeps.runner import complete
 from mnist_exp.sweeps.worker import Plan, PlannedJob, find_jobs, identity
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, masked_values
 
 SWEEP_FILE = "sweep.json"
 
@@ -111,7 +111,7 @@ def find_sweep(
 def begin_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
     """Create a directory for a sweep. Raises `RequestError` if that fails."""
     path = make_directory(sweeps, name)
-    content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": list(fixed)}
+    content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": masked_values(fixed)}
     write_text(path / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return path
 

@@ -15,7 +15,7 @@ from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import settle
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.lookup import find_run
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, printable
 
 if TYPE_CHECKING:
     from mnist_exp.tracking.delivery import Delivery
@@ -43,10 +43,11 @@ def sync(request: Request, started: float) -> None:
         entries, failure = bring_up_to_date(folder, config, silent, told)
         if failure:
             failed += 1
-            print(f"{display_path(folder)}: not delivered: {failure}", flush=True)
+            print(printable(f"{display_path(folder)}: not delivered: {failure}"), flush=True)
         elif entries:
             done += 1
-            print(f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}", flush=True)
+            said = f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}"
+            print(printable(said), flush=True)
     if failed:
         raise WorkError(f"{failed} could not be delivered, {done} could; what is missing is kept in the journals")
     print(f"{done} brought up to date." if done else "MLflow has everything.")
@@ -96,7 +97,7 @@ def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], t
             return 0, silent[delivery.uri]
         if delivery.uri is not None and delivery.uri not in told:
             told.add(delivery.uri)
-            print(f"delivering to {delivery.uri}", file=sys.stderr, flush=True)
+            print(printable(f"delivering to {delivery.uri}"), file=sys.stderr, flush=True)
         delivery.pending()
         delivery.note_run_id()
         return missing, ", ".join(delivery.gone)

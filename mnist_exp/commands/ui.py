@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -23,6 +24,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.text import printable, without_credentials
 from mnist_exp.tracking.store import artifact_root, database_path, follow_move, tracking_uri
 
 _FIRST_PORT = 5000
@@ -37,7 +39,7 @@ def ui(request: Request, started: float) -> None:
     tracking = permit_store(request, config.tracking, Path(config.outputs))
     uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
-        _show(_runs_table(uri, config.tracking.experiment), config.open)
+        _show(_runs_table(uri.rstrip("/"), config.tracking.experiment), config.open)
         return
     database = database_path(uri)
     if database is not None and not database.is_file():
@@ -50,19 +52,20 @@ def ui(request: Request, started: float) -> None:
         raise RequestError(f"port={port}: is in use on {config.host}; port=null takes a free one")
     # One worker and no job runner: 5 s and 0.5 GB instead of 15 s and 2.9 GB. `-P`, PYTHONSAFEPATH and
     # `--app-dir`: don't import modules such as `mlflow.py` from the user's folder.
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", config.host,
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", config.host,
                "--port", str(port), "--workers", "1",
                f"--uvicorn-opts=--app-dir={os.devnull}"]  # fmt: skip
     if (root := artifact_root(uri)) is not None:
         command += ["--default-artifact-root", root]
     environment = {
         **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # the command line of a process is public
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONSAFEPATH": "1",
     }
     address = f"http://{config.host}:{port}"
-    print(f"Starting MLflow's UI on {uri} …", flush=True)
+    print(printable(f"Starting MLflow's UI on {uri} …"), flush=True)
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must end the server too
         signal.signal(name, signal.default_int_handler)
     said = tempfile.TemporaryFile()  # noqa: SIM115
@@ -95,10 +98,11 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
 def _runs_table(address: str, experiment: str) -> str:
     """Return the address of an experiment's runs; the UI's start page does not show them."""
     query = urllib.parse.urlencode({"experiment_name": experiment})
+    header = _authorization(address)
+    address = without_credentials(address)
+    question = f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
-        with urllib.request.urlopen(
-            f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}", timeout=10
-        ) as answer:
+        with urllib.request.urlopen(urllib.request.Request(question, headers=header), timeout=10) as answer:
             number = json.load(answer)["experiment"]["experiment_id"]
     except urllib.error.HTTPError as error:
         if error.code == 404:
@@ -109,6 +113,18 @@ def _runs_table(address: str, experiment: str) -> str:
     except OSError as error:
         raise WorkError(f"{address}: no MLflow server answers: {getattr(error, 'reason', error)}") from error
     return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
+
+
+def _authorization(address: str) -> dict[str, str]:
+    """Return the header for an address with a user name and password, or for those that MLflow's client reads."""
+    parts = urllib.parse.urlsplit(address)
+    name = urllib.parse.unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
+    password = urllib.parse.unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if name or password:
+        encoded = base64.b64encode(f"{name or ''}:{password or ''}".encode()).decode()
+        return {"Authorization": f"Basic {encoded}"}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _show(address: str, open_browser: bool) -> None:

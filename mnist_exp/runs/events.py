@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from mnist_exp.text import masked_values
+
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow's names for the statuses of `result.json`.
 END_STATUS: dict[str, EndStatus] = {
@@ -206,7 +208,7 @@ def parse_event(line: bytes) -> Event:
 
 
 def format_event(event: Event) -> bytes:
-    """Return the line of a journal for an event, with its newline."""
-    content = event.model_dump(exclude_unset=True, exclude={"kind", "time"})
+    """Return the line of a journal for an event, without passwords, and with its newline."""
+    content = masked_values(event.model_dump(exclude_unset=True, exclude={"kind", "time"}))
     values = {"kind": event.kind, "time": event.time, **content}
     return json.dumps(values, ensure_ascii=False).encode() + b"\n"

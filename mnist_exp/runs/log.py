@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from mnist_exp.text import printable
+
 LOG = "run.log"
 _LOGGER = logging.getLogger("mnist_exp")
 
@@ -34,7 +36,7 @@ class _Console(logging.Handler):
             return
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         try:
-            print(prefix + record.getMessage(), file=sys.stdout, flush=True)
+            print(prefix + printable(record.getMessage()), file=sys.stdout, flush=True)
         except OSError:  # the reader (`| head`) has gone, or the disk is full: keep working
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
@@ -77,11 +79,17 @@ class _File(logging.FileHandler):
         """Go on."""
 
 
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a message or traceback without credentials and control characters."""
+        return printable(super().format(record))
+
+
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
     """Also write messages to a file, with Python's warnings and the traceback of an error."""
     handler = _File(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")
     logging.captureWarnings(True)
     warnings.propagate = False

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.regular_files import read_text
+from mnist_exp.text import masked_values
 
 RESULT = "result.json"
 SCHEMA_VERSION = 1
@@ -156,8 +157,8 @@ class RunResult(Record):
         return self.seconds["total"] - self.seconds.get("start", 0) - self.seconds.get("data", 0)
 
     def as_json(self) -> str:
-        """Return the content of `result.json`: what is known, in the order of the fields."""
-        values = self.model_dump(mode="json", exclude_unset=True)
+        """Return the content of `result.json`: what is known, in the order of the fields, without credentials."""
+        values = masked_values(self.model_dump(mode="json", exclude_unset=True))
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -12,7 +12,6 @@ trial is marked as lost, and another trial with the same values replaces it.
 from __future__ import annotations
 
 import json
-import re
 import socket
 import time
 import warnings
@@ -42,6 +41,7 @@ from mnist_exp.sweeps.optuna_adapter import (
     start_trial,
 )
 from mnist_exp.sweeps.search_space import Choices, Dimension, Space
+from mnist_exp.text import mask_credentials
 
 JOURNAL = "study.journal"
 """Optuna's own journal, in the study's directory."""
@@ -321,8 +321,8 @@ def _differences(part: str, was: Any, now: Any) -> list[str]:
 
 
 def without_password(url: str | None) -> str:
-    """Return a storage's URL with its password masked."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url or JOURNAL)
+    """Return a storage's URL with its credentials masked."""
+    return mask_credentials(url or JOURNAL)
 
 
 def _open(storage: str) -> BaseStorage:

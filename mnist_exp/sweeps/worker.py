@@ -31,7 +31,7 @@ from mnist_exp.runs.log import LOG, quiet, say
 from mnist_exp.runs.lookup import is_finished
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.sweeps.leaderboard import Outcome
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, mask_credentials, without_credentials
 
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.5  # seconds between checks whether another process has ended its work on a job
 _INHERITED = ("MNIST_EXP_", "MLFLOW_", "KERAS_HOME")
+_SECRET = ("_USERNAME", "_PASSWORD", "_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,22 @@ class Plan:
     @classmethod
     def of(cls, directory: Path, jobs: tuple[PlannedJob, ...], stands_in_for: str | None) -> Plan:
         """Plan jobs with the working directory and the environment of this process."""
-        inherited = {key: value for key, value in os.environ.items() if key.startswith(_INHERITED)}
-        return cls(directory, jobs, stands_in_for, Path.cwd(), inherited)
+        # Submitit writes the plan to a file: it must not hold credentials. Only the planning process delivers.
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if key.startswith(_INHERITED) and not key.endswith(_SECRET) and mask_credentials(value) == value
+        }
+        return cls(directory, tuple(map(_without_credentials, jobs)), stands_in_for, Path.cwd(), inherited)
+
+
+def _without_credentials(job: PlannedJob) -> PlannedJob:
+    """Return a job whose config and overrides hold no credentials of the store."""
+    tracking = job.config.tracking
+    uri = None if tracking.uri is None else without_credentials(tracking.uri)
+    config = job.config.model_copy(update={"tracking": tracking.model_copy(update={"uri": uri})})
+    overrides = tuple(map(mask_credentials, job.request.overrides))
+    return replace(job, config=config, request=replace(job.request, overrides=overrides))
 
 
 def run_job(plan: Plan, launched: Any) -> Outcome:

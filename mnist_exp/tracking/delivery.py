@@ -227,7 +227,7 @@ class Delivery:
 
     def _permitting_command(self) -> str:
         """Return the advice that makes the journal's store one that the user has used."""
-        address = mask_credentials(str(self._own_uri))
+        address = mask_credentials(str(self._own_uri)).replace("://***@", "://<user>:<password>@")
         run = shlex.quote(f"run={display_path(self._folder)}")
         return f"'mnist-exp sync {run} {shlex.quote(f'tracking.uri={address}')}' delivers it there"
 

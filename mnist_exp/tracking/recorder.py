@@ -41,6 +41,7 @@ from mnist_exp.runs.locks import is_locked
 from mnist_exp.runs.log import LOG, to_file, warn
 from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
+from mnist_exp.text import masked_values
 from mnist_exp.tracking.run_event import new_run_event
 from mnist_exp.tracking.uploader_process import Upload
 
@@ -147,7 +148,8 @@ class RunRecording:
         self._directory = directory
         path = directory.path
         self._result = _first_result(directory.name, known, earlier)
-        write_text(path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        saved = masked_values(dict(config))
+        write_text(path / "config.yaml", yaml.safe_dump(saved, sort_keys=False, allow_unicode=True))
         directory.write_result(self._result)
         self._journal = IdempotentJournal(path)
         for event in _first_events(self._result, path, config, tracking, sweep):

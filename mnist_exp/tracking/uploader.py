@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import settle
+from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.store import connect
 
@@ -58,7 +59,7 @@ def follow(roots: Sequence[Path]) -> int:
     for delivery in deliveries.values():
         delivery.note_run_id()
     if failure is not None:
-        print(failure, file=sys.stderr)
+        print(mask_credentials(failure), file=sys.stderr)
         return 1
     return 0
 
