@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ def sync(request: Request, started: float) -> None:
     config, _ = compose_checked(request, SyncConfig)
     # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    if config.repair:
+        repair(Path(config.outputs))
     folders = find_journals(config)
     if config.tracking.uri is not None and folders:
         remember(config.tracking.uri)
@@ -51,6 +54,21 @@ def sync(request: Request, started: float) -> None:
     if failed:
         raise WorkError(f"{failed} could not be delivered, {done} could; what is missing is kept in the journals")
     print(f"{done} brought up to date." if done else "MLflow has everything.")
+
+
+def repair(outputs: Path) -> None:
+    """Replace locations in the output folder's own store that lie outside it. Raises `RequestError`."""
+    from mnist_exp.tracking.locations import repair_locations
+    from mnist_exp.tracking.store import DATABASE
+
+    database = outputs / DATABASE
+    if not database.is_file():
+        raise RequestError(f"{database}: there is no MLflow store here")
+    try:
+        replaced = repair_locations(database)
+    except sqlite3.Error as error:
+        raise RequestError(f"{database}: cannot be repaired: {error}") from error
+    print(f"{display_path(database)}: {replaced} location{'s' * (replaced != 1)} replaced")
 
 
 def find_journals(config: SyncConfig) -> list[Path]:

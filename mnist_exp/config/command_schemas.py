@@ -45,6 +45,7 @@ class SyncConfig(Frozen):
 
     outputs: Annotated[str, Field(min_length=1)]
     run: str | None
+    repair: bool
     tracking: StoreConfig
 
 

@@ -10,7 +10,8 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.known_stores import NotPermitted, permitted, remember
-from mnist_exp.tracking.store import store_of
+from mnist_exp.tracking.locations import ForeignLocation
+from mnist_exp.tracking.store import check_own_store, store_of
 
 _ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, names the one to use; "
 
@@ -27,9 +28,16 @@ def permit_store(
         place: The file that the address is from, unless it is from the command line.
 
     Raises:
-        RequestError: The address is from a file, and not one that this user has used.
+        RequestError: The address is from a file, and not one that this user has used; or the output folder's own
+            store keeps artifacts elsewhere.
     """
-    if not tracking.enabled or tracking.uri is None:
+    if not tracking.enabled:
+        return tracking
+    if tracking.uri is None:
+        try:
+            check_own_store(outputs)
+        except ForeignLocation as error:
+            raise RequestError(str(error)) from error
         return tracking
     keys = [key_of(text) for text in request.overrides]
     given = [tracking.uri] if "tracking.uri" in keys else [*_packaged(request)]

@@ -249,6 +249,8 @@ class Delivery:
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
+        if name == "Default":
+            raise ValueError("MLflow's own experiment 'Default' is not used: its artifacts go elsewhere")
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)

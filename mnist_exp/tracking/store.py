@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,17 +18,17 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.atomic import replace_file
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.locks import exclusive
-
-DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
-_SQLITE = "sqlite:///"
-# The columns of MLflow's tables that hold the location of artifacts.
-_LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+from mnist_exp.text import display_path
+from mnist_exp.tracking.locations import (
+    ARTIFACTS,
+    LOCATIONS,
+    ForeignLocation,
+    is_of_an_output_folder,
+    refuse_foreign_locations,
 )
+
+DATABASE = "mlflow.db"
+_SQLITE = "sqlite:///"
 
 
 # The uploader retries requests itself: MLflow's client takes 247 s to give up.
@@ -62,7 +62,7 @@ def default_uri(run: Path) -> str | None:
 
 def store_of(outputs: Path) -> str:
     """Return the URI of an output folder's own store."""
-    return uri_of((outputs / DATABASE).resolve())
+    return uri_of(outputs.resolve() / DATABASE)
 
 
 def connect(uri: str) -> Any:
@@ -92,9 +92,24 @@ def _open(database: Path) -> Any:
     import mlflow
 
     follow_move(database)
+    if is_of_an_output_folder(database):
+        refuse_foreign_locations(database)
     client = mlflow.MlflowClient(uri_of(database))
     client.search_experiments(max_results=1)
     return client
+
+
+def check_own_store(outputs: Path) -> None:
+    """Raise `ForeignLocation` if the output folder's own store is one that must not be used. Contacts nothing."""
+    database = outputs.resolve() / DATABASE
+    if database.is_symlink():
+        raise ForeignLocation(
+            f"{display_path(database)}: is a symbolic link; tracking.uri=sqlite:///<path> names another database"
+        )
+    with suppress(sqlite3.Error):  # damaged, or of another user: MLflow reports it
+        if database.is_file() and database.stat().st_size:
+            follow_move(database)
+            refuse_foreign_locations(database)
 
 
 def follow_move(database: Path) -> None:
@@ -111,7 +126,7 @@ def follow_move(database: Path) -> None:
         for old in found:
             if old == root.as_uri() or not re.fullmatch(rf"file:.*/{ARTIFACTS}", old or ""):
                 continue
-            for table, column in _LOCATIONS:
+            for table, column in LOCATIONS:
                 if column in _columns(connection, table):
                     moved = f"{column} = ? || substr({column}, ?)"
                     within = f"substr({column} || '/', 1, ?) = ?"

@@ -21,6 +21,7 @@ from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import settle
 from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.locations import ForeignLocation
 from mnist_exp.tracking.store import connect
 
 _POLL = 0.2  # seconds between checks of the journals
@@ -36,6 +37,8 @@ def journals(root: Path) -> list[Path]:
 
 def reason(error: BaseException) -> str:
     """Return the reason for a failure in one line."""
+    if isinstance(error, ForeignLocation):
+        return str(error)
     text = str(error).strip().split("\n")[0] or type(error).__name__
     if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
         system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
@@ -59,7 +62,7 @@ def follow(roots: Sequence[Path]) -> int:
     for delivery in deliveries.values():
         delivery.note_run_id()
     if failure is not None:
-        print(mask_credentials(failure), file=sys.stderr)
+        print(mask_credentials(failure).replace("\n", " "), file=sys.stderr)
         return 1
     return 0
 
