@@ -15,6 +15,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -38,7 +39,9 @@ from yaml import YAMLError
 from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
-from mnist_exp.errors import RequestError
+from mnist_exp.config.yaml_limits import excess_of_file
+from mnist_exp.errors import Problem, RequestError
+from mnist_exp.text import display_path
 
 VERSION_BASE = "1.3"
 
@@ -145,6 +148,7 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
         folder = Path(config_dir).expanduser().resolve()
         if not folder.is_dir():
             raise RequestError(f"--config-dir {config_dir}: there is no such folder")
+        _refuse_excesses(folder)
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     hydra.version.setbase(VERSION_BASE)
@@ -153,6 +157,24 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
         yield ConfigLoader(cast(ConfigLoaderImpl, main.config_loader))
     finally:
         GlobalHydra.instance().clear()
+
+
+def _refuse_excesses(folder: Path) -> None:
+    """Raise `RequestError` for the user's option files that exceed a limit of YAML files."""
+    groups = [path.name for path in conf_folder().iterdir() if path.is_dir()]
+    files = [file for group in groups for file in sorted((folder / group).rglob("*.yaml")) if file.is_file()]
+    problems = [
+        Problem("invalid-yaml", f"{display_path(file)}:{excess[0]}", excess[1])
+        for file in files
+        if (excess := _excess(file, file.stat().st_mtime_ns)) is not None
+    ]
+    if problems:
+        raise RequestError(problems)
+
+
+@lru_cache(maxsize=1024)
+def _excess(file: Path, changed: int) -> tuple[int, str] | None:
+    return excess_of_file(file)
 
 
 def hidden_options(config_dir: str | None) -> list[Path]:

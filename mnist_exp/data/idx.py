@@ -21,6 +21,7 @@ import numpy.typing as npt
 from mnist_exp.config.schema import FileSpec
 from mnist_exp.data.dataset import CHUNK, Advance, Part
 from mnist_exp.errors import RequestError
+from mnist_exp.runs.archives import is_bomb
 
 IMAGES, LABELS = (3, 4), (1,)
 """The permitted numbers of dimensions in image files and in label files."""
@@ -51,6 +52,8 @@ def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
         _verify(content, spec.gz_sha256, f"{name}: not the expected archive")
         try:
             content = _decompressed(content)
+        except ValueError as error:
+            raise RequestError(f"{name}: {error}") from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise RequestError(f"{name}: a damaged gzip archive ({error}); fetch it again") from error
     _verify(content, spec.sha256, f"{name}: not the expected file")
@@ -70,6 +73,8 @@ def _decompressed(archive: bytes) -> bytes:
         if len(sizes) < 4 * start[3]:
             return start + sizes
         promised = math.prod(struct.unpack(f">{start[3]}I", sizes))
+        if is_bomb(len(archive), promised):
+            raise ValueError(f"it promises {promised:,} bytes in {len(archive):,}, which is not unpacked")
         file.seek(0)
         return file.read(min(4 + len(sizes) + promised + 1, _MOST_UNPACKED * len(archive)))
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, numbered
 from mnist_exp.errors import RequestError, first_line
+from mnist_exp.runs.archives import refuse_bombs
 
 Array = npt.NDArray[Any]
 _OF_IMAGES = (3, 4)  # permitted numbers of dimensions
@@ -79,6 +80,7 @@ def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Arra
     """Read the arrays named in `wanted`, or all. Raises `RequestError`."""
     try:
         with zipfile.ZipFile(path) as archive:
+            refuse_bombs(archive.infolist())
             return {
                 name: _read_array(archive, member, path)
                 for member in archive.infolist()

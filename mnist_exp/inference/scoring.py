@@ -16,6 +16,7 @@ from mnist_exp.config.schema import TrainingConfig
 from mnist_exp.data.dataset import Images, Part, Shape
 from mnist_exp.errors import RequestError
 from mnist_exp.model.compile_args import make_loss, make_metrics
+from mnist_exp.model.saving import refuse_oversized
 from mnist_exp.training.device import halves_batches
 
 Probabilities = npt.NDArray[np.float32]
@@ -42,6 +43,7 @@ class Scores:
 
 def load(path: Path) -> keras.Model:
     """Load a model from a `.keras` file without running any code that it contains."""
+    refuse_oversized(path)
     return keras.saving.load_model(path, safe_mode=True)
 
 

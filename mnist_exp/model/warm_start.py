@@ -9,6 +9,7 @@ import keras
 
 from mnist_exp.errors import RequestError
 from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.model.saving import refuse_oversized
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ def load_donor(run: Path) -> keras.Model:
     """Load the model that a run saved. Raises `RequestError`."""
     file = run / "model.keras"
     try:
+        refuse_oversized(file)
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # the type depends on the damage
         reason = "there is no such file" if not file.exists() else "damaged, or not a model"

@@ -111,7 +111,7 @@ def read_history(run: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, csv.Error) as error:
         raise RequestError(f"{file}: damaged: {error}") from error
 
 

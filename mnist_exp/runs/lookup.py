@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mnist_exp.config.yaml_limits import MOST_BYTES, limit_exceeded
 from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
 from mnist_exp.runs.regular_files import first_irregular, read_text
@@ -149,13 +150,16 @@ def read_config(run: Path) -> dict[str, Any]:
     """Read a run's resolved config. Raises `RequestError`."""
     file = run / "config.yaml"
     try:
-        values = yaml.safe_load(read_text(file))
+        text = read_text(file, MOST_BYTES)
+        if excess := limit_exceeded(text):
+            raise RequestError(f"{file}:{excess[0]}: {excess[1]}")
+        values = yaml.safe_load(text)
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RequestError(f"{file}:{line}: damaged: {error.problem}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of UTF-8, and of dates such as 2024-13-01
         raise RequestError(f"{file}: damaged: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise RequestError(f"{file}: damaged: expected a mapping")

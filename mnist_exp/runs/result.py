@@ -173,7 +173,7 @@ def read_result(directory: Path) -> RunResult | None:
         return parse_result(json.loads(read_text(file)))
     except FileNotFoundError:
         return None
-    except ValueError as error:  # of JSON, UTF-8 or a field
+    except (ValueError, RecursionError) as error:  # of JSON, UTF-8 or a field
         raise ValueError(f"{file}: damaged") from error
 
 

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mnist_exp.runs.archives import refuse_bombs
 from mnist_exp.runs.atomic import replace_file
 from mnist_exp.training.loop import Arrays, Progress, Snapshot, as_arrays
 from mnist_exp.training.step import build_state
@@ -100,6 +101,8 @@ def read(path: Path, run: str) -> State:
         packed, digest = content[:-_DIGEST], content[-_DIGEST:]
         if hashlib.sha256(packed).digest() != digest:
             raise DamagedCheckpoint(f"{path}: damaged: its SHA-256 is not that of its content")
+        with zipfile.ZipFile(io.BytesIO(packed)) as members:
+            refuse_bombs(members.infolist())
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             arrays = dict(archive)
         progress = json.loads(arrays.pop("progress").tobytes())

@@ -1,0 +1,90 @@
+"""Limits for YAML files that may come from elsewhere, checked on the text before it is turned into values.
+
+A few lines with aliases can stand for billions of values, and deep nesting, references of a value to itself, or
+numbers of many digits keep a parser busy for minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+MOST_BYTES = 4 * 2**20
+MOST_VALUES = 100_000
+MOST_DEPTH = 64
+LONGEST_TEXT = 20_000  # characters
+LONGEST_NUMBER = 100  # characters
+
+_NUMBER = re.compile(r"[+-]?(0[xob][\da-f_]+|[\d_:]+)", re.IGNORECASE)
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def limit_exceeded(text: str) -> tuple[int, str] | None:
+    """Return the line and description of the first limit that a YAML text exceeds; None if it exceeds none.
+
+    A text that is not valid YAML is accepted up to its fault.
+    """
+    if len(text) > MOST_BYTES:
+        return 1, f"has {len(text):,} characters; at most {MOST_BYTES:,} are read"
+    try:
+        return next(_excesses(text), None)
+    except (yaml.YAMLError, ValueError):
+        return None
+
+
+def _excesses(text: str) -> Iterator[tuple[int, str]]:
+    # Each open collection: its anchor, and the number of values in it, with those that aliases stand for.
+    open_nodes: list[tuple[str | None, int]] = []
+    sizes: dict[str, int] = {}
+
+    def add(count: int) -> None:
+        if open_nodes:
+            anchor, before = open_nodes[-1]
+            open_nodes[-1] = anchor, before + count
+
+    for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        size = 1
+        if isinstance(event, yaml.ScalarEvent):
+            yield from _of_scalar(event, line)
+            if event.anchor:
+                sizes[event.anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_nodes):
+                yield line, f"*{event.anchor} refers to the value that contains it"
+            size = sizes.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            if len(open_nodes) > MOST_DEPTH:
+                yield line, f"values are nested more than {MOST_DEPTH} deep"
+            continue
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+            if anchor:
+                sizes[anchor] = size
+        else:
+            continue
+        add(size)
+        if size > MOST_VALUES or (open_nodes and open_nodes[-1][1] > MOST_VALUES):
+            yield line, f"its aliases stand for more than {MOST_VALUES:,} values"
+
+
+def _of_scalar(event: yaml.ScalarEvent, line: int) -> Iterator[tuple[int, str]]:
+    length = len(event.value)
+    if length > LONGEST_TEXT:
+        yield line, f"a text has {length:,} characters; at most {LONGEST_TEXT:,} are read"
+    if event.implicit[0] and length > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
+        yield line, f"a number has {length:,} characters; at most {LONGEST_NUMBER} are read"
+
+
+def excess_of_file(file: Path) -> tuple[int, str] | None:
+    """Return the line and description of the first limit that a YAML file exceeds; None if it exceeds none."""
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            return 1, f"has {file.stat().st_size:,} bytes; at most {MOST_BYTES:,} are read"
+        return limit_exceeded(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None  # reported when it is read

@@ -1,0 +1,147 @@
+"""Files that promise far more than they hold: refused by their size, quickly, with their place."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import resource
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from support.cli import Cli
+
+from mnist_exp.config.yaml_limits import LONGEST_NUMBER, LONGEST_TEXT, MOST_DEPTH, limit_exceeded
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
+)
+EXCESSES = {
+    "aliases": (BOMB, 5, "aliases stand for more than"),
+    "merged": ("a: &a {k: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *{'a' if not n else f'm{n - 1}'}, v: [{', '.join([f'*m{n - 1}' if n else '*a'] * 9)}]}}\n" for n in range(9)), 6, "aliases"),
+    "deep": ("x: " + "[" * 20_000 + "]" * 20_000 + "\n", 1, "nested"),
+    "deep mappings": ("x: " + "{a: " * 5000 + "1" + "}" * 5000 + "\n", 1, "nested"),
+    "itself": ("y: 1\nx: &x [*x]\n", 2, "refers to the value that contains it"),
+    "number": (f"x: 1{'0' * LONGEST_NUMBER}\n", 1, "a number has"),
+    "hexadecimal": (f"x: 0x{'f' * 5000}\n", 1, "a number has"),
+    "sexagesimal": ("x: 1" + ":59" * 3000 + "\n", 1, "a number has"),
+    "text": (f"x: 1\ny: {'a' * (LONGEST_TEXT + 1)}\n", 2, "a text has"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EXCESSES)
+def test_excesses_are_found_with_their_line(kind: str):
+    """Before any value is made of the text."""
+    text, line, message = EXCESSES[kind]
+    begun = time.process_time()
+    excess = limit_exceeded(text)
+    assert time.process_time() - begun < 0.5
+    assert excess is not None
+    assert excess[0] == line
+    assert message in excess[1]
+
+
+def test_what_people_write_is_accepted():
+    """Anchors and aliases, nesting, long lists, and text that is not YAML at all."""
+    layers = "".join(f"  - {{type: Dense, units: {units}}}\n" for units in range(500))
+    assert limit_exceeded(f"base: &b {{a: 1}}\nx: *b\ny: {{<<: *b, c: [*b, *b]}}\nlayers:\n{layers}") is None
+    assert limit_exceeded("x: " + "[" * (MOST_DEPTH - 1) + "]" * (MOST_DEPTH - 1)) is None
+    assert limit_exceeded("x: [1\ny: }") is None
+
+
+@pytest.mark.parametrize("kind", EXCESSES)
+def test_a_runs_config_over_a_limit_is_refused(cli: Cli, kind: str):
+    """With its line, by a verb that reads it."""
+    run = Path("outputs/runs/shared")
+    run.mkdir(parents=True)
+    (run / "result.json").write_text('{"status": "finished", "started": 1, "data": {}}')
+    (run / "config.yaml").write_text("seed: 0\n" + EXCESSES[kind][0])
+    done = cli("check", "run=outputs/runs/shared", status=2)
+    assert f"outputs/runs/shared/config.yaml:{EXCESSES[kind][1] + 1}: " in done.err
+
+
+def test_option_files_over_a_limit_are_refused_together(cli: Cli):
+    """With their places; other files in the folder are none of ours."""
+    folder = Path("mine/model")
+    folder.mkdir(parents=True)
+    (folder / "bomb.yaml").write_text(BOMB)
+    (folder / "deep.yaml").write_text(EXCESSES["deep"][0])
+    (folder.parent / "other.yaml").write_text(BOMB)
+    done = cli("check", "--config-dir=mine", "model=bomb", status=2)
+    assert "2 problems" in done.err
+    assert "mine/model/bomb.yaml:5" in done.err
+    assert "mine/model/deep.yaml:1" in done.err
+
+
+@pytest.mark.parametrize("file", ["result.json", "journal.jsonl"])
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"started": 1' + "0" * 5000 + "}\n", "{" * 100_000 + "\n"])
+def test_nested_json_is_damaged_json(cli: Cli, file: str, content: str):
+    """No other error."""
+    run = Path("outputs/runs/shared")
+    run.mkdir(parents=True)
+    (run / "result.json").write_text('{"status": "running", "started": 1, "data": {}}')
+    (run / file).write_text(content)
+    assert "shared" in cli("runs").out
+    assert "unexpected" not in cli("sync", status=None).err
+
+
+def peak() -> int:
+    """Return the largest resident size of this process so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+def test_a_model_that_promises_gigabytes_is_not_unpacked(cli: Cli, member: str):
+    """It is refused by its size."""
+    cli("evaluate", "run=none.keras", "data=digits", status=2)
+    with zipfile.ZipFile("bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        with archive.open(member, "w", force_zip64=True) as stream:
+            for _ in range(300):
+                stream.write(b" " * 2**20)
+    before = peak()
+    done = cli("evaluate", "run=bomb.keras", "data=digits", status=2)
+    assert f"{member} promises 314,572,800 bytes" in done.err
+    assert "bomb.keras" in done.err
+    assert peak() - before < 600  # Keras' own import; the archive unpacks to as much again, and several times that
+
+
+def test_archives_of_images_that_promise_gigabytes_are_not_unpacked(cli: Cli):
+    """NPZ and gzip, whatever their headers say."""
+    import numpy as np
+
+    header = np.lib.format.header_data_from_array_1_0(np.empty((0, 28, 28), np.uint8))
+    with zipfile.ZipFile("data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("x_train", "y_train"):
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array_header_1_0(stream, {**header, "shape": (400_000, 28, 28)})
+                for _ in range(400):
+                    stream.write(bytes(784_000))
+    before = peak()
+    words = ["data=npz", "data.dir=.", "data.files.archive=data.npz", "data.shape=[28,28,1]", "data.classes=10"]
+    done = cli("dataset", "verify", *words, status=2)
+    assert "data.npz" in done.err
+    assert "x_train.npy promises 313,600" in done.err
+    assert peak() - before < 150
+
+    from mnist_exp.config.schema import FileSpec
+    from mnist_exp.data.idx import read_content
+    from mnist_exp.errors import RequestError
+
+    content = bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (400_000, 28, 28))
+    with gzip.open("images.gz", "wb") as stream:
+        stream.write(content)
+        for _ in range(400):
+            stream.write(bytes(784_000))
+    before = peak()
+    with pytest.raises(RequestError, match=r"images\.gz: it promises 313,600,000 bytes"):
+        read_content(Path("images.gz"), FileSpec(name="images"))
+    assert peak() - before < 50
+
+
+def test_the_texts_of_these_tests_are_valid_yaml():
+    """Those that can be read at all."""
+    for kind in ("itself", "number", "text"):
+        yaml.safe_load(EXCESSES[kind][0])
