@@ -17,7 +17,7 @@ from mnist_exp.engine.saved_model import settle_saved
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.log import say
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, escape_controls
 
 if TYPE_CHECKING:
     from mnist_exp.inference.predictor import Predictor
@@ -89,7 +89,8 @@ def write(predictions: Sequence[Prediction], config: PredictConfig, tell: Callab
         return
     text = {"csv": as_csv, "jsonl": as_json_lines, "kaggle": as_submission}[config.written_format](predictions)
     if config.output is None:
-        print(text, end="", flush=True)
+        # A program gets the names as they are, a terminal escaped.
+        print(escape_controls(text) if sys.stdout.isatty() else text, end="", flush=True)
         return
     file = Path(config.output).expanduser()
     try:

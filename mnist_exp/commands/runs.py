@@ -7,7 +7,8 @@ from pathlib import Path
 from mnist_exp.config.command_schemas import RunsConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.runs.directory import list_runs
+from mnist_exp.runs.directory import find_fault, list_runs
+from mnist_exp.text import printable
 
 
 def runs(request: Request, started: float) -> None:
@@ -19,6 +20,10 @@ def runs(request: Request, started: float) -> None:
     if not found:
         print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
         return
-    runs_table(found[: config.limit])
+    shown = found[: config.limit]
+    runs_table(shown)
+    for run in shown:
+        if fault := find_fault(run):
+            print(printable(fault))
     if config.limit is not None and len(found) > config.limit:
         print(f"{len(found) - config.limit} older runs: limit=null shows them.")

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from importlib.abc import MetaPathFinder
 from threading import get_ident
 
+from mnist_exp.errors import RequestError
 from mnist_exp.runs import signals
 
 _CHATTER = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:)")
@@ -29,9 +30,12 @@ def load() -> None:
 
     TensorFlow's C++ code logs to standard error before any setting can reach it: information and warnings are
     dropped, everything else is passed on. If `process_is_ours`, optional libraries are hidden from Keras during
-    its import only.
+    its import only. Raises `RequestError` if the environment asks for another backend of Keras.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if backend != "tensorflow":
+        raise RequestError(f"KERAS_BACKEND={backend}: mnist-exp trains with TensorFlow; unset KERAS_BACKEND")
+    os.environ["KERAS_BACKEND"] = backend  # else ~/.keras/keras.json decides
     # Failures raise exceptions; the log only adds remarks on drivers.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules and "keras" in sys.modules:

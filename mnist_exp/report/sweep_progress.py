@@ -22,6 +22,7 @@ from rich.text import Text
 from mnist_exp.errors import MnistExpError
 from mnist_exp.report.tables import percent
 from mnist_exp.runs.directory import RunSummary, read_history, summaries
+from mnist_exp.text import escape_controls, mask_credentials
 
 _SECONDS = 0.5  # between polls
 _CUT_SHORT = ("killed", "interrupted")  # such jobs can be resumed
@@ -71,7 +72,8 @@ class Watch:
             accuracy = percent(run.result.val_accuracy)
             left = _seconds_left(run, planned - epochs)
             bar = ProgressBar(total=max(planned, 1), completed=epochs, width=20)
-            table.add_row(run.path.name, f"epoch {epochs}/{planned}", bar, f"val {accuracy}", _duration(left))
+            name = Text(escape_controls(run.path.name, one_line=True))
+            table.add_row(name, f"epoch {epochs}/{planned}", bar, f"val {accuracy}", _duration(left))
         done = self._done + self._ended
         since = time.time() - self._begun
         left = since / self._ended * (self._jobs - done) if self._ended else None
@@ -87,7 +89,7 @@ def watched(directory: Path, jobs: int, done: int) -> Iterator[None]:
 
     def tell() -> None:
         for line in watch.look():
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(escape_controls(mask_credentials(line), one_line=True), markup=False, soft_wrap=True)
 
     def go_on() -> None:
         while not over.wait(_SECONDS):

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.runs.directory import RunSummary
+from mnist_exp.text import escape_controls
 
 _STYLES = {
     "finished": "green", "running": "cyan", "failed": "red", "killed": "red", "interrupted": "yellow",
@@ -56,8 +57,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
         # Never wrap the first column: users copy from it.
         table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # "[x]" is not markup
+        table.add_row(*map(_cell, row))
     console.print(table)
+
+
+def _cell(content: str | Text) -> Text:
+    """Return the content of a cell in one line: text from files is neither markup nor a terminal's commands."""
+    plain, style = (content.plain, content.style) if isinstance(content, Text) else (content, "")
+    return Text(escape_controls(plain, one_line=True), style=style)
 
 
 def percent(value: float | None) -> str:

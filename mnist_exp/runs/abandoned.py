@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.events import END_STATUS, EndEvent
@@ -26,7 +27,7 @@ def settle(path: Path) -> bool:
     with suppress(OSError, ValueError), _locked(path):
         result = read_result(path)  # None for a sweep
         died = result is not None and result.status == "running"
-        last = journal.read(path)[-1:] if (path / journal.FILE).is_file() else []
+        last = _last_event(path)
         # An end that only the journal records was cut short.
         unfinished = any(not isinstance(event, EndEvent) or (died and event.status != "KILLED") for event in last)
         if not (died or unfinished):
@@ -42,6 +43,13 @@ def settle(path: Path) -> bool:
             write_result(path, result)
         return True
     return False
+
+
+def _last_event(path: Path) -> list[dict[str, Any]]:
+    """Return the journal's last line in a list, which is empty for a journal that is missing, empty or damaged."""
+    with suppress(OSError, ValueError):
+        return journal.read(path)[-1:]
+    return []
 
 
 def mark_killed(paths: Sequence[Path]) -> None:

@@ -22,10 +22,12 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.abandoned import mark_killed
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.journal import FILE as JOURNAL
+from mnist_exp.runs.journal import read as read_journal
 from mnist_exp.runs.locks import LOCK as _LOCK
 from mnist_exp.runs.locks import is_locked, lock
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write_result
+from mnist_exp.text import display_path
 
 RUNS, SWEEPS = "runs", "sweeps"
 _HISTORY = "history.csv"
@@ -219,6 +221,22 @@ def summarize(path: Path) -> RunSummary | None:
     if status == "running" and _is_abandoned(path, result):
         status = "killed"
     return RunSummary(path, result, status)
+
+
+def find_fault(run: RunSummary) -> str | None:
+    """Return what is wrong with the files of a run that a verb could not read or complete; None if nothing is."""
+    if run.status == DAMAGED.status:
+        return f"{display_path(run.path / RESULT)}: damaged"
+    file = run.path / JOURNAL
+    if run.status != "killed" or not file.exists():
+        return None
+    try:
+        empty = not read_journal(run.path)
+    except OSError as error:
+        return f"{display_path(file)}: cannot be read: {error.strerror}"
+    except ValueError as error:
+        return str(error)
+    return f"{display_path(file)}: empty; MLflow does not get this run" if empty else None
 
 
 def _is_abandoned(path: Path, result: RunResult) -> bool:
