@@ -251,7 +251,7 @@ ALL = [(n, g, ratio) for n in range(3, 11) for g in range(2, 7) for ratio in (1.
 
 @pytest.mark.parametrize(
     ("seeds", "groups", "ratio"),
-    [*HARD, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL)],
+    [*HARD, *(pytest.param(*case, marks=(pytest.mark.slow, pytest.mark.soak)) for case in ALL)],
 )
 def test_verdicts_are_rarely_false_whatever_the_spreads(seeds: int, groups: int, ratio: float):
     """In 5 % of comparisons of normal values at most, and in 7 % of skewed ones, for spreads of any ratio."""

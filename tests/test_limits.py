@@ -62,6 +62,16 @@ def test_a_runs_config_over_a_limit_is_refused(cli: Cli, kind: str):
     assert f"outputs/runs/shared/config.yaml:{EXCESSES[kind][1] + 1}: " in done.err
 
 
+def test_an_interpolation_in_a_runs_config_is_refused(cli: Cli):
+    """It could put the user's environment into the store."""
+    run = Path("outputs/runs/shared")
+    run.mkdir(parents=True)
+    (run / "result.json").write_text('{"status": "finished", "started": 1, "data": {}}')
+    (run / "config.yaml").write_text("seed: 0\nname: ${oc.env:HOME}\n")
+    done = cli("check", "run=outputs/runs/shared", status=2)
+    assert "outputs/runs/shared/config.yaml:2: " in done.err
+
+
 def test_option_files_over_a_limit_are_refused_together(cli: Cli):
     """With their places; other files in the folder are none of ours."""
     folder = Path("mine/model")

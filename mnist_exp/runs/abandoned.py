@@ -10,10 +10,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from mnist_exp.runs import journal
-from mnist_exp.runs.events import END_STATUS, EndEvent
+from mnist_exp.runs.events import END_STATUS, EndEvent, Event
 from mnist_exp.runs.locks import lock
 from mnist_exp.runs.result import RESULT, read_result, write_result
 
@@ -45,7 +44,7 @@ def settle(path: Path) -> bool:
     return False
 
 
-def _last_event(path: Path) -> list[dict[str, Any]]:
+def _last_event(path: Path) -> list[Event]:
     """Return the journal's last line in a list, which is empty for a journal that is missing, empty or damaged."""
     with suppress(OSError, ValueError):
         return journal.read(path)[-1:]

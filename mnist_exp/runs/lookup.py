@@ -153,6 +153,9 @@ def read_config(run: Path) -> dict[str, Any]:
         text = read_text(file, MOST_BYTES)
         if excess := limit_exceeded(text):
             raise RequestError(f"{file}:{excess[0]}: {excess[1]}")
+        if "${" in text:  # it could reveal the environment; a saved config has none
+            line = text[: text.index("${")].count("\n") + 1
+            raise RequestError(f"{file}:{line}: an interpolation (${{…}}); the config of a run holds values only")
         values = yaml.safe_load(text)
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
