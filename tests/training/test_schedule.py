@@ -45,7 +45,7 @@ def test_what_falls_ends_at_its_final_fraction(kind: str, halfway: float):
     assert (np.diff(found) < 0).all()
     assert found[STEPS * EPOCHS // 2] == pytest.approx(BASE * halfway)
     more = rates(kind, "schedule.final_fraction=0.1", steps=STEPS * EPOCHS * 1000, epochs=1)
-    assert more[-1] == pytest.approx(BASE * 0.1, rel=2e-4)
+    assert more[-1] == pytest.approx(BASE * 0.1, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "one_cycle"])
@@ -73,7 +73,9 @@ def test_schedules_without_warmup_are_those_of_keras(kind: str, final: float):
         "exponential": keras.optimizers.schedules.ExponentialDecay(BASE, total, final),
     }[kind]
     expected = [float(of_keras(step)) for step in range(total)]
-    np.testing.assert_allclose(rates(kind, f"schedule.final_fraction={final}"), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        rates(kind, f"schedule.final_fraction={final}"), expected, rtol=1e-5, atol=1e-6 * BASE
+    )  # Keras computes in float32
 
 
 def test_a_run_of_one_step_learns():
