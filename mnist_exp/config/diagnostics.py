@@ -149,25 +149,34 @@ def _misnamed_folder(loader: ConfigLoader, group: str) -> str:
 def _suggest_key(config: DictConfig, key: str, parent: str, missing: str) -> str:
     """Suggest the key that was probably meant, or list the keys or entries that exist."""
     node = _at(config, parent)
-    if isinstance(node, list):
-        last = f"0 to {len(node) - 1}" if node else "nothing"
-        return f"; {parent} has the entries {last}"
     if parent and not isinstance(node, dict):
-        return f"; {parent} is {'null' if node is None else node} here"
+        return f"; {parent} {_describe_value(node)}"
     siblings = [str(name) for name in (node or {}) if parent or name != "hydra"]
     groups = [] if parent else [str(name) for name in config.hydra.runtime.choices if "/" not in str(name)]
     known = _all_keys(_plain(config))
     if near := nearest(missing, [*siblings, *groups], cutoff=0.65):
-        rest = key.removeprefix(f"{parent}.{missing}" if parent else missing)
-        whole = f"{parent}.{near}{rest}" if parent else f"{near}{rest}"
-        whole = whole if whole in known or not rest else nearest(whole, known) or near
-        return f" (did you mean '{whole}'?)"
+        return f" (did you mean '{_whole_key(key, parent, missing, near, known)}'?)"
     if elsewhere := _same_last_part(missing, known):
         return elsewhere
     if not parent:
         return ""
     name = f" ({node.get('name')})" if node.get("name") else ""
     return f"; {parent}{name} has {', '.join(siblings)}"
+
+
+def _describe_value(node: object) -> str:
+    """Describe a value that has no keys."""
+    if not isinstance(node, list):
+        return f"is {'null' if node is None else node} here"
+    return f"has the entries {f'0 to {len(node) - 1}' if node else 'nothing'}"
+
+
+def _whole_key(key: str, parent: str, missing: str, near: str, known: Sequence[str]) -> str:
+    """Return the key with its missing part replaced by a near one, or the existing key that is nearest to that."""
+    start = f"{parent}." if parent else ""
+    rest = key.removeprefix(f"{start}{missing}")
+    whole = f"{start}{near}{rest}"
+    return whole if whole in known or not rest else nearest(whole, known) or near
 
 
 def _explain_addition(config: DictConfig, parent: str, name: str, text: str) -> str:

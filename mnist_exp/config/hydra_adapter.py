@@ -66,6 +66,15 @@ def conf_folder() -> Path:
     return packaged if packaged.is_dir() else package.parent / "conf"
 
 
+def _put_over(config: DictConfig, saved: Mapping[str, Any]) -> None:
+    """Put saved values over those of a config. Keys added after they were saved keep their default values."""
+    OmegaConf.set_struct(config, False)
+    for key, value in saved.items():
+        known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
+        config[key] = {**known, **value} if known else value
+    OmegaConf.set_struct(config, True)
+
+
 class ConfigLoader:
     """Hydra's config loader for the built-in options and the user's own."""
 
@@ -96,13 +105,7 @@ class ConfigLoader:
         groups = [o for o in parsed if o.is_hydra_override() or self.is_group(o)]
         config = self.load(name, [o.input_line or "" for o in groups])
         chosen = {o.key_or_group for o in groups}
-        OmegaConf.set_struct(config, False)
-        for key, value in base.items():
-            if key not in chosen:
-                # Keys added after the run was saved get their default values.
-                known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
-                config[key] = {**known, **value} if known else value
-        OmegaConf.set_struct(config, True)
+        _put_over(config, {key: value for key, value in base.items() if key not in chosen})
         ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
         return config
 

@@ -39,32 +39,51 @@ class Places:
 
     def place(self, path: str) -> str:
         """Return where the value at a dotted path was set, as `file:line` or `command line`."""
+        if self._is_overridden(path):
+            return COMMAND_LINE
+        # In order of precedence: an earlier run, presets, the group's own file, the root config.
+        found = self._in_saved(path) or self._in_presets(path) or self._in_group(path) or self._in_root(path)
+        return found or COMMAND_LINE
+
+    def _is_overridden(self, path: str) -> bool:
+        """Return whether an override set the value at a path, a mapping around it, or a key in it."""
         for key in self._override_keys:
             # An override of one list entry is not the cause of a problem with the list as a whole.
             inside = key.startswith(f"{path}.") and not key[len(path) + 1].isdigit()
             if key not in self._choices and (f"{path}.".startswith(f"{key}.") or inside):
-                return COMMAND_LINE
-        group = path.split(".", 1)[0]
-        if self._saved and group not in self._override_keys:
-            saved_line = _line(self._saved, path, whole_path=True)
-            if saved_line:
-                return f"{short(self._saved)}:{saved_line}"
-        # In order of precedence: presets, the group's own file, the root config.
-        presets = [name for name in ("debug", "experiment") if self._choices.get(name) not in (None, "none")]
-        candidates = [(name, "") for name in presets]
-        if group in self._choices:
-            candidates.append((group, group))
-        for name, package in candidates:
-            inner = path.removeprefix(package).lstrip(".") if package else path
-            if package and (found := self._inherited(name, str(self._choices[name]), inner)):
-                return found
-            file = self._file(f"{name}/{self._choices[name]}.yaml")
-            line = file and _line(file, inner, whole_path=not package)
-            if file and (line or package):  # an empty file has no line
-                return f"{short(file)}:{line or 1}"
-        root = self._file(f"{self._verb}.yaml")
-        line = root and _line(root, path, whole_path=False)
-        return f"{short(root)}:{line}" if root and line else COMMAND_LINE
+                return True
+        return False
+
+    def _in_saved(self, path: str) -> str | None:
+        if not self._saved or path.split(".", 1)[0] in self._override_keys:
+            return None
+        line = _line(self._saved, path, whole_path=True)
+        return f"{short(self._saved)}:{line}" if line else None
+
+    def _in_presets(self, path: str) -> str | None:
+        for name in ("debug", "experiment"):
+            option = self._choices.get(name)
+            file = None if option in (None, "none") else self._file(f"{name}/{option}.yaml")
+            if file and (line := _line(file, path, whole_path=True)):
+                return f"{short(file)}:{line}"
+        return None
+
+    def _in_group(self, path: str) -> str | None:
+        """Return the place in the file of the group's chosen option, or in one of its defaults."""
+        group, _, inner = path.partition(".")
+        if group not in self._choices:
+            return None
+        option = str(self._choices[group])
+        if found := self._inherited(group, option, inner):
+            return found
+        file = self._file(f"{group}/{option}.yaml")
+        # An empty file has no line.
+        return f"{short(file)}:{_line(file, inner, whole_path=False) or 1}" if file else None
+
+    def _in_root(self, path: str) -> str | None:
+        file = self._file(f"{self._verb}.yaml")
+        line = file and _line(file, path, whole_path=False)
+        return f"{short(file)}:{line}" if file and line else None
 
     def _inherited(self, group: str, option: str, path: str) -> str | None:
         """Return where an option, or one of its defaults, sets the whole path; None if they do not."""
