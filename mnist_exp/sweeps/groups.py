@@ -161,7 +161,7 @@ def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[li
     names = [run.names.get(part, "") for run in runs]
     # An option's values are shown only if they differ between runs with the same option.
     within = [key for key in keys if len(told_by([key])) > len(set(names))]
-    parameters = [key for key in within if key != _DIGEST and not any(word.isdigit() for word in key.split("."))]
+    parameters = [key for key in within if key != _DIGEST and not _is_in_list(key)]
     chosen = next(
         (some for some in (parameters[:0], parameters) if len(told_by(some)) == len(told_by(keys))), within
     )
@@ -169,3 +169,8 @@ def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[li
     return named + [
         [f"{key}={run.settings[key]}" if key in run.settings else "" for run in runs] for key in chosen
     ]
+
+
+def _is_in_list(key: str) -> bool:
+    """Whether a key is of an entry of a list, such as an argument of a layer."""
+    return any(word.isdigit() for word in key.split("."))

@@ -21,11 +21,11 @@ class Outcome:
     overrides: tuple[str, ...]
     status: str
     reason: str
-    log: str
-    epochs: int | None
-    val: float | None
-    test: float | None
-    seconds: float | None
+    log: str = ""
+    epochs: int | None = None
+    val: float | None = None
+    test: float | None = None
+    seconds: float | None = None
     remark: str = ""
 
 

@@ -61,8 +61,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
     barren = 0  # consecutive rounds in which no job even started
-    jobs, to_do = (len({job.fingerprint for job in some}) for some in (plan.jobs, missing))
-    with watched(plan.directory, jobs, jobs - to_do):
+    with watched(plan.directory, _distinct(plan.jobs), _distinct(plan.jobs) - _distinct(missing)):
         while left := [job for job in missing if job not in ended]:
             # A job may have died because of another one: at the end, those that died run one by one.
             signals.check()
@@ -71,18 +70,20 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
             trouble = run_once(replace(plan, jobs=tuple(now)), request, grid, ended)
             after, results = _starts(plan), results_of(plan)
             begun = [job for job in now if job not in ended and after[job] > before[job]]
-            for job in begun:
-                result = results[job]
-                if result.status in ("killed", "interrupted"):
-                    deaths[job] += 1
-                    if deaths[job] < _DEATHS:
-                        continue
-                    result = replace(result, reason=f"its worker died, {_DEATHS} times ({trouble})")
-                ended[job] = result
+            died = [job for job in begun if results[job].status in ("killed", "interrupted")]
+            deaths.update(died)
+            ended |= {job: results[job] for job in begun if job not in died}
+            given_up = f"its worker died, {_DEATHS} times ({trouble})"
+            ended |= {job: replace(results[job], reason=given_up) for job in died if deaths[job] >= _DEATHS}
             barren = barren + 1 if trouble and not begun and not any(job in ended for job in now) else 0
             if barren == _DEATHS:
                 ended |= {job: outcome(job, None, trouble) for job in now}
     return ended
+
+
+def _distinct(jobs: Sequence[PlannedJob]) -> int:
+    """Return the number of jobs with different fingerprints."""
+    return len({job.fingerprint for job in jobs})
 
 
 def _starts(plan: Plan) -> dict[PlannedJob, int]:

@@ -101,15 +101,19 @@ def check_search(request: Request) -> Search:
     if stands_in_for:
         request = request.with_option("data", str(jobs[0][1].data.fallback))
     seed = config.seed if settings.seed is None else settings.seed
-    keys = [key.rsplit(".", 1)[-1].lstrip("+") for key in space.keys]
-    model = [] if "model" in keys else [config.model.name]
     trials = settings.trials or (len(space.grid()) if settings.sampler == "grid" else _TRIALS)
     return Search(
         request, config, replace(space, fixed=request.overrides), settings,
-        safe_name(settings.name or "-".join(["tune", *model, *keys])[:100]),
+        safe_name(settings.name or default_name(space, config.model.name)),
         trials, seed, max(config.training.epochs for config in configs), stands_in_for,
         define(config, space, settings, seed),
     )  # fmt: skip
+
+
+def default_name(space: Space, model: str) -> str:
+    """Return the name of a search without `tune.name`: its searched keys, after the model if that is not one."""
+    keys = [key.rsplit(".", 1)[-1].lstrip("+") for key in space.keys]
+    return "-".join(["tune", *([] if "model" in keys else [model]), *keys])[:100]
 
 
 def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
@@ -135,43 +139,39 @@ def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
 
 def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
     """Return why the sampler cannot search the space."""
-    problems = []
-
-    def report(code: Code, message: str, key: str) -> None:
-        problems.append(Problem(code, COMMAND_LINE, message, key))
-
     numeric = [dimension for dimension in space.dimensions if isinstance(dimension, Numbers)]
-    if settings.sampler == "cmaes" and len(numeric) < 2:
-        report(
-            "contradiction",
-            f"tune.sampler=cmaes: needs two keys with numbers (interval or range) at least, found "
-            f"{len(numeric)}; tune.sampler=tpe takes any",
-            "tune.sampler",
-        )
     if settings.sampler == "grid":
-        endless = [dimension for dimension in numeric if dimension.points is None or dimension.log]
-        for numbers in endless:
-            report(
+        return _grid_problems(space, numeric, settings.trials or 0)
+    if settings.sampler == "cmaes" and len(numeric) < 2:
+        message = (
+            f"tune.sampler=cmaes: needs two keys with numbers (interval or range) at least, found "
+            f"{len(numeric)}; tune.sampler=tpe takes any"
+        )
+        return [Problem("contradiction", COMMAND_LINE, message, "tune.sampler")]
+    return []
+
+
+def _grid_problems(space: Space, numeric: Sequence[Numbers], trials: int) -> list[Problem]:
+    """Return why a space is no grid, or has fewer points than the requested trials."""
+    if endless := [numbers for numbers in numeric if numbers.points is None or numbers.log]:
+        return [
+            Problem(
                 "contradiction",
+                COMMAND_LINE,
                 f"tune.sampler=grid: {numbers.key}={numbers.text} has no end of values; "
                 "a grid needs single ones (a,b,c or range(…))",
                 numbers.key,
             )
-        if not endless:
-            points = math.prod(len(dimension.points or ()) for dimension in space.dimensions)
-            if points > _MOST:
-                report(
-                    "out-of-range",
-                    f"tune.sampler=grid: {points:,} points; at most {_MOST:,} are a grid",
-                    "tune.sampler",
-                )
-            elif (settings.trials or 0) > points:
-                report(
-                    "out-of-range",
-                    f"tune.trials={settings.trials}: the grid has only {points} points",
-                    "tune.trials",
-                )
-    return problems
+            for numbers in endless
+        ]
+    points = math.prod(len(dimension.points or ()) for dimension in space.dimensions)
+    if points > _MOST:
+        message = f"tune.sampler=grid: {points:,} points; at most {_MOST:,} are a grid"
+        return [Problem("out-of-range", COMMAND_LINE, message, "tune.sampler")]
+    if trials > points:
+        message = f"tune.trials={trials}: the grid has only {points} points"
+        return [Problem("out-of-range", COMMAND_LINE, message, "tune.trials")]
+    return []
 
 
 def check_points(

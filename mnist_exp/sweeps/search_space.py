@@ -190,12 +190,17 @@ def _faults(sweep: Any) -> Iterator[str]:
     tags: set[str] = getattr(sweep, "tags", set())
     for tag in sorted(tags - {LOG}):
         yield f"tag {tag}: no such tag{did_you_mean(tag, [LOG])}; a log scale is tag({LOG}, interval(low, high))"
-    if not isinstance(sweep, IntervalSweep):
-        if LOG in tags:
-            yield f"a log scale is for an interval: tag({LOG}, interval(low, high))"
-        if isinstance(sweep, RangeSweep) and not any(True for _ in sweep.range()):
-            yield "no value is in this range"
+    if isinstance(sweep, IntervalSweep):
+        yield from _interval_faults(sweep, LOG in tags)
         return
+    if LOG in tags:
+        yield f"a log scale is for an interval: tag({LOG}, interval(low, high))"
+    if isinstance(sweep, RangeSweep) and not any(True for _ in sweep.range()):
+        yield "no value is in this range"
+
+
+def _interval_faults(sweep: IntervalSweep, log: bool) -> Iterator[str]:
+    """Yield a message for each fault of the ends of an interval, which is sampled on a log scale if `log`."""
     assert sweep.start is not None
     assert sweep.end is not None
     low, high = sweep.start, sweep.end
@@ -205,5 +210,5 @@ def _faults(sweep: Any) -> Iterator[str]:
         yield f"the wrong way round: it must be interval({high:g},{low:g})"
     elif low == high:
         yield f"both ends are {low:g}: give it as a single value"
-    if LOG in tags and low <= 0:
+    if log and low <= 0:
         yield f"a log scale must begin above 0, found {low:g}"

@@ -53,12 +53,17 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
             "failed",
             str(error) if isinstance(error, MnistExpError) else f"{type(error).__name__}: {error}",
         )
-    value, seconds = None, 0.0
-    if (ended := summarize(path)) is not None and ended.status != DAMAGED.status:
-        result = ended.result
-        value = (result.best or {}).get(search.metric)
-        seconds = (result.ended or time.time()) - result.started
+    value, seconds = figures(path, search.metric)
     claim.end(state, value if state == "finished" else None, seconds, reason)
+
+
+def figures(run: Path, metric: str) -> tuple[float | None, float]:
+    """Return a trial's value of a metric at its best epoch, and how long it took; None and 0 without a run."""
+    summary = summarize(run)
+    if summary is None or summary.status == DAMAGED.status:
+        return None, 0.0
+    result = summary.result
+    return (result.best or {}).get(metric), (result.ended or time.time()) - result.started
 
 
 def trial_name(number: int) -> str:

@@ -179,18 +179,19 @@ def find_jobs(directory: Path) -> dict[str, RunSummary]:
 
 def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome:
     """Return the outcome of a job, given its run (if any) and the error message (empty if there was no error)."""
-    result = run.result if run is not None else None
-    log = run.path / LOG if run is not None else None
+    if run is None:
+        return Outcome(planned.name, planned.request.overrides, "failed", reason)
+    result, log = run.result, run.path / LOG
     return Outcome(
         name=planned.name,
         overrides=planned.request.overrides,
-        status="failed" if reason or run is None else run.status,
-        reason=reason or (result.reason if result else ""),
-        log=str(display_path(log)) if log is not None and log.is_file() else "",
-        epochs=result.epochs if result else None,
-        val=result.val_accuracy if result else None,
-        test=result.test_accuracy if result else None,
-        seconds=result.training_seconds if result else None,
+        status="failed" if reason else run.status,
+        reason=reason or result.reason,
+        log=str(display_path(log)) if log.is_file() else "",
+        epochs=result.epochs,
+        val=result.val_accuracy,
+        test=result.test_accuracy,
+        seconds=result.training_seconds,
     )
 
 
