@@ -26,17 +26,12 @@ def settle(path: Path) -> bool:
     with suppress(OSError, ValueError), _locked(path):
         result = read_result(path)  # None for a sweep
         died = result is not None and result.status == "running"
-        last = _last_event(path)
-        # An end that only the journal records was cut short.
-        unfinished = any(not isinstance(event, EndEvent) or (died and event.status != "KILLED") for event in last)
+        unfinished = _lacks_end(path, died)
         if not (died or unfinished):
             return False
         last_sign = (path / (journal.FILE if unfinished else RESULT)).stat().st_mtime
         if unfinished:
-            status = "killed" if died or result is None else result.status
-            lines = journal.Journal(path)
-            lines.write(EndEvent(status=END_STATUS.get(status, "FAILED"), time=int(last_sign * 1000)))
-            lines.close()
+            _write_end(path, "killed" if died or result is None else result.status, last_sign)
         if died and result is not None:
             result.status, result.ended = "killed", last_sign
             write_result(path, result)
@@ -44,11 +39,22 @@ def settle(path: Path) -> bool:
     return False
 
 
-def _last_event(path: Path) -> list[Event]:
-    """Return the journal's last line in a list, which is empty for a journal that is missing, empty or damaged."""
+def _lacks_end(path: Path, died: bool) -> bool:
+    """Whether a journal that can be read does not end with the end of its run."""
+    events: list[Event] = []
     with suppress(OSError, ValueError):
-        return journal.read(path)[-1:]
-    return []
+        events = journal.read(path)
+    if not events:
+        return False
+    last = events[-1]
+    # An end that only the journal records was cut short.
+    return not isinstance(last, EndEvent) or (died and last.status != "KILLED")
+
+
+def _write_end(path: Path, status: str, at: float) -> None:
+    lines = journal.Journal(path)
+    lines.write(EndEvent(status=END_STATUS.get(status, "FAILED"), time=int(at * 1000)))
+    lines.close()
 
 
 def mark_killed(paths: Sequence[Path]) -> None:

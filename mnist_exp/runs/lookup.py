@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
 from pathlib import Path
@@ -61,23 +61,13 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
     path = Path(wanted).expanduser()
     if path.is_dir():
-        for summary in look_at([path]):
-            if summary.status == "damaged":
-                raise RequestError(f"{path / 'result.json'}: damaged")
-            return summary
-        raise RequestError(f"{wanted}: not a run's directory: it has no result.json")
+        return _run_in(path, wanted)
     runs = list_runs(outputs)
-    if wanted in ("latest", "best"):
-        meant = is_finished if wanted == "best" else latest
-        found = [run for run in runs if meant(run)]
-        if not found:
-            kind = "finished run" if meant is is_finished else "interrupted run"
-            raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
-        return found[0] if wanted == "latest" else _best(found)
-    matches = [run for run in runs if wanted == run.result.mlflow_run_id]
-    matches = matches or [run for run in runs if wanted in (run.name, run.path.name)]
-    matches = matches or [run for run in runs if _is_called(run.name, wanted)]
-    matches = matches or [run for run in runs if run.name.startswith(wanted)]
+    if wanted == "latest":
+        return _those(latest, runs, wanted, outputs)[0]
+    if wanted == "best":
+        return _best(_those(is_finished, runs, wanted, outputs))
+    matches = _matches(wanted, runs)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -89,6 +79,37 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         )
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
     raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
+
+
+def _run_in(path: Path, wanted: str) -> RunSummary:
+    """Return the run of a directory. Raises `RequestError` if it has none, or a damaged one."""
+    for summary in look_at([path]):
+        if summary.status == "damaged":
+            raise RequestError(f"{path / 'result.json'}: damaged")
+        return summary
+    raise RequestError(f"{wanted}: not a run's directory: it has no result.json")
+
+
+def _those(
+    meant: Callable[[RunSummary], bool], runs: Sequence[RunSummary], wanted: str, outputs: Path
+) -> list[RunSummary]:
+    """Return the runs that `latest` or `best` chooses from. Raises `RequestError` if there are none."""
+    found = [run for run in runs if meant(run)]
+    if not found:
+        kind = "finished run" if meant is is_finished else "interrupted run"
+        raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
+    return found
+
+
+def _matches(wanted: str, runs: Sequence[RunSummary]) -> list[RunSummary]:
+    """Return the runs that a text names, in the first of these ways that any run is named in."""
+    ways: tuple[Callable[[RunSummary], bool], ...] = (
+        lambda run: wanted == run.result.mlflow_run_id,
+        lambda run: wanted in (run.name, run.path.name),
+        lambda run: _is_called(run.name, wanted),
+        lambda run: run.name.startswith(wanted),
+    )
+    return next((matches for way in ways if (matches := [run for run in runs if way(run)])), [])
 
 
 def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
@@ -104,19 +125,27 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
-        found = look_at([path]) or look_at(sorted(path.iterdir()))
+        found = _runs_in(path)
         if not found:
             raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs")
         return found
     if set("*?[") & set(wanted):
-        paths = [Path(match) for match in sorted(glob(str(path)))]
-        found = [
-            run for match in paths if match.is_dir() for run in look_at([match]) or look_at([*match.iterdir()])
-        ]
+        folders = [Path(match) for match in sorted(glob(str(path))) if Path(match).is_dir()]
+        found = [run for folder in folders for run in _runs_in(folder)]
         found = found or [run for run in list_runs(outputs) if _fits(run, wanted)]
         if not found:
             raise RequestError(f"{wanted}: matches no run in {outputs}")
         return found
+    return _runs_called(wanted, outputs)
+
+
+def _runs_in(folder: Path) -> list[RunSummary]:
+    """Return the run of a directory, or else the runs in the folder, in the order of their names."""
+    return look_at([folder]) or look_at(sorted(folder.iterdir()))
+
+
+def _runs_called(wanted: str, outputs: Path) -> list[RunSummary]:
+    """Return the run of this name, or the jobs of the sweep of this name. Raises `RequestError`."""
     sweeps = [folder for folder in sorted((outputs / SWEEPS).glob("*")) if _is_called(folder.name, wanted)]
     if not sweeps:
         try:
