@@ -183,9 +183,10 @@ def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
 
 def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float64]:
     """Return the weight of each unit in each pixel, shape (units, pixels)."""
-    seen = [None if axis is None else axis.seen(unit, inside=False) for unit in range(units)]
+    ordered = axis if axis is not None and not axis.is_uneven else None
+    seen = [ordered.seen(unit, inside=False) if ordered else None for unit in range(units)]
     spans = [span for span in seen if span is not None]
-    if len(spans) < units:  # every receptive field is the whole image
+    if len(spans) < units:  # every receptive field is the whole image, or they are in no order
         spans = [(unit * pixels // units, (unit + 1) * pixels // units - 1) for unit in range(units)]
     middles = [spans[0][0] - 1, *np.mean(spans, axis=1), spans[-1][1] + 1]
     return np.stack([np.interp(np.arange(pixels), middles, [0, *one, 0]) for one in np.eye(units)])

@@ -1,7 +1,9 @@
 """Receptive fields: the rows and columns of the image that a unit of a layer depends on.
 
 Each axis of a layer's output maps an index to the indices of the previous axis that it reads. Following these maps
-back to the image is exact for strides, dilation, padding, transposed convolutions and merges alike.
+back to the image is exact for strides, dilation, padding, transposed convolutions and merges alike. A few fields
+are only bounded (`Axis.is_bound`): those of upsampling by cubic and Lanczos kernels and, after concatenation along
+an axis of the image, those along the other axis, which differ between the branches.
 Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
 """
 
@@ -9,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,7 +20,8 @@ import keras
 from mnist_exp.keras_spec.traits import traits
 from mnist_exp.model.keras_graph import input_tensors
 
-Reads = Callable[[int], range]
+Reads = Callable[[int], Sequence[int]]
+"""Maps an index to the indices that it reads on an earlier axis, which may lie outside of that axis."""
 Seen = tuple[int, int] | None
 
 _REPEATS = 60  # a multiple of all numbers up to 6
@@ -28,12 +32,25 @@ class Axis:
     """An axis of a layer's output: the rows or the columns of an image, or the steps of a sequence."""
 
     length: int
-    before: tuple[Axis, ...] = ()
-    reads: Reads = range  # not called for an axis of the image itself
-    """Maps an index to the indices that it reads on the axes before, which may lie outside of these."""
+    before: tuple[tuple[Axis, Reads], ...] = ()
+    """The earlier axes that this one reads, and how; empty for an axis of the image itself."""
     of: int = 0
     """The axis of the image: 0 for its rows, 1 for its columns."""
+    enlarges: bool = False
+    """Whether units may depend on fewer pixels than `before` says."""
+    joins: bool = False
+    """Whether `before` lie behind each other on this axis, rather than on top of each other."""
     _seen: dict[tuple[int, bool], Seen] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `seen` may return more than what a unit depends on, though never less."""
+        return self.enlarges or any(axis.is_bound for axis, _ in self.before)
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the distances and sizes of the fields vary along the axis, beyond a short pattern."""
+        return self.joins or any(axis.is_uneven for axis, _ in self.before)
 
     def seen(self, index: int, *, inside: bool = True) -> Seen:
         """Return the first and last row (or column) of the image in an index's receptive field.
@@ -52,8 +69,8 @@ class Axis:
             # All indices that are read, not only the outermost: with dilation, an inner one may reach further.
             spans = [
                 span
-                for axis in self.before
-                for i in self.reads(index)
+                for axis, reads in self.before
+                for i in reads(index)
                 if (not inside or 0 <= i < axis.length) and (span := axis.seen(i, inside=inside))
             ]
             self._seen[key] = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
@@ -71,6 +88,8 @@ class Field:
     size: int | None
     stride: float
     start: int
+    is_bound: bool = False
+    """Whether `size` is only known not to be larger."""
 
 
 Axes = dict[int, Axis]
@@ -101,12 +120,14 @@ def fields(axes: Axes) -> tuple[Field, Field]:
     found = [Field(None, 0, 0), Field(None, 0, 0)]
     for axis in axes.values():
         # After upsampling, the fields of neighbours may differ in size, in a pattern that repeats.
-        spans = [span for unit in range(_REPEATS) if (span := axis.seen(unit, inside=False))]
+        units = range(axis.length if axis.is_uneven else _REPEATS)
+        spans = [span for unit in units if (span := axis.seen(unit, inside=False))]
         last = axis.seen(_REPEATS, inside=False)
         assert spans
         assert last
         size = max(high - low + 1 for low, high in spans)
-        found[axis.of] = Field(size, (last[0] - spans[0][0]) / _REPEATS, spans[0][0])
+        stride = spans[1 % len(spans)][0] - spans[0][0] if axis.is_uneven else (last[0] - spans[0][0]) / _REPEATS
+        found[axis.of] = Field(size, stride, spans[0][0], axis.is_bound or axis.is_uneven)
     return found[0], found[1]
 
 
@@ -139,7 +160,8 @@ def _after(layer: keras.Layer, inputs: Sequence[Axes], tensors: Sequence[Any]) -
             axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
             return _without(before, {axis % rank for axis in axes})
         case "inputs":
-            return _union(inputs) if getattr(layer, "axis", -1) in (-1, rank - 1) else {}
+            joined = getattr(layer, "axis", -1) % rank
+            return _union(inputs) if joined == rank - 1 else _joined(inputs, tensors, joined)
         case "permuted":
             return {new: before[old] for new, old in enumerate(layer.dims, start=1) if old in before}
         case "reshaped":
@@ -165,17 +187,41 @@ def _along(before: Axes, shape: Sequence[int], reads: Callable[[int, int], Reads
         reads: Takes the number of a spatial axis, from 0, and its length in the input.
     """
     return {
-        number: Axis(shape[number], (axis,), reads(number - 1, axis.length), axis.of)
+        number: Axis(shape[number], ((axis, reads(number - 1, axis.length)),), axis.of)
         for number, axis in before.items()
         if number < len(shape) - 1
     }
 
 
 def _scaled(layer: keras.Layer, before: Axes, shape: Sequence[int]) -> Axes:
-    if getattr(layer, "interpolation", "nearest") != "nearest":
-        return {}
+    """Return the axes of upsampling, which is exact for `nearest` and `bilinear`."""
     sizes = _pair(layer.size)
-    return _along(before, shape, lambda number, _: lambda i: _only(i // sizes[number]))
+    reach = _REACH.get(getattr(layer, "interpolation", "nearest"))
+
+    def reads(number: int, length: int) -> Reads:
+        if reach == 0:
+            return lambda i: _only(i // sizes[number])
+        return lambda i: _kernel(i, sizes[number], reach, length)
+
+    axes = _along(before, shape, reads)
+    return {number: replace(axis, enlarges=reach not in (0, 1)) for number, axis in axes.items()}
+
+
+_REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos3": 3, "lanczos5": 5}
+"""How many pixels on either side an interpolation reads."""
+
+
+def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
+    """Return the indices within `reach` of an index's centre on an axis that is enlarged by `size`.
+
+    For an unknown reach, these are all.
+    """
+    if reach is None:
+        return range(length)
+    twice = (
+        2 * index + 1 - size
+    )  # the centre is at this, divided by 2 × size; a pixel at the reach itself has no weight
+    return range((twice - 2 * size * reach) // (2 * size) + 1, -((-twice - 2 * size * reach) // (2 * size)))
 
 
 def _shifted(amounts: Sequence[Any], sign: int, before: Axes, shape: Sequence[int]) -> Axes:
@@ -193,7 +239,11 @@ def _window(layer: keras.Layer, number: int, length: int, outputs: int) -> Reads
     if traits(layer).reads == "transposed window":
         # Backwards: an output reads every input at which a convolution with these strides would read it.
         padding = max((length - 1) * stride + span - outputs, 0) // 2 if layer.padding == "same" else 0
-        return lambda i: range(math.ceil((i + padding - span + 1) / stride), (i + padding) // stride + 1)
+        return lambda i: [
+            j
+            for j in range(math.ceil((i + padding - span + 1) / stride), (i + padding) // stride + 1)
+            if (i + padding - j * stride) % dilation == 0
+        ]
     if layer.padding == "same":
         padding = max((outputs - 1) * stride + span - length, 0) // 2
     else:
@@ -217,9 +267,36 @@ def _union(inputs: Sequence[Axes]) -> Axes:
         axes = tuple(each[number] for each in inputs)
         if len({axis.of for axis in axes}) == 1:
             merged[number] = axes[0] if len(set(map(id, axes))) == 1 else Axis(
-                axes[0].length, axes, _only, axes[0].of
+                axes[0].length, tuple((axis, _only) for axis in axes), axes[0].of
             )  # fmt: skip
     return merged
+
+
+def _joined(inputs: Sequence[Axes], tensors: Sequence[Any], number: int) -> Axes:
+    """Return the axes of tensors that are concatenated along an axis of the image.
+
+    A unit depends on one of the tensors. Along the axis, it is known on which; along the others, the fields of all
+    tensors are its bound.
+    """
+    merged = {n: replace(axis, enlarges=True) for n, axis in _union(inputs).items() if n != number}
+    axes = [each.get(number) for each in inputs]
+    known = [axis for axis in axes if axis is not None]
+    if len(known) < len(axes) or len({axis.of for axis in known}) > 1:
+        return merged
+    lengths = [int(tensor.shape[number]) for tensor in tensors]
+    before, start = [], 0
+    for place, (axis, length) in enumerate(zip(known, lengths, strict=True)):
+        # The first and the last tensor continue beyond the borders.
+        first = -math.inf if place == 0 else start
+        end = math.inf if place == len(known) - 1 else start + length
+        before.append((axis, partial(_part, start=start, first=first, end=end)))
+        start += length
+    merged[number] = Axis(start, tuple(before), known[0].of, joins=True)
+    return dict(sorted(merged.items()))
+
+
+def _part(index: int, start: int, first: float, end: float) -> range:
+    return _only(index - start) if first <= index < end else range(0)
 
 
 def _reshaped(before: Axes, old: Sequence[int], new: Sequence[int]) -> Axes:

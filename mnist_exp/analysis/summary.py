@@ -89,7 +89,8 @@ def _einsum_multiply_adds(equation: str, inputs: tuple[int, ...], kernel: tuple[
 
 RIGHT = ("parameters", "multiply-adds", "share", "memory")
 FOOTNOTE = (
-    "Multiply-adds are those of one image; `sees`, `stride` and `from` are pixels of the image (rows×columns); "
+    "Multiply-adds are those of one image; `sees`, `stride` and `from` are pixels of the image (rows×columns), "
+    "`≤` marks a bound; "
     "memory is that of a batch of {batch_size}, in float32."
 )
 HEADS = ("layer", "type", "output", "parameters", "multiply-adds", "share", "sees", "stride", "from", "memory")
@@ -143,7 +144,7 @@ def _both(rows: str, columns: str) -> str:
 
 
 def _size(axis: Field) -> str:
-    return "all" if axis.size is None else str(axis.size)
+    return "all" if axis.size is None else f"{'≤' * axis.is_bound}{axis.size}"
 
 
 def _stride(axis: Field) -> str:

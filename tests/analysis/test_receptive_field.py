@@ -7,8 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mnist_exp.analysis.receptive_field import Field, fields, receptive_axes
+from mnist_exp.analysis.summary import as_markdown
 from mnist_exp.keras_spec.layer_specs import parse_layers
 from mnist_exp.model.graph import apply_layers
 
@@ -58,7 +60,8 @@ def one(rng: np.random.Generator) -> Any:
     if kind == "Cropping2D":
         return {"type": kind, "cropping": [[0, 1], [1, 0]]}
     if kind == "UpSampling2D":
-        return {"type": kind, "size": [int(n) for n in rng.integers(1, 4, 2)]}
+        mode = str(rng.choice(["nearest", "bilinear"]))
+        return {"type": kind, "size": [int(n) for n in rng.integers(1, 4, 2)], "interpolation": mode}
     return str(kind)
 
 
@@ -98,19 +101,94 @@ def test_fields_are_what_probing_finds():
         if model is None or min(model.output_shape[1:3]) < 3:
             continue
         tried += 1
-        found = probed(model).reshape(HEIGHT, WIDTH, *model.output_shape[1:3])
-        axes = receptive_axes(model)[model.layers[-1].name]
-        for number, axis in axes.items():
-            others = tuple(n for n in range(4) if n not in (axis.of, number + 1))  # found: rows, columns, units
-            sees = found.any(axis=others)  # (pixels along the axis, units along the axis)
-            for unit in range(axis.length):
-                pixels = np.flatnonzero(sees[:, unit])
-                seen = axis.seen(unit)
-                expected = (int(pixels[0]), int(pixels[-1])) if len(pixels) else None
-                assert seen == expected, (layers, number, unit)
+        assert difference(model) == "", layers
+
+
+def difference(model: keras.Model) -> str:
+    """Compare the fields of a model's last layer, unit by unit, with what probing finds; empty if they are right."""
+    sees = probed(model).reshape(HEIGHT, WIDTH, *model.output_shape[1:3])
+    axes = receptive_axes(model)[model.layers[-1].name]
+    for number, axis in axes.items():
+        by_unit = sees.any(axis=tuple(n for n in range(4) if n not in (axis.of, number + 1)))
+        for unit in range(axis.length):
+            pixels = np.flatnonzero(by_unit[:, unit])
+            seen, expected = axis.seen(unit), (int(pixels[0]), int(pixels[-1])) if len(pixels) else None
+            if axis.is_bound and seen and (expected is None or seen[0] <= expected[0] <= expected[1] <= seen[1]):
+                continue
+            if seen != expected:
+                return f"axis {number}, unit {unit}: {seen}, not {expected}"
+    return ""
 
 
 CONV = {"type": "Conv2D", "filters": 2}
+SAME = {**CONV, "kernel_size": 3, "padding": "same"}
+WIDE = {**CONV, "kernel_size": 7, "padding": "same"}
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(
+    ("kernel", "strides", "dilation"), [(3, 1, 3), (4, 1, 2), (2, 1, 5), (3, 2, 1), (1, 2, 1)]
+)
+def test_transposed_convolutions_see_what_probing_finds(kernel: int, strides: int, dilation: int, padding: str):
+    """With dilation and gaps, also next to the border.
+
+    TensorFlow computes a dilated transposed convolution on GPUs only. It reads what the convolution with the same
+    arguments, which runs everywhere, writes.
+    """
+    layer = {"type": "Conv2DTranspose", "filters": 2, "kernel_size": kernel, "strides": strides}
+    model = build([{**layer, "dilation_rate": dilation, "padding": padding}])
+    assert model is not None
+    rows = model.output_shape[1]
+    lit = tf.reshape(tf.eye(rows), (rows, rows, 1, 1)) * tf.ones((1, 1, rows, 1))  # an image per row, which is lit
+    passed = tf.nn.conv2d(lit, tf.ones((kernel, kernel, 1, 1)), strides, padding.upper(), dilations=dilation)
+    reads = (
+        passed.numpy()[:, :, passed.shape[2] // 2, 0] > 0
+    )  # (output rows, input rows) of the transposed convolution
+    assert reads.shape[1] == HEIGHT
+    axis = receptive_axes(model)[model.layers[-1].name][1]
+    for unit in range(rows):
+        pixels = np.flatnonzero(reads[unit])
+        assert axis.seen(unit) == ((int(pixels[0]), int(pixels[-1])) if len(pixels) else None), unit
+
+
+@pytest.mark.parametrize("size", [[2, 2], [3, 2], [4, 1]])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos3"])
+def test_upsampling_sees_what_probing_finds(size: list[int], interpolation: str):
+    """Or no more than the reported bound."""
+    model = build(
+        [
+            {**CONV, "kernel_size": 3, "strides": 2},
+            {"type": "UpSampling2D", "size": size, "interpolation": interpolation},
+        ]
+    )
+    assert model is not None
+    assert difference(model) == ""
+    axes = receptive_axes(model)[model.layers[-1].name]
+    assert {axis.is_bound for axis in axes.values()} == {interpolation not in ("nearest", "bilinear")}
+    assert len(axes) == 2
+
+
+@pytest.mark.parametrize("axis", [1, 2, -2, -3])
+def test_concatenated_images_see_what_probing_finds(axis: int):
+    """A unit sees what the branch that it comes from sees; across the branches, a bound is reported."""
+    parallel = {"type": "Parallel", "branches": [[SAME], [WIDE]], "merge": {"type": "Concatenate", "axis": axis}}
+    model = build([parallel, "Identity"])
+    assert model is not None
+    assert difference(model) == ""
+    axes = receptive_axes(model)[model.layers[-1].name]
+    along = axis % 4
+    assert {number: each.is_bound for number, each in axes.items()} == {along: False, 3 - along: True}
+    cell = fields(axes)[2 - along]
+    assert (cell.size, cell.is_bound) == (7, True)
+
+
+def test_a_bound_is_marked_in_the_card():
+    """`≤7` is not `7`."""
+    parallel = {"type": "Parallel", "branches": [[SAME], [WIDE]], "merge": {"type": "Concatenate", "axis": 1}}
+    model = build([parallel, "Flatten", {"type": "Dense", "units": 10}, "Softmax"])
+    assert model is not None
+    [row] = [line for line in as_markdown(model, 1).splitlines() if "| Concatenate |" in line]
+    assert "≤7" in row
 
 
 @pytest.mark.parametrize(
