@@ -122,7 +122,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     """Score the best trial's saved model on the test set, unless that was done. Returns the metrics, if any."""
     from mnist_exp.data.load import prepare
     from mnist_exp.inference.scoring import load
-    from mnist_exp.tracking.recorder import TestRecording
+    from mnist_exp.tracking.recorder import ReopenedRecording
 
     path = directory / trial_name(best.number)
     summary = summarize(path)
@@ -136,7 +136,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
         return None
     request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
     config = compose_checked(request, TrainConfig)[0]
-    with RunDirectory.open(path) as run, TestRecording(run) as record:
+    with RunDirectory.open(path) as run, ReopenedRecording(run) as record:
         scores = score_test(load(path / "model.keras"), data.test, config, Stopwatch(time.perf_counter()))
         record.test(scores.metrics)
         draw_test(record, data.test, data.class_names, scores)

@@ -1,7 +1,7 @@
 """Record runs: in their directories, which are the truth, and in journals, which mirror them to the tracker.
 
 A `RunRecord` records what happens in a run. Two context managers provide one: `RunRecording` from a run's start to
-its end, and `TestRecording` for a finished trial that is scored on the test set.
+its end, and `ReopenedRecording` for a finished trial that is scored on the test set.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ def _resumed_event(result: RunResult) -> ResumedEvent:
     )
 
 
-class TestRecording:
+class ReopenedRecording:
     """Reopens the record of a finished trial to add the test metrics that the search withheld.
 
     A context manager that provides the `RunRecord`.

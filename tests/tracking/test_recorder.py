@@ -1,0 +1,227 @@
+"""The records of runs, sweeps and searches: what they write into directories and journals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.journals import of_type, write_run, write_sweep_run
+
+from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.errors import Killed, Pruned, RequestError
+from mnist_exp.runs.directory import RunDirectory
+from mnist_exp.runs.events import ArtifactEvent, EndEvent, ResumedEvent, RunEvent
+from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.result import DataRecord, ResumptionRecord, read_result
+from mnist_exp.tracking.recorder import ReopenedRecording, RunRecording, add_artifacts
+from mnist_exp.tracking.study_record import StudyRecord
+from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
+
+UNTRACKED = TrackingConfig.model_construct(enabled=False, experiment="e", uri=None, wait_seconds=1)
+CONFIG = {"seed": 0, "model": {"name": "linear"}, "tracking": {"enabled": False}, "outputs": "outputs"}
+ROWS = [
+    {"epoch": 1, "train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5, "seconds": 0.25},
+    {"epoch": 2, "train/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.25, "seconds": 0.5},
+]
+FOREIGN = b'{"kind": "confetti", "time": 1}\n'
+
+
+def known() -> dict[str, Any]:
+    data = DataRecord(name="digits", sha256="d" * 64, origin="here", shape=[8, 8, 1], images={"train": 9})
+    return {"fingerprint": "f", "data": data, "overrides": ["seed=0"]}
+
+
+def record_run(directory: RunDirectory, **more: Any) -> RunRecording:
+    return RunRecording(directory, CONFIG, known(), UNTRACKED, **more)
+
+
+def record_study(directory: Path) -> StudyRecord:
+    (directory / ".claims").mkdir(exist_ok=True)  # as the study does
+    return StudyRecord(directory, ["tune.trials=3"], UNTRACKED)
+
+
+def kinds(folder: Path) -> list[str]:
+    return [event.kind for event in read(folder)]
+
+
+def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
+    """Each epoch is in history, result and journal; the journal has no setting of trackers and folders."""
+    with RunDirectory.create(tmp_path, "run") as directory:
+        with record_run(directory) as record:
+            record.epoch(ROWS[:1], 1)
+            record.epoch(ROWS, 1)
+            record.best(ROWS[0])
+            record.test({"accuracy": 0.75})
+            record.artifact("history.csv")
+            record.seconds({"total": 3.0})
+        path = directory.path
+    written = [event.model_dump(exclude={"time", "key", "tags"}) for event in read(path)]
+    assert written == [
+        {"kind": "run", "name": "run", "experiment": "e", "enabled": False, "uri": None, "parent": None},
+        {"kind": "params", "values": {"seed": "0", "model.name": "linear"}},
+        {"kind": "dataset", "name": "digits", "sha256": "d" * 64, "source": "here", "shape": [8, 8, 1],
+         "images": {"train": 9}},
+        {"kind": "metrics", "step": 1, "values": {"train/loss": 2.0, "val/loss": 1.0, "val/accuracy": 0.5,
+                                                  "time/epoch": 0.25}},
+        {"kind": "metrics", "step": 2, "values": {"train/loss": 1.0, "val/loss": 2.0, "val/accuracy": 0.25,
+                                                  "time/epoch": 0.5}},
+        {"kind": "metrics", "step": 1, "values": {"best/epoch": 1, "best/val/loss": 1.0, "best/val/accuracy": 0.5}},
+        {"kind": "metrics", "step": 1, "values": {"test/accuracy": 0.75}},
+        {"kind": "artifact", "file": "history.csv", "folder": None},
+        {"kind": "metrics", "step": 2, "values": {"time/total": 3.0}},
+        {"kind": "end", "status": "FINISHED"},
+    ]  # fmt: skip
+    result = read_result(path)
+    assert result is not None
+    assert (result.status, result.epochs, result.test) == ("finished", 2, {"accuracy": 0.75})
+    assert result.best == {"epoch": 1, "val/loss": 1.0, "val/accuracy": 0.5}
+    assert len((path / "history.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "ends"),
+    [
+        (KeyboardInterrupt(), "interrupted", ["KILLED"]),
+        (Killed(15), "killed", ["KILLED"]),
+        (Pruned("behind"), "pruned", ["KILLED"]),
+        (ValueError("no"), "failed", ["FAILED"]),
+    ],
+    ids=lambda value: str(getattr(value, "args", value)),
+)
+def test_how_a_run_ends_is_recorded(tmp_path: Path, error: BaseException, status: str, ends: list[str]):
+    """By the exception that ends the block; a pruned run has a tag."""
+    with RunDirectory.create(tmp_path, "run") as directory:
+        with pytest.raises(type(error)), record_run(directory):
+            raise error
+        path = directory.path
+    assert [event.status for event in of_type(EndEvent, read(path))] == ends
+    assert ("tags" in kinds(path)) == (status == "pruned")
+    result = read_result(path)
+    assert result is not None
+    assert result.status == status
+
+
+def test_a_resumed_run_continues_its_journal(tmp_path: Path):
+    """After its end: the resumption, and only what is new."""
+    with RunDirectory.create(tmp_path, "run") as directory:
+        with record_run(directory) as record:
+            record.epoch(ROWS[:1], 1)
+        before = kinds(directory.path)
+        earlier = read_result(directory.path)
+        assert earlier is not None
+        entry = ResumptionRecord(at=5.0, epochs=1, steps=2, overrides=[], exact=True)
+        earlier = earlier.model_copy(update={"resumed": [entry], "exact": False})
+        with record_run(directory, earlier=earlier) as record:
+            record.catch_up(ROWS[:1], 1)
+            record.epoch(ROWS, 1)
+        path = directory.path
+    assert kinds(path) == [*before, "resumed", "metrics", "end"]
+    [resumed] = of_type(ResumedEvent, read(path))
+    assert resumed.model_dump(exclude={"kind", "time"}) == {
+        "status": "RUNNING", "fingerprint": "f", "at": 5.0, "epochs": 1, "steps": 2, "overrides": [], "exact": False,
+    }  # fmt: skip
+
+
+def test_a_trial_gets_its_test_metrics_later(tmp_path: Path):
+    """After its end, which keeps its time; if the scoring fails, only the files that were drawn are there."""
+    run = write_run(tmp_path / "trial", enabled=False)
+    result = {
+        "status": "finished", "started": 1, "ended": 2.5, "data": {}, "withholds_test": True,
+        "best": {"epoch": 3}, "epochs": 3,
+    }  # fmt: skip
+    (run / "result.json").write_text(json.dumps(result))
+    before = read(run)
+    with RunDirectory.open(run) as directory:
+        with pytest.raises(ValueError, match="no"), ReopenedRecording(directory):
+            raise ValueError("no")
+        assert read(run) == before
+        with ReopenedRecording(directory) as record:
+            record.test({"accuracy": 0.5})
+            record.artifact("plots/confusion_matrix.png", "plots")
+    added = [event.model_dump(exclude_unset=True) for event in read(run)[len(before) :]]
+    assert [event.get("values") for event in added] == [{"test/accuracy": 0.5}, None, None]
+    assert added[-1] == {"time": 2500, "status": "FINISHED"} | {"kind": "end"}
+    scored = json.loads((run / "result.json").read_text())
+    assert (scored["test"], scored["withholds_test"]) == ({"accuracy": 0.5}, False)
+
+
+def test_artifacts_are_added_before_the_end(tmp_path: Path):
+    """The last `end` is written again with its time and the keys of a later version; an open run gets no end."""
+    ended, open_run = write_run(tmp_path / "a", enabled=False), write_run(tmp_path / "b", enabled=False, end=False)
+    end = b'{"kind": "end", "time": 12, "status": "FAILED", "reason": "x"}\n'
+    with (ended / "journal.jsonl").open("ab") as file:
+        file.write(end)
+    for run in (ended, open_run):
+        before = (run / "journal.jsonl").read_bytes()
+        with RunDirectory.open(run) as directory:
+            add_artifacts(directory, ["plots/visualize/x.png"], wait_seconds=1)
+        added = (run / "journal.jsonl").read_bytes().removeprefix(before).splitlines(keepends=True)
+        assert json.loads(added[0]) | {"time": 0} == {
+            "kind": "artifact", "time": 0, "file": "plots/visualize/x.png", "folder": "plots/visualize",
+        }  # fmt: skip
+        assert added[1:] == ([end] if run == ended else [])
+
+
+def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
+    """Begun once; resumed each time after that; the table is known again while the record is finished."""
+    for _ in range(2):
+        with SweepRecord(tmp_path, ["seed=0,1"], UNTRACKED) as record:
+            record.leaderboard("a,b\n", "| a | b |", 0.5)
+    body = ["artifact", "note", "metrics", "end"]
+    assert kinds(tmp_path) == ["run", *body, "resumed", *body]
+    [run] = of_type(RunEvent, read(tmp_path))
+    assert (run.tags["overrides"], run.tags["directory"]) == ("seed=0,1", str(tmp_path))
+    assert has_leaderboard(tmp_path, "a,b\n")
+    assert not has_leaderboard(tmp_path, "a,b,c\n")
+    with pytest.raises(KeyboardInterrupt), SweepRecord(tmp_path, [], UNTRACKED):
+        raise KeyboardInterrupt
+    assert not has_leaderboard(tmp_path, "a,b\n")
+
+
+def test_a_search_is_recorded_by_the_process_that_has_the_lock(tmp_path: Path):
+    """Another one learns its key, and writes nothing while it is open."""
+    with (
+        record_study(tmp_path) as first,
+        record_study(tmp_path) as second,
+    ):
+        assert first.take()
+        assert not second.take()
+        assert first.key == second.key
+        first.artifact("trials.csv")
+        first.note("| trial |")
+        first.metrics({"best/val/loss": 0.5}, step=3)
+    assert kinds(tmp_path) == ["run", "artifact", "note", "metrics", "end"]
+    with record_study(tmp_path) as third:
+        assert third.take()
+    assert kinds(tmp_path)[5:] == ["resumed", "end"]
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_foreign_line_is_a_request_error(tmp_path: Path):
+    """Of a sweep, a search, or a trial that is to be scored; pictures that are added later are only warned of."""
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    write_sweep_run(sweep, None).close()
+    run = write_run(sweep / "trial", enabled=False)
+    for folder in (sweep, run):
+        with (folder / "journal.jsonl").open("ab") as file:
+            file.write(FOREIGN)
+    with pytest.raises(RequestError, match="journal.jsonl:2: unknown event"):
+        SweepRecord(sweep, [], UNTRACKED)
+    with pytest.raises(RequestError, match="journal.jsonl:2: unknown event"):
+        record_study(sweep)
+    with RunDirectory.open(run) as directory:
+        with pytest.raises(RequestError, match="journal.jsonl:13: unknown event"):
+            ReopenedRecording(directory)
+        with pytest.raises(ValueError, match="journal.jsonl:13: unknown event"):
+            add_artifacts(directory, ["x.png"], 1)
+
+
+def test_a_search_needs_the_event_that_names_it(tmp_path: Path):
+    """Its key tells the trials of one search from those of another."""
+    journal = Journal(tmp_path)
+    journal.write(ArtifactEvent(file="x"))
+    with pytest.raises(RequestError, match="journal.jsonl:1: damaged: it does not begin with a run"):
+        record_study(tmp_path)
