@@ -424,5 +424,9 @@ def test_a_damaged_journal_is_told_before_anything_changes(cli: Cli):
     said = cli("resume", "run=f1", "training.epochs=3", status=2).err
     assert "journal.jsonl:4: damaged" in said
     assert (run / "result.json").read_bytes() == before
+    journal.write_text("".join([*lines, '{"kind": "confetti", "time": 1}\n']), encoding="utf-8")
+    said = cli("resume", "run=f1", "training.epochs=3", status=2).err
+    assert f"journal.jsonl:{len(lines) + 1}: unknown event" in said
+    assert (run / "result.json").read_bytes() == before
     journal.unlink()
     assert cli("resume", "run=f1", "training.epochs=3").result["epochs"] == 3

@@ -138,6 +138,13 @@ def test_keys_of_later_versions_are_kept():
     assert format_event(parse_event(line)) == line + b"\n"
 
 
+def test_a_sweep_resumes_without_epochs():
+    """The short form of `resumed` says nothing of progress and exactness, so that no tags are made of it."""
+    event = parse_event(b'{"kind": "resumed", "time": 1, "status": "RUNNING"}')
+    assert isinstance(event, ResumedEvent)
+    assert (event.epochs, event.exact, event.fingerprint) == (None, None, None)
+
+
 def test_a_number_that_is_not_one_stays():
     """A diverged training's loss is written as Python's JSON does."""
     line = b'{"kind": "metrics", "time": 1, "step": 1, "values": {"train/loss": NaN}}'
