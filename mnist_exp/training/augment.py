@@ -46,7 +46,6 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
                 images = warp(images, transforms, displacements(config, shape, count, seed, step), config)
             else:
                 images = resample(images, transforms, config)
-            images = tf.ensure_shape(images, [None, *shape])  # the op loses the static shape, which layers need
         for index, layer in enumerate(layers):
             seed_layer(layer, seed, index, step)
             images = change(layer, images)
@@ -133,6 +132,7 @@ def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
         interpolation="BILINEAR",
         fill_mode=config.fill_mode.upper(),
     )
+    resampled = tf.ensure_shape(resampled, [None, *images.shape[1:]])  # the operation loses the static shape
     if config.fill_mode != "constant":
         return resampled
     x, y = tf.range(width, dtype=tf.float32)[None, None, :], tf.range(height, dtype=tf.float32)[None, :, None]
