@@ -41,9 +41,14 @@ def try_augmentation(layer: keras.Layer, shape: tuple[int, ...]) -> None:
 
 
 def change(layer: keras.Layer, images: Any) -> Any:
-    """Apply a layer to images (batch, height, width, channels) with values from 0 to 255."""
+    """Apply a layer to images (batch, height, width, channels) with values from 0 to 255, and return such images.
+
+    Noise is clipped: Keras' `GaussianNoise` is made for features and does not clip, but every other layer that
+    `aug.layers` accepts does, and no file has a pixel below black or above white. In `model.layers`, where it adds
+    noise to features, it is Keras' own.
+    """
     if isinstance(layer, keras.layers.GaussianNoise):  # its `stddev` is for values from 0 to 1
-        return layer(images / 255, training=True) * 255
+        return keras.ops.clip(layer(images / 255, training=True) * 255, 0, 255)
     return layer(images, training=True)
 
 

@@ -279,6 +279,18 @@ def test_keras_layers_draw_from_seed_and_step(kind: str):
         assert len({row.tobytes() for row in first}) > 1
 
 
+@pytest.mark.parametrize("kind", sorted(AUGMENTATIONS))
+def test_layers_leave_pixels_between_black_and_white(kind: str):
+    """Strong noise is clipped, as every other layer's result is: a pixel of a file is nothing else."""
+    arguments = {**LAYERS[kind], **({"stddev": 1.0} if kind == "GaussianNoise" else {})}
+    augment = make_augment(aug(layers=({"type": kind, **arguments},)), (12, 14, 3), 0)
+    assert augment is not None
+    images = np.random.default_rng(0).choice(np.array([0, 5, 128, 250, 255], np.float32), (16, 12, 14, 3))
+    changed = augment(tf.constant(images), tf.constant(0, tf.int64)).numpy()
+    assert changed.min() >= 0
+    assert changed.max() <= 255
+
+
 def test_layers_come_after_the_affine_transform_and_can_be_left_out():
     """A null entry is none; noise is in shares of the range of values."""
     images = tf.fill((4, 20, 20, 1), 100.0)
