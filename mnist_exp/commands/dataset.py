@@ -11,7 +11,7 @@ from mnist_exp.config.command_schemas import DatasetConfig
 from mnist_exp.config.overrides import Request, key_of, quoted
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.runs.log import say
+from mnist_exp.runs.log import say, warn
 
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
@@ -60,6 +60,7 @@ def _verify(config: DatasetConfig, started: float) -> None:
     import numpy as np
 
     from mnist_exp.data.dataset import digest
+    from mnist_exp.data.load import missing_classes
     from mnist_exp.report.tables import print_table
 
     source = _found(config)
@@ -72,6 +73,8 @@ def _verify(config: DatasetConfig, started: float) -> None:
         for label, name in enumerate(source.class_names)
     ]
     print_table(["label", "class", *source.parts], rows, right=("label", *source.parts))
+    if missing := missing_classes(source.train, source.class_names):
+        warn(missing)
     say(f"SHA-256 {digest([source.train, source.test])} of pixels and labels")
 
 

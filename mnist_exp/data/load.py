@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from mnist_exp.data.dataset import Dataset, Labels, Part, Source, digest, number
 from mnist_exp.data.sources import given_paths, locate
 from mnist_exp.data.splits import Indices, stratified, stratified_order
 from mnist_exp.errors import RequestError
+
+_MOST_NAMES = 12  # in a message
 
 
 def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
@@ -74,14 +77,48 @@ def prepare(source: Source, data: DataConfig) -> Dataset:
     """Split off the validation part and apply `data.limit`. Raises `RequestError` if either part is empty."""
     kept, held_out = split(source.train.labels, data)
     if not len(kept) or (data.val_fraction and not len(held_out)):
-        raise RequestError(
-            f"data.limit={data.limit} leaves {len(kept)} training and {len(held_out)} validation images; "
-            "both need at least one"
+        place = f"data.val_fraction={data.val_fraction}" if data.limit is None else f"data.limit={data.limit}"
+        message = (
+            f"{place} leaves {len(kept)} training and {len(held_out)} validation images; both need at least one"
         )
+        least = _smallest(source.train.labels, data, lambda train, val: len(train) > 0 and len(val) > 0)
+        raise RequestError(message + (f"; data.limit={least} is the smallest that works" if least else ""))
     val = source.train.take(held_out) if len(held_out) else None
     used = limited(source, data)
     sha256 = digest([used.train, used.test])
     return Dataset(source.train.take(kept), val, used.test, source.origin, source.class_names, sha256)
+
+
+def smallest_limit(labels: Labels, data: DataConfig) -> int | None:
+    """Return the smallest `data.limit` that leaves every class a training image, and an image to validate on.
+
+    Returns None if some class has no training image even without a limit.
+    """
+    classes = len(np.unique(labels))
+    return _smallest(
+        labels,
+        data,
+        lambda train, val: len(np.unique(labels[train])) == classes and (len(val) > 0 or not data.val_fraction),
+    )
+
+
+def _smallest(labels: Labels, data: DataConfig, works: Callable[[Indices, Indices], bool]) -> int | None:
+    """Return the smallest limit whose parts work, if those of all larger ones work too; None if there is none."""
+
+    def is_enough(limit: int) -> bool:
+        return works(*split(labels, data.model_copy(update={"limit": limit})))
+
+    least = bisect_left(range(1, len(labels) + 1), True, key=is_enough) + 1
+    return least if least <= len(labels) else None
+
+
+def missing_classes(train: Part, names: Sequence[str]) -> str:
+    """Return a sentence on the declared classes that have no training image; empty if all have one."""
+    missing = [name for label, name in enumerate(names) if not (train.labels == label).any()]
+    if not missing:
+        return ""
+    listed = ", ".join(missing[:_MOST_NAMES]) + ", …" * (len(missing) > _MOST_NAMES)
+    return f"{'class' if len(missing) == 1 else 'classes'} {listed} without a training image"
 
 
 def _idx(data: DataConfig, tell: Callable[[str], None]) -> Source:
@@ -152,8 +189,7 @@ def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    most = 12
-    return f"[{', '.join(names[:most])}{', …' if len(names) > most else ''}]"
+    return f"[{', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''}]"
 
 
 def _verify(part: Part, data: DataConfig, name: str, labels: str) -> None:

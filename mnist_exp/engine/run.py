@@ -343,6 +343,7 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {display_path(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
+    report_missing_classes(job, data)
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
     if origin is not None:
         taken = ", ".join(origin.taken)
@@ -359,6 +360,18 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     record.artifact("architecture.md")
     record.artifact("config.yaml")
     record.note(card)
+
+
+def report_missing_classes(job: Job, data: Dataset) -> None:
+    """Warn of declared classes without a training image, which the model cannot learn."""
+    from mnist_exp.data.load import missing_classes, smallest_limit
+
+    missing = missing_classes(data.train, data.class_names)
+    if missing:
+        limit = job.config.data.limit
+        least = smallest_limit(job.source.train.labels, job.config.data) if limit is not None else None
+        advice = f"; data.limit={least} is the smallest with every class" if least and least > (limit or 0) else ""
+        warn(f"{missing}: the model cannot learn what is missing{advice}")
 
 
 def report_seen(origin: WarmStartRecord, validation_images: int) -> None:

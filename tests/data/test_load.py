@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from support.cli import Cli
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Part, Source, numbered
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.load import find, prepare, smallest_limit, split
 from mnist_exp.data.splits import stratified
 from mnist_exp.errors import RequestError
 
@@ -126,8 +130,49 @@ def test_the_split_without_a_limit_is_known():
 def test_a_limit_that_leaves_nothing_is_told():
     """There must be something to train on and to validate on."""
     part = Part(np.zeros((4, 28, 28, 1), np.uint8), np.arange(4, dtype=np.int64))
-    with pytest.raises(RequestError, match="leaves 2 training and 0 validation images"):
-        prepare(Source(part, None, "here", numbered(10)), data_config("data=digits", "data.limit=2"))
+    with pytest.raises(RequestError, match="leaves 4 training and 0 validation images"):
+        prepare(Source(part, None, "here", numbered(10)), data_config("data=digits"))
+    source = numbered_images(UNEVEN)
+    for limit in (1, 5):
+        with pytest.raises(RequestError, match="data.limit=6 is the smallest that works"):
+            prepare(source, data_config("data=digits", f"data.limit={limit}"))
+    assert prepare(source, data_config("data=digits", "data.limit=6")).val is not None
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
+def test_the_smallest_limit_with_every_class_is_found(fraction: float):
+    """One image fewer leaves a class without a training image, or nothing to validate on."""
+    config = data_config("data=digits", f"data.val_fraction={fraction}")
+    least = smallest_limit(UNEVEN, config)
+
+    def is_complete(limit: int) -> bool:
+        train, val = split(UNEVEN, config.model_copy(update={"limit": limit}))
+        return set(UNEVEN[train]) == set(range(4)) and (len(val) > 0 or not fraction)
+
+    assert is_complete(least)
+    assert not any(map(is_complete, range(1, least)))
+
+
+def test_a_class_without_training_images_is_reported(cli: Cli, use: Callable[[str], None]):
+    """Whether `data.limit` or the data is the reason; the limit that is named is enough."""
+    done = cli("data.limit=10", small=True)
+    warning = next(line for line in done.out.splitlines() if "without a training image" in line)
+    assert (digits := re.search(r"class(?:es)? (\d)", warning)) is not None
+    assert int(digits[1]) in range(10)
+    assert (least := re.search(r"data\.limit=(\d+) is the smallest", warning)) is not None
+    use("digits")
+    config = data_config("data=digits")
+    labels = find(config, print).train.labels
+    assert set(labels[split(labels, config.model_copy(update={"limit": int(least[1])}))[0]]) == set(range(10))
+    folders = [Path(f"few/{part}/{name}") for part in ("train", "test") for name in ("a", "b", "c")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for number in range(20):
+        for folder in folders[:2]:
+            Image.new("L", (28, 28), number).save(folder / f"{number}.png")
+    words = ["data=folder", "data.dir=few", "data.shape=[28,28,1]", "data.classes=3", "data.files.test=null"]
+    verified = cli("dataset", "verify", *words, "data.class_names=[a,b,c]").out
+    assert "warning: class c without a training image" in verified
 
 
 def test_a_source_without_test_part_has_none():
