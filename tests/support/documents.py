@@ -18,7 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ _MASKS = (
     (r" after \d+ of its steps", ""),  # depends on the moment of the interruption
     (r"(?<![\w.])(?:sqlite:///)?/[\w./~-]*\w", "<path>"),
     (r"\b[0-9a-f]{16,}\b", "<hash>"),
-    (r"\b\d[\d.,]* (?:s|min|h|days?)\b", "<time>"),
+    (r"\b\d[\d.,]* (?:s|min|h|d)\b", "<time>"),
     (r"\b(?:float32|bfloat16)\b", "<precision>"),
     (r"\b\d+ threads?\b", "<threads>"),
     (r"\b\d{8}-\d{6}\b", "#"),
@@ -195,25 +195,28 @@ def run(command: Command, folder: Path) -> Done:
         preexec_fn=hears_ctrl_c,
     )
     assert process.stdout is not None
-    printed = ""
-    interrupted = False
-    deadline = time.monotonic() + 400 * PATIENCE
+    hung = threading.Timer(400 * PATIENCE, process.kill)
+    hung.start()
+    printed, interrupted = "", False
     for line in process.stdout:
         printed += line
-        assert time.monotonic() < deadline, printed
-        epochs = len(re.findall(r"(?m)^epoch ", command.shown.partition("^C")[0]))
-        reached = (
-            "http://127.0.0.1:" in line
-            if is_ui
-            else "^C" in command.shown
-            and line.count("epoch ")
-            and (len(re.findall(r"(?m)^epoch ", printed)) >= epochs)
-        )
+        reached = "http://127.0.0.1:" in line if is_ui else _is_at_interruption(command, printed)
         if reached and not interrupted:
             interrupted = True
             process.send_signal(signal.SIGINT)
-    status = process.wait(timeout=60 * PATIENCE)
+    status = process.wait()
+    hung.cancel()
     return Done(command, status, printed)
+
+
+def _is_at_interruption(command: Command, printed: str) -> bool:
+    """Whether as many epochs have ended as are shown before `^C`."""
+    before, key, _ = command.shown.partition("^C")
+    return bool(key) and _epochs(printed) >= _epochs(before)
+
+
+def _epochs(text: str) -> int:
+    return len(re.findall(r"(?m)^ *epoch +\d+/", text))
 
 
 def mask(text: str) -> list[str]:
