@@ -55,6 +55,7 @@ def test_a_training_does_not_reveal_the_stores_credentials(
     refuse_secrets(trained)
 
     collector.requests.clear()
+    assert "***" in cli("sync", f"tracking.uri=http://***@{collector.host}", status=2).err
     again = cli("sync", status=1)
     assert "the credentials of" in again.out
     resumed = cli("resume", f"run={trained.run}", "training.epochs=2", status=2)
@@ -97,6 +98,8 @@ def test_a_sweep_does_not_reveal_the_stores_credentials(cli: Cli, collector: Col
     """Not in the sweep's own files either."""
     done = cli("-m", *TRAIN, "seed=0,1", f"tracking.uri={with_secret(collector)}", status=None)
     assert collector.requests
+    stores = [read(file.parent)[0]["uri"] for file in Path("outputs/sweeps").rglob("journal.jsonl")]
+    assert stores == 3 * [f"http://***@{collector.host}"]
     refuse_secrets(done)
 
 

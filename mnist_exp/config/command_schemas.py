@@ -39,6 +39,13 @@ class StoreConfig(Frozen):
     uri: str | None
     _a_store = field_validator("uri")(a_store)
 
+    @field_validator("uri")
+    @classmethod
+    def _with_credentials(cls, value: str | None) -> str | None:
+        if value is not None and "://***@" in value:
+            raise ValueError("must have the user name and password that *** stands for")
+        return value
+
 
 class SyncConfig(Frozen):
     """Config of `mnist-exp sync`: the runs to deliver, and the store."""

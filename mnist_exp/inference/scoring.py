@@ -16,7 +16,7 @@ from mnist_exp.config.schema import TrainingConfig
 from mnist_exp.data.dataset import Images, Part, Shape
 from mnist_exp.errors import RequestError
 from mnist_exp.model.compile_args import make_loss, make_metrics
-from mnist_exp.model.saving import refuse_oversized
+from mnist_exp.runs.archives import refuse_oversized
 from mnist_exp.training.device import halves_batches
 
 Probabilities = npt.NDArray[np.float32]

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 
 import keras
 import numpy as np
 import yaml
 
-from mnist_exp.runs.archives import refuse_bombs
 from mnist_exp.runs.atomic import replace_file, write_text
-
-_MOST_JSON = 16 * 2**20  # bytes of a model's config: a thousand layers take 1 MB
 
 
 def save_model(model: keras.Model, folder: Path) -> None:
@@ -52,18 +48,6 @@ def save_hdf5(model: keras.Model, folder: Path) -> None:
     """
     with replace_file(folder / "model.h5") as path:
         model.save(path, include_optimizer=model.optimizer is not None and hdf5_takes(model.optimizer))
-
-
-def refuse_oversized(file: Path) -> None:
-    """Raise `ValueError` if a `.keras` file would unpack to implausibly many bytes. Other files are accepted."""
-    if not zipfile.is_zipfile(file):
-        return
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-    refuse_bombs(members)
-    for member in members:
-        if member.filename.endswith(".json") and member.file_size > _MOST_JSON:
-            raise ValueError(f"{member.filename} has {member.file_size:,} bytes; at most {_MOST_JSON:,} are read")
 
 
 def hdf5_takes(optimizer: keras.Optimizer) -> bool:

@@ -9,7 +9,7 @@ import keras
 
 from mnist_exp.errors import RequestError
 from mnist_exp.model.preprocessing import is_preprocessing
-from mnist_exp.model.saving import refuse_oversized
+from mnist_exp.runs.archives import refuse_oversized
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from mnist_exp.runs.log import LOG, quiet, say
 from mnist_exp.runs.lookup import is_finished
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.sweeps.leaderboard import Outcome
-from mnist_exp.text import display_path, mask_credentials, without_credentials
+from mnist_exp.text import display_path, mask_credentials
 
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
@@ -78,9 +78,9 @@ class Plan:
 
 
 def _without_credentials(job: PlannedJob) -> PlannedJob:
-    """Return a job whose config and overrides hold no credentials of the store."""
+    """Return a job with the credentials of the store masked in its config and overrides."""
     tracking = job.config.tracking
-    uri = None if tracking.uri is None else without_credentials(tracking.uri)
+    uri = None if tracking.uri is None else mask_credentials(tracking.uri)
     config = job.config.model_copy(update={"tracking": tracking.model_copy(update={"uri": uri})})
     overrides = tuple(map(mask_credentials, job.request.overrides))
     return replace(job, config=config, request=replace(job.request, overrides=overrides))

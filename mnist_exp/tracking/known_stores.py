@@ -75,7 +75,7 @@ def permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
     """
     variables = (os.environ.get(name) for name in (GIVEN, "MLFLOW_TRACKING_URI"))
     for mine in (*given, *filter(None, variables)):
-        if identity(mine) == identity(uri):
+        if identity(mine) == identity(uri) and "://***@" not in mine:
             return mine
     if uri == own:
         return uri
