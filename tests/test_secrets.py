@@ -16,7 +16,7 @@ from mnist_exp.tracking.known_stores import state_file
 
 USER, PASSWORD = "planted-name", "planted-word"
 SECRETS = (USER, PASSWORD)
-TRAIN = ("model=linear", "data=digits", "data.limit=300", "training.epochs=1", "tracking.wait_seconds=10")
+TRAIN = ("model=linear", "data=digits", "data.limit=300", "training.epochs=1", "tracking.wait_seconds=120")
 
 
 @pytest.fixture
