@@ -108,7 +108,7 @@ def test_a_damaged_result_does_not_hide_the_runs(cli: Cli):
     for number, text in enumerate(['{"status": 3, "started": "x"}', "null", "[]", '{"status"']):
         Path(f"outputs/runs/bad{number}").mkdir(parents=True)
         Path(f"outputs/runs/bad{number}/result.json").write_text(text)
-    assert cli("runs").out.count("damaged") == 4
+    assert cli("runs").out.count("damaged") == 8  # as a status, and with the file
     assert "result.json: damaged" in cli("from=outputs/runs/bad1", status=2).err
 
 

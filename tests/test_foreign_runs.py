@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -15,7 +16,8 @@ from support.cli import Cli
 from support.collector import Collector
 from support.journals import write_run
 
-from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.events import ArtifactEvent, EndEvent, RunEvent
+from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remembered, state_file
 
@@ -37,11 +39,16 @@ def write_artifacts(folder: Path, *files: str, uri: str | None = None) -> None:
     """Give a run a journal that sends these files."""
     (folder / "journal.jsonl").unlink()
     lines = Journal(folder)
-    lines.write("run", name="x", key="x", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None)
+    lines.write(RunEvent(name="x", key="x", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None))
     for file in files:
-        lines.write("artifact", file=file, folder=None)
-    lines.write("end", status="FINISHED")
+        lines.write(ArtifactEvent(file=file))
+    lines.write(EndEvent(status="FINISHED"))
     lines.close()
+
+
+def raw_lines(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's journal, as JSON."""
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ def test_a_model_outside_the_run_is_not_sent(cli: Cli):
 def test_a_folder_outside_the_runs_artifacts_is_refused(cli: Cli):
     """The store's files stay where the store puts them."""
     write_run(RUN)
-    lines = [line for line in read(RUN) if line["kind"] in ("run", "end")]
+    lines = [line for line in raw_lines(RUN) if line["kind"] in ("run", "end")]
     lines.insert(1, {"kind": "artifact", "time": 1, "file": "config.yaml", "folder": "../../../.."})
     (RUN / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "is not inside the run's artifacts" in cli("sync", status=1).out
@@ -168,7 +175,7 @@ def interrupted(cli: Cli, uri: str) -> Path:
     config = yaml.safe_load((path / "config.yaml").read_text())
     config["tracking"] |= {"enabled": True, "uri": uri}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = read(path)
+    lines = raw_lines(path)
     lines[0] |= {"enabled": True, "uri": uri}
     (path / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

@@ -72,10 +72,10 @@ def test_escapes_keep_what_people_write():
     [
         ("", "journal.jsonl: empty"),
         ("\0\0\n", "journal.jsonl:1: damaged"),
-        ("5\n", "journal.jsonl:1: damaged"),
-        ("[]\n", "journal.jsonl:1: damaged"),
-        ('{"time": 1}\n', "journal.jsonl:1: damaged"),
-        ('{"kind": 5}\n', "journal.jsonl:1: damaged"),
+        ("5\n", "journal.jsonl:1: not an event"),
+        ("[]\n", "journal.jsonl:1: not an event"),
+        ('{"time": 1}\n', "journal.jsonl:1: unknown event"),
+        ('{"kind": 5}\n', "journal.jsonl:1: not an event"),
     ],
 )
 def test_a_dead_run_with_a_damaged_journal_is_listed_with_its_fault(cli: Cli, content: str, fault: str):

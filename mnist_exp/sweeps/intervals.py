@@ -20,7 +20,7 @@ UNEQUAL, EXTREME = 1.5, 10.0
 """Ratios of two groups' spreads: above the first, verdicts need `STRICT`; above the second, there are none.
 
 In simulations of 3 to 10 seeds and 2 to 6 groups, these limits keep false verdicts below 5 % for normal values and
-below 7 % for exponentially distributed ones, whatever the groups' spreads (docs/comparison.md)."""
+below 7 % for exponentially distributed ones, whatever the groups' spreads (docs/comparing.md)."""
 SIGN_FLIP_SEEDS = 6
 """The smallest number of seeds for which the sign-flip test can find a difference at `ALPHA`: 2 / 2⁶ = 0.031."""
 # Metrics are float32: values are equal if they differ by less than this, relative to the largest.

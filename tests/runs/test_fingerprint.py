@@ -89,7 +89,7 @@ def test_wording_is_not_part_of_the_code_digest(old: str, new: str, counts: bool
 
 
 # Loaded by building and training, and not in the digest, because its result is in the fingerprint itself.
-COMPOSING = ("mnist_exp.cli", "mnist_exp.config.")
+COMPOSING = ("mnist_exp.cli", "mnist_exp.config.", "mnist_exp.text")
 
 BUILD_AND_TRAIN = """
 import sys
