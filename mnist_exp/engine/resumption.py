@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Keys and groups that may change at a resumption: they do not affect the steps already done.
 MAY_DIFFER = (
-    "outputs", "tracking.enabled", "tracking.wait_seconds", "budget",
+    "outputs", "tracking.wait_seconds", "budget",
     "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
     "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",
 )  # fmt: skip
@@ -144,6 +144,8 @@ def over_saved(
 def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
     """Raise `RequestError` for overrides that would make it another run."""
     here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
+    if not config.tracking.enabled:
+        here["tracking.enabled"] = there["tracking.enabled"]  # a run can be resumed without its tracker
     store = config.tracking.uri
     if store is None or identity(store) == identity(same.tracking.uri or ""):
         here["tracking.uri"] = there["tracking.uri"]  # none, or the same with other credentials

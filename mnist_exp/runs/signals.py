@@ -24,6 +24,11 @@ def received() -> BaseException | None:
     return _exception(_raised[-1]) if _raised else None
 
 
+def forget() -> None:
+    """Forget the signals so far: they were handled."""
+    _raised.clear()
+
+
 def check() -> None:
     """Raise the last signal again if its exception was lost."""
     if (error := received()) is not None:
@@ -72,7 +77,7 @@ def held() -> Iterator[Pending]:
 
 def start() -> None:
     """Let Ctrl-C raise `KeyboardInterrupt`, unless it is ignored. Forgets the signals of earlier command lines."""
-    _raised.clear()
+    forget()
     if _in_main_thread() and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, _raise)
 

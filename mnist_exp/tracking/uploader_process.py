@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from mnist_exp.errors import Killed
+from mnist_exp.runs import signals
 from mnist_exp.runs.journal import FILE
 from mnist_exp.runs.log import say, warn
 from mnist_exp.tracking.delivery import Delivery
@@ -52,6 +53,7 @@ class Sender:
             self._process.kill()
             self._process.wait()
             timed_out = isinstance(error, subprocess.TimeoutExpired)
+            signals.forget()  # a signal ends the wait, not the run
             said = f"no answer within {wait_seconds:g} s" if timed_out else "a signal ended the wait"
         self._log.seek(0)
         for line in self._log:

@@ -155,6 +155,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     journal = Journal(folder)
     journal.write(RunEvent(name="x", key="k", experiment="mnist-exp", tags={}, enabled=True, uri=uri))
     journal.write(MetricsEvent(step=1, values={"val/loss": 0.5}))
+    remember(uri)
     sender = subprocess.run(
         [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * PATIENCE, check=False,
