@@ -132,6 +132,7 @@ def environment(folder: Path) -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "XDG_CACHE_HOME": str(folder / ".cache"),
+        "XDG_STATE_HOME": str(folder / ".state"),
         "KERAS_HOME": str(folder / ".keras"),
         "MPLCONFIGDIR": str(Path.home() / ".cache" / "matplotlib"),  # fonts take seconds to index
         "PYTHONUNBUFFERED": "1",
