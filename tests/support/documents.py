@@ -253,5 +253,6 @@ def update(page: Path, different: Sequence[Done], folder: Path) -> None:
             text = as_shown(done.printed, folder)
             if "^C" in shown:
                 text = re.sub(r"(?m)^(?=.*interrupted)", "^C", text, count=1)
-            lines[start : start + len(shown)] = text.split("\n")
+            blank = [""] if shown[-1] == "" else []  # before the next command
+            lines[start : start + len(shown)] = text.split("\n") + blank
     page.write_text("\n".join(lines), encoding="utf-8")
