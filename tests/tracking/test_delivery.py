@@ -106,7 +106,8 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """A delivery that is repeated from any line on shows the same run, with one model."""
-    from mnist_exp.tracking.delivery import Delivered, Delivery
+    from mnist_exp.tracking.known_stores import remember
+from mnist_exp.tracking.delivery import Delivered, Delivery
 
     done = cli(*QUICK, *home_data)
     assert done.run is not None
