@@ -17,6 +17,7 @@ from support.cli import PATIENCE, Cli
 
 from mnist_exp.runs.events import EndEvent, MetricsEvent, RunEvent
 from mnist_exp.runs.journal import Journal, flatten, read
+from mnist_exp.tracking.known_stores import remember
 
 # Nested, so that MLflow is imported by the tests that need it only.
 QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local")
@@ -106,8 +107,7 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """A delivery that is repeated from any line on shows the same run, with one model."""
-    from mnist_exp.tracking.known_stores import remember
-from mnist_exp.tracking.delivery import Delivered, Delivery
+    from mnist_exp.tracking.delivery import Delivered, Delivery
 
     done = cli(*QUICK, *home_data)
     assert done.run is not None
