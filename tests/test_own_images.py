@@ -45,7 +45,12 @@ def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
     write_photos(Path("photos"))
     words = ["data=folder", "data.dir=photos", f"data.shape=[{HEIGHT},{WIDTH},3]", "data.classes=4"]
     done = cli(
-        *words, "model=lenet5x5", "aug=rotate45", "training.epochs=8", "training.batch_size=16", "tracking=none"
+        *words,
+        "model=lenet5x5",
+        "aug=rotate45_mild",
+        "training.epochs=8",
+        "training.batch_size=16",
+        "tracking=none",
     )
     assert done.run is not None
     assert done.result["data"]["class_names"] == sorted(COLOURS)

@@ -109,6 +109,7 @@ def main(path, name, aug, epochs, images):
     if aug == "none":
         model.fit(x, y, batch_size=BATCH, **common)
     else:
+        assert aug == "rotate45_mild", aug
         generator = ImageDataGenerator(
             rotation_range=45, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.2, fill_mode="constant"
         )

@@ -36,6 +36,20 @@ def test_groups_and_values_compose():
     assert found.optimizer.learning_rate == 0.01
 
 
+@pytest.mark.parametrize(("name", "shift", "zoom"), [("rotate45", 0.2, 0.5), ("rotate45_mild", 0.1, 0.2)])
+def test_strong_rotation_has_two_strengths(name: str, shift: float, zoom: float):
+    """`rotate45` is what the pyramid was designed with; `rotate45_mild` shifts and zooms less."""
+    found = config(f"aug={name}").aug
+    assert (found.name, found.rotation_range) == (name, 45)
+    assert (found.width_shift_range, found.height_shift_range) == (shift, shift)
+    assert found.zoom == (1 - zoom, 1 + zoom)
+
+
+def test_the_pyramids_figures_name_their_augmentation():
+    """The experiment's accuracy was measured with `rotate45_mild`."""
+    assert config("experiment=pyramid", "data=digits").aug.name == "rotate45_mild"
+
+
 def test_a_layer_can_be_changed_and_left_out():
     """Overrides reach into the list of layers."""
     found = config("model=pyramid", "model.layers.0.filters=8", "model.layers.3=null")
