@@ -136,7 +136,8 @@ def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
     if config.fill_mode != "constant":
         return resampled
     x, y = tf.range(width, dtype=tf.float32)[None, None, :], tf.range(height, dtype=tf.float32)[None, :, None]
-    return fill_outside(resampled, *sources(transforms, x, y), config)
+    to_centre = tf.constant([0, 0, (width - 1) / 2, 0, 0, (height - 1) / 2, 0, 0], tf.float32)
+    return fill_outside(resampled, *sources(transforms - to_centre, x, y), config)
 
 
 def sources(transforms: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,15 +150,15 @@ def sources(transforms: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 reduces that to `[:, i]` of the stack.
     xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))
-    return xx * x + xy * y + offset_x, yx * x + yy * y + offset_y
+    # The brackets leave one addition of full size if x is a row and y a column.
+    return xx * x + (xy * y + offset_x), yx * x + (yy * y + offset_y)
 
 
-def fill_outside(images: Tensor, source_x: Tensor, source_y: Tensor, config: AugConfig) -> Tensor:
-    """Set the pixels that are read from outside the image to `cval`."""
+def fill_outside(images: Tensor, from_centre_x: Tensor, from_centre_y: Tensor, config: AugConfig) -> Tensor:
+    """Set the pixels that are read from outside the image to `cval`, given the distances from its centre."""
     height, width = images.shape[1:3]
-    inside_x = source_x == tf.clip_by_value(source_x, 0.0, width - 1.0)
-    inside_y = source_y == tf.clip_by_value(source_y, 0.0, height - 1.0)
-    return tf.where((inside_x & inside_y)[..., None], images, tf.constant(config.cval, tf.float32))
+    inside = (tf.abs(from_centre_x) <= (width - 1) / 2) & (tf.abs(from_centre_y) <= (height - 1) / 2)
+    return tf.where(inside[..., None], images, tf.constant(config.cval, tf.float32))
 
 
 def displacements(
@@ -194,7 +195,9 @@ def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -
     upper = at(left, top) * (1 - along_x) + at(left + 1, top) * along_x
     lower = at(left, top + 1) * (1 - along_x) + at(left + 1, top + 1) * along_x
     resampled = upper * (1 - along_y) + lower * along_y
-    return fill_outside(resampled, source_x, source_y, config) if config.fill_mode == "constant" else resampled
+    if config.fill_mode != "constant":
+        return resampled
+    return fill_outside(resampled, source_x - (width - 1) / 2, source_y - (height - 1) / 2, config)
 
 
 def fold(place: Tensor, size: int, fill_mode: str) -> Tensor:
