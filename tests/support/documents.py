@@ -186,7 +186,7 @@ def hears_ctrl_c() -> None:
 def run(command: Command, folder: Path) -> Done:
     """Run a command as in a terminal: both streams in one. Presses Ctrl-C where that is shown, or at the UI."""
     is_ui = command.words[1:2] == ["ui"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command.words, *(["open=false"] if is_ui else [])],
         cwd=folder,
         env=environment(folder),
@@ -194,19 +194,19 @@ def run(command: Command, folder: Path) -> Done:
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=hears_ctrl_c,
-    )
-    assert process.stdout is not None
-    hung = threading.Timer(400 * PATIENCE, process.kill)
-    hung.start()
-    printed, interrupted = "", False
-    for line in process.stdout:
-        printed += line
-        reached = "http://127.0.0.1:" in line if is_ui else _is_at_interruption(command, printed)
-        if reached and not interrupted:
-            interrupted = True
-            process.send_signal(signal.SIGINT)
-    status = process.wait()
-    hung.cancel()
+    ) as process:
+        assert process.stdout is not None
+        hung = threading.Timer(400 * PATIENCE, process.kill)
+        hung.start()
+        printed, interrupted = "", False
+        for line in process.stdout:
+            printed += line
+            reached = "http://127.0.0.1:" in line if is_ui else _is_at_interruption(command, printed)
+            if reached and not interrupted:
+                interrupted = True
+                process.send_signal(signal.SIGINT)
+        status = process.wait()
+        hung.cancel()
     return Done(command, status, printed)
 
 
