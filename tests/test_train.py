@@ -284,7 +284,7 @@ def test_a_handful_is_learnt_by_heart(cli: Cli, home_data: list[str]):
     done = cli("debug=overfit", "tracking=none", *home_data)
     assert done.run is not None
     with (done.run / "history.csv").open() as file:
-        assert float(list(csv.DictReader(file))[-1]["train/accuracy"]) >= 0.95
+        assert round(float(list(csv.DictReader(file))[-1]["train/accuracy"]), 6) >= 0.95  # a float32
 
 
 def test_a_reader_that_has_seen_enough_does_not_end_a_run(home_data: list[str]):

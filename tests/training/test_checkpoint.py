@@ -219,7 +219,7 @@ def test_the_control_controls(straight: dict[str, Any], stopped: Path, tmp_path:
     state, _ = read_newest(stopped, "run")
     assert go_on(shutil.copytree(stopped, tmp_path / "copy"), config, data, fresh(config, data), state) == straight
     assert 1 < straight["best epoch"] <= STOPPED_AT[0]
-    assert straight["epochs"] == 5  # stopped early
+    assert straight["epochs"] < config.training.epochs  # stopped early
     assert len({row["learning_rate"] for row in straight["history"]}) > 2
 
 
