@@ -140,7 +140,7 @@ def test_whatever_is_raised_is_tried_again(tmp_path: Path, uri: str, monkeypatch
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     with open(reading) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
-        threading.Timer(6, os.close, [writing]).start()
+        threading.Timer(6 * PATIENCE, os.close, [writing]).start()
         assert follow([folder]) == 0
     assert not raised
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
