@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from mnist_exp.config.yaml_limits import MOST_BYTES, limit_exceeded
 from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
 from mnist_exp.runs.regular_files import first_irregular, read_text
+from mnist_exp.runs.result import RESULT
 from mnist_exp.suggest import did_you_mean
 from mnist_exp.text import display_path
 
@@ -60,8 +62,8 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
     if not wanted:
         raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
     path = Path(wanted).expanduser()
-    if path.is_dir():
-        return _run_in(path, wanted)
+    if path.is_dir() and os.path.lexists(path / RESULT):
+        return _run_in(path)
     runs = list_runs(outputs)
     if wanted == "latest":
         return _those(latest, runs, wanted, outputs)[0]
@@ -73,6 +75,8 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
         raise Ambiguous(f"{wanted}: {len(matches)} runs are called so:{names}")
+    if path.is_dir():  # a folder that only shares a run's name does not hide the run
+        raise RequestError(f"{wanted}: not a run's directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
         raise RequestError(
             f"{wanted}: no run in {outputs} has this MLflow run id; 'mnist-exp runs' lists the runs"
@@ -81,13 +85,12 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
     raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 
 
-def _run_in(path: Path, wanted: str) -> RunSummary:
-    """Return the run of a directory. Raises `RequestError` if it has none, or a damaged one."""
+def _run_in(path: Path) -> RunSummary:
+    """Return the run of a directory. Raises `RequestError` if its result is damaged."""
     for summary in look_at([path]):
-        if summary.status == "damaged":
-            raise RequestError(f"{path / 'result.json'}: damaged")
-        return summary
-    raise RequestError(f"{wanted}: not a run's directory: it has no result.json")
+        if summary.status != "damaged":
+            return summary
+    raise RequestError(f"{path / RESULT}: damaged")
 
 
 def _those(
@@ -125,10 +128,14 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
-        found = _runs_in(path)
-        if not found:
-            raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs")
-        return found
+        if found := _runs_in(path):
+            return found
+        try:  # a folder that only shares a name does not hide the runs
+            return _runs_called(wanted, outputs)
+        except Ambiguous:
+            raise
+        except RequestError as error:
+            raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs") from error
     if set("*?[") & set(wanted):
         folders = [Path(match) for match in sorted(glob(str(path))) if Path(match).is_dir()]
         found = [run for folder in folders for run in _runs_in(folder)]
