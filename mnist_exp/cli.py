@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, listed
+from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, ending, listed
 from mnist_exp.runs import signals
 from mnist_exp.text import mask_credentials, printable
 
@@ -104,11 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ended_by(signal: BaseException) -> int:
     """Print which signal ended the command line, and return the exit status."""
-    if isinstance(signal, Killed):
-        print(f"mnist-exp: ended by {signal}", file=sys.stderr)
-        return signal.exit_status
-    print("mnist-exp: interrupted", file=sys.stderr)
-    return 130
+    text, status = ending(signal)
+    print(text, file=sys.stderr)
+    return status
 
 
 def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:

@@ -89,6 +89,10 @@ class RequestError(MnistExpError):
         super().__init__(text)
 
 
+DIVERGED = "the loss is no longer a number"
+"""Begins the message of a training that diverged, by which the run is recognized later."""
+
+
 def listed(problems: Sequence[Problem], where: str) -> str:
     """Format the number of problems, and each on its own line."""
     count = len(problems)
@@ -109,6 +113,13 @@ class WorkError(MnistExpError):
 
 class Pruned(BaseException):
     """A trial of a search is worse than the others, and ends before its last epoch."""
+
+
+def ending(signalled: BaseException) -> tuple[str, int]:
+    """Return the text and the exit status of a command line that a signal ended."""
+    if isinstance(signalled, Killed):
+        return f"mnist-exp: ended by {signalled}", signalled.exit_status
+    return "mnist-exp: interrupted", 130
 
 
 class Killed(BaseException):

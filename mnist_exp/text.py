@@ -17,8 +17,6 @@ _CREDENTIALS_OF_HTTP = re.compile(r"://[^/?#]*@")
 _SECRET_PARAMETER = re.compile(
     r"([?&;][^=&;]*(?:pass|pwd|user|token|secret|key|sig|auth|credential)[^=&;]*=)[^&;#]+", re.IGNORECASE
 )
-
-
 # Characters that a terminal acts on, and those that change the direction of text. Not: tab and line feed.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 

@@ -218,9 +218,8 @@ def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
     """
     if reach is None:
         return range(length)
-    twice = (
-        2 * index + 1 - size
-    )  # the centre is at this, divided by 2 × size; a pixel at the reach itself has no weight
+    # The centre is at `twice` / (2 × size). A pixel at the reach itself has no weight.
+    twice = 2 * index + 1 - size
     return range((twice - 2 * size * reach) // (2 * size) + 1, -((-twice - 2 * size * reach) // (2 * size)))
 
 

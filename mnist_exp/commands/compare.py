@@ -15,7 +15,7 @@ from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.saved_model import saved_of_run
-from mnist_exp.errors import Problem, RequestError
+from mnist_exp.errors import DIVERGED, Problem, RequestError
 from mnist_exp.runs.directory import RunSummary, list_runs, make_directory, read_history, stamped
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from mnist_exp.sweeps.comparison import Pair
 
 PICTURE = "compare.png"
-_DIVERGED = "the loss is no longer a number"  # in the reason that a run ended for
 
 
 def compare(request: Request, started: float) -> None:
@@ -167,7 +166,7 @@ def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
     if config.across_data:
         others, data = 0, None
     remark = f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others"
-    counted = [run for run in runs if is_finished(run) or _DIVERGED in run.result.reason]
+    counted = [run for run in runs if is_finished(run) or DIVERGED in run.result.reason]
     return [run for run in counted if data in (None, run.result.data.sha256)], remark if others else ""
 
 
@@ -181,7 +180,7 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
     damaged: list[str] = []
     for run in chosen:
         if not is_finished(run):
-            left_out[run.path] = "diverged" if _DIVERGED in run.result.reason else run.status
+            left_out[run.path] = "diverged" if DIVERGED in run.result.reason else run.status
         elif metric.startswith("val/") and (seen := run.result.validation_images_seen):
             left_out[run.path] = f"started from weights that were trained on {seen} of its validation images"
         elif not run.result.exact:
@@ -218,7 +217,7 @@ def groups_with_divergence(groups: Sequence[Group], chosen: Sequence[RunSummary]
     found = set()
     for summary in chosen:
         values = [*(summary.result.best or {}).values(), *(summary.result.test or {}).values()]
-        if _DIVERGED not in summary.result.reason and all(map(math.isfinite, values)):
+        if DIVERGED not in summary.result.reason and all(map(math.isfinite, values)):
             continue
         try:
             run = trained(summary, read_config(summary.path))

@@ -36,12 +36,21 @@ class JournalEvent(BaseModel):
 
     @property
     def subject(self) -> tuple[object, ...] | None:
-        """What the event is about, if a journal has one event about it; None if events of this kind may repeat."""
+        """The subject of an event that a journal has once; None if events of this kind may repeat."""
         return None
 
 
-class RunEvent(JournalEvent):
-    """The first event: a run, sweep or search, and where it is tracked."""
+class SingleEvent(JournalEvent):
+    """An event of a kind that a journal has once."""
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The kind."""
+        return (self.kind,)
+
+
+class RunEvent(SingleEvent):
+    """The first event: the run, sweep or search, and its store."""
 
     kind: Literal["run"] = "run"
     name: str
@@ -56,25 +65,15 @@ class RunEvent(JournalEvent):
     parent: str | None = None
     """The directory of the run's sweep or search."""
 
-    @property
-    def subject(self) -> tuple[object, ...]:
-        """The run."""
-        return (self.kind,)
 
-
-class ParamsEvent(JournalEvent):
-    """The run's parameters."""
+class ParamsEvent(SingleEvent):
+    """The run's parameters, which MLflow never changes."""
 
     kind: Literal["params"] = "params"
     values: dict[str, str]
 
-    @property
-    def subject(self) -> tuple[object, ...]:
-        """The parameters, which MLflow never changes."""
-        return (self.kind,)
 
-
-class DatasetEvent(JournalEvent):
+class DatasetEvent(SingleEvent):
     """The run's data."""
 
     kind: Literal["dataset"] = "dataset"
@@ -85,11 +84,6 @@ class DatasetEvent(JournalEvent):
     shape: list[int]
     images: dict[str, int]
     """Number of images in each part."""
-
-    @property
-    def subject(self) -> tuple[object, ...]:
-        """The data."""
-        return (self.kind,)
 
 
 class MetricsEvent(JournalEvent):
@@ -105,16 +99,11 @@ class MetricsEvent(JournalEvent):
         return (self.kind, self.step, *sorted(self.values))
 
 
-class NoteEvent(JournalEvent):
+class NoteEvent(SingleEvent):
     """The run's description, in Markdown. It replaces an earlier one."""
 
     kind: Literal["note"] = "note"
     text: str
-
-    @property
-    def subject(self) -> tuple[object, ...]:
-        """The description."""
-        return (self.kind,)
 
 
 class TagsEvent(JournalEvent):

@@ -73,7 +73,7 @@ class WarmStartRecord(Record):
     taken: list[str] = []
     left: list[str] = []
     trained_on: list[SplitRecord] = []
-    """What the other run trained on, and the runs whose weights it started from in turn."""
+    """The training images of the other run, and of the runs whose weights it started from in turn."""
     validation_images_seen: int | None = None
     """Number of this run's validation images that those runs trained on; None if that is not known."""
 

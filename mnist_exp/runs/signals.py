@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mnist_exp.errors import Killed
+from mnist_exp.errors import Killed, ending
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _raised: list[int] = []  # the signals for which a handler raised an exception
@@ -92,11 +92,8 @@ def exiting() -> Iterator[None]:
     terminal = os.dup(2)  # standard error may be redirected in the block
 
     def end(number: int, frame: FrameType | None) -> None:
-        error = _exception(number)
-        text, status = (
-            (f"ended by {error}", error.exit_status) if isinstance(error, Killed) else ("interrupted", 130)
-        )
-        os.write(terminal, f"mnist-exp: {text}\n".encode())
+        text, status = ending(_exception(number))
+        os.write(terminal, f"{text}\n".encode())
         os._exit(status)
 
     try:

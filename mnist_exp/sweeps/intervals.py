@@ -65,7 +65,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """What can be said of this pair, by itself."""
+        """The verdict on this pair by itself."""
         if self.spread_ratio > EXTREME:
             return "extreme"
         if not self.is_real:

@@ -1,4 +1,4 @@
-"""The first event of a journal: the run, its source and its user, and where it is tracked."""
+"""The first event of a journal: the run, its source, its user and its store."""
 
 from __future__ import annotations
 

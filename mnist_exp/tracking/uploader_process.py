@@ -93,4 +93,4 @@ class Upload:
         failure = self._sender.finish(self._wait_seconds if wait else 0)
         if failure is not None:
             warn(f"the tracker did not get everything: {failure}")
-            say(f"What it missed is kept in {self._directory / FILE}; 'mnist-exp sync' delivers it.")
+            say(f"The rest is kept in {self._directory / FILE}; 'mnist-exp sync' delivers it.")

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part
-from mnist_exp.errors import WorkError
+from mnist_exp.errors import DIVERGED, WorkError
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import better, learning_rate_scale, stops_early
@@ -164,7 +164,7 @@ def end_epoch(
             row |= {f"val/{name}": value for name, value in validate().items()}
         if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
             where = f"after epoch {progress.epochs + 1}, at learning rate {rate:.3g}"
-            raise WorkError(f"the loss is no longer a number: {where}. {ADVICE}")
+            raise WorkError(f"{DIVERGED}: {where}. {ADVICE}")
         row["learning_rate"] = rate
         row["seconds"] = time.perf_counter() - start
         progress.epochs += 1
@@ -241,7 +241,7 @@ def diverged(
     """
     first, rows = call
     where = f"in epoch {epoch + 1}, step {first + 1}" + (f" to {first + len(rows)}" if len(rows) > 1 else "")
-    message = f"the loss is no longer a number: {where}, at learning rate {rates[first]:.3g}. "
+    message = f"{DIVERGED}: {where}, at learning rate {rates[first]:.3g}. "
     if before is None:
         return WorkError(message + ADVICE)
     before.restore(model)

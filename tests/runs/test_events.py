@@ -115,7 +115,7 @@ def test_every_event_that_is_written_is_in_the_union():
         name: kind for name, kind in types.items() if issubclass(kind, JournalEvent) and kind is not JournalEvent
     }
     assert {kind for name, kind in types.items() if name in written} == UNION
-    assert set(JournalEvent.__subclasses__()) == UNION
+    assert {kind for kind in types.values() if not kind.__subclasses__()} == UNION  # bases are no events
     kinds = [kind.model_fields["kind"].default for kind in UNION]
     assert len(set(kinds)) == len(kinds)
 
