@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
-from mnist_exp.keras_spec.layer_types import ArgumentError
 from support.cli import SMALL, Cli
 from support.device import set_up_tensorflow
 
@@ -25,6 +24,7 @@ from mnist_exp.inference import scoring
 from mnist_exp.keras_spec.signatures import classes, snake_case
 from mnist_exp.model.build import build
 from mnist_exp.model.compile_args import try_on_targets
+from mnist_exp.model.keras_errors import ArgumentError
 from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import step
 from mnist_exp.training.loop import Progress, epoch_rows, fit
