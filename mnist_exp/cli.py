@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
-    "train": "one run; with -m, a sweep over comma-separated values",
-    "resume": "goes on with an interrupted run, exactly: resume run=latest",
-    "show": "the architecture of a config or, with run=, of a run; and what its augmentation does",
-    "check": "everything that train would refuse, for one run or, with -m, for every job of a sweep",
-    "runs": "the runs here: name, status, data, epochs, accuracy, age",
+    "train": "train one model or, with -m, a sweep over comma-separated values",
+    "resume": "resume an interrupted run exactly: resume run=latest",
+    "show": "print the architecture of a config or a run (run=…), with examples of its augmentation",
+    "check": "report all problems of a config or, with -m, of every job of a sweep",
+    "runs": "list the runs: name, status, data, epochs, accuracy, age",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
-    "ui": "MLflow's UI, opened at the runs",
-    "compare": "runs or sweeps side by side: means, intervals, differences, verdicts; a picture",
-    "tune": "a search with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
-    "export": "a saved model in other formats, each checked against it; or into MLflow's registry",
-    "visualize": "what a saved model sees and does: filters, feature maps, class activation, receptive fields",
-    "evaluate": "a saved run's accuracy, per-class figures and calibration: evaluate run=latest",
-    "predict": "classifies image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
-    "sync": "delivers to MLflow what it missed",
+    "ui": "open MLflow's UI at the runs",
+    "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
+    "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
+    "export": "convert a saved model to other formats and verify each, or register it in MLflow",
+    "visualize": "draw a saved model's filters, feature maps, class activation and receptive fields",
+    "evaluate": "score a saved model: accuracy, per-class figures, calibration: evaluate run=latest",
+    "predict": "classify image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
+    "sync": "deliver to MLflow what it missed",
 }
 DEFAULT_VERB = "train"
 # Verbs with the root config of `train`; their run= starts from the config of a run.
@@ -114,9 +114,9 @@ def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
         if more := find():
             print(printable(f"and {listed(more, 'more that Keras finds')}"), file=sys.stderr)
     except KeyboardInterrupt:
-        print("mnist-exp: interrupted before Keras was asked for more", file=sys.stderr)
+        print("mnist-exp: interrupted before Keras could check the rest", file=sys.stderr)
     except Exception as error:
-        print(f"mnist-exp: Keras could not be asked for more: {printable(str(error))}", file=sys.stderr)
+        print(f"mnist-exp: Keras could not check the rest: {printable(str(error))}", file=sys.stderr)
 
 
 def _full_errors() -> bool:
@@ -157,7 +157,7 @@ def _run(words: list[str], started: float) -> int:
     to_console()
     backend.process_is_ours = True
     for file in hidden_options(request.config_dir):
-        warn(f"{file}: hidden by our own option of that name; give it another")
+        warn(f"{file}: hidden by the built-in option of the same name; rename it")
     command(request, started)
     return 0
 
@@ -187,7 +187,7 @@ def _take_action(words: list[str]) -> list[str]:
 
     actions = ", ".join(ACTIONS)
     if not _begins_with_a_name(words):
-        raise RequestError(f"dataset: say what to do, after the verb: {actions}")
+        raise RequestError(f"dataset: give an action after the verb: {actions}")
     return [f"action={words[0]}", *words[1:]]  # rejected with all other problems
 
 

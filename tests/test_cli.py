@@ -75,7 +75,9 @@ def test_an_option_that_ours_hides_is_told(cli: Cli, home_data: list[str]):
     for name in ("pyramid", "other"):
         Path(f"mine/model/{name}.yaml").write_text(f"name: {name}\nlayers: [Flatten]\n")
     done = cli("--config-dir", "mine", "model=pyramid", *home_data, "seed=-1", status=2)
-    assert done.out == "warning: mine/model/pyramid.yaml: hidden by our own option of that name; give it another\n"
+    assert (
+        done.out == "warning: mine/model/pyramid.yaml: hidden by the built-in option of the same name; rename it\n"
+    )
 
 
 def test_an_output_folder_that_cannot_be_written_is_told(cli: Cli, home_data: list[str]):

@@ -551,8 +551,8 @@ def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
         "never compared with other data" in cli("compare", "full=true", "run=*", "across_data=true", status=2).err
     )
     out = cli("compare", "full=true", "run=digits-*").out
-    assert "data    digits, standing in for mnist" in out
-    assert "warning: these are figures for what stood in for mnist" in out
+    assert "data    digits, the fallback for mnist" in out
+    assert "warning: these are figures for the fallback of mnist" in out
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ def left() -> list[str]:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "dataset: say what to do, after the verb: fetch, verify, convert"),
-        (["to=csv"], "dataset: say what to do, after the verb: fetch, verify, convert"),
+        ([], "dataset: give an action after the verb: fetch, verify, convert"),
+        (["to=csv"], "dataset: give an action after the verb: fetch, verify, convert"),
         (["convrt"], "action=convrt: must be 'fetch', 'verify' or 'convert' (did you mean 'convert'?)"),
         (["convrt", "to=parquet"], "to=parquet: must be 'idx', 'csv', 'npz' or 'folder'"),
         (["convert", DIGITS], "to: give the format to convert to: to=idx, to=csv, to=npz or to=folder"),
@@ -115,7 +115,7 @@ def test_what_is_there_is_not_written_over(cli: Cli):
     Path("link").symlink_to("empty")
     for name in ("full", "file", "link"):
         said = cli("dataset", "convert", DIGITS, "to=csv", f"output={name}", status=2).err
-        assert f"output: {name} is there already; name a new folder with output=…" in said
+        assert f"output: {name} already exists; name a new folder with output=…" in said
     cli("dataset", "convert", DIGITS, "to=csv", "output=empty", "data.limit=20")
     assert left() == ["empty", "empty/test.csv", "empty/train.csv", "file", "full", "full/x", "link"]
 

@@ -44,7 +44,7 @@ def test_a_run_is_scored_again_with_the_same_figures(cli: Cli, run: Path):
     """Those that it ended with, to the last bit; nothing in its directory is touched."""
     before = contents(run)
     done = cli("evaluate", "run=latest")
-    assert "same    as the run's result.json says, to the last bit" in done.out
+    assert "same    bit-identical to the run's result.json" in done.out
     assert contents(run) == before
     folder, found = kept(done.out)
     result = json.loads((run / "result.json").read_text())
@@ -149,7 +149,7 @@ def test_what_was_changed_since_is_told(cli: Cli, run: Path):
     result["device"]["threads"] = 64
     file.write_text(json.dumps(result))
     out = cli("evaluate", "run=latest").out
-    assert "not the weights that the run's result.json tells of" in out
+    assert "these are not the weights that the run's result.json records" in out
     assert "result.json says" in out
     assert "accuracy 0.5" in out
     assert "threads 64 then" in out
@@ -168,7 +168,7 @@ def test_what_was_changed_since_is_told(cli: Cli, run: Path):
         ),
         (["run=latest", "part=tests"], "part=tests: must be 'test', 'val' or 'train'"),
         (["run=latest", "data.dri=x"], "data.dri=x: no such key (did you mean 'data.dir'?)"),
-        (["run=latest", "output=there"], "output: there is there already"),
+        (["run=latest", "output=there"], "output: there already exists"),
         (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1] would fit"),
         (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "takes 28×28×1"),
         (

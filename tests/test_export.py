@@ -208,13 +208,13 @@ def test_colours_two_classes_and_no_test_part(cli: Cli):
 
 
 def test_one_format_into_one_file(cli: Cli, run: Path):
-    """By the name's ending; what is there already is not written over."""
+    """By the name's ending; what already exists is not written over."""
     told = cli("export", "run=a", "format=onnx", "output=new/digits.onnx").out
     assert "digits.onnx" in next(line for line in told.splitlines() if line.startswith(" onnx"))
     before = Path("new/digits.onnx").read_bytes()
     assert [path.name for path in Path("new").iterdir()] == ["digits.onnx"]
     done = cli("export", "run=a", "format=onnx", "output=new/digits.onnx", status=2)
-    assert "is there already" in done.err
+    assert "already exists" in done.err
     assert Path("new/digits.onnx").read_bytes() == before
 
 

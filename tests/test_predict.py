@@ -285,7 +285,7 @@ def test_the_rest_is_classified_nevertheless(cli: Cli, run: Path, images: np.nda
         (["run=latest", "inputs="], "inputs=: must not be empty"),
         (["inputs=whole.png"], "say which model: run=latest"),
         (["run=latest", "inputs=[-,-]"], "standard input (-) can be read once"),
-        (["run=latest", "inputs=whole.png", "output=mine.csv"], "output=mine.csv: is there already"),
+        (["run=latest", "inputs=whole.png", "output=mine.csv"], "output=mine.csv: already exists"),
         (["run=latest", "inputs=whole.png", "output=mine.txt"], "output: must end in .csv, .jsonl, .ndjson"),
         (["run=latest", "inputs=whole.png", "output=mine.csv/a.csv"], "cannot be written"),
         (["run=latest", "inputs=whole.png", "format=json"], "format=json: must be 'csv', 'jsonl' or 'kaggle'"),

@@ -104,7 +104,7 @@ def test_how_to_go_on_is_said(cli: Cli, interrupt: Callable[[int], None]):
     interrupt(3)
     done = cli(*TRAINED, "outputs=some runs", small=True, status=130)
     *_, last = done.out.splitlines()
-    match = re.fullmatch(r"to go on: mnist-exp resume '(run=some runs/runs/run-\d+-\d+)'", last)
+    match = re.fullmatch(r"to resume: mnist-exp resume '(run=some runs/runs/run-\d+-\d+)'", last)
     assert match
     cli("resume", match[1])
 
@@ -218,7 +218,7 @@ OTHERWISE: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], object], str]] =
     "config.yaml": (other_config, "config.yaml: changed since the run began"),
     "code": (
         lambda monkeypatch, run: monkeypatch.setattr("mnist_exp.engine.resumption.code_digest", lambda: "0"),
-        "mnist-exp's own code for data, models or training was another",
+        "mnist-exp's code for data, models or training has changed",
     ),
     "versions": (
         lambda _, run: edit(run, lambda result: result["versions"].update(keras="3.0.0")), "and was 3.0.0"
@@ -238,7 +238,7 @@ OTHERWISE: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], object], str]] =
     ),
     "gpu": (
         lambda _, run: edit(run, lambda result: result["device"].update(device="GPU X", kind="gpu")),
-        "device.kind=cpu goes on all the same, but not bit for bit",
+        "device.kind=cpu resumes anyway, but not bit for bit",
     ),
     "result.json": (lambda _, run: (run / "result.json").write_text("{"), "result.json: damaged"),
     "no run": (lambda _, run: (run / "result.json").unlink(), "not a run's directory"),

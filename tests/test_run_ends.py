@@ -71,7 +71,7 @@ def test_a_signal_marks_the_run(
     assert result["reason"] == (number.name if status == "killed" else "KeyboardInterrupt")
     last = json.loads((run / "journal.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["status"]) == ("end", "KILLED")
-    assert out.splitlines()[-1] == f"to go on: mnist-exp resume run={run}"
+    assert out.splitlines()[-1] == f"to resume: mnist-exp resume run={run}"
     state, damaged = read_newest(run / "checkpoint", f"{result['name']} of {result['started']}")
     assert state is not None
     assert not damaged
@@ -215,7 +215,7 @@ def test_a_disk_that_fills_loses_nothing(cli: Cli, small_disk: Path, after_epoch
     assert (
         first == f"mnist-exp: {run}/checkpoint/000003-00000000.state: cannot be written: No space left on device"
     )
-    assert second == f"to go on then: mnist-exp resume run={run}"
+    assert second == f"then resume with: mnist-exp resume run={run}"
     assert "killed" in cli("runs", f"outputs={small_disk}/outputs").out or failed.result["status"] == "failed"
     again = cli("resume", f"run={run}", status=None)
     assert again.status in (1, 2)

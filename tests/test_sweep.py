@@ -132,7 +132,7 @@ def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: 
     before = results(sweep)
     words = [word for word in reversed((*SMALL, *home_data)) if not word.startswith("training")]
     again = cli("-m", "++seed=range(3)", "sweep.name='my sweep'", *words, "++training.epochs=2")
-    assert "2 done already, 0 to go on with, 1 to begin" in again.out
+    assert "2 finished, 0 to resume, 1 to start" in again.out
     after = results(sweep)
     assert set(after) == {"seed-0", "seed-1", "seed-2"}
     assert {name: after[name] for name in before} == before
@@ -146,7 +146,7 @@ def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: 
 def test_jobs_that_are_the_same_are_trained_once(cli: Cli, home_data: list[str]):
     """And it is said that they are, before and in what is counted."""
     done = cli("-m", *SMALL, *home_data, "optimizer.learning_rate=1e-2,0.01,0.02", "sweep.name=same")
-    assert "1 job the same as another, but for what changes no weights: not trained again" in done.out
+    assert "1 duplicate job skipped (the difference does not affect training)" in done.out
     assert "[2/2]" in done.out
     assert "3 of 3 jobs done" in done.out
     assert len(results(Path("outputs/sweeps/same"))) == 2
@@ -157,7 +157,7 @@ def test_a_sweep_is_known_by_a_job_that_it_has(cli: Cli, home_data: list[str]):
     """Without a name, also where what is fixed is written in another way."""
     cli("-m", *SMALL, *home_data, "seed=0,1")
     again = cli("-m", *SMALL, *home_data, "seed=1,2", "optimizer.learning_rate=0.001")
-    assert "1 done already, 0 to go on with, 1 to begin" in again.out
+    assert "1 finished, 0 to resume, 1 to start" in again.out
     assert len(list(Path("outputs/sweeps").iterdir())) == 1
 
 
@@ -167,7 +167,7 @@ def test_what_failed_is_tried_again(cli: Cli, home_data: list[str]):
     for done in (0, 2):
         found = cli(*words, status=1)
         assert "1 of 3 jobs failed" in found.err
-        assert (f"{done} done already, 1 to go on with" in found.out) == bool(done)
+        assert (f"{done} finished, 1 to resume" in found.out) == bool(done)
     [sweep] = Path("outputs/sweeps").iterdir()
     assert sorted(result["status"] for result in results(sweep).values()) == ["failed", "finished"]
 

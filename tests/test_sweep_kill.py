@@ -168,7 +168,7 @@ def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dic
     began = time.monotonic()
     other = (f"++training.epochs={EPOCHS}", "device.threads=1", "aug='rotate15'", "data.limit=600")
     told = finish("-m", "seed=5,4,3,2,1,0", *other, "model=mlp,linear", *home_data)
-    assert "12 done already, 0 to go on with, 0 to begin" in told
+    assert "12 finished, 0 to resume, 0 to start" in told
     assert epochs_trained(sweep) == before
     assert time.monotonic() - began < 60
 
@@ -200,7 +200,7 @@ def test_a_cluster_that_is_not_there_is_told(home_data: list[str]):
 def test_every_engine_gives_the_same_weights(home_data: list[str], alone: dict[str, str], short: Path, name: str):
     """As the jobs alone; and once more, nothing is trained."""
     with engine(name, short) as words:
-        for told in ("12 of 12 jobs done", "12 done already"):
+        for told in ("12 of 12 jobs done", "12 finished"):
             assert told in finish("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
             assert weights(the_sweep()) == alone
     assert epochs_trained(the_sweep()) == 12 * EPOCHS
@@ -262,7 +262,7 @@ def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(
         assert len(killer.killed) == 2
         assert "1 of 2 jobs failed\n  seed-1: its worker died, 2 times" in done.stderr
         told = finish("-m", *words, *grid, *home_data)
-    assert "1 done already, 1 to go on with, 0 to begin" in told
+    assert "1 finished, 1 to resume, 0 to start" in told
     found = results(the_sweep())
     assert {result["status"] for result in found.values()} == {"finished"}
     # A launcher may have taken the other job down with it, once.

@@ -230,7 +230,7 @@ def test_the_fallback_is_said_everywhere(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert done.run is not None
     lines = done.out.strip().splitlines()
     assert "DIGITS STANDS IN FOR MNIST" in done.out[: done.out.index("epoch 1/1")]
-    assert lines[-1] == "warning: these figures are for digits, which stood in for mnist"
+    assert lines[-1] == "warning: these figures are for digits, the fallback for mnist"
     assert done.result["data"]["name"] == "digits"
     assert done.result["data"]["stands_in_for"] == "mnist"
     assert yaml.safe_load((done.run / "config.yaml").read_text())["data"]["name"] == "digits"
@@ -261,7 +261,7 @@ def test_titles_of_plots_name_what_stands_in(cli: Cli, monkeypatch: pytest.Monke
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     cli("data.mirrors=[]", "model=linear", "training.epochs=1", "tracking=none")
     assert len(titles) == 7
-    assert all("digits, standing in for mnist" in title.replace("\n", " ") for title in titles)
+    assert all("digits, the fallback for mnist" in title.replace("\n", " ") for title in titles)
 
 
 def test_a_training_that_diverges_is_marked(cli: Cli):

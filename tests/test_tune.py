@@ -46,7 +46,7 @@ def optuna_states(study: Path = STUDY) -> list[str]:
     ("words", "told"),
     [
         ([], "nothing to search over: give keys several values"),
-        (["optimizer.learning_rate=interval(1,0.1)"], "the wrong way round: it must be interval(0.1,1)"),
+        (["optimizer.learning_rate=interval(1,0.1)"], "in the wrong order: it must be interval(0.1,1)"),
         (["optimizer.learning_rate=tag(log,interval(0,1))"], "a log scale must begin above 0, found 0"),
         (["optimizer.learning_rate=tag(lgo,interval(0.1,1))"], "tag lgo: no such tag (did you mean 'log'?)"),
         (["optimizer.learning_rate=interval(0.1,inf)"], "both ends must be numbers"),
@@ -110,7 +110,7 @@ def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: l
     assert again.result["weights_sha256"] == found[tested[0]]["weights_sha256"]
     assert again.result["test"] == found[tested[0]]["test"]
     journals = {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")}
-    assert "4 trials wanted, 4 ended already" in cli(*words).out
+    assert "4 trials wanted, 4 already ended" in cli(*words).out
     assert results() == found
     assert {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")} == journals
 
@@ -142,8 +142,7 @@ def test_another_search_does_not_mix_with_a_study(cli: Cli, home_data: list[str]
         assert what in cli(*words, *space, word, status=2).err
     Path("outputs/sweeps/mine/notes").mkdir(parents=True)
     assert (
-        "is there already, and is no study"
-        in cli("tune", *SMALL, *home_data, RATE, "tune.name=mine", status=2).err
+        "already exists, and is no study" in cli("tune", *SMALL, *home_data, RATE, "tune.name=mine", status=2).err
     )
 
 
@@ -209,7 +208,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
     assert [row["state"] for row in rows()] == ["failed", "finished"]
     assert re.search(r"the loss is no longer a number.* \(.*trial-000/run.log\)", done.out)
     assert "1 finished, 1 failed" in done.out
-    assert "2 ended already" in cli(*words).out
+    assert "2 already ended" in cli(*words).out
     done = cli(
         "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,1e37", "tune.sampler=grid", status=1
     )
@@ -409,7 +408,7 @@ def test_ctrl_c_keeps_the_trial_and_it_goes_on(home_data: list[str], use: Any):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert "interrupted; the same command goes on with it" in out
+    assert "interrupted; run the same command again to resume it" in out
     assert results()["trial-001"]["status"] == "interrupted"
     for more in ((), ("outputs=b",)):
         process = start(*words, *more)

@@ -203,7 +203,7 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
         (["layers=softmax", "pictures=filters"], "there are no filters of softmax"),
         (["channels=0"], "channels=0: must be greater than or equal to 1"),
         (["data.shape=[8,8,1]"], "8×8"),
-        (["output=taken"], "output: taken is there already"),
+        (["output=taken"], "output: taken already exists"),
         (["learned=1"], "learned=1: no such key"),
     ],
 )  # fmt: skip

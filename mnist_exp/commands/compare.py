@@ -72,7 +72,7 @@ def compare(request: Request, started: float) -> None:
         and_notes = f", and {notes} note{'s' * (notes > 1)} on these figures" if notes else ""
         say(f"full=true prints all groups and metrics, the tests of each pair, the runs left out{and_notes}.")
     if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
-        warn(f"these are figures for what stood in for {', '.join(sorted(names))}")
+        warn(f"these are figures for the fallback of {', '.join(sorted(names))}")
     say(f"picture {display_path(picture)}")
 
 
@@ -111,7 +111,7 @@ def print_all(
         say(f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals are of what")
         say("the seed changes, on the images that there are; `could show` is the smallest significant difference.")
     else:
-        say("These runs differ by their seed alone: one group, and nothing to compare it with.")
+        say("These runs differ only in their seed: there is one group, and nothing to compare it with.")
     compare_models(groups)
     for remark in remarks(groups, decisive):
         say(f"note    {remark}")
@@ -145,7 +145,7 @@ def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
     problems: list[Problem] = []
     outputs = Path(config.outputs)
     if config.output is not None and Path(config.output).expanduser().exists():
-        message = f"output={config.output}: is there already; name a new file"
+        message = f"output={config.output}: already exists; name a new file"
         problems.append(Problem("unusable", COMMAND_LINE, message, "output"))
     found: dict[Path, RunSummary] = {}
     for wanted in config.run or ():
@@ -184,9 +184,7 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
         elif metric.startswith("val/") and (seen := run.result.validation_images_seen):
             left_out[run.path] = f"started from weights that were trained on {seen} of its validation images"
         elif not run.result.exact:
-            left_out[run.path] = (
-                "went on with other threads or precision, so that its seed does not say what it is"
-            )
+            left_out[run.path] = "was resumed with other threads or precision, so its seed does not determine it"
         else:
             try:
                 runs.append(trained(run, read_config(run.path)))
@@ -239,7 +237,7 @@ def refuse_different_data(runs: Sequence[Trained], config: CompareConfig) -> Non
         sets.setdefault(run.data, []).append(run)
     stands_in = any(run.summary.result.data.stands_in_for for run in runs)
     if len(sets) > 1 and (stands_in or not config.across_data):
-        advice = "one stands in for another, and is never compared with other data"
+        advice = "one is the fallback for another, and is never compared with other data"
         lines = [
             f"  {of[0].summary.result.data.name} {digest[:8]}: "
             + ", ".join(str(display_path(run.summary.path)) for run in of)

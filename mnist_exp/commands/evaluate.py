@@ -82,7 +82,7 @@ def evaluate(request: Request, started: float) -> None:
     elif own:
         tell_meaning(saved, about)
     if own and saved.result and (instead := saved.result.data.stands_in_for):
-        warn(f"these figures are for {of_run.data.name}, which stood in for {instead}")
+        warn(f"these figures are for {of_run.data.name}, the fallback for {instead}")
     say(f"kept    {display_path(folder)}")
 
 
@@ -117,11 +117,11 @@ def tell_meaning(saved: Saved, about: Mapping[str, Any]) -> None:
     part, result = about["data"]["part"], saved.result
     assert result is not None
     if about["weights_sha256"] != result.weights_sha256:
-        warn(f"{display_path(saved.file)}: not the weights that the run's result.json tells of")
+        warn(f"{display_path(saved.file)}: these are not the weights that the run's result.json records")
     if part != "test":
         say(f"note    {_MEANING[part]}")
     elif result.test == about["metrics"]:
-        say("same    as the run's result.json says, to the last bit")
+        say("same    bit-identical to the run's result.json")
     elif result.test:
         was, now = (
             ", ".join(f"{name} {value:.8g}" for name, value in of.items())
@@ -240,7 +240,7 @@ def tell_figures(scores: Scores, found: Assessment, names: Sequence[str], part: 
     if never := [
         name for name, of in zip(names, found.classes, strict=True) if of.images and of.precision is None
     ]:
-        say(f"note    {', '.join(never)}: no image was taken for it; the mean precision counts that as 0")
+        say(f"note    {', '.join(never)}: never predicted; the mean precision counts it as 0")
     counts = {
         (row, column): count
         for row, line in enumerate(found.confusion)

@@ -96,7 +96,7 @@ def refuse_missing(config: ExportConfig) -> None:
 def refuse_unfinished(saved: Saved) -> None:
     """Raise `RequestError` if the model is a file alone or its run has not finished: it cannot be registered."""
     if saved.run is None:
-        raise RequestError("register: takes a run that is here; a file is no run")
+        raise RequestError("register: needs a run; a model file cannot be registered")
     if saved.result is None or saved.result.status != "finished":
         status = saved.result.status if saved.result else "damaged"
         raise RequestError(f"register: {display_path(saved.run)} is {status}; a finished run is needed")

@@ -48,7 +48,7 @@ def refuse_existing(config: PredictConfig) -> None:
         return
     file = Path(config.output).expanduser()
     if file.exists():
-        raise RequestError(f"output={config.output}: is there already; name a new file")
+        raise RequestError(f"output={config.output}: already exists; name a new file")
     folder = next(parent for parent in file.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise RequestError(f"output={config.output}: {folder} cannot be written")

@@ -61,7 +61,7 @@ def sweep(request: Request, started: float) -> None:
     seconds = time.perf_counter() - started
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
     if stands_in_for:
-        warn(f"these figures are for {config.data.name}, which stood in for {stands_in_for}")
+        warn(f"these figures are for {config.data.name}, the fallback for {stands_in_for}")
     refuse_failures(failed, len(outcomes))
 
 
@@ -129,15 +129,16 @@ def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
     say(f"sweep   {display_path(directory)}: {_jobs(len(jobs))} {over}")
     if twins := len(jobs) - len({job.fingerprint for job in jobs}):
-        say(f"        {_jobs(twins)} the same as another, but for what changes no weights: not trained again")
+        jobs_are = "duplicate job" if twins == 1 else "duplicate jobs"
+        say(f"        {twins} {jobs_are} skipped (the difference does not affect training)")
     there = find_jobs(directory)
     found = [there[job.fingerprint] for job in jobs if job.fingerprint in there]
     done = sum(map(is_finished, found))
     if found:
         begun = len(found) - done
-        say(f"        {done} done already, {begun} to go on with, {len(jobs) - done - begun} to begin")
+        say(f"        {done} finished, {begun} to resume, {len(jobs) - done - begun} to start")
     if others := len(there) - len({job.fingerprint for job in jobs} & set(there)):
-        say(f"        {_jobs(others)} there of other values, settings or code: left as they are")
+        say(f"        {_jobs(others)} with other values, settings or code are kept as they are")
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:

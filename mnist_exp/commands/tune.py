@@ -52,7 +52,7 @@ def tune(request: Request, started: float) -> None:
     with StudyRecord(directory, without_storage(request.overrides), search.config.tracking) as record:
         study = Study(storage, search.space, settings.sampler, search.seed, search.trials, directory, record.key)
         ended = [trial for trial in study.trials() if trial.state != "running"]
-        before = f", {len(ended)} ended already" if ended else ""
+        before = f", {len(ended)} already ended" if ended else ""
         say(f"study   {display_path(directory)}: {search.trials} trials wanted{before}")
         say(f"space   {', '.join(search.space.keys)}")
         say(f"search  {settings.sampler} for the {select.mode}imum of {select.metric}; pruner {settings.pruner}")
@@ -66,11 +66,11 @@ def tune(request: Request, started: float) -> None:
                         tell_trial(search, study, claim.number, directory)
             conclude(search, study, record, directory)
         except (KeyboardInterrupt, Killed):
-            say(f"{display_path(directory)}: interrupted; the same command goes on with it")
+            say(f"{display_path(directory)}: interrupted; run the same command again to resume it")
             raise
     say(f"{display_path(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
-        warn(f"these figures are for {search.config.data.name}, which stood in for {search.stands_in_for}")
+        warn(f"these figures are for {search.config.data.name}, the fallback for {search.stands_in_for}")
 
 
 def next_claim(study: Study) -> Claim | None:
@@ -92,7 +92,7 @@ def study_directory(search: Search) -> Iterator[Path]:
     # An empty directory belongs to another process that is just creating the study.
     if directory.exists() and any(directory.iterdir()) and not (directory / ".claims").is_dir():
         raise RequestError(
-            f"{display_path(directory)}: is there already, and is no study; tune.name=… gives it another name"
+            f"{display_path(directory)}: already exists, and is not a study; tune.name=… gives it another name"
         )
     created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:
@@ -157,7 +157,7 @@ def conclude(search: Search, study: Study, record: StudyRecord, directory: Path)
     running = [trial.number for trial in trials if trial.state == "running"]
     if not study.is_complete():
         numbers = ", ".join(map(str, running))
-        say(f"nothing is left to begin; trial {numbers} is under way elsewhere, and who ends it scores the best")
+        say(f"nothing left to start; another process runs trial {numbers} and will score the best trial")
         return
     order = ranked(search, trials)
     best = best_of(search, trials)

@@ -43,7 +43,7 @@ def ui(request: Request, started: float) -> None:
         return
     database = database_path(uri)
     if database is not None and not database.is_file():
-        raise RequestError(f"{database}: there is no MLflow store here yet; a training makes it")
+        raise RequestError(f"{database}: there is no MLflow store here yet; train a run first")
     if database is not None:
         with contextlib.suppress(sqlite3.Error):  # read-only: show it as it is
             follow_move(database)
@@ -107,7 +107,7 @@ def _runs_table(address: str, experiment: str) -> str:
     except urllib.error.HTTPError as error:
         if error.code == 404:
             raise RequestError(
-                f"{address}: there is no experiment '{experiment}' yet; a training makes it"
+                f"{address}: there is no experiment '{experiment}' yet; train a run first"
             ) from error
         raise WorkError(f"{address}: {error}") from error
     except OSError as error:

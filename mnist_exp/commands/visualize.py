@@ -136,7 +136,9 @@ def choose_images(
     if wanted is not None and len(wanted) > _MOST_IMAGES:
         raise _of_images(f"images: {len(wanted)} are too many for a picture; at most {_MOST_IMAGES}")
     if wanted is not None and "wrong" in wanted and len(wanted) > 1:
-        raise _of_images("images: wrong stands alone; it is those that the model gets most wrong")
+        raise _of_images(
+            "images: 'wrong' cannot be combined with others; it chooses those that the model gets most wrong"
+        )
     files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
     read, problems = read_pictures(files, model.input_shape[1:], normalizes(saved, config, model.input_shape[1:]))
     if files and len(files) == len(wanted or ()):  # no data is needed
@@ -272,7 +274,7 @@ def in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> I
         try:
             add_artifacts(directory, [f"{name}/{file}" for file in files], wait_seconds)
         except ValueError as error:
-            warn(f"the tracker does not get them: {error}")
+            warn(f"not sent to the tracker: {error}")
 
 
 def folder_name(saved: Saved, options: VisualizeConfig, chosen: Chosen) -> str:

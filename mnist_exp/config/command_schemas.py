@@ -246,7 +246,7 @@ class VisualizeConfig(SavedConfig):
     @classmethod
     def _some(cls, value: Any) -> Any:
         if value in ([], ()):
-            raise ValueError("names no picture; filters, features, activation and fields are there")
+            raise ValueError("names no picture; choose from filters, features, activation and fields")
         return cls._one_or_several(value)
 
     @classmethod
@@ -257,7 +257,7 @@ class VisualizeConfig(SavedConfig):
     @classmethod
     def _all_or_some(cls, value: Any) -> Any:
         if value in ([], ()):
-            raise ValueError("names no layer; all is all")
+            raise ValueError("names no layer; use 'all' for all layers")
         return None if value in (None, "all") else cls._one_or_several(value)
 
     @field_validator("images", mode="before")
@@ -265,7 +265,7 @@ class VisualizeConfig(SavedConfig):
     def _numbers_and_files(cls, value: Any) -> Any:
         names = several(value)
         if names == ():
-            raise ValueError("names no image; null is the first of each class")
+            raise ValueError("names no image; null takes the first of each class")
         return names and tuple(int(name) if re.fullmatch(r"-?[0-9]+", str(name)) else name for name in names)
 
     @field_validator("unit", mode="before")

@@ -114,7 +114,7 @@ def _explain_override(
     if override.is_sweep_override():
         return "several-values", "several values are a sweep, which needs -m"
     if override.is_delete() and isinstance(_at(config, key.rpartition(".")[0]), list):
-        return "invalid-override", f"an entry of a list is left out with {key}=null"
+        return "invalid-override", f"remove a list entry with {key}=null"
     parent, part = _deepest(_plain(config), key)
     if part is not None:
         if addition := _explain_addition(config, parent, part, text):
@@ -129,7 +129,7 @@ def _explain_override(
 
 def _explain_option(missing: MissingOption, key: str, loader: ConfigLoader) -> str:
     group, wanted, options = missing.group, missing.wanted, missing.options
-    names = "no such option" if group == key else f"it names {group}={wanted}, which is no such option"
+    names = "no such option" if group == key else f"it names {group}={wanted}, which does not exist"
     return (
         f"{names}{did_you_mean(wanted, options)}; {group} has {', '.join(options)}"
         f"{_misnamed_folder(loader, group)}"
@@ -142,7 +142,7 @@ def _misnamed_folder(loader: ConfigLoader, group: str) -> str:
         if not (folder / group).is_dir():
             near = nearest(group, [path.name for path in folder.iterdir() if path.is_dir()])
             if near is not None:
-                return f"; {short(folder / near)} is no group: it would be called {group}"
+                return f"; {short(folder / near)} is not a group; its name must be {group}"
     return ""
 
 

@@ -280,7 +280,7 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
     if kind == "string_pattern_mismatch":
         message = "must be val/<metric>, such as val/accuracy"  # the only pattern in the schemas
     if details["loc"] and not isinstance(value, dict) and (keys := _fields(schema, details["loc"])):
-        return f"is no value but a group of keys: {', '.join(keys)}; found {_shown(value)}"
+        return f"is a group of keys, not a value: {', '.join(keys)}; found {_shown(value)}"
     if kind == "string_too_short":
         message = "must not be empty"
     if kind in ("int_type", "int_from_float"):
@@ -288,7 +288,7 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
     if kind == "literal_error":
         message += did_you_mean(str(value), _literals(details))
     if isinstance(value, str) and value.lower() in ("none", "off", "no"):
-        message += " (null is none)"
+        message += " (use null for none)"
     return message if isinstance(value, (dict, list)) else f"{message}, found {_shown(value)}"
 
 

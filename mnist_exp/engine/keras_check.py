@@ -177,7 +177,7 @@ def _check_donor(model: keras.Model, run: str, report: Report) -> None:
         report("init_from", str(error))
     else:
         if not taken:
-            report("init_from", f"no layer of {run} has the name and shapes of one here")
+            report("init_from", f"no layer of {run} matches one here by name and shapes")
 
 
 def _first_that_fails(model: keras.Model, images: Any, places: dict[str, str]) -> str:

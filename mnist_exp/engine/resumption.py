@@ -76,7 +76,10 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     overrides = list(request.overrides)
     entry = ResumptionRecord(at=time.time(), epochs=epochs, steps=steps, overrides=overrides, exact=exact)
     if not exact:
-        warn(f"the run computed on {_device(result)}: from here on its bits are not those of an uninterrupted run")
+        warn(
+            f"the run computed on {_device(result)}: from here on, its results are not bit-identical"
+            " to those of an uninterrupted run"
+        )
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
     known = result.model_copy(update={"resumed": [*result.resumed, entry], "exact": result.exact and exact})
     sweep = path.parent if path.parent.parent.name == SWEEPS else None
@@ -94,7 +97,7 @@ def check_journal(path: Path) -> None:
     except FileNotFoundError:
         return
     except ValueError as error:
-        raise RequestError(f"{error}\nWithout this file the run goes on, as a new one in MLflow.") from error
+        raise RequestError(f"{error}\nWithout this file, the run is resumed as a new one in MLflow.") from error
 
 
 def check_code(path: Path, result: RunResult) -> None:
@@ -102,10 +105,10 @@ def check_code(path: Path, result: RunResult) -> None:
     names = [name for name in LIBRARIES if version(name) != result.versions.get(name)]
     others = [f"{name} is {version(name)} here, and was {result.versions.get(name)}" for name in names]
     if result.code_sha256 != code_digest():
-        others.append("mnist-exp's own code for data, models or training was another")
+        others.append("mnist-exp's code for data, models or training has changed")
     if others:
         again = f"mnist-exp from={display_path(path)} runs its config anew"
-        raise RequestError(f"{display_path(path)}: cannot go on exactly: {'; '.join(others)}. {again}")
+        raise RequestError(f"{display_path(path)}: cannot be resumed exactly: {'; '.join(others)}. {again}")
 
 
 def find_state(path: Path, result: RunResult) -> State | None:
@@ -122,7 +125,7 @@ def find_state(path: Path, result: RunResult) -> State | None:
             raise RequestError("\n".join([f"{display_path(path)}: no checkpoint is whole; {again}", *damaged]))
         if result.status == "finished":
             why = "it has finished, and its checkpoint was removed then: training.keep_checkpoint=true keeps it"
-            raise RequestError(f"{display_path(path)}: nothing to go on with: {why}")
+            raise RequestError(f"{display_path(path)}: nothing to resume: {why}")
         if (path / "history.csv").exists():
             raise RequestError(f"{path / FOLDER}: no checkpoint is there; {again}")
     for message in damaged:
@@ -156,7 +159,7 @@ def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
     ]
     if others:
         raise RequestError(
-            f"{display_path(path)}: goes on with the config that it has: {'; '.join(others)}. "
+            f"{display_path(path)}: is resumed with its own config: {'; '.join(others)}. "
             f"mnist-exp from={display_path(path)} starts a new run with what you change"
         )
 
@@ -175,7 +178,7 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
         raise RequestError(f"training.epochs={epochs}: {display_path(path)} has done {done} epochs{more} already")
     if result.status == "finished" and epochs == done:
         raise RequestError(
-            f"{display_path(path)}: nothing to go on with: it has finished its {done} epochs; a larger "
+            f"{display_path(path)}: nothing to resume: it has finished its {done} epochs; a larger "
             "training.epochs trains it longer"
         )
 
@@ -188,7 +191,7 @@ def check_device(
     Raises `RequestError` if the device is not the run's, unless the user asked for it.
     """
     asked = {key_of(text) for text in request.overrides}
-    had, other = result.device, "goes on all the same, but not bit for bit"
+    had, other = result.device, "resumes anyway, but not bit for bit"
     if not asked & {"device", "device.threads"}:
         from mnist_exp.training.device import available_cores
 

@@ -100,7 +100,7 @@ class TrainingRun:
                 remove_folder(self._checkpoint_folder)
         say(f"{display_path(self._record.path)}: done in {self._stopwatch.report()['total']:.1f} s")
         if job.stands_in_for:
-            warn(f"these figures are for {config.data.name}, which stood in for {job.stands_in_for}")
+            warn(f"these figures are for {config.data.name}, the fallback for {job.stands_in_for}")
         return self._record.result
 
     # ---------------------------------------------------------------- data, model, directory
@@ -153,7 +153,7 @@ class TrainingRun:
             if isinstance(signalled, KeyboardInterrupt) and progress.best is not None:
                 self._save_and_score(final=False)
             done = f"{progress.epochs} of {config.training.epochs} epochs"
-            say(f"{display_path(self._record.path)}: interrupted after {done}, which are kept there")
+            say(f"{display_path(self._record.path)}: interrupted after {done}; they are kept")
             raise
         except Pruned as pruned:
             say(f"pruned  {pruned}")
@@ -233,13 +233,13 @@ def _explaining_resume(path: Path) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, Killed):
         if not _has_finished(path):
-            say(f"to go on: {command}")
+            say(f"to resume: {command}")
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         if os.strerror(errno.ENOSPC) in reason:  # HDF5 says it among other things
             reason = os.strerror(errno.ENOSPC)
-        then = "" if _has_finished(path) else f"\nto go on then: {command}"
+        then = "" if _has_finished(path) else f"\nthen resume with: {command}"
         raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
 
 

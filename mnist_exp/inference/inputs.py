@@ -135,7 +135,7 @@ def _pictures_in(folder: str, tell: Tell) -> list[str]:
         there = f"; there are {others}" if found else ""
         raise RequestError(f"{_shown(folder)}: no PNG or JPEG files (.png, .jpg, .jpeg) in this folder{there}")
     if len(found) > len(pictures):
-        tell(f"{_shown(folder)}: {others} there, neither PNG nor JPEG, passed over")
+        tell(f"{_shown(folder)}: {others} there, neither PNG nor JPEG, skipped")
     return sorted(pictures, key=_natural)
 
 

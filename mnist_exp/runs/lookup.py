@@ -74,7 +74,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         return matches[0]
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
-        raise Ambiguous(f"{wanted}: {len(matches)} runs are called so:{names}")
+        raise Ambiguous(f"{wanted}: {len(matches)} runs have this name:{names}")
     if path.is_dir():  # a folder that only shares a run's name does not hide the run
         raise RequestError(f"{wanted}: not a run's directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
@@ -162,7 +162,7 @@ def _runs_called(wanted: str, outputs: Path) -> list[RunSummary]:
     runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
-        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs are called so:{names}")
+        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs have this name:{names}")
     return look_at(sorted(sweeps[0].iterdir()))
 
 

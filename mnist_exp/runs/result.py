@@ -42,7 +42,7 @@ class DataRecord(Record):
     @property
     def title(self) -> str:
         """The name, and the data set that it stood in for."""
-        return f"{self.name}, standing in for {self.stands_in_for}" if self.stands_in_for else f"{self.name}"
+        return f"{self.name}, the fallback for {self.stands_in_for}" if self.stands_in_for else f"{self.name}"
 
 
 class DeviceRecord(Record):

@@ -95,13 +95,13 @@ class Claim:
     def report(self, epoch: int, value: float) -> None:
         """Report the best value up to an epoch, once. Training continues even if the storage does not answer."""
         if epoch not in self._reported:
-            with _tolerate_silence("could not be told of an epoch"):
+            with _tolerate_silence("could not record an epoch"):
                 self._trial.report(value, epoch)
             self._reported.add(epoch)
 
     def is_behind(self) -> bool:
         """Whether the pruner would end the trial."""
-        with _tolerate_silence("could not be asked about pruning"):
+        with _tolerate_silence("did not answer about pruning"):
             return bool(self._trial.should_prune())
         return False
 
@@ -113,9 +113,9 @@ class Claim:
             self._trial.set_user_attr("reason", reason)
             self._trial.study.tell(self._trial, value if state == "finished" else None, known)
         except (UpdateFinishedTrialError, ValueError):
-            warn(f"trial {self.number} was given up in the meantime: nothing was heard of it for {_SILENCE} s")
+            warn(f"trial {self.number} was marked as lost: no heartbeat for {_SILENCE} s")
         except StorageInternalError as error:
-            raise WorkError(f"the study cannot be told of trial {self.number}: {_first_line(error)}") from error
+            raise WorkError(f"the study could not record trial {self.number}: {_first_line(error)}") from error
 
     def __enter__(self) -> Claim:
         return self
@@ -305,8 +305,8 @@ def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) 
         more = f"\n  and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
         lines = "".join(f"\n  {line}" for line in others[:_MOST_SHOWN]) + more
         raise RequestError(
-            f"tune.name={name}: this study was begun with something else{lines}\n"
-            "another tune.name begins a new one"
+            f"tune.name={name}: this study was started with other settings{lines}\n"
+            "another tune.name starts a new one"
         )
 
 

@@ -39,7 +39,7 @@ def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], con
         try:
             ended |= run_jobs(plan, request, grid, [job for job in plan.jobs if job not in ended])
         except (KeyboardInterrupt, Killed):
-            say(f"{display_path(plan.directory)}: interrupted; the same command again goes on with it")
+            say(f"{display_path(plan.directory)}: interrupted; run the same command again to resume it")
             raise
         outcomes = [ended[job] for job in plan.jobs]
         table = Leaderboard(outcomes, grid)

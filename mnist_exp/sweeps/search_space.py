@@ -207,7 +207,7 @@ def _interval_faults(sweep: IntervalSweep, log: bool) -> Iterator[str]:
     if not (math.isfinite(low) and math.isfinite(high)):
         yield "both ends must be numbers"
     elif low > high:
-        yield f"the wrong way round: it must be interval({high:g},{low:g})"
+        yield f"in the wrong order: it must be interval({high:g},{low:g})"
     elif low == high:
         yield f"both ends are {low:g}: give it as a single value"
     if log and low <= 0:

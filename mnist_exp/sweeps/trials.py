@@ -113,7 +113,9 @@ def make_observer(config: TrainConfig, claim: Claim) -> Any:
             best = row if not best or better(row, best, config) else best
             claim.report(int(row["epoch"]), best[metric])
         if best and len(history) < config.training.epochs and claim.is_behind():
-            raise Pruned(f"after epoch {len(history)}: {metric} {best[metric]:.4g} is behind the other trials'")
+            raise Pruned(
+                f"after epoch {len(history)}: {metric} {best[metric]:.4g} is worse than the other trials'"
+            )
 
     return after_epoch
 

@@ -132,7 +132,7 @@ def train_job(
             try:
                 resumed = check_resumption(replace(planned.request, overrides=()), directory, stopwatch)
             except RequestError as error:
-                remark = f"begun anew: {error}"
+                remark = f"started anew: {error}"
             else:
                 TrainingRun(resumed, stopwatch).execute()
                 return ""

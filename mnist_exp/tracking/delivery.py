@@ -183,7 +183,7 @@ class Delivery:
         if self.refusal:
             raise NotPermitted(f"{self.refusal}; {self._permitting_command()}")
         if self.uri is None:
-            raise ValueError("nothing says which store it was for: give tracking.uri")
+            raise ValueError("its store is not recorded: give tracking.uri")
         self._client = self._client or connect(self.uri)
         with exclusive(self._folder / LOCK):
             state = self.delivered()

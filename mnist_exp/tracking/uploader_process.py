@@ -48,7 +48,7 @@ class Sender:
         self._process.stdin.close()  # no more lines: deliver the rest, or report why not
         try:
             self._process.wait(wait_seconds)
-            said = "what delivers it was ended"
+            said = "the uploader was ended"
         except (subprocess.TimeoutExpired, KeyboardInterrupt, Killed) as error:
             self._process.kill()
             self._process.wait()

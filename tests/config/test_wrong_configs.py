@@ -255,7 +255,7 @@ def wrong_files() -> Iterator[Case]:
     yield Case(
         "YAML",
         ("model=mine",),
-        ((r"mine\.yaml:1", r"^model: is no value but a group of keys"),),
+        ((r"mine\.yaml:1", r"^model: is a group of keys, not a value"),),
         user_file("model", "- a\n"),
     )
     for text, line in (
