@@ -159,6 +159,7 @@ def test_every_format_on_the_whole_test_set(cli: Cli, model: str):
     assert f"for all {'10,000' if MNIST else '300'} test images" in out
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_is_not_kept(cli: Cli):
     """LiteRT has no recurrent layers: the reason is told, and the others are written."""
     layers = "[{type: Reshape, target_shape: [28,28]},{type: LSTM, units: 4},{type: Dense, units: 10},Softmax]"
@@ -319,6 +320,7 @@ def test_all_are_the_formats_that_there_are():
     assert set(config.formats) == set(Format.__args__) == set(FORMATS)
 
 
+@pytest.mark.slow
 def test_the_registry(cli: Cli, run: Path):
     """A run that no tracker knows is delivered; a version is made once; `run=` takes the model by whatever name."""
     for _ in range(2):

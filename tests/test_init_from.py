@@ -52,6 +52,7 @@ def test_weights_are_taken_where_name_and_shapes_fit(cli: Cli):
     assert config["init_from"] == str(donor.run)  # which run `latest` was
 
 
+@pytest.mark.slow
 def test_other_preprocessing_is_told(cli: Cli):
     """The weights that are taken were made for other numbers."""
     cli(NET % "", small=True)
@@ -83,6 +84,7 @@ def training_images(run: Path | None, part: str) -> set[bytes]:
     return {image.tobytes() for image in images}
 
 
+@pytest.mark.slow
 def test_a_limit_does_not_mix_the_parts_of_two_runs(cli: Cli):
     """A run that starts from one with another limit validates on none of its training images."""
     donor = cli("data.limit=900", small=True)
@@ -111,6 +113,7 @@ def test_validating_on_images_already_trained_on_is_reported(cli: Cli):
     assert "of its validation images" not in by_test
 
 
+@pytest.mark.slow
 def test_a_start_on_other_data_is_of_unknown_images(cli: Cli):
     """The number of validation images that it trained on is then not claimed to be 0."""
     donor = cli(small=True)

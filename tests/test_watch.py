@@ -27,6 +27,7 @@ def names(run: Path | None) -> set[str]:
     return {path.name for path in (run / "plots" / "watch").glob("*")}
 
 
+@pytest.mark.slow
 def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """Nor the fingerprint. What is drawn are the maps of the model that would be saved, after each epoch."""
     drawn: dict[str, Any] = {}

@@ -23,7 +23,7 @@ AVX-512 takes four times as long to train as one with its bfloat16 instructions.
 
 def soak(*values: Any) -> Any:
     """Parameters of a test that only `make soak` uses."""
-    return pytest.param(*values, marks=pytest.mark.soak)
+    return pytest.param(*values, marks=(pytest.mark.slow, pytest.mark.soak))
 
 
 # A softmax regression on a few hundred images: everything is real, nothing takes long.

@@ -149,6 +149,7 @@ def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]
     assert isinstance(read(done.run)[-1], EndEvent)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     """The sender outlives the training, delivers what was written, and says what happened."""
     folder, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -233,6 +234,7 @@ def test_the_store_is_where_it_is_said_to_be(cli: Cli, home_data: list[str], tmp
     assert not Path("outputs/mlflow.db").exists()
 
 
+@pytest.mark.slow
 def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
     """MLflow keeps whole paths: those of the run, its model and a registered version are what they are now."""
     from mnist_exp.tracking.store import connect, store_of
@@ -254,6 +256,7 @@ def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
     assert not old.exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
     """Four finished children under one finished parent, which holds the leaderboard."""
     done = cli("-m", "model=linear,pyramid", "seed=0,1", "data.limit=200", "training.epochs=1", *home_data)

@@ -61,6 +61,7 @@ def die_after(
             return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noted", [True, False])
 def test_wherever_it_dies(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, noted: bool):
     """After every single call to MLflow; also where what was noted of it is lost, and everything is delivered again."""
@@ -90,6 +91,7 @@ def times_of_its_own(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(Delivery, "_deliver_metrics", shifted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("break_it", [unfound_runs, unfound_models, times_of_its_own])
 def test_it_would_be_seen(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None]
