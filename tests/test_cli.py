@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.cli import Cli
+from support.cli import PATIENCE, Cli
 
 from mnist_exp.cli import VERBS
 
@@ -124,7 +124,11 @@ def test_an_ascii_terminal_is_no_reason_to_fail():
         "PYTHONIOENCODING": "ascii",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "mnist_exp", "--help"], capture_output=True, env=environment, timeout=30, check=True
+        [sys.executable, "-m", "mnist_exp", "--help"],
+        capture_output=True,
+        env=environment,
+        timeout=30 * PATIENCE,
+        check=True,
     )
     assert b"group=option ?" in done.stdout
 
@@ -170,7 +174,12 @@ def test_completion_knows_verbs(line: str, completed: str):
         "COMP_CWORD": str(len(line.split()) - 1),
     }
     done = subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, env=environment, timeout=30, check=True
+        [sys.executable, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=30 * PATIENCE,
+        check=True,
     )
     assert completed in done.stdout.split()
 
@@ -195,6 +204,10 @@ def test_telling_needs_nothing_heavy():
             "sys.exit(f'imported {heavy}' if heavy else 0)"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=30, check=False
+            [sys.executable, "-c", code, *words],
+            capture_output=True,
+            text=True,
+            timeout=30 * PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, (words, done.stderr)

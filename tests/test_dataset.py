@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.cli import Cli, start
+from support.cli import PATIENCE, Cli, start
 
 from mnist_exp.cli import ACTIONS
 from mnist_exp.config.hydra_adapter import conf_folder
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_leaves_nothing(to: str):
     """Exit status 1, what failed, and no half of it."""
     done = subprocess.run(
         [sys.executable, "-m", "mnist_exp", "dataset", "convert", DIGITS, f"to={to}", "output=deep/x"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=60 * PATIENCE, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
@@ -184,7 +184,7 @@ def test_ctrl_c_leaves_nothing(use: Callable[[str], None]):
     while not list(Path().rglob("*.png")):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=30 * PATIENCE) == 130
     assert process.communicate()[1] == "mnist-exp: interrupted\n"
     assert left() == []
 
@@ -198,7 +198,7 @@ def test_nothing_heavy_is_imported():
     )
     for words in (["convert", "to=csv", "data.limit=20"], ["verify"]):
         command = [sys.executable, "-c", code, "dataset", *words, DIGITS]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 * PATIENCE, check=False)
         assert done.returncode == 0, done.stderr
 
 

@@ -381,7 +381,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def ask(url: str, content: Any) -> Any:
     request = urllib.request.Request(url, json.dumps(content).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=30 * PATIENCE) as answer:
         return json.load(answer)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import SMALL, Cli, start
+from support.cli import PATIENCE, SMALL, Cli, start
 
 from mnist_exp.cli import main
 from mnist_exp.report.progress import TrainingDisplay
@@ -62,7 +62,7 @@ def test_a_signal_marks_the_run(
     """At once, in the directory and for the tracker; with a checkpoint at the step that was made last."""
     wait_for_epoch(endless, 2)
     endless.send_signal(number)
-    out, err = endless.communicate(timeout=60)
+    out, err = endless.communicate(timeout=60 * PATIENCE)
     assert endless.returncode == exit_status, err
     assert "Traceback" not in err
     run = the_run()
@@ -139,7 +139,7 @@ def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Pop
             break
         except subprocess.TimeoutExpired:
             pass
-    _, err = endless.communicate(timeout=60)
+    _, err = endless.communicate(timeout=60 * PATIENCE)
     assert endless.returncode in (130, -signal.SIGINT)
     assert 'Traceback (most recent call last):\n  File "<frozen' not in err
     run = the_run()
@@ -156,7 +156,7 @@ def test_a_signal_that_is_ignored_stays_ignored(home_data: list[str]):
     process = start(*words, ignoring=signal.SIGHUP)
     wait_for_epoch(process, 1)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=60)
+    process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0
 
 

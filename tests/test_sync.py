@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cli import Cli, start
+from support.cli import PATIENCE, Cli, start
 from support.journals import expected, free_port, held, write_run, write_sweep_run
 
 from mnist_exp.runs.events import EndEvent
@@ -173,7 +173,7 @@ def test_a_sweep_that_is_killed(cli: Cli, home_data: list[str], here: str, tmp_p
         assert time.monotonic() < deadline
         time.sleep(0.05)
     sweep.send_signal(number)
-    sweep.communicate(timeout=60)
+    sweep.communicate(timeout=60 * PATIENCE)
     [directory] = SWEEPS.glob("*")
     folders = [directory, directory / "seed-0", directory / "seed-1"]
     cli("runs")

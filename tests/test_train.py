@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.cli import SMALL, Cli, start
+from support.cli import PATIENCE, SMALL, Cli, start
 
 # Everything that the contract promises of a finished run.
 FILES = {
@@ -96,7 +96,9 @@ def test_the_same_weights_in_another_process(cli: Cli, home_data: list[str]):
     """What ran before in a process does not count."""
     here = cli("model=pyramid", "aug=shift", "name=here", small=True)
     words = [*SMALL, *home_data, "model=pyramid", "aug=shift", "name=there"]
-    subprocess.run([sys.executable, "-m", "mnist_exp", *words], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "mnist_exp", *words], check=True, capture_output=True, timeout=120 * PATIENCE
+    )
     [there] = Path("outputs/runs").glob("there-*")
     result = json.loads((there / "result.json").read_text())
     assert result["weights_sha256"] == here.result["weights_sha256"]
@@ -157,7 +159,7 @@ def test_saved_models_predict_as_the_model_in_memory(
     script.write_text(PLAIN_KERAS)
     subprocess.run(
         [sys.executable, str(script), str(done.run), str(tmp_path / "images.npy"), str(tmp_path / "out.npz")],
-        check=True, capture_output=True, timeout=120, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        check=True, capture_output=True, timeout=120 * PATIENCE, env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )  # fmt: skip
     with np.load(tmp_path / "out.npz") as out:
         keras_file, hdf5, rebuilt = (out[name] for name in out)
@@ -290,7 +292,7 @@ def test_a_handful_is_learnt_by_heart(cli: Cli, home_data: list[str]):
 def test_a_reader_that_has_seen_enough_does_not_end_a_run(home_data: list[str]):
     """`mnist-exp … | head -1` trains to its end."""
     words = shlex.join([sys.executable, "-m", "mnist_exp", *SMALL, *home_data])
-    subprocess.run(f"{words} | head -1", shell=True, check=True, capture_output=True, timeout=120)
+    subprocess.run(f"{words} | head -1", shell=True, check=True, capture_output=True, timeout=120 * PATIENCE)
     [result] = Path("outputs/runs").glob("*/result.json")
     assert json.loads(result.read_text())["status"] == "finished"
 
@@ -346,7 +348,7 @@ def test_ctrl_c_keeps_what_there_is(cli: Cli, endless: subprocess.Popen[str]):
     """Exit status 130; the best epoch is saved, the run marked, the test set not looked at."""
     path = wait_for_epochs(endless, 3)
     endless.send_signal(signal.SIGINT)
-    _, err = endless.communicate(timeout=60)
+    _, err = endless.communicate(timeout=60 * PATIENCE)
     assert endless.returncode == 130, err
     assert "Traceback" not in err
     result = json.loads((path / "result.json").read_text())
@@ -363,7 +365,7 @@ def test_kill_9_is_seen(cli: Cli, endless: subprocess.Popen[str]):
     """A run whose process is gone is shown and marked as killed, with what it had written whole."""
     path = wait_for_epochs(endless, 3)
     endless.kill()
-    endless.communicate(timeout=60)
+    endless.communicate(timeout=60 * PATIENCE)
     shown = cli("runs").out
     assert "killed" in shown
     assert "0/5000" not in shown  # what had been reached is shown

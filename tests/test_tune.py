@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.cli import SMALL, Cli, start
+from support.cli import PATIENCE, SMALL, Cli, start
 
 RATE = "optimizer.learning_rate=tag(log,interval(1e-4,1e-1))"
 STUDY = Path("outputs/sweeps/s")
@@ -406,13 +406,13 @@ def test_ctrl_c_keeps_the_trial_and_it_goes_on(home_data: list[str], use: Any):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 130, out + err
     assert "interrupted; run the same command again to resume it" in out
     assert results()["trial-001"]["status"] == "interrupted"
     for more in ((), ("outputs=b",)):
         process = start(*words, *more)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=120 * PATIENCE)
         assert process.returncode == 0, out + err
     assert results()["trial-001"]["resumed"]
     assert rows(Path("b/sweeps/s")) == rows()

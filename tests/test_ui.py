@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cli import Cli, start
+from support.cli import PATIENCE, Cli, start
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def end(ui: subprocess.Popen[str]) -> None:
     """Ctrl-C, and wait."""
     if ui.returncode is None:
         ui.send_signal(signal.SIGINT)
-        ui.communicate(timeout=30)
+        ui.communicate(timeout=30 * PATIENCE)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def page(address: str, profile: Path) -> str:
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--window-size=1600,900",
          "--virtual-time-budget=30000", "--dump-dom", address],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=120 * PATIENCE, check=True,
     ).stdout  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_a_runs_pictures_are_shown(served: tuple[str, str, subprocess.Popen[str]
     assert experiment
     base = address.split("/#")[0]
     with urllib.request.urlopen(
-        f"{base}/get-artifact?path=plots/accuracy.png&run_uuid={run.info.run_id}", timeout=30
+        f"{base}/get-artifact?path=plots/accuracy.png&run_uuid={run.info.run_id}", timeout=30 * PATIENCE
     ) as answer:
         served_picture = answer.read()
     assert served_picture == (Path("outputs/runs") / name / "plots" / "accuracy.png").read_bytes()

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.cli import PATIENCE
 
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file, write_text
@@ -41,7 +42,7 @@ def test_processes_that_start_at_once_do_not_share_a_directory(tmp_path: Path):
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path), start], stdout=subprocess.PIPE, text=True)
         for _ in range(12)
     ]
-    names = {process.communicate(timeout=60)[0].strip() for process in processes}
+    names = {process.communicate(timeout=60 * PATIENCE)[0].strip() for process in processes}
     assert names == {"same"} | {f"same-{number}" for number in range(2, 13)}
 
 

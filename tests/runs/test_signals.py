@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cli import Cli, soak
+from support.cli import PATIENCE, Cli, soak
 
 from mnist_exp.errors import Killed
 from mnist_exp.report.progress import TrainingDisplay
@@ -109,7 +109,7 @@ def test_ctrl_c_during_start_up(module: str, delay: float):
             break
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=120 * PATIENCE)
     said = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert (process.returncode, said) == (130, ["mnist-exp: interrupted"])
     for result in Path("outputs").rglob("result.json"):
