@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+
+from mnist_exp.immediate_exit import exit_at_once
 
 
 def main() -> int:
@@ -21,8 +22,7 @@ def main() -> int:
 
 
 def _exit(number: int, frame: object) -> None:
-    os.write(2, b"mnist-exp: interrupted\n")
-    os._exit(128 + number)
+    exit_at_once(128 + number, "mnist-exp: interrupted")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, ending, listed
+from mnist_exp import __version__
+from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, describe_ending, format_problems
+from mnist_exp.model import backend
 from mnist_exp.runs import signals
+from mnist_exp.runs.log import to_console, warn
+from mnist_exp.suggest import did_you_mean
 from mnist_exp.text import mask_credentials, printable
 
 if TYPE_CHECKING:
@@ -74,9 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. Errors are printed, not raised."""
     started = time.perf_counter()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # don't fail if the terminal cannot show "…"
+    _tolerate_unprintable()
     try:
         return _run(words, started)
     except (KeyboardInterrupt, Killed) as signal:
@@ -84,27 +87,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (`| head`) has exited
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
-    except MnistExpError as error:
-        if _full_errors():
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        return _report(error)
+
+
+def _tolerate_unprintable() -> None:
+    """Replace characters that the terminal cannot show, such as "…", instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _report(error: Exception) -> int:
+    """Print an error, and return the exit status."""
+    if isinstance(error, MnistExpError):
         print(f"mnist-exp: {printable(str(error))}", file=sys.stderr, flush=True)
         if isinstance(error, RequestError) and error.pending is not None:
             _print_more(error.pending)
         return error.exit_status
-    except Exception as error:
-        if _full_errors():
-            raise
-        if (cause := signals.received()) is not None:  # a library turned its exception into another
-            return _ended_by(cause)
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        print(f"mnist-exp: unexpected {type(error).__name__}: {printable(first)}", file=sys.stderr)
-        print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
-        return 1
+    if (cause := signals.received()) is not None:  # a library turned its exception into another
+        return _ended_by(cause)
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    print(f"mnist-exp: unexpected {type(error).__name__}: {printable(first)}", file=sys.stderr)
+    print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
+    return 1
 
 
 def _ended_by(signal: BaseException) -> int:
     """Print which signal ended the command line, and return the exit status."""
-    text, status = ending(signal)
+    text, status = describe_ending(signal)
     print(text, file=sys.stderr)
     return status
 
@@ -112,18 +125,15 @@ def _ended_by(signal: BaseException) -> int:
 def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
     try:
         if more := find():
-            print(printable(f"and {listed(more, 'more that Keras finds')}"), file=sys.stderr)
+            print(printable(f"and {format_problems(more, 'more that Keras finds')}"), file=sys.stderr)
     except KeyboardInterrupt:
         print("mnist-exp: interrupted before Keras could check the rest", file=sys.stderr)
     except Exception as error:
         print(f"mnist-exp: Keras could not check the rest: {printable(str(error))}", file=sys.stderr)
 
 
-def _full_errors() -> bool:
-    return os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-
 def _run(words: list[str], started: float) -> int:
+    """Run the verb, or print what a flag asks for. Returns the exit status; raises any error."""
     if words and words[0] in ("--help", "-h"):
         width = max(map(len, VERBS))
         verbs = "\n".join(f"  {verb:<{width}}  {does}" for verb, does in VERBS.items())
@@ -135,6 +145,7 @@ def _run(words: list[str], started: float) -> int:
     verb, words = _take_verb(words)
     if verb == "dataset":
         words = _take_action(words)
+    from mnist_exp.config.hydra_adapter import hidden_options
     from mnist_exp.config.overrides import parse, request_from
 
     root = verb
@@ -143,16 +154,7 @@ def _run(words: list[str], started: float) -> int:
     request = request_from(root, parse(words))
     if any(word.split("=")[0] in _INFORMATION_FLAGS for word in words):
         return _run_hydra_flags(request, verb, words)
-    command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{verb}"), verb)
-    if request.multirun:
-        if verb not in ("train", "check"):
-            raise RequestError(f"-m works with train and check, not with {verb}")
-        if verb == "train":
-            command = import_module("mnist_exp.commands.sweep").sweep
-    from mnist_exp.config.hydra_adapter import hidden_options
-    from mnist_exp.model import backend
-    from mnist_exp.runs.log import to_console, warn
-
+    command = _import_command(verb, request.multirun)
     signals.start()
     to_console()
     backend.process_is_ours = True
@@ -162,13 +164,22 @@ def _run(words: list[str], started: float) -> int:
     return 0
 
 
+def _import_command(verb: str, multirun: bool) -> Callable[..., None]:
+    """Return the function of a verb. Raises `RequestError` for `-m` and a verb that it does not work with."""
+    module = verb
+    if multirun and verb == "train":
+        module = "sweep"
+    elif multirun and verb != "check":
+        raise RequestError(f"-m works with train and check, not with {verb}")
+    command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{module}"), module)
+    return command
+
+
 def _take_verb(words: list[str]) -> tuple[str, list[str]]:
     if not _begins_with_a_name(words):
         return DEFAULT_VERB, words
     if words[0] in VERBS:
         return words[0], words[1:]
-    from mnist_exp.suggest import did_you_mean
-
     verbs = ", ".join(VERBS)
     raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
 
@@ -212,7 +223,7 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> int:
         print(mask_credentials(shown.getvalue()), end="")
         return status
     except Exception:
-        if not _full_errors():
+        if os.environ.get("HYDRA_FULL_ERROR") != "1":
             compose_or_explain(request)  # raises all problems at once
         raise
 
@@ -231,10 +242,6 @@ def _hide_verb_from_completion(verb: str) -> None:
 
 
 def _print_versions() -> None:
-    from importlib.metadata import version
-
-    from mnist_exp import __version__
-
     print(f"mnist-exp {__version__}")
     for name in ("keras", "tensorflow", "hydra-core", "mlflow"):
         print(f"{name} {version(name)}")

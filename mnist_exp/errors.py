@@ -57,9 +57,10 @@ class Problem:
 
     def __lt__(self, other: Problem) -> bool:
         """Order by place, then message, with numbers by size: line 3 before line 10."""
-        return self._key() < other._key()
+        return self.sort_key() < other.sort_key()
 
-    def _key(self) -> list[tuple[int, int | str]]:
+    def sort_key(self) -> list[tuple[int, int | str]]:
+        """Return the key of this order."""
         parts = re.split(r"(\d+)", f"{self.place}\0{self.message}")
         return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
@@ -85,7 +86,7 @@ class RequestError(MnistExpError):
         """`pending` finds further problems, which takes longer: it is called after these are printed."""
         self.problems = () if isinstance(problems, str) else tuple(problems)
         self.pending = pending
-        text = problems if isinstance(problems, str) else listed(self.problems, f"in {subject}")
+        text = problems if isinstance(problems, str) else format_problems(self.problems, f"in {subject}")
         super().__init__(text)
 
 
@@ -93,7 +94,7 @@ DIVERGED = "the loss is no longer a number"
 """Begins the message of a training that diverged, by which the run is recognized later."""
 
 
-def listed(problems: Sequence[Problem], where: str) -> str:
+def format_problems(problems: Sequence[Problem], where: str) -> str:
     """Format the number of problems, and each on its own line."""
     count = len(problems)
     width = max(len(problem.place) for problem in problems)
@@ -115,7 +116,7 @@ class Pruned(BaseException):
     """A trial of a search is worse than the others, and ends before its last epoch."""
 
 
-def ending(signalled: BaseException) -> tuple[str, int]:
+def describe_ending(signalled: BaseException) -> tuple[str, int]:
     """Return the text and the exit status of a command line that a signal ended."""
     if isinstance(signalled, Killed):
         return f"mnist-exp: ended by {signalled}", signalled.exit_status

@@ -11,7 +11,7 @@ PACKAGE = Path(mnist_exp.__file__).parent
 
 # A room imports from itself and from rooms before it.
 ORDER = [
-    "errors", "text", "suggest", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
+    "immediate_exit", "errors", "text", "suggest", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
     "report", "tracking", "engine", "sweeps", "commands", "cli",
 ]  # fmt: skip
 
@@ -34,21 +34,10 @@ ROOMS = {
     "PIL": {"data", "inference"},
 }  # fmt: skip
 
-# Where each may be imported together with a module: a folder, or single modules, which are themselves imported late.
-# Everywhere else it is imported inside functions, or for annotations.
-WITH_MODULE = {
-    "keras": {"model", "training", "inference", "analysis", "engine/keras_check.py"},
-    "tensorflow": {"training", "analysis"},  # not model: `backend` prepares TensorFlow before it is imported
-    "mlflow": {"tracking/mlflow_model.py", "tracking/pyfunc_loader.py"},
-    "optuna": {"sweeps/optuna_adapter.py", "sweeps/optuna_study.py", "sweeps/study_plots.py"},
-    "matplotlib": {"report/feature_maps.py", "report/figure.py", "report/plots.py"},
-    "scipy": {"inference", "sweeps"},
-    "PIL": {"inference"},
-    "sklearn": set(),
-    "pyarrow": set(),
-    "onnxruntime": set(),
-    "ai_edge_litert": set(),
-}  # fmt: skip
+# Libraries that take time to import: a wrong request is reported without them.
+HEAVY = {"numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "PIL"}
+# Libraries that few requests need, some of which may not be installed: imported inside functions everywhere.
+RARE = {"sklearn", "pyarrow", "onnxruntime", "ai_edge_litert", "ray"}
 
 
 def modules() -> dict[Path, ast.Module]:
@@ -97,13 +86,46 @@ def test_heavy_libraries_stay_in_their_rooms():
                 assert room(path) in ROOMS[library], f"{path} imports {name}"
 
 
+def import_closure(*roots: str) -> dict[str, set[str]]:
+    """What importing these modules imports of the package, directly or not, and what each of these modules imports."""
+    names = {module_name(path): imported(tree, at_import=True) for path, tree in modules().items()}
+    closure: dict[str, set[str]] = {}
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in names and name not in closure:
+            closure[name] = names[name]
+            waiting += names[name]
+    return closure
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def libraries(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
 def test_heavy_libraries_are_imported_when_they_are_needed():
-    """Importing the command line, or a module that it reads first, imports no heavy library."""
+    """Importing the command line, a verb, or `mnist_exp.load` imports no heavy library."""
+    verbs = [name for name in map(module_name, modules()) if name.startswith("mnist_exp.commands.")]
+    assert len(verbs) > 10
+    for module, names in import_closure("mnist_exp.__main__", "mnist_exp.engine.prediction", *verbs).items():
+        assert not libraries(names) & HEAVY, f"{module} imports {libraries(names) & HEAVY} with itself"
+
+
+def test_training_imports_neither_mlflow_nor_matplotlib():
+    """The uploader, a process of its own, imports MLflow; plots are drawn at the end."""
+    for module, names in import_closure("mnist_exp.engine.run").items():
+        assert not libraries(names) & {"mlflow", "matplotlib"}, f"{module} imports {names} with itself"
+
+
+def test_rare_libraries_are_imported_inside_functions():
+    """What needs no ONNX, for example, works without it."""
     for path, tree in modules().items():
-        for name in imported(tree, at_import=True):
-            allowed = WITH_MODULE.get(name.split(".")[0])
-            module = path.relative_to(PACKAGE).as_posix()
-            assert allowed is None or {room(path), module} & allowed, f"{module} imports {name} with itself"
+        names = imported(tree, at_import=True)
+        assert not libraries(names) & RARE, f"{path} imports {libraries(names) & RARE} with itself"
 
 
 def test_only_the_command_line_imports_verbs():

@@ -183,12 +183,12 @@ def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
 
 def test_whatever_keras_raises_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """Also Ctrl-C, by who has read the first answer."""
-    import mnist_exp.engine.preparation as settle
+    from mnist_exp.engine import preparation
 
     for error in (KeyboardInterrupt(), RuntimeError("no")):
 
         def fail(*_: object, **__: object) -> None:
             raise error  # noqa: B023
 
-        monkeypatch.setattr(settle, "set_up", fail)
+        monkeypatch.setattr(preparation, "set_up", fail)
         assert "must be greater than 0" in cli("check", "optimizer.learning_rate=-1", status=2).err

@@ -198,8 +198,8 @@ def test_telling_needs_nothing_heavy():
         ["model=pyramid", "--cfg", "job"],
     ):
         code = (
-            "import sys; from mnist_exp.cli import main; import mnist_exp.engine.preparation as settle;"
-            "settle._problems_with_keras = lambda *_, **__: (); main(sys.argv[1:]);"
+            "import sys; from mnist_exp.cli import main; from mnist_exp.engine import preparation;"
+            "preparation._problems_with_keras = lambda *_, **__: (); main(sys.argv[1:]);"
             "heavy = {'tensorflow', 'keras', 'mlflow', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules);"
             "sys.exit(f'imported {heavy}' if heavy else 0)"
         )

@@ -18,7 +18,7 @@ import pytest
 from support.cli import PATIENCE, start
 
 from mnist_exp.config.overrides import Request
-from mnist_exp.engine.saved_model import config_of, data_of, find_saved
+from mnist_exp.engine.saved_model import compose_run_config, find_saved, load_data
 from mnist_exp.training.loop import epoch_rows, steps_per_epoch
 
 pytestmark = pytest.mark.slow
@@ -131,8 +131,8 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
     assert result["best"]["epoch"] == 2
 
     saved = find_saved(str(run), tmp_path)
-    config = config_of(saved, Request("evaluate"), ())
-    train = data_of(config, Request("evaluate")).train
+    config = compose_run_config(saved, Request("evaluate"), ())
+    train = load_data(config, Request("evaluate")).train
     steps = steps_per_epoch(len(train), config)
     rows = epoch_rows(len(train), 32, config.seed, epoch=1, steps=steps, steps_per_call=1)
     order = np.concatenate([row.ravel() for row in rows])

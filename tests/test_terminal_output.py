@@ -45,9 +45,9 @@ def test_names_and_statuses_are_escaped(cli: Cli, verb: list[str]):
 def test_predictions_on_a_terminal_are_escaped():
     """A program that reads them gets the names as they are."""
     code = (
-        "from types import SimpleNamespace as N; from mnist_exp.commands.predict import write; "
+        "from types import SimpleNamespace as N; from mnist_exp.report.predictions import write_predictions; "
         "from mnist_exp.report.predictions import Prediction as P; "
-        "write([P('a\\x1b[31m', 0, '0', .5, '1', .5)], N(written_format='csv', output=None), print)"
+        "write_predictions([P('a\\x1b[31m', 0, '0', .5, '1', .5)], N(written_format='csv', output=None), print)"
     )
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-c", code], stdout=theirs, check=True)

@@ -168,11 +168,11 @@ def test_images_from_files_need_no_data(cli: Cli):
 def test_the_most_wrong_come_first(cli: Cli, run: Path):
     """By the certainty of the wrong answer, as plain Keras gives it."""
     from mnist_exp.config.overrides import Request
-    from mnist_exp.engine.saved_model import config_of, data_of, find_saved
+    from mnist_exp.engine.saved_model import compose_run_config, find_saved, load_data
 
     request = Request("visualize")
     saved = find_saved(str(run), Path())
-    test = data_of(config_of(saved, request, ()), request).test
+    test = load_data(compose_run_config(saved, request, ()), request).test
     assert test is not None
     loaded: Any = keras.saving.load_model(run / "model.keras")
     found = loaded.predict(test.images, verbose=0)

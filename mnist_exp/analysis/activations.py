@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from mnist_exp.analysis.layer_selection import designed
+from mnist_exp.analysis.layer_selection import designed_layers
 from mnist_exp.analysis.receptive_field import Axes, Axis
 from mnist_exp.data.dataset import Images
 from mnist_exp.keras_spec.traits import traits
@@ -72,7 +72,7 @@ def last_spatial_layers(model: keras.Model) -> list[keras.Layer]:
 
     If the paths merge only after the last layer with rows and columns, return the last such layer of each path.
     """
-    graph, layers = Graph(model), designed(model)
+    graph, layers = Graph(model), designed_layers(model)
     spatial = [layer for layer in _bottlenecks(graph, layers) if is_spatial(layer)]
     convolved = [layer.output.shape[1:3] for layer in layers if traits(layer).is_convolution and is_spatial(layer)]
     as_large = [layer for layer in spatial if layer.output.shape[1:3] == convolved[-1]] if convolved else spatial
@@ -184,8 +184,8 @@ def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
 def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float64]:
     """Return the weight of each unit in each pixel, shape (units, pixels)."""
     ordered = axis if axis is not None and not axis.is_uneven else None
-    seen = [ordered.seen(unit, inside=False) if ordered else None for unit in range(units)]
-    spans = [span for span in seen if span is not None]
+    known = [ordered.span(unit, inside=False) if ordered else None for unit in range(units)]
+    spans = [span for span in known if span is not None]
     if len(spans) < units:  # every receptive field is the whole image, or they are in no order
         spans = [(unit * pixels // units, (unit + 1) * pixels // units - 1) for unit in range(units)]
     middles = [spans[0][0] - 1, *np.mean(spans, axis=1), spans[-1][1] + 1]

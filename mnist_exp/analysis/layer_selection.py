@@ -33,10 +33,10 @@ def places_in(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, str]:
 
 def places_without_list(model: keras.Model) -> dict[str, str]:
     """Return `model.layers.<number>` by the layer's name, for a model whose list of layers is not known."""
-    return {layer.name: f"{_LIST}{number}" for number, layer in enumerate(designed(model))}
+    return {layer.name: f"{_LIST}{number}" for number, layer in enumerate(designed_layers(model))}
 
 
-def choose(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> list[keras.Layer]:
+def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> list[keras.Layer]:
     """Return the layer with a name, or the layers at and below a place in the list. Raises `NoSuchLayer`."""
     by_name = {layer.name: layer for layer in model.layers}
     if wanted in by_name:
@@ -44,7 +44,7 @@ def choose(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> 
     place = f"{_LIST}{str(wanted).removeprefix(_LIST)}."
     found = [by_name[name] for name, at in places.items() if f"{at}.".startswith(place) and name in by_name]
     if not found:
-        there = [layer.name for layer in designed(model)]
+        there = [layer.name for layer in designed_layers(model)]
         known = [*there, *(at.removeprefix(_LIST) for at in places.values())]
         meant = did_you_mean(str(wanted), known) if isinstance(wanted, str) else ""
         listed = ", ".join(
@@ -54,7 +54,7 @@ def choose(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> 
     return [layer for layer in model.layers if layer in found]
 
 
-def designed(model: keras.Model) -> list[keras.Layer]:
+def designed_layers(model: keras.Model) -> list[keras.Layer]:
     """Return a model's layers, without its input and its preprocessing."""
     return [
         layer
@@ -63,10 +63,10 @@ def designed(model: keras.Model) -> list[keras.Layer]:
     ]
 
 
-def telling(model: keras.Model) -> list[keras.Layer]:
-    """Return the layers of `designed` whose output at inference is more than their reshaped input."""
+def informative_layers(model: keras.Model) -> list[keras.Layer]:
+    """Return the layers of `designed_layers` whose output at inference is more than their reshaped input."""
     return [
         layer
-        for layer in designed(model)
+        for layer in designed_layers(model)
         if not traits(layer).is_inert and not isinstance(layer, keras.layers.RepeatVector)
     ]

@@ -22,7 +22,7 @@ from mnist_exp.model.keras_graph import input_tensors
 
 Reads = Callable[[int], Sequence[int]]
 """Maps an index to the indices that it reads on an earlier axis, which may lie outside of that axis."""
-Seen = tuple[int, int] | None
+Span = tuple[int, int] | None
 
 _REPEATS = 60  # a multiple of all numbers up to 6
 
@@ -40,11 +40,11 @@ class Axis:
     """Whether units may depend on fewer pixels than `before` says."""
     joins: bool = False
     """Whether `before` lie behind each other on this axis, rather than on top of each other."""
-    _seen: dict[tuple[int, bool], Seen] = field(default_factory=dict, repr=False)
+    _spans: dict[tuple[int, bool], Span] = field(default_factory=dict, repr=False)
 
     @property
     def is_bound(self) -> bool:
-        """Whether `seen` may return more than what a unit depends on, though never less."""
+        """Whether `span` may return more than what a unit depends on, though never less."""
         return self.enlarges or any(axis.is_bound for axis, _ in self.before)
 
     @property
@@ -52,7 +52,7 @@ class Axis:
         """Whether the distances and sizes of the fields vary along the axis, beyond a short pattern."""
         return self.joins or any(axis.is_uneven for axis, _ in self.before)
 
-    def seen(self, index: int, *, inside: bool = True) -> Seen:
+    def span(self, index: int, *, inside: bool = True) -> Span:
         """Return the first and last row (or column) of the image in an index's receptive field.
 
         Args:
@@ -65,16 +65,16 @@ class Axis:
         if not self.before:
             return (index, index)
         key = (index, inside)
-        if key not in self._seen:
+        if key not in self._spans:
             # All indices that are read, not only the outermost: with dilation, an inner one may reach further.
             spans = [
                 span
                 for axis, reads in self.before
                 for i in reads(index)
-                if (not inside or 0 <= i < axis.length) and (span := axis.seen(i, inside=inside))
+                if (not inside or 0 <= i < axis.length) and (span := axis.span(i, inside=inside))
             ]
-            self._seen[key] = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
-        return self._seen[key]
+            self._spans[key] = (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
+        return self._spans[key]
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def fields(axes: Axes) -> tuple[Field, Field]:
     for axis in axes.values():
         # After upsampling, the fields of neighbours may differ in size, in a pattern that repeats.
         units = range(axis.length if axis.is_uneven else _REPEATS)
-        spans = [span for unit in units if (span := axis.seen(unit, inside=False))]
-        last = axis.seen(_REPEATS, inside=False)
+        spans = [span for unit in units if (span := axis.span(unit, inside=False))]
+        last = axis.span(_REPEATS, inside=False)
         assert spans
         assert last
         size = max(high - low + 1 for low, high in spans)
@@ -131,21 +131,21 @@ def fields(axes: Axes) -> tuple[Field, Field]:
     return found[0], found[1]
 
 
-def seen_by(
+def field_of_unit(
     axes: Axes, unit: tuple[int, int], image: tuple[int, int], *, inside: bool = True
-) -> tuple[Seen, Seen]:
+) -> tuple[Span, Span]:
     """Return the first and last row, and the first and last column, in a unit's receptive field.
 
     Args:
         axes: The layer's entry in `receptive_axes`.
         unit: The unit's row and column in the layer's output.
         image: The rows and columns of the image.
-        inside: As in `Axis.seen`.
+        inside: As in `Axis.span`.
     """
-    found: list[Seen] = [(0, size - 1) for size in image]
+    spans: list[Span] = [(0, size - 1) for size in image]
     for number, axis in axes.items():
-        found[axis.of] = axis.seen(unit[number - 1], inside=inside)
-    return found[0], found[1]
+        spans[axis.of] = axis.span(unit[number - 1], inside=inside)
+    return spans[0], spans[1]
 
 
 def _after(layer: keras.Layer, inputs: Sequence[Axes], tensors: Sequence[Any]) -> Axes:

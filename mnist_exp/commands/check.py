@@ -19,22 +19,15 @@ from mnist_exp.sweeps.job_names import job_names
 def check(request: Request, started: float) -> None:
     """Report that nothing is wrong, or raise `RequestError` with all problems."""
     request = load_base_run(request)
+    jobs: dict[str, TrainConfig] = {}
     if request.multirun:
         grid = expand(request)
-        names = job_names(grid)
-        right = check_jobs(request, grid, names)
-        for name, (_, config) in right.items():
-            say(f"{name:<{max(map(len, names))}}  {_described(config)}")
-        what = f"nothing is wrong with any of these {len(right)} jobs"
+        jobs = {name: config for name, (_, config) in check_jobs(request, grid, job_names(grid)).items()}
     else:
         _, config, _ = check_config(request)
-        what = f"nothing is wrong: {_described(config)}"
-    say(f"{what} ({time.perf_counter() - started:.1f} s)")
+    from mnist_exp.engine.model_description import describe_model  # Keras
 
-
-def _described(config: TrainConfig) -> str:
-    from mnist_exp.model.build import build
-    from mnist_exp.model.preprocessing import Statistics, count_parameters
-
-    parameters = count_parameters(build(config, Statistics(), "float32", compiled=False))
-    return f"model {config.model.name}, {parameters:,} parameters, for {'×'.join(map(str, config.data.shape))}"
+    for name, config in jobs.items():
+        say(f"{name:<{max(map(len, jobs))}}  {describe_model(config)}")
+    what = f" with any of these {len(jobs)} jobs" if request.multirun else f": {describe_model(config)}"
+    say(f"nothing is wrong{what} ({time.perf_counter() - started:.1f} s)")

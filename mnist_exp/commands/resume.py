@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mnist_exp.config.overrides import Request, key_of, override_value
+from mnist_exp.engine.job import run_training
 from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import TrainingRun
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.directory import RunDirectory, RunSummary
@@ -28,7 +28,7 @@ def resume(request: Request, started: float) -> None:
         typo = next((key_of(text) for text in request.overrides if nearest(key_of(text), ["run"])), None)
         meant = f" ({typo}: did you mean 'run'?)" if typo else ""
         raise RequestError(f"resume: say which run: run=latest, a run's directory or its name{meant}")
-    run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"), can_go_on)
+    run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"), is_resumable)
     with RunDirectory.open(run.path) as directory:
         request = replace(request, overrides=tuple(t for t in request.overrides if key_of(t) != "from"))
         job = check_resumption(request, directory, stopwatch)
@@ -37,10 +37,10 @@ def resume(request: Request, started: float) -> None:
             request, config.tracking, Path(config.outputs), f"{display_path(run.path)}/config.yaml"
         )
         job = replace(job, config=config.model_copy(update={"tracking": tracking}))
-        TrainingRun(job, stopwatch).execute()
+        run_training(job, stopwatch)
 
 
-def can_go_on(run: RunSummary) -> bool:
+def is_resumable(run: RunSummary) -> bool:
     """Whether `run=latest` may select a run: it was interrupted or killed, or failed after a checkpoint."""
     return run.status in ("interrupted", "killed") or (
         run.status == "failed" and (run.path / "checkpoint").is_dir()

@@ -23,40 +23,40 @@ from mnist_exp.runs.directory import SWEEPS, RunDirectory, make_directory, safe_
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import is_finished
 from mnist_exp.sweeps.grid import Grid, expand
-from mnist_exp.sweeps.job_check import _jobs, check_jobs, resolve_data_of_all
+from mnist_exp.sweeps.job_check import check_jobs, format_job_count, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names, sweep_name
+from mnist_exp.sweeps.launchers import refuse_unusable, threads_per_job
 from mnist_exp.sweeps.leaderboard import Outcome
-from mnist_exp.sweeps.runner import complete
-from mnist_exp.sweeps.worker import Plan, PlannedJob, find_jobs, identity
+from mnist_exp.sweeps.runner import complete_sweep
+from mnist_exp.sweeps.worker import Plan, PlannedJob, compute_fingerprint, find_jobs
 from mnist_exp.text import display_path, masked_values
+from mnist_exp.training.device import available_cores
 
 SWEEP_FILE = "sweep.json"
 
 
 def sweep(request: Request, started: float) -> None:
     """Check all jobs, run the missing ones, and print the table of all. Raises `WorkError` if any failed."""
-    from mnist_exp.sweeps.launchers import refuse_unusable
-
     request = load_base_run(request)
     grid = share_cores(request, expand(request))
     names = job_names(grid)
     checked = check_jobs(request, grid, names)
     some_config = next(iter(checked.values()))[1]
     permit_store(request, some_config.tracking, Path(some_config.outputs))
-    settled, stands_in_for = resolve_data_of_all(list(checked.values()))
-    jobs = plan_jobs(tuple(checked), settled)
-    config = settled[0][1]
+    resolved, stands_in_for = resolve_data_of_all(list(checked.values()))
+    jobs = plan_jobs(tuple(checked), resolved)
+    config = resolved[0][1]
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
     sweeps, name = Path(config.outputs) / SWEEPS, safe_name(config.sweep.name or sweep_name(grid.swept, fixed))
     path = find_sweep(sweeps, name, config.sweep, grid.swept, jobs)
     there = {} if path is None else find_jobs(path)
     if not all(job.fingerprint in there and is_finished(there[job.fingerprint]) for job in jobs):
         refuse_unusable(request, grid.launcher)
-    path = path or begin_sweep(sweeps, name, grid.swept, fixed)
+    path = path or create_sweep(sweeps, name, grid.swept, fixed)
     with RunDirectory.open(path) as directory:
-        introduce(directory.path, grid, jobs)
+        print_sweep(directory.path, grid, jobs)
         plan = Plan.of(directory.path, jobs, stands_in_for)
-        outcomes = complete(plan, request, grid, fixed, config)
+        outcomes = complete_sweep(plan, request, grid, fixed, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
@@ -67,9 +67,6 @@ def sweep(request: Request, started: float) -> None:
 
 def share_cores(request: Request, grid: Grid) -> Grid:
     """Set the threads of parallel jobs to their share of the cores, unless given."""
-    from mnist_exp.sweeps.launchers import threads_per_job
-    from mnist_exp.training.device import available_cores
-
     threads = threads_per_job(grid.launcher, available_cores()) if not grid.problems else None
     given = any(key_of(text) in ("device", "device.threads") for text in request.overrides)
     saved = (request.base or {}).get("device", {}).get("threads", "auto")
@@ -78,12 +75,12 @@ def share_cores(request: Request, grid: Grid) -> Grid:
     return replace(grid, jobs=tuple((*job, f"device.threads={threads}") for job in grid.jobs))
 
 
-def plan_jobs(names: Sequence[str], settled: Sequence[tuple[Request, TrainConfig]]) -> tuple[PlannedJob, ...]:
+def plan_jobs(names: Sequence[str], resolved: Sequence[tuple[Request, TrainConfig]]) -> tuple[PlannedJob, ...]:
     """Return the jobs with their names and fingerprints. Raises `RequestError`."""
-    computer = set_up(settled[0][1])
+    computer = set_up(resolved[0][1])
     return tuple(
-        PlannedJob(name, request, config, identity(config, computer))
-        for name, (request, config) in zip(names, settled, strict=True)
+        PlannedJob(name, request, config, compute_fingerprint(config, computer))
+        for name, (request, config) in zip(names, resolved, strict=True)
     )
 
 
@@ -97,18 +94,18 @@ def find_sweep(
     if config.rerun:
         return None
     known = {path: _read_sweep(path) for path in sweeps.glob("*") if (path / SWEEP_FILE).is_file()}
-    called = [path for path, told in known.items() if told.get("name") == name]
+    called = [path for path, content in known.items() if content.get("name") == name]
     if not called and config.name is None:
         wanted = {job.fingerprint for job in jobs}
         called = [
             path
-            for path, told in known.items()
-            if told.get("swept") == sorted(swept) and wanted & find_jobs(path).keys()
+            for path, content in known.items()
+            if content.get("swept") == sorted(swept) and wanted & find_jobs(path).keys()
         ]
     return max(called, key=lambda path: known[path].get("started", 0), default=None)
 
 
-def begin_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
+def create_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
     """Create a directory for a sweep. Raises `RequestError` if that fails."""
     path = make_directory(sweeps, name)
     content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": masked_values(fixed)}
@@ -124,10 +121,10 @@ def _read_sweep(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
+def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
     """Print the sweep and its progress."""
     over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
-    say(f"sweep   {display_path(directory)}: {_jobs(len(jobs))} {over}")
+    say(f"sweep   {display_path(directory)}: {format_job_count(len(jobs))} {over}")
     if twins := len(jobs) - len({job.fingerprint for job in jobs}):
         jobs_are = "duplicate job" if twins == 1 else "duplicate jobs"
         say(f"        {twins} {jobs_are} skipped (the difference does not affect training)")
@@ -138,7 +135,7 @@ def introduce(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
         begun = len(found) - done
         say(f"        {done} finished, {begun} to resume, {len(jobs) - done - begun} to start")
     if others := len(there) - len({job.fingerprint for job in jobs} & set(there)):
-        say(f"        {_jobs(others)} with other values, settings or code are kept as they are")
+        say(f"        {format_job_count(others)} with other values, settings or code are kept as they are")
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:

@@ -6,26 +6,25 @@ import os
 import sqlite3
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mnist_exp.config.command_schemas import SyncConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs import journal
-from mnist_exp.runs.abandoned import settle
+from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.text import display_path, printable
-
-if TYPE_CHECKING:
-    from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.known_stores import remember
+from mnist_exp.tracking.locations import repair_locations
+from mnist_exp.tracking.store import DATABASE
+from mnist_exp.tracking.uploader import is_reachable, journals, reason
 
 
 def sync(request: Request, started: float) -> None:
     """Deliver all pending journal lines to MLflow. Raises `WorkError` if some could not be delivered."""
-    from mnist_exp.tracking.known_stores import remember
-
     config, _ = compose_checked(request, SyncConfig)
     # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -38,19 +37,19 @@ def sync(request: Request, started: float) -> None:
         print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
         return
     for folder in folders:
-        settle(folder)
+        mark_abandoned(folder)
     done = failed = 0
-    silent: dict[str, str] = {}  # unreachable stores, and the reason
-    told: set[str] = set()  # stores announced before they are contacted: an unreachable one takes long
+    unreachable: dict[str, str] = {}  # unreachable stores, and the reason
+    announced: set[str] = set()  # stores announced before they are contacted: an unreachable one takes long
     for folder in folders:
-        entries, failure = bring_up_to_date(folder, config, silent, told)
+        entries, failure = deliver_missing(folder, config, unreachable, announced)
         if failure:
             failed += 1
             print(printable(f"{display_path(folder)}: not delivered: {failure}"), flush=True)
         elif entries:
             done += 1
-            said = f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}"
-            print(printable(said), flush=True)
+            text = f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}"
+            print(printable(text), flush=True)
     if failed:
         raise WorkError(f"{failed} could not be delivered, {done} could; what is missing is kept in the journals")
     print(f"{done} brought up to date." if done else "MLflow has everything.")
@@ -58,9 +57,6 @@ def sync(request: Request, started: float) -> None:
 
 def repair(outputs: Path) -> None:
     """Replace locations in the output folder's own store that lie outside it. Raises `RequestError`."""
-    from mnist_exp.tracking.locations import repair_locations
-    from mnist_exp.tracking.store import DATABASE
-
     database = outputs / DATABASE
     if not database.is_file():
         raise RequestError(f"{database}: there is no MLflow store here")
@@ -73,8 +69,6 @@ def repair(outputs: Path) -> None:
 
 def find_journals(config: SyncConfig) -> list[Path]:
     """Return the directories to deliver: a run's, a sweep's with its jobs', or all. Raises `RequestError`."""
-    from mnist_exp.tracking.uploader import journals
-
     outputs = Path(config.outputs)
     if config.run is None:
         roots = [*sorted((outputs / RUNS).glob("*")), *sorted((outputs / SWEEPS).glob("*"))]
@@ -91,7 +85,7 @@ def find_journals(config: SyncConfig) -> list[Path]:
 
 
 def _may_be_tracked(folder: Path) -> bool:
-    """Whether the run is tracked, or its journal cannot be read, which `bring_up_to_date` reports."""
+    """Whether the run is tracked, or its journal cannot be read, which `deliver_missing` reports."""
     try:
         run = journal.first_run(journal.read(folder))
     except (OSError, ValueError):
@@ -99,11 +93,10 @@ def _may_be_tracked(folder: Path) -> bool:
     return run is not None and run.enabled
 
 
-def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], told: set[str]) -> tuple[int, str]:
+def deliver_missing(
+    folder: Path, config: SyncConfig, unreachable: dict[str, str], announced: set[str]
+) -> tuple[int, str]:
     """Deliver a journal's pending lines. Returns their number, and the reason for a failure."""
-    from mnist_exp.tracking.delivery import Delivery
-    from mnist_exp.tracking.uploader import answers, reason
-
     delivery: Delivery | None = None
     try:
         delivery = Delivery(folder, config.tracking.uri)
@@ -111,16 +104,16 @@ def bring_up_to_date(folder: Path, config: SyncConfig, silent: dict[str, str], t
         missing = len(delivery.missing()) if wanted else 0
         if not missing:
             return 0, ""
-        if delivery.uri in silent:
-            return 0, silent[delivery.uri]
-        if delivery.uri is not None and delivery.uri not in told:
-            told.add(delivery.uri)
+        if delivery.uri in unreachable:
+            return 0, unreachable[delivery.uri]
+        if delivery.uri is not None and delivery.uri not in announced:
+            announced.add(delivery.uri)
             print(printable(f"delivering to {delivery.uri}"), file=sys.stderr, flush=True)
         delivery.pending()
         delivery.note_run_id()
         return missing, ", ".join(delivery.gone)
     except Exception as error:  # MLflow raises anything
         failure = reason(error)
-        if delivery is not None and delivery.uri is not None and not answers(delivery.uri):
-            silent[delivery.uri] = failure
+        if delivery is not None and delivery.uri is not None and not is_reachable(delivery.uri):
+            unreachable[delivery.uri] = failure
         return 0, failure

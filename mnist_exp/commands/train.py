@@ -10,8 +10,8 @@ from pathlib import Path
 from threading import Thread
 
 from mnist_exp.config.overrides import Request
+from mnist_exp.engine.job import Job, run_training
 from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
-from mnist_exp.engine.run import Job, TrainingRun
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.runs.directory import RUNS, stamped
 from mnist_exp.runs.stopwatch import Stopwatch
@@ -28,7 +28,7 @@ def train(request: Request, started: float) -> None:
         request, config, source, stands_in_for = resolve_data(request, config)
     name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
-    TrainingRun(job, stopwatch).execute()
+    run_training(job, stopwatch)
 
 
 def import_plots() -> None:

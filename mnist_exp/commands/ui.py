@@ -25,7 +25,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.text import printable, without_credentials
-from mnist_exp.tracking.store import artifact_root, database_path, follow_move, tracking_uri
+from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri, update_moved_locations
 
 _FIRST_PORT = 5000
 _START_SECONDS = 60
@@ -46,7 +46,7 @@ def ui(request: Request, started: float) -> None:
         raise RequestError(f"{database}: there is no MLflow store here yet; train a run first")
     if database is not None:
         with contextlib.suppress(sqlite3.Error):  # read-only: show it as it is
-            follow_move(database)
+            update_moved_locations(database)
     port = config.port or _free_port(config.host)
     if not _is_free(config.host, port):
         raise RequestError(f"port={port}: is in use on {config.host}; port=null takes a free one")

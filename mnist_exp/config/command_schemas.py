@@ -56,7 +56,7 @@ class SyncConfig(Frozen):
     tracking: StoreConfig
 
 
-def several(value: Any) -> Any:
+def split_names(value: Any) -> Any:
     """Split `[a,b]` or `a,b` into names, which may contain what Hydra's lists cannot (`=`, blanks).
 
     The path of an existing file is one name, even if it contains commas.
@@ -89,7 +89,7 @@ class CompareConfig(Frozen):
     full: bool
     output: Annotated[str, Field(min_length=1)] | None
 
-    _runs = field_validator("run", mode="before")(several)
+    _runs = field_validator("run", mode="before")(split_names)
 
     @field_validator("metric")
     @classmethod
@@ -158,7 +158,7 @@ class PredictConfig(SavedConfig):
     format: Literal["csv", "jsonl", "kaggle"] | None
     predict: PicturesConfig
 
-    _inputs = field_validator("inputs", mode="before")(several)
+    _inputs = field_validator("inputs", mode="before")(split_names)
 
     @property
     def written_format(self) -> str | None:
@@ -263,7 +263,7 @@ class VisualizeConfig(SavedConfig):
     @field_validator("images", mode="before")
     @classmethod
     def _numbers_and_files(cls, value: Any) -> Any:
-        names = several(value)
+        names = split_names(value)
         if names == ():
             raise ValueError("names no image; null takes the first of each class")
         return names and tuple(int(name) if re.fullmatch(r"-?[0-9]+", str(name)) else name for name in names)

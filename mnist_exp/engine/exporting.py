@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mnist_exp.engine.saved_model import Saved
-from mnist_exp.errors import RequestError, first_line
+import keras
+
+from mnist_exp.config.command_schemas import ExportConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset, Images, Part
+from mnist_exp.engine.saved_model import Saved, load_data
+from mnist_exp.errors import RequestError, WorkError, first_line
+from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_image
+from mnist_exp.inference.scoring import Probabilities, predict
 from mnist_exp.model import backend
+from mnist_exp.model.preprocessing import count_parameters
+from mnist_exp.model.saving import hdf5_takes
+from mnist_exp.report.progress import images_bar
+from mnist_exp.report.tables import print_table
+from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import new_folder, replace_file
+from mnist_exp.runs.log import say
 from mnist_exp.text import display_path
-
-if TYPE_CHECKING:
-    import keras
-
-    from mnist_exp.data.dataset import Dataset, Images, Part
-    from mnist_exp.inference.scoring import Probabilities
-
 
 BATCH = 256  # images for which the batch latency is measured
 
@@ -41,12 +47,91 @@ class Checked:
     """Seconds per image, one at a time and in batches of `BATCH`."""
 
 
-def compute_on_cpu() -> None:
-    """Use the CPU, as the other formats' runtimes do: a GPU gives other last bits and times."""
-    backend.load()
-    from mnist_exp.training.device import leave_gpus_alone
+def export_model(
+    request: Request,
+    config: ExportConfig,
+    saved: Saved,
+    run_config: TrainConfig,
+    target: Path,
+    is_single_file: bool,
+) -> None:
+    """Write and check the formats, and print the result. Only formats that agree with the model are kept.
 
-    leave_gpus_alone()
+    Args:
+        request: The command line.
+        config: Its own config.
+        saved: The model.
+        run_config: The config of the model's run, with the overrides of the command line.
+        target: The folder or file to write.
+        is_file: Whether the target is a file.
+
+    Raises:
+        RequestError: The model or the data is unusable, or the target cannot be written.
+        WorkError: A format is not kept.
+    """
+    # The model comes first: one that is damaged or no classifier is reported even if the data is missing.
+    model = saved.load()
+    refuse_unless_classifier(model, saved)
+    data = load_data(run_config, request)
+    refuse_other_images(model, saved, data)
+    kind, part = select_images(data)
+    say(f"model   {saved.name}, {count_parameters(model):,} parameters")
+    say(f"data    {run_config.data.name} from {data.origin}: {len(part):,} {kind} images")
+    checked, failed = write_formats(config, saved, model, part.images, target, is_single_file)
+    print_checked(checked)
+    which = "Each" if not failed else "Each of these" if len(checked) > 1 else "This one"
+    say(
+        f"{which} gives the model's class for all {len(part):,} {kind} images, and its probabilities within "
+        f"{config.tolerance:g}."
+    )
+    for note in notes(saved, model, target, [one.name for one in checked]):
+        say(f"note    {note}")
+    say(f"written {display_path(target)}")
+    if failed:
+        raise WorkError("not kept:\n  " + "\n  ".join(failed))
+
+
+def write_formats(
+    config: ExportConfig, saved: Saved, model: keras.Model, images: Images, target: Path, is_single_file: bool
+) -> tuple[list[Checked], list[str]]:
+    """Write the formats that agree with the model.
+
+    Returns:
+        Those formats, and the others, each with the reason.
+
+    Raises:
+        RequestError: The target cannot be written.
+        WorkError: No format is kept.
+    """
+    expected = predict(model, images)
+    if not (expected == expected).all():  # NaN
+        raise WorkError(
+            f"{display_path(saved.file)}: gives NaN for some images; there is nothing to check formats against"
+        )
+    checked: list[Checked] = []
+    failed: list[str] = []
+    begun = False
+    try:
+        with (
+            signals.raised(),
+            temporary_target(target, is_single_file) as folder,
+            images_bar("checking", len(images) * len(config.formats)) as advance,
+        ):
+            begun = True
+            for name in config.formats:
+                try:
+                    checked.append(write_format(name, saved, images, expected, folder, config.tolerance))
+                except Unfit as error:
+                    failed.append(f"{name}: {error}")
+                advance(len(images))
+            if not checked:
+                raise WorkError("nothing was kept:\n  " + "\n  ".join(failed))
+    except OSError as error:
+        reason = f"{error.filename or target} cannot be written: {error.strerror or error}"
+        raise WorkError(f"{reason}; nothing was kept") if begun else RequestError(f"output: {reason}") from error
+    if is_single_file:
+        checked = [replace(one, files=(target.name,)) for one in checked]
+    return checked, failed
 
 
 def refuse_unless_classifier(model: keras.Model, saved: Saved) -> None:
@@ -72,16 +157,16 @@ class Unfit(Exception):
     """A format cannot be written, or disagrees with the model."""
 
 
-def images_of(data: Dataset) -> tuple[str, Part]:
+def select_images(data: Dataset) -> tuple[str, Part]:
     """Return the images that formats are checked on: the test part, else validation, else training."""
     parts = {"test": data.test, "validation": data.val}
     return next(((kind, part) for kind, part in parts.items() if part), ("training", data.train))
 
 
 @contextmanager
-def temporary_target(target: Path, is_file: bool) -> Iterator[Path]:
+def temporary_target(target: Path, is_single_file: bool) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to the target when the block succeeds, or whose only file is."""
-    if not is_file:
+    if not is_single_file:
         with new_folder(target) as folder:
             yield folder
         return
@@ -97,8 +182,6 @@ def write_format(
     name: str, saved: Saved, images: Images, expected: Probabilities, folder: Path, tolerance: float
 ) -> Checked:
     """Write a format, check it, and move it into a folder. Raises `Unfit`, or `OSError` if the disk is full."""
-    from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_image
-
     form = FORMATS[name]
     try:
         # Not in `folder`: TensorFlow interprets brackets in a folder's name as a pattern.
@@ -132,3 +215,30 @@ def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: 
         raise Unfit(f"gives another class for {others:,} of {len(expected):,} images")
     if not difference <= tolerance:  # also false for NaN
         raise Unfit(f"its probabilities differ by up to {difference:.1e}, and tolerance={tolerance:g}")
+
+
+def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
+    """Yield remarks for users of the files."""
+    if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
+        yield "without the optimizer's state: Keras drops it when it loads HDF5"
+    elif "h5" in formats and model.optimizer is not None and not hdf5_takes(model.optimizer):
+        yield f"h5 is without {type(model.optimizer).__name__}'s state: Keras has no way to restore it"
+    if "savedmodel" in formats and set("[]*?") & set(str(target)):
+        yield "TensorFlow does not load a SavedModel from a folder with '[', ']', '*' or '?' in its path"
+
+
+def print_checked(checked: Sequence[Checked]) -> None:
+    """Print a table of the formats."""
+    header = ["format", "files", "bytes", "run by", "largest difference", "ms per image", f"in batches of {BATCH}"]
+    rows = [
+        [
+            one.name,
+            ", ".join(one.files),
+            f"{one.size:,}",
+            one.runtime,
+            f"{one.difference:.1e}" if one.difference else "0",
+            *(f"{1000 * seconds:.3f}" for seconds in one.seconds),
+        ]
+        for one in checked
+    ]
+    print_table(header, rows, right=(header[2], *header[4:]))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+import keras
+
+from mnist_exp.analysis.activations import outputs_of
+from mnist_exp.analysis.layer_selection import find_layers, places_in
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import Statistics
+from mnist_exp.report import feature_maps
 from mnist_exp.text import format_shape
+from mnist_exp.tracking.recorder import RunRecord
 from mnist_exp.training.callback import Callback
-
-if TYPE_CHECKING:
-    import keras
-
-    from mnist_exp.data.dataset import Dataset
-    from mnist_exp.model.preprocessing import Statistics
-    from mnist_exp.tracking.recorder import RunRecord
+from mnist_exp.training.loop import mean_weights
 
 FOLDER = "plots/watch"
 _IMAGES, _CHANNELS = 5, 12
@@ -30,14 +32,13 @@ class FeatureMaps(Callback):
     def __init__(
         self, config: TrainConfig, statistics: Statistics, data: Dataset, record: RunRecord, model: keras.Model
     ) -> None:
-        from mnist_exp.analysis.layer_selection import choose, places_in
-        from mnist_exp.model.build import build
-
         self._model, self._record = model, record
         self._twin = build(config, statistics, "float32", compiled=False)
         places = places_in(config.model.layers.specs, config.data.shape)
         watched = config.training.watch
-        self._layers = list(dict.fromkeys(layer for one in watched for layer in choose(self._twin, one, places)))
+        self._layers = list(
+            dict.fromkeys(layer for one in watched for layer in find_layers(self._twin, one, places))
+        )
         name, part = ("val", data.val) if data.val is not None else ("train", data.train)
         numbers = part.first_of_each(_IMAGES)
         self._images = part.images[numbers]
@@ -47,10 +48,6 @@ class FeatureMaps(Callback):
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """Draw a picture per layer, and send it to the tracker."""
-        from mnist_exp.analysis.activations import outputs_of
-        from mnist_exp.report import feature_maps
-        from mnist_exp.training.loop import mean_weights
-
         epoch = int(row["epoch"])
         with mean_weights(self._model):
             self._twin.set_weights(self._model.get_weights())

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnist_exp.analysis.layer_selection import NoSuchLayer, choose
+from mnist_exp.analysis.layer_selection import NoSuchLayer, find_layers
 from mnist_exp.analysis.summary import multiply_adds
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
@@ -126,7 +126,7 @@ class _KerasCheck:
             return False
         for index, wanted in enumerate(config.training.watch):
             try:
-                choose(model, wanted, self._places)
+                find_layers(model, wanted, self._places)
             except NoSuchLayer as error:
                 self._report(f"training.watch.{index}", str(error))
         if config.init_from is not None:

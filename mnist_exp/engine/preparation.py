@@ -21,10 +21,10 @@ from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.model import backend
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_run, read_config
+from mnist_exp.training.device import Device, leave_gpus_alone, resolve
 
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
-    from mnist_exp.training.device import Device
 
 # Keys that a new run does not inherit from the one that it starts from.
 NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
@@ -109,9 +109,13 @@ def _problems_with_keras(
 def set_up(config: TrainConfig) -> Device:
     """Start TensorFlow on the configured device. Raises `RequestError`."""
     backend.load()
-    from mnist_exp.training import device
+    return resolve(config.device)
 
-    return device.resolve(config.device)
+
+def set_up_on_cpu() -> None:
+    """Start TensorFlow on the CPU, as the runtimes of exported models: a GPU gives other last bits and times."""
+    backend.load()
+    leave_gpus_alone()
 
 
 def check_with_keras(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:

@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Any
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import CheckResult, check_request, compose_checked
+from mnist_exp.engine.job import Job, Resumption
 from mnist_exp.engine.preparation import finish_check, resolve_data
-from mnist_exp.engine.run import Job, Resumption, checkpoint_key
 from mnist_exp.errors import RequestError
+from mnist_exp.model import backend
 from mnist_exp.runs import journal
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, outputs_of
-from mnist_exp.runs.fingerprint import LIBRARIES, as_values, code_digest, fingerprint
+from mnist_exp.runs.fingerprint import LIBRARIES, as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config, refuse_irregular
 from mnist_exp.runs.result import ResumptionRecord, RunResult
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
 from mnist_exp.tracking.known_stores import identity
+from mnist_exp.training.device import Device, available_cores
 
 if TYPE_CHECKING:
-    from mnist_exp.data.dataset import Dataset
     from mnist_exp.training.checkpoint import State
-    from mnist_exp.training.device import Device
 
 
 # Keys and groups that may change at a resumption: they do not affect the steps already done.
@@ -47,23 +47,24 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         check_code(path, result)
         check_journal(path)
         saved = read_config(path)
+        backend.load()
+        from mnist_exp.engine.resumed_state import check_data, find_state  # Keras
+
         state = find_state(path, result)
-        request = over_saved(request, path, saved, result, state)
+        request = with_saved_config(request, path, saved, result, state)
         same = compose_checked(replace(request, overrides=()), TrainConfig)[0] if request.overrides else None
         checked = check_request(request, TrainConfig)
         config, _ = checked.unwrap()
         same = same or config
-        check_same(path, config, same)
+        check_same_config(path, config, same)
         check_epochs(path, result, config, state)
         config, computer = check_device(request, checked, result)
     outputs = outputs_of(path) or Path(config.outputs)
     data_config = config.data.model_copy(update={"fallback": None})  # a fallback would have other images
     config = config.model_copy(update={"outputs": str(outputs), "data": data_config})
     with stopwatch.phase("data"):
-        from mnist_exp.data.load import prepare
-
         _, _, source, _ = resolve_data(request, config)
-        check_data(path, result, prepare(source, config.data), config, same, state)
+        check_data(path, result, source, config, same, state)
     had = result.device
     exact = (computer.name, computer.threads, computer.precision) == (had.device, had.threads, had.precision)
     epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
@@ -111,29 +112,7 @@ def check_code(path: Path, result: RunResult) -> None:
         raise RequestError(f"{display_path(path)}: cannot be resumed exactly: {'; '.join(others)}. {again}")
 
 
-def find_state(path: Path, result: RunResult) -> State | None:
-    """Return the checkpoint to resume from; None if the run has none yet. Raises `RequestError`."""
-    from mnist_exp.model import backend
-
-    backend.load()
-    from mnist_exp.training.checkpoint import FOLDER, read_newest
-
-    state, damaged = read_newest(path / FOLDER, checkpoint_key(result))
-    again = f"mnist-exp from={display_path(path)} runs its config anew"
-    if state is None:
-        if damaged:
-            raise RequestError("\n".join([f"{display_path(path)}: no checkpoint is whole; {again}", *damaged]))
-        if result.status == "finished":
-            why = "it has finished, and its checkpoint was removed then: training.keep_checkpoint=true keeps it"
-            raise RequestError(f"{display_path(path)}: nothing to resume: {why}")
-        if (path / "history.csv").exists():
-            raise RequestError(f"{path / FOLDER}: no checkpoint is there; {again}")
-    for message in damaged:
-        warn(f"{message}; the checkpoint before it is used")
-    return state
-
-
-def over_saved(
+def with_saved_config(
     request: Request, path: Path, saved: Mapping[str, Any], result: RunResult, state: State | None
 ) -> Request:
     """Put the request on the run's own config and device."""
@@ -144,7 +123,7 @@ def over_saved(
     return replace(request, base=base, base_file=path / "config.yaml")
 
 
-def check_same(path: Path, config: TrainConfig, same: TrainConfig) -> None:
+def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> None:
     """Raise `RequestError` for overrides that would make it another run."""
     here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
     if not config.tracking.enabled:
@@ -192,14 +171,11 @@ def check_device(
     """
     asked = {key_of(text) for text in request.overrides}
     had, other = result.device, "resumes anyway, but not bit for bit"
-    if not asked & {"device", "device.threads"}:
-        from mnist_exp.training.device import available_cores
-
-        if (had.threads or 0) > (cores := available_cores()):
-            raise RequestError(
-                f"the run computed with {had.threads} threads, and this process may use {cores}: "
-                f"device.threads={cores} {other}"
-            )
+    if not asked & {"device", "device.threads"} and (had.threads or 0) > (cores := available_cores()):
+        raise RequestError(
+            f"the run computed with {had.threads} threads, and this process may use {cores}: "
+            f"device.threads={cores} {other}"
+        )
     try:
         _, config, computer = finish_check(request, checked)
     except RequestError as error:
@@ -213,52 +189,6 @@ def check_device(
             f"the run computed on {_device(result)}, and here is {computer}: device.kind={computer.kind} {other}"
         )
     return config, computer
-
-
-def check_data(
-    path: Path,
-    result: RunResult,
-    data: Dataset,
-    config: TrainConfig,
-    same: TrainConfig,
-    state: State | None,
-) -> None:
-    """Raise `RequestError` if images or config changed, or further epochs would change past learning rates."""
-    import numpy as np
-
-    from mnist_exp.training.loop import steps_per_epoch
-    from mnist_exp.training.schedule import learning_rates
-
-    if data.sha256 != result.data.sha256:
-        raise RequestError(
-            f"{data.origin}: not the images that {display_path(path)} is trained on: "
-            f"their SHA-256 is {data.sha256[:12]}…, and was {str(result.data.sha256)[:12]}…"
-        )
-    # Not the epochs in `config.yaml`: a killed resumption may have written its own there, and no result yet.
-    training = same.training.model_copy(update={"epochs": result.planned_epochs})
-    same = same.model_copy(update={"training": training})
-    found = fingerprint(
-        as_values(same),
-        data_sha256=data.sha256,
-        kind=result.device.kind,
-        precision=str(result.device.precision),
-        threads=int(result.device.threads or 0),
-        init_sha256=result.init_from.weights_sha256 if result.init_from else None,
-    )
-    if found != result.fingerprint:
-        raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint is another")
-    steps = steps_per_epoch(len(data.train), config)
-    done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
-    before, after = (
-        learning_rates(c.schedule, c.optimizer.learning_rate, steps, c.training.epochs)[:done]
-        for c in (same, config)
-    )
-    if not np.array_equal(before, after):
-        raise RequestError(
-            f"training.epochs={config.training.epochs}: schedule={config.schedule.type} depends on the number of "
-            f"epochs: with {config.training.epochs} of them, the {done} steps that are done would have had other "
-            f"learning rates than with {same.training.epochs}"
-        )
 
 
 def _device(result: RunResult) -> str:

@@ -5,69 +5,41 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import keras
+
+from mnist_exp.analysis.design_advice import advice
+from mnist_exp.analysis.summary import as_markdown
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.engine.results import PLOTS, save_best, score_and_draw
+from mnist_exp.data.dataset import Dataset, Source
+from mnist_exp.data.load import missing_classes, prepare, smallest_limit
+from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, StopOnSignal
+from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
+from mnist_exp.engine.results import save_best, score_and_draw
+from mnist_exp.engine.seen_images import count_seen, list_splits
 from mnist_exp.errors import Killed, Pruned, RequestError, WorkError
+from mnist_exp.model.build import build
+from mnist_exp.model.preprocessing import count_parameters, statistics
+from mnist_exp.model.saving import weights_sha256
+from mnist_exp.model.warm_start import load_donor, take_weights
+from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import remove_folder, write_text
-from mnist_exp.runs.directory import RunDirectory, summarize
-from mnist_exp.runs.fingerprint import as_values, code_digest, fingerprint
+from mnist_exp.runs.directory import PLOTS, RunDirectory, summarize
+from mnist_exp.runs.fingerprint import as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.runs.result import DataRecord, DeviceRecord, RunResult, WarmStartRecord
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
-
-if TYPE_CHECKING:
-    import keras
-
-    from mnist_exp.data.dataset import Dataset, Source
-    from mnist_exp.report.progress import TrainingDisplay
-    from mnist_exp.tracking.recorder import RunRecord, RunRecording
-    from mnist_exp.training.callback import Callback
-    from mnist_exp.training.checkpoint import State
-    from mnist_exp.training.device import Device
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """An interrupted run that this process resumes. Its directory is locked by this process."""
-
-    directory: RunDirectory
-    result: RunResult
-    """The run's result, with this resumption as the last of `resumed`."""
-    values: Mapping[str, Any]
-    """The config of the remaining epochs."""
-    state: State | None
-    """The checkpoint to resume from; None to start from the beginning."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A checked training: the config, the data, and the directory to create or resume."""
-
-    config: TrainConfig
-    overrides: tuple[str, ...]
-    computer: Device
-    source: Source
-    parent: Path
-    name: str
-    """Name of the run's directory in `parent`."""
-    stands_in_for: str | None = None
-    """The data set that was requested and not found, if `source` is its fallback."""
-    sweep: Path | None = None
-    """The sweep's directory, if this is a job of one."""
-    resumption: Resumption | None = None
-    withholds_test: bool = False
-    """Whether the test set must not be scored: this is a trial of a search."""
-    observe: Callable[[Sequence[Mapping[str, float]]], None] = lambda history: None
-    """Called with the history at the start and after each epoch; raises `Pruned` to end the run."""
+from mnist_exp.tracking.recorder import RunRecord, RunRecording
+from mnist_exp.tracking.store import tracking_uri
+from mnist_exp.training.callback import Callback
+from mnist_exp.training.checkpoint import FOLDER, Checkpoints
+from mnist_exp.training.loop import Progress, fit
 
 
 class TrainingRun:
@@ -107,13 +79,6 @@ class TrainingRun:
 
     def prepare(self) -> None:
         """Load the data and build the model, with random, given or resumed weights. Creates the directory."""
-        import keras
-
-        from mnist_exp.data.load import prepare
-        from mnist_exp.model.build import build
-        from mnist_exp.model.preprocessing import statistics
-        from mnist_exp.training.loop import Progress
-
         job, config, resumption = self._job, self._config, self._resumption
         signals.check()
         keras.utils.clear_session()  # an earlier job of a sweep may have run in this process
@@ -135,9 +100,6 @@ class TrainingRun:
 
     def fit(self) -> None:
         """Train until the last epoch, an early stop, or a signal."""
-        from mnist_exp.report.progress import TrainingDisplay
-        from mnist_exp.training.loop import fit
-
         config, progress = self._config, self._progress
         try:
             signals.check()
@@ -170,10 +132,6 @@ class TrainingRun:
 
         A finished epoch is in the checkpoint before the journal has it, and in both before its line is printed.
         """
-        from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, StopOnSignal
-        from mnist_exp.engine.feature_map_callback import FeatureMaps
-        from mnist_exp.training.checkpoint import Checkpoints
-
         config, progress, record = self._config, self._progress, self._record
         state = self._resumption.state if self._resumption else None
         checkpoints = Checkpoints(self._checkpoint_folder, checkpoint_key(record.result), state)
@@ -186,13 +144,13 @@ class TrainingRun:
             Observation(self._job.observe, progress),
         ]
         if config.training.watch:
+            from mnist_exp.engine.feature_map_callback import FeatureMaps  # Matplotlib
+
             callbacks.insert(0, FeatureMaps(config, self._statistics, self._data, record, self._model))
         return callbacks
 
     @property
     def _checkpoint_folder(self) -> Path:
-        from mnist_exp.training.checkpoint import FOLDER
-
         return self._record.path / FOLDER
 
     # ---------------------------------------------------------------- model files, test scores, plots
@@ -205,8 +163,6 @@ class TrainingRun:
 
     def _save_and_score(self, *, final: bool) -> None:
         """Save and plot the best epoch so far; only a `final` model is scored on the test set."""
-        from mnist_exp.model.build import build
-
         config, record, data, progress = self._config, self._record, self._data, self._progress
         record.history(progress.history)
         with self._stopwatch.phase("save"):
@@ -215,11 +171,6 @@ class TrainingRun:
         score_and_draw(saved, test, record, config, data, progress, self._stopwatch)
         for picture in sorted((record.path / PLOTS).glob("*.png")):
             record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
-
-
-def checkpoint_key(result: RunResult) -> str:
-    """Return what identifies a run's checkpoints, also after its directory was moved."""
-    return f"{result.name} of {result.started}"
 
 
 @contextmanager
@@ -251,10 +202,6 @@ def _has_finished(path: Path) -> bool:
 
 def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source) -> WarmStartRecord | None:
     """With `init_from`, load the other run's weights that fit. Return what was taken, for the result."""
-    from mnist_exp.engine.seen_images import count_seen, splits_of
-    from mnist_exp.model.saving import weights_sha256
-    from mnist_exp.model.warm_start import load_donor, take_weights
-
     if config.init_from is None:
         return None
     path = Path(config.init_from)
@@ -262,7 +209,7 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
     transfer = take_weights(model, donor)
     settings = read_config(path)
     theirs, ours = (settings.get("preprocess") or {}).get("type"), config.preprocess.type
-    trained_on = splits_of(path, settings)
+    trained_on = list_splits(path, settings)
     of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} there, {ours} here"]
     return WarmStartRecord(
         run=config.init_from,
@@ -281,9 +228,6 @@ def start_record(
 
     Raises `RequestError` if a new run's files cannot be written; its directory is removed then.
     """
-    from mnist_exp.model.preprocessing import count_parameters
-    from mnist_exp.tracking.recorder import RunRecording
-
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
     parts = {"train": data.train, "val": data.val, "test": data.test}
@@ -319,25 +263,8 @@ def start_record(
         raise
 
 
-def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device, init_sha256: str | None) -> str:
-    """Return the fingerprint of a config on its data and device."""
-    return fingerprint(
-        values,
-        data_sha256=data_sha256,
-        kind=computer.kind,
-        precision=computer.precision,
-        threads=computer.threads,
-        init_sha256=init_sha256,
-    )
-
-
 def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
     """Print what is about to be trained, and write the model's summary card."""
-    from mnist_exp.analysis.design_advice import advice
-    from mnist_exp.analysis.summary import as_markdown
-    from mnist_exp.model.preprocessing import count_parameters
-    from mnist_exp.tracking.store import tracking_uri
-
     config, origin = job.config, record.result.init_from
     parts = {"train": data.train, "val": data.val, "test": data.test}
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
@@ -364,8 +291,6 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
 
 def report_missing_classes(job: Job, data: Dataset) -> None:
     """Warn of declared classes without a training image, which the model cannot learn."""
-    from mnist_exp.data.load import missing_classes, smallest_limit
-
     missing = missing_classes(data.train, data.class_names)
     if missing:
         limit = job.config.data.limit

@@ -23,6 +23,9 @@ from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path, format_shape
+from mnist_exp.tracking.registry import NotRegistered, look_up
+from mnist_exp.tracking.store import absolute, store_of
+from mnist_exp.tracking.uploader import reason
 
 if TYPE_CHECKING:
     import keras
@@ -86,10 +89,10 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
         return Saved(path.name, path, None, None)
     if wanted.startswith("models:/") and not path.exists():
         return _find_registered(wanted, outputs, store)
-    return saved_of_run(find_run(wanted, outputs))
+    return find_run_model(find_run(wanted, outputs))
 
 
-def saved_of_run(run: RunSummary) -> Saved:
+def find_run_model(run: RunSummary) -> Saved:
     """Return the model of a run. Raises `RequestError` if it has none yet."""
     try:
         file = file_inside(run.path, "model.keras")
@@ -103,10 +106,6 @@ def saved_of_run(run: RunSummary) -> Saved:
 
 def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     """Resolve a `models:/…` URI to a local run's model, or download it for the lifetime of this process."""
-    from mnist_exp.tracking.registry import NotRegistered, look_up
-    from mnist_exp.tracking.store import absolute, store_of
-    from mnist_exp.tracking.uploader import reason
-
     named = store or os.environ.get("MLFLOW_TRACKING_URI")
     folder = tempfile.TemporaryDirectory(prefix="mnist-exp-")
     atexit.register(folder.cleanup)
@@ -120,11 +119,11 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     except Exception as error:  # MLflow raises anything
         raise WorkError(f"run={uri}: {reason(error)}") from error
     if file is None:
-        return saved_of_run(here[0])
+        return find_run_model(here[0])
     return Saved(origin.name, file, None, None, fetched if (fetched / "config.yaml").is_file() else None)
 
 
-def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, TrainConfig]:
+def resolve_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, TrainConfig]:
     """Return a verb's own config, its model, and the config of the model's run with the overrides applied.
 
     Raises `RequestError` with all problems.
@@ -137,7 +136,7 @@ def settle_saved(request: Request, schema: type[Own]) -> tuple[Own, Saved, Train
     config = checked.config
     try:
         saved = find_saved(config.run, Path(config.outputs))
-        of_run = config_of(saved, request, over_run)
+        of_run = compose_run_config(saved, request, over_run)
     except RequestError as error:
         if problems:
             problems += error.problems or [Problem("not-found", COMMAND_LINE, str(error), "run")]
@@ -154,20 +153,20 @@ def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
     return replace(request, overrides=tuple(t for t in request.overrides if t not in over_run)), over_run
 
 
-def config_of(saved: Saved, request: Request, over_run: tuple[str, ...]) -> TrainConfig:
+def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]) -> TrainConfig:
     """Return the config of the model's run (for a file, the default config), with overrides applied.
 
     It has no data fallback. Raises `RequestError`.
     """
     base = read_config(saved.settings) if saved.settings else None
     base_file = saved.settings / "config.yaml" if saved.settings else None
-    declared = as_the_run_declares(base, over_run) if base else ()
+    declared = declared_overrides(base, over_run) if base else ()
     composed = replace(request, verb="train", overrides=(*over_run, *declared), base=base, base_file=base_file)
     config, _ = compose_checked(composed, TrainConfig)
     return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
 
 
-def as_the_run_declares(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
+def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
     """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless given."""
     given = dict(text.split("=", 1) for text in over_run if "=" in text)
     data = base.get("data")
@@ -194,7 +193,7 @@ def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -
     return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
 
 
-def data_of(config: TrainConfig, request: Request) -> Dataset:
+def load_data(config: TrainConfig, request: Request) -> Dataset:
     """Load the configured data, split as in training. Raises `RequestError`."""
     from mnist_exp.data.load import prepare
 

@@ -14,7 +14,7 @@ from mnist_exp.data.load import limited, split
 from mnist_exp.runs.result import SplitRecord, read_result
 
 
-def splits_of(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | None:
+def list_splits(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | None:
     """Return what a run was trained on, and the runs that it started from; None if its files do not say.
 
     Args:

@@ -40,7 +40,7 @@ def permit_store(
             raise RequestError(str(error)) from error
         return tracking
     keys = [key_of(text) for text in request.overrides]
-    given = [tracking.uri] if "tracking.uri" in keys else [*_packaged(request)]
+    given = [tracking.uri] if "tracking.uri" in keys else [*_packaged_uri(request)]
     try:
         uri = permitted(tracking.uri, store_of(outputs), given)
     except NotPermitted as error:
@@ -51,7 +51,7 @@ def permit_store(
     return tracking.model_copy(update={"uri": uri})
 
 
-def _packaged(request: Request) -> list[str]:
+def _packaged_uri(request: Request) -> list[str]:
     """Return the address that a built-in option chosen on the command line stands for."""
     chosen = tuple(text for text in request.overrides if key_of(text) == "tracking")
     uri = compose(Request("ui", chosen)).values["tracking"].get("uri") if chosen else None

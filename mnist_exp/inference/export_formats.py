@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 import yaml
 
 from mnist_exp.data.dataset import Images
@@ -63,8 +64,6 @@ def _run_keras(model: keras.Model) -> Run:
 
 
 def _load_saved_model(folder: Path) -> Run:
-    import tensorflow as tf
-
     loaded = tf.saved_model.load(str(folder / "saved_model"))
     return lambda images: np.asarray(loaded.serve(tf.constant(images)))
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
 from mnist_exp.config.schema import TrainingConfig
 from mnist_exp.data.dataset import Images, Part, Shape
@@ -18,6 +19,7 @@ from mnist_exp.errors import RequestError
 from mnist_exp.model.compile_args import make_loss, make_metrics
 from mnist_exp.runs.archives import refuse_oversized
 from mnist_exp.training.device import halves_batches
+from mnist_exp.training.keras_logits import join_outputs, logits_of
 
 Probabilities = npt.NDArray[np.float32]
 Result = TypeVar("Result")
@@ -88,10 +90,6 @@ def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
     The loss includes the penalties of the layers. It is computed from the logits if the model ends in a softmax or
     sigmoid: in the same graph as the predictions, outside of which Keras knows neither logits nor penalties.
     """
-    import tensorflow as tf
-
-    from mnist_exp.training.keras_logits import join_outputs, logits_of
-
     loss, classes = make_loss(training), model.output_shape[1]
     targets = keras.utils.to_categorical(part.labels, classes) if training.one_hot else part.labels
 

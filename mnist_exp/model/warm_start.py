@@ -46,7 +46,7 @@ def compare(model: keras.Model, donor: keras.Model) -> Transfer:
         elif shapes is None:
             left.append(f"{layer.name}: not there")
         else:
-            left.append(f"{layer.name}: {_said(shapes)} there, {_said(_shapes(layer))} here")
+            left.append(f"{layer.name}: {_format_shapes(shapes)} there, {_format_shapes(_shapes(layer))} here")
     left += [f"{name}: not here" for name in theirs]
     return Transfer(tuple(taken), tuple(left))
 
@@ -67,5 +67,5 @@ def _shapes(layer: keras.Layer) -> list[tuple[int, ...]]:
     return [tuple(weight.shape) for weight in layer.weights]
 
 
-def _said(shapes: list[tuple[int, ...]]) -> str:
+def _format_shapes(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join("×".join(map(str, shape)) for shape in shapes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
 from mnist_exp.data.dataset import Images
-from mnist_exp.report.figure import DPI, new_figure, wrapped, write
+from mnist_exp.report.figure import DPI, new_figure, wrap_title, write
 
 Floats = npt.NDArray[Any]
 Drawn = npt.NDArray[np.float32]
@@ -188,17 +189,25 @@ def class_activation(
     longest = _longest(caption for block in blocks for _, caption in block)
     fitting = _even(len(blocks), _fitting(_side(images.shape[1:3], _MAP), caption=longest))
     blank = (np.ones((*images.shape[1:3], 3), np.float32), "")
-    rows = []
-    for start in range(0, len(blocks), fitting):
-        some = blocks[start : start + fitting]
-        for depth in range(max(map(len, some))):
-            cells = [block[depth] if depth < len(block) else blank for block in some]
-            rows.append(Row([tile for tile, _ in cells], [caption for _, caption in cells]))
+    rows = [
+        row
+        for start in range(0, len(blocks), fitting)
+        for row in _rows_of_columns(blocks[start : start + fitting], blank)
+    ]
     _sheet(rows, title, path, scale, unit or "relative to each map's greatest", tile=_MAP)
 
 
+def _rows_of_columns(columns: Sequence[Sequence[tuple[Drawn, str]]], blank: tuple[Drawn, str]) -> list[Row]:
+    """Return the rows of columns of captioned tiles, with blank tiles below the shorter columns."""
+    rows = []
+    for cells in zip_longest(*columns, fillvalue=blank):
+        tiles, captions = zip(*cells, strict=True)
+        rows.append(Row(tiles, captions))
+    return rows
+
+
 @dataclass(frozen=True)
-class Seen:
+class ReceptiveField:
     """A unit's receptive field: its first and last row and column, or None if it contains none."""
 
     caption: str
@@ -207,13 +216,13 @@ class Seen:
     inside: tuple[Span, Span]
 
 
-def receptive_fields(image: Images, seen: Sequence[Seen], title: str, path: Path) -> None:
+def receptive_fields(image: Images, fields: Sequence[ReceptiveField], title: str, path: Path) -> None:
     """Draw a panel per layer: the image with a box around a unit's receptive field, dashed in the padding."""
-    rows = -(-len(seen) // _PANELS)
-    columns = -(-len(seen) // rows)
+    rows = -(-len(fields) // _PANELS)
+    columns = -(-len(fields) // rows)
     figure = new_figure(max(4.0, 1.8 * columns), 2.35 * rows + 0.5, title)
     height, width = image.shape[:2]
-    for number, one in enumerate(seen, start=1):
+    for number, one in enumerate(fields, start=1):
         axes = figure.add_subplot(rows, columns, number)
         axes.imshow(_drawn(image), extent=(0, width, height, 0), interpolation="nearest")
         axes.add_patch(Rectangle((0, 0), width, height, fill=False, color="#888888", linewidth=0.8))
@@ -241,11 +250,9 @@ def _sheet(
     pitch = max(side, _CHARACTER * _longest(caption for row in rows for caption in row.captions)) + _GAP
     left = _CHARACTER * _longest(row.label for row in rows) + 20
     width = max(left + max(len(row.tiles) for row in rows) * pitch + _BAR, 420)
-    title = wrapped(title, width / DPI)
+    title = wrap_title(title, width / DPI)
     top = 18 * (title.count("\n") + 1) + 8
-    above = [
-        _LINE * (1 + max(caption.count("\n") for caption in row.captions)) if row.captions else 0 for row in rows
-    ]
+    above = [_caption_height(row) for row in rows]
     height = max(top + sum(lines + side + _GAP for lines in above) + 6, top + 120)
     figure = new_figure(width / DPI, height / DPI, title, by_hand=True)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -259,9 +266,9 @@ def _sheet(
             x = left + number * pitch
             down, right = y + (side - one.shape[0]) // 2, x + (pitch - _GAP - one.shape[1]) // 2
             paper[down : down + one.shape[0], right : right + one.shape[1]] = one
-            if row.captions:
-                middle = x + (pitch - _GAP) / 2
-                axes.text(middle, y - 2, row.captions[number], ha="center", va="bottom", fontsize=9)
+        for number, caption in enumerate(row.captions):
+            middle = left + number * pitch + (pitch - _GAP) / 2
+            axes.text(middle, y - 2, caption, ha="center", va="bottom", fontsize=9)
         axes.text(left - 6, y + side / 2, row.label, ha="right", va="center", fontsize=9)
         y += side + _GAP
     axes.imshow(paper, extent=(0, width, height, 0), interpolation="none", aspect="auto")
@@ -271,6 +278,11 @@ def _sheet(
     bar.tick_params(labelsize=9)
     bar.set_ylabel(unit, fontsize=9)
     write(figure, path)
+
+
+def _caption_height(row: Row) -> int:
+    """Return the height of a row's captions, in pixels."""
+    return _LINE * (1 + max(caption.count("\n") for caption in row.captions)) if row.captions else 0
 
 
 def _side(shape: Sequence[int], tile: int = _TILE) -> int:

@@ -28,11 +28,11 @@ def new_figure(width: float, height: float, title: str, *, by_hand: bool = False
     figure = Figure(figsize=(width, height), dpi=DPI, layout=None if by_hand else "constrained")
     FigureCanvasAgg(figure)
     y = {"y": 1 - 0.06 / height} if by_hand else {}
-    figure.suptitle(wrapped(title, width), fontsize=10, **y)
+    figure.suptitle(wrap_title(title, width), fontsize=10, **y)
     return figure
 
 
-def wrapped(title: str, width: float) -> str:
+def wrap_title(title: str, width: float) -> str:
     """Wrap a title to a width in inches."""
     return "\n".join(textwrap.fill(line, int(11 * width)) for line in title.split("\n"))
 
@@ -47,7 +47,7 @@ def write(figure: Figure, path: Path) -> None:
 
 
 @contextmanager
-def drawn_with_pyplot(width: float, title: str, path: Path) -> Iterator[None]:
+def pyplot_figure(width: float, title: str, path: Path) -> Iterator[None]:
     """Write the figure that a library draws with pyplot in the block, then close all pyplot figures.
 
     `width` is in inches.

@@ -105,9 +105,7 @@ def architecture(
     """
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     edges = np.concatenate([[0], np.cumsum(widths)])
-    notes = [
-        line for remark in remarks for line in textwrap.wrap(f"– {remark}", int(edges[-1]), subsequent_indent="  ")
-    ]
+    notes = _wrapped_list(remarks, int(edges[-1]))
     lines = 1 + len(rows) + (1 + len(notes) if notes else 0)
     figure = new_figure(edges[-1] * _CHARACTER, 0.6 + lines * _LINE, title)
     axes = figure.add_subplot()
@@ -126,6 +124,12 @@ def architecture(
     for number, note in enumerate(notes, len(rows) + 2):
         axes.text(1, number, note, va="center", fontsize=8, family="monospace")
     write(figure, path)
+
+
+def _wrapped_list(texts: Sequence[str], width: int) -> list[str]:
+    """Return the lines of a list with an entry per text, at most `width` characters wide."""
+    entries = [textwrap.wrap(f"– {text}", width, subsequent_indent="  ") for text in texts]
+    return [line for entry in entries for line in entry]
 
 
 def confusion_matrix(

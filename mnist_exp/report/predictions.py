@@ -1,17 +1,23 @@
-"""Format predicted classes as a table, CSV, JSON lines or a Kaggle submission."""
+"""Print or write predicted classes as a table, CSV, JSON lines or a Kaggle submission."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.report.tables import percent, print_table
+from mnist_exp.config.command_schemas import PredictConfig
+from mnist_exp.errors import WorkError
+from mnist_exp.report.tables import format_percent, print_table
+from mnist_exp.runs.atomic import write_text
+from mnist_exp.text import display_path, escape_controls
 
 COLUMNS = ("class", "probability", "runner_up", "runner_up_probability")
 
@@ -35,7 +41,7 @@ class Prediction:
         return self.name, f"{self.probability:.6f}", self.runner_up, f"{self.runner_up_probability:.6f}"
 
 
-def two_best(
+def top_two(
     names: Sequence[str | int], probabilities: npt.NDArray[np.float32], class_names: Sequence[str]
 ) -> list[Prediction]:
     """Return the two most probable classes of each image; ties go to the lower class index.
@@ -57,8 +63,14 @@ def two_best(
 def print_predictions(predictions: Sequence[Prediction]) -> None:
     """Print predictions as a table."""
     rows = [
-        [str(of.input), of.name, percent(of.probability), of.runner_up, percent(of.runner_up_probability)]
-        for of in predictions
+        [
+            str(prediction.input),
+            prediction.name,
+            format_percent(prediction.probability),
+            prediction.runner_up,
+            format_percent(prediction.runner_up_probability),
+        ]
+        for prediction in predictions
     ]
     heads = ["input", "class", "probability", "runner-up", "its probability"]
     print_table(heads, rows, right=("probability", "its probability"))
@@ -66,28 +78,30 @@ def print_predictions(predictions: Sequence[Prediction]) -> None:
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
     """Format predictions as CSV, with one row per image: its name and `COLUMNS`."""
-    return as_table(("input", *COLUMNS), [(of.input, *of.cells) for of in predictions])
+    return as_table(("input", *COLUMNS), [(prediction.input, *prediction.cells) for prediction in predictions])
 
 
 def as_json_lines(predictions: Sequence[Prediction]) -> str:
     """Format predictions as JSON lines, one object per image, including the class index."""
     lines = [
         {
-            "input": of.input,
-            "class": of.name,
-            "class_index": of.label,
-            "probability": round(of.probability, 6),
-            "runner_up": of.runner_up,
-            "runner_up_probability": round(of.runner_up_probability, 6),
+            "input": prediction.input,
+            "class": prediction.name,
+            "class_index": prediction.label,
+            "probability": round(prediction.probability, 6),
+            "runner_up": prediction.runner_up,
+            "runner_up_probability": round(prediction.runner_up_probability, 6),
         }
-        for of in predictions
+        for prediction in predictions
     ]
     return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
 
 
 def as_submission(predictions: Sequence[Prediction]) -> str:
     """Format predictions as a submission to Kaggle's Digit Recognizer, with images numbered from 1 in order."""
-    return as_table(("ImageId", "Label"), list(enumerate((of.label for of in predictions), start=1)))
+    return as_table(
+        ("ImageId", "Label"), list(enumerate((prediction.label for prediction in predictions), start=1))
+    )
 
 
 def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -97,3 +111,24 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def write_predictions(
+    predictions: Sequence[Prediction], config: PredictConfig, tell: Callable[[str], None]
+) -> None:
+    """Write the predictions in the requested format. Raises `RequestError` or `WorkError`."""
+    if config.written_format is None:
+        print_predictions(predictions)
+        return
+    text = {"csv": as_csv, "jsonl": as_json_lines, "kaggle": as_submission}[config.written_format](predictions)
+    if config.output is None:
+        # A program gets the names as they are, a terminal escaped.
+        print(escape_controls(text) if sys.stdout.isatty() else text, end="", flush=True)
+        return
+    file = Path(config.output).expanduser()
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+    except OSError as error:
+        raise WorkError(f"{error.filename or file}: cannot be written: {error.strerror}") from error
+    tell(f"written {display_path(file)}: {len(predictions):,} images")

@@ -50,7 +50,7 @@ class TrainingDisplay(Callback):
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """Print the epoch's metrics and reset the bar."""
-        say(epoch_line(row, self._epochs, is_best))
+        say(format_epoch(row, self._epochs, is_best))
         self._bar.reset(self._task, metrics="")
 
 
@@ -72,7 +72,7 @@ def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-def epoch_line(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
+def format_epoch(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
     """Format an epoch's losses and accuracies as one line of fewer than 80 columns.
 
     Example: `epoch  3/12  train 0.0512 98.41%  val 0.0433 98.75%  lr 9.1e-04  6.1 s  best`. `best` marks the best

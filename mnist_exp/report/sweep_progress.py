@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.errors import MnistExpError
-from mnist_exp.report.tables import percent
+from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import RunSummary, read_history, summaries
 from mnist_exp.text import escape_controls, mask_credentials
 
@@ -36,18 +36,18 @@ class Watch:
         self._directory, self._jobs, self._done = directory, jobs, done
         self._begun = time.time()
         self._ended = 0
-        self._told: dict[Path, float] = {}  # end times of the jobs already reported
+        self._reported: dict[Path, float] = {}  # end times of the jobs already reported
         self._running: list[RunSummary] = []
 
-    def look(self) -> list[str]:
+    def list_ended(self) -> list[str]:
         """Read the directories and return a line for each job that ended since the last call."""
         runs = summaries(sorted(self._directory.iterdir()))
         self._running = [run for run in runs if run.status == "running"]
         lines = []
         for run in runs:
             ended = (run.result.ended or 0) if run.status != "running" else 0
-            if ended >= self._begun and self._told.get(run.path) != ended:
-                self._told[run.path] = ended
+            if ended >= self._begun and self._reported.get(run.path) != ended:
+                self._reported[run.path] = ended
                 lines.append(self._line(run))
         return lines
 
@@ -59,7 +59,7 @@ class Watch:
         if run.status != "finished":
             return f"{done}  {run.status}: {run.result.reason.partition(chr(10))[0]}"
         result = run.result
-        accuracies = f"val {percent(result.val_accuracy)}  test {percent(result.test_accuracy)}"
+        accuracies = f"val {format_percent(result.val_accuracy)}  test {format_percent(result.test_accuracy)}"
         epochs, seconds = result.epochs, result.training_seconds
         took = "resumed" if seconds is None else f"{seconds:.1f} s"
         return f"{done}  {epochs} epoch{'s' * (epochs != 1)}  {accuracies}  {took}"
@@ -69,7 +69,7 @@ class Watch:
         table = Table.grid(padding=(0, 2))
         for run in self._running:
             epochs, planned = run.result.epochs, run.result.planned_epochs or 0
-            accuracy = percent(run.result.val_accuracy)
+            accuracy = format_percent(run.result.val_accuracy)
             left = _seconds_left(run, planned - epochs)
             bar = ProgressBar(total=max(planned, 1), completed=epochs, width=20)
             name = Text(escape_controls(run.path.name, one_line=True))
@@ -81,30 +81,30 @@ class Watch:
 
 
 @contextmanager
-def watched(directory: Path, jobs: int, done: int) -> Iterator[None]:
+def show_progress(directory: Path, jobs: int, done: int) -> Iterator[None]:
     """Show the progress of a sweep's jobs: a line per job that ends, and a live display on a terminal."""
     console = Console(file=sys.stdout, highlight=False)
-    watch, over = Watch(directory, jobs, done), Event()
+    watch, stop = Watch(directory, jobs, done), Event()
     live = Live(watch, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
-    def tell() -> None:
-        for line in watch.look():
+    def print_ended() -> None:
+        for line in watch.list_ended():
             console.print(escape_controls(mask_credentials(line), one_line=True), markup=False, soft_wrap=True)
 
-    def go_on() -> None:
-        while not over.wait(_SECONDS):
-            tell()
+    def poll() -> None:
+        while not stop.wait(_SECONDS):
+            print_ended()
 
-    thread = Thread(target=go_on, daemon=True)
+    thread = Thread(target=poll, daemon=True)
     if live is not None:
         live.start()
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        stop.set()
         thread.join()
-        tell()
+        print_ended()
         if live is not None:
             live.stop()
 

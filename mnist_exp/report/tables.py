@@ -20,7 +20,7 @@ _STYLES = {
 }  # fmt: skip
 
 
-def runs_table(runs: Sequence[RunSummary]) -> None:
+def print_runs(runs: Sequence[RunSummary]) -> None:
     """Print a table of runs: name, status, data, epochs, accuracy, age."""
     rows: list[list[str | Text]] = []
     for run in runs:
@@ -32,9 +32,9 @@ def runs_table(runs: Sequence[RunSummary]) -> None:
                 Text(run.status, style=_STYLES.get(run.status, "")),
                 result.data.name or "–",
                 epochs,
-                percent(result.val_accuracy),
-                percent(result.test_accuracy),
-                age(time.time() - result.started) if run.status != "damaged" else "–",
+                format_percent(result.val_accuracy),
+                format_percent(result.test_accuracy),
+                format_age(time.time() - result.started) if run.status != "damaged" else "–",
             ]
         )
     print_table(
@@ -67,12 +67,12 @@ def _cell(content: str | Text) -> Text:
     return Text(escape_controls(plain, one_line=True), style=style)
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """Format a share as `99.12 %`, or None as a dash."""
     return "–" if value is None else f"{value:.2%}".replace("%", " %")
 
 
-def age(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """Format a time span in its largest unit: `5 s`, `12 min`, `3 h`, `8 d`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:

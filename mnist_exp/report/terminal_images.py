@@ -19,11 +19,11 @@ def print_images(rows: Sequence[Images]) -> None:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDTH
     for images in rows:
         shown = max((width + 2) // (images.shape[2] + 2), 1)
-        lines = zip(*(as_lines(image) for image in images[:shown]), strict=True)
+        lines = zip(*(format_image(image) for image in images[:shown]), strict=True)
         print("\n".join("  ".join(line).rstrip() for line in lines))
 
 
-def as_lines(image: Images) -> list[str]:
+def format_image(image: Images) -> list[str]:
     """Convert an image to lines of characters, each covering one pixel in width and two in height."""
     grey = image.mean(axis=-1)
     if len(grey) % 2:

@@ -17,7 +17,7 @@ from mnist_exp.runs.locks import lock
 from mnist_exp.runs.result import RESULT, read_result, write_result
 
 
-def settle(path: Path) -> bool:
+def mark_abandoned(path: Path) -> bool:
     """Mark a run or sweep as killed if its process is gone without recording an end.
 
     The mark goes into `result.json`, if there is one, and into the journal as an `end` event with the time of the
@@ -60,7 +60,7 @@ def _write_end(path: Path, status: str, at: float) -> None:
 def mark_killed(paths: Sequence[Path]) -> None:
     """Mark the dead among these directories as killed. No store is contacted: `sync` delivers their ends."""
     for path in paths:
-        settle(path)
+        mark_abandoned(path)
 
 
 def record_mlflow_run(path: Path, run_id: str) -> None:

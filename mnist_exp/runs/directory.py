@@ -30,6 +30,8 @@ from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write
 from mnist_exp.text import display_path
 
 RUNS, SWEEPS = "runs", "sweeps"
+PLOTS = "plots"
+"""The folder of a run's pictures."""
 _HISTORY = "history.csv"
 _ATTEMPTS = 6  # at getting a lock, within 0.3 s
 
@@ -191,11 +193,11 @@ def list_runs(outputs: Path) -> list[RunSummary]:
     """List all runs in an output folder, newest first. Runs whose process is gone are marked as killed."""
     sweeps = [file.parent for file in (outputs / SWEEPS).glob(f"*/{JOURNAL}")]
     mark_killed([path for path in sweeps if (path / _LOCK).exists() and not is_locked(path)])
-    summaries = look_at([*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")])
+    summaries = summarize_runs([*(outputs / RUNS).glob("*"), *(outputs / SWEEPS).glob("*/*")])
     return sorted(summaries, key=lambda run: run.result.started, reverse=True)
 
 
-def look_at(paths: Sequence[Path]) -> list[RunSummary]:
+def summarize_runs(paths: Sequence[Path]) -> list[RunSummary]:
     """Summarize the directories that are runs. Runs whose process is gone are marked as killed."""
     found = summaries(paths)
     dead = [run.path for run in found if run.status == "killed" != run.result.status]

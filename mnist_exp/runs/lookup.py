@@ -14,7 +14,7 @@ import yaml
 
 from mnist_exp.config.yaml_limits import MOST_BYTES, limit_exceeded
 from mnist_exp.errors import RequestError, first_line
-from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, look_at
+from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, summarize_runs
 from mnist_exp.runs.regular_files import first_irregular, read_text
 from mnist_exp.runs.result import RESULT
 from mnist_exp.suggest import did_you_mean
@@ -87,7 +87,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
 
 def _run_in(path: Path) -> RunSummary:
     """Return the run of a directory. Raises `RequestError` if its result is damaged."""
-    for summary in look_at([path]):
+    for summary in summarize_runs([path]):
         if summary.status != "damaged":
             return summary
     raise RequestError(f"{path / RESULT}: damaged")
@@ -148,7 +148,7 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
 
 def _runs_in(folder: Path) -> list[RunSummary]:
     """Return the run of a directory, or else the runs in the folder, in the order of their names."""
-    return look_at([folder]) or look_at(sorted(folder.iterdir()))
+    return summarize_runs([folder]) or summarize_runs(sorted(folder.iterdir()))
 
 
 def _runs_called(wanted: str, outputs: Path) -> list[RunSummary]:
@@ -163,7 +163,7 @@ def _runs_called(wanted: str, outputs: Path) -> list[RunSummary]:
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
         raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs have this name:{names}")
-    return look_at(sorted(sweeps[0].iterdir()))
+    return summarize_runs(sorted(sweeps[0].iterdir()))
 
 
 def _fits(run: RunSummary, pattern: str) -> bool:

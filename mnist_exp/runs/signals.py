@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mnist_exp.errors import Killed, ending
+from mnist_exp.errors import Killed, describe_ending
+from mnist_exp.immediate_exit import exit_at_once
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _raised: list[int] = []  # the signals for which a handler raised an exception
@@ -92,9 +93,8 @@ def exiting() -> Iterator[None]:
     terminal = os.dup(2)  # standard error may be redirected in the block
 
     def end(number: int, frame: FrameType | None) -> None:
-        text, status = ending(_exception(number))
-        os.write(terminal, f"{text}\n".encode())
-        os._exit(status)
+        text, status = describe_ending(_exception(number))
+        exit_at_once(status, text, terminal)
 
     try:
         with _handled(end, instead_of=(signal.SIG_DFL, signal.default_int_handler, _raise)):

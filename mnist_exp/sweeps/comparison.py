@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from mnist_exp.config.metric_directions import Direction
-from mnist_exp.report.tables import percent, print_table
+from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import (
     ALPHA,
@@ -44,13 +44,13 @@ class Pair:
     """The p-value of the sign-flip test, corrected for the number of pairs; None for too few seeds."""
 
 
-def best_first(groups: Sequence[Group], metric: str, direction: Direction) -> list[Group]:
+def sort_groups(groups: Sequence[Group], metric: str, direction: Direction) -> list[Group]:
     """Return the groups sorted by their mean of a metric, best first. Every run must have a value of it."""
     sign = 1 if direction == "min" else -1
     return sorted(groups, key=lambda group: sign * mean_of(list(group.values(metric).values())).mean)
 
 
-def paired(groups: Sequence[Group], metric: str, diverged: Container[str] = ()) -> list[Pair]:
+def compare_pairs(groups: Sequence[Group], metric: str, diverged: Container[str] = ()) -> list[Pair]:
     """Return every pair of groups, and test the difference between their runs, paired by seed.
 
     The tests are corrected for the number of pairs with at least two common seeds.
@@ -60,47 +60,47 @@ def paired(groups: Sequence[Group], metric: str, diverged: Container[str] = ()) 
         metric: The metric to compare.
         diverged: The marks of the groups of which a run diverged, so that the others are too good.
     """
-    pairs, values = [], []
-    for first, second in combinations(groups, 2):
-        ours, theirs = first.values(metric), second.values(metric)
-        seeds = sorted(ours.keys() & theirs.keys())
-        pairs.append(Pair(first, second, len(seeds)))
-        if len(seeds) > 1:
-            values.append(([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]))
-    found = differences(values)
-    flips = [sign_flip(*pair) for pair in values]
+    shared = [_shared_values(first, second, metric) for first, second in combinations(groups, 2)]
+    tested = [values for values in shared if len(values[0]) > 1]
+    found = differences(tested)
+    flips = [sign_flip(*values) for values in tested]
     corrected = iter(holm(np.array([p for p in flips if p is not None])))
-    tested = iter(
-        [
-            (difference, verdict, None if p is None else float(next(corrected)))
-            for difference, verdict, p in zip(found, verdicts(found), flips, strict=True)
-        ]
-    )
-    judged = []
-    for pair in pairs:
-        if pair.seeds > 1:
-            difference, verdict, p = next(tested)
-            if pair.first.mark in diverged or pair.second.mark in diverged:
-                verdict = "diverged"
-            pair = replace(pair, difference=difference, verdict=verdict, sign_flip=p)
-        judged.append(pair)
-    return judged
+    flips = [None if p is None else float(next(corrected)) for p in flips]
+    results = zip(found, verdicts(found), flips, strict=True)
+    pairs = []
+    for (first, second), (values, _) in zip(combinations(groups, 2), shared, strict=True):
+        if len(values) < 2:
+            pairs.append(Pair(first, second, len(values)))
+            continue
+        difference, verdict, p = next(results)
+        if first.mark in diverged or second.mark in diverged:
+            verdict = "diverged"
+        pairs.append(Pair(first, second, len(values), difference, verdict, p))
+    return pairs
 
 
-def verdict_on(better: str, worse: str, verdict: Verdict) -> str:
+def _shared_values(first: Group, second: Group, metric: str) -> tuple[list[float], list[float]]:
+    """Return the values of a metric of two groups for the seeds that they share."""
+    ours, theirs = first.values(metric), second.values(metric)
+    seeds = sorted(ours.keys() & theirs.keys())
+    return [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+
+
+def format_verdict(better: str, worse: str, verdict: Verdict) -> str:
     """Return `A is better than B`, that the two are not distinguishable, or why there is no verdict."""
     return f"{better} is better than {worse}" if verdict == "different" else _WITHHELD.get(verdict, _NOT)
 
 
-def summary(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> str:
+def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> str:
     """Return one sentence: which group is best, and what can be said of it and each of the others."""
     best = groups[0]
     if len(groups) == 1:
-        found = mean_of(list(best.values(metric).values()))
-        interval = _interval(_possible(found.interval, metric), metric)
+        mean = mean_of(list(best.values(metric).values()))
+        interval = _format_interval(_clip_interval(mean.interval, metric), metric)
         return (
-            f"One group, whose {found.n} runs differ by their seed alone: {metric} {_value(found.mean, metric)}"
-            + (f", 95 % interval {interval}" if found.interval else "")
+            f"One group, whose {mean.n} runs differ by their seed alone: "
+            f"{metric} {_format_value(mean.mean, metric)}"
+            + (f", 95 % interval {interval}" if mean.interval else "")
         )
     better: list[str] = []
     worse: list[str] = []
@@ -112,55 +112,55 @@ def summary(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, directi
         if pair.difference is None or pair.verdict is None:
             other.setdefault("not tested, for want of two common seeds, against", []).append(mark)
         elif pair.verdict == "different":
-            text = f"{mark} by {_range(pair.difference, metric)}"
+            text = f"{mark} by {_format_range(pair.difference, metric)}"
             (better if (pair.difference.mean < 0) == (direction == "min") else worse).append(text)
         elif pair.verdict == "same":
             other.setdefault("not distinguishable from", []).append(mark)
         else:
             other.setdefault(f"verdict {_WITHHELD[pair.verdict]}, on", []).append(mark)
-    statements = [f"{text} {_listed(marks)}" for text, marks in other.items()]
-    statements += [f"better than {_listed(better)}"] * bool(better) + [f"worse than {_listed(worse)}"] * bool(
-        worse
-    )
+    statements = [f"{text} {_join_marks(marks)}" for text, marks in other.items()]
+    statements += [f"better than {_join_marks(better)}"] * bool(better) + [
+        f"worse than {_join_marks(worse)}"
+    ] * bool(worse)
     return "; ".join([f"{best.mark} is best" if not worse else f"{best.mark} has the best mean", *statements])
 
 
-def _listed(texts: Sequence[str]) -> str:
+def _join_marks(texts: Sequence[str]) -> str:
     more = len(texts) - _MOST_GROUPS
     return ", ".join(texts[:_MOST_GROUPS]) + (f" and {more} more" if more > 0 else "")
 
 
-def _range(difference: Difference, metric: str) -> str:
+def _format_range(difference: Difference, metric: str) -> str:
     """Return the size of a difference: `0.30 to 0.60 points`."""
     assert difference.interval is not None
     low, high = sorted(map(abs, difference.interval))
     unit = " points" if "accuracy" in metric else f" of {metric}"
-    return f"{_plain(low, metric)} to {_plain(high, metric)}{unit}"
+    return f"{_format_number(low, metric)} to {_format_number(high, metric)}{unit}"
 
 
-def sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
+def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     """Return the smallest differences that the seeds could show, as a sentence; None if nothing was tested."""
     found = [
         pair.difference.smallest for pair in pairs if pair.difference and pair.difference.smallest is not None
     ]
     if not found:
         return None
-    least, most = (_plain(value, metric) for value in (min(found), max(found)))
+    least, most = (_format_number(value, metric) for value in (min(found), max(found)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
     return f"So many seeds with this spread could show differences of {size} or more."
 
 
-def print_short(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
+def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
     """Print a row for each of the best groups: its mean and its difference from the best one."""
     rows = []
     against = {pair.second.mark: pair for pair in pairs if pair.first is groups[0]}
     for group in groups[:_MOST_GROUPS]:
-        found = mean_of(list(group.values(metric).values()))
-        interval = _interval(_possible(found.interval, metric), metric)
-        row = [group.mark, group.label, str(found.n), _value(found.mean, metric), interval]
+        mean = mean_of(list(group.values(metric).values()))
+        interval = _format_interval(_clip_interval(mean.interval, metric), metric)
+        row = [group.mark, group.label, str(mean.n), _format_value(mean.mean, metric), interval]
         if pair := against.get(group.mark):
-            cells = _difference(pair, metric, direction)
+            cells = _format_difference(pair, metric, direction)
             row += [cells[0], cells[-1]]
         rows.append(row + [""] * (7 - len(row)))
     header = ["", "group", "seeds", metric, "95 % interval", f"{groups[0].mark} − it", "verdict"]
@@ -176,10 +176,10 @@ def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
             values = list(group.values(metric).values())
             if not values:
                 continue
-            found = mean_of(values)
-            deviation = "–" if found.deviation is None else _plain(found.deviation, metric)
-            interval = _interval(_possible(found.interval, metric), metric)
-            rows.append([shown, group.mark, str(found.n), _value(found.mean, metric), deviation, interval])
+            mean = mean_of(values)
+            deviation = "–" if mean.deviation is None else _format_number(mean.deviation, metric)
+            interval = _format_interval(_clip_interval(mean.interval, metric), metric)
+            rows.append([shown, group.mark, str(mean.n), _format_value(mean.mean, metric), deviation, interval])
             shown = ""
     header = ["metric", "group", "n", "mean", "sd", "95 % interval"]
     print_table(header, rows, right=("n", "mean", "sd", "95 % interval"))
@@ -194,12 +194,12 @@ def print_pairs(
     """
     rows = []
     for metric in metrics:
-        pairs = judged if metric == decisive else paired(groups, metric)
+        pairs = judged if metric == decisive else compare_pairs(groups, metric)
         shown = metric
         for pair in pairs:
             if pair.difference is not None or metric == decisive:
                 row = [shown, f"{pair.first.mark} − {pair.second.mark}", str(pair.seeds)]
-                rows.append(row + _difference(pair, metric, direction if metric == decisive else None))
+                rows.append(row + _format_difference(pair, metric, direction if metric == decisive else None))
                 shown = ""
     header = [
         "metric",
@@ -215,7 +215,7 @@ def print_pairs(
     print_table(header, rows, right=header[2:-1])
 
 
-def _difference(pair: Pair, metric: str, direction: Direction | None) -> list[str]:
+def _format_difference(pair: Pair, metric: str, direction: Direction | None) -> list[str]:
     """Format a difference; with p-values and a verdict only if the better direction is given."""
     difference, decisive = pair.difference, direction is not None
     if difference is None or pair.verdict is None:
@@ -224,12 +224,12 @@ def _difference(pair: Pair, metric: str, direction: Direction | None) -> list[st
     if (difference.mean < 0) != (direction == "min"):
         better, worse = worse, better
     return [
-        _plain(difference.mean, metric, signed=True),
-        _interval(difference.interval, metric, signed=True),
-        "–" if difference.smallest is None else _plain(difference.smallest, metric),
-        _chance(difference.p) if decisive else "–",
-        _chance(pair.sign_flip) if decisive and pair.sign_flip is not None else "–",
-        verdict_on(better, worse, pair.verdict) if decisive else "–",
+        _format_number(difference.mean, metric, signed=True),
+        _format_interval(difference.interval, metric, signed=True),
+        "–" if difference.smallest is None else _format_number(difference.smallest, metric),
+        _format_p(difference.p) if decisive else "–",
+        _format_p(pair.sign_flip) if decisive and pair.sign_flip is not None else "–",
+        format_verdict(better, worse, pair.verdict) if decisive else "–",
     ]
 
 
@@ -248,19 +248,19 @@ def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
             [
                 f"{first} − {second}",
                 *counts,
-                _chance(p),
-                verdict_on(better, worse, "different" if p < ALPHA else "same"),
+                _format_p(p),
+                format_verdict(better, worse, "different" if p < ALPHA else "same"),
             ]
         )
     header = ["models", "only the first right", "only the second right", "p", "verdict"]
     print_table(header, shown, right=header[1:4])
 
 
-def _value(value: float, metric: str) -> str:
-    return percent(value) if "accuracy" in metric else _plain(value, metric)
+def _format_value(value: float, metric: str) -> str:
+    return format_percent(value) if "accuracy" in metric else _format_number(value, metric)
 
 
-def _plain(value: float, metric: str, *, signed: bool = False) -> str:
+def _format_number(value: float, metric: str, *, signed: bool = False) -> str:
     """Format a value; accuracies are in percentage points."""
     sign = "+" if signed else ""
     if "accuracy" in metric:
@@ -268,16 +268,16 @@ def _plain(value: float, metric: str, *, signed: bool = False) -> str:
     return f"{value:{sign}.1f}" if metric == "seconds" else f"{value:{sign}.4f}"
 
 
-def _possible(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
+def _clip_interval(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
     """Clip the interval of a mean to the range of the metric, which does not change its coverage."""
     if interval is None or not (metric == "seconds" or "accuracy" in metric):
         return interval
     return max(interval[0], 0.0), interval[1] if metric == "seconds" else min(interval[1], 1.0)
 
 
-def _interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
-    return "–" if interval is None else " … ".join(_plain(end, metric, signed=signed) for end in interval)
+def _format_interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
+    return "–" if interval is None else " … ".join(_format_number(end, metric, signed=signed) for end in interval)
 
 
-def _chance(p: float) -> str:
+def _format_p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

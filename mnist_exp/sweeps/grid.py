@@ -42,7 +42,7 @@ def expand(request: Request) -> Grid:
     """
     with config_loader(request.config_dir) as loader:
         texts, problems = parsable(request.overrides)
-        whole = whole_config(loader, request)
+        whole = compose_with_hydra(loader, request)
         launcher: Mapping[str, Any] = {}
         batch = None
         if whole is not None:
@@ -78,7 +78,7 @@ def _values(override: Override, text: str) -> list[str]:
     return values
 
 
-def whole_config(loader: ConfigLoader, request: Request) -> DictConfig | None:
+def compose_with_hydra(loader: ConfigLoader, request: Request) -> DictConfig | None:
     """Return the config including Hydra's own settings; None if those cannot be composed.
 
     Errors are reported later, when the jobs are composed. If only the other settings cannot be composed, as over a
@@ -97,7 +97,7 @@ def names_code(launcher: Mapping[str, Any]) -> bool:
     return "_target_" in str(others) or not str(launcher.get("_target_", "")).startswith(LAUNCHER_PACKAGES)
 
 
-def resolved(launcher: DictConfig) -> dict[str, Any]:
+def resolve_launcher(launcher: DictConfig) -> dict[str, Any]:
     """Return a launcher's config as plain values, with interpolations resolved."""
     return cast("dict[str, Any]", OmegaConf.to_container(launcher, resolve=True))
 

@@ -21,7 +21,7 @@ Settings = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A finished run, its resolved config, and the settings by which it is grouped (all but the seed)."""
 
     summary: RunSummary
@@ -30,6 +30,29 @@ class Trained:
     names: Mapping[str, str]
     """The names of the chosen options, by config group."""
     settings: Settings
+
+    @classmethod
+    def of(cls, summary: RunSummary, values: Mapping[str, Any]) -> TrainedRun:
+        """Return a finished run in the form that is grouped and compared.
+
+        Args:
+            summary: The run.
+            values: Its resolved config.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: It is not that of a finished run.
+        """
+        config = with_effect(values)
+        del config["seed"]
+        result = summary.result
+        if result.device.precision is None or result.data.sha256 is None:
+            raise ValueError("its result lacks the device or the data")
+        config["device"] = {"kind": result.device.kind, "precision": result.device.precision}
+        config["data"] = {**config["data"], "sha256": result.data.sha256[:8]}
+        if origin := result.init_from:
+            config["init_from"] = f"{Path(origin.run).name} ({origin.weights_sha256[:8]})"
+        names = {part: str(values[part]["name"]) for part in _NAMED}
+        return cls(summary, values, int(values["seed"]), names, flatten(config))
 
     @property
     def data(self) -> str:
@@ -66,42 +89,19 @@ class Group:
 
     mark: str
     label: str
-    runs: tuple[Trained, ...]
+    runs: tuple[TrainedRun, ...]
 
     def values(self, metric: str) -> dict[int, float]:
         """Return the values of a metric by seed; seeds without a value are left out."""
         return {run.seed: value for run in self.runs if (value := run.value(metric)) is not None}
 
 
-def trained(summary: RunSummary, values: Mapping[str, Any]) -> Trained:
-    """Return a finished run in the form that is grouped and compared.
-
-    Args:
-        summary: The run.
-        values: Its resolved config.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: The config or the result is not that of a finished run.
-    """
-    config = with_effect(values)
-    del config["seed"]
-    result = summary.result
-    if result.device.precision is None or result.data.sha256 is None:
-        raise ValueError("its result lacks the device or the data")
-    config["device"] = {"kind": result.device.kind, "precision": result.device.precision}
-    config["data"] = {**config["data"], "sha256": result.data.sha256[:8]}
-    if origin := result.init_from:
-        config["init_from"] = f"{Path(origin.run).name} ({origin.weights_sha256[:8]})"
-    names = {part: str(values[part]["name"]) for part in _NAMED}
-    return Trained(summary, values, int(values["seed"]), names, flatten(config))
-
-
-def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
+def map_repeated(runs: Sequence[TrainedRun]) -> dict[Path, Path]:
     """Map each run that was repeated with the same settings and seed to the newest repetition.
 
     Only the newest is compared.
     """
-    newest: dict[tuple[Any, ...], Trained] = {}
+    newest: dict[tuple[Any, ...], TrainedRun] = {}
     for run in sorted(runs, key=lambda run: run.summary.result.started):
         newest[group_key(run), run.seed] = run
     return {
@@ -111,17 +111,17 @@ def repeated(runs: Sequence[Trained]) -> dict[Path, Path]:
     }
 
 
-def grouped(runs: Sequence[Trained]) -> list[Group]:
+def group_runs(runs: Sequence[TrainedRun]) -> list[Group]:
     """Group runs that differ only by seed; the groups are in the order of their first runs."""
-    members: dict[tuple[Any, ...], list[Trained]] = {}
+    members: dict[tuple[Any, ...], list[TrainedRun]] = {}
     for run in runs:
         members.setdefault(group_key(run), []).append(run)
-    labels = _labels([of[0] for of in members.values()])
-    ordered = [tuple(sorted(of, key=lambda run: run.seed)) for of in members.values()]
-    return [Group("", label, of) for label, of in zip(labels, ordered, strict=True)]
+    labels = _labels([same[0] for same in members.values()])
+    ordered = [tuple(sorted(same, key=lambda run: run.seed)) for same in members.values()]
+    return [Group("", label, same) for label, same in zip(labels, ordered, strict=True)]
 
 
-def marked(groups: Sequence[Group]) -> list[Group]:
+def mark_groups(groups: Sequence[Group]) -> list[Group]:
     """Return the groups marked A, B, … Z, A2, … in their order."""
     letters = string.ascii_uppercase
     marks = [
@@ -130,12 +130,12 @@ def marked(groups: Sequence[Group]) -> list[Group]:
     return [Group(mark, group.label, group.runs) for mark, group in zip(marks, groups, strict=True)]
 
 
-def group_key(run: Trained) -> tuple[tuple[str, str], ...]:
+def group_key(run: TrainedRun) -> tuple[tuple[str, str], ...]:
     """Return what runs of the same group have in common: all settings but the seed."""
     return tuple(sorted(run.settings.items()))
 
 
-def _labels(runs: Sequence[Trained]) -> list[str]:
+def _labels(runs: Sequence[TrainedRun]) -> list[str]:
     """Return a short label per run, made of the settings that set it apart: `model=pyramid aug=none`."""
     if len(runs) == 1:
         return [f"model={runs[0].names['model']} aug={runs[0].names['aug']}"]
@@ -148,22 +148,22 @@ def _labels(runs: Sequence[Trained]) -> list[str]:
     return [" ".join(filter(None, texts)) or "–" for texts in zip(*columns, strict=True)]
 
 
-def _columns(part: str, keys: Sequence[str], runs: Sequence[Trained]) -> list[list[str]]:
+def _columns(part: str, keys: Sequence[str], runs: Sequence[TrainedRun]) -> list[list[str]]:
     """Return what the labels say about one config group, as columns with a text for each run.
 
     The names of the options are enough if they account for all differences. Otherwise parameters are added or, if
     these do not account for the rest either, all differing values, including those of layers.
     """
 
-    def told_by(chosen: Sequence[str]) -> set[tuple[str | None, ...]]:
+    def shown_with(chosen: Sequence[str]) -> set[tuple[str | None, ...]]:
         return {(name, *map(run.settings.get, chosen)) for name, run in zip(names, runs, strict=True)}
 
     names = [run.names.get(part, "") for run in runs]
     # An option's values are shown only if they differ between runs with the same option.
-    within = [key for key in keys if len(told_by([key])) > len(set(names))]
+    within = [key for key in keys if len(shown_with([key])) > len(set(names))]
     parameters = [key for key in within if key != _DIGEST and not _is_in_list(key)]
     chosen = next(
-        (some for some in (parameters[:0], parameters) if len(told_by(some)) == len(told_by(keys))), within
+        (some for some in (parameters[:0], parameters) if len(shown_with(some)) == len(shown_with(keys))), within
     )
     named = [[f"{part}={name}" for name in names]] if len(set(names)) > 1 else []
     return named + [

@@ -119,18 +119,14 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
     means = np.array([values.mean() for values in found])
     freedom = np.array([len(values) - 1 for values in found])
     errors = np.array([values.std(ddof=1) / len(values) ** 0.5 for values in found])
-    same = np.array(
-        [np.ptp(values) <= _SAME * np.abs(pair).max() for values, pair in zip(found, pairs, strict=True)]
-    )
+    same = np.array([_is_constant(*pair) for pair in pairs])
     t = np.divide(np.abs(means), errors, out=np.zeros(count), where=~same)
     p = holm(2 * stats.t.sf(t, freedom))
     margins = stats.t.ppf(1 - ALPHA / (2 * count), freedom) * errors
     ratios = np.array([_spread_ratio(*pair) for pair in pairs])
     levels = np.where(ratios > UNEQUAL, STRICT, ALPHA)
     smallest = stats.t.ppf(1 - levels / (2 * count), freedom) * errors
-    low, high = means - margins, means + margins
-    low[(p < ALPHA) & (means > 0)] = low[(p < ALPHA) & (means > 0)].clip(min=0)
-    high[(p < ALPHA) & (means < 0)] = high[(p < ALPHA) & (means < 0)].clip(max=0)
+    low, high = _cut_intervals(means, margins, p < ALPHA)
     return [
         Difference(
             len(values),
@@ -144,6 +140,19 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
             found, means, same, low, high, p, smallest, ratios, strict=True
         )
     ]
+
+
+def _is_constant(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Whether the difference is the same for all seeds."""
+    return bool(np.ptp(np.subtract(first, second, dtype=float)) <= _SAME * np.abs([first, second]).max())
+
+
+def _cut_intervals(means: Values, margins: Values, is_real: npt.NDArray[np.bool_]) -> tuple[Values, Values]:
+    """Return the bounds of the intervals; those of significant differences end at 0."""
+    low, high = means - margins, means + margins
+    low[is_real & (means > 0)] = low[is_real & (means > 0)].clip(min=0)
+    high[is_real & (means < 0)] = high[is_real & (means < 0)].clip(max=0)
+    return low, high
 
 
 def _spread_ratio(first: Sequence[float], second: Sequence[float]) -> float:

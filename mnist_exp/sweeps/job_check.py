@@ -31,7 +31,7 @@ _MOST_NAMES = 3  # jobs listed in a message
 Checked = tuple[TrainConfig, Composition]
 
 
-def _jobs(count: int) -> str:
+def format_job_count(count: int) -> str:
     return f"{count} job{'s' * (count != 1)}"
 
 
@@ -41,7 +41,7 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
     Raises `RequestError` with the problems of all jobs, each once with the names of its jobs.
     """
     problems = _grid_problems(grid, names)
-    of_the_grid, subject = bool(problems), f"this sweep of {_jobs(len(names))}"
+    of_the_grid, subject = bool(problems), f"this sweep of {format_job_count(len(names))}"
     jobs, valid, repaired = _compose_jobs(request, grid, names, problems)
     skips = not of_the_grid and any(config.sweep.skip_invalid for config, _ in valid.values())
     if problems and not skips:

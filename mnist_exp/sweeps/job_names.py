@@ -37,10 +37,10 @@ def sweep_name(swept: Sequence[str], fixed: Sequence[str]) -> str:
     The name does not depend on the order of the overrides, on quotes, or on keys that do not affect a job.
     """
     keys = "-".join(sorted(key.rsplit(".", 1)[-1] for key in swept)) or "sweep"
-    said = {key_of(text): _value(text) for text in fixed if key_of(text).split(".")[0] not in _WITHOUT_EFFECT}
-    if not said:
+    settings = {key_of(text): _value(text) for text in fixed if key_of(text).split(".")[0] not in _WITHOUT_EFFECT}
+    if not settings:
         return safe_name(keys[:_LONGEST])
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
     return safe_name(f"{keys[:_LONGEST]}-{digest[:6]}")
 
 

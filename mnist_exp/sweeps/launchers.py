@@ -17,7 +17,7 @@ from mnist_exp.config.hydra_adapter import ConfigLoader, config_loader
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError, first_line
-from mnist_exp.sweeps.grid import chosen_launcher, names_code, resolved, whole_config
+from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
 
 
 def launch(
@@ -39,7 +39,7 @@ def launch(
     """
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
-    with _whole(request) as (loader, master):
+    with _composed_launcher(request) as (loader, master):
         HydraConfig.instance().set_config(master)
         launcher = loader.make_launcher(master, function)
         numbers = iter(range(jobs))
@@ -53,12 +53,12 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
 
     The connection to a Ray cluster is kept, for the launcher to use.
     """
-    if _engine(launcher) not in ("JoblibLauncher", "RayLauncher", "SlurmLauncher"):
+    if _launcher_class(launcher) not in ("JoblibLauncher", "RayLauncher", "SlurmLauncher"):
         return  # the others work everywhere, and composing takes time
-    with _whole(request) as (_, master):
-        launcher = resolved(master.hydra.launcher)
+    with _composed_launcher(request) as (_, master):
+        launcher = resolve_launcher(master.hydra.launcher)
         key, why = f"hydra/launcher={chosen_launcher(master)}", ""
-        match _engine(launcher):
+        match _launcher_class(launcher):
             case "JoblibLauncher" if launcher.get("n_jobs") == 0:
                 key, why = (
                     "hydra.launcher.n_jobs",
@@ -82,13 +82,13 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _whole(request: Request) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+def _composed_launcher(request: Request) -> Iterator[tuple[ConfigLoader, DictConfig]]:
     """Yield Hydra's loader and the config including Hydra's own settings. Raises `RequestError`."""
     with config_loader(request.config_dir) as loader:
-        master = whole_config(loader, request)
+        master = compose_with_hydra(loader, request)
         assert master is not None
         # Resolved: an interpolation may refer to code named elsewhere in the config.
-        if names_code(resolved(master.hydra.launcher)):
+        if names_code(resolve_launcher(master.hydra.launcher)):
             raise RequestError("hydra.launcher: nothing in a config may name code to run")
         yield loader, master
 
@@ -100,7 +100,7 @@ def job_number() -> int:
 
 def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
     """Return the cores per job of a launcher that runs several jobs at once; None if it runs one at a time."""
-    engine = _engine(launcher)
+    engine = _launcher_class(launcher)
     if engine == "JoblibLauncher":
         workers = int(launcher.get("n_jobs") or cores)
         workers = workers if workers > 0 else max(1, cores + 1 + workers)
@@ -114,11 +114,11 @@ def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
 
 def jobs_at_once(launcher: Mapping[str, Any], batch: int | None, cores: int) -> int | None:
     """Return the number of jobs per batch, None for all; submitit's local launcher starts whole batches."""
-    if batch is None and _engine(launcher) == "LocalLauncher":
+    if batch is None and _launcher_class(launcher) == "LocalLauncher":
         return max(1, cores // (threads_per_job(launcher, cores) or 1))
     return batch
 
 
-def _engine(launcher: Mapping[str, Any]) -> str:
+def _launcher_class(launcher: Mapping[str, Any]) -> str:
     """Return the class name of a launcher."""
     return str(launcher.get("_target_", "")).split(".")[-1]

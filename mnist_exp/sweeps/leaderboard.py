@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mnist_exp.config.overrides import key_of
-from mnist_exp.report.tables import percent, print_table
+from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
 
@@ -71,6 +71,6 @@ class Leaderboard:
             mark = " *" if self.best is not None and outcome.val == self.best else ""
             epochs = "–" if outcome.epochs is None else str(outcome.epochs)
             seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.1f}"
-            accuracies = [percent(outcome.val) + mark, percent(outcome.test)]
+            accuracies = [format_percent(outcome.val) + mark, format_percent(outcome.test)]
             rows.append([*self._job(outcome), epochs, *accuracies, seconds])
         return rows

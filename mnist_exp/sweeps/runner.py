@@ -11,24 +11,26 @@ from functools import partial
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Killed, RequestError
+from mnist_exp.report.sweep_progress import show_progress
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import look_at
+from mnist_exp.runs.directory import summarize_runs
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
+from mnist_exp.sweeps.launchers import jobs_at_once, launch
 from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
 from mnist_exp.sweeps.worker import Plan, PlannedJob, find_jobs, outcome, run_job
 from mnist_exp.text import display_path
+from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
+from mnist_exp.training.device import available_cores
 
 _DEATHS = 2  # deaths of a job's workers, after which it is not retried
-
-
 _POLL = 1.0  # seconds between checks of jobs that a launcher left running
 
 
-def complete(plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], config: TrainConfig) -> list[Outcome]:
+def complete_sweep(
+    plan: Plan, request: Request, grid: Grid, fixed: Sequence[str], config: TrainConfig
+) -> list[Outcome]:
     """Run the unfinished jobs of a sweep, print the leaderboard of all jobs, and record it."""
-    from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
-
     ended = {job: result for job, result in results_of(plan).items() if result.status == "finished"}
     if len(ended) == len(plan.jobs):
         table = Leaderboard([ended[job] for job in plan.jobs], grid)
@@ -56,29 +58,38 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
 
     A job whose worker died is retried once, after the others; so is a job that a launcher killed along with it.
     """
-    from mnist_exp.report.sweep_progress import watched
-
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
     barren = 0  # consecutive rounds in which no job even started
-    with watched(plan.directory, _distinct(plan.jobs), _distinct(plan.jobs) - _distinct(missing)):
+    with show_progress(plan.directory, _distinct(plan.jobs), _distinct(plan.jobs) - _distinct(missing)):
         while left := [job for job in missing if job not in ended]:
-            # A job may have died because of another one: at the end, those that died run one by one.
             signals.check()
+            # A job may have died because of another one: at the end, those that died run one by one.
             now = [job for job in left if not deaths[job]] or left[:1]
-            before = _starts(plan)
-            trouble = run_once(replace(plan, jobs=tuple(now)), request, grid, ended)
-            after, results = _starts(plan), results_of(plan)
-            begun = [job for job in now if job not in ended and after[job] > before[job]]
-            died = [job for job in begun if results[job].status in ("killed", "interrupted")]
-            deaths.update(died)
-            ended |= {job: results[job] for job in begun if job not in died}
-            given_up = f"its worker died, {_DEATHS} times ({trouble})"
-            ended |= {job: replace(results[job], reason=given_up) for job in died if deaths[job] >= _DEATHS}
-            barren = barren + 1 if trouble and not begun and not any(job in ended for job in now) else 0
+            has_begun, trouble = _run_round(replace(plan, jobs=tuple(now)), request, grid, ended, deaths)
+            barren = 0 if has_begun or not trouble else barren + 1
             if barren == _DEATHS:
                 ended |= {job: outcome(job, None, trouble) for job in now}
     return ended
+
+
+def _run_round(
+    plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, Outcome], deaths: Counter[PlannedJob]
+) -> tuple[bool, str]:
+    """Run jobs once, add the outcomes of those that ended to `ended`, and count the deaths of workers by job.
+
+    Returns whether any job began, and the launcher's own error, if any.
+    """
+    before = _starts(plan)
+    trouble = run_once(plan, request, grid, ended)
+    after, results = _starts(plan), results_of(plan)
+    begun = [job for job in plan.jobs if job not in ended and after[job] > before[job]]
+    died = [job for job in begun if results[job].status in ("killed", "interrupted")]
+    deaths.update(died)
+    ended |= {job: results[job] for job in begun if job not in died}
+    given_up = f"its worker died, {_DEATHS} times ({trouble})"
+    ended |= {job: replace(results[job], reason=given_up) for job in died if deaths[job] >= _DEATHS}
+    return bool(begun) or any(job in ended for job in plan.jobs), trouble
 
 
 def _distinct(jobs: Sequence[PlannedJob]) -> int:
@@ -95,23 +106,20 @@ def _starts(plan: Plan) -> dict[PlannedJob, int]:
 
 def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, Outcome]) -> str:
     """Run jobs with the launcher and add their outcomes to `ended`. Returns the launcher's own error, if any."""
-    from mnist_exp.sweeps.launchers import jobs_at_once, launch
-    from mnist_exp.training.device import available_cores
-
     at_once = jobs_at_once(grid.launcher, grid.batch, available_cores())
-    told: list[Outcome] = []
+    outcomes: list[Outcome] = []
     trouble = ""
     try:
         for batch in launch(request, plan.directory, len(plan.jobs), partial(run_job, plan), at_once):
-            told += batch
+            outcomes += batch
     except RequestError:
         raise
     except Exception as error:  # each launcher has its own error for a worker that died
         signals.check()
         trouble = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
-        while any(run.status == "running" for run in look_at(list(plan.directory.iterdir()))):
+        while any(run.status == "running" for run in summarize_runs(list(plan.directory.iterdir()))):
             time.sleep(_POLL)  # submitit and Ray leave the other jobs running
-    ended |= dict(zip(plan.jobs, told, strict=False))
+    ended |= dict(zip(plan.jobs, outcomes, strict=False))
     return trouble
 
 

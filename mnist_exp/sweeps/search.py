@@ -18,6 +18,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import load_base_run
 from mnist_exp.errors import Code, Problem, RequestError
+from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import SWEEPS, safe_name
 from mnist_exp.runs.fingerprint import as_values, with_effect
 from mnist_exp.runs.journal import flatten
@@ -69,10 +70,8 @@ class Search:
 
     def format_value(self, value: float | None) -> str:
         """Format a value of the metric."""
-        from mnist_exp.report.tables import percent
-
         if value is None or "accuracy" in self.metric:
-            return percent(value)
+            return format_percent(value)
         return f"{value:.4g}"
 
 
@@ -81,20 +80,13 @@ def check_search(request: Request) -> Search:
     ours = tuple(text for text in request.overrides if key_of(text).replace("/", ".").split(".")[0] == "tune")
     rest = tuple(text for text in request.overrides if text not in ours)
     request = load_base_run(replace(request, verb="train", overrides=rest))
-    problems: list[Problem] = []
-    settings = None
-    try:
-        settings = compose_checked(Request("tune", ours, request.config_dir), StudyConfig)[0].tune
-    except RequestError as error:
-        if not error.problems:
-            raise
-        problems += error.problems
+    settings, problems = check_settings(Request("tune", ours, request.config_dir))
     space = read_space(request, settings.space if settings else {})
-    problems += space_problems(space, settings)
+    problems += check_space(space, settings)
     jobs = check_points(request, space, problems)
-    settled, stands_in_for = resolve_data_of_all(jobs)
+    resolved, stands_in_for = resolve_data_of_all(jobs)
     assert settings is not None
-    configs = [config for _, config in settled]
+    configs = [config for _, config in resolved]
     check_same_for_all(configs)
     config = configs[0]
     request = replace(request, overrides=space.fixed)
@@ -106,8 +98,18 @@ def check_search(request: Request) -> Search:
         request, config, replace(space, fixed=request.overrides), settings,
         safe_name(settings.name or default_name(space, config.model.name)),
         trials, seed, max(config.training.epochs for config in configs), stands_in_for,
-        define(config, space, settings, seed),
+        define_study(config, space, settings, seed),
     )  # fmt: skip
+
+
+def check_settings(request: Request) -> tuple[TuneConfig | None, list[Problem]]:
+    """Check the settings of a search. Returns them (None if they are wrong), and their problems."""
+    try:
+        return compose_checked(request, StudyConfig)[0].tune, []
+    except RequestError as error:
+        if not error.problems:
+            raise
+        return None, list(error.problems)
 
 
 def default_name(space: Space, model: str) -> str:
@@ -116,7 +118,7 @@ def default_name(space: Space, model: str) -> str:
     return "-".join(["tune", *([] if "model" in keys else [model]), *keys])[:100]
 
 
-def space_problems(space: Space, settings: TuneConfig | None) -> list[Problem]:
+def check_space(space: Space, settings: TuneConfig | None) -> list[Problem]:
     """Return the problems of a space other than those of single dimensions, and those of its sampler."""
     problems = []
 
@@ -188,14 +190,14 @@ def check_points(
     except RequestError as error:
         if not error.problems:
             raise
-        found = [of_the_search(problem, space) for problem in error.problems]
+        found = [as_search_problem(problem, space) for problem in error.problems]
         raise RequestError(sorted({*problems, *found}), subject, pending=error.pending) from error
     if problems:
         raise RequestError(sorted(set(problems)), subject)
     return list(jobs.values())
 
 
-def of_the_search(problem: Problem, space: Space) -> Problem:
+def as_search_problem(problem: Problem, space: Space) -> Problem:
     """Rephrase a problem of some points as one of the search.
 
     If a key does not exist, the problem is the same for each of its values; it becomes one problem of all values.
@@ -203,8 +205,8 @@ def of_the_search(problem: Problem, space: Space) -> Problem:
     message = problem.message.replace("  [all jobs]", "").replace("for all jobs of a sweep", "for all trials")
     for dimension in space.dimensions:
         if message.startswith(f"{dimension.key}=") and ": no such key" in message:
-            told = message.partition(": ")[2].partition("  [")[0]
-            message = f"{dimension.key}={dimension.text}: {told}"
+            detail = message.partition(": ")[2].partition("  [")[0]
+            message = f"{dimension.key}={dimension.text}: {detail}"
     return replace(problem, message=message)
 
 
@@ -220,7 +222,7 @@ def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
             raise RequestError("training.select: is one for all trials of a search: they are compared by it")
 
 
-def define(config: TrainConfig, space: Space, settings: TuneConfig, seed: int) -> dict[str, Any]:
+def define_study(config: TrainConfig, space: Space, settings: TuneConfig, seed: int) -> dict[str, Any]:
     """Return the settings that identify a study, as plain values."""
     searched = tuple(f"{key.lstrip('+')}." for key in space.keys)
     values = with_effect(as_values(config))

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from mnist_exp.report.figure import drawn_with_pyplot
+from mnist_exp.report.figure import pyplot_figure
 
 # Importances of fewer trials are meaningless.
 _FEWEST_TRIALS = 4
@@ -35,7 +35,7 @@ def draw_study(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
         more = {} if name == "importances" else {"target_name": metric}
         with (
             warnings.catch_warnings(),
-            drawn_with_pyplot(
+            pyplot_figure(
                 wide if name in ("slices", "parallel_coordinates") else 6.4,
                 study.study_name,
                 folder / f"{name}.png",

@@ -7,26 +7,28 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
+from mnist_exp.data.load import prepare
+from mnist_exp.engine.job import Job, run_training
 from mnist_exp.engine.preparation import set_up
-from mnist_exp.engine.results import PLOTS, draw_test, score_test
+from mnist_exp.engine.results import score_test
 from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import Job, TrainingRun
 from mnist_exp.errors import MnistExpError, Pruned, RequestError, WorkError
+from mnist_exp.inference.scoring import load
 from mnist_exp.runs.atomic import remove_folder
-from mnist_exp.runs.directory import RunDirectory, RunSummary, summarize
+from mnist_exp.runs.directory import PLOTS, RunDirectory, RunSummary, summarize
 from mnist_exp.runs.log import quiet, warn
 from mnist_exp.runs.result import DAMAGED
 from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.sweeps.optuna_study import Claim, Trial
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.worker import load_source
-
-if TYPE_CHECKING:
-    from mnist_exp.sweeps.optuna_study import Claim, Trial
+from mnist_exp.tracking.recorder import ReopenedRecording
+from mnist_exp.training.early_stopping import better
 
 
 def run_trial(search: Search, claim: Claim, directory: Path) -> None:
@@ -41,7 +43,7 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
         summary = summarize(path)
         if summary is None or summary.status not in ("finished", "pruned"):
             with quiet():
-                TrainingRun(job_of(search, claim, path, summary, stopwatch), stopwatch).execute()
+                run_training(prepare_trial(search, claim, path, summary, stopwatch), stopwatch)
         elif summary.status == "pruned":
             state = "pruned"
     except Pruned:
@@ -53,11 +55,11 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
             "failed",
             str(error) if isinstance(error, MnistExpError) else f"{type(error).__name__}: {error}",
         )
-    value, seconds = figures(path, search.metric)
+    value, seconds = read_figures(path, search.metric)
     claim.end(state, value if state == "finished" else None, seconds, reason)
 
 
-def figures(run: Path, metric: str) -> tuple[float | None, float]:
+def read_figures(run: Path, metric: str) -> tuple[float | None, float]:
     """Return a trial's value of a metric at its best epoch, and how long it took; None and 0 without a run."""
     summary = summarize(run)
     if summary is None or summary.status == DAMAGED.status:
@@ -71,7 +73,9 @@ def trial_name(number: int) -> str:
     return f"trial-{number:03d}"
 
 
-def job_of(search: Search, claim: Claim, path: Path, summary: RunSummary | None, stopwatch: Stopwatch) -> Job:
+def prepare_trial(
+    search: Search, claim: Claim, path: Path, summary: RunSummary | None, stopwatch: Stopwatch
+) -> Job:
     """Prepare a trial: a new run, or the resumption of an interrupted one."""
     request = replace(search.request, overrides=search.space.overrides(claim.values))
     job = None
@@ -103,8 +107,6 @@ def prepare_resumption(request: Request, path: Path, stopwatch: Stopwatch) -> Jo
 
 def make_observer(config: TrainConfig, claim: Claim) -> Any:
     """Return an observer that reports a run's epochs to the study, and prunes the run if it is behind."""
-    from mnist_exp.training.early_stopping import better
-
     metric = config.training.select.metric
 
     def after_epoch(history: Sequence[Mapping[str, float]]) -> None:
@@ -122,10 +124,6 @@ def make_observer(config: TrainConfig, claim: Claim) -> Any:
 
 def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float] | None:
     """Score the best trial's saved model on the test set, unless that was done. Returns the metrics, if any."""
-    from mnist_exp.data.load import prepare
-    from mnist_exp.inference.scoring import load
-    from mnist_exp.tracking.recorder import ReopenedRecording
-
     path = directory / trial_name(best.number)
     summary = summarize(path)
     if summary is None or summary.status != "finished":
@@ -136,6 +134,8 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     data = prepare(load_source(search.config.data.as_found), search.config.data)
     if data.test is None:
         return None
+    from mnist_exp.engine.run_plots import draw_test  # Matplotlib
+
     request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
     config = compose_checked(request, TrainConfig)[0]
     with RunDirectory.open(path) as run, ReopenedRecording(run) as record:

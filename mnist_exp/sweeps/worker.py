@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
+from mnist_exp.engine.job import Job, fingerprint_of, run_training
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.resumption import check_resumption
-from mnist_exp.engine.run import Job, TrainingRun, fingerprint_of
 from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
-from mnist_exp.runs.abandoned import settle
+from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
 from mnist_exp.runs.fingerprint import as_values
 from mnist_exp.runs.locks import lock
 from mnist_exp.runs.log import LOG, quiet, say
 from mnist_exp.runs.lookup import is_finished
 from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.sweeps.launchers import job_number
 from mnist_exp.sweeps.leaderboard import Outcome
 from mnist_exp.text import display_path, mask_credentials
 
@@ -88,8 +89,6 @@ def _without_credentials(job: PlannedJob) -> PlannedJob:
 
 def run_job(plan: Plan, launched: Any) -> Outcome:
     """Run or resume one job of a sweep, or find it finished. Errors are returned as part of the outcome."""
-    from mnist_exp.sweeps.launchers import job_number
-
     signals.check()
     planned = plan.jobs[job_number()]
     stopwatch, reason, remark = Stopwatch(time.perf_counter()), "", ""
@@ -102,8 +101,8 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
             with stopwatch.phase("start"):
                 computer = set_up(planned.config)
             with stopwatch.phase("data"):
-                fingerprint = identity(planned.config, computer)
-            with alone(plan.directory, fingerprint):
+                fingerprint = compute_fingerprint(planned.config, computer)
+            with lock_job(plan.directory, fingerprint):
                 found = find_jobs(plan.directory).get(fingerprint)
                 if found is None or not is_finished(found):
                     remark = train_job(plan, planned, computer, found, stopwatch)
@@ -127,25 +126,25 @@ def train_job(
     """
     remark = ""
     if found is not None:
-        settle(found.path)
+        mark_abandoned(found.path)
         with RunDirectory.open(found.path) as directory:
             try:
                 resumed = check_resumption(replace(planned.request, overrides=()), directory, stopwatch)
             except RequestError as error:
                 remark = f"started anew: {error}"
             else:
-                TrainingRun(resumed, stopwatch).execute()
+                run_training(resumed, stopwatch)
                 return ""
     job = Job(
         planned.config, planned.request.overrides, computer, load_source(planned.config.data.as_found),
         plan.directory, planned.name, plan.stands_in_for, plan.directory,
     )  # fmt: skip
-    TrainingRun(job, stopwatch).execute()
+    run_training(job, stopwatch)
     return remark
 
 
 @contextmanager
-def alone(directory: Path, fingerprint: str) -> Iterator[None]:
+def lock_job(directory: Path, fingerprint: str) -> Iterator[None]:
     """Lock a job against other processes, after waiting for any that works on it.
 
     A sweep that was killed may have left such a process running.
@@ -195,7 +194,7 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
     )
 
 
-def identity(config: TrainConfig, computer: Device) -> str:
+def compute_fingerprint(config: TrainConfig, computer: Device) -> str:
     """Return the fingerprint of the run that a config describes, on the given device."""
     return fingerprint_of(as_values(config), data_sha256(config.data), computer, donor_sha256(config.init_from))
 

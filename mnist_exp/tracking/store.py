@@ -91,7 +91,7 @@ def _open(database: Path) -> Any:
     """Return a client for a database, creating its tables. MLflow retries for 104 s if it cannot open the file."""
     import mlflow
 
-    follow_move(database)
+    update_moved_locations(database)
     if is_of_an_output_folder(database):
         refuse_foreign_locations(database)
     client = mlflow.MlflowClient(uri_of(database))
@@ -108,11 +108,11 @@ def check_own_store(outputs: Path) -> None:
         )
     with suppress(sqlite3.Error):  # damaged, or of another user: MLflow reports it
         if database.is_file() and database.stat().st_size:
-            follow_move(database)
+            update_moved_locations(database)
             refuse_foreign_locations(database)
 
 
-def follow_move(database: Path) -> None:
+def update_moved_locations(database: Path) -> None:
     """Update the artifact locations in a database whose folder was moved: MLflow stores absolute paths.
 
     Raises `sqlite3.Error` if the database cannot be written to.

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mnist_exp.runs import journal
-from mnist_exp.runs.abandoned import settle
+from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.locations import ForeignLocation
@@ -46,7 +46,7 @@ def reason(error: BaseException) -> str:
     return text
 
 
-def follow(roots: Sequence[Path]) -> int:
+def deliver_until_closed(roots: Sequence[Path]) -> int:
     """Deliver growing journals until the standard input ends. Returns the exit status."""
     deliveries: dict[Path, Delivery] = {}
     pause = _POLL
@@ -57,7 +57,7 @@ def follow(roots: Sequence[Path]) -> int:
             pause = min(2 * pause, _LONGEST_PAUSE)
             seconds = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", 5))
             os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(seconds, min(2 * seconds, _LONGEST_ANSWER)))
-    _settle_all(roots)
+    _mark_all_abandoned(roots)
     failure = _deliver(roots, deliveries)
     for delivery in deliveries.values():
         delivery.note_run_id()
@@ -80,12 +80,12 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
         except Exception as error:
             failure = reason(error)
             store = deliveries[folder].uri if folder in deliveries else None
-            if len(folders) > 1 and store is not None and not answers(store):
+            if len(folders) > 1 and store is not None and not is_reachable(store):
                 break  # the others would fail after the same wait
     return failure
 
 
-def answers(uri: str) -> bool:
+def is_reachable(uri: str) -> bool:
     """Whether the store is reachable, so that a failure concerns one run only."""
     try:
         connect(uri)
@@ -94,13 +94,13 @@ def answers(uri: str) -> bool:
     return True
 
 
-def _settle_all(roots: Iterable[Path]) -> None:
+def _mark_all_abandoned(roots: Iterable[Path]) -> None:
     """Mark the runs and sweeps that a dead process left open as killed."""
     deadline = time.monotonic() + _DEATH
     for root in roots:
         for folder in journals(root):
             try:
-                while not (journal.has_ended(folder) or settle(folder)) and time.monotonic() < deadline:
+                while not (journal.has_ended(folder) or mark_abandoned(folder)) and time.monotonic() < deadline:
                     time.sleep(_POLL)
             except (OSError, ValueError):
                 continue
@@ -108,4 +108,4 @@ def _settle_all(roots: Iterable[Path]) -> None:
 
 if __name__ == "__main__":
     os.nice(5)  # low priority: importing MLflow takes a CPU second, and training uses all cores
-    sys.exit(follow([Path(argument) for argument in sys.argv[1:]]))
+    sys.exit(deliver_until_closed([Path(argument) for argument in sys.argv[1:]]))

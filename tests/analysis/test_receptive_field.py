@@ -112,7 +112,7 @@ def difference(model: keras.Model) -> str:
         by_unit = sees.any(axis=tuple(n for n in range(4) if n not in (axis.of, number + 1)))
         for unit in range(axis.length):
             pixels = np.flatnonzero(by_unit[:, unit])
-            seen, expected = axis.seen(unit), (int(pixels[0]), int(pixels[-1])) if len(pixels) else None
+            seen, expected = axis.span(unit), (int(pixels[0]), int(pixels[-1])) if len(pixels) else None
             if axis.is_bound and seen and (expected is None or seen[0] <= expected[0] <= expected[1] <= seen[1]):
                 continue
             if seen != expected:
@@ -148,7 +148,7 @@ def test_transposed_convolutions_see_what_probing_finds(kernel: int, strides: in
     axis = receptive_axes(model)[model.layers[-1].name][1]
     for unit in range(rows):
         pixels = np.flatnonzero(reads[unit])
-        assert axis.seen(unit) == ((int(pixels[0]), int(pixels[-1])) if len(pixels) else None), unit
+        assert axis.span(unit) == ((int(pixels[0]), int(pixels[-1])) if len(pixels) else None), unit
 
 
 @pytest.mark.parametrize("size", [[2, 2], [3, 2], [4, 1]])

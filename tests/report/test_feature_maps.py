@@ -95,7 +95,7 @@ def test_nothing_but_zeros_is_drawn_too(tmp_path: Path):
     )
     colour = np.zeros((8, 8, 3), np.uint8)
     feature_maps.receptive_fields(
-        colour, [feature_maps.Seen("c", (None, (0, 3)), (None, None))], "t", tmp_path / "fields.png"
+        colour, [feature_maps.ReceptiveField("c", (None, (0, 3)), (None, None))], "t", tmp_path / "fields.png"
     )
     assert all(pixels(file).std() > 0 for file in tmp_path.glob("*.png"))
     assert len(list(tmp_path.glob("*.png"))) == 6

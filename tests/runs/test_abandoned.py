@@ -16,7 +16,7 @@ from support.journals import of_type, write_run
 
 from mnist_exp.errors import RequestError
 from mnist_exp.runs import abandoned, directory
-from mnist_exp.runs.abandoned import settle
+from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.runs.directory import RunDirectory, list_runs, summarize
 from mnist_exp.runs.events import EndEvent
 from mnist_exp.runs.journal import read
@@ -52,7 +52,7 @@ def test_the_living_are_left_alone(tmp_path: Path):
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     held = lock(folder)
     assert [run.status for run in list_runs(tmp_path)] == ["running"]
-    assert not settle(folder)
+    assert not mark_abandoned(folder)
     os.close(held)
     assert [run.status for run in list_runs(tmp_path)] == ["killed"]
 
@@ -90,7 +90,7 @@ def test_a_run_that_died_before_it_said_how_it_ended(tmp_path: Path):
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     (folder / "result.json").write_text(json.dumps({"status": "finished", "started": 1, "data": {}}))
     for _ in range(2):
-        settle(folder)
+        mark_abandoned(folder)
         assert ends(folder) == ["FINISHED"]
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_died_while_it_said_how_it_ended(tmp_path: Path):
     folder = write_run(tmp_path / "runs" / "x", enabled=False)
     (folder / "result.json").write_text(json.dumps({"status": "running", "started": 1, "data": {}}))
     for _ in range(2):
-        settle(folder)
+        mark_abandoned(folder)
         assert ends(folder) == ["FINISHED", "KILLED"]
         assert status(folder) == "killed"
 
@@ -145,8 +145,8 @@ def test_many_look_at_once(tmp_path: Path):
     """It is marked once."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     code = (
-        "import sys, time; from pathlib import Path; from mnist_exp.runs.abandoned import settle\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time())); settle(Path(sys.argv[1]))"
+        "import sys, time; from pathlib import Path; from mnist_exp.runs.abandoned import mark_abandoned\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time())); mark_abandoned(Path(sys.argv[1]))"
     )
     start = str(time.time() + 2)
     lookers = [subprocess.Popen([sys.executable, "-c", code, str(folder), start]) for _ in range(8)]

@@ -12,7 +12,7 @@ from support.cli import Cli
 from support.journals import write_run
 
 from mnist_exp.tracking.locations import LOCATIONS, ForeignLocation, refuse_foreign_locations
-from mnist_exp.tracking.store import follow_move
+from mnist_exp.tracking.store import update_moved_locations
 
 DATABASE = Path("outputs/mlflow.db")
 RUNS = Path("outputs/runs")
@@ -32,7 +32,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outputs(template: Path) -> Path:
     """A copy of the folder, here; its locations have followed the move."""
     shutil.copytree(template, "outputs")
-    follow_move(DATABASE)
+    update_moved_locations(DATABASE)
     return Path("outputs")
 
 

@@ -25,7 +25,7 @@ from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import LOCK, lock
 from mnist_exp.tracking import uploader as module
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.uploader import follow, reason
+from mnist_exp.tracking.uploader import deliver_until_closed, reason
 from mnist_exp.tracking.uploader_process import Sender
 
 
@@ -141,7 +141,7 @@ def test_whatever_is_raised_is_tried_again(tmp_path: Path, uri: str, monkeypatch
     with open(reading) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         threading.Timer(6 * PATIENCE, os.close, [writing]).start()
-        assert follow([folder]) == 0
+        assert deliver_until_closed([folder]) == 0
     assert not raised
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 

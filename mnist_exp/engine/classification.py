@@ -1,0 +1,47 @@
+"""Classify images with a saved model, and write the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mnist_exp.config.command_schemas import PredictConfig
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import numbered
+from mnist_exp.engine.saved_model import Saved, normalizes
+from mnist_exp.errors import RequestError
+from mnist_exp.inference.inputs import find_inputs, read_inputs
+from mnist_exp.inference.predictor import Predictor
+from mnist_exp.inference.scoring import form
+from mnist_exp.report.predictions import (
+    Prediction,
+    top_two,
+)
+from mnist_exp.text import display_path
+
+
+def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None) -> Predictor:
+    """Load a saved model with the class names and settings of its run. Raises `RequestError`."""
+    model = saved.load()
+    shape, classes = form(model, str(display_path(saved.file)))
+    known = (config.data.class_names, saved.result and saved.result.data.class_names)
+    names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
+    if normalize and shape[2] != 1:
+        raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")
+    if normalize is None:
+        normalize = normalizes(saved, config, shape)
+    return Predictor(model, names, config, shape, normalize)
+
+
+def classify(
+    predictor: Predictor, config: PredictConfig, tell: Callable[[str], None]
+) -> tuple[list[Prediction], list[RequestError]]:
+    """Return the predictions for the readable inputs, in their order, and the problems of the others."""
+    assert config.inputs is not None
+    note = lambda text: tell(f"note    {text}")  # noqa: E731
+    files, problems = find_inputs(config.inputs, note)
+    predictions: list[Prediction] = []
+    for batch in read_inputs(
+        files, predictor.shape, normalized=predictor.normalizes, tell=note, refuse=problems.append
+    ):
+        predictions += top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
+    return predictions, problems

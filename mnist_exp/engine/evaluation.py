@@ -1,0 +1,269 @@
+"""Score a saved model on labelled images; print, write and plot the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.config.command_schemas import EvaluateConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset, Part, numbered
+from mnist_exp.engine.saved_model import Saved, compose_run_config, load_data, refuse_other_form
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
+from mnist_exp.inference.scoring import Scores, form, score
+from mnist_exp.model.saving import weights_sha256
+from mnist_exp.report import plots
+from mnist_exp.report.predictions import COLUMNS, as_table, top_two
+from mnist_exp.report.tables import format_percent, print_table
+from mnist_exp.runs.atomic import new_folder, write_text
+from mnist_exp.runs.directory import free_path, stamped
+from mnist_exp.runs.fingerprint import LIBRARIES
+from mnist_exp.runs.log import say, warn
+from mnist_exp.text import display_path
+from mnist_exp.training.device import Device
+
+_MOST_MISTAKES = 3  # listed in the output
+_MEANING = {
+    "train": "the model was trained on these images: new ones will be harder for it",
+    "val": "the saved epoch was chosen by these images: new ones will be a little harder",
+}
+
+
+def evaluate_model(
+    request: Request, config: EvaluateConfig, saved: Saved, run_config: TrainConfig, device: Device
+) -> None:
+    """Score a saved model; print, write and plot the figures.
+
+    Args:
+        request: The command line.
+        config: Its own config.
+        saved: The model.
+        run_config: The config of the model's run, with the overrides of the command line.
+        device: The device, on which TensorFlow was started.
+
+    Raises:
+        RequestError: The model or the data is unusable, or they do not fit each other.
+        WorkError: The disk is full.
+    """
+    # The model comes first: one that is damaged or no classifier is reported even if the data is missing.
+    model = saved.load()
+    shape, classes = form(model, str(display_path(saved.file)))
+    data = load_data(run_config, request)
+    part = select_part(data, config.part, run_config.data.name)
+    refuse_other_form(saved, shape, classes, run_config.data)
+    names = resolve_class_names(saved, classes, data, run_config)
+    scores = score(model, part, run_config.training)
+    assessment = assess(part.labels, scores.probabilities)
+    is_runs_data = saved.result is not None and data.sha256 == saved.result.data.sha256
+    about = {
+        "model": str(saved.file.resolve()),
+        "run": saved.name if saved.run else None,
+        "weights_sha256": weights_sha256(model),
+        "data": {
+            "name": saved.result.data.title if saved.result and is_runs_data else run_config.data.name,
+            "sha256": data.sha256,
+            "origin": data.origin,
+            "part": config.part,
+            "images": len(part),
+            "class_names": list(names),
+            "of_the_run": is_runs_data,
+        },
+        "metrics": scores.metrics,
+        **dataclasses.asdict(assessment),
+        "expected_calibration_error": assessment.calibration.error,
+        "device": {"kind": device.kind, "device": device.name, "threads": device.threads},
+        "versions": {name: version(name) for name in ("mnist-exp", *LIBRARIES)},
+    }
+    folder = write_evaluation(config, saved, about, part, scores, assessment)
+    print_evaluation(saved, about, scores, assessment)
+    if is_runs_data:
+        qualify_figures(request, saved, run_config, about)
+    say(f"kept    {display_path(folder)}")
+
+
+def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, about: Mapping[str, Any]) -> None:
+    """Print remarks on the figures of a model on its run's own data."""
+    part = about["data"]["part"]
+    if part != "test" and not has_runs_split(saved, request, run_config):
+        warn(f"the run split its images in another way: it may be trained on some of this {part} part")
+    else:
+        explain_figures(saved, about)
+    if saved.result and (instead := saved.result.data.stands_in_for):
+        warn(f"these figures are for {run_config.data.name}, the fallback for {instead}")
+
+
+def print_evaluation(saved: Saved, about: Mapping[str, Any], scores: Scores, assessment: Assessment) -> None:
+    """Print what was evaluated, and its figures."""
+    data, device = about["data"], about["device"]
+    whose = "" if data["of_the_run"] or saved.run is None else ", not the data of the run"
+    say(f"model   {display_path(saved.file)}")
+    say(f"data    {data['name']} from {data['origin']}{whose}")
+    threads = device["threads"]
+    say(f"device  {device['device']}, {threads} thread{'s' * (threads > 1)}, float32")
+    print_figures(scores, assessment, data["class_names"], data["part"])
+
+
+def has_runs_split(saved: Saved, request: Request, run_config: TrainConfig) -> bool:
+    """Whether the data is split as in the run."""
+    its = compose_run_config(saved, request, ()).data
+    return (run_config.data.val_fraction, run_config.data.split_seed) == (its.val_fraction, its.split_seed)
+
+
+def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
+    """Explain figures on a run's own data, and whether they equal those in its result."""
+    part, result = about["data"]["part"], saved.result
+    assert result is not None
+    if about["weights_sha256"] != result.weights_sha256:
+        warn(f"{display_path(saved.file)}: these are not the weights that the run's result.json records")
+    if part != "test":
+        say(f"note    {_MEANING[part]}")
+    elif result.test == about["metrics"]:
+        say("same    bit-identical to the run's result.json")
+    elif result.test:
+        was, now = (
+            ", ".join(f"{name} {value:.8g}" for name, value in metrics.items())
+            for metrics in (result.test, about["metrics"])
+        )
+        differing = [
+            f"{name} {before.get(name)} then, {value} now"
+            for before, after in (
+                (result.device.model_dump(), about["device"]),
+                (result.versions, about["versions"]),
+            )
+            for name, value in after.items()
+            if before.get(name) != value
+        ]
+        why = "; ".join(differing) or "for no known reason"
+        say(f"note    the run's result.json says {was}; this is {now} ({why})")
+
+
+def select_part(data: Dataset, part: str, name: str) -> Part:
+    """Return a part of the data. Raises `RequestError` if there is none."""
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    if (selected := parts[part]) is None:
+        there = " or ".join(f"part={name}" for name, part in parts.items() if part)
+        raise RequestError(f"{name} from {data.origin} has no {part} part; {there} scores another")
+    return selected
+
+
+def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of the classes that the model (it knows `classes` of them) and the data share.
+
+    Raises `RequestError` if the model was trained for classes with other names.
+    """
+    names, unnamed = data.class_names, numbered(classes)
+    trained = tuple((saved.result and saved.result.data.class_names) or unnamed)
+    if names in (trained, unnamed):
+        return trained
+    if trained != unnamed:
+        ours, theirs = (", ".join(listed) for listed in (trained, names))
+        raise RequestError(
+            f"{config.data.name} has the classes {theirs}, but {saved.name} was trained for {ours}; "
+            "data.class_names=[…] names them in the order of the labels"
+        )
+    if saved.run:
+        warn(f"the classes of {saved.name} have no names: class 0 is taken for {names[0]}, 1 for {names[1]}, …")
+    return names
+
+
+def write_evaluation(
+    config: EvaluateConfig,
+    saved: Saved,
+    about: Mapping[str, Any],
+    part: Part,
+    scores: Scores,
+    assessment: Assessment,
+) -> Path:
+    """Write the figures and pictures into a new folder. Returns it. Raises `RequestError` or `WorkError`."""
+    names, data = about["data"]["class_names"], about["data"]
+    title = f"{saved.name} · {data['name']}, {data['part']} part"
+    accuracy = f"accuracy {assessment.accuracy:.2%}, on {len(part):,} images"
+    if config.output is not None:
+        target = Path(config.output).expanduser()
+    else:
+        target = free_path(Path(config.outputs) / "evaluate", stamped(saved.name))
+    try:
+        with new_folder(target) as folder:
+            write_text(folder / "evaluation.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+            columns = tuple(field.name for field in dataclasses.fields(ClassFigures))
+            rows = [
+                (name, *dataclasses.astuple(figures))
+                for name, figures in zip(names, assessment.classes, strict=True)
+            ]
+            write_text(folder / "per_class.csv", as_table(("class", *columns), rows))
+            best = top_two(range(len(part)), scores.probabilities, names)
+            rows = [
+                (prediction.input, names[label], *prediction.cells)
+                for prediction, label in zip(best, part.labels, strict=True)
+            ]
+            write_text(folder / "predictions.csv", as_table(("image", "true", *COLUMNS), rows))
+            plots.confusion_matrix(
+                part.labels, scores.predicted, names, f"{accuracy}\n{title}", folder / "confusion_matrix.png"
+            )
+            calibration = assessment.calibration
+            plots.reliability(
+                calibration.accuracy, calibration.confidence, calibration.counts,
+                f"expected calibration error {calibration.error:.2%}, on {len(part):,} images\n{title}",
+                folder / "reliability.png",
+            )  # fmt: skip
+            plots.misclassified(
+                part.images, part.labels, scores.probabilities, names, f"misclassified · {title}",
+                folder / "misclassified.png",
+            )  # fmt: skip
+    except OSError as error:
+        kind = WorkError if error.errno == errno.ENOSPC else RequestError
+        raise kind(f"output: {target} cannot be written: {error.strerror}") from error
+    return target
+
+
+def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], part: str) -> None:
+    """Print the figures, overall and by class."""
+    low, high = (f"{100 * bound:.2f}" for bound in assessment.interval)
+    others = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items() if name != "accuracy")
+    images = sum(figures.images for figures in assessment.classes)
+    say(
+        f"{part:<7} accuracy {format_percent(assessment.accuracy)}, 95 % interval {low} … {high} (Wilson), "
+        f"{others}, on {images:,} images"
+    )
+    print_class_figures(assessment, names)
+    if mistakes := most_frequent_mistakes(assessment, names):
+        say(f"often   {', '.join(mistakes)}")
+    calibration = assessment.calibration
+    say(
+        f"sure    {format_percent(calibration.mean_confidence)} on average, "
+        f"right {format_percent(assessment.accuracy)}; "
+        f"expected calibration error {format_percent(calibration.error)}, in {len(calibration.counts)} bins"
+    )
+
+
+def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
+    """Print the table of the classes, and which of them were never predicted."""
+    columns = ("precision", "recall", "f1")
+    by_class = list(zip(names, assessment.classes, strict=True))
+    rows = [
+        [name, f"{figures.images:,}", *(format_percent(getattr(figures, column)) for column in columns)]
+        for name, figures in by_class
+    ]
+    rows.append(["mean", "", *(format_percent(assessment.macro(column)) for column in columns)])
+    print_table(["class", "images", *columns], rows, right=("images", *columns))
+    if never := [name for name, figures in by_class if figures.images and figures.precision is None]:
+        say(f"note    {', '.join(never)}: never predicted; the mean precision counts it as 0")
+
+
+def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list[str]:
+    """Describe the most frequent confusions of two classes, the most frequent one first."""
+    counts = {
+        (row, column): count
+        for row, line in enumerate(assessment.confusion)
+        for column, count in enumerate(line)
+        if row != column and count
+    }
+    most = sorted(counts, key=lambda pair: -counts[pair])[:_MOST_MISTAKES]
+    return [f"{names[row]} taken for {names[column]}: {counts[row, column]}" for row, column in most]

@@ -1,0 +1,81 @@
+"""A checked training, ready to be run. Light: `run_training` imports TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.runs.directory import RunDirectory
+from mnist_exp.runs.fingerprint import fingerprint
+from mnist_exp.runs.result import RunResult
+from mnist_exp.runs.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from mnist_exp.data.dataset import Source
+    from mnist_exp.training.checkpoint import State
+    from mnist_exp.training.device import Device
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """An interrupted run that this process resumes. Its directory is locked by this process."""
+
+    directory: RunDirectory
+    result: RunResult
+    """The run's result, with this resumption as the last of `resumed`."""
+    values: Mapping[str, Any]
+    """The config of the remaining epochs."""
+    state: State | None
+    """The checkpoint to resume from; None to start from the beginning."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked training: the config, the data, and the directory to create or resume."""
+
+    config: TrainConfig
+    overrides: tuple[str, ...]
+    computer: Device
+    source: Source
+    parent: Path
+    name: str
+    """Name of the run's directory in `parent`."""
+    stands_in_for: str | None = None
+    """The data set that was requested and not found, if `source` is its fallback."""
+    sweep: Path | None = None
+    """The sweep's directory, if this is a job of one."""
+    resumption: Resumption | None = None
+    withholds_test: bool = False
+    """Whether the test set must not be scored: this is a trial of a search."""
+    observe: Callable[[Sequence[Mapping[str, float]]], None] = lambda history: None
+    """Called with the history at the start and after each epoch; raises `Pruned` to end the run."""
+
+
+def checkpoint_key(result: RunResult) -> str:
+    """Return what identifies a run's checkpoints, also after its directory was moved."""
+    return f"{result.name} of {result.started}"
+
+
+def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device, init_sha256: str | None) -> str:
+    """Return the fingerprint of a config on its data and device."""
+    return fingerprint(
+        values,
+        data_sha256=data_sha256,
+        kind=computer.kind,
+        precision=computer.precision,
+        threads=computer.threads,
+        init_sha256=init_sha256,
+    )
+
+
+def run_training(job: Job, stopwatch: Stopwatch) -> RunResult:
+    """Run a job from the data to the finished directory, and return the run's result.
+
+    TensorFlow must have been started (`preparation.set_up`). Raises what `engine.run.TrainingRun.execute` does.
+    """
+    from mnist_exp.engine.run import TrainingRun
+
+    return TrainingRun(job, stopwatch).execute()

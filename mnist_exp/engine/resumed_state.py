@@ -1,0 +1,79 @@
+"""The checkpoint that a run is resumed from, and the check that its data and learning rates are still the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Source
+from mnist_exp.data.load import prepare
+from mnist_exp.engine.job import checkpoint_key
+from mnist_exp.errors import RequestError
+from mnist_exp.runs.fingerprint import as_values, fingerprint
+from mnist_exp.runs.log import warn
+from mnist_exp.runs.result import RunResult
+from mnist_exp.text import display_path
+from mnist_exp.training.checkpoint import FOLDER, State, read_newest
+from mnist_exp.training.loop import steps_per_epoch
+from mnist_exp.training.schedule import learning_rates
+
+
+def find_state(path: Path, result: RunResult) -> State | None:
+    """Return the checkpoint to resume from; None if the run has none yet. Raises `RequestError`."""
+    state, damaged = read_newest(path / FOLDER, checkpoint_key(result))
+    again = f"mnist-exp from={display_path(path)} runs its config anew"
+    if state is None:
+        if damaged:
+            raise RequestError("\n".join([f"{display_path(path)}: no checkpoint is whole; {again}", *damaged]))
+        if result.status == "finished":
+            why = "it has finished, and its checkpoint was removed then: training.keep_checkpoint=true keeps it"
+            raise RequestError(f"{display_path(path)}: nothing to resume: {why}")
+        if (path / "history.csv").exists():
+            raise RequestError(f"{path / FOLDER}: no checkpoint is there; {again}")
+    for message in damaged:
+        warn(f"{message}; the checkpoint before it is used")
+    return state
+
+
+def check_data(
+    path: Path,
+    result: RunResult,
+    source: Source,
+    config: TrainConfig,
+    same: TrainConfig,
+    state: State | None,
+) -> None:
+    """Raise `RequestError` if images or config changed, or further epochs would change past learning rates."""
+    data = prepare(source, config.data)
+    if data.sha256 != result.data.sha256:
+        raise RequestError(
+            f"{data.origin}: not the images that {display_path(path)} is trained on: "
+            f"their SHA-256 is {data.sha256[:12]}…, and was {str(result.data.sha256)[:12]}…"
+        )
+    # Not the epochs in `config.yaml`: a killed resumption may have written its own there, and no result yet.
+    training = same.training.model_copy(update={"epochs": result.planned_epochs})
+    same = same.model_copy(update={"training": training})
+    found = fingerprint(
+        as_values(same),
+        data_sha256=data.sha256,
+        kind=result.device.kind,
+        precision=str(result.device.precision),
+        threads=int(result.device.threads or 0),
+        init_sha256=result.init_from.weights_sha256 if result.init_from else None,
+    )
+    if found != result.fingerprint:
+        raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint is another")
+    steps = steps_per_epoch(len(data.train), config)
+    done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
+    before, after = (
+        learning_rates(c.schedule, c.optimizer.learning_rate, steps, c.training.epochs)[:done]
+        for c in (same, config)
+    )
+    if not np.array_equal(before, after):
+        raise RequestError(
+            f"training.epochs={config.training.epochs}: schedule={config.schedule.type} depends on the number of "
+            f"epochs: with {config.training.epochs} of them, the {done} steps that are done would have had other "
+            f"learning rates than with {same.training.epochs}"
+        )

@@ -1,0 +1,219 @@
+"""Print and plot the comparison of groups of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mnist_exp.config.command_schemas import CompareConfig
+from mnist_exp.config.metric_directions import Direction
+from mnist_exp.errors import DIVERGED, RequestError
+from mnist_exp.report import plots
+from mnist_exp.report.plots import History
+from mnist_exp.runs.directory import RunSummary, make_directory, read_history, stamped
+from mnist_exp.runs.fingerprint import LIBRARIES
+from mnist_exp.runs.log import say, warn
+from mnist_exp.runs.lookup import read_config
+from mnist_exp.runs.result import RunResult
+from mnist_exp.sweeps.comparison import (
+    Pair,
+    compare_pairs,
+    describe_sensitivity,
+    print_best_groups,
+    print_means,
+    print_pairs,
+    sort_groups,
+    summarize_groups,
+)
+from mnist_exp.sweeps.groups import Group, TrainedRun, group_key, group_runs, mark_groups
+from mnist_exp.sweeps.model_comparison import compare_models
+from mnist_exp.text import display_path
+
+PICTURE = "compare.png"
+_MOST_LEFT_OUT = 2  # lines about runs that are left out, in the short report
+
+
+def report_comparison(
+    config: CompareConfig,
+    direction: Direction,
+    runs: Sequence[TrainedRun],
+    chosen: Sequence[RunSummary],
+    left_out: Mapping[Path, str],
+    remark: str,
+) -> None:
+    """Print the results of groups of runs and which groups differ, and plot their curves.
+
+    Args:
+        config: The config of the verb.
+        direction: Which values of the metric are better.
+        runs: The runs to compare, all with a value of the metric.
+        chosen: All runs that were requested.
+        left_out: The requested runs that cannot be compared, each with the reason.
+        remark: A remark on runs that were not requested; empty if there is none.
+
+    Raises:
+        RequestError: A history is missing, or the picture cannot be written.
+    """
+    groups = mark_groups(sort_groups(group_runs(runs), config.metric, direction))
+    pairs = compare_pairs(groups, config.metric, find_diverged(groups, chosen))
+    picture = draw_curves(groups, config)
+    say(summarize_groups(groups, pairs, config.metric, direction))
+    if remark:
+        say(remark)
+    if config.full:
+        print_all(groups, pairs, left_out, config.metric, direction)
+    else:
+        print_left_out(left_out)
+        say(f"data    {_data_titles(groups)}")
+        print_best_groups(groups, pairs, config.metric, direction)
+    if tests := sum(pair.difference is not None for pair in pairs):
+        say(describe_conditions(tests))
+        if sentence := describe_sensitivity(pairs, config.metric):
+            say(sentence)
+    if not config.full:
+        notes = len(list_remarks(groups, config.metric))
+        and_notes = f", and {notes} note{'s' * (notes > 1)} on these figures" if notes else ""
+        say(f"full=true prints all groups and metrics, the tests of each pair, the runs left out{and_notes}.")
+    if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
+        warn(f"these are figures for the fallback of {', '.join(sorted(names))}")
+    say(f"picture {display_path(picture)}")
+
+
+def print_left_out(left_out: Mapping[Path, str]) -> None:
+    """Print which runs are left out; if they are many, the first ones and the number of the others."""
+    lines = [f"without {display_path(path)}: {reason}" for path, reason in left_out.items()]
+    if len(lines) > _MOST_LEFT_OUT:
+        lines[_MOST_LEFT_OUT - 1 :] = [f"without {len(lines) - _MOST_LEFT_OUT + 1} more"]
+    for line in lines:
+        say(line)
+
+
+def describe_conditions(tests: int) -> str:
+    """Return how the verdicts are reached and when they hold."""
+    together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
+    return (
+        f"Verdicts: paired t tests{together}, for differences that vary about normally between seeds; withheld if "
+        "spreads differ much or a run diverged."
+    )
+
+
+def print_all(
+    groups: Sequence[Group],
+    pairs: Sequence[Pair],
+    left_out: Mapping[Path, str],
+    decisive: str,
+    direction: Direction,
+) -> None:
+    """Print every group, metric and pair, what is left out, and McNemar's test of single models."""
+    print_groups(groups, left_out)
+    metrics = list(dict.fromkeys([decisive, "val/accuracy", "test/accuracy"]))
+    print_means(groups, [*metrics, "seconds"])
+    if len(groups) > 1:
+        metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
+        print_pairs(groups, metrics, decisive, pairs, direction)
+        say(f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals are of what")
+        say("the seed changes, on the images that there are; `could show` is the smallest significant difference.")
+    else:
+        say("These runs differ only in their seed: there is one group, and nothing to compare it with.")
+    compare_models(groups)
+    for remark in list_remarks(groups, decisive):
+        say(f"note    {remark}")
+
+
+def print_groups(groups: Sequence[Group], left_out: Mapping[Path, str]) -> None:
+    """Print which groups are compared, and which runs are left out."""
+    for path, reason in left_out.items():
+        say(f"without {display_path(path)}: {reason}")
+    say(f"data    {_data_titles(groups)}")
+    for group in groups:
+        seeds = ", ".join(str(run.seed) for run in group.runs)
+        say(f"{group.mark:<7} {group.label}; seed{'s' * (len(group.runs) > 1)} {seeds}")
+
+
+def _data_titles(groups: Sequence[Group]) -> str:
+    """Return the names of the data sets, with those that they stood in for."""
+    sets = {run.data: run.summary.result.data.title for group in groups for run in group.runs}
+    return "; ".join(dict.fromkeys(sets.values()))
+
+
+def find_diverged(groups: Sequence[Group], chosen: Sequence[RunSummary]) -> set[str]:
+    """Return the marks of the groups of which a chosen run diverged, unless another run has its seed."""
+    keys = {group_key(group.runs[0]): group for group in groups}
+    marks = set()
+    for summary in chosen:
+        values = [*(summary.result.best or {}).values(), *(summary.result.test or {}).values()]
+        if DIVERGED not in summary.result.reason and all(map(math.isfinite, values)):
+            continue
+        try:
+            run = TrainedRun.of(summary, read_config(summary.path))
+        except (RequestError, KeyError, TypeError, ValueError, AttributeError):  # ended before it was recorded
+            continue
+        group = keys.get(group_key(run))
+        if group is not None and run.seed not in {other.seed for other in group.runs}:
+            marks.add(group.mark)
+    return marks
+
+
+def draw_curves(groups: Sequence[Group], config: CompareConfig) -> Path:
+    """Plot the learning curves. Returns the picture's path. Raises `RequestError`."""
+    histories = [[read_history(run.summary.path) for run in group.runs] for group in groups]
+    metric = find_common_metric(histories, config.metric)
+    have_several = any(len(group.runs) > 1 for group in groups)
+    title = (
+        f"{metric} · {_data_titles(groups)}" + "\nmean of the seeds, band: ± 1 standard deviation" * have_several
+    )
+    curves = [
+        (f"{group.mark}  {group.label}  (n = {len(group.runs)})", of_group)
+        for group, of_group in zip(groups, histories, strict=True)
+    ]
+    try:
+        if config.output is None:
+            path = make_directory(Path(config.outputs) / "compare", stamped("compare")) / PICTURE
+        else:
+            path = Path(config.output).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+        plots.comparison(curves, metric, title, path)
+    except OSError as error:
+        raise RequestError(f"output: {error.filename} cannot be written: {error.strerror}") from error
+    return path
+
+
+def find_common_metric(histories: Sequence[Sequence[History]], metric: str) -> str:
+    """Return the metric, or else the most similar one, that all epochs of the runs of all groups have.
+
+    Raises `RequestError` if there is none, or a run has no epochs.
+    """
+    flat = [history for of_group in histories for history in of_group]
+    if not all(flat):
+        raise RequestError("a run's history.csv has no epochs")
+    name = metric.partition("/")[2]
+    for candidate in (f"val/{name}", "val/accuracy", f"train/{name}", "train/accuracy"):
+        if all(candidate in row for history in flat for row in history):
+            return candidate
+    raise RequestError("the runs' history.csv have no metric in common")
+
+
+def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
+    """Return remarks that qualify the figures."""
+    runs = [run for group in groups for run in group.runs]
+    splits = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
+    remarks = _remarks_on_results([run.summary.result for run in runs])
+    if metric.startswith("val/") and len(splits) > 1:
+        return [f"{metric} is of different validation images; test/accuracy is of the same", *remarks]
+    return remarks
+
+
+def _remarks_on_results(results: Sequence[RunResult]) -> list[str]:
+    """Return remarks on differences between the machines, versions and interruptions of runs."""
+    remarks = []
+    if resumed := sum(bool(result.resumed) for result in results):
+        remarks.append(
+            f"seconds are without {resumed} run{'s' * (resumed > 1)} that went on after an interruption"
+        )
+    if len({(result.device.device, result.device.threads) for result in results}) > 1:
+        remarks.append("seconds are of different devices or numbers of threads")
+    versions = {tuple(result.versions.get(name) for name in LIBRARIES) for result in results}
+    if len(versions) > 1 or len({result.code_sha256 for result in results}) > 1:
+        remarks.append("these runs are of different versions of mnist-exp or its libraries")
+    return remarks
