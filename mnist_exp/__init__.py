@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import `load` on first use: the command line imports this module first."""
+    """Import `load` on first use: it is slow to import, and every command imports this module."""
     if name == "load":
         from mnist_exp.engine.prediction import load
 

@@ -1,4 +1,4 @@
-"""The program: `mnist-exp`, which is also `python -m mnist_exp`."""
+"""The entry point of `mnist-exp` and of `python -m mnist_exp`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mnist_exp.immediate_exit import exit_at_once
 def main() -> int:
     """Run the command line and return its exit status.
 
-    Ctrl-C ends the process at once until the work begins: modules that are being imported turn a
+    Until the verb starts, Ctrl-C ends the process at once: modules that are being imported turn a
     `KeyboardInterrupt` into other errors.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as under `nohup`
@@ -27,7 +27,7 @@ def _exit(number: int, frame: object) -> None:
 
 if __name__ == "__main__":
     status = main()
-    # Reset CPython's note that a KeyboardInterrupt has passed through `exec`, as in a dataclass decorator:
-    # `python -m` would end with SIGINT instead of the status.
+    # CPython remembers that a KeyboardInterrupt passed through `exec` (as in a dataclass decorator), and would end
+    # `python -m` with SIGINT instead of the status. A successful `exec` resets this.
     exec("")
     sys.exit(status)

@@ -4,8 +4,8 @@ MnistExpError
 ├── RequestError   the request is wrong; nothing was done    (exit status 2)
 └── WorkError      the request is right, but the work failed (exit status 1)
 
-Pruned             a trial of a search is stopped early; no `Exception`, as nothing failed
-Killed             a signal ends the process; no `Exception`, as `KeyboardInterrupt`    (128 + its number)
+Pruned             a trial of a search is stopped early; not an `Exception`, since nothing failed
+Killed             a signal ends the process; like `KeyboardInterrupt`, not an `Exception` (128 + its number)
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-# Codes are part of the contract: scripts may rely on them, so that none is renamed.
+# Codes are part of the contract: scripts may rely on them, so they are never renamed.
 Code = Literal[
     "contradiction",  # two settings exclude each other
     "given-twice",  # one key or image is given more than once
-    "invalid-entry",  # an entry of a list of layers, an optimizer, a loss or a metric is not one that Keras takes
+    "invalid-entry",  # a layer entry, or the name of a Keras object, is malformed
     "invalid-interpolation",  # an interpolation is malformed, or refers to nothing
     "invalid-override",  # not in Hydra's syntax, or not possible here
     "invalid-value",  # the type is right, but the value is not allowed
@@ -28,7 +28,7 @@ Code = Literal[
     "missing-value",  # a required key or value is not given
     "names-code",  # a config names code to run
     "not-found",  # a file, run or directory does not exist
-    "not-installed",  # a package that this needs is not installed
+    "not-installed",  # a package that the request needs is not installed
     "out-of-range",  # a number or length is too small or too large
     "rejected-by-keras",  # Keras cannot build, compile or train the model
     "several-values",  # several values where there must be one
@@ -36,8 +36,8 @@ Code = Literal[
     "unknown-key",  # a key or group does not exist
     "unknown-layer",  # a layer type does not exist, or is not allowed
     "unknown-option",  # a group has no such option, or an enumeration no such value
-    "unusable",  # what the request needs is there, but not in a usable state
-    "unused-parameter",  # a parameter that nothing refers to
+    "unusable",  # something that the request needs exists, but is not in a usable state
+    "unused-parameter",  # no layer uses this parameter
     "wrong-type",  # a value of another type was expected
 ]
 CODES: frozenset[str] = frozenset(get_args(Code))
@@ -83,7 +83,7 @@ class RequestError(MnistExpError):
         *,
         pending: Callable[[], tuple[Problem, ...]] | None = None,
     ) -> None:
-        """`pending` finds further problems, which takes longer: it is called after these are printed."""
+        """`pending` finds further problems. It is slow, so it is called after these have been printed."""
         self.problems = () if isinstance(problems, str) else tuple(problems)
         self.pending = pending
         text = problems if isinstance(problems, str) else format_problems(self.problems, f"in {subject}")
@@ -91,11 +91,11 @@ class RequestError(MnistExpError):
 
 
 DIVERGED = "the loss is no longer a number"
-"""Begins the message of a training that diverged, by which the run is recognized later."""
+"""The start of the message of a diverged training, by which such a run is recognized later."""
 
 
 def format_problems(problems: Sequence[Problem], where: str) -> str:
-    """Format the number of problems, and each on its own line."""
+    """Format problems: their number, then one problem per line."""
     count = len(problems)
     width = max(len(problem.place) for problem in problems)
     lines = [f"{count} problem{'s' if count > 1 else ''} {where}"]
@@ -113,18 +113,18 @@ class WorkError(MnistExpError):
 
 
 class Pruned(BaseException):
-    """A trial of a search is worse than the others, and ends before its last epoch."""
+    """A trial of a search ends before its last epoch, because it is worse than the others."""
 
 
 def describe_ending(signalled: BaseException) -> tuple[str, int]:
-    """Return the text and the exit status of a command line that a signal ended."""
+    """Return the message and the exit status for a command that a signal ended."""
     if isinstance(signalled, Killed):
         return f"mnist-exp: ended by {signalled}", signalled.exit_status
     return "mnist-exp: interrupted", 130
 
 
 class Killed(BaseException):
-    """SIGTERM or SIGHUP: the process is ended from outside the terminal."""
+    """SIGTERM or SIGHUP ends the process."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -20,9 +20,9 @@ def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | 
 
 
 def near_or_all(name: str, candidates: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)`, or `; there are x, y, …` if no candidate is similar."""
+    """Return ` (did you mean 'x'?)`, or `; choose from x, y, …` if no candidate is similar."""
     candidates = sorted(candidates)
-    return did_you_mean(name, candidates) or f"; there are {', '.join(candidates)}"
+    return did_you_mean(name, candidates) or f"; choose from {', '.join(candidates)}"
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

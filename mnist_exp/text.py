@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# A URI in a text, up to a blank, a quote, or a comma before the next URI.
+# A URI in a text: it ends at a blank, a quote, or a comma followed by another URI.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!,\s*[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>])+")
 # The user name and password of a URI. Drivers of databases allow `/`, `?` and `@` in a password.
 _CREDENTIALS = re.compile(r"://(?:[^/?#@:]*:.*@|[^/?#]*@)")
-# Those of an HTTP address, which end at the first slash.
+# The same in an HTTP address, where they end at the first slash.
 _CREDENTIALS_OF_HTTP = re.compile(r"://[^/?#]*@")
 # A parameter of a URI whose name suggests that its value is secret.
 _SECRET_PARAMETER = re.compile(
     r"([?&;][^=&;]*(?:pass|pwd|user|token|secret|key|sig|auth|credential)[^=&;]*=)[^&;#]+", re.IGNORECASE
 )
-# Characters that a terminal acts on, and those that change the direction of text. Not: tab and line feed.
+# Characters that a terminal acts on, except tab and line feed, and those that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import Cli
+from support.golden import Golden
 
 
 def mine(*entries: str) -> str:
@@ -58,19 +59,20 @@ def test_check_of_a_sweep_names_the_jobs(cli: Cli):
 
 # What Keras builds, but TensorFlow does not compute, or what no loss takes.
 @pytest.mark.parametrize(
-    ("entries", "message"),
+    ("entries", "place"),
     [
-        (("ReLU", "{type: LayerNormalization, epsilon: abc}", *END), "mine.yaml:5  model.layers.1.epsilon: must be a number, found 'abc'"),
-        (("ReLU", "{type: Dropout, rate: 0.5, noise_shape: [3, 3]}", *END), "mine.yaml:5  model.layers.1: can be built, but not computed: "),
-        (("{type: Conv2D, filters: 3, kernel_size: 29}", *END), "model.layers.0: Conv2D's kernel 29×29 does not fit its 28×28 input (after the input)"),
-        (("Flatten", "{type: Dense, units: 9}", "Softmax"), "model.layers: must end in 10 values, one per class, but ends in 9"),
-        (("Flatten", "{type: Dense, units: 10}"), "model.layers: must end in probabilities"),
+        (("ReLU", "{type: LayerNormalization, epsilon: abc}", *END), "mine.yaml:5  model.layers.1.epsilon: "),
+        (("ReLU", "{type: Dropout, rate: 0.5, noise_shape: [3, 3]}", *END), "mine.yaml:5  model.layers.1: "),
+        (("{type: Conv2D, filters: 3, kernel_size: 29}", *END), "model.layers.0:"),
+        (("Flatten", "{type: Dense, units: 9}", "Softmax"), "model.layers:"),
+        (("Flatten", "{type: Dense, units: 10}"), "model.layers:"),
     ],
 )  # fmt: skip
-def test_what_would_not_train_is_refused(cli: Cli, entries: tuple[str, ...], message: str):
-    """With the entry at fault."""
+def test_what_would_not_train_is_refused(cli: Cli, entries: tuple[str, ...], place: str, golden: Golden):
+    """The message names the entry at fault."""
     done = cli("check", mine(*entries), "model=mine", "data=digits", status=2)
-    assert message in done.err
+    assert place in done.err
+    golden(done.err)
 
 
 def test_a_model_over_budget_is_refused(cli: Cli):
@@ -91,7 +93,7 @@ def test_show_prints_the_card_and_what_augmentation_does(cli: Cli):
     assert lines[0] == "model   pyramid on 28×28×1, 10 classes"
     assert any(line.split()[:4] == ["conv2d_1", "Conv2D", "22×22×32", "7,200"] for line in lines)
     assert any(line.split()[:1] == ["total"] and "8,858" in line for line in lines)
-    assert any(line.startswith("remark  conv2d is unpadded") for line in lines)
+    assert any(line.startswith("remark  conv2d has no padding") for line in lines)
     assert sum("█" in line for line in lines) > 10
     assert not Path("outputs").exists()
 
@@ -104,24 +106,28 @@ def test_show_tells_of_a_run(cli: Cli):
     assert "model   pyramid on 28×28×1, 10 classes" in done.out
     card = (run / "architecture.md").read_text(encoding="utf-8")
     assert "| conv2d_1 | Conv2D | 22×22×32 | 7,200 |" in card
-    assert "- conv2d is unpadded" in card
+    assert "- conv2d has no padding" in card
 
 
 def test_a_frozen_layer_is_shown_as_such(cli: Cli):
-    """In the card, and as a remark: weights that nobody trains are rarely what was meant."""
+    """The card and a remark show it, since frozen weights are rarely intended."""
     done = cli("show", "model=pyramid", "+model.layers.0.trainable=false", "data=digits")
     assert any(line.split()[:3] == ["conv2d", "Conv2D,", "frozen"] for line in done.out.splitlines())
-    assert "remark  conv2d: frozen; the weights stay" in done.out
+    assert "remark  conv2d: frozen" in done.out
 
 
-def test_what_is_not_given_is_added_with_a_plus(cli: Cli):
-    """An argument that a layer or the optimizer has is no typo; the message says how it is given."""
+def test_an_argument_that_is_not_set_is_added_with_a_plus(cli: Cli, golden: Golden):
+    """The message says how to add an argument that the layer or the optimizer accepts."""
     done = cli(
         "check", "model.layers.0.trainable=false", "model.layers.1.pool_size=3", "optimizer.clipvalue=1", status=2
     )
-    assert "a key is added with a plus: +model.layers.0.trainable=false" in done.err
-    assert "give it as a whole: 'model.layers.1={type: MaxPooling2D, pool_size: 3}'" in done.err
-    assert "a key is added with a plus: +optimizer.clipvalue=1" in done.err
+    for advice in (
+        "+model.layers.0.trainable=false",
+        "'model.layers.1={type: MaxPooling2D, pool_size: 3}'",
+        "+optimizer.clipvalue=1",
+    ):
+        assert advice in done.err
+    golden(done.err)
     cli(
         "check",
         "+model.layers.0.trainable=false",
@@ -130,8 +136,8 @@ def test_what_is_not_given_is_added_with_a_plus(cli: Cli):
     )
 
 
-def test_keras_findings_in_a_sweep_follow_in_the_same_answer(cli: Cli):
-    """What the schema refuses of one job, and what Keras refuses of another."""
+def test_problems_that_keras_finds_in_a_sweep_follow_the_others(cli: Cli, golden: Golden):
+    """The schema rejects one job, and Keras another."""
     words = ("-m", "model=linear,pyramid", "seed=0,-1", "data=digits", *BOTH)
     done = cli("check", *words, status=2)
     first, second = done.err.split("and 1 problem more that Keras finds\n")
@@ -140,7 +146,8 @@ def test_keras_findings_in_a_sweep_follow_in_the_same_answer(cli: Cli):
         "seed=-1: must be greater than or equal to 0, found -1  [model-linear_seed--1, model-pyramid_seed--1]"
         in first
     )
-    assert "optimizer: Adam cannot be made: Only one of" in second
+    assert "optimizer: Adam " in second
+    golden(done.err)
     assert "[all jobs]" in second
 
 
@@ -154,10 +161,11 @@ def test_a_sweep_leaves_out_what_is_wrong_if_asked(cli: Cli):
     assert "seed=-1" in cli("check", "-m", "seed=-1,-2", "sweep.skip_invalid=true", "data=digits", status=2).err
 
 
-def test_a_preset_with_another_model_is_remarked_on(cli: Cli):
-    """It may be meant; it is no mistake."""
-    said = cli("check", "experiment=lenet5x5", "model=pyramid").out
-    assert "warning: experiment=lenet5x5 was made for model=lenet5x5; here it is model=pyramid" in said
+def test_a_preset_with_another_model_causes_a_warning(cli: Cli, golden: Golden):
+    """It is no error, as it may be intended."""
+    warning = cli("check", "experiment=lenet5x5", "model=pyramid").out.splitlines()[0]
+    assert warning.startswith("warning: experiment=lenet5x5 ")
+    golden(warning)
     assert "warning" not in cli("check", "experiment=lenet5x5").out
 
 
@@ -176,7 +184,7 @@ def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
     for text in (f"_target_: {basic}\n{inner}\n", "_target_: os.getcwd\n"):
         (folder / "evil.yaml").write_text(text)
         said = cli("--config-dir", "mine", "-m", "hydra/launcher=evil", "seed=0,1", small=True, status=2).err
-        assert "hydra.launcher: nothing in a config may name code to run" in said
+        assert "hydra.launcher: a config must not name code to run" in said
     assert not Path("outputs").exists()
     assert not (tmp_path / "made").exists()
 

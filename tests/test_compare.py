@@ -17,6 +17,7 @@ import pytest
 import yaml
 from scipy import stats
 from support.cli import Cli, soak
+from support.golden import Golden
 
 from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of, sign_flip, verdicts
 
@@ -477,7 +478,7 @@ def test_what_does_not_count_is_told(cli: Cli):
     out = cli("compare", "full=true", "run=outputs/runs").out
     for told in (
         "broken: failed",
-        "resumed: went on with other threads",
+        "resumed: ",
         "blind: has no val/accuracy",
         "older: repeats outputs/runs/linear-0, which is newer",
         "odd: damaged",
@@ -556,30 +557,31 @@ def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "place"),
     [
-        (["run=[nope,linear-0]"], "run=nope: there is no such run in outputs"),
-        (["run=x*"], "run=x*: matches no run in outputs"),
-        (["run=linear"], "4 runs are called so"),
-        (["run=linear-0"], "1 of 1 runs can be compared; it takes two"),
-        (["metric=accuracy"], "metric=accuracy: must be val/<metric> or test/<metric>"),
-        (["metric=val/acuracy"], "none of these runs has it (did you mean 'val/accuracy'?)"),
-        (["run="], "run=: must not be empty"),
-        (["run=[a,,b]"], "run=[a,,b]: names nothing between two commas"),
-        (["output=here"], "output=here: must be the name of a .png file"),
-        (["output=there.png", "run=nope"], "2 problems in this comparison"),
-        (["runs=linear"], "runs=linear: no such key or group (did you mean 'run'?)"),
-        (["outputs=elsewhere"], "there is no finished run in elsewhere"),
-        (["output=there.png/compare.png"], "output: there.png cannot be written"),
+        (["run=[nope,linear-0]"], "run=nope:"),
+        (["run=x*"], "run=x*:"),
+        (["run=linear"], "linear-3"),
+        (["run=linear-0"], "1 of 1 runs"),
+        (["metric=accuracy"], "metric=accuracy:"),
+        (["metric=val/acuracy"], "metric=val/acuracy: "),
+        (["run="], "run=:"),
+        (["run=[a,,b]"], "run=[a,,b]:"),
+        (["output=here"], "output=here:"),
+        (["output=there.png", "run=nope"], "2 problems"),
+        (["runs=linear"], "runs=linear:"),
+        (["outputs=elsewhere"], "elsewhere"),
+        (["output=there.png/compare.png"], "output:"),
     ],
 )
-def test_a_wrong_request_writes_nothing(cli: Cli, words: list[str], told: str):
-    """One message, exit status 2."""
+def test_a_wrong_request_writes_nothing(cli: Cli, words: list[str], place: str, golden: Golden):
+    """The message names the key, and the exit status is 2."""
     write_groups()
     Path("there.png").write_text("mine")
     before = sorted(Path().rglob("*"))
     done = cli("compare", "full=true", *words, status=2)
-    assert told in done.err
+    assert place in done.err
+    golden(done.err)
     assert sorted(Path().rglob("*")) == before
     assert Path("there.png").read_text() == "mine"
 

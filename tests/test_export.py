@@ -25,6 +25,7 @@ from mlflow.utils.validation import (
 )
 from support.cli import MNIST, PATIENCE, SMALL, Cli, start
 from support.device import set_up_tensorflow
+from support.golden import Golden
 from support.servers import ModelServer, Server
 from training.test_catalogue import NETS
 
@@ -140,7 +141,7 @@ def test_every_layer_in_every_format(net: str, tmp_path: Path):
             model.save(tmp_path / "model.keras")
             form.write(keras.saving.load_model(tmp_path / "model.keras"), folder)
         if (net, name) == ("recurrent", "litert"):
-            with pytest.raises(ValueError, match="LiteRT alone cannot"):
+            with pytest.raises(ValueError, match="LiteRT"):
                 form.load(folder)
             continue
         with backend.quiet():
@@ -220,26 +221,29 @@ def test_one_format_into_one_file(cli: Cli, run: Path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "place"),
     [
-        ([], "format: say which, or all: keras, h5, yaml, savedmodel, onnx, litert"),
-        (["format=onxx"], "did you mean 'onnx'?"),
-        (["format=[onnx,all]"], "format.1=all: must be"),
-        (["format=onnx", "alias=champion"], "alias: belongs to register=<name>"),
-        (["register=a", "output=here"], "output: belongs to format=…"),
-        (["register=a", "data.limit=3"], "data.limit: has no effect on 'export' without format=…"),
-        (["format=onnx", "device.threads=1"], "device.threads: has no effect on 'export'"),
-        (["format=onnx", "tolerance=-1"], "tolerance=-1: must be greater than 0"),
-        (["format=onnx", "output=."], "output: . "),
-        (["format=onnx", "data.dir=nowhere", "data=mnist"], "nowhere: there is no such folder"),
+        ([], "format:"),
+        (["format=onxx"], "format"),
+        (["format=[onnx,all]"], "format.1=all:"),
+        (["format=onnx", "alias=champion"], "alias:"),
+        (["register=a", "output=here"], "output:"),
+        (["register=a", "data.limit=3"], "data.limit:"),
+        (["format=onnx", "device.threads=1"], "device.threads:"),
+        (["format=onnx", "tolerance=-1"], "tolerance=-1:"),
+        (["format=onnx", "output=."], "output:"),
+        (["format=onnx", "data.dir=nowhere", "data=mnist"], "nowhere:"),
         (["register=a/b", "alias=latest"], "2 problems"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_before_anything_is_written(cli: Cli, run: Path, words: list[str], told: str):
-    """Exit status 2, and nothing is there that was not."""
+def test_a_wrong_request_is_reported_before_anything_is_written(
+    cli: Cli, run: Path, words: list[str], place: str, golden: Golden
+):
+    """The message names the key, the exit status is 2, and no file is added."""
     before = sorted(Path().rglob("*"))
     done = cli("export", "run=a", *words, status=2)
-    assert told in done.err
+    assert place in done.err
+    golden(done.err)
     assert sorted(Path().rglob("*")) == before
 
 
@@ -362,12 +366,12 @@ def test_a_registered_model_whose_run_is_not_here(cli: Cli, run: Path):
     assert not Path("empty").exists()
 
 
-def test_only_a_finished_run_is_registered(cli: Cli, run: Path):
-    """Not a file, nor what was interrupted."""
-    assert "a file is no run" in cli("export", f"run={run}/model.keras", "register=a", status=2).err
+def test_only_a_finished_run_is_registered(cli: Cli, run: Path, golden: Golden):
+    """A model file and an interrupted run are refused."""
+    golden(cli("export", f"run={run}/model.keras", "register=a", status=2).err)
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**result, "status": "interrupted"}))
-    assert "is interrupted; a finished run is needed" in cli("export", "run=a", "register=a", status=2).err
+    golden(cli("export", "run=a", "register=a", status=2).err)
     assert not Path("outputs/mlflow.db").exists()
 
 

@@ -64,7 +64,7 @@ def test_the_address_in_a_journal_is_not_contacted(cli: Cli, collector: Collecto
     assert done.status == (1 if verb[0] == "sync" else 2 if verb[0] == "export" and not end else done.status)
     if verb[0] == "sync":
         command = f"'mnist-exp sync run=outputs/runs/shared tracking.uri={collector.uri}'"
-        assert f"{collector.uri} is not an address that you have used; {command}" in done.out
+        assert f"{collector.uri} is not a store that you have used; {command}" in done.out
 
 
 def test_the_command_that_is_shown_allows_the_address(cli: Cli, collector: Collector):
@@ -185,7 +185,7 @@ def test_resume_does_not_contact_the_address_of_a_config(cli: Cli, collector: Co
     """It says how to use the address, and how to train without it; both work."""
     path = interrupted(cli, collector.uri)
     done = cli("resume", f"run={path}", "training.epochs=3", status=2)
-    assert f"{collector.uri} is not an address that you have used" in done.err
+    assert f"{collector.uri} is not a store that you have used" in done.err
     assert "config.yaml" in done.err
     assert collector.requests == []
     cli("resume", f"run={path}", "training.epochs=3", "tracking.enabled=false")
@@ -201,7 +201,7 @@ def test_an_option_file_of_somebody_else_names_no_address(cli: Cli, collector: C
     (folder / "theirs.yaml").write_text(f"enabled: true\nuri: {collector.uri}\nexperiment: x\nwait_seconds: 5\n")
     words = ["--config-dir=theirs", "data=digits", "model=linear", "data.limit=300", "training.epochs=1"]
     done = cli(*words, "tracking=theirs", status=2)
-    assert "is not an address that you have used" in done.err
-    assert "is not an address that you have used" in cli(*words, "tracking=theirs", "-m", "seed=1,2", status=2).err
+    assert "is not a store that you have used" in done.err
+    assert "is not a store that you have used" in cli(*words, "tracking=theirs", "-m", "seed=1,2", status=2).err
     assert not Path("outputs").exists()
     assert collector.requests == []

@@ -19,7 +19,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
 )
 EXCESSES = {
-    "aliases": (BOMB, 5, "aliases stand for more than"),
+    "aliases": (BOMB, 5, "aliases expand to more than"),
     "merged": ("a: &a {k: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *{'a' if not n else f'm{n - 1}'}, v: [{', '.join([f'*m{n - 1}' if n else '*a'] * 9)}]}}\n" for n in range(9)), 6, "aliases"),
     "deep": ("x: " + "[" * 20_000 + "]" * 20_000 + "\n", 1, "nested"),
     "deep mappings": ("x: " + "{a: " * 5000 + "1" + "}" * 5000 + "\n", 1, "nested"),
@@ -27,7 +27,7 @@ EXCESSES = {
     "number": (f"x: 1{'0' * LONGEST_NUMBER}\n", 1, "a number has"),
     "hexadecimal": (f"x: 0x{'f' * 5000}\n", 1, "a number has"),
     "sexagesimal": ("x: 1" + ":59" * 3000 + "\n", 1, "a number has"),
-    "text": (f"x: 1\ny: {'a' * (LONGEST_TEXT + 1)}\n", 2, "a text has"),
+    "text": (f"x: 1\ny: {'a' * (LONGEST_TEXT + 1)}\n", 2, "a value has"),
 }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def test_a_signal_while_the_tracker_is_waited_for(cli: Cli, number: signal.Signa
         done = cli("tracking.enabled=true", *words, small=True)
         thread.join()
     assert done.result["status"] == "finished"
-    assert "the tracker did not get everything: a signal ended the wait" in done.out
+    assert "not everything was delivered to the tracker: a signal ended the wait" in done.out
     assert "'mnist-exp sync' delivers it" in done.out
     assert "to go on" not in done.out
     assert not (the_run() / "checkpoint").exists()

@@ -233,7 +233,7 @@ def test_a_launcher_names_no_code(cli: Cli, home_data: list[str], tmp_path: Path
         "seed=0,1",
         "device.threads=auto",
     )
-    assert "nothing in a config may name code to run" in cli(*words, *SMALL, *home_data, status=2).err
+    assert "a config must not name code to run" in cli(*words, *SMALL, *home_data, status=2).err
     assert not copied.exists()
 
 

@@ -90,7 +90,7 @@ def test_what_could_not_be_delivered_is_told(cli: Cli, nobody: str, here: str, t
         f"outputs/runs/a: not delivered: {nobody}: Connection refused",
         "outputs/runs/b: delivered 12 entries",
         "outputs/runs/c: not delivered: outputs/runs/c/journal.jsonl:1: damaged: '\\x00'",
-        "outputs/runs/d: not delivered: plots/loss.png is no longer there",
+        "outputs/runs/d: not delivered: plots/loss.png no longer exists",
     ]
     assert "3 could not be delivered, 1 could; what is missing is kept in the journals" in done.err
     assert held(good, here, tmp_path / "fetched") == expected(good)

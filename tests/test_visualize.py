@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.cli import MNIST, SMALL, Cli
+from support.golden import Golden
 
 from mnist_exp.runs.directory import RunDirectory
 
@@ -185,55 +186,57 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("words", "place"),
     [
-        (["layers=[conv2,9]"], "layers.0: there is no layer 'conv2' (did you mean 'conv2d'?); there are 0 conv2d, 1 max"),
-        (["layers=[conv2,9]"], "layers.1: there is no layer 9; there are 0 conv2d, 1 max_pooling2d, 2.layers.0 inner, 2 add"),
-        (["layers=[]"], "names no layer"),
-        (["pictures=filtres"], "did you mean 'filters'?"),
+        (["layers=[conv2,9]"], "layers.0:"),
+        (["layers=[conv2,9]"], "layers.1:"),
+        (["layers=[]"], "layers: "),
+        (["pictures=filtres"], "pictures"),
         (["pictures=[]"], "pictures"),
-        (["images=[0,1000000]"], "there is no test image 1000000"),
-        (["images=[-1,7777777,none.png]", "layers=[99]"], "4 problems in this request"),
-        (["images=[-1,0]"], f"there is no test image -1; {'mnist' if MNIST else 'digits'} has 0 to "),
-        (["images=[0,wrong]"], "wrong stands alone"),
-        (["images=nowhere.png"], "nowhere.png: cannot be read: No such file"),
-        (["images=."], ".: cannot be read"),
-        (["unit=[27,0]"], "none of these layers has a unit [27, 0]; conv2d has 26×26"),
-        (["unit=3"], "must be [row,column]"),
-        (["layers=softmax", "pictures=filters"], "there are no filters of softmax"),
-        (["channels=0"], "channels=0: must be greater than or equal to 1"),
+        (["images=[0,1000000]"], "images: "),
+        (["images=[-1,7777777,none.png]", "layers=[99]"], "4 problems"),
+        (["images=[-1,0]"], "images: "),
+        (["images=[0,wrong]"], "images: "),
+        (["images=nowhere.png"], "nowhere.png:"),
+        (["images=."], ".:"),
+        (["unit=[27,0]"], "unit: "),
+        (["unit=3"], "unit"),
+        (["layers=softmax", "pictures=filters"], "pictures: "),
+        (["channels=0"], "channels=0:"),
         (["data.shape=[8,8,1]"], "8×8"),
-        (["output=taken"], "output: taken already exists"),
-        (["learned=1"], "learned=1: no such key"),
+        (["output=taken"], "output:"),
+        (["learned=1"], "learned=1:"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_and_nothing_is_created(cli: Cli, run: Path, words: list[str], message: str):
-    """Neither in the run nor elsewhere."""
+def test_a_wrong_request_creates_nothing(cli: Cli, run: Path, words: list[str], place: str, golden: Golden):
+    """The message names the key; no file is added to the run or elsewhere."""
     Path("taken").mkdir()
     Path("taken/file").write_text("mine")
     before = [sorted(map(str, folder.rglob("*"))) for folder in (run, Path())]
-    assert message in cli("visualize", f"run={run}", *words, status=2).err
+    err = cli("visualize", f"run={run}", *words, status=2).err
+    assert place in err
+    golden(err)
     assert [sorted(map(str, folder.rglob("*"))) for folder in (run, Path())] == before
 
 
-def test_which_model_must_be_said(cli: Cli, run: Path):
-    """And it must be one."""
-    assert "say which model" in cli("visualize", status=2).err
+def test_a_model_of_small_images_is_required(cli: Cli, run: Path, golden: Golden):
+    """A missing run and files without such a model are refused."""
+    golden(cli("visualize", status=2).err)
     Path("x.keras").write_text("no model")
-    assert "x.keras: not a model that Keras can load" in cli("visualize", "run=x.keras", status=2).err
+    assert "x.keras: " in cli("visualize", "run=x.keras", status=2).err
     inputs = keras.Input((5,))
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("vector.keras")
-    assert "vector.keras: not a classifier of small images" in cli("visualize", "run=vector.keras", status=2).err
+    golden(cli("visualize", "run=vector.keras", status=2).err)
     with pytest.warns(UserWarning, match="not yet been built"):
         keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3)]).save("unbuilt.keras")
-    assert "unbuilt.keras: not a graph from one image" in cli("visualize", "run=unbuilt.keras", status=2).err
+    golden(cli("visualize", "run=unbuilt.keras", status=2).err)
 
 
-def test_a_run_that_is_busy_or_read_only_is_left_alone(cli: Cli, run: Path):
-    """How to draw elsewhere is said, and works."""
+def test_a_busy_or_read_only_run_is_not_changed(cli: Cli, run: Path, golden: Golden):
+    """The advice to draw into another folder works."""
     words = ["visualize", f"run={run}", "layers=0", "pictures=filters"]
     with RunDirectory.open(run):
-        assert "another process works in it; output=<folder> draws elsewhere" in cli(*words, status=2).err
+        golden(cli(*words, status=2).err)
     if os.geteuid() == 0:
         (run / ".lock").mkdir()  # permissions do not hold root back
     else:

@@ -1,4 +1,4 @@
-"""Remarks on an architecture, each with its reason. They never stop a run."""
+"""Design advice on an architecture, with reasons. It never stops a run."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def advice(model: keras.Model) -> list[str]:
 
 
 def _small_receptive_field(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
-    """Check models that end in global pooling; a dense layer reads the whole image in any case."""
+    """Check models that end in global pooling. A dense layer always reads the whole image."""
     for before, row in pairwise(rows):
         if row.traits.reads == "pooled" and before.rows.size and before.columns.size:
             height, width = model.input_shape[1:3]
             if before.rows.size < _SMALL_SHARE * height or before.columns.size < _SMALL_SHARE * width:
                 sees = f"{before.rows.size}×{before.columns.size} of {height}×{width} pixels"
                 return (
-                    f"{row.name} pools what sees {sees}: no unit sees a whole object. "
-                    "More layers, larger kernels, or an earlier pooling let it."
+                    f"{row.name} pools units that see {sees}, so none sees a whole object. "
+                    "Add layers, enlarge kernels, or pool earlier."
                 )
     return None
 
@@ -53,8 +53,8 @@ def _pooling_after_one_convolution(steps: Sequence[LayerRow]) -> list[str]:
         elif row.traits.is_pooling:
             if convolutions == 1:
                 found.append(
-                    f"{row.name} comes after a single convolution: two in a row see more and make a richer "
-                    "function of it, before places are thrown away."
+                    f"{row.name} follows a single convolution: two in a row would see more and compute richer "
+                    "features before positions are discarded."
                 )
             convolutions = 0
     return found
@@ -62,7 +62,7 @@ def _pooling_after_one_convolution(steps: Sequence[LayerRow]) -> list[str]:
 
 def _pooling_first(steps: Sequence[LayerRow]) -> str | None:
     if steps and steps[0].traits.is_pooling:
-        return f"{steps[0].name} is next to the input: it throws pixels away before anything was found in them."
+        return f"{steps[0].name} is the first layer: it discards pixels before any features are extracted."
     return None
 
 
@@ -73,8 +73,8 @@ def _pooling_last(steps: Sequence[LayerRow]) -> str | None:
             ["Softmax"],
         ):
             return (
-                f"{row.name} is next to the output: nothing is left to make something of what it gathered; "
-                "global average pooling, or a convolution after it, does."
+                f"{row.name} is right before the output, so no layer can combine what it pooled; "
+                "use global average pooling, or add a convolution after it."
             )
     return None
 
@@ -84,8 +84,9 @@ def _narrows_early(steps: Sequence[LayerRow]) -> str | None:
     for first, second in pairwise(convolutions[: len(convolutions) // 2 + 1]):
         if second.output[-1] < first.output[-1]:
             return (
-                f"{second.name} has {second.output[-1]} channels after {first.output[-1]}: what an early layer "
-                "throws away, no later one gets back. Channels usually grow as the size shrinks."
+                f"{second.name} has {second.output[-1]} channels after {first.output[-1]}: "
+                "later layers cannot recover what it discards. "
+                "The number of channels usually grows as the size shrinks."
             )
     return None
 
@@ -96,8 +97,8 @@ def _unpadded_first(steps: Sequence[LayerRow], layers: dict[str, keras.Layer]) -
     layer = layers[steps[0].name]
     if layer.padding == "valid" and max(layer.kernel_size) > 1:
         return (
-            f"{layer.name} is unpadded: pixels at the border are read fewer times than those inside, and the size "
-            "shrinks from the start. padding: same keeps it."
+            f"{layer.name} has no padding: border pixels are read less often than inner ones, and the size "
+            "shrinks from the start. padding: same keeps the size."
         )
     return None
 
@@ -107,7 +108,10 @@ def _dense_holds_most(rows: Sequence[LayerRow]) -> str | None:
     for row in rows:
         if row.type == "Dense" and row.parameters > total / 2 and len([r for r in rows if r.parameters]) > 1:
             share = f"{100 * row.parameters // total}%"
-            return f"{row.name} holds {share} of the parameters: a pooling or a narrower layer before saves most."
+            return (
+                f"{row.name} holds {share} of the parameters: "
+                "pooling or a narrower layer before it would save most."
+            )
     return None
 
 
@@ -116,4 +120,4 @@ def _frozen(rows: Sequence[LayerRow]) -> str | None:
     if not frozen:
         return None
     names = ", ".join(frozen)
-    return f"{names}: frozen; the weights stay what they are at the start, random unless init_from gives them."
+    return f"{names}: frozen. The weights keep their initial values, which are random without init_from."

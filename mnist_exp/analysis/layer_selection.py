@@ -50,7 +50,7 @@ def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]
         listed = ", ".join(
             f"{places[name].removeprefix(_LIST)} {name}" if name in places else name for name in there
         )
-        raise NoSuchLayer(f"there is no layer {wanted!r}{meant}; there are {listed}")
+        raise NoSuchLayer(f"there is no layer {wanted!r}{meant}; the layers are {listed}")
     return [layer for layer in model.layers if layer in found]
 
 

@@ -33,18 +33,18 @@ class Axis:
 
     length: int
     before: tuple[tuple[Axis, Reads], ...] = ()
-    """The earlier axes that this one reads, and how; empty for an axis of the image itself."""
+    """The earlier axes that this one reads, each with its index map; empty for an axis of the image itself."""
     of: int = 0
     """The axis of the image: 0 for its rows, 1 for its columns."""
     enlarges: bool = False
     """Whether units may depend on fewer pixels than `before` says."""
     joins: bool = False
-    """Whether `before` lie behind each other on this axis, rather than on top of each other."""
+    """Whether the axes in `before` are joined end to end along this one, rather than superimposed."""
     _spans: dict[tuple[int, bool], Span] = field(default_factory=dict, repr=False)
 
     @property
     def is_bound(self) -> bool:
-        """Whether `span` may return more than what a unit depends on, though never less."""
+        """Whether `span` may return more pixels than a unit depends on, but never fewer."""
         return self.enlarges or any(axis.is_bound for axis, _ in self.before)
 
     @property
@@ -214,7 +214,7 @@ _REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos3": 3, "lanczos5": 
 def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
     """Return the indices within `reach` of an index's centre on an axis that is enlarged by `size`.
 
-    For an unknown reach, these are all.
+    If the reach is unknown, return all indices.
     """
     if reach is None:
         return range(length)
@@ -236,7 +236,7 @@ def _window(layer: keras.Layer, number: int, length: int, outputs: int) -> Reads
     dilation = _pair(getattr(layer, "dilation_rate", 1))[number]
     span = dilation * (size - 1) + 1
     if traits(layer).reads == "transposed window":
-        # Backwards: an output reads every input at which a convolution with these strides would read it.
+        # The inverse: an output reads each input at which a convolution with these strides would read the output.
         padding = max((length - 1) * stride + span - outputs, 0) // 2 if layer.padding == "same" else 0
         return lambda i: [
             j
@@ -274,8 +274,8 @@ def _union(inputs: Sequence[Axes]) -> Axes:
 def _joined(inputs: Sequence[Axes], tensors: Sequence[Any], number: int) -> Axes:
     """Return the axes of tensors that are concatenated along an axis of the image.
 
-    A unit depends on one of the tensors. Along the axis, it is known on which; along the others, the fields of all
-    tensors are its bound.
+    Each unit depends on a single tensor. Along the concatenated axis, its index determines which one; along the
+    others, the fields of all tensors bound its field.
     """
     merged = {n: replace(axis, enlarges=True) for n, axis in _union(inputs).items() if n != number}
     axes = [each.get(number) for each in inputs]

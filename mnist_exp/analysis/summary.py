@@ -26,7 +26,7 @@ class LayerRow:
     output: tuple[int, ...]
     parameters: int
     multiply_adds: int
-    """For one image."""
+    """The number for one image."""
     rows: Field
     columns: Field
     """`rows` and `columns` are the receptive field of a unit in the layer's output."""
@@ -89,9 +89,9 @@ def _einsum_multiply_adds(equation: str, inputs: tuple[int, ...], kernel: tuple[
 
 RIGHT = ("parameters", "multiply-adds", "share", "memory")
 FOOTNOTE = (
-    "Multiply-adds are those of one image; `sees`, `stride` and `from` are pixels of the image (rows×columns), "
-    "`≤` marks a bound; "
-    "memory is that of a batch of {batch_size}, in float32."
+    "Multiply-adds are per image; `sees`, `stride` and `from` are in pixels of the image (rows×columns), "
+    "and `≤` marks an upper bound; "
+    "memory is for a batch of {batch_size}, in float32."
 )
 HEADS = ("layer", "type", "output", "parameters", "multiply-adds", "share", "sees", "stride", "from", "memory")
 

@@ -43,7 +43,7 @@ class StoreConfig(Frozen):
     @classmethod
     def _with_credentials(cls, value: str | None) -> str | None:
         if value is not None and "://***@" in value:
-            raise ValueError("must have the user name and password that *** stands for")
+            raise ValueError("must contain the user name and password instead of ***")
         return value
 
 
@@ -57,7 +57,7 @@ class SyncConfig(Frozen):
 
 
 def split_names(value: Any) -> Any:
-    """Split `[a,b]` or `a,b` into names, which may contain what Hydra's lists cannot (`=`, blanks).
+    """Split `[a,b]` or `a,b` into names, which may contain characters that Hydra's lists cannot (`=`, blanks).
 
     The path of an existing file is one name, even if it contains commas.
 
@@ -74,7 +74,7 @@ def split_names(value: Any) -> Any:
     quote = '"' if '"' in inner else "'"
     names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
     if not all(map(str.strip, names)):
-        raise ValueError("names nothing between two commas")
+        raise ValueError("must have a name between each two commas")
     return tuple(map(str.strip, names))
 
 
@@ -102,7 +102,7 @@ class CompareConfig(Frozen):
     @classmethod
     def _a_picture(cls, value: str | None) -> str | None:
         if value is not None and not value.lower().endswith(".png"):
-            raise ValueError(f"must be the name of a .png file, found {value}")
+            raise ValueError(f"must name a .png file, found {value}")
         return value
 
 
@@ -171,12 +171,13 @@ class PredictConfig(SavedConfig):
     def _consistent(self) -> PredictConfig:
         if not self.inputs:
             raise ValueError(
-                "inputs: say what to classify: image files, folders, IDX, NPZ or CSV files, or - (standard input)"
+                "inputs: must be given: image files, folders, IDX, NPZ or CSV files, or - for standard input"
             )
         if self.output is not None and self.format is None and Path(self.output).suffix.lower() not in _FORMATS:
-            raise ValueError(f"output: must end in {', '.join(_FORMATS)}, or give its format=csv, jsonl or kaggle")
+            endings = ", ".join(_FORMATS)
+            raise ValueError(f"output: must end in {endings}, or be given with format=csv, jsonl or kaggle")
         if self.format == "kaggle" and self.predict.skip_bad:
-            raise ValueError("predict.skip_bad: format=kaggle numbers the images, so that none may be left out")
+            raise ValueError("predict.skip_bad: must be false with format=kaggle, which numbers the images")
         return self
 
 
@@ -205,7 +206,7 @@ class ExportConfig(SavedConfig):
     def _a_registered_name(cls, value: str | None) -> str | None:
         """Require a name that MLflow accepts, and that is one word in its URIs and on a command line."""
         if value is not None and not re.fullmatch(r"\w[\w.+-]*", value):
-            raise ValueError(f"must be letters, digits and '_', '.', '+', '-', found {value!r}")
+            raise ValueError(f"must consist of letters, digits, '_', '.', '+' and '-', found {value!r}")
         return value
 
     @field_validator("alias")
@@ -213,20 +214,22 @@ class ExportConfig(SavedConfig):
     def _an_alias(cls, value: str | None) -> str | None:
         """Require an alias that MLflow accepts."""
         if value is not None and not re.fullmatch(r"[\w-]+", value):
-            raise ValueError(f"must be letters, digits and '_', '-', found {value!r}")
+            raise ValueError(f"must consist of letters, digits, '_' and '-', found {value!r}")
         if value is not None and re.fullmatch(r"latest|v\d+", value, re.IGNORECASE):
-            raise ValueError(f"{value} is reserved by MLflow for versions")
+            raise ValueError(f"must not be {value}, which MLflow reserves for versions")
         return value
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ExportConfig:
         if self.alias is not None and self.name is None:
-            raise ValueError("alias: belongs to register=<name>")
+            raise ValueError("alias: needs register=<name>")
         if not self.formats and self.name is None:
             formats = ", ".join(get_args(Format))
-            raise ValueError(f"format: say which, or all: {formats}; or register=<name> in MLflow's registry")
+            raise ValueError(
+                f"format: must be one or more of {formats}, or all; register=<name> registers the model instead"
+            )
         if self.output is not None and not self.formats:
-            raise ValueError("output: belongs to format=…")
+            raise ValueError("output: needs format=…")
         return self
 
 
@@ -246,7 +249,7 @@ class VisualizeConfig(SavedConfig):
     @classmethod
     def _some(cls, value: Any) -> Any:
         if value in ([], ()):
-            raise ValueError("names no picture; choose from filters, features, activation and fields")
+            raise ValueError("must name at least one of filters, features, activation and fields")
         return cls._one_or_several(value)
 
     @classmethod
@@ -257,7 +260,7 @@ class VisualizeConfig(SavedConfig):
     @classmethod
     def _all_or_some(cls, value: Any) -> Any:
         if value in ([], ()):
-            raise ValueError("names no layer; use 'all' for all layers")
+            raise ValueError("must name at least one layer; 'all' selects every layer")
         return None if value in (None, "all") else cls._one_or_several(value)
 
     @field_validator("images", mode="before")
@@ -265,7 +268,7 @@ class VisualizeConfig(SavedConfig):
     def _numbers_and_files(cls, value: Any) -> Any:
         names = split_names(value)
         if names == ():
-            raise ValueError("names no image; null takes the first of each class")
+            raise ValueError("must name at least one image; null selects the first of each class")
         return names and tuple(int(name) if re.fullmatch(r"-?[0-9]+", str(name)) else name for name in names)
 
     @field_validator("unit", mode="before")
@@ -289,11 +292,11 @@ class DatasetConfig(Frozen):
     @model_validator(mode="after")
     def _of_the_action(self) -> DatasetConfig:
         if self.action == "convert" and self.to is None:
-            raise ValueError("to: give the format to convert to: to=idx, to=csv, to=npz or to=folder")
+            raise ValueError("to: must be idx, csv, npz or folder, the format to convert to")
         given = {"to": self.to, "output": self.output, "header": self.header or None}
         for key, value in given.items():
             if self.action != "convert" and value is not None:
-                raise ValueError(f"{key}: only 'dataset convert' takes it")
+                raise ValueError(f"{key}: only for 'dataset convert'")
         if self.header and self.to != "csv":
-            raise ValueError("header: only to=csv takes it")
+            raise ValueError("header: only for to=csv")
         return self

@@ -226,7 +226,7 @@ def _presets_over_saved(overrides: Sequence[str]) -> list[Problem]:
         Problem(
             "contradiction",
             COMMAND_LINE,
-            f"{text}: a preset cannot be put on a saved config; give its values one by one",
+            f"{text}: a preset cannot be applied to a saved config; override its keys one by one",
         )
         for text in overrides
         if key_of(text) in PRESETS and not text.endswith("=none")
@@ -265,7 +265,7 @@ def _preset_of_another_model(loader: ConfigLoader, choices: Mapping[str, str]) -
     defaults = written.get("defaults") if isinstance(written, dict) else None
     for entry in defaults or ():
         if isinstance(entry, dict) and entry.get("override /model", model) != model:
-            return f"experiment={preset} was made for model={entry['override /model']}; here it is model={model}"
+            return f"experiment={preset} was made for model={entry['override /model']}, but the model is {model}"
     return None
 
 
@@ -290,8 +290,8 @@ def _unused_parameters(
             Problem(
                 "unused-parameter",
                 COMMAND_LINE,
-                f"{name}: the layers of a saved config hold values, not parameters; "
-                f"set the layer's argument (model.layers.0.…), or choose the model anew with model=…",
+                f"{name}: has no effect, as the layers of a saved config hold values instead of parameters; "
+                f"override the layer's argument (model.layers.0.…), or select the model again with model=…",
             )
             for name in names
             if any(key.startswith(name) for key in keys)
@@ -303,7 +303,7 @@ def _unused_parameters(
         Problem(
             "unused-parameter",
             places.place(name),
-            f"{name}: nothing in model.layers refers to this parameter",
+            f"{name}: no layer in model.layers uses this parameter",
             name,
         )
         for name in names

@@ -37,8 +37,8 @@ def explain_unparsable(text: str) -> str:
         return f"{text}: expected key=value (a verb would be the first word)"
     if re.match(r"[^=]*\[\d+\]", text):
         better = re.sub(r"\[(\d+)\]", r".\1", text.split("=")[0])
-        return f"{text}: a list's entry is written with dots: {better}=…"
-    return f"{text}: not in Hydra's override syntax; values with special characters need quotes: 'key=\"value\"'"
+        return f"{text}: write a list entry with dots: {better}=…"
+    return f"{text}: not valid in Hydra's override syntax; quote values with special characters: 'key=\"value\"'"
 
 
 def explain_interpolation(error: Exception, config: DictConfig) -> str:
@@ -87,7 +87,8 @@ def _broken_interpolations(file: Path) -> list[Problem]:
     problems = []
     for node in _scalars(yaml.compose(file.read_text(encoding="utf-8"))):
         if has_broken_interpolation(node.value):
-            why = "'${' is never closed" if node.value.count("${") > node.value.count("}") else "no interpolation"
+            unclosed = node.value.count("${") > node.value.count("}")
+            why = "'${' is never closed" if unclosed else "not a valid interpolation"
             place = f"{short(file)}:{node.start_mark.line + 1}"
             problems.append(Problem("invalid-interpolation", place, f"{node.value}: {why}"))
     return problems
@@ -112,7 +113,7 @@ def _explain_override(
     if (missing := missing_option(error)) is not None:
         return "unknown-option", _explain_option(missing, key, loader)
     if override.is_sweep_override():
-        return "several-values", "several values are a sweep, which needs -m"
+        return "several-values", "several values make a sweep, which needs -m"
     if override.is_delete() and isinstance(_at(config, key.rpartition(".")[0]), list):
         return "invalid-override", f"remove a list entry with {key}=null"
     parent, part = _deepest(_plain(config), key)
@@ -122,7 +123,7 @@ def _explain_override(
         kind = "no such key or group" if "." not in key else "no such key"
         return "unknown-key", f"{kind}{_suggest_key(config, key, parent, part)}"
     if loader.is_group(override) and text.startswith("+"):
-        message = f"there is an option of {key} already; it is changed without the plus: {text[1:]}"
+        message = f"an option of {key} is already selected; change it without the plus: {text[1:]}"
         return "invalid-override", message
     return "invalid-override", first_reason(error)
 
@@ -142,7 +143,7 @@ def _misnamed_folder(loader: ConfigLoader, group: str) -> str:
         if not (folder / group).is_dir():
             near = nearest(group, [path.name for path in folder.iterdir() if path.is_dir()])
             if near is not None:
-                return f"; {short(folder / near)} is not a group; its name must be {group}"
+                return f"; {short(folder / near)} is not a group; rename it to {group}"
     return ""
 
 
@@ -191,9 +192,9 @@ def _explain_addition(config: DictConfig, parent: str, name: str, text: str) -> 
     if found is None or name not in found.known | {"trainable"}:
         return ""
     if isinstance(node, dict):
-        return f"not given there so far; a key is added with a plus: +{text}"
+        return f"not set yet; add it with a plus: +{text}"
     value = text.partition("=")[2]
-    return f"{parent} is a name alone; give it as a whole: '{parent}={{type: {kind}, {name}: {value}}}'"
+    return f"{parent} is only a name; override the whole entry: '{parent}={{type: {kind}, {name}: {value}}}'"
 
 
 def _plain(config: DictConfig) -> Any:
@@ -252,7 +253,7 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
         return []
     problems = []
     if not re.search(r"^# *@package +_global_", text, re.MULTILINE):
-        message = "a preset's first line is '# @package _global_': its keys are then those of the whole config"
+        message = "a preset must begin with '# @package _global_', so that its keys are those of the whole config"
         problems.append(Problem("missing-value", f"{short(file)}:1", message))
     for key, value in root.value:
         chooses = key.value == "defaults"

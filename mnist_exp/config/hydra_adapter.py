@@ -304,7 +304,7 @@ class InvalidYaml:
     line: int
     problem: str
     context: str
-    """What the parser was doing, such as `while parsing a flow sequence`; may be empty."""
+    """The parser's context, such as `while parsing a flow sequence`; may be empty."""
     context_line: int
 
 

@@ -18,8 +18,8 @@ from mnist_exp.suggest import did_you_mean
 
 # Hydra flags that are not supported, and what to use instead.
 _NOT_HERE = {
-    "config_name": "the verb chooses the config",
-    "config_path": "a folder of your own options is added with --config-dir",
+    "config_name": "the verb selects the config",
+    "config_path": "add a folder of your own options with --config-dir",
     "experimental_rerun": "from=<run> runs an earlier run's config again",
 }
 
@@ -85,7 +85,7 @@ def request_from(verb: str, arguments: Namespace) -> Request:
             raise RequestError(f"--{flag.replace('_', '-')}: {instead}")
     for text in arguments.overrides:
         if key_of(text).startswith("hydra.callbacks") or "_target_" in text:
-            raise RequestError(f"{text}: nothing in a config may name code to run")
+            raise RequestError(f"{text}: a config must not name code to run")
     sweeps = arguments.multirun or verb == "tune"
     overrides = tuple(_literal_path(text, sweeps) for text in arguments.overrides)
     return Request(verb, overrides, arguments.config_dir, arguments.multirun, tuple(arguments.overrides))

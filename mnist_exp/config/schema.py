@@ -117,9 +117,9 @@ class DataConfig(Frozen):
             if spec is not None and source == "folder" and spec.sha256 is not None:
                 raise ValueError(f"{part}: a folder has no sha256")
             if spec is not None and source != "idx" and spec.gz_sha256 is not None:
-                raise ValueError(f"{part}: only IDX files may be gzip archives, with a gz_sha256")
+                raise ValueError(f"{part}: gz_sha256 is only for IDX files, which may be gzip archives")
         if source == "idx" and (value["test_images"] is None) != (value["test_labels"] is None):
-            raise ValueError("test_images and test_labels: both must be named, or both null")
+            raise ValueError("test_images and test_labels: must both be file names or both be null")
         return value
 
     @field_validator("mirrors", "keras_cache")
@@ -129,7 +129,7 @@ class DataConfig(Frozen):
     ) -> tuple[str, ...] | FileSpec | None:
         source = info.data.get("source", "idx")
         if value and source != "idx":
-            raise ValueError(f"only IDX files are looked for elsewhere than in data.dir; the source is {source}")
+            raise ValueError(f"only IDX files are searched for outside data.dir; the source is {source}")
         return value
 
     @field_validator("dir")
@@ -168,7 +168,7 @@ class DataConfig(Frozen):
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise ValueError(f"class_names has {twice!r} twice; expected a name for each class")
         if self.source == "digits" and self.dir is not None:
-            raise ValueError(f"dir={self.dir}: the digits are embedded, and not read from a folder")
+            raise ValueError(f"dir={self.dir}: the digits are embedded, so no folder is read")
         return self
 
 
@@ -187,9 +187,9 @@ class PreprocessConfig(Frozen):
     @model_validator(mode="after")
     def _epsilon_is_for_whitening(self) -> PreprocessConfig:
         if self.whitens and self.epsilon is None:
-            raise ValueError(f"{self.type} needs epsilon: what is added to each variance")
+            raise ValueError(f"{self.type} needs epsilon, which is added to each variance")
         if not self.whitens and self.epsilon is not None:
-            raise ValueError(f"{self.type} has no epsilon; pca and zca have")
+            raise ValueError(f"{self.type} takes no epsilon; only pca and zca do")
         return self
 
 
@@ -227,7 +227,7 @@ class AugConfig(Frozen):
     @classmethod
     def _some(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
         if value == ():
-            raise ValueError("must be a number or a list of at least one")
+            raise ValueError("must be a number or a list of at least one number")
         return value
 
     @property
@@ -320,13 +320,13 @@ class ScheduleConfig(Frozen):
     def _consistent(self) -> ScheduleConfig:
         if self.warmup_epochs and self.warmup_fraction:
             both = f"warmup_epochs={self.warmup_epochs:g} and warmup_fraction={self.warmup_fraction:g}"
-            raise ValueError(f"{both} both say how long the rate rises: set one of them to 0")
+            raise ValueError(f"{both} both set the length of the warm-up: set one of them to 0")
         if self.type == "constant" and self.final_fraction != 1:
-            raise ValueError("a constant schedule has final_fraction: 1.0")
+            raise ValueError("a constant schedule needs final_fraction: 1.0")
         if self.type == "exponential" and self.final_fraction == 0:
-            raise ValueError("an exponential schedule never reaches 0: give a final_fraction above it")
+            raise ValueError("final_fraction must be above 0 for an exponential schedule, which never reaches 0")
         if (self.type == "reduce_on_plateau") != (self.plateau is not None):
-            raise ValueError("plateau belongs to reduce_on_plateau, and only to it")
+            raise ValueError("plateau must be set for reduce_on_plateau, and for no other schedule")
         return self
 
 
@@ -341,7 +341,7 @@ class SelectConfig(Frozen):
         mode = direction_of(self.metric)
         if mode not in (None, self.mode):
             best = f"the {'highest' if mode == 'max' else 'lowest'} {self.metric}"
-            raise ValueError(f"the best epoch has {best}: give mode={mode} (training.select.mode={mode}) too")
+            raise ValueError(f"the best epoch has {best}: also set mode={mode} (training.select.mode={mode})")
         return self
 
 
@@ -414,7 +414,9 @@ class TrackingConfig(Frozen):
     @classmethod
     def _an_experiment_of_ours(cls, value: str) -> str:
         if value == "Default":
-            raise ValueError("cannot be MLflow's own 'Default': its artifacts would go into the working directory")
+            raise ValueError(
+                "must not be MLflow's own 'Default', whose artifacts would go into the working directory"
+            )
         return value
 
     _a_store = field_validator("uri")(a_store)
@@ -484,8 +486,8 @@ class TrainConfig(Frozen):
         values = math.prod(self.data.shape)
         if self.preprocess.whitens and values > WHITENED_VALUES:
             yield (
-                f"preprocess={self.preprocess.type}: whitening {values:,} values takes a matrix of "
-                f"{values:,}×{values:,}; it is for images of at most {WHITENED_VALUES:,} values"
+                f"preprocess={self.preprocess.type}: whitening {values:,} values needs a matrix of "
+                f"{values:,}×{values:,}; images may have at most {WHITENED_VALUES:,} values"
             )
 
     def _warmup_without_end(self) -> Iterator[str]:

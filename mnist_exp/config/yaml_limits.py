@@ -1,7 +1,7 @@
 """Limits for YAML files that may come from elsewhere, checked on the text before it is turned into values.
 
-A few lines with aliases can stand for billions of values, and deep nesting, references of a value to itself, or
-numbers of many digits keep a parser busy for minutes.
+A few lines with aliases can expand to billions of values; deep nesting, values that refer to themselves, and
+numbers with many digits can keep a parser busy for minutes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def limit_exceeded(text: str) -> tuple[int, str] | None:
 
 
 def _excesses(text: str) -> Iterator[tuple[int, str]]:
-    # Each open collection: its anchor, and the number of values in it, with those that aliases stand for.
+    # Each open collection: its anchor, and the number of values in it, including those that aliases expand to.
     open_nodes: list[tuple[str | None, int]] = []
     sizes: dict[str, int] = {}
 
@@ -59,7 +59,7 @@ def _excesses(text: str) -> Iterator[tuple[int, str]]:
         elif isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
             if len(open_nodes) > MOST_DEPTH:
-                yield line, f"values are nested more than {MOST_DEPTH} deep"
+                yield line, f"values are nested more than {MOST_DEPTH} levels deep"
             continue
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
@@ -69,13 +69,13 @@ def _excesses(text: str) -> Iterator[tuple[int, str]]:
             continue
         add(size)
         if size > MOST_VALUES or (open_nodes and open_nodes[-1][1] > MOST_VALUES):
-            yield line, f"its aliases stand for more than {MOST_VALUES:,} values"
+            yield line, f"its aliases expand to more than {MOST_VALUES:,} values"
 
 
 def _of_scalar(event: yaml.ScalarEvent, line: int) -> Iterator[tuple[int, str]]:
     length = len(event.value)
     if length > LONGEST_TEXT:
-        yield line, f"a text has {length:,} characters; at most {LONGEST_TEXT:,} are read"
+        yield line, f"a value has {length:,} characters; at most {LONGEST_TEXT:,} are read"
     if event.implicit[0] and length > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
         yield line, f"a number has {length:,} characters; at most {LONGEST_NUMBER} are read"
 

@@ -74,7 +74,7 @@ def _read(path: Path, columns: _Columns) -> tuple[Images, Labels]:
     most = path.stat().st_size // (2 * columns.count) + 1
     images, labels = np.empty((most, len(pixels)), np.uint8), np.zeros(most, np.int64)
     count = 0
-    if _has_hexadecimals(path, skip):  # pyarrow would read them as numbers
+    if _has_hexadecimals(path, skip):  # pyarrow would read hexadecimals as numbers
         _explain(path, columns)
     try:
         batches = fast.open_csv(

@@ -61,7 +61,7 @@ def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
 
 
 def _decompressed(archive: bytes) -> bytes:
-    """Decompress an archive, up to one byte more than its IDX header declares; if it is not IDX, only its start.
+    """Decompress an archive up to one byte more than its IDX header declares or, if it is not IDX, only its start.
 
     The limit protects memory from small archives of huge files.
     """

@@ -39,13 +39,13 @@ def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
 
 
 def split(labels: Labels, data: DataConfig) -> tuple[Indices, Indices]:
-    """Divide the training set into the images to train on and to validate on, at most `data.limit` in all.
+    """Divide the training set into images to train on and to validate on, at most `data.limit` in total.
 
-    The limit is applied to each part after the division, so that it moves no image from one to the other, and a
-    smaller limit's parts are contained in a larger one's.
+    The limit is applied to each part after the division, so it moves no image from one part to the other, and the
+    parts for a smaller limit are contained in those for a larger one.
 
     Returns:
-        The indices of either part, in ascending order.
+        The indices of each part, in ascending order.
     """
     kept, held_out = stratified(labels, data.val_fraction, data.split_seed)
     if data.limit is None or data.limit >= len(labels):
@@ -103,7 +103,7 @@ def smallest_limit(labels: Labels, data: DataConfig) -> int | None:
 
 
 def _smallest(labels: Labels, data: DataConfig, works: Callable[[Indices, Indices], bool]) -> int | None:
-    """Return the smallest limit whose parts work, if those of all larger ones work too; None if there is none."""
+    """Return the smallest limit that works, provided that all larger ones work too; None if there is none."""
 
     def is_enough(limit: int) -> bool:
         return works(*split(labels, data.model_copy(update={"limit": limit})))
@@ -113,7 +113,7 @@ def _smallest(labels: Labels, data: DataConfig, works: Callable[[Indices, Indice
 
 
 def missing_classes(train: Part, names: Sequence[str]) -> str:
-    """Return a sentence on the declared classes that have no training image; empty if all have one."""
+    """Return a sentence about the declared classes without a training image; empty if all have one."""
     missing = [name for label, name in enumerate(names) if not (train.labels == label).any()]
     if not missing:
         return ""
@@ -179,7 +179,7 @@ def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
         )
     names = data.class_names or folders
     if set(names) == set(folders):
-        folders = names  # label in the declared order
+        folders = names  # labels follow the declared order
     elif folders != numbered(data.classes):  # numbered folders may be given any names
         raise RequestError(
             f"{paths['train']}: its class folders {_listed(folders)} are not data.class_names={_listed(names)}"

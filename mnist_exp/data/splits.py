@@ -34,10 +34,10 @@ def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Ind
 
 
 def stratified_order(labels: Labels, seed: int) -> Indices:
-    """Order the images such that the first n have the classes in proportion, whatever n is.
+    """Order the images so that the first n contain the classes in proportion, for any n.
 
-    Unlike `stratified`, whose rounding may take an image away again when more are selected, the selections for
-    growing n contain each other. The order depends only on `seed` and the labels.
+    Each selection contains those for smaller n; with `stratified`, rounding may drop an image when more are
+    selected. The order depends only on `seed` and the labels.
     """
     rng = np.random.default_rng(seed)
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]

@@ -89,7 +89,7 @@ def _load_litert(folder: Path) -> Run:
     except RuntimeError as error:
         if "Select TensorFlow op" not in str(error):
             raise
-        raise ValueError("LiteRT alone cannot compute one of its layers; it has no recurrent ones") from error
+        raise ValueError("LiteRT cannot run one of the model's layers; it has no recurrent layers") from error
 
     def run(images: Pixels) -> Probabilities:
         if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:

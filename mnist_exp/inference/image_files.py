@@ -28,7 +28,7 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise RequestError(
-                    f"{name}: claims {height:,}×{width:,} pixels (height×width); at most {MOST_PIXELS:,} are read"
+                    f"{name}: has {height:,}×{width:,} pixels (height×width); at most {MOST_PIXELS:,} are read"
                 )
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
@@ -47,7 +47,7 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -
         return _scaled(picture, shape)
     found = normalize(picture.convert("L"), *shape[:2])
     if found is None:
-        raise RequestError(f"{name}: no digit is on it: nothing stands out from what is at its edge")
+        raise RequestError(f"{name}: no digit found: nothing stands out from the background")
     return found
 
 

@@ -27,7 +27,7 @@ STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
-_NORMALIZED = "image files are brought into MNIST's form; predict.normalize=false only scales them"
+_NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
 
 Tell = Callable[[str], None]
 
@@ -54,7 +54,7 @@ def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[Requ
         except RequestError as error:
             problems.append(error)
     if files.count(STANDARD_INPUT) > 1:
-        problems.append(RequestError("inputs: standard input (-) can be read once"))
+        problems.append(RequestError("inputs: standard input (-) can only be read once"))
     return files, problems
 
 
@@ -124,7 +124,7 @@ def _files(name: str, tell: Tell) -> list[str]:
 
 
 def _pictures_in(folder: str, tell: Tell) -> list[str]:
-    """Return the image files in a folder and its subfolders, and report how many others are skipped."""
+    """Return the image files in a folder and its subfolders, and report how many other files are skipped."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -132,10 +132,10 @@ def _pictures_in(folder: str, tell: Tell) -> list[str]:
     pictures = [path for path in found if path.lower().endswith(ENDINGS)]
     others = f"{len(found) - len(pictures)} other file{'s' * (len(found) - len(pictures) != 1)}"
     if not pictures:
-        there = f"; there are {others}" if found else ""
+        there = f", only {others}" if found else ""
         raise RequestError(f"{_shown(folder)}: no PNG or JPEG files (.png, .jpg, .jpeg) in this folder{there}")
     if len(found) > len(pictures):
-        tell(f"{_shown(folder)}: {others} there, neither PNG nor JPEG, skipped")
+        tell(f"{_shown(folder)}: {others}, neither PNG nor JPEG, skipped")
     return sorted(pictures, key=_natural)
 
 
@@ -157,7 +157,7 @@ def _opened(name: str) -> Iterator[Path]:
         yield Path(name)
         return
     if name == STANDARD_INPUT and sys.stdin.isatty():
-        raise RequestError("inputs=-: standard input is the terminal; give it a file: … inputs=- < digit.png")
+        raise RequestError("inputs=-: standard input is a terminal; redirect a file: … inputs=- < digit.png")
     with tempfile.NamedTemporaryFile() as copy:
         if name == STANDARD_INPUT:
             shutil.copyfileobj(sys.stdin.buffer, copy)
@@ -197,11 +197,11 @@ def _read_array(kind: str, path: Path, name: str, shape: Shape, tell: Tell) -> I
         elif kind == "npz":
             array, images, others = npz.read_images(path)
             if others:
-                tell(f"{name}: the images are those of {array}; not looked at: {', '.join(others)}")
+                tell(f"{name}: using the images in {array}; ignored: {', '.join(others)}")
         else:
             images, labelled = csv.read_images(path, shape)
             if labelled:
-                tell(f"{name}: its first column is taken for labels, and not looked at")
+                tell(f"{name}: the first column is taken as labels and ignored")
     except RequestError as error:
         raise RequestError(str(error).replace(str(path), name)) from error
     if images.shape[1:] != shape:

@@ -59,7 +59,7 @@ def form(model: keras.Model, name: str) -> tuple[Shape, int]:
             [tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)
         )
     except (AttributeError, TypeError) as error:  # e.g. a Sequential model that was never built
-        raise RequestError(f"{name}: not a graph from one image to its classes") from error
+        raise RequestError(f"{name}: not a model from one image to its class probabilities") from error
     if not (
         len(inputs) == len(outputs) == 1
         and (len(inputs[0]), len(outputs[0])) == (3, 1)
@@ -73,7 +73,7 @@ def form(model: keras.Model, name: str) -> tuple[Shape, int]:
         )
     total = float(np.sum(predict(model, np.full((1, *inputs[0]), 128, np.uint8))))
     if not abs(total - 1) < 1e-3:
-        raise RequestError(f"{name}: does not end in probabilities: their sum is {total:.3g}, expected 1")
+        raise RequestError(f"{name}: its outputs are not probabilities: they sum to {total:.3g}, expected 1")
     return inputs[0], outputs[0][0]
 
 

@@ -32,7 +32,7 @@ class Fault:
 
     code: Code
     path: str
-    """The dotted path of the value at fault; while an entry is parsed, relative to it, and empty for itself."""
+    """The dotted path of the value at fault. While an entry is parsed, it is relative to the entry."""
     message: str
 
     def at(self, place: str) -> Fault:
@@ -103,11 +103,11 @@ def _number_fault(key: str, value: Any, *, takes_number: bool) -> Fault | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in _WHOLE:
         is_whole = is_number and math.isfinite(value) and value == int(value)
-        return None if is_whole else _wrong_type(key, value, "a whole number")
+        return None if is_whole else _wrong_type(key, value, "an integer")
     if is_number or is_list(value):
         return None
     if key in _SIZES:
-        return _wrong_type(key, value, "a whole number or a list of them")
+        return _wrong_type(key, value, "an integer or a list of integers")
     return _wrong_type(key, value, "a number") if takes_number else None
 
 

@@ -38,7 +38,7 @@ COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 # Arguments that every layer inherits from the base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 # Arguments that augmentation layers accept but a config may not set, and why.
-_NOT_FOR_AUGMENTATIONS = {"seed": "follows from the run's seed", "name": "the layers of aug.layers have none"}
+_NOT_FOR_AUGMENTATIONS = {"seed": "follows from the run's seed", "name": "layers in aug.layers have no names"}
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class LayerSpec:
     """A layer of Keras."""
 
     place: str
-    """Its dotted path in the config."""
+    """The layer's dotted path in the config."""
     type: str
     arguments: Mapping[str, Any]
     shape_is_known: bool = True
-    """False if an argument that the output's shape depends on was at fault, and left out."""
+    """False if an argument that determines the output's shape was invalid and is left out."""
 
     @property
     def keeps_shape(self) -> bool:
@@ -67,7 +67,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class RepeatSpec:
-    """A list of layers, several times in a row, each time with its own weights."""
+    """A list of layers that is repeated, each time with its own weights."""
 
     place: str
     layers: tuple[Spec, ...]
@@ -85,12 +85,12 @@ class ResidualSpec:
 
 @dataclass(frozen=True)
 class ParallelSpec:
-    """Lists of layers with one input, whose outputs are merged."""
+    """Lists of layers that share an input and whose outputs are merged."""
 
     place: str
     branches: tuple[tuple[Spec, ...], ...]
     merge: LayerSpec | None
-    """None if it is at fault."""
+    """The layer that merges the outputs; None if it is invalid."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class InvalidSpec:
 
     place: str
     keeps_shape: bool = False
-    """Whether the layer that was meant has the shape of its input as its output."""
+    """Whether the output of the intended layer has the shape of its input."""
 
 
 Spec = LayerSpec | RepeatSpec | ResidualSpec | ParallelSpec | InvalidSpec
@@ -110,11 +110,11 @@ class LayerList:
     """A parsed list of layers."""
 
     entries: tuple[Any, ...]
-    """As written."""
+    """The list as written in the config."""
     specs: tuple[Spec, ...]
-    """Without the entries that are null."""
+    """The parsed entries; those that are null are left out."""
     faults: tuple[Fault, ...] = ()
-    """Empty for a list that can be built; Keras checks values and shapes."""
+    """The faults found without Keras, which also checks values and shapes."""
 
 
 def parse_layers(entries: Sequence[Any], place: str = "model.layers") -> LayerList:
@@ -163,9 +163,9 @@ def _parse_entry(entry: Any, place: str, faults: list[Fault]) -> Spec:
         return _parse_layer(entry, place, faults, ALLOWED, "a list of layers")
     arguments = {key: value for key, value in entry.items() if key != "type"} if isinstance(entry, Mapping) else {}
     wrong = [fault.at(place) for fault in key_faults(kind, arguments, *COMPOSITES[kind])]
-    # Nested lists are parsed even if a key is wrong, for their own faults.
+    # Parse nested lists even if a key is wrong, to report their faults as well.
     spec = composites[kind](arguments, place, faults)
-    # One fault of the composite itself is enough.
+    # Report at most one fault of the entry itself.
     faults += wrong[:1]
     return InvalidSpec(place) if wrong else spec
 
@@ -176,7 +176,7 @@ def _parse_repeat(arguments: Mapping[str, Any], place: str, faults: list[Fault])
     if isinstance(times, int) and not isinstance(times, bool) and 0 <= times <= MOST_TIMES:
         return RepeatSpec(place, layers, times)
     code: Code = "out-of-range" if isinstance(times, int) else "wrong-type"
-    message = f"expected a whole number of times, up to {MOST_TIMES}, found {times!r}"
+    message = f"must be an integer from 0 to {MOST_TIMES}, found {times!r}"
     faults.append(Fault(code, f"{place}.times", message))
     return InvalidSpec(place)
 
@@ -211,7 +211,7 @@ def _parse_nested(arguments: Mapping[str, Any], key: str, place: str, faults: li
 def _parse_merge(entry: Any, place: str, faults: list[Fault]) -> LayerSpec | None:
     wrong: list[Fault] = []
     spec = _parse_layer(entry, "merge", wrong, MERGES, "merge")
-    # The fault of a mere name is that of `merge` itself, rather than of its type.
+    # If `merge` is only a name, the fault belongs to `merge`, not to `merge.type`.
     faults += [
         (fault if isinstance(entry, Mapping) else replace(fault, path="merge")).at(place) for fault in wrong
     ]

@@ -43,7 +43,7 @@ def _optimizer_faults(kind: str, arguments: Mapping[str, Any]) -> Iterator[Fault
         yield Fault("unknown-option", "type", f"there is no optimizer '{kind}'{near_or_all(kind, known)}")
     for key in _EMA_ARGUMENTS:
         if key in arguments:
-            yield Fault("unknown-argument", key, "to average the weights, set training.ema=<momentum>")
+            yield Fault("unknown-argument", key, "use training.ema=<momentum> to average the weights")
     if intended is not None:
         # The schema checks the learning rate; the EMA arguments were reported above.
         others = {key: value for key, value in arguments.items() if key not in ("learning_rate", *_EMA_ARGUMENTS)}
@@ -74,7 +74,7 @@ def _metrics_faults(training: Mapping[str, Any], loss: str) -> Iterator[Fault]:
         available.append("loss")
         if selected.removeprefix("val/") not in available:
             names = ", ".join(f"val/{name}" for name in sorted(available))
-            yield Fault("unknown-option", "select.metric", f"no such metric; there are {names}")
+            yield Fault("unknown-option", "select.metric", f"no such metric; choose from {names}")
 
 
 def _metric_fault(name: str, path: str, loss: str, earlier: list[str]) -> Fault | None:
@@ -90,7 +90,7 @@ def _metric_fault(name: str, path: str, loss: str, earlier: list[str]) -> Fault 
         message = f"{name} takes one-hot targets; with {loss}, use sparse_{snake_case(metric)}"
         return Fault("contradiction", path, message)
     if snake_case(metric) in earlier:
-        return Fault("given-twice", path, f"{name} is already computed")
+        return Fault("given-twice", path, f"{name} is computed already")
     return None
 
 

@@ -39,21 +39,21 @@ class Traits:
     kernel: Kernel | None = None
     """None for a layer without a kernel."""
     listed: bool = True
-    """May be an entry of a list of layers."""
+    """Whether the layer may be an entry of a list of layers."""
     merges: bool = False
-    """May merge the branches of a `Parallel`."""
+    """Whether the layer may merge the branches of a `Parallel`."""
     augments: bool = False
-    """May be an entry of `aug.layers`: changes images, but neither their labels nor their size."""
+    """Whether the layer may be an entry of `aug.layers`: it changes images, but not their labels or size."""
     keeps_shape: bool = False
-    """The output has the shape of the input, for any arguments."""
+    """Whether the output has the shape of the input, for any arguments."""
     is_inert: bool = False
-    """At inference, the output is the input, perhaps in another shape."""
+    """Whether the output at inference is the input, perhaps reshaped."""
     mixes_batch: bool = False
-    """In training, the output for an image depends on the other images of the batch."""
+    """Whether the output for an image depends on the other images of the batch in training."""
     accepts_causal: bool = False
-    """Has `padding: causal` (in Keras 3.15, the other 1D convolutions reject it although they document it)."""
+    """Whether `padding: causal` works (in Keras 3.15, other 1D convolutions document it, but reject it)."""
     is_step: bool = True
-    """A step in the design of a model, rather than an addition to the previous layer."""
+    """Whether the layer is a design step of its own, rather than an addition to the previous layer."""
 
     @property
     def is_convolution(self) -> bool:

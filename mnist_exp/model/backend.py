@@ -20,7 +20,7 @@ _CHATTER = re.compile(rb"^(WARNING: All log messages before absl|[IW]\d{4} \d\d:
 _ANYTHING = re.compile(b"")
 
 process_is_ours = False
-"""Whether this package alone uses Keras in this process, as in the command or a sweep's worker."""
+"""Whether only this package uses Keras in this process, as in the command or a sweep's worker."""
 # Optional imports of Keras and TensorFlow that this package does not need: 2 of 5 CPU seconds and 160 of 720 MB.
 _DISPENSABLE = ("matplotlib", "pandas", "scipy", "sklearn")
 

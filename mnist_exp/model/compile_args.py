@@ -1,4 +1,4 @@
-"""Make the optimizer, loss and metrics of a config, which are named as in Keras."""
+"""Create the optimizer, loss and metrics of a config, which are named as in Keras."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mnist_exp.model.keras_errors import ArgumentError, first_sentence
 
 
 def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
-    """Make the optimizer, with its base learning rate. Raises `ArgumentError` for values that Keras rejects.
+    """Create the optimizer, with its base learning rate. Raises `ArgumentError` for values that Keras rejects.
 
     Args:
         config: The optimizer's type and arguments.
@@ -28,31 +28,31 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
     try:
         return optimizer_class(**config.arguments, **more)
     except (ValueError, TypeError) as error:
-        raise ArgumentError(f"{config.type} cannot be made: {first_sentence(error)}") from error
+        raise ArgumentError(f"{config.type} cannot be created: {first_sentence(error)}") from error
 
 
 def try_optimizer(optimizer: keras.Optimizer) -> None:
-    """Let a new optimizer make one step. Raises `ArgumentError` for arguments that fail only then."""
+    """Try one step of a new optimizer. Raises `ArgumentError` for arguments that fail only then."""
     variable = keras.Variable(np.ones((2, 2), np.float32))
     try:
         optimizer.apply([keras.ops.ones((2, 2))], [variable])
     except Exception as error:  # of any type: without this check, it would be raised in training
         kind = type(optimizer).__name__
-        raise ArgumentError(f"{kind} cannot make a step: {first_sentence(error)}") from error
+        raise ArgumentError(f"{kind} fails at its first step: {first_sentence(error)}") from error
 
 
 def make_loss(config: TrainingConfig) -> keras.Loss:
-    """Make the loss, on probabilities, with the configured label smoothing."""
+    """Create the loss, which takes probabilities, with the configured label smoothing."""
     arguments = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
     loss: keras.Loss = getattr(keras.losses, str(find_class("losses", config.loss)))(**arguments)
     return loss
 
 
 def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
-    """Make the accuracy, followed by the additional metrics of the config.
+    """Create the accuracy, followed by the additional metrics of the config.
 
     Raises:
-        ArgumentError: If Keras cannot make a metric without arguments.
+        ArgumentError: If Keras cannot create a metric without arguments.
     """
     accuracy = keras.metrics.CategoricalAccuracy if config.one_hot else keras.metrics.SparseCategoricalAccuracy
     metrics = [accuracy(name="accuracy")]
@@ -62,7 +62,8 @@ def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
             # An explicit name, as Keras' default is numbered within the process.
             metrics.append(getattr(keras.metrics, class_name)(name=snake_case(class_name)))
         except (ValueError, TypeError) as error:
-            raise ArgumentError(f"{name} cannot be made: {first_sentence(error)}", f"metrics.{index}") from error
+            message = f"{name} cannot be created: {first_sentence(error)}"
+            raise ArgumentError(message, f"metrics.{index}") from error
     return metrics
 
 
@@ -76,15 +77,16 @@ def try_on_targets(
     try:
         value = np.asarray(loss(targets, probabilities))
     except Exception as error:  # of any type: without this check, it would be raised in training
-        raise ArgumentError(f"{config.loss} does not fit {kind}: {first_sentence(error)}", "loss") from error
+        raise ArgumentError(f"{config.loss} does not work with {kind}: {first_sentence(error)}", "loss") from error
     if value.shape != ():
-        raise ArgumentError(f"{config.loss} gives {value.size} values, not one", "loss")
+        raise ArgumentError(f"{config.loss} returns {value.size} values instead of one", "loss")
     for index, metric in enumerate(metrics[1:]):
         key = f"metrics.{index}"
         try:
             metric.update_state(targets, probabilities)
             value = np.asarray(metric.result())
         except Exception as error:
-            raise ArgumentError(f"{metric.name} does not fit {kind}: {first_sentence(error)}", key) from error
+            message = f"{metric.name} does not work with {kind}: {first_sentence(error)}"
+            raise ArgumentError(message, key) from error
         if value.shape != ():
-            raise ArgumentError(f"{metric.name} gives {value.size} values, not one", key)
+            raise ArgumentError(f"{metric.name} returns {value.size} values instead of one", key)

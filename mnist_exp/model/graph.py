@@ -35,8 +35,8 @@ Tensor = Any  # keras.KerasTensor; None after a layer that did not fit
 def apply_layers(specs: Sequence[Spec], x: Tensor, report: Report, places: dict[str, str] | None = None) -> Tensor:
     """Apply layers to a symbolic tensor.
 
-    After a layer that does not fit, the other layers are still made, and checked if the shape of their input is
-    known nevertheless. The last layer computes in float32, as the loss is inaccurate for probabilities in half
+    After a layer that does not fit, the remaining layers are still created, and checked if their input shape is
+    known. The last layer computes in float32, as the loss is inaccurate for probabilities in half
     precision.
 
     Args:
@@ -60,7 +60,7 @@ class _Graph:
         self._seen: dict[str, int] = {}
         self._previous = "the input"
         self._repeating = False  # inside `Repeat`: explicit names are numbered
-        self._turn = ""  # the current turn of a repeated list, for messages
+        self._turn = ""  # the current repetition of a repeated list, for messages
 
     def apply(self, specs: Sequence[Spec], x: Tensor, *, final: bool = False) -> Tensor:
         steps: dict[type, Callable[[Any, Tensor, bool], Tensor]] = {
@@ -93,7 +93,7 @@ class _Graph:
         return result
 
     def _make(self, spec: LayerSpec) -> keras.Layer | None:
-        """Make a layer without the arguments that Keras rejects; None if its shape depends on one of them."""
+        """Create a layer without the arguments that Keras rejects; None if its shape depends on one of them."""
         if self._repeating and "name" in spec.arguments:
             name = numbered(spec.arguments["name"], self._seen)
             spec = replace(spec, arguments={**spec.arguments, "name": name})
@@ -114,7 +114,7 @@ class _Graph:
         outside = self._repeating, self._turn
         self._repeating = True
         for turn in range(spec.times):
-            self._turn = outside[1] if turn == 0 else f", in turn {turn + 1} of {spec.times} of {spec.place}"
+            self._turn = outside[1] if turn == 0 else f", in repetition {turn + 1} of {spec.times} of {spec.place}"
             x = self.apply(spec.layers, x, final=final and turn == spec.times - 1)
         self._repeating, self._turn = outside
         return x
@@ -127,8 +127,8 @@ class _Graph:
         if output is not None and shortcut is not None and output.shape != shortcut.shape:
             self._report(
                 spec.place,
-                f"the layers of Residual end in {_shape(output)}, its shortcut in {_shape(shortcut)}: "
-                f"what is added must be of one shape{self._turn}",
+                f"the layers of Residual return {_shape(output)}, but its shortcut {_shape(shortcut)}: "
+                f"the shapes must be equal{self._turn}",
             )
             return output
         return self._merge(LayerSpec(spec.place, "Add", {}), [output, shortcut], final)

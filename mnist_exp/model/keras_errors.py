@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
-# Kinds of input by their number of axes, the batch axis included.
+# Kinds of input by their number of axes, including the batch axis.
 _KINDS_OF_INPUT = {2: "a vector", 3: "steps×features", 4: "rows×columns×channels"}
 
 
@@ -18,7 +18,7 @@ Report = Callable[[str, str], None]
 
 
 class ArgumentError(Exception):
-    """Keras rejects a layer, optimizer, loss or metric; `key` is the argument at fault, if it is known."""
+    """Keras rejects a layer, optimizer, loss or metric; `key` is the argument at fault, if known."""
 
     def __init__(self, message: str, key: str | None = None) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class ArgumentError(Exception):
 
 @contextmanager
 def reporting_at(place: str, report: Report) -> Iterator[None]:
-    """Catch an `ArgumentError` of the block and report it, at the argument at fault if it is known."""
+    """Catch an `ArgumentError` in the block and report it at the argument at fault, if known."""
     try:
         yield
     except ArgumentError as error:
@@ -45,7 +45,7 @@ def first_sentence(error: BaseException) -> str:
 
 
 def without_received(sentence: str) -> str:
-    """Remove what Keras received from a sentence: the caller names the value or the shapes itself."""
+    """Remove the received value from one of Keras' sentences: the caller names values and shapes itself."""
     return re.split(r"\.? Received\b", sentence)[0]
 
 
@@ -65,7 +65,7 @@ def why_not(layer: keras.Layer, shape: str, previous: str, error: BaseException)
     """
     kind, sentence = type(layer).__name__, first_sentence(error)
     if match := re.search(r"expected (?:min_)?ndim=(\d), found ndim=\d", sentence):
-        wanted = _KINDS_OF_INPUT.get(int(match[1]), f"{match[1]} axes with the batch's")
+        wanted = _KINDS_OF_INPUT.get(int(match[1]), f"{match[1]} axes including the batch")
         return f"{kind} takes {wanted}, but gets {shape} (after {previous})"
     if "output size would be" in sentence:
         window = "kernel" if hasattr(layer, "kernel_size") else "window"
@@ -75,5 +75,5 @@ def why_not(layer: keras.Layer, shape: str, previous: str, error: BaseException)
             size += f", dilated by {'×'.join(map(str, np.atleast_1d(dilation)))},"
         return f"{kind}'s {window} {size} does not fit its {shape.rpartition('×')[0]} input (after {previous})"
     if sentence.startswith("OOM"):
-        return f"{kind}'s weights, or what it computes from its input of {shape}, do not fit into memory"
+        return f"{kind}'s weights, or its output for an input of {shape}, do not fit into memory"
     return f"{kind} does not fit its input of {shape} (after {previous}): {sentence}"

@@ -1,4 +1,4 @@
-"""Make the Keras layer of a spec."""
+"""Create the Keras layer of a spec."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mnist_exp.model.keras_errors import ArgumentError, first_sentence, named_ar
 
 
 def make_layer(spec: LayerSpec, default_name: str | None = None) -> keras.Layer:
-    """Make the Keras layer of a spec. Raises `ArgumentError` for values that Keras rejects."""
+    """Create the Keras layer of a spec. Raises `ArgumentError` for values that Keras rejects."""
     try:
         return getattr(keras.layers, spec.type)(**{"name": default_name, **spec.arguments})
     except Exception as error:  # of many types: Keras validates few values before it uses them
         sentence = first_sentence(error)
         key = named_argument(sentence, spec.arguments)
         if key is None:
-            raise ArgumentError(f"{spec.type} cannot be made: {sentence}") from error
+            raise ArgumentError(f"{spec.type} cannot be created: {sentence}") from error
         raise ArgumentError(f"{without_received(sentence)}, found {spec.arguments[key]!r}", key) from error
 
 

@@ -44,10 +44,11 @@ def compare(model: keras.Model, donor: keras.Model) -> Transfer:
         if shapes == _shapes(layer):
             taken.append(layer.name)
         elif shapes is None:
-            left.append(f"{layer.name}: not there")
+            left.append(f"{layer.name}: not in that run")
         else:
-            left.append(f"{layer.name}: {_format_shapes(shapes)} there, {_format_shapes(_shapes(layer))} here")
-    left += [f"{name}: not here" for name in theirs]
+            own = _format_shapes(_shapes(layer))
+            left.append(f"{layer.name}: {_format_shapes(shapes)} in that run, {own} in this model")
+    left += [f"{name}: not in this model" for name in theirs]
     return Transfer(tuple(taken), tuple(left))
 
 

@@ -1,7 +1,7 @@
 """Clean up after dead processes: mark their runs and sweeps as killed.
 
-A process that works in a directory holds its lock; so does this module, for an instant. Nothing here waits, and a
-directory that cannot be written is left unchanged.
+A process that works in a directory holds its lock; this module holds it only for an instant. Nothing here waits,
+and a directory that cannot be written is left unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mnist_exp.runs.result import RESULT, read_result, write_result
 
 
 def mark_abandoned(path: Path) -> bool:
-    """Mark a run or sweep as killed if its process is gone without recording an end.
+    """Mark a run or sweep as killed if its process died without recording an end.
 
     The mark goes into `result.json`, if there is one, and into the journal as an `end` event with the time of the
     last write. Returns whether anything was marked.
@@ -40,14 +40,14 @@ def mark_abandoned(path: Path) -> bool:
 
 
 def _lacks_end(path: Path, died: bool) -> bool:
-    """Whether a journal that can be read does not end with the end of its run."""
+    """Whether a readable journal lacks the end of its run."""
     events: list[Event] = []
     with suppress(OSError, ValueError):
         events = journal.read(path)
     if not events:
         return False
     last = events[-1]
-    # An end that only the journal records was cut short.
+    # If only the journal records an end, the process died before it could write the result.
     return not isinstance(last, EndEvent) or (died and last.status != "KILLED")
 
 
@@ -58,13 +58,13 @@ def _write_end(path: Path, status: str, at: float) -> None:
 
 
 def mark_killed(paths: Sequence[Path]) -> None:
-    """Mark the dead among these directories as killed. No store is contacted: `sync` delivers their ends."""
+    """Mark the directories whose process died as killed. No store is contacted: `sync` delivers these ends."""
     for path in paths:
         mark_abandoned(path)
 
 
 def record_mlflow_run(path: Path, run_id: str) -> None:
-    """Record the MLflow run id in the result of a run that no process works on."""
+    """Record the MLflow run id in the result of a run that no process is working on."""
     with suppress(OSError, ValueError), _locked(path):
         result = read_result(path)
         if result is not None and result.mlflow_run_id != run_id:

@@ -7,23 +7,23 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # A compressed data set or model takes a third to a twentieth of its size.
-MOST_UNCHECKED = 64 * 2**20  # bytes that are unpacked whatever the ratio
+MOST_UNCHECKED = 64 * 2**20  # bytes that are accepted at any ratio
 MOST_RATIO = 100
 _MOST_JSON = 16 * 2**20  # bytes of a model's config: a thousand layers take 1 MB
 
 
 def is_bomb(packed: int, unpacked: int) -> bool:
-    """Whether a file promises implausibly more bytes than it has."""
+    """Whether a file would unpack to implausibly many bytes."""
     return unpacked > MOST_UNCHECKED and unpacked > MOST_RATIO * max(packed, 1)
 
 
 def refuse_bombs(members: Iterable[zipfile.ZipInfo]) -> None:
-    """Raise `ValueError` if a member of a ZIP archive promises implausibly many bytes."""
+    """Raise `ValueError` if a member of a ZIP archive would unpack to implausibly many bytes."""
     for member in members:
         if is_bomb(member.compress_size, member.file_size):
             raise ValueError(
-                f"{member.filename} promises {member.file_size:,} bytes in {member.compress_size:,}: "
-                f"more than {MOST_RATIO} times as many are not unpacked"
+                f"{member.filename} would unpack from {member.compress_size:,} to {member.file_size:,} bytes: "
+                f"at most {MOST_RATIO} times the size is accepted"
             )
 
 

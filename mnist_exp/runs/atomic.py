@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under another name, flushed to disk, renamed."""
+"""Write files atomically: under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             _flush(folder)
     except BaseException:
         for folder in missing:
-            with suppress(OSError):  # another process put something there
+            with suppress(OSError):  # another process wrote something there
                 folder.rmdir()
         raise
 
@@ -88,7 +88,7 @@ def _flush(path: Path) -> None:
 def refuse_existing(target: Path) -> None:
     """Raise `RequestError` unless the path is free or an empty folder."""
     if not target.name:
-        raise RequestError(f"output: {target} cannot be a new folder; name one")
+        raise RequestError(f"output: {target} is not the name of a new folder; give one")
     try:
         if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
             return

@@ -33,12 +33,12 @@ RUNS, SWEEPS = "runs", "sweeps"
 PLOTS = "plots"
 """The folder of a run's pictures."""
 _HISTORY = "history.csv"
-_ATTEMPTS = 6  # at getting a lock, within 0.3 s
+_ATTEMPTS = 6  # attempts to get a lock, within 0.3 s
 
 
 @dataclass
 class RunDirectory:
-    """A run's directory, locked by this process. The lock ends with the process."""
+    """A run's directory, locked by this process until `close` or the end of the process."""
 
     path: Path
     _lock: int
@@ -57,11 +57,11 @@ class RunDirectory:
         for attempt in range(_ATTEMPTS):
             try:
                 return cls(path.resolve(), lock(path))
-            except BlockingIOError:  # perhaps another process only checks the lock (`is_locked`)
+            except BlockingIOError:  # another process may only be checking the lock (`is_locked`)
                 time.sleep(0.02 * attempt)
             except OSError as error:
                 raise RequestError(f"{path}: cannot be written: {error.strerror}") from error
-        raise RequestError(f"{path}: another process works in it")
+        raise RequestError(f"{path}: in use by another process")
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class RunDirectory:
     def release(self) -> None:
         """Release the lock. May be called again."""
         if self._lock >= 0:
-            with contextlib.suppress(OSError):  # the directory is gone, or became read-only
+            with contextlib.suppress(OSError):  # the directory was removed or has become read-only
                 (self.path / _LOCK).unlink()  # before unlocking: afterwards it may belong to another process
             os.close(self._lock)
             self._lock = -1
@@ -154,7 +154,7 @@ def outputs_of(run: Path) -> Path | None:
 
 
 def columns(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return the columns of `history.csv`: those of every run in a fixed order, further metrics between them."""
+    """Return the columns of `history.csv`: the usual ones in a fixed order, with further metrics in between."""
     first = ["epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy"]
     last = ["learning_rate", "seconds"]
     more = [name for name in (history[0] if history else {}) if name not in first + last]
@@ -202,7 +202,7 @@ def summarize_runs(paths: Sequence[Path]) -> list[RunSummary]:
     found = summaries(paths)
     dead = [run.path for run in found if run.status == "killed" != run.result.status]
     mark_killed(dead)
-    # Read again: a run that ended meanwhile was not killed.
+    # Read again: a run that ended in the meantime was not killed.
     return [(summarize(run.path) or run) if run.path in dead else run for run in found]
 
 
@@ -226,7 +226,7 @@ def summarize(path: Path) -> RunSummary | None:
 
 
 def find_fault(run: RunSummary) -> str | None:
-    """Return what is wrong with the files of a run that a verb could not read or complete; None if nothing is."""
+    """Return the fault that keeps a verb from reading or completing a run's files; None if there is none."""
     if run.status == DAMAGED.status:
         return f"{display_path(run.path / RESULT)}: damaged"
     file = run.path / JOURNAL
@@ -238,11 +238,11 @@ def find_fault(run: RunSummary) -> str | None:
         return f"{display_path(file)}: cannot be read: {error.strerror}"
     except ValueError as error:
         return str(error)
-    return f"{display_path(file)}: empty; MLflow does not get this run" if empty else None
+    return f"{display_path(file)}: empty, so this run cannot be delivered to MLflow" if empty else None
 
 
 def _is_abandoned(path: Path, result: RunResult) -> bool:
-    """Whether no process works in a run's directory. A process that marks it as killed locks it for an instant."""
+    """Whether no process works in a run's directory. A process that marks it as killed locks it only briefly."""
     for attempt in range(_ATTEMPTS):
         if not is_locked(path):
             return True

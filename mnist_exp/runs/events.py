@@ -1,4 +1,4 @@
-"""Journal events: everything that the tracker gets of a run, each as a line of JSON.
+"""Journal events: everything that the tracker receives about a run, each as a line of JSON.
 
 `parse_event` turns a line into one of the types of `Event`; `format_event` turns that back into the same bytes.
 """
@@ -36,16 +36,16 @@ class JournalEvent(BaseModel):
 
     @property
     def subject(self) -> tuple[object, ...] | None:
-        """The subject of an event that a journal has once; None if events of this kind may repeat."""
+        """Identifies an event that a journal contains at most once; None if events of this kind may repeat."""
         return None
 
 
 class SingleEvent(JournalEvent):
-    """An event of a kind that a journal has once."""
+    """An event of a kind that a journal contains at most once."""
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """The kind."""
+        """The event's kind."""
         return (self.kind,)
 
 
@@ -55,7 +55,7 @@ class RunEvent(SingleEvent):
     kind: Literal["run"] = "run"
     name: str
     key: str
-    """Unique, also among runs of the same name."""
+    """A key that is unique, even among runs of the same name."""
     experiment: str
     tags: dict[str, str]
     enabled: bool = False
@@ -67,7 +67,7 @@ class RunEvent(SingleEvent):
 
 
 class ParamsEvent(SingleEvent):
-    """The run's parameters, which MLflow never changes."""
+    """The run's parameters, which MLflow does not allow to change."""
 
     kind: Literal["params"] = "params"
     values: dict[str, str]
@@ -80,7 +80,7 @@ class DatasetEvent(SingleEvent):
     name: str
     sha256: str
     source: str
-    """The folder, address or library that they came from."""
+    """The folder, address or library that the data came from."""
     shape: list[int]
     images: dict[str, int]
     """Number of images in each part."""
@@ -95,7 +95,7 @@ class MetricsEvent(JournalEvent):
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """These metrics of this step: a resumed run may measure them again."""
+        """The metrics' names and the step: a resumed run may compute them again."""
         return (self.kind, self.step, *sorted(self.values))
 
 
@@ -118,9 +118,9 @@ class ArtifactEvent(JournalEvent):
 
     kind: Literal["artifact"] = "artifact"
     file: str
-    """Its path in the directory."""
+    """The file's path in the directory."""
     folder: str | None = None
-    """The folder of the artifact store; None for the top."""
+    """The folder in the artifact store; None for the top level."""
 
 
 class ModelEvent(JournalEvent):
@@ -136,7 +136,7 @@ class ModelEvent(JournalEvent):
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """The model with these weights: a run that is trained longer may have others."""
+        """The model's weights: a run that is trained longer may have others."""
         return (self.kind, self.weights_sha256)
 
 
@@ -148,7 +148,7 @@ class EndEvent(JournalEvent):
 
 
 class ResumedEvent(JournalEvent):
-    """The run is resumed. A sweep or search has the status alone."""
+    """The run is resumed. For a sweep or search, only the status is set."""
 
     kind: Literal["resumed"] = "resumed"
     status: Literal["RUNNING"] = "RUNNING"
@@ -157,10 +157,10 @@ class ResumedEvent(JournalEvent):
     """Seconds since 1970."""
     epochs: int | None = None
     steps: int | None = None
-    """Epochs, and steps of the next epoch, that were done."""
+    """The finished epochs, and the finished steps of the next epoch (`steps`)."""
     overrides: list[str] | None = None
     exact: bool | None = None
-    """Whether the bits are those of an uninterrupted run."""
+    """Whether the weights are bit-identical to those of an uninterrupted run."""
 
 
 Event = Annotated[

@@ -1,7 +1,7 @@
 """The journal: the events for the tracker, in order, as lines of JSON in the run directory.
 
-Training only appends to it (0.1 ms a line); `mnist_exp.tracking.uploader` reads it in another process. A resumed
-run continues its journal, after an `end` or not. `mnist_exp.runs.events` describes the events.
+Training only appends to it (0.1 ms per line); `mnist_exp.tracking.uploader` reads it in another process. A resumed
+run continues its journal, even after an `end`. `mnist_exp.runs.events` describes the events.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        # Unbuffered, appending: a line is whole in the file when `write` returns.
+        # Unbuffered, in append mode: when `write` returns, the whole line is in the file.
         self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
         content = (folder / FILE).read_bytes()
         if not content.endswith(b"\n"):  # the last writer died, or the disk was full
@@ -47,7 +47,7 @@ class Journal:
 
 
 class IdempotentJournal:
-    """A journal with one event per subject: what it has already is not written again.
+    """A journal with one event per subject: an event that it already has is not written again.
 
     A resumed run therefore repeats no parameters and no metrics of a step, and the model only for other weights.
     """
@@ -78,7 +78,7 @@ def read(folder: Path) -> list[Event]:
 
 
 def read_from(folder: Path, start: int) -> tuple[list[Event], int]:
-    """Read the complete lines from byte `start` on; return their events and the position after them."""
+    """Read the complete lines from byte `start`; return their events and the position after them."""
     with open_regular(folder / FILE, MOST_TEXT) as file:
         file.seek(start)
         content = file.read()
@@ -94,13 +94,13 @@ def read_from(folder: Path, start: int) -> tuple[list[Event], int]:
 
 
 def first_run(events: Sequence[Event]) -> RunEvent | None:
-    """Return the event that a journal begins with; None if it is empty or has lost its first lines."""
+    """Return the run event that a journal begins with; None if it is empty or has lost its first lines."""
     first = events[0] if events else None
     return first if isinstance(first, RunEvent) else None
 
 
 def flush(folder: Path) -> None:
-    """Flush the journal to the disk, which its writer does not wait for."""
+    """Flush the journal to disk, for which its writer does not wait."""
     descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -114,7 +114,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:
-    """Flatten nested values to text by dotted name: the parameters of a tracker."""
+    """Flatten nested values to text by dotted name, as a tracker's parameters."""
     if isinstance(values, dict) and values:
         items = values.items()
     elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):

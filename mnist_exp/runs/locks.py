@@ -13,16 +13,16 @@ LOCK = ".lock"
 
 
 def lock(path: Path, name: str = LOCK) -> int:
-    """Lock a directory, or something else in it by another `name`.
+    """Lock a directory or, with another `name`, something else in it.
 
-    The lock holds until the returned descriptor is closed or the process ends. Raises `BlockingIOError` if another
-    process has it.
+    The lock is held until the returned descriptor is closed or the process ends. Raises `BlockingIOError` if
+    another process holds it.
     """
     while True:
         descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with suppress(FileNotFoundError):  # its last owner removed it just now
+            with suppress(FileNotFoundError):  # its last owner has just removed it
                 if os.fstat(descriptor).st_ino == os.stat(path / name).st_ino:
                     return descriptor
         except BaseException:

@@ -17,17 +17,17 @@ _LOGGER = logging.getLogger("mnist_exp")
 
 
 def say(message: str) -> None:
-    """Tell the user, and the run's log if there is one."""
+    """Print a message, and write it to the run's log if there is one."""
     _LOGGER.info(message)
 
 
 def warn(message: str) -> None:
-    """Tell the user of something that they should not miss."""
+    """Print and log a message as a warning."""
     _LOGGER.warning(message)
 
 
 class _Console(logging.Handler):
-    """Prints to whatever the standard output is at the time (a progress display may have taken its place)."""
+    """Prints to the current standard output, which a progress display may have replaced."""
 
     is_quiet = False
 
@@ -37,7 +37,7 @@ class _Console(logging.Handler):
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
         try:
             print(prefix + printable(record.getMessage()), file=sys.stdout, flush=True)
-        except OSError:  # the reader (`| head`) has gone, or the disk is full: keep working
+        except OSError:  # the reader (`| head`) has exited, or the disk is full: keep working
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
@@ -54,7 +54,7 @@ def to_console() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Write the block's messages to the run's log only: another process reports progress to the user."""
+    """In the block, write messages to the run's log only: another process reports progress to the user."""
     to_console()
     before, _CONSOLE.is_quiet = _CONSOLE.is_quiet, True
     try:
@@ -69,14 +69,14 @@ def is_quiet() -> bool:
 
 
 class _File(logging.FileHandler):
-    """A log that cannot be written (the disk is full, the directory gone) is no reason to fail."""
+    """A log file whose write errors (a full disk, a removed directory) are ignored."""
 
     def _open(self) -> TextIO:  # type: ignore[override]
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         return open(os.open(self.baseFilename, flags, 0o644), "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Go on."""
+        """Ignore the error."""
 
 
 class _PrintableFormatter(logging.Formatter):
@@ -87,7 +87,7 @@ class _PrintableFormatter(logging.Formatter):
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Also write messages to a file, with Python's warnings and the traceback of an error."""
+    """In the block, also write messages to a file, with Python's warnings and the traceback of an error."""
     handler = _File(path, encoding="utf-8")
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")

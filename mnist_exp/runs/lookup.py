@@ -1,4 +1,4 @@
-"""Find the run that a user means by a path, a name, an id, `latest` or `best`."""
+"""Find the run that a path, a name, an id, `latest` or `best` refers to."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
 
     Args:
         wanted: A run's directory, `latest`, `best` (by validation accuracy, among the finished runs on the newest
-            one's data, without those whose initial weights were trained on validation images), an MLflow run id,
-            or a name or the start of one.
+            one's data, except those whose initial weights were trained on validation images), an MLflow run id,
+            or the beginning of a name.
         outputs: The output folder.
-        latest: Which runs `latest` chooses the newest of.
+        latest: Whether a run is one of those that `latest` chooses from.
 
     Raises:
         RequestError: There is no such run, or several; the message lists the candidates. Or its directory contains
-            something else than regular files and folders.
+            something other than regular files and folders.
     """
     run = _find_run(wanted, outputs, latest)
     refuse_irregular(run.path)
@@ -55,12 +55,13 @@ def refuse_irregular(run: Path) -> None:
     """Raise `RequestError` if a run's directory contains a symbolic link, a pipe, a socket or a device."""
     if (irregular := first_irregular(run)) is not None:
         kind = "a symbolic link" if irregular.is_symlink() else "a pipe, socket or device"
-        raise RequestError(f"{display_path(irregular)}: is {kind}; a run's directory must hold regular files only")
+        where = display_path(irregular)
+        raise RequestError(f"{where}: is {kind}; a run's directory must contain only regular files")
 
 
 def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) -> RunSummary:
     if not wanted:
-        raise RequestError("run=: say which: a directory, a name, an MLflow run id, latest or best")
+        raise RequestError("run=: must be a directory, a name, an MLflow run id, latest or best")
     path = Path(wanted).expanduser()
     if path.is_dir() and os.path.lexists(path / RESULT):
         return _run_in(path)
@@ -86,7 +87,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
 
 
 def _run_in(path: Path) -> RunSummary:
-    """Return the run of a directory. Raises `RequestError` if its result is damaged."""
+    """Return the run in a directory. Raises `RequestError` if its result is damaged."""
     for summary in summarize_runs([path]):
         if summary.status != "damaged":
             return summary
@@ -105,7 +106,7 @@ def _those(
 
 
 def _matches(wanted: str, runs: Sequence[RunSummary]) -> list[RunSummary]:
-    """Return the runs that a text names, in the first of these ways that any run is named in."""
+    """Return the runs that match by MLflow run id or else by name, name without time stamp, or prefix."""
     ways: tuple[Callable[[RunSummary], bool], ...] = (
         lambda run: wanted == run.result.mlflow_run_id,
         lambda run: wanted in (run.name, run.path.name),
@@ -147,7 +148,7 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
 
 
 def _runs_in(folder: Path) -> list[RunSummary]:
-    """Return the run of a directory, or else the runs in the folder, in the order of their names."""
+    """Return the run in a directory, or else the runs in its subfolders, sorted by name."""
     return summarize_runs([folder]) or summarize_runs(sorted(folder.iterdir()))
 
 
@@ -158,7 +159,7 @@ def _runs_called(wanted: str, outputs: Path) -> list[RunSummary]:
         try:
             return [find_run(wanted, outputs)]
         except Ambiguous as error:
-            raise RequestError(f"{error}\n  all of them: '{wanted}*'") from error
+            raise RequestError(f"{error}\n  to select all of them: '{wanted}*'") from error
     runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
@@ -171,7 +172,7 @@ def _fits(run: RunSummary, pattern: str) -> bool:
 
 
 def _is_called(name: str, wanted: str) -> bool:
-    """Whether a directory has that name, or was requested as `name=…` and got a time stamp appended."""
+    """Whether a directory has that name, perhaps with a time stamp appended (after `name=…`)."""
     return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 
@@ -189,16 +190,18 @@ def read_config(run: Path) -> dict[str, Any]:
         text = read_text(file, MOST_BYTES)
         if excess := limit_exceeded(text):
             raise RequestError(f"{file}:{excess[0]}: {excess[1]}")
-        if "${" in text:  # it could reveal the environment; a saved config has none
+        if "${" in text:  # it could reveal the environment; saved configs contain none
             line = text[: text.index("${")].count("\n") + 1
-            raise RequestError(f"{file}:{line}: an interpolation (${{…}}); the config of a run holds values only")
+            raise RequestError(
+                f"{file}:{line}: an interpolation (${{…}}); a run's config must contain only values"
+            )
         values = yaml.safe_load(text)
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RequestError(f"{file}:{line}: damaged: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of UTF-8, and of dates such as 2024-13-01
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also invalid UTF-8 or dates (2024-13-01)
         raise RequestError(f"{file}: damaged: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise RequestError(f"{file}: damaged: expected a mapping")

@@ -1,6 +1,6 @@
 """Read files of run directories, which may come from elsewhere: regular files only, and only inside the directory.
 
-A symbolic link could name any of the user's files, a pipe would never end, and `..` leads out of the directory.
+A symbolic link could point to any file of the user, a pipe would never end, and `..` leads out of the directory.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def file_inside(folder: Path, name: str) -> Path:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The name leads out of the folder, through a symbolic link, or to something else than a file.
+        ValueError: The name leads out of the folder, through a symbolic link, or to something other than a file.
     """
     parts = PurePosixPath(name).parts
     if not is_relative(name):
@@ -77,13 +77,13 @@ def is_relative(name: str) -> bool:
 
 
 def first_irregular(folder: Path) -> Path | None:
-    """Return an entry of a folder, at any depth, that is neither a regular file nor a folder; None without one."""
+    """Return an entry of a folder, at any depth, that is neither a regular file nor a folder; None if all are."""
     for parent, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             path = Path(parent) / name
             try:
                 mode = path.lstat().st_mode
-            except FileNotFoundError:  # another process works in the folder
+            except FileNotFoundError:  # another process is working in the folder
                 continue
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 return path

@@ -31,7 +31,7 @@ class DataRecord(Record):
     sha256: str | None = None
     """Digest of the images and labels of all parts."""
     origin: str | None = None
-    """The folder, address or library that they came from."""
+    """The folder, address or library that the data came from."""
     shape: list[int] | None = None
     class_names: list[str] = []
     images: dict[str, int] = {}
@@ -41,7 +41,7 @@ class DataRecord(Record):
 
     @property
     def title(self) -> str:
-        """The name, and the data set that it stood in for."""
+        """The name and, for a fallback, the data set that it replaces."""
         return f"{self.name}, the fallback for {self.stands_in_for}" if self.stands_in_for else f"{self.name}"
 
 
@@ -56,7 +56,7 @@ class DeviceRecord(Record):
 
 
 class SplitRecord(Record):
-    """Which images of which data a run trained on: the settings that divide a data set."""
+    """The settings that split a data set, which determine the images that a run trained on."""
 
     sha256: str
     """Digest of the images and labels that the run used."""
@@ -73,7 +73,7 @@ class WarmStartRecord(Record):
     taken: list[str] = []
     left: list[str] = []
     trained_on: list[SplitRecord] = []
-    """The training images of the other run, and of the runs whose weights it started from in turn."""
+    """The training images of that run, and of the runs whose weights it started from in turn."""
     validation_images_seen: int | None = None
     """Number of this run's validation images that those runs trained on; None if that is not known."""
 
@@ -85,17 +85,17 @@ class ResumptionRecord(Record):
     """Seconds since 1970."""
     epochs: int = 0
     steps: int = 0
-    """Epochs, and steps of the next epoch, that were done."""
+    """The finished epochs, and the finished steps of the next epoch (`steps`)."""
     overrides: list[str] = []
     exact: bool = True
-    """Whether the bits are those of an uninterrupted run."""
+    """Whether the weights are bit-identical to those of an uninterrupted run."""
 
 
 class RunResult(Record):
     """The content of a run's `result.json`. Times are seconds since 1970; durations are in seconds."""
 
     schema_version: int = 0
-    """0 for results written before there were versions."""
+    """0 for results written before schema versions were introduced."""
     name: str = ""
     started: float
     mlflow_run_id: str | None = None
@@ -148,7 +148,7 @@ class RunResult(Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """The run's duration without starting TensorFlow and reading data, which the jobs of a sweep share.
+        """The run's duration without the time to start TensorFlow and read data, which the jobs of a sweep share.
 
         None for a resumed run, whose `seconds` are those of its last process alone.
         """
@@ -157,13 +157,13 @@ class RunResult(Record):
         return self.seconds["total"] - self.seconds.get("start", 0) - self.seconds.get("data", 0)
 
     def as_json(self) -> str:
-        """Return the content of `result.json`: what is known, in the order of the fields, without credentials."""
+        """Return the content of `result.json`: the fields that are set, in order, without credentials."""
         values = masked_values(self.model_dump(mode="json", exclude_unset=True))
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 DAMAGED = RunResult(started=0, status="damaged", data=DataRecord())
-"""Stands for a `result.json` that cannot be read."""
+"""A placeholder for a `result.json` that cannot be read."""
 
 
 def read_result(directory: Path) -> RunResult | None:
@@ -178,7 +178,7 @@ def read_result(directory: Path) -> RunResult | None:
 
 
 def parse_result(values: Any) -> RunResult:
-    """Turn the values of a `result.json`, also of earlier versions, into a result. Raises `ValueError`."""
+    """Convert the values of a `result.json`, also of an earlier version, to a result. Raises `ValueError`."""
     try:
         return RunResult.model_validate(values)
     except ValidationError as error:
@@ -186,5 +186,5 @@ def parse_result(values: Any) -> RunResult:
 
 
 def write_result(directory: Path, result: RunResult) -> None:
-    """Write `result.json`, whole. The caller holds the directory's lock."""
+    """Write `result.json` atomically. The caller holds the directory's lock."""
     write_text(directory / RESULT, result.as_json())

@@ -1,7 +1,7 @@
 """Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
 
-Handlers raise an exception. It is lost if Python happens to run a weak-reference callback or `__del__`, or a
-library turns it into one of its own. So the signal is also remembered, and `check` raises it at the next step.
+Handlers raise an exception. It is lost if Python happens to run a weak-reference callback or `__del__`, or if a
+library turns it into one of its own. The signal is therefore also remembered: `check` raises it at the next step.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _raised: list[int] = []  # the signals for which a handler raised an exception
 
 
 def received() -> BaseException | None:
-    """Return the exception of the last signal that was raised in this command line, if any."""
+    """Return the exception of the last signal of this command, if any."""
     return _exception(_raised[-1]) if _raised else None
 
 
 def forget() -> None:
-    """Forget the signals so far: they were handled."""
+    """Forget the signals received so far: they have been handled."""
     _raised.clear()
 
 
@@ -77,7 +77,7 @@ def held() -> Iterator[Pending]:
 
 
 def start() -> None:
-    """Let Ctrl-C raise `KeyboardInterrupt`, unless it is ignored. Forgets the signals of earlier command lines."""
+    """Let Ctrl-C raise `KeyboardInterrupt`, unless it is ignored. Forgets the signals of earlier commands."""
     forget()
     if _in_main_thread() and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, _raise)
@@ -120,7 +120,7 @@ def _exception(number: int) -> BaseException:
 def _handled(
     handler: Callable[[int, FrameType | None], None], instead_of: Collection[object] | None = None
 ) -> Iterator[None]:
-    """Install a handler; only in the main thread, as Python demands. Ignored signals (`nohup`) stay ignored.
+    """Install a handler, in the main thread only, as Python requires. Ignored signals (`nohup`) stay ignored.
 
     Args:
         handler: Called with the signal's number.

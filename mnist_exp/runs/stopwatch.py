@@ -1,4 +1,4 @@
-"""Seconds by phase. Phases in two threads may overlap; their sum then exceeds the total."""
+"""Measure the duration of phases. Phases in two threads may overlap; their sum then exceeds the total."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class Stopwatch:
             self._seconds[name] = self._seconds.get(name, 0) + time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Seconds by phase, and in total."""
+        """Return the seconds of each phase, and in total."""
         total = time.perf_counter() - self._started
         return {name: round(value, 3) for name, value in {**self._seconds, "total": total}.items()}
 
 
 class Timer:
-    """A timer that is up `seconds` after its start; never if that is None."""
+    """A timer that expires `seconds` after its start; never if `seconds` is None."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self.restart()
 
     def restart(self) -> None:
-        """Start again."""
+        """Restart the timer."""
         self._since = time.monotonic()
 
     def is_up(self) -> bool:
-        """Whether the time has passed."""
+        """Whether the timer has expired."""
         return self._seconds is not None and time.monotonic() - self._since >= self._seconds

@@ -118,7 +118,7 @@ def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[
     """
     target = str(launcher.get("_target_", ""))
     if names_code(launcher):
-        message = "hydra.launcher: nothing in a config may name code to run"
+        message = "hydra.launcher: a config must not name code to run"
         return [Problem("names-code", COMMAND_LINE, message, "hydra.launcher")]
     plugin = ".".join(target.split(".")[:2])
     try:

@@ -89,7 +89,7 @@ def _composed_launcher(request: Request) -> Iterator[tuple[ConfigLoader, DictCon
         assert master is not None
         # Resolved: an interpolation may refer to code named elsewhere in the config.
         if names_code(resolve_launcher(master.hydra.launcher)):
-            raise RequestError("hydra.launcher: nothing in a config may name code to run")
+            raise RequestError("hydra.launcher: a config must not name code to run")
         yield loader, master
 
 

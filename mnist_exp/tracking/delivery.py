@@ -2,7 +2,7 @@
 
 `delivery.json` in the run's directory keeps for each store the MLflow run's id and the number of delivered lines.
 It is a hint, not the truth: the process may be killed before writing it, it may be lost, and a request that timed
-out may have succeeded. So delivering a line again changes nothing that MLflow shows:
+out may have succeeded. Delivering a line again therefore changes nothing that MLflow shows:
 
     run        is found by a tag with its key
     params     only those that the run does not have are sent
@@ -96,7 +96,7 @@ class Delivery:
         self._behind = False
         self._logged: dict[tuple[str, int], float] = {}
         self.gone: list[str] = []
-        """Files that should have been delivered and cannot be, each with the reason."""
+        """Files that should have been delivered but cannot be, each with the reason."""
         self._read()
         run = journal.first_run(self._events)
         self.tracked = run is not None and run.enabled
@@ -119,7 +119,7 @@ class Delivery:
         self._client: Any = None
 
     def missing(self) -> list[Event]:
-        """The journal's events that were not delivered yet."""
+        """Return the journal's events that are not yet delivered."""
         self._read()
         return self._events[self.delivered().lines :]
 
@@ -183,13 +183,13 @@ class Delivery:
         if self.refusal:
             raise NotPermitted(f"{self.refusal}; {self._permitting_command()}")
         if self.uri is None:
-            raise ValueError("its store is not recorded: give tracking.uri")
+            raise ValueError("its store is not recorded: set tracking.uri")
         self._client = self._client or connect(self.uri)
         with exclusive(self._folder / LOCK):
             state = self.delivered()
-            self._read()  # another process may have delivered lines meanwhile
+            self._read()  # another process may have delivered lines in the meantime
             journal.flush(self._folder)  # a delivered line must survive a power cut
-            if state.lines > len(self._events):  # they were lost nevertheless
+            if state.lines > len(self._events):  # the delivered lines were lost all the same
                 state.lines = 0
             for event in self._events[state.lines : count]:
                 state.run_id = self._deliver(event, state.run_id)
@@ -226,7 +226,7 @@ class Delivery:
         return run_id
 
     def _permitting_command(self) -> str:
-        """Return the advice that makes the journal's store one that the user has used."""
+        """Return advice: the command that delivers the journal to its own store."""
         address = mask_credentials(str(self._own_uri)).replace("://***@", "://<user>:<password>@")
         run = shlex.quote(f"run={display_path(self._folder)}")
         return f"'mnist-exp sync {run} {shlex.quote(f'tracking.uri={address}')}' delivers it there"
@@ -250,7 +250,7 @@ class Delivery:
         from mlflow.exceptions import MlflowException
 
         if name == "Default":
-            raise ValueError("MLflow's own experiment 'Default' is not used: its artifacts go elsewhere")
+            raise ValueError("MLflow's own experiment 'Default' cannot be used: its artifacts are kept elsewhere")
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
@@ -300,11 +300,11 @@ class Delivery:
             self._client.log_artifact(run_id, str(path), folder)
 
     def _find(self, file: str) -> Path | None:
-        """Return a file that can be delivered; else None, which must not block the lines after it."""
+        """Return a file to deliver; None if it cannot be delivered, which must not block the lines after it."""
         try:
             return file_inside(self._folder, file)
         except FileNotFoundError:
-            self.gone.append(f"{file} is no longer there")
+            self.gone.append(f"{file} no longer exists")
         except (OSError, ValueError) as error:
             self.gone.append(str(error))
         return None

@@ -1,8 +1,8 @@
 """Decide which MLflow stores may be contacted.
 
 A journal or a config may come from elsewhere, so the address in it proves nothing. An address is used if this user
-gave it (on the command line or in `MLFLOW_TRACKING_URI`), if it is the output folder's own store, or if the user
-gave it at an earlier time. Those are remembered without credentials, one per line, in a private file.
+gives it (on the command line or in `MLFLOW_TRACKING_URI`), if it is the output folder's own store, or if the user
+gave it earlier. Used addresses are remembered without credentials, one per line, in a private file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GIVEN = "MNIST_EXP_TRACKING_URI"
 
 
 class NotPermitted(Exception):
-    """The address must not be contacted, or needs credentials that are not kept; the message says which."""
+    """The address must not be contacted, or needs credentials that are not stored; the message says which."""
 
 
 def state_file() -> Path:
@@ -30,12 +30,12 @@ def state_file() -> Path:
 
 
 def identity(uri: str) -> str:
-    """Return what two addresses of the same store have in common: all but credentials and a final slash."""
+    """Return what identifies a store: its address without credentials and final slash."""
     return without_credentials(uri).rstrip("/")
 
 
 def remember(uri: str) -> None:
-    """Note that this user uses a store. Does nothing if the file cannot be written."""
+    """Remember that this user uses a store. Does nothing if the file cannot be written."""
     address = identity(uri)
     if address in remembered() or "\n" in address or mask_credentials(address) != address:
         return
@@ -63,7 +63,7 @@ def remembered() -> set[str]:
 
 
 def permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
-    """Return the address to contact for one that was read from a file, with the credentials that this user gives.
+    """Return the address to contact, given one read from a file, with the credentials that the user gives.
 
     Args:
         uri: The address as read, perhaps with masked credentials.
@@ -80,8 +80,8 @@ def permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
     if uri == own:
         return uri
     if identity(uri) not in remembered():
-        raise NotPermitted(f"{mask_credentials(uri)} is not an address that you have used")
+        raise NotPermitted(f"{mask_credentials(uri)} is not a store that you have used")
     signed_in = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "TOKEN"))
     if "***" in mask_credentials(uri) and not signed_in:
-        raise NotPermitted(f"the credentials of {mask_credentials(uri)} are not kept")
+        raise NotPermitted(f"the credentials of {mask_credentials(uri)} are not stored")
     return identity(uri)

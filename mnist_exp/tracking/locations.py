@@ -24,7 +24,7 @@ _LONGEST_SHOWN = 200  # characters of a location in a message
 
 @dataclass(frozen=True)
 class _Column:
-    """A column with locations, and the location that replaces a foreign one, below `mlartifacts`."""
+    """A column that holds locations, and the location below `mlartifacts` that replaces a foreign one."""
 
     table: str
     name: str
@@ -46,7 +46,7 @@ LOCATIONS = tuple((column.table, column.name) for column in _COLUMNS)
 
 
 class ForeignLocation(Exception):
-    """The database names a location outside the output folder; the message says how to repair it."""
+    """The database contains a location outside the output folder; the message says how to repair it."""
 
 
 def is_of_an_output_folder(database: Path) -> bool:
@@ -58,9 +58,9 @@ def refuse_foreign_locations(database: Path) -> None:
     """Raise `ForeignLocation` if a location leaves the output folder. Raises `sqlite3.Error`."""
     root = database.resolve().parent / ARTIFACTS
     if root.is_symlink():
-        raise ForeignLocation(f"{display_path(root)}: is a symbolic link; the artifacts' folder must not be one")
+        raise ForeignLocation(f"{display_path(root)}: is a symbolic link; the folder of artifacts must not be one")
     if (irregular := _first_irregular(root)) is not None:
-        raise ForeignLocation(f"{display_path(irregular)}: is not a regular file; artifacts must be")
+        raise ForeignLocation(f"{display_path(irregular)}: is not a regular file, as artifacts must be")
     found = [text for column in _COLUMNS for text in _foreign(database, column, root.as_uri())]
     if found:
         shown = [escape_controls(mask_credentials(text[:_LONGEST_SHOWN]), one_line=True) for text in found]
@@ -98,7 +98,7 @@ def repair_locations(database: Path) -> int:
 
 
 def _foreign(database: Path, column: _Column, root: str) -> list[str]:
-    """Return the different locations in a column that do not lie in `root`."""
+    """Return the distinct locations in a column that do not lie in `root`."""
     with closing(sqlite3.connect(database)) as connection:
         known = {row[1] for row in connection.execute(f"pragma table_info({column.table})")}
         if column.name not in known:

@@ -1,4 +1,4 @@
-"""Make an MLflow model from a `.keras` file, in the layout of `mlflow.keras`.
+"""Create an MLflow model from a `.keras` file, in the layout of `mlflow.keras`.
 
 `mlflow.keras.save_model` needs a live model, but the process that uploads to MLflow does not load TensorFlow. The
 result loads with `mlflow.keras.load_model`, and with `mlflow.pyfunc` through its copy of `pyfunc_loader`.
@@ -21,7 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from mnist_exp.tracking import pyfunc_loader
 
 LOADER = "mnist_exp_raw_images"
-"""The module that MLflow imports to load the model, under a name that no other package has."""
+"""The module that MLflow imports to load the model; no other package has this name."""
 
 
 def save_model(
@@ -38,12 +38,12 @@ def save_model(
     Its input is raw pixels (-1, *shape), or (-1, height, width) for one channel; its output is (-1, classes).
 
     Args:
-        path: the directory.
-        mlflow_model: the description to complete.
-        file: the model that Keras saved.
-        shape: the height, width and channels of an image.
-        classes: the number of classes.
-        requirements: the packages that loading needs, MLflow among them, as in `requirements.txt`.
+        path: The directory.
+        mlflow_model: The description to complete.
+        file: The model that Keras saved.
+        shape: The height, width and channels of an image.
+        classes: The number of classes.
+        requirements: The packages that loading needs, including MLflow, as in `requirements.txt`.
     """
     pixels = shape[:2] if shape[2] == 1 else shape
     folder = Path(path)
@@ -72,7 +72,7 @@ def save_model(
 
 
 def _write_environment(folder: Path, requirements: list[str]) -> None:
-    """Write the three files from which MLflow makes an environment to serve the model in."""
+    """Write the three files from which MLflow creates the environment that serves the model."""
     (folder / "requirements.txt").write_text("\n".join(requirements) + "\n")
     conda = pyfunc.get_default_conda_env()
     conda["dependencies"] = [

@@ -22,7 +22,7 @@ from mnist_exp.tracking.run_event import new_run_event
 
 
 def begin_parent(directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> bool:
-    """Begin the journal of a sweep or search, unless it has begun. Returns whether this process began it.
+    """Start the journal of a sweep or search unless it exists. Returns whether this process started it.
 
     Raises `RequestError` if the journal cannot be read.
     """
@@ -44,7 +44,7 @@ def read_checked(directory: Path) -> list[Event]:
 
 
 def read_run(directory: Path) -> RunEvent:
-    """Read the first event of a sweep or search that has begun. Raises `RequestError`."""
+    """Read the first event of an existing sweep or search. Raises `RequestError`."""
     run = first_run(read_checked(directory))
     if run is None:
         raise RequestError(f"{directory / FILE}:1: damaged: it does not begin with a run")
@@ -52,7 +52,7 @@ def read_run(directory: Path) -> RunEvent:
 
 
 class ParentRecord:
-    """Writes into the journal of a sweep or search that has begun."""
+    """Writes to the existing journal of a sweep or search."""
 
     def __init__(self, directory: Path, *, resumed: bool) -> None:
         self._journal = Journal(directory)

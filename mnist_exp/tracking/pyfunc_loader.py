@@ -12,7 +12,7 @@ import numpy as np
 
 
 class RawImages:
-    """Class probabilities (n, classes) of raw images (n, height, width) or (n, height, width, channels)."""
+    """Predicts class probabilities (n, classes) of raw images (n, height, width[, channels])."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -23,5 +23,5 @@ class RawImages:
 
 
 def _load_pyfunc(path: str) -> RawImages:
-    """Load the model from its folder; the name is the one that MLflow calls."""
+    """Load the model from its folder. MLflow calls this function by its name."""
     return RawImages(mlflow.keras.load_model(path))

@@ -62,11 +62,11 @@ class RunRecord:
         self.history(history)
         if best_epoch is not None:
             self.result.best = _validated_row(history[best_epoch - 1])
-        self.directory.write_result(self.result)  # the state that is left if the process is killed
+        self.directory.write_result(self.result)  # the state that remains if the process is killed
         self._write_epoch(history[-1])
 
     def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
-        """Record the epochs that a resumed run had finished, but not recorded before it was killed."""
+        """Record the epochs that a resumed run had finished but not recorded when it was killed."""
         for row in history:
             self._write_epoch(row)
         if history:
@@ -143,7 +143,7 @@ class RunRecording:
             known: Fields of the result that are known from the start: fingerprint, data, device, overrides, …
             tracking: Where to report.
             sweep: The directory of the sweep that the run is a job of.
-            earlier: The result of a resumed run. Its journal is continued; nothing is written there twice.
+            earlier: The result of a resumed run. Its journal is continued, without repeating anything.
         """
         self._directory = directory
         path = directory.path
@@ -176,7 +176,7 @@ class RunRecording:
         except OSError as failure:
             if error is None:
                 raise
-            warn(f"the run's end could not be noted: {failure}")
+            warn(f"the run's end could not be recorded: {failure}")
         finally:
             self._log.__exit__(kind, error, trace)
 
@@ -234,7 +234,7 @@ def _first_events(
     parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
     yield ParamsEvent(values=flatten(parameters))
     data = result.data
-    # Optional in a result, for those of earlier versions.
+    # Optional in a result, as earlier versions did not write them.
     assert data.name is not None
     assert data.sha256 is not None
     assert data.origin is not None
@@ -316,7 +316,7 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
         journal.write(ArtifactEvent(file=file, folder=str(Path(file).parent)))
     for last in events[-1:]:
         if isinstance(last, EndEvent):
-            journal.write(last)  # the end keeps its time
+            journal.write(last)  # the end of the run keeps its time
     journal.close()
     run = first_run(events)
     if run is not None and run.enabled:
@@ -324,7 +324,7 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
 
 
 def status_of(error: BaseException | None) -> str:
-    """Return the status of a run by the exception that ended it."""
+    """Return the status of a run, given the exception that ended it."""
     if error is None:
         return "finished"
     return {KeyboardInterrupt: "interrupted", Killed: "killed", Pruned: "pruned"}.get(type(error), "failed")

@@ -24,20 +24,20 @@ class Registered:
     """A version of a registered model."""
 
     uri: str
-    """`models:/<name>@<alias>`, or `models:/<name>/<version>`."""
+    """The model's URI: `models:/<name>@<alias>` or `models:/<name>/<version>`."""
     version: int
     store: str
     """The store's URI."""
 
 
 def register(run: Path, store: str | None, name: str, alias: str | None) -> Registered:
-    """Make a finished run's model the next version of a registered model, unless it is one of its versions.
+    """Register a finished run's model as the next version of a registered model, unless it is a version already.
 
     Events of the run that the store lacks are delivered first.
 
     Raises:
         FileNotFoundError: MLflow has no model of the run.
-        Exception: any that MLflow raises.
+        Exception: Any that MLflow raises.
     """
     from mlflow.exceptions import MlflowException
 
@@ -86,8 +86,8 @@ class Origin:
             The model's file.
 
         Raises:
-            FileNotFoundError: it is not a Keras model.
-            Exception: any that MLflow raises.
+            FileNotFoundError: It is not a Keras model.
+            Exception: Any that MLflow raises.
         """
         from mlflow import artifacts
 
@@ -96,9 +96,7 @@ class Origin:
         fetched = artifacts.download_artifacts(self.place, dst_path=to, tracking_uri=self.store)
         file = Path(fetched) / "data" / "model.keras"
         if not file.is_file():
-            raise FileNotFoundError(
-                "holds no data/model.keras: it is not a model that MLflow's Keras flavour saved"
-            )
+            raise FileNotFoundError("holds no data/model.keras: it was not saved by MLflow's Keras flavour")
         if self.run_id is not None:
             client = connect(self.store)
             if any(entry.path == "config.yaml" for entry in client.list_artifacts(self.run_id)):
@@ -110,8 +108,8 @@ def look_up(uri: str, store: str) -> Origin:
     """Resolve `models:/<name>/<version>`, `…/latest`, `models:/<name>@<alias>` or `models:/<model id>`.
 
     Raises:
-        NotRegistered: there is no such model.
-        Exception: any that MLflow raises if the store does not answer.
+        NotRegistered: There is no such model.
+        Exception: Any that MLflow raises if the store does not answer.
     """
     from mlflow.exceptions import MlflowException
 

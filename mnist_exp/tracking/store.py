@@ -55,7 +55,7 @@ def absolute(uri: str) -> str:
 
 
 def default_uri(run: Path) -> str | None:
-    """Return the store of the output folder that contains a run or sweep; None if none does."""
+    """Return the URI of the store in the output folder that contains a run or sweep; None outside of one."""
     folders = [folder for folder in run.resolve().parents if folder.name in (RUNS, SWEEPS)]
     return store_of(folders[0].parent) if folders else None
 
@@ -104,7 +104,7 @@ def check_own_store(outputs: Path) -> None:
     database = outputs.resolve() / DATABASE
     if database.is_symlink():
         raise ForeignLocation(
-            f"{display_path(database)}: is a symbolic link; tracking.uri=sqlite:///<path> names another database"
+            f"{display_path(database)}: is a symbolic link; use tracking.uri=sqlite:///<path> for another database"
         )
     with suppress(sqlite3.Error):  # damaged, or of another user: MLflow reports it
         if database.is_file() and database.stat().st_size:

@@ -1,4 +1,4 @@
-"""Record a search: an MLflow run, the parent of its trials' runs, shared by all processes of the search."""
+"""Record a search as an MLflow run: the parent of its trials' runs, shared by all processes of the search."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from mnist_exp.tracking.uploader_process import Upload
 
 
 class StudyRecord:
-    """The record of a search. The process that holds the directory's lock writes and delivers it and the trials'.
+    """The record of a search. The process that holds the directory's lock writes and delivers it.
 
-    A context manager: at its end the lock is released, after everything that another process needs was written.
+    The same process delivers the trials. A context manager: at its end, it writes everything that another process
+    needs, then releases the lock.
     """
 
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
-        """Begin the record, unless another process did. Raises `RequestError` if the journal cannot be read."""
+        """Start the record unless another process has. Raises `RequestError` if the journal cannot be read."""
         self._directory, self._tracking = directory, tracking
         self._lock = -1
         self._parent: ParentRecord | None = None
@@ -33,7 +34,7 @@ class StudyRecord:
         self.key = read_run(directory).key
 
     def take(self, patience: float = 0) -> bool:
-        """Try for `patience` seconds to become the writing process. Returns whether this process is."""
+        """Try for `patience` seconds to become the writing process, and return whether this process is."""
         deadline = time.monotonic() + patience
         while self._parent is None:
             try:

@@ -1,4 +1,4 @@
-"""Record a sweep: an MLflow run with the leaderboard, the parent of its jobs' runs."""
+"""Record a sweep as an MLflow run with the leaderboard: the parent of its jobs' runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SweepRecord:
         self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
 
     def leaderboard(self, table: str, note: str, best: float | None) -> None:
-        """Write the jobs' table as CSV, and as the MLflow run's description in Markdown."""
+        """Write the table of jobs as CSV, and in Markdown as the description of the MLflow run."""
         write_text(self._directory / LEADERBOARD, table)
         self._parent.artifact(LEADERBOARD)
         self._parent.note(note)

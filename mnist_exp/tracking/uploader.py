@@ -2,9 +2,9 @@
 
     python -m mnist_exp.tracking.uploader <directory> …
 
-A directory is that of a run, or of a sweep with its jobs. The process delivers until its standard input ends: then
-the writer has finished, or is dead and its open runs are marked as killed. It delivers the rest once, and exits
-with status 0, or with status 1 and the reason as its last line.
+Each directory is that of a run, or of a sweep with its jobs. The process delivers until its standard input is
+closed: the writer has then finished, or it has died and its open runs are marked as killed. The process delivers
+the rest once and exits with status 0, or with status 1 and the reason as its last line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mnist_exp.tracking.store import connect
 _POLL = 0.2  # seconds between checks of the journals
 _LONGEST_PAUSE = 30  # seconds between attempts while the store is unreachable
 _LONGEST_ANSWER = 20  # seconds that a request may take after a time-out
-_DEATH = 5  # seconds after which a dead process's lock is free
+_DEATH = 5  # seconds until the lock of a dead process is free
 
 
 def journals(root: Path) -> list[Path]:
@@ -47,7 +47,7 @@ def reason(error: BaseException) -> str:
 
 
 def deliver_until_closed(roots: Sequence[Path]) -> int:
-    """Deliver growing journals until the standard input ends. Returns the exit status."""
+    """Deliver growing journals until standard input is closed. Returns the exit status."""
     deliveries: dict[Path, Delivery] = {}
     pause = _POLL
     while not select.select([sys.stdin], [], [], pause)[0] or os.read(sys.stdin.fileno(), 1):

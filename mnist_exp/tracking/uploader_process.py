@@ -39,8 +39,7 @@ class Sender:
         )
 
     def finish(self, wait_seconds: float) -> str | None:
-        """Wait until everything was delivered, or a signal ends the wait. Returns the reason for a failure, or
-        None.
+        """Wait until everything is delivered or a signal ends the wait. Returns the reason for a failure, if any.
 
         Undelivered lines stay in the journal.
         """
@@ -48,7 +47,7 @@ class Sender:
         self._process.stdin.close()  # no more lines: deliver the rest, or report why not
         try:
             self._process.wait(wait_seconds)
-            said = "the uploader was ended"
+            said = "the uploader was terminated"
         except (subprocess.TimeoutExpired, KeyboardInterrupt, Killed) as error:
             self._process.kill()
             self._process.wait()
@@ -69,7 +68,7 @@ class Sender:
 
 
 class Upload:
-    """The delivery of a journal while this process works on its run or sweep; none if that is not tracked."""
+    """The delivery of a journal while this process works on its run or sweep. Does nothing without tracking."""
 
     def __init__(self, directory: Path, wait_seconds: float, *, enabled: bool, uri: str | None = None) -> None:
         """`uri` is the store that this user chose; None for that of the output folder."""
@@ -92,5 +91,5 @@ class Upload:
             return
         failure = self._sender.finish(self._wait_seconds if wait else 0)
         if failure is not None:
-            warn(f"the tracker did not get everything: {failure}")
-            say(f"The rest is kept in {self._directory / FILE}; 'mnist-exp sync' delivers it.")
+            warn(f"not everything was delivered to the tracker: {failure}")
+            say(f"The rest stays in {self._directory / FILE}; 'mnist-exp sync' delivers it.")

@@ -1,8 +1,8 @@
 """Random transforms of a batch: affine and elastic in a single resampling per image, then Keras' own layers.
 
 Terms, distributions and order of composition follow Keras' `ImageDataGenerator`: rotation, shift, shear and zoom
-about the image's centre, then flips. `fill_mode` and `cval` mean what they mean there, which is what SciPy's
-`affine_transform` makes of them: `constant` does not blend the border with `cval`, and `wrap` repeats the image
+about the image's centre, then flips. `fill_mode` and `cval` mean the same as there, that is, as in SciPy's
+`affine_transform`: `constant` does not blend the border with `cval`, and `wrap` repeats the image
 with its first and last pixels on each other. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
 `width_shift_range` and `height_shift_range`, and rotates non-square images about a point that is not their centre.
 
@@ -145,8 +145,8 @@ def sources(transforms: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         transforms: One matrix per image.
-        x: The output pixels' columns, of a shape that broadcasts to (count, height, width).
-        y: Their rows, likewise.
+        x: The columns of the output pixels, in a shape that broadcasts to (count, height, width).
+        y: The rows of the output pixels, likewise.
     """
     # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 reduces that to `[:, i]` of the stack.
     xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 class Callback:
     """The base class of callbacks; subclasses override the methods that they need.
 
-    Whenever a callback is called, the model and the `Progress` are consistent: training resumes exactly from a
-    checkpoint of them. Callbacks are called in the order in which they are given, and may raise to end training.
+    Whenever a callback is called, the model and the `Progress` are consistent: training can resume exactly from a
+    checkpoint of both. Callbacks are called in the order in which they are given, and may raise to end training.
     """
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """React to the completion of `done` of the `steps` in an epoch (from 1), with its metrics so far."""
+        """React to the completion of `done` of the `steps` in an epoch (from 1), given its metrics so far."""
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """React to the end of an epoch, given its row of the history."""

@@ -33,8 +33,8 @@ def resolve(config: DeviceConfig) -> Device:
     """Select the device and configure TensorFlow for it.
 
     Raises:
-        RequestError: A GPU was requested but none is visible, or TensorFlow already runs in this process with
-            other settings, which it fixes at its first operation.
+        RequestError: A GPU was requested but none is visible, or TensorFlow is already running in this process
+            with other settings, which it fixes at its first operation.
     """
     import tensorflow as tf
 
@@ -45,11 +45,11 @@ def resolve(config: DeviceConfig) -> Device:
         driver = Path("/proc/driver/nvidia/version").exists()
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise RequestError(
-            "device.kind=gpu: no GPU is visible. Looked for: "
+            "device.kind=gpu: no GPU is visible. Checked: "
             f"TensorFlow's list of GPUs (empty; tensorflow {version}, {built} CUDA), "
             f"an NVIDIA driver ({'loaded' if driver else 'not loaded'}), "
             f"CUDA_VISIBLE_DEVICES ({'not set' if shown is None else repr(shown)}). "
-            f"What TensorFlow needs for it is installed with: {GPU_INSTALL}"
+            f"GPU support is installed with: {GPU_INSTALL}"
         )
     threads = available_cores() if config.threads == "auto" else config.threads
     _configure(tf, gpus, threads, deterministic=config.deterministic)
@@ -117,9 +117,9 @@ def _configure(tf: Any, gpus: list[Any], threads: int, *, deterministic: bool) -
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError as error:
         raise RequestError(
-            f"device.threads={threads}: TensorFlow already runs in this process with other settings "
+            f"device.threads={threads}: TensorFlow is already running in this process with other settings "
             f"({tf.config.threading.get_inter_op_parallelism_threads()} threads); "
-            "jobs that differ in their device need a process each"
+            "jobs with different device settings need separate processes"
         ) from error
     if deterministic:
         tf.config.experimental.enable_op_determinism()

@@ -29,7 +29,7 @@ def better(row: Row, than: Row, config: TrainConfig, by: float = 0.0) -> bool:
 
 
 def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
-    """Return whether the last `early_stopping.patience` epochs did not improve on the best one before them."""
+    """Return whether none of the last `early_stopping.patience` epochs improved on the best one before them."""
     early = config.training.early_stopping
     if early.patience is None:
         return False

@@ -58,7 +58,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
     """
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
-        """Compute what Keras' layer does; masks do not occur in a list of image layers."""
+        """Compute the same as Keras' layer. Masks are ignored: lists of image layers have none."""
         learns = bool(training and self.trainable)
         channels = inputs.shape[-1]
         output = tf.raw_ops.FusedBatchNormV3(
@@ -101,9 +101,9 @@ class ActivatedMaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
 
 
 def _layer_to_activate(pooling: keras.Layer, graph: Graph) -> keras.Layer | None:
-    """Return the layer before a max pooling whose activation can be computed after the pooling, if any.
+    """Return the layer before a max pooling if its activation can be computed after the pooling.
 
-    That activation must be monotonic, and nothing else may take its values.
+    The activation must be monotonic, and no other layer may use its values.
     """
     before = graph.input_of(pooling) if type(pooling) is keras.layers.MaxPooling2D else None
     fits = (

@@ -17,12 +17,12 @@ _DRAWS_PER_STEP = 256
 
 
 def make_layers(specs: Sequence[Spec]) -> list[keras.Layer]:
-    """Make the layers of `aug.layers`. Raises `ArgumentError`."""
+    """Create the layers of `aug.layers`. Raises `ArgumentError`."""
     return [make_augmentation(spec) for spec in specs if isinstance(spec, LayerSpec)]
 
 
 def make_augmentation(spec: LayerSpec) -> keras.Layer:
-    """Make a float32 layer. Raises `ArgumentError` for values that Keras rejects."""
+    """Create a float32 layer. Raises `ArgumentError` for values that Keras rejects."""
     layer = make_layer(spec)
     layer.dtype_policy = keras.DTypePolicy("float32")
     return layer
@@ -35,17 +35,17 @@ def try_augmentation(layer: keras.Layer, shape: tuple[int, ...]) -> None:
         changed = change(layer, np.full((2, *shape), 128, np.float32))
     except Exception as error:  # of any type: without this check, it would be raised in training
         size = "×".join(map(str, shape))
-        raise ArgumentError(f"{kind} does not fit images of {size}: {first_sentence(error)}") from error
+        raise ArgumentError(f"{kind} cannot process images of {size}: {first_sentence(error)}") from error
     if tuple(changed.shape) != (2, *shape):
-        raise ArgumentError(f"{kind} makes images of another size: {'×'.join(map(str, changed.shape[1:]))}")
+        raise ArgumentError(f"{kind} changes the size of images to {'×'.join(map(str, changed.shape[1:]))}")
 
 
 def change(layer: keras.Layer, images: Any) -> Any:
     """Apply a layer to images (batch, height, width, channels) with values from 0 to 255, and return such images.
 
-    Noise is clipped: Keras' `GaussianNoise` is made for features and does not clip, but every other layer that
-    `aug.layers` accepts does, and no file has a pixel below black or above white. In `model.layers`, where it adds
-    noise to features, it is Keras' own.
+    Noise is clipped: Keras' `GaussianNoise` is meant for features and does not clip, but all other layers that
+    `aug.layers` accepts do, and image files have no pixels below black or above white. In `model.layers`, where it
+    adds noise to features, `GaussianNoise` behaves as in Keras.
     """
     if isinstance(layer, keras.layers.GaussianNoise):  # its `stddev` is for values from 0 to 1
         return keras.ops.clip(layer(images / 255, training=True) * 255, 0, 255)
@@ -53,7 +53,7 @@ def change(layer: keras.Layer, images: Any) -> Any:
 
 
 def seed_layer(layer: keras.Layer, seed: int, index: int, step: Any) -> None:
-    """Make the layer's next draws a function of `seed`, its `index` in the list, and `step` (int64 scalar)."""
+    """Make the layer's next draws depend only on `seed`, its `index` in the list, and `step` (int64 scalar)."""
     states = [variable for variable in layer.variables if variable.path.endswith("seed_generator_state")]
     for number, state in enumerate(states):
         word = int(np.random.SeedSequence([seed, index, number]).generate_state(1)[0])

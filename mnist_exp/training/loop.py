@@ -69,7 +69,7 @@ def assign(variables: Sequence[Any], arrays: Arrays) -> None:
 
 @dataclass
 class Progress:
-    """The progress of a training run: together with the model's state, all that is needed to resume it."""
+    """The progress of a training run. Together with the model's state, it is all that is needed to resume."""
 
     epochs: int = 0
     """The number of finished epochs."""
@@ -82,7 +82,7 @@ class Progress:
     seconds: float = 0.0
     """The duration of these steps."""
     metrics: Arrays = field(default_factory=list)
-    """The variables of the model's metrics after these steps, if training resumes from a checkpoint."""
+    """The values of the metrics' variables after these steps, if training resumes from a checkpoint."""
 
 
 def fit(

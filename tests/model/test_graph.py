@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from support.golden import Golden
 
 from mnist_exp.keras_spec.layer_specs import parse_layers
 from mnist_exp.model.graph import apply_layers
@@ -108,42 +109,41 @@ POOL = {"type": "MaxPooling2D", "pool_size": 3}
 
 
 @pytest.mark.parametrize(
-    ("layers", "messages"),
+    ("layers", "places"),
     [
-        ([{"type": "Repeat", "layers": [CONV]}], ["model.layers.0: Repeat needs times"]),
-        ([{"type": "Repeat", "times": "2", "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found '2'"]),
-        ([{"type": "Repeat", "times": -1, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found -1"]),
-        ([{"type": "Repeat", "times": 10**6, "layers": [CONV]}], ["model.layers.0.times: expected a whole number of times, up to 1000, found 1000000"]),
-        ([{"type": "Residual", "layers": [CONV], "shortcut": False}], ["model.layers.0.shortcut: expected a list of layers, found False"]),
-        ([{**CONV, "name": "preprocess_2"}], ["model.layers.0.name: must not begin with 'preprocess'"]),
-        ([{"type": "Repeat", "time": 2, "layers": [CONV]}], ["model.layers.0.time: Repeat has no argument 'time' (did you mean 'times'?)"]),
-        ([{"type": "Repeat", "times": 2, "layers": "ReLU"}], ["model.layers.0.layers: expected a list of layers, found 'ReLU'"]),
-        ([{"type": "Repet", "times": 2, "layers": []}], ["model.layers.0.type: there is no layer 'Repet' (did you mean 'Repeat'?)"]),
-        ([{"type": "Repeat", "times": 3, "layers": [POOL]}], ["model.layers.0.layers.0: MaxPooling2D's window 3×3 does not fit its 2×2 input (after model.layers.0.layers.0, MaxPooling2D), in turn 2 of 3 of model.layers.0"]),
-        ([{"type": "Residual", "layers": [{**CONV, "filters": 5}]}], ["model.layers.0: the layers of Residual end in 8×8×5, its shortcut in 8×8×4"]),
+        ([{"type": "Repeat", "layers": [CONV]}], ["model.layers.0:"]),
+        ([{"type": "Repeat", "times": "2", "layers": [CONV]}], ["model.layers.0.times:"]),
+        ([{"type": "Repeat", "times": -1, "layers": [CONV]}], ["model.layers.0.times:"]),
+        ([{"type": "Repeat", "times": 10**6, "layers": [CONV]}], ["model.layers.0.times:"]),
+        ([{"type": "Residual", "layers": [CONV], "shortcut": False}], ["model.layers.0.shortcut:"]),
+        ([{**CONV, "name": "preprocess_2"}], ["model.layers.0.name:"]),
+        ([{"type": "Repeat", "time": 2, "layers": [CONV]}], ["model.layers.0.time:"]),
+        ([{"type": "Repeat", "times": 2, "layers": "ReLU"}], ["model.layers.0.layers:"]),
+        ([{"type": "Repet", "times": 2, "layers": []}], ["model.layers.0.type:"]),
+        ([{"type": "Repeat", "times": 3, "layers": [POOL]}], ["model.layers.0.layers.0:"]),
+        ([{"type": "Residual", "layers": [{**CONV, "filters": 5}]}], ["model.layers.0:"]),
         ([{"type": "Residual", "layers": [{**CONV, "fliters": 5}], "shortcut": ["Relu"]}],
-         ["model.layers.0.layers.0.fliters: Conv2D has no argument 'fliters' (did you mean 'filters'?)", "model.layers.0.shortcut.0.type: there is no layer 'Relu' (did you mean 'ReLU'?)"]),
-        ([{"type": "Parallel", "branches": [["ReLU"], None]}], ["model.layers.0.branches: expected two or more lists of layers"]),
-        ([{"type": "Parallel", "branches": [["ReLU"]]}], ["model.layers.0.branches: expected two or more lists of layers"]),
-        ([{"type": "Parallel", "branches": [["ReLU"], [POOL]]}], ["model.layers.0: Concatenate cannot merge branches of 8×8×4, 2×2×4"]),
-        ([{"type": "Parallel", "branches": [["ReLU"], []], "merge": "Sum"}], ["model.layers.0.merge: there is no layer 'Sum'"]),
+         ["model.layers.0.layers.0.fliters:", "model.layers.0.shortcut.0.type:"]),
+        ([{"type": "Parallel", "branches": [["ReLU"], None]}], ["model.layers.0.branches:"]),
+        ([{"type": "Parallel", "branches": [["ReLU"]]}], ["model.layers.0.branches:"]),
+        ([{"type": "Parallel", "branches": [["ReLU"], [POOL]]}], ["model.layers.0:"]),
+        ([{"type": "Parallel", "branches": [["ReLU"], []], "merge": "Sum"}], ["model.layers.0.merge:"]),
         ([{"type": "Parallel", "branches": [["ReLU"], ["Rleu"]], "merge": "Conv2D"}],
-         ["model.layers.0.branches.1.0.type: there is no layer 'Rleu'", "model.layers.0.merge: Conv2D cannot be used in merge"]),
+         ["model.layers.0.branches.1.0.type:", "model.layers.0.merge:"]),
         ([POOL, POOL, {"type": "Parallel", "branches": [["Dens"], ["ReLU"]]}],
-         ["model.layers.1: MaxPooling2D's window 3×3 does not fit its 2×2 input (after model.layers.0, MaxPooling2D)", "model.layers.2.branches.0.0.type: there is no layer 'Dens'", "model.layers.2.branches.0.0: Dense needs units"]),
+         ["model.layers.1:", "model.layers.2.branches.0.0.type:", "model.layers.2.branches.0.0:"]),
         ([{"type": "Dropout", "rate": 7.0}, {"type": "BatchNormalization", "axis": 9}, {**CONV, "activation": "rleu", "use_bias": "x"}, POOL, POOL],
-         ["model.layers.0.rate: ", "model.layers.1: BatchNormalization does not fit", "model.layers.2.activation: there is no activation 'rleu'",
-          "model.layers.2.use_bias: must be true or false", "model.layers.4: MaxPooling2D's window 3×3 does not fit its 2×2 input"]),
+         ["model.layers.0.rate:", "model.layers.1:", "model.layers.2.activation:",
+          "model.layers.2.use_bias:", "model.layers.4:"]),
         ([{"type": "Residual", "layers": [{**CONV, "filters": 5}]}, {"type": "Residual", "layers": [POOL]}],
-         ["model.layers.0: the layers of Residual end in 8×8×5, its shortcut in 8×8×4", "model.layers.1: the layers of Residual end in 2×2×5, its shortcut in 8×8×5"]),
-        ([{"type": "MaxPool2D", "pool": 2}], ["model.layers.0.type: there is no layer 'MaxPool2D' (did you mean 'MaxPooling2D'?)", "model.layers.0.pool: MaxPooling2D has no argument 'pool' (did you mean 'pool_size'?)"]),
+         ["model.layers.0:", "model.layers.1:"]),
+        ([{"type": "MaxPool2D", "pool": 2}], ["model.layers.0.type:", "model.layers.0.pool:"]),
         ([{**CONV, "kernel_size": "3x3", "padding": "sme", "kernel_regularizer": {"module": "os", "class_name": "L2", "config": {}}}],
-         ["model.layers.0.kernel_size: must be a whole number", "model.layers.0.padding: must be valid or same, found 'sme' (did you mean 'same'?)", "model.layers.0.kernel_regularizer: expected a name, or a mapping of class_name and config"]),
+         ["model.layers.0.kernel_size:", "model.layers.0.padding:", "model.layers.0.kernel_regularizer:"]),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_told_at_its_place(layers: list[Any], messages: list[str]):
-    """By the override that reaches it, each mistake once, also after one that ended the graph."""
+def test_each_faulty_layer_is_reported_once_at_its_place(layers: list[Any], places: list[str], golden: Golden):
+    """Also after a layer whose fault leaves the shape of its output unknown."""
     found = sorted(set(problems(layers)))
-    assert len(found) == len(messages)
-    for message in messages:
-        assert any(text.startswith(message) for text in found), found
+    assert [f"{text.partition(':')[0]}:" for text in found] == sorted(places)
+    golden("\\n".join(found))

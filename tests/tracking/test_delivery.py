@@ -143,7 +143,7 @@ def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]
     assert done.run is not None
     assert done.result["status"] == "finished"
     assert done.result["mlflow_run_id"] is None
-    assert "warning: the tracker did not get everything: " in done.out
+    assert "warning: not everything was delivered to the tracker: " in done.out
     assert "Connection refused" in done.out
     assert "journal.jsonl; 'mnist-exp sync' delivers it" in done.out
     assert isinstance(read(done.run)[-1], EndEvent)

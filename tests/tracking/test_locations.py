@@ -118,4 +118,4 @@ def test_a_database_that_is_a_link_is_refused(outputs: Path, cli: Cli):
 def test_mlflows_default_experiment_is_not_used(outputs: Path, cli: Cli):
     """Though a journal names it: its artifacts would go into another folder."""
     write_run(RUNS / "b", experiment="Default")
-    assert "'Default' is not used" in cli("sync", status=1).out
+    assert "'Default' cannot be used" in cli("sync", status=1).out

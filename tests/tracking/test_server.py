@@ -106,7 +106,7 @@ def test_a_server_that_is_killed_midway(server: Server, home_data: list[str], tm
     """The run says what was not delivered; sync says why not, and delivers it when it is back."""
     folder, out = train(server.uri, home_data, server.kill)
     print_figures("killed", folder)
-    assert f"warning: the tracker did not get everything: {server.uri}: Connection refused" in out
+    assert f"warning: not everything was delivered to the tracker: {server.uri}: Connection refused" in out
     assert "'mnist-exp sync' delivers it" in out
     assert f"not delivered: {server.uri}: Connection refused" in sync(status=1)
     server.start()
@@ -118,7 +118,7 @@ def test_a_server_that_freezes_midway(server: Server, home_data: list[str], tmp_
     """The run waits no longer than it was told to; what the server does late, it does once."""
     folder, out = train(server.uri, home_data, lambda: server.signal(signal.SIGSTOP))
     print_figures("frozen", folder)
-    assert "warning: the tracker did not get everything" in out
+    assert "warning: not everything was delivered to the tracker" in out
     assert waited(folder) < 6 + 4
     server.signal(signal.SIGCONT)
     sync()
@@ -130,7 +130,7 @@ def test_a_server_that_never_answers(home_data: list[str]):
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
         folder, out = train(f"http://127.0.0.1:{silent.getsockname()[1]}", home_data)
     print_figures("silent", folder)
-    assert "warning: the tracker did not get everything" in out
+    assert "warning: not everything was delivered to the tracker" in out
     assert waited(folder) < 6 + 4
 
 

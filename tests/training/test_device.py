@@ -93,7 +93,7 @@ def test_other_threads_in_the_same_process_are_refused(monkeypatch: pytest.Monke
     device.resolve(config())
     tf.constant(1) + tf.constant(1)
     device.resolve(config())
-    with pytest.raises(RequestError, match="need a process each"):
+    with pytest.raises(RequestError, match="separate processes"):
         device.resolve(config(threads=device.available_cores() + 1))
 
 

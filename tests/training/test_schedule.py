@@ -128,16 +128,16 @@ def test_one_cycle_goes_up_and_down():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["schedule.warmup_epochs=1", "schedule.warmup_fraction=0.1"], "both say how long the rate rises"),
-        (["schedule=exponential", "schedule.final_fraction=0"], "never reaches 0"),
-        (["schedule=constant", "schedule.final_fraction=0.5"], "a constant schedule has final_fraction: 1.0"),
-        (["schedule=reduce_on_plateau", "schedule.plateau=null"], "plateau belongs to reduce_on_plateau"),
-        (["schedule.type=reduce_on_plateau"], "plateau belongs to reduce_on_plateau"),
-        (["schedule=reduce_on_plateau", "data.val_fraction=0"], "needs validation data"),
-        (["training.early_stopping.patience=2", "data.val_fraction=0"], "needs validation data"),
+        (["schedule.warmup_epochs=1", "schedule.warmup_fraction=0.1"], "warmup_epochs=1 and warmup_fraction=0.1"),
+        (["schedule=exponential", "schedule.final_fraction=0"], "final_fraction"),
+        (["schedule=constant", "schedule.final_fraction=0.5"], "final_fraction: 1.0"),
+        (["schedule=reduce_on_plateau", "schedule.plateau=null"], "plateau .*reduce_on_plateau"),
+        (["schedule.type=reduce_on_plateau"], "plateau .*reduce_on_plateau"),
+        (["schedule=reduce_on_plateau", "data.val_fraction=0"], "data.val_fraction is 0"),
+        (["training.early_stopping.patience=2", "data.val_fraction=0"], "data.val_fraction is 0"),
     ],
 )
-def test_a_schedule_that_contradicts_itself_is_told(overrides: list[str], message: str):
-    """Before anything is done."""
+def test_contradictory_schedules_are_refused(overrides: list[str], message: str):
+    """The message names the keys that exclude each other."""
     with pytest.raises(RequestError, match=message):
         compose_checked(Request("train", ("data=digits", *overrides)), TrainConfig)
