@@ -3,6 +3,7 @@
 MnistExpError
 ├── RequestError   the request is wrong; nothing was done    (exit status 2)
 └── WorkError      the request is right, but the work failed (exit status 1)
+    └── Diverged   the loss or a weight is no longer finite
 
 Pruned             a trial of a search is stopped early; no `Exception`, as nothing failed
 Killed             a signal ends the process; no `Exception`, as `KeyboardInterrupt`    (128 + its number)
@@ -109,6 +110,10 @@ def first_line(error: BaseException) -> str:
 
 class WorkError(MnistExpError):
     """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
+
+
+class Diverged(WorkError):
+    """The loss or a weight is no longer finite. The best epoch before that can still be saved."""
 
 
 class Pruned(BaseException):

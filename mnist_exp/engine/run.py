@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.engine.results import PLOTS, save_best, score_and_draw
-from mnist_exp.errors import Killed, Pruned, RequestError, WorkError
+from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError
 from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.directory import RunDirectory, summarize
@@ -154,6 +154,11 @@ class TrainingRun:
                 self._save_and_score(final=False)
             done = f"{progress.epochs} of {config.training.epochs} epochs"
             say(f"{display_path(self._record.path)}: interrupted after {done}; they are kept")
+            raise
+        except Diverged:
+            if progress.best is not None:
+                self._save_and_score(final=False)
+                say(f"saved   epoch {progress.best_epoch}, the best before the loss was no longer a number")
             raise
         except Pruned as pruned:
             say(f"pruned  {pruned}")
