@@ -136,7 +136,10 @@ def find_state(path: Path, result: RunResult) -> State | None:
 def over_saved(
     request: Request, path: Path, saved: Mapping[str, Any], result: RunResult, state: State | None
 ) -> Request:
-    """Put the request on the run's own config and device."""
+    """Put the request on the run's own config and device. Raises `RequestError` if the config lacks a group."""
+    for group in ("device", "training"):
+        if not isinstance(saved.get(group), Mapping):
+            raise RequestError(f"{path / 'config.yaml'}: damaged: {group} must be a mapping")
     device = {**saved["device"], **result.device.model_dump(include={"kind", "threads", "precision"})}
     base = {**saved, "device": device}
     if state is not None:
