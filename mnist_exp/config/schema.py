@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
@@ -169,6 +170,17 @@ class DataConfig(Frozen):
         if self.class_names is not None and len(set(self.class_names)) < self.classes:
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise ValueError(f"class_names has {twice!r} twice; expected a name for each class")
+        if self.mirrors or self.keras_cache:  # the names are also those of files in the cache
+            names = {"name": self.name, **{f"files.{part}": spec.name for part, spec in self.parts.items()}}
+            for key, name in names.items():
+                if not re.fullmatch(r"\w[\w.+-]*", name):
+                    raise ValueError(f"{key} must be letters, digits, '_', '.', '+' and '-', found {name!r}")
+        if self.mirrors and self.dir is None:
+            for part, spec in self.parts.items():
+                if spec.sha256 is None and spec.gz_sha256 is None:
+                    raise ValueError(
+                        f"files.{part} must have a sha256 or gz_sha256, to be downloaded from mirrors"
+                    )
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are embedded, and not read from a folder")
         return self
