@@ -3,6 +3,7 @@
 MnistExpError
 ├── RequestError   the request is wrong; nothing was done    (exit status 2)
 └── WorkError      the request is right, but the work failed (exit status 1)
+    └── Diverged   the loss or a weight is no longer finite
 
 Pruned             a trial of a search is stopped early; not an `Exception`, since nothing failed
 Killed             a signal ends the process; like `KeyboardInterrupt`, not an `Exception` (128 + its number)
@@ -110,6 +111,10 @@ def first_line(error: BaseException) -> str:
 
 class WorkError(MnistExpError):
     """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
+
+
+class Diverged(WorkError):
+    """The loss or a weight is no longer finite. The best epoch before that can still be saved."""
 
 
 class Pruned(BaseException):

@@ -31,6 +31,11 @@ def format_shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
+def shorten(text: str, most: int = 200) -> str:
+    """Return a text of at most about `most` characters, for a message: the start, and the full length."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
 def mask_credentials(text: str) -> str:
     """Return a text with the user names, passwords and tokens of all URIs in it replaced by `***`."""
     return _URI.sub(lambda found: _mask(found[0]), text) if "://" in text else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from support.cli import PATIENCE, SMALL, Cli, start
 from mnist_exp.cli import main
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs.journal import has_ended
+from mnist_exp.training import loop
 from mnist_exp.training.checkpoint import read_newest
 
 LONG = (*SMALL, "training.epochs=5000")
@@ -229,6 +231,31 @@ def test_a_disk_that_fills_loses_nothing(cli: Cli, small_disk: Path, after_epoch
     done = cli("resume", f"run={run}")
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
     assert [line["kind"] for line in journal(run)].count("model") == 1
+
+
+def test_a_run_that_diverges_keeps_its_best_epoch(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """As after Ctrl-C: the model of the best epoch so far is saved, and other verbs take it."""
+    read = loop.read_metrics
+
+    def not_a_number_in_epoch_3(model: Any) -> dict[str, float]:
+        metrics = read(model)
+        return {**metrics, "loss": math.nan} if int(model.optimizer.iterations) > 6 else metrics
+
+    monkeypatch.setattr(loop, "read_metrics", not_a_number_in_epoch_3)
+    failed = cli("training.epochs=4", "name=run", small=True, status=1)
+    assert failed.run is not None
+    assert failed.result["status"] == "failed"
+    assert failed.result["epochs"] == 2
+    assert failed.result["test"] is None
+    assert failed.result["weights_sha256"] is not None
+    assert (failed.run / "plots" / "loss.png").is_file()
+    monkeypatch.setattr(loop, "read_metrics", read)
+    cli("evaluate", "run=run", "part=val", "output=scores")
+    scored = json.loads(Path("scores/evaluation.json").read_text())
+    best = failed.result["best"]
+    assert scored["metrics"]["accuracy"] == pytest.approx(best["val/accuracy"])
+    again = cli("init_from=run", small=True)
+    assert again.result["init_from"]["weights_sha256"] == failed.result["weights_sha256"]
 
 
 def journal(run: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from mnist_exp.config.diagnostics import (
     explain_file,
     explain_interpolation,
     explain_unparsable,
+    misplaced_preset,
     preset_problems,
 )
 from mnist_exp.config.hydra_adapter import (
@@ -126,6 +127,7 @@ def compose(request: Request) -> Composition:
         # A parameter suggested for a misspelled reference counts as used.
         meant = " ".join(text for _, text in unresolved)
         problems += [problem for problem in unused if f"'{problem.path}'" not in meant]
+        problems += _misplaced_presets(loader, choices)
         remark = _preset_of_another_model(loader, choices)
     return Composition(values, places, tuple(problems), raw, frozenset(steps.failed), remark)
 
@@ -219,6 +221,13 @@ class _Steps:
             problem = explain(self._loader.parse(text), error, config, self._loader)[0]
             return problem.code, problem.message
         return None
+
+
+def _misplaced_presets(loader: ConfigLoader, choices: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each chosen preset whose keys are not those of the whole config."""
+    chosen = [(group, choices.get(group)) for group in PRESETS]
+    files = [loader.option_file(group, option) for group, option in chosen if option not in (None, "none")]
+    return [problem for file in files if file is not None and (problem := misplaced_preset(file))]
 
 
 def _presets_over_saved(overrides: Sequence[str]) -> list[Problem]:

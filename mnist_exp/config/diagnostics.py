@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,10 +28,12 @@ from mnist_exp.config.provenance import COMMAND_LINE, short
 from mnist_exp.errors import Code, Problem, first_line
 from mnist_exp.keras_spec.signatures import class_arguments
 from mnist_exp.suggest import did_you_mean, nearest
+from mnist_exp.text import shorten
 
 
 def explain_unparsable(text: str) -> str:
     """Explain why an override is not valid Hydra syntax."""
+    text = shorten(text)
     if text.startswith("-"):
         return f"{text}: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5"
     if "=" not in text:
@@ -79,7 +82,7 @@ def explain(override: Override, error: Exception, config: DictConfig, loader: Co
         if problems := _broken_interpolations(file):
             return problems
     code, message = _explain_override(override, error, config, loader)
-    return [Problem(code, COMMAND_LINE, f"{override.input_line or ''}: {message}", key)]
+    return [Problem(code, COMMAND_LINE, f"{shorten(override.input_line or '')}: {message}", key)]
 
 
 def _broken_interpolations(file: Path) -> list[Problem]:
@@ -108,8 +111,12 @@ def _scalars(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 def _explain_override(
     override: Override, error: Exception, config: DictConfig, loader: ConfigLoader
 ) -> tuple[Code, str]:
-    text = override.input_line or ""
+    text = shorten(override.input_line or "")
     key = override.key_or_group
+    if key.startswith("hydra.sweeper.params"):
+        return "invalid-override", "sweep over the keys themselves: seed=0,1"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return "unknown-option", "no such option"
     if (missing := missing_option(error)) is not None:
         return "unknown-option", _explain_option(missing, key, loader)
     if override.is_sweep_override():
@@ -252,10 +259,11 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
     if not isinstance(root, yaml.MappingNode):
         return []
     problems = []
-    if not re.search(r"^# *@package +_global_", text, re.MULTILINE):
-        message = "a preset must begin with '# @package _global_', so that its keys are those of the whole config"
-        problems.append(Problem("missing-value", f"{short(file)}:1", message))
+    if problem := misplaced_preset(file):
+        problems.append(problem)
     for key, value in root.value:
+        if key.value == "defaults":
+            problems += _not_overriding(file, value)
         chooses = key.value == "defaults"
         for line, override in _choices(value) if chooses else _leaves(value, key.value):
             why_not = refusal(override, accepted)
@@ -265,6 +273,24 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
             elif chooses:
                 accepted.append(override)
     return problems
+
+
+def misplaced_preset(file: Path) -> Problem | None:
+    """Return the problem of a preset whose keys are not those of the whole config; None if they are."""
+    if re.search(r"^# *@package +_global_", file.read_text(encoding="utf-8"), re.MULTILINE):
+        return None
+    message = "a preset's first line is '# @package _global_': its keys are then those of the whole config"
+    return Problem("missing-value", f"{short(file)}:1", message, file.parent.name)
+
+
+def _not_overriding(file: Path, defaults: yaml.Node) -> Iterator[Problem]:
+    """Yield a problem for each entry of a preset's defaults list that adds an option instead of choosing it."""
+    for entry in defaults.value:
+        for name, option in entry.value if isinstance(entry, yaml.MappingNode) else ():
+            if not name.value.startswith("override /"):
+                group = name.value.removeprefix("override ").strip("/ ")
+                message = f"{name.value}: must be 'override /{group}: {option.value}'"
+                yield Problem("invalid-override", f"{short(file)}:{name.start_mark.line + 1}", message)
 
 
 def _choices(defaults: yaml.Node) -> Iterator[tuple[int, str]]:

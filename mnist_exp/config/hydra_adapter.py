@@ -51,9 +51,11 @@ LAUNCHER_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.")
 # The launcher options in conf/ deliberately share the names of the plugins' own, which Hydra uses as schemas.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against", category=UserWarning)
 
-# Hydra raises TypeError if an override deletes a list entry, ValueError for model=null, and OSError for a file
-# that contains only a number.
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError)
+# Hydra raises TypeError if an override deletes a list entry, ValueError for model=null, OSError for a file that
+# contains only a number, and AttributeError if keys are put into a mapping that is null.
+COMPOSITION_ERRORS = (
+    HydraException, OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError, AttributeError,
+)  # fmt: skip
 
 
 # ── Loading ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,13 +121,16 @@ class ConfigLoader:
 
     def is_group(self, override: Override) -> bool:
         """Return whether an override chooses a group's option."""
-        return bool(self._loader.repository.group_exists(override.key_or_group))
+        try:
+            return bool(self._loader.repository.group_exists(override.key_or_group))
+        except OSError:  # the key is too long for a file's name
+            return False
 
     def option_file(self, group: str, option: str) -> Path | None:
         """Return the file of an option, searched for in Hydra's order; None if there is none."""
         folders = [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
         files = [folder / group / f"{option}.yaml" for folder in folders]
-        return next((file for file in files if file.is_file()), None)
+        return next((file for file in files if os.path.isfile(file)), None)  # also for a name that is too long
 
     def user_folders(self) -> list[Path]:
         """Return the folders given by --config-dir."""

@@ -27,6 +27,8 @@ _NOT_HERE = {
 PATH_KEYS = frozenset(
     {"from", "init_from", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
 )
+# Keys whose values are names: a number is taken as text.
+_NAMES = ("name", "sweep.name", "tune.name", "register", "alias", "tracking.experiment")
 _LISTS = ("inputs", "images")  # path keys whose lists Hydra parses if they contain quotes
 
 
@@ -93,6 +95,8 @@ def request_from(verb: str, arguments: Namespace) -> Request:
 
 def _literal_path(text: str, multirun: bool) -> str:
     key, equals, value = text.partition("=")
+    if equals and key in _NAMES:
+        return _literal_name(text)
     if not equals or key.lstrip("+") not in PATH_KEYS or not value:
         return text
     try:
@@ -106,6 +110,15 @@ def _literal_path(text: str, multirun: bool) -> str:
     except HydraException:
         pass
     return f"{key}={quoted(value)}"
+
+
+def _literal_name(text: str) -> str:
+    key, _, value = text.partition("=")
+    with suppress(HydraException):
+        parsed = parse_override(text)
+        if not parsed.is_sweep_override() and isinstance(parsed.value(), (bool, int, float)):
+            return f"{key}={quoted(value)}"
+    return text
 
 
 def quoted(text: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -28,6 +30,7 @@ from mnist_exp.config.field_types import (
 from mnist_exp.config.metric_directions import direction_of
 from mnist_exp.keras_spec.objective import takes_one_hot
 from mnist_exp.suggest import did_you_mean
+from mnist_exp.text import mask_credentials
 
 WHITENED_VALUES = 4096  # whitening this many values takes a matrix of 64 MiB
 
@@ -167,6 +170,17 @@ class DataConfig(Frozen):
         if self.class_names is not None and len(set(self.class_names)) < self.classes:
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise ValueError(f"class_names has {twice!r} twice; expected a name for each class")
+        if self.mirrors or self.keras_cache:  # the names are also those of files in the cache
+            used = {"name": self.name, **{f"files.{part}": spec.name for part, spec in self.parts.items()}}
+            for key, name in used.items():
+                if not re.fullmatch(r"\w[\w.+-]*", name):
+                    raise ValueError(f"{key} must be letters, digits, '_', '.', '+' and '-', found {name!r}")
+        if self.mirrors and self.dir is None:
+            for part, spec in self.parts.items():
+                if spec.sha256 is None and spec.gz_sha256 is None:
+                    raise ValueError(
+                        f"files.{part} must have a sha256 or gz_sha256, to be downloaded from mirrors"
+                    )
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are embedded, so no folder is read")
         return self
@@ -388,6 +402,12 @@ class DeviceConfig(Frozen):
     deterministic: bool
 
 
+_SERVERS = ("http", "https", "databricks")
+# The databases that MLflow takes, and the Python package for each unless `+<driver>` names another.
+_DRIVERS = {"sqlite": None, "mysql": "MySQLdb", "postgresql": "psycopg2", "mssql": "pyodbc"}
+_MODULES = {"mysqldb": "MySQLdb", "mysqlconnector": "mysql"}  # drivers whose package has another name
+
+
 def a_store(value: str | None) -> str | None:
     """Return the URI of an MLflow store, with an absolute path for SQLite; None if it is empty.
 
@@ -396,10 +416,19 @@ def a_store(value: str | None) -> str | None:
     """
     if not value:
         return None
-    if "://" not in value or value.startswith("file:"):
-        raise ValueError(f"must be sqlite:///…, http://… or another database (not a folder), found {value}")
-    sqlite, file = value[:10], value[10:]
-    return sqlite + os.path.abspath(file) if sqlite == "sqlite:///" else value  # as runs may be resumed elsewhere
+    scheme, separator, rest = value.partition("://")
+    dialect, _, driver = scheme.partition("+")
+    if not separator or dialect not in (*_SERVERS, *_DRIVERS):
+        found = mask_credentials(value)
+        raise ValueError(f"must be sqlite:///<path>, http://… or another database (not a folder), found {found}")
+    if dialect == "sqlite":
+        if driver or not rest[1:] or rest[0] != "/" or rest == "/:memory:" or "?" in rest:
+            raise ValueError(f"must be sqlite:///<path> of a file, without options, found {value}")
+        return "sqlite:///" + os.path.abspath(rest[1:])  # as runs may be resumed elsewhere
+    module = _MODULES.get(driver, driver) or _DRIVERS.get(dialect)
+    if module is not None and not (module.isidentifier() and find_spec(module)):
+        raise ValueError(f"{scheme}:// needs the Python package {module}, which is not installed")
+    return value
 
 
 class TrackingConfig(Frozen):

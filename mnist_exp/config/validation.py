@@ -23,6 +23,7 @@ from mnist_exp.keras_spec.arguments import Fault, is_list
 from mnist_exp.keras_spec.layer_specs import parse_augmentations, parse_layers
 from mnist_exp.keras_spec.objective import objective_faults
 from mnist_exp.suggest import did_you_mean, nearest
+from mnist_exp.text import shorten
 
 Config = TypeVar("Config", bound=Frozen)
 
@@ -230,7 +231,7 @@ def code_of(error_type: str) -> Code:
 def _problem_at(path: str, value: Any, message: str, code: Code, composition: Composition) -> Problem:
     place = composition.place(path)
     if place == COMMAND_LINE and not isinstance(value, (dict, list)):
-        shown = value if isinstance(value, str) else _shown(value)
+        shown = shorten(value) if isinstance(value, str) else _shown(value)
         return Problem(code, place, f"{path}={shown}: {message}", path)
     return composition.problem(path, message, code)
 
@@ -295,7 +296,7 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "null"
-    return json.dumps(value) if isinstance(value, (bool, str)) else str(value)
+    return shorten(json.dumps(value) if isinstance(value, (bool, str)) else str(value))
 
 
 def _literals(details: ErrorDetails) -> list[str]:

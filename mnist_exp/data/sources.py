@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from mnist_exp.config.schema import DataConfig, FileSpec
 from mnist_exp.data.idx import read_content, unpack
@@ -17,6 +20,8 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
 PATIENCE = 5.0  # seconds to wait for a mirror's response
+SLOWEST = 2**14  # bytes per second that a mirror must send on average, once PATIENCE is over
+SCHEMES = ("http", "https", "file")  # of a mirror
 MOST = 2**30  # bytes: maximum size of a downloaded file
 
 
@@ -178,10 +183,46 @@ def _download_from_any(
         try:
             return mirror, *_download(mirror, data.parts, tell)
         except (OSError, http.client.HTTPException, ValueError, RequestError) as error:
-            refused = isinstance(error, urllib.error.HTTPError)
-            reason = error if refused else getattr(error, "reason", None) or error
-            asked.append(f"{mirror}  ({reason})")
+            asked.append(f"{mirror}  ({_reason(error)})")
     raise NotFound(data.name, asked)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a mirror could not be used: what it answered, or that it is down."""
+    if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
+        cause = error.reason
+        return f"no answer: {getattr(cause, 'strerror', None) or cause}"
+    return str(error)
+
+
+class _SameScheme(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within a scheme, or to HTTPS."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        scheme = urlsplit(newurl).scheme
+        if scheme not in (req.type, "https"):
+            raise ValueError(f"redirects from {req.type} to {scheme}, which is not followed")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(address: str) -> Any:
+    """Open an address of a mirror."""
+    if urlsplit(address).scheme not in SCHEMES:
+        raise ValueError(f"unknown url type: must be one of {', '.join(SCHEMES)}")
+    return urllib.request.build_opener(_SameScheme).open(address, timeout=PATIENCE)
+
+
+def _read_answer(answer: Any, name: str) -> bytes:
+    """Read a file from a mirror. Raises `ValueError` if it is too large or too slow."""
+    content, start = bytearray(), time.monotonic()
+    while piece := answer.read1(2**20):
+        content += piece
+        seconds = time.monotonic() - start
+        if len(content) > MOST:
+            raise ValueError(f"{name}: more than {MOST:,} bytes")
+        if seconds > PATIENCE and len(content) < SLOWEST * seconds:
+            raise ValueError(f"{name}: {len(content):,} bytes in {seconds:.0f} s, which is too slow")
+    return bytes(content)
 
 
 def _download(
@@ -193,11 +234,11 @@ def _download(
     """
     archives, contents = {}, {}
     for part, spec in files.items():
-        with urllib.request.urlopen(f"{mirror.rstrip('/')}/{spec.name}.gz", timeout=PATIENCE) as answer:
+        if spec.sha256 is None and spec.gz_sha256 is None:
+            raise ValueError(f"{spec.name}: has no sha256 or gz_sha256, without which nothing is downloaded")
+        with _open(f"{mirror.rstrip('/')}/{spec.name}.gz") as answer:
             tell(f"fetching {answer.url}")
-            archives[part] = answer.read(MOST + 1)
-            if len(archives[part]) > MOST:
-                raise ValueError(f"{spec.name}.gz: more than {MOST:,} bytes")
+            archives[part] = _read_answer(answer, f"{spec.name}.gz")
             if missing := getattr(answer, "length", None):
                 raise http.client.IncompleteRead(archives[part], missing)
         contents[part] = unpack(archives[part], spec, f"{spec.name}.gz")

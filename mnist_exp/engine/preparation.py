@@ -50,8 +50,8 @@ def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, T
         run = find_run(config.init_from, Path(config.outputs))
     except RequestError as error:
         raise RequestError([Problem("not-found", COMMAND_LINE, f"init_from={error}", "init_from")]) from error
-    if run.status != "finished":
-        message = f"init_from={config.init_from}: this run is {run.status}; a finished one is needed"
+    if run.status == "running" or not (run.path / "model.keras").is_file():
+        message = f"init_from={config.init_from}: this run is {run.status}; one with a saved model is needed"
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "init_from")])
     path = str(run.path.resolve())
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")

@@ -20,7 +20,7 @@ from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, St
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
 from mnist_exp.engine.results import save_best, score_and_draw
 from mnist_exp.engine.seen_images import count_seen, list_splits
-from mnist_exp.errors import Killed, Pruned, RequestError, WorkError
+from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import count_parameters, statistics
 from mnist_exp.model.saving import weights_sha256
@@ -116,6 +116,11 @@ class TrainingRun:
                 self._save_and_score(final=False)
             done = f"{progress.epochs} of {config.training.epochs} epochs"
             say(f"{display_path(self._record.path)}: interrupted after {done}; they are kept")
+            raise
+        except Diverged:
+            if progress.best is not None:
+                self._save_and_score(final=False)
+                say(f"saved   epoch {progress.best_epoch}, the best before the loss was no longer a number")
             raise
         except Pruned as pruned:
             say(f"pruned  {pruned}")

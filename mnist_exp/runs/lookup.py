@@ -205,4 +205,6 @@ def read_config(run: Path) -> dict[str, Any]:
         raise RequestError(f"{file}: damaged: {first_line(error)}") from error
     if not isinstance(values, dict):
         raise RequestError(f"{file}: damaged: expected a mapping")
+    if "hydra" in values:
+        raise RequestError(f"{file}: hydra: is not part of a run's config")
     return values

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part
-from mnist_exp.errors import DIVERGED, WorkError
+from mnist_exp.errors import DIVERGED, Diverged
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import better, learning_rate_scale, stops_early
@@ -94,7 +94,7 @@ def fit(
 ) -> Progress:
     """Train for `training.epochs` epochs, or until `training.early_stopping` ends training.
 
-    Raises `WorkError` if the loss or a weight is no longer finite.
+    Raises `Diverged` if the loss or a weight is no longer finite.
 
     Args:
         model: The compiled model, whose weights are trained in place.
@@ -156,7 +156,7 @@ def end_epoch(
 ) -> bool:
     """Validate, complete the row of the epoch, and add it to `progress`. Returns whether it is the best so far.
 
-    `start` is a reading of `time.perf_counter`. Raises `WorkError` if the loss or a weight is no longer finite.
+    `start` is a reading of `time.perf_counter`. Raises `Diverged` if the loss or a weight is no longer finite.
     """
     row = {"epoch": progress.epochs + 1, **{f"train/{name}": value for name, value in metrics.items()}}
     with mean_weights(model):
@@ -164,7 +164,7 @@ def end_epoch(
             row |= {f"val/{name}": value for name, value in validate().items()}
         if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
             where = f"after epoch {progress.epochs + 1}, at learning rate {rate:.3g}"
-            raise WorkError(f"{DIVERGED}: {where}. {ADVICE}")
+            raise Diverged(f"{DIVERGED}: {where}. {ADVICE}")
         row["learning_rate"] = rate
         row["seconds"] = time.perf_counter() - start
         progress.epochs += 1
@@ -227,7 +227,7 @@ def diverged(
     epoch: int,
     call: tuple[int, npt.NDArray[np.int32]],
     before: Snapshot | None,
-) -> WorkError:
+) -> Diverged:
     """Return the error for a loss that is not finite: where it appeared and, with `debug.check_finite`, why.
 
     Args:
@@ -243,10 +243,10 @@ def diverged(
     where = f"in epoch {epoch + 1}, step {first + 1}" + (f" to {first + len(rows)}" if len(rows) > 1 else "")
     message = f"{DIVERGED}: {where}, at learning rate {rates[first]:.3g}. "
     if before is None:
-        return WorkError(message + ADVICE)
+        return Diverged(message + ADVICE)
     before.restore(model)
     batch = tf.cast(tf.gather(tf.constant(train.images), rows[0]), tf.float32)
     augment = make_augment(config.aug, config.data.shape, config.seed)
     if augment is not None:
         batch = augment(batch, tf.constant(first, tf.int64))
-    return WorkError(message + first_not_finite(model, batch))
+    return Diverged(message + first_not_finite(model, batch))

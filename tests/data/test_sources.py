@@ -7,14 +7,16 @@ import hashlib
 import json
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from support.cli import Cli
 
 from mnist_exp.config.schema import DataConfig, FileSpec
@@ -263,6 +265,80 @@ def test_a_mirror_that_sends_too_much_is_passed_over(
     monkeypatch.setattr(sources, "MOST", 100)
     with pytest.raises(NotFound, match=r"train_images\.gz: more than 100 bytes"):
         find(config(mirrors=(address,)), lambda _: None)
+
+
+class Strange(BaseHTTPRequestHandler):
+    """A server that sends a byte at a time, or leads elsewhere."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/slow"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(1000):
+                    self.wfile.write(b"\x1f")
+                    time.sleep(0.05)
+        else:
+            self.send_response(302)
+            self.send_header("Location", f"ftp://127.0.0.1:1{self.path}")
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_mirror_that_is_slow_or_leads_elsewhere_is_passed_over(
+    mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    """One byte at a time counts as no answer, and a redirect to another scheme is not followed."""
+    address, folder, _ = mirror
+    write(folder / "good", packed=True)
+    monkeypatch.setattr(sources, "PATIENCE", 0.3)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Strange) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        strange = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(NotFound) as caught:
+            find(config(mirrors=(f"{strange}/slow", f"{strange}/away")), lambda _: None)
+        assert "too slow" in str(caught.value)
+        assert "redirects from http to ftp" in str(caught.value)
+        mirrors = (f"{strange}/slow", f"{strange}/away", f"{address}good")
+        assert find(config(mirrors=mirrors), lambda _: None).origin == f"{address}good"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"name": "../x"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"name": "a/b"}, "name"),
+        (
+            {"files": {**config().files, "test_labels": FileSpec(name="../../x", sha256="0" * 64)}},
+            "files.test_labels",
+        ),
+        (
+            {"files": {**config().files, "test_labels": FileSpec(name="/etc/x", sha256="0" * 64)}},
+            "files.test_labels",
+        ),
+        ({"files": {**config().files, "test_labels": FileSpec(name="x")}}, "files.test_labels"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_mirrors_write_into_the_cache_only_and_need_digests(changes: dict[str, object], key: str, scheme: str):
+    """A config from elsewhere could name any file, and any content."""
+    with pytest.raises(ValidationError, match=f"{key} must "):
+        config(mirrors=(f"{scheme}://127.0.0.1/",), **changes)
+
+
+def test_a_file_without_a_digest_is_not_downloaded(mirror: tuple[str, Path, list[str]], tmp_path: Path):
+    """Also if the config has a folder, which `dataset fetch` does not look into."""
+    address, folder, asked = mirror
+    write(folder, packed=True)
+    files = {part: FileSpec(name=part) for part in CONTENTS}
+    with pytest.raises(NotFound, match="sha256"):
+        sources.fetch(config(mirrors=(address,), files=files, dir=str(tmp_path)), print)
+    assert not asked
 
 
 def test_keras_folder_of_archives_is_used(tmp_path: Path):
