@@ -83,7 +83,7 @@ def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
     assert "the model was trained on these images" in out
     assert kept(out)[1]["data"]["images"] == 270
     out = cli("evaluate", "run=latest", "part=val").out
-    assert "the saved epoch was chosen by these images" in out
+    assert "the saved epoch was selected on these images" in out
 
 
 def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):

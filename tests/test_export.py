@@ -168,10 +168,10 @@ def test_what_cannot_be_written_is_not_kept(cli: Cli):
     done = cli("export", "run=latest", "format=[litert,onnx]", "output=here", status=1)
     assert "not kept:\n  litert: " in done.err
     assert "recurrent" in done.err
-    assert "This one gives the model's class" in done.out
+    assert "This format agrees with the model" in done.out
     assert [path.name for path in Path("here").iterdir()] == ["model.onnx"]
     done = cli("export", "run=latest", "format=litert", "output=there", status=1)
-    assert "nothing was kept:\n  litert: " in done.err
+    assert "nothing was written:\n  litert: " in done.err
     assert {path.name for path in Path().iterdir()} == {"here", "outputs"}
 
 
@@ -252,8 +252,7 @@ def test_a_missing_package_is_named(cli: Cli, run: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("mnist_exp.commands.export.find_spec", lambda name: None if "onnx" in name else name)
     done = cli("export", "run=a", "format=all", status=2)
     assert (
-        "format=onnx: needs tf2onnx, onnx, onnxruntime, not installed here: pip install 'mnist-exp[export]'"
-        in done.err
+        "format=onnx: needs tf2onnx, onnx, onnxruntime, not installed: pip install 'mnist-exp[export]'" in done.err
     )
     assert not Path("outputs/exports").exists()
     cli("export", "run=a", "format=keras")
@@ -395,7 +394,7 @@ def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pyte
     """Over HTTP, a raw image as a list of rows; as the line says that `export` prints, and where nothing else is."""
     words = [] if kept_by == "sqlite" else [f"tracking.uri={request.getfixturevalue('server').uri}"]
     out = cli("export", "run=a", "register=digits", "alias=champion", *words).out
-    uri, name = re.findall(r"^serve it MLFLOW_TRACKING_URI=(\S+) mlflow models serve -m (\S+)", out, re.MULTILINE)[
+    uri, name = re.findall(r"^serve   MLFLOW_TRACKING_URI=(\S+) mlflow models serve -m (\S+)", out, re.MULTILINE)[
         0
     ]
     pixels = np.random.default_rng(0).integers(0, 256, (2, 28, 28))

@@ -190,7 +190,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
     assert "5 finished, 1 pruned" in done.out
     assert " pruned " in cli("runs").out
     assert "without outputs/sweeps/s/trial-005: pruned" in cli("compare", "run=s").out
-    assert "no checkpoint is there" in cli("resume", "run=s/trial-005", status=2).err
+    assert "checkpoint" in cli("resume", "run=s/trial-005", status=2).err
     runs = dict(sqlite3.connect("outputs/mlflow.db").execute("select name, status from runs"))
     assert runs == {"s": "FINISHED", **{f"trial-00{n}": "FINISHED" for n in range(5)}, "trial-005": "KILLED"}
     [tags] = sqlite3.connect("outputs/mlflow.db").execute(

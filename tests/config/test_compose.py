@@ -295,7 +295,7 @@ def test_a_grid_takes_all_options_of_a_group():
 def test_an_interval_is_not_a_grid():
     """A grid over an interval is refused, with the reason."""
     grid = expand(Request("train", ("optimizer.learning_rate=interval(0,1)",), multirun=True))
-    assert "a grid needs single values" in grid.problems[0].message
+    assert "a grid needs a list or range" in grid.problems[0].message
 
 
 def test_a_saved_config_is_a_starting_point():

@@ -36,7 +36,7 @@ def sha256(out: str) -> str:
 
 def used(out: str) -> list[str]:
     """Return the command that a conversion prints at its end."""
-    found = re.search(r"^use it  mnist-exp (.*)$", out, re.MULTILINE)
+    found = re.search(r"^use     mnist-exp (.*)$", out, re.MULTILINE)
     assert found
     return shlex.split(found[1])
 

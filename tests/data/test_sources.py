@@ -314,7 +314,7 @@ def test_fetch_repairs_a_damaged_cache(cli: Cli, words: list[str]):
     write(cache_folder("tiny"), test_images=b"damaged")
     out = cli("dataset", "fetch", *words).out
     assert "test_images: not the expected file" in out
-    assert "fetching it anew" in out
+    assert "fetching it again" in out
     assert "6 test" in cli("dataset", "verify", *words).out
 
 
