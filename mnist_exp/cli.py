@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
     "train": "train one model or, with -m, a sweep over comma-separated values",
-    "resume": "resume an interrupted run exactly: resume run=latest",
-    "show": "print the architecture of a config or a run (run=…), with examples of its augmentation",
+    "resume": "resume an interrupted run bit for bit: resume run=latest",
+    "show": "print the architecture of a config or a run (run=…), and examples of its augmentation",
     "check": "report all problems of a config or, with -m, of every job of a sweep",
     "runs": "list the runs: name, status, data, epochs, accuracy, age",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
-    "ui": "open MLflow's UI at the runs",
+    "ui": "open the table of runs in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
     "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "export": "convert a saved model to other formats and verify each, or register it in MLflow",
     "visualize": "draw a saved model's filters, feature maps, class activation and receptive fields",
     "evaluate": "score a saved model: accuracy, per-class figures, calibration: evaluate run=latest",
     "predict": "classify image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
-    "sync": "deliver to MLflow what it missed",
+    "sync": "deliver pending events to MLflow",
 }
 DEFAULT_VERB = "train"
 # Verbs with the root config of `train`; their run= starts from the config of a run.
@@ -51,7 +51,7 @@ OF_TRAINING = ("resume", "check", "show")
 ACTIONS = ("fetch", "verify", "convert")
 
 _HELP = """\
-mnist-exp trains image classifiers that are described by YAML files.
+mnist-exp trains image classifiers that YAML files describe.
 
   mnist-exp [verb] [group=option …] [key=value …]
 
@@ -111,7 +111,7 @@ def _report(error: Exception) -> int:
         return _ended_by(cause)
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     print(f"mnist-exp: unexpected {type(error).__name__}: {printable(first)}", file=sys.stderr)
-    print("HYDRA_FULL_ERROR=1 shows where it comes from.", file=sys.stderr)
+    print("HYDRA_FULL_ERROR=1 shows the traceback.", file=sys.stderr)
     return 1
 
 
@@ -159,7 +159,7 @@ def _run(words: list[str], started: float) -> int:
     to_console()
     backend.process_is_ours = True
     for file in hidden_options(request.config_dir):
-        warn(f"{file}: hidden by the built-in option of the same name; rename it")
+        warn(f"{file}: hidden by the built-in option of the same name; rename the file")
     command(request, started)
     return 0
 

@@ -65,7 +65,7 @@ def without_credentials(uri: str) -> str:
 
 
 def masked_values(values: Any) -> Any:
-    """Return nested values with the credentials in all their texts masked."""
+    """Mask the credentials in all strings of nested values."""
     if isinstance(values, str):
         return mask_credentials(values)
     if isinstance(values, dict):

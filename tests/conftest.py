@@ -60,7 +60,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No user's cache, no tracking server, and a folder of its own for each test."""
+    """Isolate each test: no user cache, no tracking server, a working directory of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
@@ -74,19 +74,19 @@ def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def use(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Note that a test used a data set."""
+    """Record that a test used a data set."""
     return lambda name: _used.setdefault(request.node.nodeid, set()).add(name)
 
 
 @pytest.fixture
 def home_data() -> list[str]:
-    """Overrides for the data that is here."""
+    """Return overrides for the data available here."""
     return [] if MNIST else ["data=digits"]
 
 
 @pytest.fixture
 def run(trained: Path, use: Callable[[str], None]) -> Path:
-    """The directory of the one run, on the embedded digits, that a module has `trained`: in `outputs` here."""
+    """Return the directory of the module's `trained` run on the embedded digits, copied into `outputs`."""
     shutil.copytree(trained, "outputs")
     use("digits")
     [found] = Path("outputs/runs").iterdir()
@@ -95,7 +95,7 @@ def run(trained: Path, use: Callable[[str], None]) -> Path:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], home_data: list[str], use: Callable[[str], None]) -> Cli:
-    """Run a command line in this process; `small` adds what makes a training take a second."""
+    """Run a command line in this process; `small` adds overrides that make training take a second."""
 
     def run(*words: str, small: bool = False, status: int | None = 0) -> Outcome:
         from mnist_exp.cli import main

@@ -25,7 +25,7 @@ END = ("Flatten", "{type: Dense, units: 10}", "Softmax")
 def test_check_says_that_nothing_is_wrong(cli: Cli):
     """Without reading data or making anything."""
     done = cli("check", "model=pyramid", "data.dir=/nowhere")
-    assert "nothing is wrong: model pyramid, 8,858 parameters, for 28×28×1" in done.out
+    assert "no problems: model pyramid, 8,858 parameters, for 28×28×1" in done.out
     assert not Path("outputs").exists()
 
 
@@ -52,7 +52,7 @@ def test_check_of_a_sweep_names_the_jobs(cli: Cli):
     jobs = [line.split() for line in done.out.splitlines() if "parameters" in line]
     assert [words[0] for words in jobs] == ["model-linear", "model-pyramid"]
     assert ["7,850" in jobs[0], "8,858" in jobs[1]] == [True, True]
-    assert "nothing is wrong with any of these 2 jobs" in done.out
+    assert "no problems in any of 2 jobs" in done.out
     wrong = cli("check", "-m", "model=linear,pyramid", "model.layers.6.kernel_size=9", "data=digits", status=2)
     assert "in this sweep of 2 jobs" in wrong.err
 
@@ -156,8 +156,8 @@ def test_a_sweep_leaves_out_what_is_wrong_if_asked(cli: Cli):
     words = ("check", "-m", "model=linear,pyramid", "+model.layers.6.padding=same", "data=digits")
     assert "in this sweep of 2 jobs" in cli(*words, status=2).err
     done = cli(*words, "sweep.skip_invalid=true")
-    assert "warning: 1 of 2 jobs are left out: 1 problem in this sweep of 2 jobs" in done.out
-    assert "nothing is wrong with any of these 1 jobs" in done.out
+    assert "warning: 1 of 2 jobs are skipped: 1 problem in this sweep of 2 jobs" in done.out
+    assert "no problems in any of 1 jobs" in done.out
     assert "seed=-1" in cli("check", "-m", "seed=-1,-2", "sweep.skip_invalid=true", "data=digits", status=2).err
 
 

@@ -76,7 +76,8 @@ def test_an_option_that_ours_hides_is_told(cli: Cli, home_data: list[str]):
         Path(f"mine/model/{name}.yaml").write_text(f"name: {name}\nlayers: [Flatten]\n")
     done = cli("--config-dir", "mine", "model=pyramid", *home_data, "seed=-1", status=2)
     assert (
-        done.out == "warning: mine/model/pyramid.yaml: hidden by the built-in option of the same name; rename it\n"
+        done.out
+        == "warning: mine/model/pyramid.yaml: hidden by the built-in option of the same name; rename the file\n"
     )
 
 
@@ -97,8 +98,7 @@ def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(runs, "list_runs", broken)
     done = cli("runs", status=1)
     assert (
-        done.err
-        == "mnist-exp: unexpected ZeroDivisionError: by zero\nHYDRA_FULL_ERROR=1 shows where it comes from.\n"
+        done.err == "mnist-exp: unexpected ZeroDivisionError: by zero\nHYDRA_FULL_ERROR=1 shows the traceback.\n"
     )
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ZeroDivisionError):

@@ -379,7 +379,7 @@ def test_what_was_interrupted_has_no_seconds(cli: Cli):
     for seed in range(3):
         write_run(RUNS / f"a-{seed}", seed=seed, resumed=[{"epochs": 1}] if seed == 2 else [])
     out = cli("compare", "full=true").out
-    assert "seconds are without 1 run that went on after an interruption" in out
+    assert "seconds exclude 1 resumed run" in out
     assert {row[0]: row[2] for row in rows_of(out) if row[1:2] == ["A"]} == {
         "val/accuracy": "3", "test/accuracy": "3", "seconds": "2",
     }  # fmt: skip
@@ -553,7 +553,7 @@ def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
     )
     out = cli("compare", "full=true", "run=digits-*").out
     assert "data    digits, the fallback for mnist" in out
-    assert "warning: these are figures for the fallback of mnist" in out
+    assert "warning: these figures are for the fallback of mnist" in out
 
 
 @pytest.mark.parametrize(

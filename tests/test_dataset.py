@@ -89,7 +89,7 @@ def test_convert_writes_where_runs_are_kept(cli: Cli, use: Callable[[str], None]
         "outputs", "outputs/data", "outputs/data/digits-csv", "outputs/data/digits-csv/test.csv",
         "outputs/data/digits-csv/train.csv",
     ]  # fmt: skip
-    assert out.endswith("use it  mnist-exp data=csv data.dir=outputs/data/digits-csv\n")
+    assert out.endswith("use     mnist-exp data=csv data.dir=outputs/data/digits-csv\n")
     assert "100 train, 20 test" in out
 
 
@@ -139,7 +139,7 @@ def test_a_disk_that_fills_leaves_nothing(to: str):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert done.stderr == "mnist-exp: deep/x: File too large; nothing was kept\n"
+    assert done.stderr == "mnist-exp: deep/x: File too large; nothing was written\n"
     assert left() == []
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.cli import SMALL, Cli
+from support.golden import Golden
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
     assert "the model was trained on these images" in out
     assert kept(out)[1]["data"]["images"] == 270
     out = cli("evaluate", "run=latest", "part=val").out
-    assert "the saved epoch was chosen by these images" in out
+    assert "the saved epoch was selected on these images" in out
 
 
 def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -100,8 +101,8 @@ def write_other_data(classes: int = 10, side: int = 28) -> None:
         (Path("other") / f"{part}.csv").write_text("\n".join(lines) + "\n")
 
 
-def test_other_data_is_scored_without_naming_the_model(cli: Cli, run: Path):
-    """Nor what the run knows: shape and classes; the file of the model will do too."""
+def test_other_data_is_scored_without_giving_shape_and_classes(cli: Cli, run: Path):
+    """They are taken from the run or from the model file."""
     write_other_data()
     done = cli("evaluate", "run=latest", "data=csv", "data.dir=other")
     assert "data    csv from" in done.out
@@ -114,8 +115,8 @@ def test_other_data_is_scored_without_naming_the_model(cli: Cli, run: Path):
     assert kept(alone)[1]["run"] is None
 
 
-def test_hdf5_files_are_scored_without_chatter(cli: Cli, run: Path):
-    """As the `.keras` file is."""
+def test_hdf5_files_are_scored_silently(cli: Cli, run: Path):
+    """The result is that of the `.keras` file; Keras' warnings are not shown."""
     first = kept(cli("evaluate", f"run={run / 'model.keras'}", "data=digits").out)[1]
     done = cli("evaluate", f"run={run / 'model.h5'}", "data=digits")
     assert kept(done.out)[1]["accuracy"] == first["accuracy"]
@@ -123,7 +124,7 @@ def test_hdf5_files_are_scored_without_chatter(cli: Cli, run: Path):
 
 
 def test_colour_folders_keep_their_class_names(cli: Cli):
-    """The run's shape and classes are taken for other images of one's own; the names must agree."""
+    """Other image folders are read with the run's shape and classes; the class names must agree."""
     for folder, names in (("a", ("ash", "oak")), ("b", ("ash", "oak")), ("c", ("elm", "oak"))):
         for part in ("train", "test"):
             for shade, name in enumerate(names):
@@ -136,12 +137,12 @@ def test_colour_folders_keep_their_class_names(cli: Cli):
     out = cli("evaluate", "run=latest", "data=folder", "data.dir=b", "data.val_fraction=0").out
     assert kept(out)[1]["data"]["class_names"] == ["ash", "oak"]
     err = cli("evaluate", "run=latest", "data=folder", "data.dir=c", status=2).err
-    assert "folder has the classes elm, oak, but linear-none" in err
-    assert "was trained for ash, oak" in err
+    assert "elm, oak" in err
+    assert "ash, oak" in err
 
 
-def test_what_was_changed_since_is_told(cli: Cli, run: Path):
-    """Other weights than the run's, and other figures than its own."""
+def test_differences_from_the_runs_result_are_reported(cli: Cli, run: Path):
+    """The warning is for other weights; the note has both figures and the changed setting."""
     file = run / "result.json"
     result = json.loads(file.read_text())
     result["weights_sha256"] = "0" * 64
@@ -149,44 +150,36 @@ def test_what_was_changed_since_is_told(cli: Cli, run: Path):
     result["device"]["threads"] = 64
     file.write_text(json.dumps(result))
     out = cli("evaluate", "run=latest").out
-    assert "these are not the weights that the run's result.json records" in out
-    assert "result.json says" in out
-    assert "accuracy 0.5" in out
-    assert "threads 64 then" in out
+    warning, note = (line for line in out.splitlines() if "result.json" in line)
+    assert warning.startswith("warning: ")
+    assert "accuracy 0.5" in note
+    assert "threads" in note
+    assert "64" in note
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "place"),
     [
-        ([], "say which model: run=latest"),
-        (["run=nope"], "nope: there is no such run in outputs"),
-        (["run=nope.keras"], "run=nope.keras: there is no such file"),
-        (["run=damaged.keras"], "damaged.keras: not a model that Keras can load: "),
-        (
-            ["run=damaged.keras", "data=csv", "data.dir=nowhere"],
-            "damaged.keras: not a model that Keras can load: ",
-        ),
-        (["run=latest", "part=tests"], "part=tests: must be 'test', 'val' or 'train'"),
-        (["run=latest", "data.dri=x"], "data.dri=x: no such key (did you mean 'data.dir'?)"),
-        (["run=latest", "output=there"], "output: there already exists"),
-        (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1] would fit"),
-        (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "takes 28×28×1"),
-        (
-            ["run=latest", "data=csv", "data.dir=five", "data.classes=5"],
-            "csv has images of 28×28×1 and 5 classes, but small-",
-        ),
-        (
-            ["run=latest", "data=kaggle", "data.dir=five"],
-            "has no test part; part=train or part=val scores another",
-        ),
-        (["run=latest", "data=mnist", "data.dir=nowhere"], "there is no such folder"),
-        (["run=latest", "model=mlp"], "model=mlp: no such key or group"),
+        ([], "run=latest"),
+        (["run=nope"], "nope: "),
+        (["run=nope.keras"], "run=nope.keras: "),
+        (["run=damaged.keras"], "damaged.keras: "),
+        (["run=damaged.keras", "data=csv", "data.dir=nowhere"], "damaged.keras: "),
+        (["run=latest", "part=tests"], "part=tests: "),
+        (["run=latest", "data.dri=x"], "data.dri=x: "),
+        (["run=latest", "output=there"], "output: "),
+        (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1]"),
+        (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "28×28×1"),
+        (["run=latest", "data=csv", "data.dir=five", "data.classes=5"], "5 classes"),
+        (["run=latest", "data=kaggle", "data.dir=five"], "part=train or part=val"),
+        (["run=latest", "data=mnist", "data.dir=nowhere"], "nowhere"),
+        (["run=latest", "model=mlp"], "model=mlp: "),
         (["run=latest", "part=x", "data.clases=3"], "2 problems"),
-        (["run=latest", "-m"], "-m works with train and check"),
+        (["run=latest", "-m"], "-m "),
     ],
 )
-def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], told: str):
-    """One message, exit status 2."""
+def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], place: str, golden: Golden):
+    """The message names the key or file, and the exit status is 2."""
     Path("damaged.keras").write_bytes(b"no model")
     Path("there").mkdir()
     Path("there/mine").write_text("mine")
@@ -194,7 +187,9 @@ def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], t
     Path("other").rename("five")
     write_other_data(side=8)
     before = contents(Path())
-    assert told in cli("evaluate", *words, status=2).err
+    err = cli("evaluate", *words, status=2).err
+    assert place in err
+    golden(err)
     assert contents(Path()) == before
 
 
@@ -204,8 +199,8 @@ def test_a_model_error_comes_before_a_data_error(cli: Cli, run: Path):
     inputs = keras.Input((5,))
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("vector.keras")
     for name, told in (
-        ("damaged.keras", "not a model that Keras can load: "),
-        ("vector.keras", "not a classifier of small images"),
+        ("damaged.keras", "not a model"),
+        ("vector.keras", "classifier"),
     ):
         err = cli("evaluate", f"run={name}", "data=mnist", "data.dir=gone", status=2).err
         assert f"{name}: {told}" in err

@@ -60,7 +60,7 @@ def test_a_journal_without_its_first_line_is_not_delivered(cli: Cli):
     assert (
         "outputs/runs/a: not delivered: outputs/runs/a/journal.jsonl:1: must be a run event, found params" in out
     )
-    assert "was for no tracker" in cli("sync", "run=a", status=2).err
+    assert "tracking.uri=…" in cli("sync", "run=a", status=2).err
 
 
 @pytest.mark.parametrize("content", [b"", b'{"kind": "ru'])

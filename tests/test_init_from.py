@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from support.cli import Cli
+from support.golden import Golden
 
 NET = (
     "model.layers=[Flatten,{type: Dense, units: 12, name: hidden%s},{type: Dense, units: 10, name: out}, Softmax]"
@@ -27,8 +29,8 @@ def close(first: list[np.ndarray], second: list[np.ndarray]) -> bool:
     return all(np.allclose(a, b, atol=1e-6) for a, b in zip(first, second, strict=True))
 
 
-def test_weights_are_taken_where_name_and_shapes_fit(cli: Cli):
-    """The others are said, from either side, and start anew."""
+def test_layers_with_the_same_name_and_shapes_start_from_the_other_run(cli: Cli, golden: Golden):
+    """The other layers of both runs are reported; those of this run start from random weights."""
     donor = cli(NET % "", small=True)
     other = "model.layers=[Flatten,{type: Dense, units: 12, name: hidden},BatchNormalization,{type: Dense, units: 10, use_bias: false, name: out}, Softmax]"
     done = cli(other, STILL, "seed=5", "init_from=latest", small=True)
@@ -36,29 +38,32 @@ def test_weights_are_taken_where_name_and_shapes_fit(cli: Cli):
     assert close(first["hidden"], second["hidden"])
     assert not np.allclose(first["out"][0], second["out"][0], atol=1e-3)
     assert donor.run is not None
-    assert done.result["init_from"] == {
+    origin = done.result["init_from"]
+    left = origin.pop("left")
+    assert [text.partition(":")[0] for text in left] == ["batch_normalization", "out"]
+    golden("\n".join(left))
+    assert origin == {
         "run": str(donor.run),
         "weights_sha256": donor.result["weights_sha256"],
         "taken": ["hidden"],
-        "left": ["batch_normalization: not there", "out: 12×10, 10 there, 12×10 here"],
         "trained_on": [
             {"sha256": donor.result["data"]["sha256"], "val_fraction": 0.1, "split_seed": 0, "limit": 300}
         ],
         "validation_images_seen": 0,
     }
     assert f"init    hidden from outputs/runs/{donor.run.name}" in done.out
-    assert "not taken: out: 12×10, 10 there, 12×10 here" in done.out
+    assert all(f"not taken: {text}\n" in done.out for text in left)
     config = yaml.safe_load((done.run / "config.yaml").read_text(encoding="utf-8"))  # type: ignore[operator]
     assert config["init_from"] == str(donor.run)  # which run `latest` was
 
 
 @pytest.mark.slow
-def test_other_preprocessing_is_told(cli: Cli):
-    """The weights that are taken were made for other numbers."""
+def test_other_preprocessing_is_reported(cli: Cli):
+    """The weights were trained on differently scaled inputs."""
     cli(NET % "", small=True)
     done = cli(NET % "", "preprocess=standardize", "init_from=latest", small=True)
     assert "init    hidden, out from " in done.out
-    assert "not taken: preprocessing: unit there, standardize here" in done.out
+    assert re.search("not taken: preprocessing: unit .*, standardize ", done.out)
 
 
 def test_a_frozen_layer_stays_as_it_was(cli: Cli):
@@ -160,37 +165,38 @@ def test_a_sweep_over_starts(cli: Cli):
     assert {config["init_from"] for config in configs} == set(map(str, donors)), swept.out
 
 
-def test_a_damaged_start_does_not_hide_other_mistakes(cli: Cli):
-    """Both are told."""
+def test_a_damaged_model_does_not_hide_other_problems(cli: Cli):
+    """Both are reported."""
     donor = cli(small=True).run
     assert donor is not None
     (donor / "model.keras").write_bytes(b"damaged")
     said = cli(f"init_from={donor}", "optimizer.type=Adm", small=True, status=2).err
-    assert "there is no optimizer 'Adm' (did you mean 'Adam'?)" in said
-    assert "model.keras: damaged, or not a model" in said
+    assert "optimizer.type: " in said
+    assert "model.keras: " in said
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ((NET % "",), "init_from: no layer of"),
-        (("init_from=nowhere",), "nowhere: there is no such run"),
+        ((NET % "",), "init_from: "),
+        (("init_from=nowhere",), "nowhere: "),
     ],
 )
-def test_a_start_that_is_none_is_refused(cli: Cli, overrides: tuple[str, ...], message: str):
-    """Before anything is created."""
+def test_an_unusable_run_is_refused(cli: Cli, overrides: tuple[str, ...], message: str, golden: Golden):
+    """The message names the run; nothing is created."""
     donor = cli(small=True)
     before = sorted(Path("outputs/runs").iterdir())
     done = cli(f"init_from={donor.run}", *overrides, small=True, status=2)
     assert message in done.err
+    golden(done.err)
     assert sorted(Path("outputs/runs").iterdir()) == before
 
 
-def test_a_start_without_a_readable_model_is_refused(cli: Cli):
-    """Damaged or gone, with the file's name."""
+def test_a_damaged_or_missing_model_is_refused(cli: Cli, golden: Golden):
+    """The message names the file."""
     donor = cli(small=True)
     assert donor.run is not None
     (donor.run / "model.keras").write_bytes(b"PK damaged")
-    assert "model.keras: damaged, or not a model" in cli("init_from=latest", small=True, status=2).err
+    golden(cli("init_from=latest", small=True, status=2).err)
     (donor.run / "model.keras").unlink()
-    assert "model.keras: there is no such file" in cli("init_from=latest", small=True, status=2).err
+    golden(cli("init_from=latest", small=True, status=2).err)

@@ -95,7 +95,7 @@ def test_every_format_gives_the_classes_that_keras_gives(cli: Cli, run: Path, im
     notes = [line for line in done.out.splitlines() if line.startswith("note ")]
     assert any(" labelled.csv: " in note for note in notes)
     assert any(" all.npz: " in note and note.endswith("x_train, y_test") for note in notes)
-    golden("\\n".join(notes))
+    golden("\n".join(notes))
 
 
 def test_image_files_give_the_same_classes(cli: Cli, run: Path, images: np.ndarray):

@@ -32,7 +32,7 @@ TRAINED = ("training.epochs=3", "name=run")
 
 @pytest.fixture
 def endless(home_data: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A training that goes on until it is ended."""
+    """A training that continues until it is terminated."""
     process = start(*LONG, *home_data)
     yield process
     process.kill()
@@ -61,7 +61,7 @@ def the_run() -> Path:
 def test_a_signal_marks_the_run(
     cli: Cli, endless: subprocess.Popen[str], number: signal.Signals, exit_status: int, status: str
 ):
-    """At once, in the directory and for the tracker; with a checkpoint at the step that was made last."""
+    """The directory and the tracker have the new status at once, with a checkpoint of the last step."""
     wait_for_epoch(endless, 2)
     endless.send_signal(number)
     out, err = endless.communicate(timeout=60 * PATIENCE)
@@ -87,10 +87,10 @@ def test_a_signal_marks_the_run(
     [(True, 143, "killed"), (False, 1, "failed")],
     ids=["SIGTERM", "full disk"],
 )
-def test_an_end_at_the_very_start_is_noted(
+def test_a_signal_at_the_start_is_recorded(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, signaled: bool, exit_status: int, status: str
 ):
-    """While it is told what is about to be done."""
+    """It may arrive while the run is being announced."""
 
     def end(path: Path, text: str) -> None:
         if signaled:
@@ -105,8 +105,8 @@ def test_an_end_at_the_very_start_is_noted(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_the_tracker_is_waited_for(cli: Cli, number: signal.Signals):
-    """Ends the wait only: the run has finished, and leaves what every finished run does."""
+def test_a_signal_ends_the_wait_for_the_tracker(cli: Cli, number: signal.Signals):
+    """The run itself has finished, and leaves the files that every finished run does."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         words = (f"tracking.uri=http://127.0.0.1:{silent.getsockname()[1]}", "tracking.wait_seconds=60")
 
@@ -123,16 +123,16 @@ def test_a_signal_while_the_tracker_is_waited_for(cli: Cli, number: signal.Signa
         done = cli("tracking.enabled=true", *words, small=True)
         thread.join()
     assert done.result["status"] == "finished"
-    assert "not everything was delivered to the tracker: a signal ended the wait" in done.out
+    assert "a signal ended the wait" in done.out
     assert "'mnist-exp sync' delivers it" in done.out
-    assert "to go on" not in done.out
+    assert "to resume: " not in done.out
     assert not (the_run() / "checkpoint").exists()
     assert not (the_run() / "delivery.log").exists()
 
 
 @pytest.mark.slow
-def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Popen[str]):
-    """Also while the first one is dealt with."""
+def test_repeated_ctrl_c_does_no_damage(cli: Cli, endless: subprocess.Popen[str]):
+    """Not even while the first one is being handled."""
     wait_for_epoch(endless, 2)
     for _ in range(30):
         endless.send_signal(signal.SIGINT)
@@ -153,7 +153,7 @@ def test_ctrl_c_again_and_again_spoils_nothing(cli: Cli, endless: subprocess.Pop
 
 @pytest.mark.slow
 def test_a_signal_that_is_ignored_stays_ignored(home_data: list[str]):
-    """`nohup` lets a training go on when its terminal is closed."""
+    """With `nohup`, training continues when its terminal is closed."""
     words = [*SMALL, *home_data, "training.epochs=20"]
     process = start(*words, ignoring=signal.SIGHUP)
     wait_for_epoch(process, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import SMALL, Cli
+from support.golden import Golden
 
 
 def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):
@@ -54,15 +55,15 @@ def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     """By the process that was started, for all jobs."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     done = cli("-m", "model=linear", "training.epochs=1", "tracking=none", "data.mirrors=[]", "seed=0,1")
-    assert done.out.count("STANDS IN FOR") == 1
+    assert done.out.count("data.fallback=null") == 1
     results = [json.loads(path.read_text()) for path in Path("outputs/sweeps").glob("*/*/result.json")]
     assert [result["data"]["stands_in_for"] for result in results] == ["mnist", "mnist"]
     assert {result["data"]["name"] for result in results} == {"digits"}
 
 
-def test_only_training_is_swept(cli: Cli):
+def test_only_training_is_swept(cli: Cli, golden: Golden):
     """-m with another verb is refused."""
-    assert "-m works with train and check, not with runs" in cli("runs", "-m", "limit=1,2", status=2).err
+    golden(cli("runs", "-m", "limit=1,2", status=2).err)
 
 
 @pytest.mark.slow
@@ -76,22 +77,20 @@ def test_a_sweep_can_start_from_a_run(cli: Cli, home_data: list[str]):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "place"),
     [
-        (["seed=range(0,0)"], "seed=range(0,0): no value to sweep over"),
-        (["seed=0,1", "seed=2"], "seed: given twice"),
-        (["outputs=a,b"], "outputs: is one for all jobs of a sweep"),
-        (["device.threads=1,2"], "device.threads: is one for all jobs of a sweep"),
-        (
-            ["seed=0,x", "runs", "modl=linear"],
-            "modl=linear: no such key or group (did you mean 'model'?)  [all jobs]",
-        ),
+        (["seed=range(0,0)"], "seed=range(0,0): "),
+        (["seed=0,1", "seed=2"], "seed: "),
+        (["outputs=a,b"], "outputs: "),
+        (["device.threads=1,2"], "device.threads: "),
+        (["seed=0,x", "runs", "modl=linear"], "modl=linear: "),
     ],
 )
-def test_what_cannot_be_swept_is_told(cli: Cli, home_data: list[str], words: list[str], told: str):
-    """Beside whatever else is wrong; nothing starts."""
+def test_wrong_sweeps_are_refused(cli: Cli, home_data: list[str], words: list[str], place: str, golden: Golden):
+    """All problems are reported together; no job starts."""
     done = cli("-m", *SMALL, *home_data, *words, status=2)
-    assert told in done.err
+    assert place in done.err
+    golden(done.err)
     assert not Path("outputs").exists()
 
 
@@ -143,10 +142,10 @@ def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: 
     }
 
 
-def test_jobs_that_are_the_same_are_trained_once(cli: Cli, home_data: list[str]):
-    """And it is said that they are, before and in what is counted."""
+def test_duplicate_jobs_are_trained_once(cli: Cli, home_data: list[str]):
+    """They are reported before the sweep starts, and counted as done."""
     done = cli("-m", *SMALL, *home_data, "optimizer.learning_rate=1e-2,0.01,0.02", "sweep.name=same")
-    assert "1 duplicate job skipped (the difference does not affect training)" in done.out
+    assert "1 duplicate job skipped" in done.out
     assert "[2/2]" in done.out
     assert "3 of 3 jobs done" in done.out
     assert len(results(Path("outputs/sweeps/same"))) == 2
@@ -172,19 +171,19 @@ def test_what_failed_is_tried_again(cli: Cli, home_data: list[str]):
     assert sorted(result["status"] for result in results(sweep).values()) == ["failed", "finished"]
 
 
-def test_two_processes_do_not_run_one_sweep(cli: Cli, home_data: list[str]):
-    """The second is refused, and nothing is lost."""
+def test_two_processes_cannot_run_the_same_sweep(cli: Cli, home_data: list[str], golden: Golden):
+    """The second one is refused, and nothing is lost."""
     from mnist_exp.runs.directory import RunDirectory
 
     cli("-m", *SMALL, *home_data, "seed=0", "sweep.name=one")
     with RunDirectory.open(Path("outputs/sweeps/one")):
         refused = cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name=one", status=2)
-    assert "another process works in it" in refused.err
+    golden(refused.err)
     cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name=one")
 
 
-def test_a_launcher_that_is_not_installed_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """With what installs it; nothing starts."""
+def test_a_launcher_that_is_not_installed_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """The message has the command that installs it; no job starts."""
     from mnist_exp.sweeps import grid
 
     monkeypatch.setattr(grid, "find_spec", lambda name: None)
@@ -194,28 +193,31 @@ def test_a_launcher_that_is_not_installed_is_told(cli: Cli, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "place"),
     [
-        (
-            ("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"),
-            "hydra.launcher.n_jobs: expected a number of workers",
-        ),
-        (("hydra/launcher=submitit_slurm",), "hydra/launcher=submitit_slurm: there is no srun"),
+        (("hydra/launcher=joblib", "hydra.launcher.n_jobs=0"), "hydra.launcher.n_jobs: "),
+        (("hydra/launcher=submitit_slurm",), "hydra/launcher=submitit_slurm: "),
     ],
 )
-def test_a_launcher_that_cannot_start_is_told(
-    cli: Cli, home_data: list[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], told: str
+def test_a_launcher_that_cannot_start_is_refused(
+    cli: Cli,
+    home_data: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    place: str,
+    golden: Golden,
 ):
-    """Before anything is created."""
+    """Nothing is created."""
     monkeypatch.setenv("PATH", "")
     # This process has its threads already.
     refused = cli("-m", *words, *SMALL, *home_data, "seed=0,1", "device.threads=auto", status=2)
-    assert f"1 problem in this sweep\n  command line  {told}" in refused.err
+    assert f"1 problem in this sweep\n  command line  {place}" in refused.err
+    golden(refused.err)
     assert not Path("outputs").exists()
 
 
-def test_a_launcher_names_no_code(cli: Cli, home_data: list[str], tmp_path: Path):
-    """Also not by way of what stands elsewhere in the config."""
+def test_a_launcher_cannot_name_code(cli: Cli, home_data: list[str], tmp_path: Path):
+    """Not even by an interpolation of another part of the config."""
     folder = tmp_path / "theirs/hydra/launcher"
     folder.mkdir(parents=True)
     copied = tmp_path / "copied"
@@ -233,7 +235,7 @@ def test_a_launcher_names_no_code(cli: Cli, home_data: list[str], tmp_path: Path
         "seed=0,1",
         "device.threads=auto",
     )
-    assert "a config must not name code to run" in cli(*words, *SMALL, *home_data, status=2).err
+    assert "hydra.launcher: " in cli(*words, *SMALL, *home_data, status=2).err
     assert not copied.exists()
 
 

@@ -231,7 +231,7 @@ def test_the_fallback_is_said_everywhere(cli: Cli, monkeypatch: pytest.MonkeyPat
     done = cli("data.mirrors=[]", "model=linear", "training.epochs=1", "tracking=none")
     assert done.run is not None
     lines = done.out.strip().splitlines()
-    assert "DIGITS STANDS IN FOR MNIST" in done.out[: done.out.index("epoch 1/1")]
+    assert "USING DIGITS INSTEAD OF MNIST" in done.out[: done.out.index("epoch 1/1")]
     assert lines[-1] == "warning: these figures are for digits, the fallback for mnist"
     assert done.result["data"]["name"] == "digits"
     assert done.result["data"]["stands_in_for"] == "mnist"
@@ -379,7 +379,7 @@ def test_an_early_stop_is_said(cli: Cli):
     """In the output and in the result; the plan stays what it was."""
     patience = ("training.early_stopping.patience=1", "training.early_stopping.min_delta=0.9")
     done = cli("training.epochs=5", *patience, small=True)
-    assert "stopped early: 1 epoch without a better one" in done.out
+    assert "stopped early: 1 epoch without improvement" in done.out
     assert done.result["stopped_early"] is True
     assert (done.result["epochs"], done.result["planned_epochs"]) == (2, 5)
     assert "stopped_early" not in cli(small=True).result

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.cli import PATIENCE, SMALL, Cli, start
+from support.golden import Golden
 
 RATE = "optimizer.learning_rate=tag(log,interval(1e-4,1e-1))"
 STUDY = Path("outputs/sweeps/s")
@@ -43,44 +44,43 @@ def optuna_states(study: Path = STUDY) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "place"),
     [
-        ([], "nothing to search over: give keys several values"),
-        (["optimizer.learning_rate=interval(1,0.1)"], "in the wrong order: it must be interval(0.1,1)"),
-        (["optimizer.learning_rate=tag(log,interval(0,1))"], "a log scale must begin above 0, found 0"),
-        (["optimizer.learning_rate=tag(lgo,interval(0.1,1))"], "tag lgo: no such tag (did you mean 'log'?)"),
-        (["optimizer.learning_rate=interval(0.1,inf)"], "both ends must be numbers"),
-        (["training.batch_size=range(8,8)"], "no value is in this range"),
-        (["training.batch_size=shuffle(8,16)"], "shuffle(…) has no meaning in a search"),
-        (["optimizer.lerning_rate=interval(1e-4,1e-1)"], "interval(1e-4,1e-1): no such key (did you mean 'optimizer.learning_rate'?)"),
-        (["model=linear,nosuch", "seed=0,1"], "no such option"),
-        (["training.batch_size=int(interval(0,8))"], "training.batch_size=0: must be greater than or equal to 1"),
-        ([RATE, "optimizer.learning_rate=0.1"], "optimizer.learning_rate: given twice"),
-        ([RATE, "tune.sampler=grid"], "tag(log,interval(1e-4,1e-1)) has no end of values; a grid needs single ones"),
-        (["aug=none,shift", "tune.sampler=grid", "tune.trials=3"], "tune.trials=3: the grid has only 2 points"),
-        (["aug=none,shift", "tune.sampler=cmaes"], "needs two keys with numbers (interval or range) at least, found 0"),
-        (["aug=none,shift", "tune.sampler=tp"], "(did you mean 'tpe'?)"),
-        (["aug=none,shift", "tune.trails=3"], "did you mean 'tune.trials'?"),
-        (["aug=none,shift", "name=x"], "name: a search is named by tune.name"),
-        (["outputs=a,b"], "outputs: is one for all"),
-        (["device.threads=1,2"], "device.threads: is one for all"),
-        (["data.split_seed=0,1"], "data: is one for all trials of a search"),
-        ([RATE, "data.val_fraction=0"], "trials are chosen by validation data, and there is none"),
-        ([RATE, "tune.storage=sqlite:////nowhere/x.db"], "tune.storage=sqlite:////nowhere/x.db: unable to open database file"),
-        ([RATE, "tune.storage=nosuch://x"], "tune.storage=nosuch://x: Can't load plugin"),
+        ([], "1 problem in this search"),
+        (["optimizer.learning_rate=interval(1,0.1)"], "interval(0.1,1)"),
+        (["optimizer.learning_rate=tag(log,interval(0,1))"], "optimizer.learning_rate="),
+        (["optimizer.learning_rate=tag(lgo,interval(0.1,1))"], "optimizer.learning_rate="),
+        (["optimizer.learning_rate=interval(0.1,inf)"], "optimizer.learning_rate="),
+        (["training.batch_size=range(8,8)"], "training.batch_size="),
+        (["training.batch_size=shuffle(8,16)"], "training.batch_size="),
+        (["optimizer.lerning_rate=interval(1e-4,1e-1)"], "optimizer.lerning_rate="),
+        (["model=linear,nosuch", "seed=0,1"], "model="),
+        (["training.batch_size=int(interval(0,8))"], "training.batch_size=0: "),
+        ([RATE, "optimizer.learning_rate=0.1"], "optimizer.learning_rate: "),
+        ([RATE, "tune.sampler=grid"], "tune.sampler=grid: "),
+        (["aug=none,shift", "tune.sampler=grid", "tune.trials=3"], "tune.trials=3: "),
+        (["aug=none,shift", "tune.sampler=cmaes"], "tune.sampler=cmaes: "),
+        (["aug=none,shift", "tune.sampler=tp"], "tune.sampler=tp: "),
+        (["aug=none,shift", "tune.trails=3"], "tune.trails=3: "),
+        (["aug=none,shift", "name=x"], "name: "),
+        (["outputs=a,b"], "outputs: "),
+        (["device.threads=1,2"], "device.threads: "),
+        (["data.split_seed=0,1"], "data: "),
+        ([RATE, "data.val_fraction=0"], "data.val_fraction=0: "),
+        ([RATE, "tune.storage=sqlite:////nowhere/x.db"], "tune.storage=sqlite:////nowhere/x.db: "),
+        ([RATE, "tune.storage=nosuch://x"], "tune.storage=nosuch://x: "),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_before_anything_is_created(
-    cli: Cli, home_data: list[str], words: list[str], told: str
-):
-    """With the place, and the nearest name."""
+def test_wrong_searches_are_refused(cli: Cli, home_data: list[str], words: list[str], place: str, golden: Golden):
+    """The message names the key at fault; nothing is created."""
     done = cli("tune", *SMALL, *home_data, *words, status=2)
-    assert told in done.err
+    assert place in done.err
+    golden(done.err)
     assert list(Path().iterdir()) == []
 
 
-def test_everything_wrong_is_told_together(cli: Cli, home_data: list[str]):
-    """In the space, in the settings, and in the configs of its points, each once."""
+def test_all_problems_of_a_search_are_reported_once(cli: Cli, home_data: list[str]):
+    """They may be in the space, in the settings, or in the configs of its points."""
     words = ["seed=-1", "tune.pruner=no", RATE, "aug=none,rotat15", "training.batch_size=interval(2,1)"]
     done = cli("tune", *SMALL, *home_data, *words, status=2)
     assert "4 problems in this search" in done.err
@@ -190,7 +190,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
     assert "5 finished, 1 pruned" in done.out
     assert " pruned " in cli("runs").out
     assert "without outputs/sweeps/s/trial-005: pruned" in cli("compare", "run=s").out
-    assert "no checkpoint is there" in cli("resume", "run=s/trial-005", status=2).err
+    assert "checkpoint" in cli("resume", "run=s/trial-005", status=2).err
     runs = dict(sqlite3.connect("outputs/mlflow.db").execute("select name, status from runs"))
     assert runs == {"s": "FINISHED", **{f"trial-00{n}": "FINISHED" for n in range(5)}, "trial-005": "KILLED"}
     [tags] = sqlite3.connect("outputs/mlflow.db").execute(
@@ -331,9 +331,8 @@ def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
         "# Mine.\naug: none\nseed: interval(\npreprocess: [unit, nosuch]\n"
     )
     done = cli("tune", *words[:-1], status=2)
-    assert "tune.space.aug   none: one value, and nothing to choose from" in done.err
-    assert "tune.space.seed  interval(: not in Hydra's sweep syntax" in done.err
-    assert "nosuch" in done.err
+    for place in ("tune.space.aug   none: ", "tune.space.seed  interval(: ", "nosuch"):
+        assert place in done.err
 
 
 def test_the_config_that_all_trials_have_is_shown(cli: Cli):

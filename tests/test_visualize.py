@@ -243,7 +243,7 @@ def test_a_busy_or_read_only_run_is_not_changed(cli: Cli, run: Path, golden: Gol
         run.chmod(0o555)
     try:
         assert "cannot be written" in (told := cli(*words, status=2).err)
-        assert "output=<folder> draws elsewhere" in told
+        assert "use output=<folder>" in told
         cli(*words, "output=elsewhere")
         assert pictures(Path("elsewhere")) == {"filters-conv2d.png"}
         assert not (run / "plots" / "visualize").exists()

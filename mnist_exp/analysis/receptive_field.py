@@ -37,7 +37,7 @@ class Axis:
     of: int = 0
     """The axis of the image: 0 for its rows, 1 for its columns."""
     enlarges: bool = False
-    """Whether units may depend on fewer pixels than `before` says."""
+    """Whether units may depend on fewer pixels than `before` suggests."""
     joins: bool = False
     """Whether the axes in `before` are joined end to end along this one, rather than superimposed."""
     _spans: dict[tuple[int, bool], Span] = field(default_factory=dict, repr=False)

@@ -1,6 +1,6 @@
 """`mnist-exp check`: report everything that `train` would refuse; with -m, for every job of a sweep.
 
-No data is read: the config is checked against what it declares of the data.
+No data is read: the config is checked against the data that it declares.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mnist_exp.sweeps.job_names import job_names
 
 
 def check(request: Request, started: float) -> None:
-    """Report that nothing is wrong, or raise `RequestError` with all problems."""
+    """Report that there are no problems, or raise `RequestError` with all of them."""
     request = load_base_run(request)
     jobs: dict[str, TrainConfig] = {}
     if request.multirun:
@@ -29,5 +29,5 @@ def check(request: Request, started: float) -> None:
 
     for name, config in jobs.items():
         say(f"{name:<{max(map(len, jobs))}}  {describe_model(config)}")
-    what = f" with any of these {len(jobs)} jobs" if request.multirun else f": {describe_model(config)}"
-    say(f"nothing is wrong{what} ({time.perf_counter() - started:.1f} s)")
+    what = f" in any of {len(jobs)} jobs" if request.multirun else f": {describe_model(config)}"
+    say(f"no problems{what} ({time.perf_counter() - started:.1f} s)")

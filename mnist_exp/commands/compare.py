@@ -29,7 +29,7 @@ def compare(request: Request, started: float) -> None:
     runs, left_out = select_comparable(chosen, config.metric)
     if len(runs) < 2:
         reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in left_out.items())
-        raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; it takes two{reasons}")
+        raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; at least two are needed{reasons}")
     direction = direction_by(config)
     refuse_different_data(runs, config)
     from mnist_exp.sweeps.comparison_report import report_comparison  # SciPy, Matplotlib
@@ -42,8 +42,7 @@ def direction_by(config: CompareConfig) -> Direction:
     known = direction_of(config.metric)
     if known is None and config.mode is None:
         message = (
-            f"metric={config.metric}: it is not known which values are better; add mode=max if higher ones are, "
-            "else mode=min"
+            f"metric={config.metric}: unknown whether higher or lower values are better; add mode=max or mode=min"
         )
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "mode")])
     if known is not None and config.mode not in (None, known):
@@ -65,7 +64,7 @@ def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
     problems: list[Problem] = []
     outputs = Path(config.outputs)
     if config.output is not None and Path(config.output).expanduser().exists():
-        message = f"output={config.output}: already exists; name a new file"
+        message = f"output={config.output}: already exists; give a new file"
         problems.append(Problem("unusable", COMMAND_LINE, message, "output"))
     runs: dict[Path, RunSummary] = {}
     for wanted in config.run or ():
@@ -83,13 +82,13 @@ def _choose_newest(outputs: Path, across_data: bool) -> tuple[list[RunSummary], 
     runs = list_runs(outputs)
     finished = [run for run in runs if is_finished(run)]
     if not finished:
-        raise RequestError(f"there is no finished run in {outputs}; 'mnist-exp' trains one")
+        raise RequestError(f"no finished run in {outputs}; 'mnist-exp' trains one")
     counted = [run for run in runs if is_finished(run) or DIVERGED in run.result.reason]
     if across_data:
         return counted, ""
     data = finished[0].result.data.sha256
     others = sum(run.result.data.sha256 != data for run in finished)
-    remark = f"without {others} run{'s' * (others > 1)} on other data than the newest; run=… chooses others"
+    remark = f"without {others} run{'s' * (others > 1)} on other data than the newest run; run=… selects runs"
     return [run for run in counted if run.result.data.sha256 == data], remark if others else ""
 
 
@@ -102,7 +101,7 @@ def select_comparable(chosen: Sequence[RunSummary], metric: str) -> tuple[list[T
     runs = _read_runs([run for run in chosen if run.path not in left_out])
     known = sorted({name for run in runs for name in run.metrics})
     if runs and metric not in known:
-        raise RequestError(f"metric={metric}: none of these runs has it{near_or_all(metric, known)}")
+        raise RequestError(f"metric={metric}: not a metric of any of these runs{near_or_all(metric, known)}")
     left_out |= {run.summary.path: reason for run in runs if (reason := _reason_by_value(run, metric))}
     runs = [run for run in runs if run.summary.path not in left_out]
     newer = map_repeated(runs)
@@ -117,7 +116,9 @@ def _reason_against(run: RunSummary, metric: str) -> str | None:
     if metric.startswith("val/") and (count := run.result.validation_images_seen):
         return f"started from weights that were trained on {count} of its validation images"
     if not run.result.exact:
-        return "was resumed with other threads or precision, so its seed does not determine it"
+        return (
+            "was resumed with other threads or another precision, so its result does not depend on the seed alone"
+        )
     return None
 
 
@@ -139,7 +140,7 @@ def _read_runs(summaries: Sequence[RunSummary]) -> list[TrainedRun]:
         except RequestError as error:
             damaged.append(str(error))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            damaged.append(f"{summary.path}: config.yaml or result.json is not that of a run: {error}")
+            damaged.append(f"{summary.path}: config.yaml or result.json is not from a run: {error}")
     if damaged:
         raise RequestError("\n".join(damaged))
     return runs
@@ -155,7 +156,7 @@ def refuse_different_data(runs: Sequence[TrainedRun], config: CompareConfig) -> 
         sets.setdefault(run.data, []).append(run)
     stands_in = any(run.summary.result.data.stands_in_for for run in runs)
     if len(sets) > 1 and (stands_in or not config.across_data):
-        advice = "one is the fallback for another, and is never compared with other data"
+        advice = "fallback data is never compared with other data"
         lines = [
             f"  {same[0].summary.result.data.name} {digest[:8]}: "
             + ", ".join(str(display_path(run.summary.path)) for run in same)
@@ -164,5 +165,5 @@ def refuse_different_data(runs: Sequence[TrainedRun], config: CompareConfig) -> 
         raise RequestError(
             f"these runs are on {len(sets)} different data sets:\n"
             + "\n".join(lines)
-            + f"\n{advice if stands_in else 'across_data=true compares them nevertheless'}"
+            + f"\n{advice if stands_in else 'across_data=true compares them anyway'}"
         )

@@ -25,9 +25,9 @@ def evaluate(request: Request, started: float) -> None:
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
-    """Raise `RequestError` for a trial and the test part, which a search scores for its best trial only."""
+    """Raise `RequestError` for scoring a trial on the test part: a search does so only for its best trial."""
     if config.part == "test" and saved.result and saved.result.withholds_test:
         raise RequestError(
-            f"{saved.name}: a trial of a search, which keeps the test part from all but its best; "
-            "part=val scores it on what it was chosen by"
+            f"{saved.name}: a trial of a search, which scores only its best trial on the test part; "
+            "part=val scores it on the validation part"
         )

@@ -65,7 +65,7 @@ def refuse_missing_packages(config: ExportConfig) -> None:
         Problem(
             "not-installed",
             COMMAND_LINE,
-            f"format={form}: needs {', '.join(modules)}, not installed here: {EXTRA}",
+            f"format={form}: needs {', '.join(modules)}, not installed: {EXTRA}",
             "format",
         )
         for form, modules in missing.items()
@@ -75,7 +75,7 @@ def refuse_missing_packages(config: ExportConfig) -> None:
 
 
 def refuse_unfinished(saved: Saved) -> None:
-    """Raise `RequestError` if the model is a file alone or its run has not finished: it cannot be registered."""
+    """Raise `RequestError` if the model cannot be registered: it is only a file, or its run has not finished."""
     if saved.run is None:
         raise RequestError("register: needs a run; a model file cannot be registered")
     if saved.result is None or saved.result.status != "finished":
@@ -93,12 +93,12 @@ def resolve_target(config: ExportConfig, saved: Saved) -> Path:
     if target.suffix.lower() in ENDINGS.values() and not is_file(target, config):
         formats = ", ".join(config.formats)
         raise RequestError(
-            f"output={config.output}: ends as the file of another format than {formats}; name such a file "
-            "for one format, or a folder"
+            f"output={config.output}: has the extension of a format other than {formats}; give a file of "
+            "one of these formats, or a folder"
         )
     refuse_existing(target)
     if is_file(target, config) and target.is_dir():
-        raise RequestError(f"output: {target} is a folder; name a new file, or a folder with another ending")
+        raise RequestError(f"output: {target} is a folder; give a new file, or a folder with another extension")
     return target.resolve()
 
 
@@ -117,9 +117,9 @@ def register(config: ExportConfig, saved: Saved) -> None:
         remember(config.tracking.uri)
     try:
         model = registry.register(saved.run, config.tracking.uri, config.name, config.alias)
-    except Exception as error:  # MLflow raises anything
+    except Exception as error:  # MLflow raises errors of many types
         raise WorkError(f"{display_path(saved.run)}: not registered: {reason(error)}") from error
     say(f"registered {display_path(saved.run)} as version {model.version} of {config.name}, in {model.store}")
-    say(f"use it   run={model.uri}")
+    say(f"use      run={model.uri}")
     command = f"mlflow models serve -m {model.uri} --env-manager local --port 5001"
-    say(f"serve it MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(model.store))} {command}")
+    say(f"serve   MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(model.store))} {command}")

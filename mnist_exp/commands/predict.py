@@ -1,4 +1,4 @@
-"""`mnist-exp predict`: classify images with a saved model. `mnist_exp.load` does so from Python."""
+"""`mnist-exp predict`: classify images with a saved model. `mnist_exp.load` does the same from Python."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def predict(request: Request, started: float) -> None:
     tell(f"model   {display_path(saved.file)}")
     predictions, problems = classify(predictor, config, tell)
     if problems and (not config.predict.skip_bad or not predictions):
-        advice = "\npredict.skip_bad=true leaves them out" if predictions and config.format != "kaggle" else ""
+        advice = "\npredict.skip_bad=true skips them" if predictions and config.format != "kaggle" else ""
         raise RequestError(format_problems(problems, len(predictions)) + advice)
     write_predictions(predictions, config, tell)
     if problems:
@@ -44,7 +44,7 @@ def refuse_existing(config: PredictConfig) -> None:
         return
     file = Path(config.output).expanduser()
     if file.exists():
-        raise RequestError(f"output={config.output}: already exists; name a new file")
+        raise RequestError(f"output={config.output}: already exists; give a new file")
     folder = next(parent for parent in file.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise RequestError(f"output={config.output}: {folder} cannot be written")

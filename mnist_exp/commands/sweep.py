@@ -123,7 +123,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
 
 def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:
     """Print the sweep and its progress."""
-    over = f"over {', '.join(grid.swept)}" if grid.swept else "(nothing is swept)"
+    over = f"over {', '.join(grid.swept)}" if grid.swept else "(no swept keys)"
     say(f"sweep   {display_path(directory)}: {format_job_count(len(jobs))} {over}")
     if twins := len(jobs) - len({job.fingerprint for job in jobs}):
         jobs_are = "duplicate job" if twins == 1 else "duplicate jobs"
@@ -135,7 +135,7 @@ def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None
         begun = len(found) - done
         say(f"        {done} finished, {begun} to resume, {len(jobs) - done - begun} to start")
     if others := len(there) - len({job.fingerprint for job in jobs} & set(there)):
-        say(f"        {format_job_count(others)} with other values, settings or code are kept as they are")
+        say(f"        {format_job_count(others)} with other values, settings or code are left unchanged")
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:

@@ -1,4 +1,4 @@
-"""`mnist-exp sync`: deliver to MLflow what it missed."""
+"""`mnist-exp sync`: deliver pending events to MLflow."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sync(request: Request, started: float) -> None:
         mark_abandoned(folder)
     done = failed = 0
     unreachable: dict[str, str] = {}  # unreachable stores, and the reason
-    announced: set[str] = set()  # stores announced before they are contacted: an unreachable one takes long
+    announced: set[str] = set()  # stores that were announced before contacting them: an unreachable one takes long
     for folder in folders:
         entries, failure = deliver_missing(folder, config, unreachable, announced)
         if failure:
@@ -51,7 +51,7 @@ def sync(request: Request, started: float) -> None:
             text = f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}"
             print(printable(text), flush=True)
     if failed:
-        raise WorkError(f"{failed} could not be delivered, {done} could; what is missing is kept in the journals")
+        raise WorkError(f"{failed} not delivered, {done} delivered; pending events stay in the journals")
     print(f"{done} brought up to date." if done else "MLflow has everything.")
 
 
@@ -80,7 +80,7 @@ def find_journals(config: SyncConfig) -> list[Path]:
         root = find_run(config.run, outputs).path
     folders = journals(root)
     if config.tracking.uri is None and not any(map(_may_be_tracked, folders)):
-        raise RequestError(f"run={config.run}: was for no tracker; tracking.uri=… names one")
+        raise RequestError(f"run={config.run}: was run without a tracker; give a store with tracking.uri=…")
     return folders
 
 
@@ -112,7 +112,7 @@ def deliver_missing(
         delivery.pending()
         delivery.note_run_id()
         return missing, ", ".join(delivery.gone)
-    except Exception as error:  # MLflow raises anything
+    except Exception as error:  # MLflow raises errors of many types
         failure = reason(error)
         if delivery is not None and delivery.uri is not None and not is_reachable(delivery.uri):
             unreachable[delivery.uri] = failure

@@ -1,4 +1,4 @@
-"""`mnist-exp tune`: a search over a space of configs, with Optuna.
+"""`mnist-exp tune`: search a space of configs with Optuna.
 
 Everything is checked before anything is created. Each trial is an ordinary run that is not scored on the test set;
 when the search has ended, the best trial's saved model is scored on it, once.

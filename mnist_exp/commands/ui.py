@@ -35,7 +35,7 @@ def ui(request: Request, started: float) -> None:
     """Serve the UI until Ctrl-C, or open that of the configured server."""
     config, _ = compose_checked(request, UiConfig)
     if not config.tracking.enabled:
-        raise RequestError("tracking=none: nothing is logged to MLflow, so there is nothing to open")
+        raise RequestError("tracking=none: nothing is logged to MLflow")
     tracking = permit_store(request, config.tracking, Path(config.outputs))
     uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
@@ -49,7 +49,7 @@ def ui(request: Request, started: float) -> None:
             update_moved_locations(database)
     port = config.port or _free_port(config.host)
     if not _is_free(config.host, port):
-        raise RequestError(f"port={port}: is in use on {config.host}; port=null takes a free one")
+        raise RequestError(f"port={port}: in use on {config.host}; port=null selects a free port")
     # One worker and no job runner: 5 s and 0.5 GB instead of 15 s and 2.9 GB. `-P`, PYTHONSAFEPATH and
     # `--app-dir`: don't import modules such as `mlflow.py` from the user's folder.
     command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", config.host,
@@ -73,9 +73,9 @@ def ui(request: Request, started: float) -> None:
     try:
         _wait_for(address, server, said)
         _show(_runs_table(address, config.tracking.experiment), config.open)
-        print("Ctrl-C ends it.", flush=True)
+        print("Press Ctrl-C to stop it.", flush=True)
         server.wait()
-        raise WorkError("MLflow's UI ended by itself")
+        raise WorkError("MLflow's UI exited")
     except KeyboardInterrupt:
         pass
     finally:
@@ -88,7 +88,7 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
         if server.poll() is not None:
             output.seek(0)
             said = output.read().decode(errors="replace").strip().splitlines()
-            raise WorkError(f"MLflow's UI did not start: {said[-1] if said else 'it said nothing'}")
+            raise WorkError(f"MLflow's UI did not start: {said[-1] if said else 'no output'}")
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
             return
         time.sleep(0.1)

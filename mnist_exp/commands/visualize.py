@@ -54,7 +54,7 @@ def visualize(request: Request, started: float) -> None:
 def print_pictures(
     subject: Subject, kinds: Sequence[str], pictures: Sequence[Picture], folder: Path | str
 ) -> None:
-    """Print what was drawn, which kinds of pictures there are none of, and the folder."""
+    """Print what was drawn and where, and which kinds of pictures do not exist for these layers."""
     say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
     for kind in dict.fromkeys(kinds):
         names = [picture.subject or "all" for picture in pictures if picture.kind == kind]
@@ -96,7 +96,7 @@ def folder_in_run(run: Path, name: str, files: Sequence[str], wait_seconds: floa
     try:
         directory = RunDirectory.open(run)
     except RequestError as error:
-        raise RequestError(f"{error}; output=<folder> draws elsewhere") from error
+        raise RequestError(f"{error}; use output=<folder>") from error
     with directory:
         folder = directory.path / name
         folder.mkdir(parents=True, exist_ok=True)

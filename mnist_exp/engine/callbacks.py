@@ -32,7 +32,7 @@ class Checkpointing(Callback):
         self._timer.restart()
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Save if it is time."""
+        """Save a checkpoint if one is due."""
         if self._timer.is_up():
             self.save()
 
@@ -53,13 +53,13 @@ class Recording(Callback):
 
 
 class StopOnSignal(Callback):
-    """Ends the training after a signal, with a checkpoint of this very step."""
+    """Ends training after a signal, with a checkpoint of the current step."""
 
     def __init__(self, signal: Pending, checkpointing: Checkpointing) -> None:
         self._signal, self._checkpointing = signal, checkpointing
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Raise `KeyboardInterrupt` or `Killed` if a signal came."""
+        """Raise `KeyboardInterrupt` or `Killed` if a signal was received."""
         if self._signal.came:
             self._checkpointing.save()
             self._signal.raise_it()
@@ -72,5 +72,5 @@ class Observation(Callback):
         self._observe, self._progress = observe, progress
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
-        """Report; raises `Pruned` to end the run."""
+        """Report the history; raises `Pruned` to end the run."""
         self._observe(self._progress.history)

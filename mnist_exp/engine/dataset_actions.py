@@ -25,15 +25,15 @@ def fetch(config: DatasetConfig, started: float) -> None:
     """Fetch a data set into the cache, unless it is there. Raises `RequestError` or `WorkError`."""
     data = config.data
     if not data.mirrors:
-        raise RequestError(f"data={data.name}: there is nothing to fetch; it has no mirrors")
+        raise RequestError(f"data={data.name}: nothing to fetch, as it has no mirrors")
     cache = sources.cache_folder(data.name)
     if sources.cached(data):
         try:
             sources.verify_cache(data)
         except RequestError as error:
-            say(f"{error}; fetching it anew")
+            say(f"{error}; fetching it again")
         else:
-            say(f"{data.name} is in {cache} already, verified")
+            say(f"{data.name} is already in {cache}, verified")
             return
     try:
         mirror = sources.fetch(data, say)
@@ -80,7 +80,7 @@ def convert_images(config: DatasetConfig, started: float) -> None:
     except OSError as error:
         if not written:
             raise RequestError(f"output: {target} cannot be written: {error.strerror}") from error
-        raise WorkError(f"{target}: {error.strerror}; nothing was kept") from error
+        raise WorkError(f"{target}: {error.strerror}; nothing was written") from error
     say(f"{target}: written in {time.perf_counter() - started:.1f} s")
     for path in sorted(target.iterdir()):
         files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
@@ -88,7 +88,7 @@ def convert_images(config: DatasetConfig, started: float) -> None:
         say(f"  {path.name:<26} {count}{sum(file.stat().st_size for file in files):,} bytes")
     say(f"images  {', '.join(f'{len(part):,} {name}' for name, part in source.parts.items())}")
     say(f"SHA-256 {digest([source.train, source.test])} of pixels and labels")
-    say(f"use it  {_command(config.to, target, convert.differing(source, config.to))}")
+    say(f"use     {_command(config.to, target, convert.differing(source, config.to))}")
 
 
 def read_source(config: DatasetConfig) -> Source:

@@ -31,8 +31,8 @@ from mnist_exp.training.device import Device
 
 _MOST_MISTAKES = 3  # listed in the output
 _MEANING = {
-    "train": "the model was trained on these images: new ones will be harder for it",
-    "val": "the saved epoch was chosen by these images: new ones will be a little harder",
+    "train": "the model was trained on these images; expect lower accuracy on new ones",
+    "val": "the saved epoch was selected on these images; expect slightly lower accuracy on new ones",
 }
 
 
@@ -52,7 +52,7 @@ def evaluate_model(
         RequestError: The model or the data is unusable, or they do not fit each other.
         WorkError: The disk is full.
     """
-    # The model comes first: one that is damaged or no classifier is reported even if the data is missing.
+    # Load the model first: a damaged one, or one that is no classifier, is reported even if the data is missing.
     model = saved.load()
     shape, classes = form(model, str(display_path(saved.file)))
     data = load_data(run_config, request)
@@ -92,7 +92,7 @@ def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, abo
     """Print remarks on the figures of a model on its run's own data."""
     part = about["data"]["part"]
     if part != "test" and not has_runs_split(saved, request, run_config):
-        warn(f"the run split its images in another way: it may be trained on some of this {part} part")
+        warn(f"the run split its images differently and may have been trained on some of this {part} part")
     else:
         explain_figures(saved, about)
     if saved.result and (instead := saved.result.data.stands_in_for):
@@ -121,7 +121,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
     part, result = about["data"]["part"], saved.result
     assert result is not None
     if about["weights_sha256"] != result.weights_sha256:
-        warn(f"{display_path(saved.file)}: these are not the weights that the run's result.json records")
+        warn(f"{display_path(saved.file)}: its weights differ from those recorded in the run's result.json")
     if part != "test":
         say(f"note    {_MEANING[part]}")
     elif result.test == about["metrics"]:
@@ -132,7 +132,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
             for metrics in (result.test, about["metrics"])
         )
         differing = [
-            f"{name} {before.get(name)} then, {value} now"
+            f"{name} was {before.get(name)}, is {value}"
             for before, after in (
                 (result.device.model_dump(), about["device"]),
                 (result.versions, about["versions"]),
@@ -140,8 +140,8 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
             for name, value in after.items()
             if before.get(name) != value
         ]
-        why = "; ".join(differing) or "for no known reason"
-        say(f"note    the run's result.json says {was}; this is {now} ({why})")
+        why = "; ".join(differing) or "reason unknown"
+        say(f"note    the run's result.json has {was}; these are {now} ({why})")
 
 
 def select_part(data: Dataset, part: str, name: str) -> Part:
@@ -149,12 +149,12 @@ def select_part(data: Dataset, part: str, name: str) -> Part:
     parts = {"train": data.train, "val": data.val, "test": data.test}
     if (selected := parts[part]) is None:
         there = " or ".join(f"part={name}" for name, part in parts.items() if part)
-        raise RequestError(f"{name} from {data.origin} has no {part} part; {there} scores another")
+        raise RequestError(f"{name} from {data.origin} has no {part} part; use {there}")
     return selected
 
 
 def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
-    """Return the names of the classes that the model (it knows `classes` of them) and the data share.
+    """Return the names of the classes that the model (which has `classes` of them) and the data share.
 
     Raises `RequestError` if the model was trained for classes with other names.
     """
@@ -165,11 +165,11 @@ def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: Train
     if trained != unnamed:
         ours, theirs = (", ".join(listed) for listed in (trained, names))
         raise RequestError(
-            f"{config.data.name} has the classes {theirs}, but {saved.name} was trained for {ours}; "
-            "data.class_names=[…] names them in the order of the labels"
+            f"{config.data.name} has the classes {theirs}, but {saved.name} was trained on {ours}; "
+            "set their names in label order with data.class_names=[…]"
         )
     if saved.run:
-        warn(f"the classes of {saved.name} have no names: class 0 is taken for {names[0]}, 1 for {names[1]}, …")
+        warn(f"the classes of {saved.name} have no names: assuming that class 0 is {names[0]}, 1 is {names[1]}, …")
     return names
 
 
@@ -234,11 +234,11 @@ def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], 
     )
     print_class_figures(assessment, names)
     if mistakes := most_frequent_mistakes(assessment, names):
-        say(f"often   {', '.join(mistakes)}")
+        say(f"confused {', '.join(mistakes)}")
     calibration = assessment.calibration
     say(
-        f"sure    {format_percent(calibration.mean_confidence)} on average, "
-        f"right {format_percent(assessment.accuracy)}; "
+        f"confidence {format_percent(calibration.mean_confidence)} on average, "
+        f"accuracy {format_percent(assessment.accuracy)}; "
         f"expected calibration error {format_percent(calibration.error)}, in {len(calibration.counts)} bins"
     )
 
@@ -254,7 +254,7 @@ def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
     rows.append(["mean", "", *(format_percent(assessment.macro(column)) for column in columns)])
     print_table(["class", "images", *columns], rows, right=("images", *columns))
     if never := [name for name, figures in by_class if figures.images and figures.precision is None]:
-        say(f"note    {', '.join(never)}: never predicted; the mean precision counts it as 0")
+        say(f"note    {', '.join(never)}: never predicted; counted as 0 in the mean precision")
 
 
 def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list[str]:
@@ -266,4 +266,4 @@ def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list
         if row != column and count
     }
     most = sorted(counts, key=lambda pair: -counts[pair])[:_MOST_MISTAKES]
-    return [f"{names[row]} taken for {names[column]}: {counts[row, column]}" for row, column in most]
+    return [f"{names[row]} → {names[column]}: {counts[row, column]} times" for row, column in most]

@@ -69,7 +69,7 @@ def export_model(
         RequestError: The model or the data is unusable, or the target cannot be written.
         WorkError: A format is not kept.
     """
-    # The model comes first: one that is damaged or no classifier is reported even if the data is missing.
+    # Load the model first: a damaged one, or one that is no classifier, is reported even if the data is missing.
     model = saved.load()
     refuse_unless_classifier(model, saved)
     data = load_data(run_config, request)
@@ -79,10 +79,10 @@ def export_model(
     say(f"data    {run_config.data.name} from {data.origin}: {len(part):,} {kind} images")
     checked, failed = write_formats(config, saved, model, part.images, target, is_single_file)
     print_checked(checked)
-    which = "Each" if not failed else "Each of these" if len(checked) > 1 else "This one"
+    which = "Each format" if not failed else "Each of these" if len(checked) > 1 else "This format"
     say(
-        f"{which} gives the model's class for all {len(part):,} {kind} images, and its probabilities within "
-        f"{config.tolerance:g}."
+        f"{which} agrees with the model on all {len(part):,} {kind} images: same classes, and probabilities "
+        f"within {config.tolerance:g}."
     )
     for note in notes(saved, model, target, [one.name for one in checked]):
         say(f"note    {note}")
@@ -106,7 +106,7 @@ def write_formats(
     expected = predict(model, images)
     if not (expected == expected).all():  # NaN
         raise WorkError(
-            f"{display_path(saved.file)}: gives NaN for some images; there is nothing to check formats against"
+            f"{display_path(saved.file)}: returns NaN for some images, so no format can be checked against it"
         )
     checked: list[Checked] = []
     failed: list[str] = []
@@ -125,10 +125,12 @@ def write_formats(
                     failed.append(f"{name}: {error}")
                 advance(len(images))
             if not checked:
-                raise WorkError("nothing was kept:\n  " + "\n  ".join(failed))
+                raise WorkError("nothing was written:\n  " + "\n  ".join(failed))
     except OSError as error:
         reason = f"{error.filename or target} cannot be written: {error.strerror or error}"
-        raise WorkError(f"{reason}; nothing was kept") if begun else RequestError(f"output: {reason}") from error
+        raise (
+            WorkError(f"{reason}; nothing was written") if begun else RequestError(f"output: {reason}")
+        ) from error
     if is_single_file:
         checked = [replace(one, files=(target.name,)) for one in checked]
     return checked, failed
@@ -138,7 +140,7 @@ def refuse_unless_classifier(model: keras.Model, saved: Saved) -> None:
     """Raise `RequestError` unless the model takes images and returns a number per class."""
     takes, gives = model.input_shape, model.output_shape
     if not (isinstance(takes, tuple) and isinstance(gives, tuple) and len(takes) == 4 and len(gives) == 2):
-        raise RequestError(f"{display_path(saved.file)}: not a classifier of images: takes {takes}, gives {gives}")
+        raise RequestError(f"{display_path(saved.file)}: not an image classifier: takes {takes}, returns {gives}")
 
 
 def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None:
@@ -148,8 +150,8 @@ def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None
     if any(size not in (None, found) for size, found in zip(takes[1:], images, strict=True)):
         expected, found = ("×".join(str(size or "any") for size in shape) for shape in (takes[1:], images))
         raise RequestError(
-            f"{display_path(saved.file)}: takes images of {expected}, and those of {data.origin} are {found}; "
-            "data=… data.shape=… data.classes=… name others"
+            f"{display_path(saved.file)}: takes images of {expected}, but those of {data.origin} are {found}; "
+            "use data=… data.shape=… data.classes=… for other images"
         )
 
 
@@ -165,7 +167,7 @@ def select_images(data: Dataset) -> tuple[str, Part]:
 
 @contextmanager
 def temporary_target(target: Path, is_single_file: bool) -> Iterator[Path]:
-    """Yield a temporary folder that is renamed to the target when the block succeeds, or whose only file is."""
+    """Yield a temporary folder. When the block succeeds, it or its only file is renamed to the target."""
     if not is_single_file:
         with new_folder(target) as folder:
             yield folder
@@ -197,10 +199,10 @@ def write_format(
                 shutil.move(own / file, folder / file)
     except Unfit:
         raise
-    except Exception as error:  # Keras, tf2onnx, TensorFlow and the runtimes raise anything
+    except Exception as error:  # Keras, converters and runtimes raise errors of many types
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise Unfit(f"could not be written or loaded: {first_line(error)}") from error
+        raise Unfit(f"cannot be written or loaded: {first_line(error)}") from error
     difference = float(abs(found - expected).max())
     return Checked(name, form.files, size, form.shown_runtime, difference, seconds)
 
@@ -208,21 +210,21 @@ def write_format(
 def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: float) -> None:
     """Raise `Unfit` unless all classes are equal, and all probabilities within the tolerance."""
     if found.shape != expected.shape:
-        raise Unfit(f"gives {found.shape[1:]} numbers per image instead of {expected.shape[1:]}")
+        raise Unfit(f"returns {found.shape[1:]} numbers per image instead of {expected.shape[1:]}")
     others = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
     difference = float(abs(found - expected).max())
     if others:
-        raise Unfit(f"gives another class for {others:,} of {len(expected):,} images")
+        raise Unfit(f"predicts another class for {others:,} of {len(expected):,} images")
     if not difference <= tolerance:  # also false for NaN
-        raise Unfit(f"its probabilities differ by up to {difference:.1e}, and tolerance={tolerance:g}")
+        raise Unfit(f"its probabilities differ by up to {difference:.1e}, more than tolerance={tolerance:g}")
 
 
 def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
     """Yield remarks for users of the files."""
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
-        yield "without the optimizer's state: Keras drops it when it loads HDF5"
+        yield "without the optimizer's state: Keras drops it when loading HDF5"
     elif "h5" in formats and model.optimizer is not None and not hdf5_takes(model.optimizer):
-        yield f"h5 is without {type(model.optimizer).__name__}'s state: Keras has no way to restore it"
+        yield f"h5 lacks {type(model.optimizer).__name__}'s state, which Keras cannot restore from HDF5"
     if "savedmodel" in formats and set("[]*?") & set(str(target)):
         yield "TensorFlow does not load a SavedModel from a folder with '[', ']', '*' or '?' in its path"
 

@@ -1,4 +1,4 @@
-"""The checks of a config that only Keras can make."""
+"""Check a config with Keras: layers, shapes, optimizer, loss and metrics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
 
 
 def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
-    """Check with Keras what only Keras can check: layers, shapes, optimizer, loss and metrics.
+    """Find the problems of a config that only Keras can find: layers, shapes, optimizer, loss and metrics.
 
     The model is built for the data that the config declares; no data is read.
 
     Args:
         config: The config; if problems were reported already, with defaults in place of invalid values.
         composition: Where the values of the config were set.
-        faults: The faults that are known already; what has one is not made.
+        faults: The faults that are already known; objects that have one are not created.
 
     Raises:
         RequestError: With all problems found.
@@ -44,7 +44,7 @@ def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault]
 
 
 class _KerasCheck:
-    """The checks of one config. Optimizer, loss and metrics are made once, and serve all of them."""
+    """The checks of one config. Optimizer, loss and metrics are created once and used by all checks."""
 
     def __init__(self, config: TrainConfig, composition: Composition, faults: Sequence[Fault]) -> None:
         self._config, self._composition, self._faults = config, composition, faults
@@ -136,7 +136,7 @@ class _KerasCheck:
             ("max_macs", config.budget.max_macs, sum(map(multiply_adds, model.layers)), "multiply-adds per image"),
         ):
             if most is not None and found > most:
-                message = f"the model has {found:,} {what}, {found - most:,} more than {most:,}"
+                message = f"the model has {found:,} {what}, {found - most:,} more than the limit of {most:,}"
                 self._report(f"budget.{key}", message)
         return True
 
@@ -148,7 +148,7 @@ class _KerasCheck:
         try:
             total = float(np.sum(model(images))) / 2
             if not abs(total - 1) < 1e-3:
-                message = f"must end in probabilities, but their sum is {total:.3g}: add Softmax"
+                message = f"must end in probabilities, but the outputs sum to {total:.3g}: add Softmax"
                 self._report("model.layers", message)
                 return
             model.compile(optimizer, loss, run_eagerly=True, jit_compile=False)
@@ -160,14 +160,14 @@ class _KerasCheck:
         try:
             keras.models.model_from_json(model.to_json())
         except Exception as error:
-            self._report("model.layers", f"can be trained, but not saved: {first_sentence(error)}")
+            self._report("model.layers", f"can be trained but not saved: {first_sentence(error)}")
 
     def _explain_failed_step(self, model: keras.Model, images: Any, error: Exception) -> None:
         """Report whether the optimizer or a layer is at fault."""
         self._try_optimizer(make_optimizer(self._config.optimizer, self._config.training.ema))
         if not self.problems:
             place = _first_that_fails(model, images, self._places)
-            self._report(place, f"can be built, but not computed: {first_sentence(error)}")
+            self._report(place, f"can be built but not run: {first_sentence(error)}")
 
 
 def _check_donor(model: keras.Model, run: str, report: Report) -> None:
@@ -177,7 +177,7 @@ def _check_donor(model: keras.Model, run: str, report: Report) -> None:
         report("init_from", str(error))
     else:
         if not taken:
-            report("init_from", f"no layer of {run} matches one here by name and shapes")
+            report("init_from", f"no layer of {run} has the name and shapes of a layer of this model")
 
 
 def _first_that_fails(model: keras.Model, images: Any, places: dict[str, str]) -> str:

@@ -40,5 +40,5 @@ def show_augmentation(request: Request, config: TrainConfig) -> None:
     _, config, source, _ = resolve_data(request, config)
     originals = source.train.images[:_EXAMPLES]
     drawn = samples(config.aug, originals, config.seed, _SAMPLES)
-    say(f"\naug     {config.aug.shown_name}: on the left what is in {config.data.name}")
+    say(f"\naug     {config.aug.shown_name}: original images of {config.data.name} on the left")
     print_images(list(np.stack([originals, *drawn], axis=1)))

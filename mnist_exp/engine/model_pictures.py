@@ -1,4 +1,4 @@
-"""Plan the pictures of a model's inside: which exist for given layers and images, and how each is drawn."""
+"""Plan the pictures of a model's internals: which exist for given layers and images, and how each is drawn."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def _list_feature_maps(subject: Subject) -> Iterator[Picture]:
 def _list_activation_maps(subject: Subject) -> Iterator[Picture]:
     """List a picture of class activation maps for each named layer.
 
-    Without names, for the layer that is averaged into the scores, if there is one; else for the last layer with
-    rows and columns (of each path, if paths stay separate).
+    Without names, use the layer that is averaged into the scores or, if there is none, the last layer with rows
+    and columns (of each path, if paths stay separate).
     """
     exact = find_averaged_layer(subject.model)
     targets = [layer for layer in subject.layers if is_spatial(layer)] if subject.were_named else []
@@ -129,7 +129,7 @@ def _draw_activation(
 def _list_receptive_fields(subject: Subject) -> Iterator[Picture]:
     """List one picture with a panel for each named layer.
 
-    Without names, for each layer whose receptive field differs from that of the layer before it.
+    Without names, the panels are those of the layers whose receptive field differs from the previous layer's.
     """
     axes = receptive_axes(subject.model)
     layers = [layer for layer in subject.layers if len(layer.output.shape) == 4]
@@ -146,8 +146,8 @@ def _list_receptive_fields(subject: Subject) -> Iterator[Picture]:
         sizes = ", ".join(f"{layer.name} has {format_shape(layer.output.shape[1:3])}" for layer in layers)
         raise RequestError(f"unit: none of these layers has a unit {list(subject.unit or ())}; {sizes}")
     if fields:
-        which = f"unit {list(subject.unit)}" if subject.unit else "the unit that responds most"
-        title = f"what {which} sees of {subject.chosen.names[0]}\npadding dashed · {subject.title}"
+        which = f"unit {list(subject.unit)}" if subject.unit else "the unit with the largest response"
+        title = f"receptive field of {which} on {subject.chosen.names[0]}\npadding dashed · {subject.title}"
         yield Picture("fields", "", partial(feature_maps.receptive_fields, image[0], fields, title=title))
 
 

@@ -202,10 +202,10 @@ def _file_name(file: str) -> str:
 def refuse_unusable(wanted: Sequence[int | str] | None) -> None:
     """Raise `RequestError` for too many images, and for a combination of images that is not possible."""
     if wanted is not None and len(wanted) > _MOST_IMAGES:
-        raise _image_error(f"images: {len(wanted)} are too many for a picture; at most {_MOST_IMAGES}")
+        raise _image_error(f"images: {len(wanted)} are too many for one picture; at most {_MOST_IMAGES}")
     if wanted is not None and "wrong" in wanted and len(wanted) > 1:
         raise _image_error(
-            "images: 'wrong' cannot be combined with others; it chooses those that the model gets most wrong"
+            "images: 'wrong' cannot be combined with other images; it selects the most confident mistakes"
         )
 
 
@@ -222,7 +222,7 @@ def choose_numbers(
         return CHOSEN, [one for one in wanted if isinstance(one, int)]
     if numbers := find_most_wrong(model, part):
         return "the most wrong", numbers
-    raise _image_error(f"images=wrong: it gets none of the {len(part):,} {part_name} images wrong")
+    raise _image_error(f"images=wrong: the model misclassifies none of the {len(part):,} {part_name} images")
 
 
 def load_fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request: Request) -> Dataset:
@@ -230,7 +230,7 @@ def load_fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, req
     data, declared = load_data(config, request), config.data
     refuse_other_form(saved, model.input_shape[1:], model.output_shape[1], declared)
     if saved.result and saved.result.data.sha256 != data.sha256:
-        warn(f"{declared.name} is not the data that {saved.name} was trained on: its images have other numbers")
+        warn(f"{declared.name} is not the data that {saved.name} was trained on: image indices differ")
     return data
 
 
@@ -248,7 +248,7 @@ def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple
             content = Path(file).expanduser().read_bytes()
             read[index] = read_picture(content, file, shape, normalized=normalized)
         except OSError as error:
-            hint = "; images=wrong are those that it gets most wrong" if not Path(file).suffix else ""
+            hint = "; images=wrong selects the most confident mistakes" if not Path(file).suffix else ""
             problems.append(f"images: {file}: cannot be read: {error.strerror}{hint}")
         except RequestError as error:
             problems.append(f"images: {error}")

@@ -31,7 +31,7 @@ NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
 
 
 def load_base_run(request: Request) -> Request:
-    """Return the request over the config of the run named by `from=<run>`, if any. Raises `RequestError`."""
+    """Return the request, based on the config of the run named by `from=<run>`, if any. Raises `RequestError`."""
     wanted = override_value(request, "from")
     if wanted is None:
         return request
@@ -68,7 +68,7 @@ def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
 
 
 def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[Request, TrainConfig, Device]:
-    """Do the checks of `check_config` that remain once the request is composed. Raises `RequestError`."""
+    """Run the checks of `check_config` that remain after composition. Raises `RequestError`."""
     if checked.problems:
         raise _refusal(request, checked)
     config, composition = checked.unwrap()
@@ -81,7 +81,7 @@ def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[R
 
 
 def _refusal(request: Request, checked: CheckResult[TrainConfig]) -> RequestError:
-    """Return the error for a request with problems. Those that only Keras finds stay pending, as it is slow."""
+    """Return the error for a request with problems. Those that Keras finds stay pending, as it is slow."""
     problems, config = checked.problems, checked.config
     if config is None:
         return RequestError(problems)
@@ -113,7 +113,7 @@ def set_up(config: TrainConfig) -> Device:
 
 
 def set_up_on_cpu() -> None:
-    """Start TensorFlow on the CPU, as the runtimes of exported models: a GPU gives other last bits and times."""
+    """Start TensorFlow on the CPU, as the runtimes of exported models do: a GPU would change results and times."""
     backend.load()
     leave_gpus_alone()
 
@@ -126,7 +126,7 @@ def check_with_keras(config: TrainConfig, composition: Composition, faults: Sequ
 
 
 def recheck_with_data(request: Request, option: str) -> tuple[Request, TrainConfig]:
-    """Check a request again with another option of `data`, its fallback. Raises `RequestError`."""
+    """Check a request again with its fallback data. Raises `RequestError`."""
     request = request.with_option("data", option)
     config, composition = check_request(request, TrainConfig).unwrap()
     check_with_keras(config, composition)
@@ -134,7 +134,7 @@ def recheck_with_data(request: Request, option: str) -> tuple[Request, TrainConf
 
 
 def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig, Source, str | None]:
-    """Find the data, or else its fallback, for which the returned request and config are then.
+    """Find the data or, if it is missing, its fallback; the returned request and config are for the data found.
 
     The last value is the name of the data that the fallback replaces; None without a fallback.
     Raises `RequestError` if the data is damaged, or not found and without a fallback.
@@ -148,9 +148,8 @@ def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainC
         wanted, fallback = config.data.name, config.data.fallback
         if fallback is None:
             raise RequestError(f"{error}\n{error.advice}") from error
-        warn(
-            f"{error}\n{fallback.upper()} STANDS IN FOR {wanted.upper()}. data.fallback=null makes this an error."
-        )
+        instead = f"USING {fallback.upper()} INSTEAD OF {wanted.upper()}"
+        warn(f"{error}\n{instead}. data.fallback=null makes this an error.")
     request, config = recheck_with_data(request, fallback)
     try:
         return request, config, find(config.data, say), wanted

@@ -35,7 +35,7 @@ def save_best(
     progress.best.restore(model)
     record.result.weights_sha256 = weights_sha256(model)
     if not hdf5_takes(model.optimizer):
-        say(f"note    model.h5 is without {config.optimizer.type}'s state: Keras has no way to restore it")
+        say(f"note    model.h5 lacks {config.optimizer.type}'s state, which Keras cannot restore from HDF5")
     save_model(model, record.path)
     record.artifact("history.csv")
     record.artifact("architecture.yaml")

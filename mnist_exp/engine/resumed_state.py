@@ -23,17 +23,19 @@ from mnist_exp.training.schedule import learning_rates
 def find_state(path: Path, result: RunResult) -> State | None:
     """Return the checkpoint to resume from; None if the run has none yet. Raises `RequestError`."""
     state, damaged = read_newest(path / FOLDER, checkpoint_key(result))
-    again = f"mnist-exp from={display_path(path)} runs its config anew"
+    again = f"mnist-exp from={display_path(path)} trains its config again"
     if state is None:
         if damaged:
-            raise RequestError("\n".join([f"{display_path(path)}: no checkpoint is whole; {again}", *damaged]))
+            raise RequestError(
+                "\n".join([f"{display_path(path)}: all checkpoints are damaged; {again}", *damaged])
+            )
         if result.status == "finished":
-            why = "it has finished, and its checkpoint was removed then: training.keep_checkpoint=true keeps it"
+            why = "it has finished, and its checkpoint was removed; training.keep_checkpoint=true keeps it"
             raise RequestError(f"{display_path(path)}: nothing to resume: {why}")
         if (path / "history.csv").exists():
-            raise RequestError(f"{path / FOLDER}: no checkpoint is there; {again}")
+            raise RequestError(f"{path / FOLDER}: no checkpoint found; {again}")
     for message in damaged:
-        warn(f"{message}; the checkpoint before it is used")
+        warn(f"{message}; using the previous checkpoint")
     return state
 
 
@@ -49,10 +51,10 @@ def check_data(
     data = prepare(source, config.data)
     if data.sha256 != result.data.sha256:
         raise RequestError(
-            f"{data.origin}: not the images that {display_path(path)} is trained on: "
-            f"their SHA-256 is {data.sha256[:12]}…, and was {str(result.data.sha256)[:12]}…"
+            f"{data.origin}: not the images that {display_path(path)} was trained on: "
+            f"their SHA-256 is {data.sha256[:12]}…, was {str(result.data.sha256)[:12]}…"
         )
-    # Not the epochs in `config.yaml`: a killed resumption may have written its own there, and no result yet.
+    # Don't use the epochs in `config.yaml`: a killed resumption may have changed them without writing a result.
     training = same.training.model_copy(update={"epochs": result.planned_epochs})
     same = same.model_copy(update={"training": training})
     found = fingerprint(
@@ -64,7 +66,7 @@ def check_data(
         init_sha256=result.init_from.weights_sha256 if result.init_from else None,
     )
     if found != result.fingerprint:
-        raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint is another")
+        raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint differs")
     steps = steps_per_epoch(len(data.train), config)
     done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
     before, after = (
@@ -74,6 +76,6 @@ def check_data(
     if not np.array_equal(before, after):
         raise RequestError(
             f"training.epochs={config.training.epochs}: schedule={config.schedule.type} depends on the number of "
-            f"epochs: with {config.training.epochs} of them, the {done} steps that are done would have had other "
-            f"learning rates than with {same.training.epochs}"
+            f"epochs: with {config.training.epochs} instead of {same.training.epochs}, the {done} finished steps "
+            f"would have had other learning rates"
         )

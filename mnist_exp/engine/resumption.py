@@ -69,16 +69,16 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     exact = (computer.name, computer.threads, computer.precision) == (had.device, had.threads, had.precision)
     epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if state is None:
-        say("resume  from the beginning: it had no checkpoint")
+        say("resume  from the beginning: no checkpoint had been written")
     elif epochs == config.training.epochs:
-        say("resume  with what comes after the last epoch")
+        say("resume  after the last epoch")
     else:
         say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
     overrides = list(request.overrides)
     entry = ResumptionRecord(at=time.time(), epochs=epochs, steps=steps, overrides=overrides, exact=exact)
     if not exact:
         warn(
-            f"the run computed on {_device(result)}: from here on, its results are not bit-identical"
+            f"the run used {_device(result)}: from here on, its results are not bit-identical"
             " to those of an uninterrupted run"
         )
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
@@ -98,17 +98,17 @@ def check_journal(path: Path) -> None:
     except FileNotFoundError:
         return
     except ValueError as error:
-        raise RequestError(f"{error}\nWithout this file, the run is resumed as a new one in MLflow.") from error
+        raise RequestError(f"{error}\nDelete this file to resume the run as a new one in MLflow.") from error
 
 
 def check_code(path: Path, result: RunResult) -> None:
     """Raise `RequestError` if this package's code or a library differs from the run's."""
     names = [name for name in LIBRARIES if version(name) != result.versions.get(name)]
-    others = [f"{name} is {version(name)} here, and was {result.versions.get(name)}" for name in names]
+    others = [f"{name} is {version(name)}, was {result.versions.get(name)}" for name in names]
     if result.code_sha256 != code_digest():
         others.append("mnist-exp's code for data, models or training has changed")
     if others:
-        again = f"mnist-exp from={display_path(path)} runs its config anew"
+        again = f"mnist-exp from={display_path(path)} trains its config again"
         raise RequestError(f"{display_path(path)}: cannot be resumed exactly: {'; '.join(others)}. {again}")
 
 
@@ -127,7 +127,7 @@ def with_saved_config(
 
 
 def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> None:
-    """Raise `RequestError` for overrides that would make it another run."""
+    """Raise `RequestError` for overrides that would turn it into another run."""
     here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
     if not config.tracking.enabled:
         here["tracking.enabled"] = there["tracking.enabled"]  # a run can be resumed without its tracker
@@ -135,14 +135,14 @@ def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> Non
     if store is None or identity(store) == identity(same.tracking.uri or ""):
         here["tracking.uri"] = there["tracking.uri"]  # none, or the same with other credentials
     others = [
-        f"{key} is {there.get(key, 'not there')}, not {here.get(key, 'left out')}"
+        f"{key} is {there.get(key, 'not set')}, not {here.get(key, 'unset')}"
         for key in {**there, **here}
         if here.get(key) != there.get(key) and not f"{key}.".startswith(tuple(f"{may}." for may in MAY_DIFFER))
     ]
     if others:
         raise RequestError(
-            f"{display_path(path)}: is resumed with its own config: {'; '.join(others)}. "
-            f"mnist-exp from={display_path(path)} starts a new run with what you change"
+            f"{display_path(path)}: can only be resumed with its own config: {'; '.join(others)}. "
+            f"mnist-exp from={display_path(path)} starts a new run with your changes"
         )
 
 
@@ -152,12 +152,11 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
     done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if result.status == "finished" and result.stopped_early and epochs >= done:
         raise RequestError(
-            f"{display_path(path)}: training.early_stopping ended it after {done} epochs, and would again: "
-            "more epochs change nothing"
+            f"{display_path(path)}: training.early_stopping ended it after {done} epochs, and would do so again"
         )
     if epochs < done + (steps > 0):
         more = f" and {steps} steps" if steps else ""
-        raise RequestError(f"training.epochs={epochs}: {display_path(path)} has done {done} epochs{more} already")
+        raise RequestError(f"training.epochs={epochs}: {display_path(path)} has already done {done} epochs{more}")
     if result.status == "finished" and epochs == done:
         raise RequestError(
             f"{display_path(path)}: nothing to resume: it has finished its {done} epochs; a larger "
@@ -173,23 +172,21 @@ def check_device(
     Raises `RequestError` if the device is not the run's, unless the user asked for it.
     """
     asked = {key_of(text) for text in request.overrides}
-    had, other = result.device, "resumes anyway, but not bit for bit"
+    had, other = result.device, "resumes anyway, but not bit-identically"
     if not asked & {"device", "device.threads"} and (had.threads or 0) > (cores := available_cores()):
         raise RequestError(
-            f"the run computed with {had.threads} threads, and this process may use {cores}: "
+            f"the run used {had.threads} threads, but this process may use only {cores}: "
             f"device.threads={cores} {other}"
         )
     try:
         _, config, computer = finish_check(request, checked)
     except RequestError as error:
         if had.kind == "gpu" and not asked & {"device", "device.kind"} and "no GPU" in str(error):
-            raise RequestError(
-                f"the run computed on {_device(result)}. {error}\ndevice.kind=cpu {other}"
-            ) from error
+            raise RequestError(f"the run used {_device(result)}. {error}\ndevice.kind=cpu {other}") from error
         raise
     if computer.name != had.device and not asked & {"device", "device.kind"}:
         raise RequestError(
-            f"the run computed on {_device(result)}, and here is {computer}: device.kind={computer.kind} {other}"
+            f"the run used {_device(result)}, but this is {computer}: device.kind={computer.kind} {other}"
         )
     return config, computer
 

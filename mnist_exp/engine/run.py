@@ -129,7 +129,7 @@ class TrainingRun:
             raise
         if progress.epochs < config.training.epochs:
             patience = config.training.early_stopping.patience
-            say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without a better one")
+            say(f"stopped early: {patience} epoch{'s' * (patience != 1)} without improvement")
             self._record.result.stopped_early = True
 
     def _callbacks(self, display: TrainingDisplay, signal: signals.Pending) -> list[Callback]:
@@ -193,7 +193,7 @@ def _explaining_resume(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        if os.strerror(errno.ENOSPC) in reason:  # HDF5 says it among other things
+        if os.strerror(errno.ENOSPC) in reason:  # HDF5's message contains it
             reason = os.strerror(errno.ENOSPC)
         then = "" if _has_finished(path) else f"\nthen resume with: {command}"
         raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
@@ -206,7 +206,7 @@ def _has_finished(path: Path) -> bool:
 
 
 def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source) -> WarmStartRecord | None:
-    """With `init_from`, load the other run's weights that fit. Return what was taken, for the result."""
+    """With `init_from`, load the other run's weights that fit. Return a record of it for the result."""
     if config.init_from is None:
         return None
     path = Path(config.init_from)
@@ -215,7 +215,7 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
     settings = read_config(path)
     theirs, ours = (settings.get("preprocess") or {}).get("type"), config.preprocess.type
     trained_on = list_splits(path, settings)
-    of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} there, {ours} here"]
+    of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} in that run, {ours} in this one"]
     return WarmStartRecord(
         run=config.init_from,
         weights_sha256=weights_sha256(donor),
@@ -300,8 +300,12 @@ def report_missing_classes(job: Job, data: Dataset) -> None:
     if missing:
         limit = job.config.data.limit
         least = smallest_limit(job.source.train.labels, job.config.data) if limit is not None else None
-        advice = f"; data.limit={least} is the smallest with every class" if least and least > (limit or 0) else ""
-        warn(f"{missing}: the model cannot learn what is missing{advice}")
+        advice = (
+            f"; data.limit={least} is the smallest limit that includes every class"
+            if least and least > (limit or 0)
+            else ""
+        )
+        warn(f"{missing}: the model cannot learn the missing classes{advice}")
 
 
 def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
@@ -310,12 +314,14 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
         return
     run = display_path(Path(origin.run))
     if origin.validation_images_seen is None:
-        say(f"        whether {run} was trained on validation images of this run is not known: other data")
+        say(
+            f"        unknown whether {run} was trained on validation images of this run, as its data is different"
+        )
     elif origin.validation_images_seen:
         warn(
             f"{run} was trained on {origin.validation_images_seen} of the {validation_images} validation images "
-            "of this run, so its validation figures are too good; the other run's data.split_seed and "
-            "data.val_fraction avoid this"
+            "of this run, so validation figures are too optimistic; use the other run's data.split_seed and "
+            "data.val_fraction to avoid this"
         )
 
 

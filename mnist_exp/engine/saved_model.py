@@ -44,7 +44,7 @@ _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model, from a run or a file alone."""
+    """A saved model, from a run or a file without a run."""
 
     name: str
     file: Path
@@ -62,7 +62,7 @@ class Saved:
 
         try:
             return load(self.file)
-        except Exception as error:  # Keras, HDF5 and ZIP raise anything for a file that is not a model
+        except Exception as error:  # for other files, Keras, HDF5 and ZIP raise errors of many types
             raise RequestError(
                 f"{display_path(self.file)}: not a model that Keras can load: {first_line(error)}"
             ) from error
@@ -81,7 +81,7 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
         WorkError: MLflow does not answer.
     """
     if wanted is None:
-        raise RequestError("say which model: run=latest, run=best, a run's directory or name, or a .keras file")
+        raise RequestError("run: must be given: run=latest, run=best, a run's directory or name, or a .keras file")
     path = Path(wanted).expanduser()
     if path.suffix.lower() in MODEL_FILES and not path.is_dir():
         if not path.is_file():
@@ -116,7 +116,7 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
         file = None if here else origin.download(fetched)
     except (NotRegistered, FileNotFoundError) as error:
         raise RequestError(f"run={uri}: {error}") from error
-    except Exception as error:  # MLflow raises anything
+    except Exception as error:  # MLflow raises errors of many types
         raise WorkError(f"run={uri}: {reason(error)}") from error
     if file is None:
         return find_run_model(here[0])
@@ -181,7 +181,7 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
     if (*data.shape, data.classes) != (*shape, classes):
         raise RequestError(
             f"{data.name} has images of {format_shape(data.shape)} and {data.classes} classes, but "
-            f"{saved.name} takes {format_shape(shape)} and knows {classes} classes"
+            f"{saved.name} takes {format_shape(shape)} and has {classes} classes"
         )
 
 

@@ -13,7 +13,7 @@ from mnist_exp.tracking.known_stores import NotPermitted, permitted, remember
 from mnist_exp.tracking.locations import ForeignLocation
 from mnist_exp.tracking.store import check_own_store, store_of
 
-_ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, names the one to use; "
+_ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, selects the store; "
 
 
 def permit_store(
@@ -52,7 +52,7 @@ def permit_store(
 
 
 def _packaged_uri(request: Request) -> list[str]:
-    """Return the address that a built-in option chosen on the command line stands for."""
+    """Return the address in the built-in option that the command line chooses."""
     chosen = tuple(text for text in request.overrides if key_of(text) == "tracking")
     uri = compose(Request("ui", chosen)).values["tracking"].get("uri") if chosen else None
     return [uri] if isinstance(uri, str) else []

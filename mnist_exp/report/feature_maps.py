@@ -58,7 +58,7 @@ def filters(weights: Floats, names: Sequence[str], channels: int | None, title: 
         weights: The kernels.
         names: The names of the inputs.
         channels: Maximum number of inputs and of outputs (of a single input, `channels`² outputs); those with the
-            greatest weights are drawn. None: all.
+            largest weights are drawn. None: all.
         title: The title of the figure.
         path: The PNG file to write.
     """
@@ -81,7 +81,7 @@ def filters(weights: Floats, names: Sequence[str], channels: int | None, title: 
     counts = [(len(columns), outputs, "filters")]
     if not alone:
         counts = [(len(rows), inputs, "inputs"), (len(columns), outputs, "outputs")]
-    _sheet(lines, f"{title}\n{_of(counts, 'greatest weights')}", path, scale, "weight")
+    _sheet(lines, f"{title}\n{_of(counts, 'largest weights')}", path, scale, "weight")
 
 
 def matrix(
@@ -90,7 +90,7 @@ def matrix(
     """Draw values (rows, columns) as a heat map: non-spatial weights, or responses to images.
 
     Args:
-        values: The values; at most 256 rows and columns are drawn, those of greatest mean magnitude.
+        values: The values; at most 256 rows and columns are drawn, those with the largest mean magnitude.
         names: The names of the rows.
         axes_names: What rows and columns are, in the singular.
         what: What a value is; "weight" selects the signed colour scale.
@@ -101,7 +101,7 @@ def matrix(
     shown = values[rows][:, columns]
     if shown.shape != values.shape:
         pairs = zip(shown.shape, values.shape, axes_names, strict=True)
-        title += "\n" + _of([(few, all_, f"{name}s") for few, all_, name in pairs], f"greatest {what}s")
+        title += "\n" + _of([(few, all_, f"{name}s") for few, all_, name in pairs], f"largest {what}s")
     scale = _signed(shown) if what == "weight" else _from_least(shown)
     figure = new_figure(_WIDTH / DPI, min(max(2.2, 0.24 * len(rows) + 1.2), 8), title)
     axes = figure.add_subplot()
@@ -127,7 +127,7 @@ def responses(
     """Draw a layer's outputs for images (n, …): feature maps if they have spatial axes or steps, else a heat map.
 
     Feature maps are drawn for at most `channels` channels: the first ones if `first` is set, otherwise those with
-    the greatest responses.
+    the largest responses.
     """
     if values.ndim == 3:  # steps and channels
         values = values[..., np.newaxis]
@@ -160,7 +160,7 @@ def _feature_maps(
                     "" if start else label,
                 )
             )
-    remark = _of([(len(kept), maps.shape[3], "channels")], "" if first else "greatest responses")
+    remark = _of([(len(kept), maps.shape[3], "channels")], "" if first else "largest responses")
     _sheet(rows, f"{title}\n{remark}", path, scale, "response")
 
 
@@ -194,7 +194,7 @@ def class_activation(
         for start in range(0, len(blocks), fitting)
         for row in _rows_of_columns(blocks[start : start + fitting], blank)
     ]
-    _sheet(rows, title, path, scale, unit or "relative to each map's greatest", tile=_MAP)
+    _sheet(rows, title, path, scale, unit or "relative to each map's maximum", tile=_MAP)
 
 
 def _rows_of_columns(columns: Sequence[Sequence[tuple[Drawn, str]]], blank: tuple[Drawn, str]) -> list[Row]:
@@ -355,7 +355,7 @@ def _from_least(values: Floats) -> ScalarMappable:
 
 
 def _greatest(strength: Floats, most: int | None) -> list[int]:
-    """Return the indices of the `most` greatest values (None: all), in ascending order."""
+    """Return the indices of the `most` largest values (None: all), in ascending order."""
     return sorted(int(index) for index in np.argsort(-strength, kind="stable")[:most])
 
 

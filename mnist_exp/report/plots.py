@@ -171,7 +171,7 @@ def misclassified(
     wrong = np.flatnonzero(predicted != labels)
     total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
-    shown = f" (the surest {len(wrong)})" if total > len(wrong) else ""
+    shown = f" (the {len(wrong)} most confident)" if total > len(wrong) else ""
     # Captions must fit above an image: long names are cut, and only short ones leave room for probabilities.
     names = [name if len(name) <= 5 else f"{name[:4]}…" for name in class_names]
     short = max(map(len, names)) <= 2

@@ -53,7 +53,7 @@ class Watch:
 
     def _line(self, run: RunSummary) -> str:
         if run.status in _CUT_SHORT:
-            return f"{run.path.name}  was cut short"
+            return f"{run.path.name}  was interrupted"
         self._ended += 1
         done = f"[{self._done + self._ended}/{self._jobs}] {run.path.name}"
         if run.status != "finished":

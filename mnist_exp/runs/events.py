@@ -107,7 +107,7 @@ class NoteEvent(SingleEvent):
 
 
 class TagsEvent(JournalEvent):
-    """Further tags of the run."""
+    """Additional tags of the run."""
 
     kind: Literal["tags"] = "tags"
     values: dict[str, str]

@@ -58,7 +58,7 @@ def compare_pairs(groups: Sequence[Group], metric: str, diverged: Container[str]
     Args:
         groups: The groups.
         metric: The metric to compare.
-        diverged: The marks of the groups of which a run diverged, so that the others are too good.
+        diverged: The marks of the groups with a diverged run, whose other runs alone look too good.
     """
     shared = [_shared_values(first, second, metric) for first, second in combinations(groups, 2)]
     tested = [values for values in shared if len(values[0]) > 1]
@@ -92,13 +92,13 @@ def format_verdict(better: str, worse: str, verdict: Verdict) -> str:
 
 
 def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> str:
-    """Return one sentence: which group is best, and what can be said of it and each of the others."""
+    """Summarize in one sentence which group is best and how it compares with each of the others."""
     best = groups[0]
     if len(groups) == 1:
         mean = mean_of(list(best.values(metric).values()))
         interval = _format_interval(_clip_interval(mean.interval, metric), metric)
         return (
-            f"One group, whose {mean.n} runs differ by their seed alone: "
+            f"One group of {mean.n} runs that differ only in their seed: "
             f"{metric} {_format_value(mean.mean, metric)}"
             + (f", 95 % interval {interval}" if mean.interval else "")
         )
@@ -110,7 +110,7 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
             continue
         mark = pair.second.mark
         if pair.difference is None or pair.verdict is None:
-            other.setdefault("not tested, for want of two common seeds, against", []).append(mark)
+            other.setdefault("not tested (fewer than two common seeds) against", []).append(mark)
         elif pair.verdict == "different":
             text = f"{mark} by {_format_range(pair.difference, metric)}"
             (better if (pair.difference.mean < 0) == (direction == "min") else worse).append(text)
@@ -148,7 +148,7 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     least, most = (_format_number(value, metric) for value in (min(found), max(found)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
-    return f"So many seeds with this spread could show differences of {size} or more."
+    return f"This number of seeds with this spread could show differences of {size} or more."
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:

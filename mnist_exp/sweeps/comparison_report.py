@@ -73,10 +73,10 @@ def report_comparison(
             say(sentence)
     if not config.full:
         notes = len(list_remarks(groups, config.metric))
-        and_notes = f", and {notes} note{'s' * (notes > 1)} on these figures" if notes else ""
-        say(f"full=true prints all groups and metrics, the tests of each pair, the runs left out{and_notes}.")
+        and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
+        say(f"full=true prints all groups and metrics, the tests of each pair, and the omitted runs{and_notes}.")
     if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
-        warn(f"these are figures for the fallback of {', '.join(sorted(names))}")
+        warn(f"these figures are for the fallback of {', '.join(sorted(names))}")
     say(f"picture {display_path(picture)}")
 
 
@@ -93,8 +93,8 @@ def describe_conditions(tests: int) -> str:
     """Return how the verdicts are reached and when they hold."""
     together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
     return (
-        f"Verdicts: paired t tests{together}, for differences that vary about normally between seeds; withheld if "
-        "spreads differ much or a run diverged."
+        f"Verdicts: paired t tests{together}, assuming that differences between seeds are about normal; "
+        "withheld if spreads differ much or a run diverged."
     )
 
 
@@ -112,10 +112,12 @@ def print_all(
     if len(groups) > 1:
         metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
         print_pairs(groups, metrics, decisive, pairs, direction)
-        say(f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals are of what")
-        say("the seed changes, on the images that there are; `could show` is the smallest significant difference.")
+        say(
+            f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals show variation"
+        )
+        say("between seeds for these images; `could show` is the smallest difference that would be significant.")
     else:
-        say("These runs differ only in their seed: there is one group, and nothing to compare it with.")
+        say("These runs differ only in their seed, so there is a single group and nothing to compare it with.")
     compare_models(groups)
     for remark in list_remarks(groups, decisive):
         say(f"note    {remark}")
@@ -132,13 +134,13 @@ def print_groups(groups: Sequence[Group], left_out: Mapping[Path, str]) -> None:
 
 
 def _data_titles(groups: Sequence[Group]) -> str:
-    """Return the names of the data sets, with those that they stood in for."""
+    """Return the names of the data sets and, for fallbacks, of those that they replace."""
     sets = {run.data: run.summary.result.data.title for group in groups for run in group.runs}
     return "; ".join(dict.fromkeys(sets.values()))
 
 
 def find_diverged(groups: Sequence[Group], chosen: Sequence[RunSummary]) -> set[str]:
-    """Return the marks of the groups of which a chosen run diverged, unless another run has its seed."""
+    """Return the marks of the groups with a diverged run whose seed no other run of the group has."""
     keys = {group_key(group.runs[0]): group for group in groups}
     marks = set()
     for summary in chosen:
@@ -186,12 +188,12 @@ def find_common_metric(histories: Sequence[Sequence[History]], metric: str) -> s
     """
     flat = [history for of_group in histories for history in of_group]
     if not all(flat):
-        raise RequestError("a run's history.csv has no epochs")
+        raise RequestError("the history.csv of a run has no epochs")
     name = metric.partition("/")[2]
     for candidate in (f"val/{name}", "val/accuracy", f"train/{name}", "train/accuracy"):
         if all(candidate in row for history in flat for row in history):
             return candidate
-    raise RequestError("the runs' history.csv have no metric in common")
+    raise RequestError("the history.csv files of these runs have no metric in common")
 
 
 def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
@@ -200,7 +202,10 @@ def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
     splits = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
     remarks = _remarks_on_results([run.summary.result for run in runs])
     if metric.startswith("val/") and len(splits) > 1:
-        return [f"{metric} is of different validation images; test/accuracy is of the same", *remarks]
+        return [
+            f"{metric} is measured on different validation images; test/accuracy is on the same images",
+            *remarks,
+        ]
     return remarks
 
 
@@ -208,12 +213,10 @@ def _remarks_on_results(results: Sequence[RunResult]) -> list[str]:
     """Return remarks on differences between the machines, versions and interruptions of runs."""
     remarks = []
     if resumed := sum(bool(result.resumed) for result in results):
-        remarks.append(
-            f"seconds are without {resumed} run{'s' * (resumed > 1)} that went on after an interruption"
-        )
+        remarks.append(f"seconds exclude {resumed} resumed run{'s' * (resumed > 1)}")
     if len({(result.device.device, result.device.threads) for result in results}) > 1:
-        remarks.append("seconds are of different devices or numbers of threads")
+        remarks.append("seconds were measured on different devices or numbers of threads")
     versions = {tuple(result.versions.get(name) for name in LIBRARIES) for result in results}
     if len(versions) > 1 or len({result.code_sha256 for result in results}) > 1:
-        remarks.append("these runs are of different versions of mnist-exp or its libraries")
+        remarks.append("these runs used different versions of mnist-exp or its libraries")
     return remarks

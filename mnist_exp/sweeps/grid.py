@@ -28,7 +28,7 @@ class Grid:
     swept: tuple[str, ...]
     jobs: tuple[tuple[str, ...], ...]
     problems: tuple[Problem, ...]
-    """Problems with the overrides or the launcher. Overrides that cannot be expanded are in none of the jobs."""
+    """Problems with the overrides or the launcher. Overrides that cannot be expanded are left out of all jobs."""
     launcher: Mapping[str, Any] = field(default_factory=dict)
     """The launcher's config (`hydra.launcher`)."""
     batch: int | None = None
@@ -62,7 +62,7 @@ def expand(request: Request) -> Grid:
                 swept.append(key_of(override.get_key_element()))
                 choices.append(_values(override, text))
             else:
-                message = f"{text}: a grid needs single values (a,b,c or range(…)), not an interval"
+                message = f"{text}: a grid needs a list or range of values (a,b,c or range(…)), not an interval"
                 problems.append(Problem("invalid-override", COMMAND_LINE, message))
     twice = {key for key in swept if [key_of(text) for text in texts].count(key) > 1}
     problems += [Problem("given-twice", COMMAND_LINE, f"{key}: given twice") for key in sorted(twice)]

@@ -57,7 +57,7 @@ def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, 
         refused = RequestError(_with_names(problems, names), subject)
         if not skips or not jobs:
             raise refused
-        warn(f"{len(names) - len(jobs)} of {len(names)} jobs are left out: {refused}")
+        warn(f"{len(names) - len(jobs)} of {len(names)} jobs are skipped: {refused}")
     return jobs
 
 
@@ -66,7 +66,7 @@ def _grid_problems(grid: Grid, names: Sequence[str]) -> dict[Problem, list[str]]
     problems = {problem: list(names) for problem in grid.problems}
     for key in grid.swept:
         if key.split(".")[0] in NOT_SWEPT:
-            message = f"{key}: is one for all jobs of a sweep; give it a single value"
+            message = f"{key}: must be the same for all jobs of a sweep; give it a single value"
             problems[Problem("several-values", COMMAND_LINE, message, key)] = list(names)
     return problems
 
@@ -166,8 +166,8 @@ def resolve_data_of_all(
     fallbacks = {data.fallback for data in wanted_by_data}
     if len(missing) > 1 or len(fallbacks) > 1 or None in wanted_by_data.values():
         raise RequestError(
-            f"{', '.join(sorted(missing))}: not found, and what stands in for it is never compared with "
-            "other data; leave one of them out of the sweep"
+            f"{', '.join(sorted(missing))}: not found, and fallback data is never compared with "
+            "other data; remove one of them from the sweep"
         )
     fallback = fallbacks.pop()
     assert fallback is not None

@@ -62,10 +62,10 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
             case "JoblibLauncher" if launcher.get("n_jobs") == 0:
                 key, why = (
                     "hydra.launcher.n_jobs",
-                    "expected a number of workers, or a negative one as joblib: found 0",
+                    "must be a positive number of workers, or negative as in joblib, found 0",
                 )
             case "SlurmLauncher" if shutil.which("srun") is None:
-                why = "there is no srun: this is not a machine from which Slurm takes jobs"
+                why = "srun not found: Slurm jobs cannot be submitted from this machine"
             case "RayLauncher":
                 import ray
 

@@ -52,7 +52,7 @@ def compare_models(groups: Sequence[Group]) -> None:
             )
         ]
     )  # fmt: skip
-    say("It judges these models, not their configurations: another seed gives another model.")
+    say("The test compares these models, not their configs: another seed gives another model.")
 
 
 def pair_models(groups: Sequence[Group]) -> list[tuple[NamedRun, NamedRun]]:
@@ -84,7 +84,9 @@ def right_on_test(run: TrainedRun, data: dict[str, Dataset]) -> npt.NDArray[np.b
             raise RequestError(str(error)) from error
     test = data[run.data].test
     if data[run.data].sha256 != run.data or test is None:
-        raise RequestError(f"{config.data.name} is no longer what {display_path(run.summary.path)} was trained on")
+        raise RequestError(
+            f"{config.data.name} has changed since {display_path(run.summary.path)} was trained on it"
+        )
     model = find_run_model(run.summary).load()
     from mnist_exp.inference.scoring import predict  # Keras, which `load` has started
 

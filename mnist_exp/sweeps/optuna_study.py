@@ -50,7 +50,7 @@ _CLAIMS = ".claims"
 _HEARTBEAT, _SILENCE = 30, 150
 _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 _MOST_SHOWN = 8  # differences between two studies
-_ATTEMPTS = 3  # to create the tables of a database while other processes do the same
+_ATTEMPTS = 3  # attempts to create a database's tables while other processes do the same
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -284,7 +284,7 @@ def open_study(
                 break
             except RequestError:
                 raise
-            except Exception as error:  # SQLAlchemy and the drivers raise anything
+            except Exception as error:  # SQLAlchemy and its drivers raise errors of many types
                 if attempt == _ATTEMPTS - 1:
                     raise RequestError(
                         f"tune.storage={without_password(storage)}: {_first_line(error)}"
@@ -306,7 +306,7 @@ def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) 
         lines = "".join(f"\n  {line}" for line in others[:_MOST_SHOWN]) + more
         raise RequestError(
             f"tune.name={name}: this study was started with other settings{lines}\n"
-            "another tune.name starts a new one"
+            "use another tune.name to start a new one"
         )
 
 
@@ -314,7 +314,7 @@ def _differences(part: str, was: Any, now: Any) -> list[str]:
     if not isinstance(now, Mapping):
         return [f"{part}: was {was}, is {now}"]
     return [
-        f"{key}: was {was.get(key, 'not there')}, is {now.get(key, 'not there')}"
+        f"{key}: was {was.get(key, 'not set')}, is {now.get(key, 'not set')}"
         for key in {**was, **now}
         if was.get(key) != now.get(key)
     ]

@@ -64,7 +64,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     with show_progress(plan.directory, _distinct(plan.jobs), _distinct(plan.jobs) - _distinct(missing)):
         while left := [job for job in missing if job not in ended]:
             signals.check()
-            # A job may have died because of another one: at the end, those that died run one by one.
+            # A job may have died because of another one: those that died run again at the end, one by one.
             now = [job for job in left if not deaths[job]] or left[:1]
             has_begun, trouble = _run_round(replace(plan, jobs=tuple(now)), request, grid, ended, deaths)
             barren = 0 if has_begun or not trouble else barren + 1
@@ -87,7 +87,7 @@ def _run_round(
     died = [job for job in begun if results[job].status in ("killed", "interrupted")]
     deaths.update(died)
     ended |= {job: results[job] for job in begun if job not in died}
-    given_up = f"its worker died, {_DEATHS} times ({trouble})"
+    given_up = f"its worker died {_DEATHS} times ({trouble})"
     ended |= {job: replace(results[job], reason=given_up) for job in died if deaths[job] >= _DEATHS}
     return bool(begun) or any(job in ended for job in plan.jobs), trouble
 

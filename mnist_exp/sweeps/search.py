@@ -133,9 +133,17 @@ def check_space(space: Space, settings: TuneConfig | None) -> list[Problem]:
         )
     for key in space.keys:
         if key.split(".")[0] in _NOT_SEARCHED:
-            report("several-values", f"{key}: is one for all trials of a search; give it a single value", key)
+            report(
+                "several-values",
+                f"{key}: must be the same for all trials of a search; give it a single value",
+                key,
+            )
     if any(key_of(text) == "name" for text in space.fixed):
-        report("contradiction", "name: a search is named by tune.name, its trials by their numbers", "name")
+        report(
+            "contradiction",
+            "name: has no effect on a search; tune.name names it, and its trials are numbered",
+            "name",
+        )
     return problems if settings is None or not space.dimensions else problems + _sampler_problems(space, settings)
 
 
@@ -146,8 +154,8 @@ def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
         return _grid_problems(space, numeric, settings.trials or 0)
     if settings.sampler == "cmaes" and len(numeric) < 2:
         message = (
-            f"tune.sampler=cmaes: needs two keys with numbers (interval or range) at least, found "
-            f"{len(numeric)}; tune.sampler=tpe takes any"
+            f"tune.sampler=cmaes: needs at least two numeric keys (interval or range), found "
+            f"{len(numeric)}; tune.sampler=tpe accepts any space"
         )
         return [Problem("contradiction", COMMAND_LINE, message, "tune.sampler")]
     return []
@@ -160,15 +168,15 @@ def _grid_problems(space: Space, numeric: Sequence[Numbers], trials: int) -> lis
             Problem(
                 "contradiction",
                 COMMAND_LINE,
-                f"tune.sampler=grid: {numbers.key}={numbers.text} has no end of values; "
-                "a grid needs single ones (a,b,c or range(…))",
+                f"tune.sampler=grid: {numbers.key}={numbers.text} has infinitely many values; "
+                "a grid needs a list or range of values (a,b,c or range(…))",
                 numbers.key,
             )
             for numbers in endless
         ]
     points = math.prod(len(dimension.points or ()) for dimension in space.dimensions)
     if points > _MOST:
-        message = f"tune.sampler=grid: {points:,} points; at most {_MOST:,} are a grid"
+        message = f"tune.sampler=grid: {points:,} points; a grid may have at most {_MOST:,}"
         return [Problem("out-of-range", COMMAND_LINE, message, "tune.sampler")]
     if trials > points:
         message = f"tune.trials={trials}: the grid has only {points} points"
@@ -214,12 +222,16 @@ def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
     """Raise `RequestError` if the trials could not be compared."""
     first = configs[0]
     if not first.data.val_fraction:
-        raise RequestError("data.val_fraction=0: trials are chosen by validation data, and there is none")
+        raise RequestError("data.val_fraction=0: a search needs validation data to compare trials")
     for config in configs[1:]:
         if config.data != first.data:
-            raise RequestError("data: is one for all trials of a search: they are compared on the same images")
+            raise RequestError(
+                "data: must be the same for all trials of a search, which are compared on the same images"
+            )
         if config.training.select != first.training.select:
-            raise RequestError("training.select: is one for all trials of a search: they are compared by it")
+            raise RequestError(
+                "training.select: must be the same for all trials of a search, which are compared by it"
+            )
 
 
 def define_study(config: TrainConfig, space: Space, settings: TuneConfig, seed: int) -> dict[str, Any]:

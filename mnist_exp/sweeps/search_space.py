@@ -134,7 +134,12 @@ def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
                 continue
             if not override.is_sweep_override():
                 problems.append(
-                    Problem("missing-value", place, f"{value}: one value, and nothing to choose from", place)
+                    Problem(
+                        "missing-value",
+                        place,
+                        f"{value}: has a single value, so there is nothing to search",
+                        place,
+                    )
                 )
             elif key not in keys:
                 dimensions |= _read(override, place, problems)
@@ -178,7 +183,7 @@ def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, 
         return {key: Numbers(key, text, min(values), max(values), abs(sweep.step), False)}
     choices = tuple(dict.fromkeys(override.sweep_string_iterator()))
     if not choices:
-        problems.append(Problem("missing-value", place, f"{key}={text}: no value to choose", key))
+        problems.append(Problem("missing-value", place, f"{key}={text}: has no value", key))
         return {}
     return {key: Choices(key, text, choices)}
 
@@ -186,7 +191,7 @@ def _read(override: Override, place: str, problems: list[Problem]) -> dict[str, 
 def _faults(sweep: Any) -> Iterator[str]:
     """Yield a message for each fault of a swept value that does not depend on its key."""
     if getattr(sweep, "shuffle", False):
-        yield "shuffle(…) has no meaning in a search: the sampler chooses the order"
+        yield "shuffle(…) has no effect in a search: the sampler determines the order"
     tags: set[str] = getattr(sweep, "tags", set())
     for tag in sorted(tags - {LOG}):
         yield f"tag {tag}: no such tag{did_you_mean(tag, [LOG])}; a log scale is tag({LOG}, interval(low, high))"
@@ -194,9 +199,9 @@ def _faults(sweep: Any) -> Iterator[str]:
         yield from _interval_faults(sweep, LOG in tags)
         return
     if LOG in tags:
-        yield f"a log scale is for an interval: tag({LOG}, interval(low, high))"
+        yield f"a log scale needs an interval: tag({LOG}, interval(low, high))"
     if isinstance(sweep, RangeSweep) and not any(True for _ in sweep.range()):
-        yield "no value is in this range"
+        yield "the range is empty"
 
 
 def _interval_faults(sweep: IntervalSweep, log: bool) -> Iterator[str]:
@@ -207,8 +212,8 @@ def _interval_faults(sweep: IntervalSweep, log: bool) -> Iterator[str]:
     if not (math.isfinite(low) and math.isfinite(high)):
         yield "both ends must be numbers"
     elif low > high:
-        yield f"in the wrong order: it must be interval({high:g},{low:g})"
+        yield f"ends in the wrong order: must be interval({high:g},{low:g})"
     elif low == high:
-        yield f"both ends are {low:g}: give it as a single value"
+        yield f"both ends are {low:g}; give a single value"
     if log and low <= 0:
         yield f"a log scale must begin above 0, found {low:g}"

@@ -42,7 +42,7 @@ def run_search(search: Search, overrides: Sequence[str]) -> Path:
         study = Study(storage, search.space, settings.sampler, search.seed, search.trials, directory, record.key)
         ended = [trial for trial in study.trials() if trial.state != "running"]
         before = f", {len(ended)} already ended" if ended else ""
-        say(f"study   {display_path(directory)}: {search.trials} trials wanted{before}")
+        say(f"study   {display_path(directory)}: {search.trials} trials requested{before}")
         say(f"space   {', '.join(search.space.keys)}")
         say(f"search  {settings.sampler} for the {select.mode}imum of {select.metric}; pruner {settings.pruner}")
         try:
@@ -123,13 +123,13 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
     running = [trial.number for trial in trials if trial.state == "running"]
     if not study.is_complete():
         numbers = ", ".join(map(str, running))
-        say(f"nothing left to start; another process runs trial {numbers} and will score the best trial")
+        say(f"no trial left to start; another process is running trial {numbers} and will score the best trial")
         return
     order = rank_trials(search, trials)
     best = best_trial(search, trials)
     if best is None:
         raise WorkError(
-            f"none of {len(order)} trials finished; the last one: {order[-1].reason or order[-1].state}"
+            f"none of {len(order)} trials finished; the last one failed: {order[-1].reason or order[-1].state}"
         )
     from mnist_exp.sweeps.study_results import print_results, write_results  # Matplotlib
 

@@ -23,7 +23,7 @@ def rank_trials(search: Search, trials: Sequence[Trial]) -> list[Trial]:
 
 
 def best_trial(search: Search, trials: Sequence[Trial]) -> Trial | None:
-    """Return the finished trial with the best value, the earliest of equal ones."""
+    """Return the finished trial with the best value; of equal ones, the earliest."""
     return next((trial for trial in rank_trials(search, trials) if trial.state == "finished"), None)
 
 

@@ -34,7 +34,7 @@ from mnist_exp.training.early_stopping import better
 def run_trial(search: Search, claim: Claim, directory: Path) -> None:
     """Run or resume a trial, and report its end to the study.
 
-    Raises `WorkError` if the machine is to blame, such as a full disk: the trial is resumed later.
+    Raises `WorkError` for a fault of the machine, such as a full disk: the trial is resumed later.
     """
     path = directory / trial_name(claim.number)
     stopwatch = Stopwatch(time.perf_counter())
@@ -116,7 +116,7 @@ def make_observer(config: TrainConfig, claim: Claim) -> Any:
             claim.report(int(row["epoch"]), best[metric])
         if best and len(history) < config.training.epochs and claim.is_behind():
             raise Pruned(
-                f"after epoch {len(history)}: {metric} {best[metric]:.4g} is worse than the other trials'"
+                f"after epoch {len(history)}: {metric} {best[metric]:.4g} is worse than that of other trials"
             )
 
     return after_epoch
@@ -127,7 +127,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     path = directory / trial_name(best.number)
     summary = summarize(path)
     if summary is None or summary.status != "finished":
-        warn(f"trial {best.number} is the best, and its run is not here but at {best.place}: start tune there")
+        warn(f"trial {best.number} is the best, but its run is at {best.place}: run the same command there")
         return None
     if summary.result.test:
         return dict(summary.result.test)

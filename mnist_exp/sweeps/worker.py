@@ -131,7 +131,7 @@ def train_job(
             try:
                 resumed = check_resumption(replace(planned.request, overrides=()), directory, stopwatch)
             except RequestError as error:
-                remark = f"started anew: {error}"
+                remark = f"restarted: {error}"
             else:
                 run_training(resumed, stopwatch)
                 return ""

@@ -30,7 +30,7 @@ def state_file() -> Path:
 
 
 def identity(uri: str) -> str:
-    """Return what identifies a store: its address without credentials and final slash."""
+    """Return the identity of a store: its address without credentials and a final slash."""
     return without_credentials(uri).rstrip("/")
 
 

@@ -72,7 +72,7 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
     failure = None
     folders = [folder for root in roots for folder in journals(root)]
     for folder in folders:
-        # MLflow raises anything. Failures are retried; training is not affected.
+        # MLflow raises errors of many types. Failures are retried; training is not affected.
         try:
             if folder not in deliveries:
                 deliveries[folder] = Delivery(folder)

@@ -40,7 +40,10 @@ def build(layers: list[Any], shape: tuple[int, int, int] = (SIZE, SIZE, 1)) -> k
 
 
 def planted(*, reads: str) -> keras.Model:
-    """Finds horizontal and vertical stripes; the first class' score is what `reads` sees of the horizontal ones."""
+    """Return a model that finds horizontal and vertical stripes.
+
+    `reads` selects the horizontal ones for the first class.
+    """
     if reads == "everywhere":
         model = build([*STRIPES, "GlobalAveragePooling2D", {"type": "Dropout", "rate": 0.5}, *END])
         weights = np.eye(2)
@@ -58,7 +61,7 @@ def planted(*, reads: str) -> keras.Model:
 
 
 def striped(*corners: tuple[str, int, int]) -> np.ndarray:
-    """Images with horizontal or vertical stripes at some places, in noise."""
+    """Return noisy images with horizontal or vertical stripes at random positions."""
     images = np.random.default_rng(0).integers(0, 15, (1, SIZE, SIZE, 1), np.uint8)
     for direction, row, column in corners:
         lines = np.where(np.arange(PATCH) % 2, 0, 255)
@@ -75,14 +78,14 @@ def share_in(area: np.ndarray, row: int, column: int) -> float:
 
 
 def lies_in(area: np.ndarray, row: int, column: int) -> bool:
-    """Whether the greatest value of a map is in a patch."""
+    """Return whether the largest value of a map lies in a patch."""
     greatest = np.unravel_index(area.argmax(), area.shape)
     return bool(row <= greatest[0] < row + PATCH and column <= greatest[1] < column + PATCH)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, SIZE - PATCH), (SIZE - PATCH, 0), (SIZE - PATCH, SIZE - PATCH)])
 def test_exact_maps_find_the_planted_corner(corner: tuple[int, int]):
-    """For the class that the stripes there are for; those in the other corner are for the other class."""
+    """The map of each class highlights the corner with the stripes that the class reads."""
     opposite = (SIZE - PATCH - corner[0], SIZE - PATCH - corner[1])
     images = striped(("horizontal", *corner), ("vertical", *opposite))
     model = planted(reads="everywhere")
@@ -98,7 +101,7 @@ def test_exact_maps_find_the_planted_corner(corner: tuple[int, int]):
 
 
 def test_the_mean_of_an_exact_map_is_the_score():
-    """But for the bias, to rounding, for each class."""
+    """The mean of a map is the class's score without its bias, except for rounding."""
     model = planted(reads="everywhere")
     images = striped(("horizontal", 3, 5), ("vertical", 10, 1))
     layer, kernel = find_averaged_layer(model) or (None, None)
@@ -114,7 +117,7 @@ def test_the_mean_of_an_exact_map_is_the_score():
 
 
 def test_grad_cam_finds_what_the_model_reads():
-    """Stripes in the corner that the class reads, not the same ones elsewhere; also where the answer is sure."""
+    """Grad-CAM highlights the stripes that the class reads, even if the prediction is certain."""
     model = planted(reads="corner")
     assert find_averaged_layer(model) is None
     [layer] = last_spatial_layers(model)
@@ -129,7 +132,7 @@ def test_grad_cam_finds_what_the_model_reads():
 
 
 def test_a_softmax_in_the_last_layer_is_left_out_too():
-    """And comes back."""
+    """The softmax is bypassed for the maps and restored afterwards."""
     model = build([CONV, "Flatten", {"type": "Dense", "units": 2, "activation": "softmax"}])
     before = [weight * 100 for weight in model.get_weights()]
     model.set_weights(before)
@@ -158,7 +161,7 @@ def test_a_softmax_in_the_last_layer_is_left_out_too():
     ],
 )  # fmt: skip
 def test_the_layer_to_look_at(layers: list[Any], exact: str | None, last: str):
-    """The one that is averaged into the scores; else the last that everything goes through, before it gets small."""
+    """The layer is the one averaged into the scores, else the last large one that lies on all paths."""
     model = build(layers)
     found = find_averaged_layer(model)
     assert (found and found[0].name) == exact
@@ -166,7 +169,7 @@ def test_the_layer_to_look_at(layers: list[Any], exact: str | None, last: str):
 
 
 def test_feature_maps_are_those_of_keras():
-    """Layer by layer, and of branches; dropout is as when the model predicts."""
+    """Each layer's output equals Keras', also in branches and with dropout as at inference."""
     chain = [CONV, "MaxPooling2D", "BatchNormalization", {"type": "Dropout", "rate": 0.5}, "Flatten", *END]
     images = striped(("horizontal", 3, 3), ("vertical", 9, 9)).repeat(3, axis=0)
     model = build(chain)
@@ -182,7 +185,7 @@ def test_feature_maps_are_those_of_keras():
 
 
 def test_a_turned_map_is_turned_back():
-    """Rows of a map that are the image's columns."""
+    """If a layer swaps rows and columns, its map is still aligned with the image."""
     turned = build(
         [
             {"type": "Conv2D", "filters": 1, "kernel_size": [1, 1], "name": "first"},
@@ -199,7 +202,7 @@ def test_a_turned_map_is_turned_back():
 
 
 def test_a_trained_net_shows_where_the_classes_are_told_apart(cli: Cli, tmp_path: Path):
-    """Classes that differ in one corner alone: there lies what speaks for them."""
+    """If classes differ in one corner only, the maps highlight that corner."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 60, (600, SIZE, SIZE), np.uint8)
     labels = np.arange(600) % 2

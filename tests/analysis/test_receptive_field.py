@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 19, 16
 
 
 def build(layers: list[Any], shape: tuple[int, ...] = (HEIGHT, WIDTH, 1)) -> keras.Model | None:
-    """None where the list does not fit."""
+    """Return the model, or None if the layers do not fit."""
     problems: list[str] = []
     inputs = keras.Input(shape)
     outputs = apply_layers(parse_layers(layers).specs, inputs, lambda path, text: problems.append(text))
@@ -26,7 +26,7 @@ def build(layers: list[Any], shape: tuple[int, ...] = (HEIGHT, WIDTH, 1)) -> ker
 
 
 def window(rng: np.random.Generator, **more: Any) -> dict[str, Any]:
-    """Sizes, strides, dilation and padding, also unequal ones."""
+    """Return random sizes, strides, dilation and padding, which may differ between the axes."""
     kernel = [int(n) for n in rng.integers(1, 5, 2)]
     strides = int(rng.integers(1, 3))
     dilation = int(rng.integers(1, 3)) if strides == 1 else 1
@@ -92,7 +92,7 @@ def probed(model: keras.Model) -> np.ndarray:
 
 @pytest.mark.slow
 def test_fields_are_what_probing_finds():
-    """On 100 random stacks of everything that is laid over an image, for every unit of the last layer."""
+    """For 100 random stacks of layers, the field of every unit of the last layer is exact."""
     rng = np.random.default_rng(0)
     tried = 0
     while tried < 100:
@@ -105,7 +105,7 @@ def test_fields_are_what_probing_finds():
 
 
 def difference(model: keras.Model) -> str:
-    """Compare the fields of a model's last layer, unit by unit, with what probing finds; empty if they are right."""
+    """Return the differences between a model's receptive fields and probing; empty if they agree."""
     sees = probed(model).reshape(HEIGHT, WIDTH, *model.output_shape[1:3])
     axes = receptive_axes(model)[model.layers[-1].name]
     for number, axis in axes.items():
@@ -130,7 +130,7 @@ WIDE = {**CONV, "kernel_size": 7, "padding": "same"}
     ("kernel", "strides", "dilation"), [(3, 1, 3), (4, 1, 2), (2, 1, 5), (3, 2, 1), (1, 2, 1)]
 )
 def test_transposed_convolutions_see_what_probing_finds(kernel: int, strides: int, dilation: int, padding: str):
-    """With dilation and gaps, also next to the border.
+    """Their fields are exact with dilation and gaps, also next to the border.
 
     TensorFlow computes a dilated transposed convolution on GPUs only. It reads what the convolution with the same
     arguments, which runs everywhere, writes.
@@ -154,7 +154,7 @@ def test_transposed_convolutions_see_what_probing_finds(kernel: int, strides: in
 @pytest.mark.parametrize("size", [[2, 2], [3, 2], [4, 1]])
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos3"])
 def test_upsampling_sees_what_probing_finds(size: list[int], interpolation: str):
-    """Or no more than the reported bound."""
+    """Fields of upsampling are exact, or within the reported bound."""
     model = build(
         [
             {**CONV, "kernel_size": 3, "strides": 2},
@@ -170,7 +170,7 @@ def test_upsampling_sees_what_probing_finds(size: list[int], interpolation: str)
 
 @pytest.mark.parametrize("axis", [1, 2, -2, -3])
 def test_concatenated_images_see_what_probing_finds(axis: int):
-    """A unit sees what the branch that it comes from sees; across the branches, a bound is reported."""
+    """Fields are exact along the concatenated axis; along the other axis, a bound is reported."""
     parallel = {"type": "Parallel", "branches": [[SAME], [WIDE]], "merge": {"type": "Concatenate", "axis": axis}}
     model = build([parallel, "Identity"])
     assert model is not None
@@ -183,7 +183,7 @@ def test_concatenated_images_see_what_probing_finds(axis: int):
 
 
 def test_a_bound_is_marked_in_the_card():
-    """`≤7` is not `7`."""
+    """A size that is only bounded is shown as `≤7`."""
     parallel = {"type": "Parallel", "branches": [[SAME], [WIDE]], "merge": {"type": "Concatenate", "axis": 1}}
     model = build([parallel, "Flatten", {"type": "Dense", "units": 10}, "Softmax"])
     assert model is not None
@@ -209,7 +209,7 @@ def test_a_bound_is_marked_in_the_card():
     ],
 )  # fmt: skip
 def test_sizes_strides_and_starts_are_those_of_the_textbook(layers: list[Any], expected: Field):
-    """As if the image went on without end: padding counts."""
+    """They are computed as for an unbounded image, so padding counts."""
     if layers and layers[0] == "GroupNormalization":
         layers = [{"type": "GroupNormalization", "groups": 1}]
     model = build([*layers, "Identity"])
@@ -218,7 +218,7 @@ def test_sizes_strides_and_starts_are_those_of_the_textbook(layers: list[Any], e
 
 
 def test_rows_and_columns_have_fields_of_their_own():
-    """7×1 and 1×7 kernels; and a sequence of rows sees whole rows."""
+    """7×1 and 1×7 kernels have different fields by axis; a unit of a sequence of rows sees whole rows."""
     model = build([{**CONV, "kernel_size": [7, 1]}, {**CONV, "kernel_size": [1, 3], "strides": [1, 1]}])
     assert model is not None
     assert fields(receptive_axes(model)["conv2d_1"]) == (Field(7, 1, 0), Field(3, 1, 0))

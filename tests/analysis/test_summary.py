@@ -47,7 +47,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", sorted(BY_HAND))
 def test_multiply_adds_are_those_counted_by_hand(name: str):
-    """Layer by layer, whatever the preprocessing."""
+    """The counts of each layer equal those counted by hand, for any preprocessing."""
     for preprocess in ("unit", "zca"):
         rows = card(net(f"model={name}", f"preprocess={preprocess}"))
         assert [row.multiply_adds for row in rows if row.multiply_adds] == BY_HAND[name]
@@ -70,7 +70,7 @@ CONV = {"type": "Conv2D", "filters": 4, "kernel_size": 3}
     ],
 )  # fmt: skip
 def test_multiply_adds_of_every_kind_of_layer(layer: Any, before: list[Any], expected: int):
-    """Of those that multiply with weights; the others count nothing."""
+    """Only layers that multiply by weights have multiply-adds."""
     model = net(layers=[*before, layer, "Flatten", {"type": "Dense", "units": 10}, "Softmax"])
     assert card(model)[len(before) + 1].multiply_adds == expected
 
@@ -155,7 +155,7 @@ def test_multiply_adds_are_those_of_the_operations(kind: str):
 
 
 def test_an_ellipsis_does_not_evade_the_budget(cli: Cli):
-    """`budget.max_macs` counts an `EinsumDense` that is written with one."""
+    """`budget.max_macs` also counts an `EinsumDense` with an ellipsis in its equation."""
     layers = "model.layers=[Flatten,{type: EinsumDense, equation: '...x,xy->...y', output_shape: 10}, Softmax]"
     assert "7,840" in cli("check", "data=digits", layers, "budget.max_macs=7839", status=2).err
     cli("check", "data=digits", layers, "budget.max_macs=7840")

@@ -28,7 +28,7 @@ def problems(*overrides: str, **request: object) -> list[tuple[str, str]]:
 
 
 def test_groups_and_values_compose():
-    """Groups are chosen and values set by their names, knobs reach the layers that refer to them."""
+    """Groups and values are set by name, and parameters reach the layers that refer to them."""
     found = config("model=pyramid", "aug=rotate45", "model.width=24", "optimizer.learning_rate=0.01")
     assert found.model.name == "pyramid"
     assert found.model.layers.entries[0]["filters"] == 24
@@ -38,7 +38,7 @@ def test_groups_and_values_compose():
 
 @pytest.mark.parametrize(("name", "shift", "zoom"), [("rotate45", 0.2, 0.5), ("rotate45_mild", 0.1, 0.2)])
 def test_strong_rotation_has_two_strengths(name: str, shift: float, zoom: float):
-    """`rotate45` is what the pyramid was designed with; `rotate45_mild` shifts and zooms less."""
+    """`rotate45` is the augmentation that the pyramid was designed with; `rotate45_mild` shifts and zooms less."""
     found = config(f"aug={name}").aug
     assert (found.name, found.rotation_range) == (name, 45)
     assert (found.width_shift_range, found.height_shift_range) == (shift, shift)
@@ -51,7 +51,7 @@ def test_the_pyramids_figures_name_their_augmentation():
 
 
 def test_a_layer_can_be_changed_and_left_out():
-    """Overrides reach into the list of layers."""
+    """Overrides can change or remove an entry of the list of layers."""
     found = config("model=pyramid", "model.layers.0.filters=8", "model.layers.3=null")
     assert found.model.layers.entries[0]["filters"] == 8
     assert found.model.layers.entries[3] is None
@@ -109,14 +109,14 @@ def test_a_wrong_override_is_reported_with_its_place_and_key(override: str, gold
     golden(text)
 
 
-def test_all_mistakes_are_told_at_once():
+def test_all_problems_are_reported_together():
     """Overrides that Hydra would stop at do not hide the others."""
     wrong = ["modl=a", "aug=rotat45", "optimizer.lerning_rate=1", "seed=-1", "runs", "training.epochs=x"]
     assert len(problems("model=pyramid", *wrong)) == len(wrong)
 
 
-def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path: Path):
-    """The place is the file of the user's own folder, and the line in it."""
+def test_a_problem_in_a_file_is_reported_with_its_line(tmp_path: Path):
+    """The place is the user's file and the line in it."""
     options = tmp_path / "mine"
     (options / "optimizer").mkdir(parents=True)
     (options / "optimizer" / "fast.yaml").write_text("# mine\ntype: Adam\nlearning_rate: -3\n")
@@ -125,7 +125,7 @@ def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path: Path):
     assert text == "optimizer.learning_rate: must be greater than 0, found -3"
 
 
-def test_yaml_that_cannot_be_read_is_told_with_its_line(tmp_path: Path):
+def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path):
     """A syntax error names the file and the line."""
     options = tmp_path / "mine"
     (options / "model").mkdir(parents=True)
@@ -135,8 +135,8 @@ def test_yaml_that_cannot_be_read_is_told_with_its_line(tmp_path: Path):
     assert text.startswith("not valid YAML while parsing a flow sequence that begins in line 2")
 
 
-def test_an_empty_file_is_told(tmp_path: Path):
-    """What is missing in it is missing there."""
+def test_an_empty_file_is_reported(tmp_path: Path):
+    """Its keys are reported as missing in that file."""
     options = tmp_path / "mine"
     (options / "model").mkdir(parents=True)
     (options / "model" / "empty.yaml").write_text("")
@@ -146,7 +146,7 @@ def test_an_empty_file_is_told(tmp_path: Path):
 
 
 def test_problems_are_in_the_order_of_their_lines():
-    """Line 3 before line 10, layer 2 before layer 10."""
+    """Line 3 comes before line 10, and layer 2 before layer 10."""
     found = sorted(
         Problem("invalid-entry", f"x.yaml:{line}", f"model.layers.{layer}: wrong")
         for line, layer in ((10, 1), (3, 10), (3, 2))
@@ -156,8 +156,8 @@ def test_problems_are_in_the_order_of_their_lines():
     ]  # fmt: skip
 
 
-def test_an_option_that_names_a_missing_one_is_told(tmp_path: Path):
-    """With the group that was meant, and its options."""
+def test_an_option_that_names_a_missing_option_is_reported(tmp_path: Path):
+    """The message suggests the nearest option and lists all of them."""
     options = tmp_path / "mine"
     (options / "experiment").mkdir(parents=True)
     (options / "experiment" / "bad.yaml").write_text(
@@ -169,7 +169,7 @@ def test_an_option_that_names_a_missing_one_is_told(tmp_path: Path):
 
 
 def test_all_problems_of_a_preset_are_reported(tmp_path: Path, golden: Golden):
-    """The options that it names, and its keys, which are looked for in the model that it chooses."""
+    """Its options and keys are checked against the model that it chooses."""
     options = tmp_path / "mine"
     (options / "experiment").mkdir(parents=True)
     body = "model:\n  filters: 8\n  width: 8\ntraining:\n  epoch: 3\n"
@@ -195,7 +195,10 @@ def test_all_problems_of_a_preset_are_reported(tmp_path: Path, golden: Golden):
 
 
 def test_interpolations_are_explained(tmp_path: Path):
-    """One that is never closed at its line; others with the key that was meant, whose knob is in use then."""
+    """An unclosed one is reported at its line.
+
+    A misspelled reference with the nearest key, which then counts as used.
+    """
     options = tmp_path / "mine"
     (options / "model").mkdir(parents=True)
     layers = "[Flatten, {type: Dense, units: '${model.widht}'}, {type: Dense, units: '${data.clases}'}, Softmax]"
@@ -211,15 +214,15 @@ def test_interpolations_are_explained(tmp_path: Path):
     assert text == "${data.classes: '${' is never closed"
 
 
-def test_a_knob_of_the_command_line_is_the_place_of_what_it_turns():
-    """Of its value, and named where it is one of several reasons."""
+def test_a_value_set_by_a_parameter_has_the_parameters_place():
+    """The message names the parameter, also if it is one of several causes."""
     [(place, text)] = problems("model=bottleneck", "model.dropout=x")
     assert place == "command line"
     assert text == "model.layers.7.rate (model.dropout): must be a number, found 'x'"
 
 
-def test_contradictions_are_told_beside_other_mistakes():
-    """What is wrong by itself does not hide what does not go together."""
+def test_contradictions_are_reported_with_other_problems():
+    """Invalid values do not hide contradictions between valid ones."""
     found = [
         text
         for _, text in problems(
@@ -235,8 +238,8 @@ def test_contradictions_are_told_beside_other_mistakes():
     assert any("label_smoothing needs loss" in text for text in found)
 
 
-def test_missing_keys_are_told_in_one_line(tmp_path: Path):
-    """With how a file gets them; not one that stands there under a wrong name."""
+def test_missing_keys_are_one_problem(tmp_path: Path):
+    """The message says how to inherit them; misspelled keys are not reported as missing."""
     options = tmp_path / "mine"
     (options / "aug").mkdir(parents=True)
     (options / "aug" / "mine.yaml").write_text("name: mine\nrotation_rage: 3\n")
@@ -249,7 +252,7 @@ def test_missing_keys_are_told_in_one_line(tmp_path: Path):
 
 
 def test_a_users_folder_adds_options(tmp_path: Path):
-    """--config-dir adds models beside ours."""
+    """--config-dir adds models to the built-in ones."""
     options = tmp_path / "mine"
     (options / "model").mkdir(parents=True)
     (options / "model" / "tiny.yaml").write_text(
@@ -260,8 +263,8 @@ def test_a_users_folder_adds_options(tmp_path: Path):
         config(config_dir=str(tmp_path / "nope"))
 
 
-def test_leaving_out_a_layer_does_not_make_its_knob_a_mistake():
-    """A knob is only wrong where the model's own file never used it, or where it was just turned for nothing."""
+def test_removing_a_layer_does_not_make_its_parameter_an_error():
+    """A parameter is only an error if the model's file never used it, or an override sets it without effect."""
     assert config("model.layers.8=null").model.layers.entries[8] is None
     [(_, text)] = problems("model.layers.8=null", "model.dense=64")
     assert text == "model.dense: no layer in model.layers uses this parameter"
@@ -284,19 +287,19 @@ def test_a_grid_is_every_combination():
 
 
 def test_a_grid_takes_all_options_of_a_group():
-    """Hydra's glob works."""
+    """Hydra's glob expands to all options."""
     grid = expand(Request("train", ("model=glob(l*)",), multirun=True))
     assert grid.jobs == (("model=lenet5x5",), ("model=lenet_bn",), ("model=linear",))
 
 
 def test_an_interval_is_not_a_grid():
-    """What needs a search is refused, with the reason."""
+    """A grid over an interval is refused, with the reason."""
     grid = expand(Request("train", ("optimizer.learning_rate=interval(0,1)",), multirun=True))
-    assert "a grid needs single values" in grid.problems[0].message
+    assert "a grid needs a list or range" in grid.problems[0].message
 
 
 def test_a_saved_config_is_a_starting_point():
-    """With a base, groups replace the saved ones whole and values go on top."""
+    """Chosen groups replace those of the saved config, and values are applied on top."""
     from mnist_exp.runs.fingerprint import as_values
 
     base = as_values(config("model=pyramid", "model.width=24", "training.epochs=7"))
@@ -320,8 +323,8 @@ def test_parameters_and_presets_cannot_be_set_over_a_saved_config(golden: Golden
         golden(text)
 
 
-def test_a_mistake_in_a_saved_config_is_told_with_its_line(tmp_path: Path):
-    """Not blamed on the default option's file."""
+def test_a_problem_in_a_saved_config_is_reported_with_its_line(tmp_path: Path):
+    """The place is the saved file, not the file of the default option."""
     from mnist_exp.runs.fingerprint import as_values
 
     file = tmp_path / "config.yaml"
@@ -349,13 +352,13 @@ def test_unsupported_flags_and_code_are_refused(words: list[str], told: str):
 
 
 def test_presets_can_be_overridden():
-    """The command line wins over a preset."""
+    """The command line takes precedence over a preset."""
     found = config("experiment=lenet5x5", "training.epochs=3")
     assert (found.training.epochs, found.schedule.type, found.data.fallback) == (3, "cosine", None)
 
 
 def test_the_place_of_a_presets_value_is_the_preset(tmp_path: Path):
-    """A wrong value in an experiment's file is told with that file's line."""
+    """A wrong value in an experiment's file is reported with that file's line."""
     options = tmp_path / "mine"
     (options / "experiment").mkdir(parents=True)
     (options / "experiment" / "mine.yaml").write_text("# @package _global_\ntraining:\n  epochs: 0\n")
@@ -374,8 +377,8 @@ def test_every_option_of_a_group_has_the_same_keys():
         assert len(set(map(frozenset, keys.values()))) == 1, keys
 
 
-def test_every_file_begins_with_what_it_is():
-    """Each option's file opens with a comment for its reader."""
+def test_every_file_begins_with_a_comment():
+    """The first comment of each option's file says what the file is."""
 
     for file in conf_folder().rglob("*.yaml"):
         lines = [line for line in file.read_text().splitlines() if not line.startswith("# @package")]
@@ -396,8 +399,8 @@ def test_every_file_begins_with_what_it_is():
         ),
     ],
 )
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, file: str, content: bytes, place: str, message: str):
-    """Whatever is wrong with it."""
+def test_an_unreadable_file_is_reported(tmp_path: Path, file: str, content: bytes, place: str, message: str):
+    """This holds for every kind of damage."""
     (tmp_path / "mine" / file).mkdir(parents=True)
     (tmp_path / "mine" / file / "x.yaml").write_bytes(content)
     [(found, text)] = problems(f"{file}=x", config_dir=str(tmp_path / "mine"))
@@ -405,8 +408,8 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, file: str, content: 
     assert text.startswith(message)
 
 
-def test_what_an_option_inherits_is_told_where_it_stands(tmp_path: Path):
-    """In the file that its own begins with; an override of another entry does not change that."""
+def test_inherited_values_have_the_place_of_their_file(tmp_path: Path):
+    """The place is the file named in the option's defaults, even if an override changes another entry."""
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "base.yaml").write_text(
         "name: base\nlayers:\n  - Flatten\n  - {type: Dense, units: x}\n"
@@ -416,8 +419,8 @@ def test_what_an_option_inherits_is_told_where_it_stands(tmp_path: Path):
     assert place.endswith("base.yaml:4")
 
 
-def test_all_groups_that_contradict_each_other_are_told():
-    """And what Keras would say can still be asked for."""
+def test_all_contradictions_between_groups_are_reported():
+    """Problems that Keras finds can still be added."""
     checked = check_request(
         Request("train", (
             "data.val_fraction=0",
@@ -432,7 +435,7 @@ def test_all_groups_that_contradict_each_other_are_told():
 
 
 def test_arguments_that_could_not_be_saved_are_refused():
-    """Those of quantized layers, whose value could name a module too."""
+    """Arguments of quantized layers, whose value could also name a module, are refused."""
     value = "{class_name:Int8QuantizationConfig,config:{},module:this}"
     [(_, text)] = problems(f"+model.layers.9.quantization_config={value}")
     assert "Dense has no argument 'quantization_config'" in text

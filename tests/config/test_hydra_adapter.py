@@ -40,14 +40,14 @@ ADAPTER = PACKAGE / "config" / "hydra_adapter.py"
 
 
 def error_of(function: Callable[[], object]) -> Exception:
-    """The error that a call raises, which the adapter must know as one of composition."""
+    """Return the error that a call raises, which must be one of `COMPOSITION_ERRORS`."""
     with pytest.raises(COMPOSITION_ERRORS) as caught:
         function()
     return caught.value
 
 
 def test_an_unknown_option_is_a_value():
-    """With the group, the wanted name, and the options that there are."""
+    """The value has the group, the wanted name, and the existing options."""
     with config_loader(None) as loader:
         missing = missing_option(error_of(lambda: loader.load("train", ["schedule=nope"])))
     assert missing is not None
@@ -58,7 +58,7 @@ def test_an_unknown_option_is_a_value():
 
 
 def test_a_missing_reference_is_a_value(monkeypatch: pytest.MonkeyPatch):
-    """A key or an environment variable that an interpolation names."""
+    """The value is the missing key or environment variable."""
     monkeypatch.delenv("NOT_SET", raising=False)
     config = OmegaConf.create({"a": "${b.c}", "d": "${oc.env:NOT_SET}"})
     assert missing_reference(error_of(lambda: config.a)) == MissingKey("b.c")
@@ -67,7 +67,7 @@ def test_a_missing_reference_is_a_value(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_invalid_yaml_is_a_value(tmp_path: Path):
-    """With the file and line, also of an option in a user's folder."""
+    """The value has the file and line, also for an option in the user's folder."""
     file = tmp_path / "model" / "mine.yaml"
     file.parent.mkdir()
     file.write_text("name: mine\nlayers: [a\n")
@@ -88,7 +88,7 @@ def test_invalid_yaml_is_a_value(tmp_path: Path):
     [(b"a: \xff", "not UTF-8: byte 3 is 0xff"), (b"a: \x07", "not valid YAML: character 3 is U+0007")],
 )
 def test_an_unreadable_file_is_explained(tmp_path: Path, content: bytes, why: str):
-    """By the byte or character at fault."""
+    """The message names the byte or character at fault."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_bytes(content)
     with config_loader(str(tmp_path)) as loader:
@@ -110,7 +110,7 @@ def test_overrides_are_applied_to_a_copy():
 
 
 def test_saved_values_replace_groups_that_no_override_chooses():
-    """Keys that a saved config lacks get our defaults."""
+    """Keys that a saved config lacks get the default values."""
     with config_loader(None) as loader:
         ours = loader.load("train", [])
         base = {"training": {"epochs": 7}, "model": {"name": "saved", "layers": []}}
@@ -121,7 +121,7 @@ def test_saved_values_replace_groups_that_no_override_chooses():
 
 
 def test_globs_and_syntax():
-    """A glob names a group's options; what is not in Hydra's syntax raises `HydraException`."""
+    """A glob expands to a group's options; invalid Hydra syntax raises `HydraException`."""
     with config_loader(None) as loader:
         override = loader.parse("model=glob(mini*)")
         assert list(override.sweep_string_iterator()) == ["mini_vgg"]
@@ -130,7 +130,7 @@ def test_globs_and_syntax():
 
 
 def test_hydras_flags_are_known():
-    """And a wrong command line calls our function."""
+    """An invalid command line calls the given function."""
 
     def refuse(message: str) -> NoReturn:
         raise ValueError(message)
@@ -141,8 +141,8 @@ def test_hydras_flags_are_known():
         parser.parse_args(["--config-dir"])
 
 
-def test_a_launcher_is_made():
-    """One of Hydra's own, in a package that we allow."""
+def test_a_launcher_is_instantiated():
+    """It is one of Hydra's, from an allowed package."""
     with config_loader(None) as loader:
         config = loader.load("train", [], multirun=True)
         assert config.hydra.launcher._target_.startswith(LAUNCHER_PACKAGES)
@@ -150,7 +150,7 @@ def test_a_launcher_is_made():
 
 
 def test_broken_interpolations_are_recognized():
-    """An unclosed one, and text that is no key."""
+    """These are unclosed ones and texts that are not keys."""
     assert has_broken_interpolation("${a")
     assert not has_broken_interpolation("${a.b} and text")
     assert not has_broken_interpolation("text")
@@ -158,7 +158,7 @@ def test_broken_interpolations_are_recognized():
 
 
 def private_uses(tree: ast.Module) -> set[str]:
-    """Private members of other objects that a module uses: by attribute, by `getattr`, or by import."""
+    """Yield the private members of other objects that a module uses: by attribute, `getattr`, or import."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
@@ -174,7 +174,7 @@ def private_uses(tree: ast.Module) -> set[str]:
 
 
 def test_private_members_are_used_in_the_adapter_only():
-    """By none of the modules that read, compose and check configs and sweeps."""
+    """No other module that reads, composes or checks configs and sweeps uses them."""
     assert "hydra._internal.hydra" in private_uses(ast.parse(ADAPTER.read_text(encoding="utf-8")))
     sweeps = [PACKAGE / "sweeps" / f"{name}.py" for name in ("grid", "search_space", "launchers")]
     for file in [*(PACKAGE / "config").glob("*.py"), PACKAGE / "cli.py", *sweeps]:
@@ -183,7 +183,7 @@ def test_private_members_are_used_in_the_adapter_only():
 
 
 def test_groups_are_listed_as_hydra_lists_them():
-    """`--help` reads the options from the repository itself; Hydra copies the repository for each group."""
+    """`--help` lists the options directly, since Hydra copies its repository for each group."""
     with config_loader(None) as loader:
         hydras = loader._loader
         for group in ("", "model", "aug", "hydra", "hydra/launcher", "tune/space"):

@@ -22,14 +22,14 @@ def metric_classes() -> dict[str, type]:
 
 
 def test_every_metric_of_keras_has_a_direction():
-    """Those without one are known."""
+    """The metrics without a direction are listed explicitly."""
     names = [snake_case(name) for name in metric_classes()]
     assert [name for name in names if direction_of(f"val/{name}") is None] == []
     assert all(direction_of(snake_case(name)) is None for name in WITHOUT_DIRECTION)
 
 
 def test_directions_agree_with_kerass_values():
-    """Right probabilities give a better value than wrong ones, and not the other way round."""
+    """Correct probabilities give a better value than wrong ones."""
     rng = np.random.default_rng(0)
     targets = np.eye(3, dtype="float32")[rng.integers(0, 3, 60)]
     right = 0.1 + 0.7 * targets
@@ -59,5 +59,5 @@ def test_directions_agree_with_kerass_values():
 
 @pytest.mark.parametrize("metric", ["val/my_score", "test/mean", "sum"])
 def test_an_unknown_metric_has_no_direction(metric: str):
-    """It is not guessed from the name."""
+    """The direction is not guessed from the name."""
     assert direction_of(metric) is None

@@ -28,7 +28,7 @@ LINE = "command line"
 
 @dataclass(frozen=True)
 class Case:
-    """What is typed, what is in the user's folder, and a pattern of each problem: its place and its message."""
+    """A wrong config: the overrides, the user's files, and a pattern of each problem's place and message."""
 
     kind: str
     words: tuple[str, ...]
@@ -40,7 +40,7 @@ class Case:
 
 
 def misspelt(name: str) -> str:
-    """Two letters in the middle change places; short names lose one, or get one."""
+    """Return a misspelled name: two letters in the middle swapped; short names lose or gain a letter."""
     middle = max(len(name) // 2, 1)
     if len(name) > 3 and name[middle - 1] != name[middle]:
         return name[: middle - 1] + name[middle] + name[middle - 1] + name[middle + 1 :]
@@ -319,7 +319,7 @@ CASES = [
 
 
 def answered(case: Case, folder: Path) -> str | None:
-    """None where a case is answered as it should be, else what is wrong with the answer."""
+    """Return None if a case is answered correctly, else what is wrong with the answer."""
     for name, text in case.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
@@ -340,7 +340,7 @@ def answered(case: Case, folder: Path) -> str | None:
 
 @pytest.mark.slow
 def test_the_corpus_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Each problem found and no other, its file and line, and the meant name first."""
+    """Each problem, and no other, is reported with its file and line and the intended name."""
     wrong: dict[str, list[str]] = {}
     for number, case in enumerate(CASES):
         wrong.setdefault(case.kind, [])

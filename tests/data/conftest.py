@@ -12,7 +12,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(cli: Cli) -> Refused:
-    """What `dataset verify` says of a data set in the working directory that it refuses, with exit status 2."""
+    """Return the error message of `dataset verify` for a data set in the working directory (exit status 2)."""
 
     def run(source: str, *words: str, shape: str = "[2,3,1]", classes: int = 2) -> str:
         done = cli(

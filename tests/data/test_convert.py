@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def made(shape: tuple[int, ...], names: list[str] | None = None, test: bool = True, classes: int = 3) -> list[str]:
-    """A data set of 60 random images as NPZ in the working directory, and the words that read it."""
+    """Write a data set of 60 random images as NPZ, and return the overrides that read it."""
     images, labels = RNG.integers(0, 256, (60, *shape), np.uint8), RNG.permutation(np.arange(60) % classes)
     arrays = {"x_train": images[:40], "y_train": labels[:40]}
     if test:
@@ -35,8 +35,8 @@ def sha256(out: str) -> str:
 
 
 def used(out: str) -> list[str]:
-    """The words of the command line that a conversion ends with."""
-    found = re.search(r"^use it  mnist-exp (.*)$", out, re.MULTILINE)
+    """Return the command that a conversion prints at its end."""
+    found = re.search(r"^use     mnist-exp (.*)$", out, re.MULTILINE)
     assert found
     return shlex.split(found[1])
 
@@ -56,7 +56,7 @@ def used(out: str) -> list[str]:
 def test_there_and_back_is_the_same(
     cli: Cli, to: str, shape: tuple[int, ...], names: list[str] | None, test: bool, classes: int
 ):
-    """Through every format, grey and colour, with and without test set; by the command line that it prints."""
+    """Each format preserves the data, grey or colour, with or without a test set; the printed command reads it."""
     first = cli("dataset", "convert", *made(shape, names, test, classes), f"to={to}", "output=a b=c").out
     verified = cli("dataset", "verify", *used(first)).out
     assert sha256(verified) == sha256(first)
@@ -73,7 +73,7 @@ def test_there_and_back_is_the_same(
 @pytest.mark.slow
 @pytest.mark.mnist
 def test_mnist_goes_through_every_format(cli: Cli, use: Callable[[str], None]):
-    """And ends as the files that it began with, to the byte."""
+    """After all conversions, the files are byte for byte those of the beginning."""
     use("mnist")
     words = ["data=mnist"]
     for to in ("csv", "npz", "folder", "idx"):
@@ -86,7 +86,7 @@ def test_mnist_goes_through_every_format(cli: Cli, use: Callable[[str], None]):
 
 
 def test_a_header_is_kaggles(cli: Cli):
-    """`label,pixel0,…`; without one, the first line is an image."""
+    """The header is `label,pixel0,…`; without it, the first line is an image."""
     words = made((2, 2))
     cli("dataset", "convert", *words, "to=csv", "output=with", "header=true")
     cli("dataset", "convert", *words, "to=csv", "output=without")
@@ -97,15 +97,15 @@ def test_a_header_is_kaggles(cli: Cli):
 
 
 def test_class_folders_have_the_classes_names(cli: Cli):
-    """Where they are names that a folder can have, and numbers otherwise."""
+    """Folders are named by class if the names are valid folder names, otherwise by number."""
     cli("dataset", "convert", *made((2, 2), ["cat", "ant", "dog"]), "to=folder", "output=named")
     assert sorted(path.name for path in Path("named/train").iterdir()) == ["ant", "cat", "dog"]
     cli("dataset", "convert", *made((2, 2), ["cat", "a/b", "dog"]), "to=folder", "output=numbered")
     assert sorted(path.name for path in Path("numbered/train").iterdir()) == ["0", "1", "2"]
 
 
-def test_what_a_format_cannot_hold_is_told(cli: Cli):
-    """Labels over 255 in IDX, a class without images as a folder; nothing is written."""
+def test_data_that_a_format_cannot_hold_is_refused(cli: Cli):
+    """Labels over 255 in IDX and empty class folders are refused; nothing is written."""
     words = made((2, 2), classes=300)
     np.savez("data.npz", x_train=np.zeros((2, 2, 2), np.uint8), y_train=np.array([0, 299]))
     said = cli("dataset", "convert", *words, "to=idx", status=2).err
@@ -118,7 +118,7 @@ def test_what_a_format_cannot_hold_is_told(cli: Cli):
 
 
 def test_a_class_without_test_images_has_an_empty_test_folder(cli: Cli):
-    """And reads back."""
+    """The folders can be read back."""
     words = made((2, 2))
     rng = np.zeros((4, 2, 2), np.uint8)
     np.savez("data.npz", x_train=rng, y_train=np.array([0, 1, 2, 2]), x_test=rng[:1], y_test=np.array([1]))

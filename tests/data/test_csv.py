@@ -36,8 +36,8 @@ TRAIN_ONLY = "data.files.test=null"
         " 0, 1,2,3,4,5,255\n1,0,0,0,0,0,9\n",
     ],
 )
-def test_every_way_to_write_it_is_read(tmp_path: Path, text: str):
-    """With a header or not, either kind of line end, a byte order mark, empty lines, quotes, spaces."""
+def test_csv_variants_are_read(tmp_path: Path, text: str):
+    """Headers, both line endings, a byte order mark, empty lines, quotes and spaces are accepted."""
     (tmp_path / "x.csv").write_bytes(text.encode())
     part = read(tmp_path / "x.csv", (2, 3, 1), 2)
     np.testing.assert_array_equal(part.images[..., 0], [[[1, 2, 3], [4, 5, 255]], [[0, 0, 0], [0, 0, 9]]])
@@ -45,13 +45,13 @@ def test_every_way_to_write_it_is_read(tmp_path: Path, text: str):
 
 
 def test_pixels_are_in_c_order(tmp_path: Path):
-    """Height, width, channel."""
+    """The order is height, width, channel."""
     (tmp_path / "x.csv").write_text("0," + ",".join(map(str, range(18))) + "\n")
     np.testing.assert_array_equal(read(tmp_path / "x.csv", (2, 3, 3), 2).images[0], np.arange(18).reshape(2, 3, 3))
 
 
 def test_many_lines_are_read_in_order(tmp_path: Path):
-    """Whatever the size of the blocks that they are read in."""
+    """The order does not depend on the size of the blocks read."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (3000, 30 * 30), np.uint8), rng.integers(0, 10, 3000)
     np.savetxt(tmp_path / "x.csv", np.c_[labels, images], fmt="%d", delimiter=",")
@@ -95,21 +95,21 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "9" * 5000 + ",0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '999"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_line(refused: Refused, text: str, told: str):
-    """Damaged, ragged, empty or unlabelled tables."""
+def test_invalid_csv_is_reported_with_its_line(refused: Refused, text: str, told: str):
+    """Damaged, ragged, empty and unlabelled tables are refused."""
     Path("train.csv").write_bytes(text.encode())
     assert told in refused("csv", TRAIN_ONLY)
 
 
-def test_what_is_wrong_deep_in_a_file_is_told(refused: Refused):
-    """Past the first blocks that are read."""
+def test_a_problem_deep_in_a_file_is_reported(refused: Refused):
+    """It may lie beyond the first blocks."""
     line = "1," + ",".join(["0"] * 784) + "\n"
     Path("train.csv").write_text(line * 4000 + line.replace(",0", ",999", 1) + line * 10)
     assert "train.csv, line 4001, column 2: expected a pixel" in refused("csv", TRAIN_ONLY, shape="[28,28,1]")
 
 
-def test_what_is_no_text_is_told(refused: Refused):
-    """Also a CSV file that UTF-16 was chosen for, and a folder of that name."""
+def test_a_file_that_is_not_text_is_reported(refused: Refused):
+    """UTF-16 files and folders with the file's name are refused."""
     Path("train.csv").write_bytes(GOOD.encode("utf-16"))
     assert "train.csv, line 2, column 1: expected a label" in refused("csv", TRAIN_ONLY)
     Path("train.csv").write_bytes(bytes(range(256)) * 9)
@@ -120,7 +120,7 @@ def test_what_is_no_text_is_told(refused: Refused):
 
 
 def test_kaggles_test_file_is_not_labelled(refused: Refused):
-    """Given as the training file, it is told what it lacks."""
+    """If it is given as the training file, the message says that it has no labels."""
     Path("test.csv").write_text(",".join(f"pixel{i}" for i in range(6)) + "\n1,2,3,4,5,6\n")
     assert "test.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], but no label" in refused(
         "kaggle", "data.files.train=test.csv"

@@ -30,13 +30,13 @@ def save(path: str, pixels: np.ndarray = GREY, mode: str | None = None, **option
 
 
 def two_classes() -> None:
-    """A training folder with an image in each of two classes."""
+    """Write a training folder with one image in each of two classes."""
     save("train/cat/a.png")
     save("train/dog/b.png")
 
 
 def test_images_are_in_the_order_of_their_names():
-    """Then of their classes; hidden files are passed over."""
+    """Images are ordered by name, then by class; hidden files are skipped."""
     for number, path in enumerate(["b/1.png", "a/2.png", "b/3.PNG", "a/1.png"]):
         save(f"train/{path}", np.full((2, 3), number, np.uint8))
     Path("train/.DS_Store").write_text("")
@@ -47,7 +47,7 @@ def test_images_are_in_the_order_of_their_names():
 
 
 def test_classes_that_are_numbers_are_in_their_order():
-    """2 before 10; names by the alphabet."""
+    """Numbered classes are sorted numerically, names alphabetically."""
     for name in ("10", "9", "2"):
         Path("numbers", name).mkdir(parents=True)
     for name in ("10", "9", "x"):
@@ -58,7 +58,7 @@ def test_classes_that_are_numbers_are_in_their_order():
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "LA", "RGBA"])
 def test_grey_is_grey_however_it_was_saved(mode: str):
-    """In colours, with a palette, with an opaque alpha channel: the same pixels."""
+    """RGB, palette and opaque alpha images give the same pixels."""
     save("train/a/1.png", mode=mode)
     np.testing.assert_array_equal(read(Path("train"), ("a",), (2, 3, 1), False).images[0, ..., 0], GREY)
     np.testing.assert_array_equal(
@@ -67,7 +67,7 @@ def test_grey_is_grey_however_it_was_saved(mode: str):
 
 
 def test_black_and_white_images_and_jpeg_files_are_read():
-    """One bit per pixel is 0 and 255; a flat JPEG has the value that was saved."""
+    """One-bit pixels become 0 and 255; a flat JPEG keeps its value."""
     save("train/a/1.png", GREY, "1")
     assert set(read(Path("train"), ("a",), (2, 3, 1), False).images.flat) == {0, 255}
     save("jpeg/a/1.jpg", np.full((2, 3), 77, np.uint8))
@@ -76,7 +76,7 @@ def test_black_and_white_images_and_jpeg_files_are_read():
 
 
 def huge(path: str) -> None:
-    """A PNG of few bytes that claims 50,000×50,000 pixels."""
+    """Write a PNG of a few bytes that claims 50,000×50,000 pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -132,21 +132,21 @@ def empty_class() -> None:
         (lambda: Path("train/bird").mkdir(), "train: 3 class folders ([bird, cat, dog]), but data.classes=2; data.classes=3 would"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_file(refused: Refused, spoil: Callable[[], object], told: str):
-    """Images that are damaged, none, of another size or kind; folders that are empty or too many."""
+def test_invalid_images_are_reported_with_their_file(refused: Refused, spoil: Callable[[], object], told: str):
+    """Damaged images, wrong sizes and modes, and empty or extra folders are refused."""
     two_classes()
     spoil()
     assert told in refused("folder", TRAIN_ONLY)
 
 
 def test_an_upright_image_with_its_tag_is_read():
-    """Orientation 1 says that the pixels are as they stand."""
+    """EXIF orientation 1 is accepted."""
     save("train/a/1.png", exif=turned(1))
     np.testing.assert_array_equal(read(Path("train"), ("a",), (2, 3, 1), False).images[0, ..., 0], GREY)
 
 
-def test_sixteen_bits_of_colour_are_told(refused: Refused):
-    """Pillow would silently drop half of each."""
+def test_colour_images_with_16_bits_are_refused(refused: Refused):
+    """Pillow would silently drop half of the bits."""
     two_classes()
     png = bytearray(save("train/dog/b.png", COLOUR).read_bytes())
     png[24] = 16
@@ -155,8 +155,8 @@ def test_sixteen_bits_of_colour_are_told(refused: Refused):
     assert "train/dog/b.png: 16 bits per channel; expected 8" in refused("folder", TRAIN_ONLY, shape="[2,3,3]")
 
 
-def test_folders_without_classes_are_told(refused: Refused):
-    """And those that are not there, with the override that says so."""
+def test_folders_without_classes_are_refused(refused: Refused):
+    """A missing test folder is reported with the override that allows it."""
     assert "there is no folder train, test" in refused("folder")
     Path("train").mkdir()
     assert "there is no folder test; data.files.test=null says that there is none" in refused("folder")
@@ -164,14 +164,14 @@ def test_folders_without_classes_are_told(refused: Refused):
 
 
 def test_the_given_folder_may_hold_the_classes(refused: Refused):
-    """`data.files.train=.`"""
+    """`data.files.train=.` reads the class folders in `data.dir` itself."""
     save("cat/a.png")
     save("dog/b.jpg", COLOUR)
     assert "dog/b.jpg: a colour image" in refused("folder", TRAIN_ONLY, "data.files.train=.")
 
 
-def test_test_folders_that_differ_are_told(refused: Refused):
-    """The classes are those of the training images."""
+def test_test_classes_must_be_the_training_classes(refused: Refused):
+    """Other class folders in the test part are refused."""
     two_classes()
     save("test/cat/a.png")
     save("test/dgo/a.png")
@@ -179,8 +179,8 @@ def test_test_folders_that_differ_are_told(refused: Refused):
     assert "[dgo, dog] only in one of them" in said
 
 
-def test_declared_names_that_differ_are_told(refused: Refused):
-    """Names order the folders of those names; they do not rename them."""
+def test_declared_class_names_must_match_the_folders(refused: Refused):
+    """Names set the order of the folders; they do not rename them."""
     two_classes()
     told = "train: its class folders [cat, dog] are not data.class_names=[cat, cow]"
     assert told in refused("folder", TRAIN_ONLY, "data.class_names=[cat,cow]")

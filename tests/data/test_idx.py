@@ -22,7 +22,7 @@ CONTENT = struct.pack(">4B3I", 0, 0, 8, 3, 2, 3, 4) + IMAGES.tobytes()
 
 
 def test_an_array_is_read_as_it_was_written():
-    """Shape and values."""
+    """Shape and values are preserved."""
     np.testing.assert_array_equal(parse(CONTENT, "x", (3, 4)), IMAGES)
 
 
@@ -38,15 +38,15 @@ def test_an_array_is_read_as_it_was_written():
         (struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**31, 4), "values, 0 follow"),
     ],
 )
-def test_what_is_not_idx_is_told(content: bytes, message: str):
-    """Wrong magic numbers, and sizes that disagree with what follows."""
+def test_files_that_are_not_idx_are_refused(content: bytes, message: str):
+    """Wrong magic numbers and sizes that disagree with the content are reported."""
     with pytest.raises(RequestError, match="images-file: ") as caught:
         parse(content, "images-file", (3, 4))
     assert message in str(caught.value)
 
 
 def test_gzip_and_plain_files_are_the_same(tmp_path: Path):
-    """An archive is known by its content, and verified by its uncompressed content."""
+    """Archives are recognized by their content and verified by the uncompressed content."""
     (tmp_path / "plain").write_bytes(CONTENT)
     (tmp_path / "packed").write_bytes(gzip.compress(CONTENT))
     sha256 = hashlib.sha256(CONTENT).hexdigest()
@@ -58,8 +58,8 @@ def test_gzip_and_plain_files_are_the_same(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cut", [3, 20, -3])
-def test_a_truncated_archive_is_told(tmp_path: Path, cut: int):
-    """Wherever it was cut."""
+def test_a_truncated_archive_is_refused(tmp_path: Path, cut: int):
+    """This holds wherever it is cut."""
     file = tmp_path / "cut.gz"
     file.write_bytes(gzip.compress(CONTENT, mtime=0)[:cut])
     with pytest.raises(RequestError, match=r"cut\.gz: a damaged gzip archive"):
@@ -68,7 +68,7 @@ def test_a_truncated_archive_is_told(tmp_path: Path, cut: int):
 
 @pytest.mark.parametrize("spec", [FileSpec(name="x"), FileSpec(name="x", gz_sha256="abc")])
 def test_what_is_named_gz_is_an_archive(tmp_path: Path, spec: FileSpec):
-    """An answer that is none is refused, whether the digest of the archive is known or not."""
+    """A .gz file that is no archive is refused, whether or not the digest of the archive is known."""
     file = tmp_path / "page.gz"
     for content, begins in ((b"<html>login</html>", "3c 68 74 6d"), (b"", "nothing"), (CONTENT, "00 00 08 03")):
         file.write_bytes(content)
@@ -78,7 +78,7 @@ def test_what_is_named_gz_is_an_archive(tmp_path: Path, spec: FileSpec):
 
 @pytest.mark.parametrize("begin", [CONTENT[:16], b"", struct.pack(">4B3I", 0, 0, 8, 3, *[2**32 - 1] * 3)])
 def test_an_archive_of_a_gigantic_file_takes_no_gigantic_memory(tmp_path: Path, begin: bytes):
-    """Neither more than its header promises is unpacked, nor as much allocated as it cannot hold."""
+    """No more is unpacked than the header declares, and no more allocated than the archive can hold."""
     file = tmp_path / "bomb.gz"
     file.write_bytes(gzip.compress(begin + bytes(200 << 20)))
     tracemalloc.start()
@@ -90,15 +90,15 @@ def test_an_archive_of_a_gigantic_file_takes_no_gigantic_memory(tmp_path: Path, 
         tracemalloc.stop()
 
 
-def test_other_content_is_told(tmp_path: Path):
-    """A file that is not the expected one names both digests."""
+def test_unexpected_content_is_refused(tmp_path: Path):
+    """The message has both digests."""
     (tmp_path / "other").write_bytes(CONTENT)
     with pytest.raises(RequestError, match="SHA-256 abc expected, [0-9a-f]{64} found"):
         read_content(tmp_path / "other", FileSpec(name="x", sha256="abc"))
 
 
 def test_colour_images_have_four_dimensions():
-    """As this program writes them."""
+    """They are written and read with a channel dimension."""
     images = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     content = struct.pack(">4B4I", 0, 0, 8, 4, 2, 3, 4, 3) + images.tobytes()
     np.testing.assert_array_equal(parse(content, "x", (3, 4)), images)
@@ -122,7 +122,7 @@ LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
     ],
 )  # fmt: skip
 def test_files_that_are_wrong_are_refused(refused: Callable[..., str], images: bytes, labels: bytes, told: str):
-    """With their name, before anything is done, with exit status 2."""
+    """The message names the file; the exit status is 2."""
     Path("train-images-idx3-ubyte").write_bytes(images)
     Path("train-labels-idx1-ubyte").write_bytes(labels)
     words = ("data.files.test_images=null", "data.files.test_labels=null")
@@ -130,8 +130,8 @@ def test_files_that_are_wrong_are_refused(refused: Callable[..., str], images: b
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_that_may_not_be_read_are_told(refused: Callable[..., str]):
-    """Whatever the format."""
+def test_unreadable_files_are_refused(refused: Callable[..., str]):
+    """This holds for every format."""
     for name in ("train.csv", "data.npz"):
         Path(name).write_bytes(b"x")
         Path(name).chmod(0)

@@ -25,7 +25,7 @@ def data_config(*overrides: str) -> DataConfig:
 
 @pytest.mark.parametrize("fraction", [0.1, 1 / 6, 0.5])
 def test_a_split_has_the_same_share_of_each_class(fraction: float):
-    """To within one image per class, exactly in total, and every image is on one side."""
+    """Shares agree to within one image per class and exactly in total; each image is in one part."""
     labels = np.repeat(np.arange(4), [500, 300, 45, 7]).astype(np.int64)
     rest, chosen = stratified(labels, fraction, 0)
     assert len(chosen) == round(fraction * len(labels))
@@ -35,14 +35,14 @@ def test_a_split_has_the_same_share_of_each_class(fraction: float):
 
 
 def test_a_split_follows_from_its_seed():
-    """The same seed chooses the same images, another one others."""
+    """The same seed selects the same images, another seed others."""
     labels = np.arange(100, dtype=np.int64) % 10
     assert stratified(labels, 0.2, 3)[1].tolist() == stratified(labels, 0.2, 3)[1].tolist()
     assert stratified(labels, 0.2, 3)[1].tolist() != stratified(labels, 0.2, 4)[1].tolist()
 
 
 def test_digits_have_mnists_form(use: Callable[[str], None]):
-    """28×28 bytes, the digit within the inner 20×20, all ten classes in every part."""
+    """Images are 28×28 bytes with the digit in the inner 20×20; each part has all ten classes."""
     use("digits")
     config = data_config("data=digits")
     data = prepare(find(config, print), config)
@@ -58,7 +58,7 @@ def test_digits_have_mnists_form(use: Callable[[str], None]):
 
 @pytest.mark.mnist
 def test_mnist_is_read_verified_and_split(use: Callable[[str], None]):
-    """The real files, to the byte: the digest of what a run uses is known."""
+    """The digest of the data that a run uses is the known one."""
     use("mnist")
     config = data_config()
     data = prepare(find(config, print), config)
@@ -70,7 +70,7 @@ def test_mnist_is_read_verified_and_split(use: Callable[[str], None]):
 
 
 def test_limit_keeps_a_share_of_train_and_test(use: Callable[[str], None]):
-    """At most so many training images (validation among them), and in proportion for test."""
+    """The limit applies to training and validation images; the test part is reduced in proportion."""
     use("digits")
     config = data_config("data=digits", "data.limit=499")
     data = prepare(find(config, print), config)
@@ -87,7 +87,7 @@ UNEVEN = np.random.default_rng(5).permutation(np.repeat(np.arange(4), [500, 300,
 
 
 def numbered_images(labels: np.ndarray) -> Source:
-    """Images of 2×2 whose pixels give their number."""
+    """Return images of 2×2 whose pixels encode their index."""
     numbers = np.arange(len(labels), dtype="<u4").view(np.uint8).reshape(-1, 2, 2, 1)
     return Source(Part(numbers, labels), None, "here", numbered(4))
 
@@ -99,7 +99,7 @@ def numbers_of(part: Part | None) -> set[int]:
 
 @pytest.mark.parametrize(("fraction", "seed"), [(0.1, 0), (0.25, 3)])
 def test_a_limit_moves_no_image_to_the_other_part(fraction: float, seed: int):
-    """The parts of a smaller limit are contained in those of a larger one, and of none."""
+    """The parts for a smaller limit are contained in those for a larger one, and in those without a limit."""
     source = numbered_images(UNEVEN)
     config = data_config("data=digits", f"data.val_fraction={fraction}", f"data.split_seed={seed}")
     whole = prepare(source, config)
@@ -125,8 +125,8 @@ def test_the_split_without_a_limit_is_known():
     assert hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest() == KNOWN
 
 
-def test_a_limit_that_leaves_nothing_is_told():
-    """There must be something to train on and to validate on."""
+def test_a_limit_that_empties_a_part_is_refused():
+    """There must be images to train on and to validate on."""
     part = Part(np.zeros((4, 28, 28, 1), np.uint8), np.arange(4, dtype=np.int64))
     with pytest.raises(RequestError, match="leaves 4 training and 0 validation images"):
         prepare(Source(part, None, "here", numbered(10)), data_config("data=digits"))
@@ -139,7 +139,7 @@ def test_a_limit_that_leaves_nothing_is_told():
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
 def test_the_smallest_limit_with_every_class_is_found(fraction: float):
-    """One image fewer leaves a class without a training image, or nothing to validate on."""
+    """With one image fewer, a class has no training image, or the validation part is empty."""
     config = data_config("data=digits", f"data.val_fraction={fraction}")
     least = smallest_limit(UNEVEN, config)
 
@@ -152,7 +152,7 @@ def test_the_smallest_limit_with_every_class_is_found(fraction: float):
 
 
 def test_a_class_without_training_images_is_reported(cli: Cli, use: Callable[[str], None]):
-    """Whether `data.limit` or the data is the reason; the limit that is named is enough."""
+    """The warning covers `data.limit` and incomplete data; the suggested limit is sufficient."""
     done = cli("data.limit=10", small=True)
     warning = next(line for line in done.out.splitlines() if "without a training image" in line)
     assert (digits := re.search(r"class(?:es)? (\d)", warning)) is not None
@@ -170,7 +170,7 @@ def test_a_class_without_training_images_is_reported(cli: Cli, use: Callable[[st
 
 
 def test_a_source_without_test_part_has_none():
-    """And without validation part, if none is asked for."""
+    """Without a validation fraction, there is no validation part either."""
     part = Part(np.zeros((40, 28, 28, 1), np.uint8), np.arange(40, dtype=np.int64) % 10)
     data = prepare(Source(part, None, "here", numbered(10)), data_config("data=digits", "data.val_fraction=0"))
     assert data.test is None

@@ -21,7 +21,7 @@ LABELS = np.array([0, 1, 1, 0])
 
 
 def save(**changes: Any) -> Path:
-    """The archive of the working directory; None leaves an array out."""
+    """Write the archive in the working directory; None leaves an array out."""
     arrays = {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES[:2], "y_test": LABELS[:2], **changes}
     np.savez("data.npz", **{name: array for name, array in arrays.items() if array is not None})
     return Path("data.npz")
@@ -43,7 +43,7 @@ def npy(shape: tuple[int, ...], content: bytes, descr: str = "|u1") -> bytes:
     ],
 )
 def test_whole_numbers_of_any_type_are_read(images: np.ndarray, labels: np.ndarray):
-    """With or without a channel, in either order of bytes and axes."""
+    """With or without a channel, and in any byte and axis order."""
     train, test, names = read(save(x_train=images, y_train=labels))
     np.testing.assert_array_equal(train.images, IMAGES[..., np.newaxis])
     assert train.images.dtype == np.uint8
@@ -54,7 +54,7 @@ def test_whole_numbers_of_any_type_are_read(images: np.ndarray, labels: np.ndarr
 
 
 def test_compressed_archives_without_test_set_are_read():
-    """And may name their classes."""
+    """They may contain class names."""
     np.savez_compressed("data.npz", x_train=IMAGES, y_train=LABELS, class_names=np.array(["cat", "dög"]))
     train, test, names = read(Path("data.npz"))
     assert len(train) == 4
@@ -93,14 +93,14 @@ SPOILT[2, 1, 0] = np.nan
         ({"class_names": np.array([1, 2])}, "class_names: expected a list of texts, found int64 of shape (2)"),
     ],
 )  # fmt: skip
-def test_arrays_that_are_wrong_are_told(refused: Refused, changes: dict[str, Any], told: str):
-    """With the array, the place in it, what was expected and what was found."""
+def test_invalid_arrays_are_reported(refused: Refused, changes: dict[str, Any], told: str):
+    """The message has the array, the index, the expected and the found value."""
     save(**changes)
     assert told in refused("npz")
 
 
-def test_class_names_that_disagree_are_told(refused: Refused):
-    """Those of the archive and those of the config."""
+def test_class_names_must_agree_with_the_config(refused: Refused):
+    """Other names in the archive are refused."""
     save(class_names=np.array(["cat", "dog"]))
     assert "class_names [cat, dog] are not data.class_names=[dog, cat]" in refused(
         "npz", "data.class_names=[dog,cat]"
@@ -108,16 +108,16 @@ def test_class_names_that_disagree_are_told(refused: Refused):
 
 
 @pytest.mark.parametrize("cut", [10, 200, -30])
-def test_a_truncated_archive_is_told(refused: Refused, cut: int):
-    """Wherever it was cut."""
+def test_a_truncated_archive_is_refused(refused: Refused, cut: int):
+    """This holds wherever it is cut."""
     whole = save().read_bytes()
     Path("data.npz").write_bytes(whole[:cut])
     assert "data.npz: a damaged NPZ archive, or none" in refused("npz")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_changed_bytes_are_told(refused: Refused, compressed: bool):
-    """By the archive's own checksum."""
+def test_changed_bytes_are_detected(refused: Refused, compressed: bool):
+    """The archive's checksum reveals them."""
     big = np.random.default_rng(0).integers(0, 256, (50, 20, 30), np.uint8)
     (np.savez_compressed if compressed else np.savez)("data.npz", x_train=big, y_train=np.zeros(50, int))
     content = bytearray(Path("data.npz").read_bytes())
@@ -127,7 +127,7 @@ def test_changed_bytes_are_told(refused: Refused, compressed: bool):
 
 
 def test_a_huge_promise_is_not_believed(refused: Refused):
-    """Nothing is allocated for a header that promises more than follows."""
+    """No memory is allocated for a header that declares more than the file contains."""
     with zipfile.ZipFile("data.npz", "w") as archive:
         archive.writestr("x_train.npy", npy((10**9, 28, 28), b"few"))
         archive.writestr("y_train.npy", npy((1,), b"\0"))
@@ -147,8 +147,8 @@ def test_a_huge_promise_is_not_believed(refused: Refused):
         npy((-1, 3, -2), bytes(6)),
     ],
 )
-def test_members_that_are_no_arrays_are_told(refused: Refused, content: bytes):
-    """Whatever stands there instead of a header."""
+def test_members_that_are_not_arrays_are_refused(refused: Refused, content: bytes):
+    """This holds for any content instead of a header."""
     with zipfile.ZipFile("data.npz", "w") as archive:
         archive.writestr("x_train.npy", content)
     assert "data.npz: x_train.npy: " in refused("npz")
@@ -162,8 +162,8 @@ def test_members_that_are_no_arrays_are_told(refused: Refused, content: bytes):
         (b"PK\1\2\x14\3\x14\0\0\0\0\0", b"PK\1\2\x14\3\x14\0\0\0\x62\0"),
     ],
 )
-def test_archives_that_zipfile_cannot_read_are_told(refused: Refused, old: bytes, new: bytes):
-    """A member's name that is no text, a version of the format, a compression that it does not know."""
+def test_archives_that_zipfile_cannot_read_are_refused(refused: Refused, old: bytes, new: bytes):
+    """Invalid member names, unknown format versions and compression methods are reported."""
     with zipfile.ZipFile("data.npz", "w") as archive:
         archive.writestr("x_train.npy", npy((1,), b"\0"))
         archive.writestr("ä.npy", b"")
@@ -174,8 +174,8 @@ def test_archives_that_zipfile_cannot_read_are_told(refused: Refused, old: bytes
     assert "damaged" in said
 
 
-def test_what_is_no_archive_is_told(refused: Refused):
-    """Another kind of file, an empty one, none."""
+def test_files_that_are_no_archive_are_refused(refused: Refused):
+    """Other files, empty files and missing files are reported."""
     for content in (b"", b"label,pixel0\n"):
         Path("data.npz").write_bytes(content)
         assert "data.npz: a damaged NPZ archive, or none" in refused("npz")

@@ -60,7 +60,7 @@ def write(folder: Path, packed: bool = False, **changes: bytes) -> Path:
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """A mirror on loopback: its address, its folder, and what was asked of it."""
+    """Start a mirror on loopback; yields its address, its folder, and the requests it received."""
     folder = tmp_path / "mirror"
     folder.mkdir()
     asked: list[str] = []
@@ -95,7 +95,7 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
 
 
 def test_a_given_folder_comes_first(tmp_path: Path):
-    """`data.dir`, with or without gzip, wins over the cache."""
+    """`data.dir`, with or without gzip, takes precedence over the cache."""
     write(cache_folder("tiny"), train_images=b"damaged")
     for packed in (False, True):
         folder = write(tmp_path / f"given{packed}", packed)
@@ -106,8 +106,8 @@ def test_a_given_folder_comes_first(tmp_path: Path):
         assert source.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_given_folder_without_the_files_is_a_mistake(tmp_path: Path):
-    """No fallback stands in for a folder that somebody named."""
+def test_a_given_folder_without_the_files_is_refused(tmp_path: Path):
+    """No fallback replaces a folder that the user named."""
     folder = write(tmp_path / "given")
     (folder / "test_labels").unlink()
     with pytest.raises(RequestError, match="not there, with or without .gz: test_labels"):
@@ -117,7 +117,7 @@ def test_a_given_folder_without_the_files_is_a_mistake(tmp_path: Path):
 
 
 def test_a_mirror_fills_the_cache(mirror: tuple[str, Path, list[str]]):
-    """What was downloaded is verified, kept uncompressed, and not fetched again."""
+    """Downloads are verified, stored uncompressed, and not fetched again."""
     address, folder, asked = mirror
     write(folder, packed=True)
     told: list[str] = []
@@ -128,8 +128,8 @@ def test_a_mirror_fills_the_cache(mirror: tuple[str, Path, list[str]]):
     assert len(asked) == 4
 
 
-def test_a_bad_mirror_is_passed_over(mirror: tuple[str, Path, list[str]], tmp_path: Path):
-    """A mirror that refuses, or has damaged or other files, leads to the next; nothing of it is kept."""
+def test_a_bad_mirror_is_skipped(mirror: tuple[str, Path, list[str]], tmp_path: Path):
+    """If a mirror refuses or has damaged or other files, the next one is used, and none of its files are kept."""
     address, folder, _ = mirror
     write(folder / "good", packed=True)
     write(folder / "other", packed=True, test_labels=CONTENTS["train_labels"])
@@ -158,7 +158,7 @@ def test_a_bad_mirror_is_passed_over(mirror: tuple[str, Path, list[str]], tmp_pa
 
 
 def test_a_silent_mirror_costs_a_few_seconds(monkeypatch: pytest.MonkeyPatch):
-    """A server that accepts and says nothing is given up."""
+    """A server that accepts connections but never answers is given up."""
     import socket
 
     monkeypatch.setattr(sources, "PATIENCE", 0.2)
@@ -167,7 +167,7 @@ def test_a_silent_mirror_costs_a_few_seconds(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_keras_own_cache_is_used(tmp_path: Path):
-    """The archive that `keras.datasets` keeps, if its digest is right."""
+    """The archive of `keras.datasets` is used if its digest is correct."""
     archive = tmp_path / "keras" / "datasets" / "tiny.npz"
     archive.parent.mkdir(parents=True)
     images, labels = RNG.integers(0, 256, (9, 4, 5), np.uint8), np.arange(9, dtype=np.uint8) % 3
@@ -180,8 +180,8 @@ def test_keras_own_cache_is_used(tmp_path: Path):
         find(config(keras_cache=FileSpec(name="tiny.npz", sha256="other")), print)
 
 
-def test_a_damaged_cache_is_told(tmp_path: Path):
-    """A cached file that changed is an error with its name, not training data."""
+def test_a_damaged_cache_is_refused(tmp_path: Path):
+    """The message names the changed file."""
     write(cache_folder("tiny"), test_images=CONTENTS["train_images"])
     with pytest.raises(RequestError, match="test_images: not the expected file"):
         find(config(), print)
@@ -194,14 +194,14 @@ def test_a_damaged_cache_is_told(tmp_path: Path):
         ({"shape": (5, 4, 1)}, "images of 4×5×1, but data.shape says 5×4×1"),
     ],
 )
-def test_data_other_than_declared_is_told(tmp_path: Path, changes: dict[str, object], message: str):
-    """Labels out of range and other image sizes name what was declared and what was found."""
+def test_data_must_be_as_declared(tmp_path: Path, changes: dict[str, object], message: str):
+    """Labels out of range and other image sizes are reported with the declared and the found value."""
     with pytest.raises(RequestError, match=message):
         find(config(dir=str(write(tmp_path / "given")), **changes), print)
 
 
-def test_counts_that_disagree_are_told(tmp_path: Path):
-    """As many labels as images."""
+def test_labels_and_images_must_have_the_same_number(tmp_path: Path):
+    """Different counts are refused."""
     labels = idx(np.zeros(19, np.uint8))
     folder = write(tmp_path / "given", train_labels=labels)
     loose = {part: FileSpec(name=part) for part in CONTENTS}
@@ -210,7 +210,7 @@ def test_counts_that_disagree_are_told(tmp_path: Path):
 
 
 def packed_specs() -> dict[str, FileSpec]:
-    """The files of the mirror as known by their archives' digests alone."""
+    """Return the mirror's files with only the archives' digests known."""
     return {
         part: FileSpec(name=part, gz_sha256=hashlib.sha256(gzip.compress(content, mtime=0)).hexdigest())
         for part, content in CONTENTS.items()
@@ -225,7 +225,7 @@ def write_archives(folder: Path, **changes: bytes) -> Path:
 
 
 def test_archives_with_a_digest_are_kept_as_they_are(mirror: tuple[str, Path, list[str]]):
-    """Where only the digest of the archive is published, the cache keeps what can be verified again."""
+    """If only the archive's digest is published, the cache keeps the archive, which can be verified again."""
     address, folder, asked = mirror
     write_archives(folder)
     packed = config(mirrors=(address,), files=packed_specs())
@@ -241,8 +241,8 @@ def test_archives_with_a_digest_are_kept_as_they_are(mirror: tuple[str, Path, li
         find(packed, lambda _: None)
 
 
-def test_a_mirror_that_answers_a_page_is_passed_over(mirror: tuple[str, Path, list[str]]):
-    """Where only the digest of the archive is known too; a cache that kept such a page is refused."""
+def test_a_mirror_that_sends_a_page_is_skipped(mirror: tuple[str, Path, list[str]]):
+    """This also holds if only archive digests are known; a cached page is refused."""
     address, folder, _ = mirror
     page = b"<html>login</html>"
     (folder / "page").mkdir()
@@ -256,10 +256,10 @@ def test_a_mirror_that_answers_a_page_is_passed_over(mirror: tuple[str, Path, li
         find(packed, lambda _: None)
 
 
-def test_a_mirror_that_sends_too_much_is_passed_over(
+def test_a_mirror_that_sends_too_much_is_skipped(
     mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ):
-    """No more is read than the largest archive that is allowed."""
+    """At most the size of the largest allowed archive is read."""
     address, folder, _ = mirror
     write(folder, packed=True)
     monkeypatch.setattr(sources, "MOST", 100)
@@ -342,7 +342,7 @@ def test_a_file_without_a_digest_is_not_downloaded(mirror: tuple[str, Path, list
 
 
 def test_keras_folder_of_archives_is_used(tmp_path: Path):
-    """As Keras keeps Fashion-MNIST, if the digests are right."""
+    """Keras' folder of Fashion-MNIST is used if the digests are correct."""
     kept = write_archives(tmp_path / "keras" / "datasets" / "tiny")
     there = config(keras_cache=FileSpec(name="tiny"), files=packed_specs())
     assert find(there, lambda _: None).origin == str(kept)
@@ -352,7 +352,7 @@ def test_keras_folder_of_archives_is_used(tmp_path: Path):
 
 
 def test_files_without_test_part_are_enough(tmp_path: Path):
-    """Null in the place of both test files says that there is none."""
+    """null for both test files means that there is no test set."""
     folder = write(tmp_path / "given")
     (folder / "test_images").unlink()
     (folder / "test_labels").unlink()
@@ -362,7 +362,7 @@ def test_files_without_test_part_are_enough(tmp_path: Path):
 
 @pytest.fixture
 def words(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> list[str]:
-    """A command line's words for the mirror's data set: an option of the user's own."""
+    """Return overrides for the mirror's data set, as an option of the user's own."""
     address, folder, _ = mirror
     write(folder, packed=True)
     files = {part: {"name": part, "sha256": hashlib.sha256(c).hexdigest()} for part, c in CONTENTS.items()}
@@ -374,7 +374,7 @@ def words(mirror: tuple[str, Path, list[str]], tmp_path: Path) -> list[str]:
 
 
 def test_fetch_fills_the_cache_once(cli: Cli, mirror: tuple[str, Path, list[str]], words: list[str]):
-    """It says where it is, and the second time that it is there."""
+    """The output says where the files are; the second time, that they are already there."""
     address, _, asked = mirror
     out = cli("dataset", "fetch", *words).out
     assert f"tiny is in {cache_folder('tiny')}, from {address}" in out
@@ -384,18 +384,18 @@ def test_fetch_fills_the_cache_once(cli: Cli, mirror: tuple[str, Path, list[str]
     assert "20 train, 6 test, each 4×5×1" in cli("dataset", "verify", *words).out
 
 
-def test_fetch_mends_a_damaged_cache(cli: Cli, words: list[str]):
-    """What is not the expected file is fetched anew."""
+def test_fetch_repairs_a_damaged_cache(cli: Cli, words: list[str]):
+    """A file that is not the expected one is fetched again."""
     cli("dataset", "fetch", *words)
     write(cache_folder("tiny"), test_images=b"damaged")
     out = cli("dataset", "fetch", *words).out
     assert "test_images: not the expected file" in out
-    assert "fetching it anew" in out
+    assert "fetching it again" in out
     assert "6 test" in cli("dataset", "verify", *words).out
 
 
-def test_fetch_mends_a_cache_of_pages(cli: Cli, words: list[str]):
-    """What is named as an archive and is none is fetched anew."""
+def test_fetch_repairs_a_cache_of_pages(cli: Cli, words: list[str]):
+    """A file named as an archive that is none is fetched again."""
     cli("dataset", "fetch", *words)
     (cache_folder("tiny") / "test_images").unlink()
     (cache_folder("tiny") / "test_images.gz").write_bytes(b"<html>login</html>")
@@ -405,7 +405,7 @@ def test_fetch_mends_a_cache_of_pages(cli: Cli, words: list[str]):
 
 
 def test_a_cache_that_cannot_be_written_fails_the_fetch(cli: Cli, words: list[str], tmp_path: Path):
-    """Exit status 1: what was asked for was not done."""
+    """The exit status is 1, as the request was not fulfilled."""
     (tmp_path / "cache").write_text("")
     assert "cannot be written: Not a directory" in cli("dataset", "fetch", *words, status=1).err
 
@@ -413,7 +413,7 @@ def test_a_cache_that_cannot_be_written_fails_the_fetch(cli: Cli, words: list[st
 def test_a_mirror_that_sends_too_much_is_cut_off(
     mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ):
-    """Reading stops at a limit, so a broken mirror cannot fill the memory."""
+    """Reading stops at a limit, so that a broken mirror cannot fill the memory."""
     address, _, asked = mirror
     monkeypatch.setattr(sources, "MOST", 1000)
     with pytest.raises(NotFound, match="1,000 bytes"):

@@ -10,12 +10,12 @@ from mnist_exp.inference.metrics import BINS, assess, calibration, wilson
 
 
 def certain(predicted: list[int], classes: int) -> np.ndarray:
-    """Probabilities that are 1 for these classes."""
+    """Return probabilities that are 1 for the given classes."""
     return np.eye(classes, dtype=np.float32)[predicted]
 
 
 def test_figures_of_classes_are_those_of_scikit_learn():
-    """Precision, recall, F1, their means, and the confusion matrix."""
+    """Precision, recall, F1, their means and the confusion matrix agree."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     rng = np.random.default_rng(0)
@@ -32,8 +32,8 @@ def test_figures_of_classes_are_those_of_scikit_learn():
     assert found.accuracy == (labels == predicted).mean()
 
 
-def test_nothing_is_divided_by_nothing():
-    """A class without images has no recall, one that is never seen no precision; they have no part in the means."""
+def test_undefined_figures_are_none():
+    """A class without images has no recall, and one that is never predicted no precision."""
     found = assess(np.array([0, 0, 1, 1]), certain([0, 0, 0, 2], 4))
     assert [of.precision for of in found.classes] == [2 / 3, None, 0, None]
     assert [of.recall for of in found.classes] == [1, 0, None, None]
@@ -43,13 +43,13 @@ def test_nothing_is_divided_by_nothing():
 
 @pytest.mark.parametrize(("right", "images"), [(0, 1), (1, 1), (0, 50), (50, 50), (81, 263), (9929, 10000)])
 def test_wilsons_interval_is_scipys(right: int, images: int):
-    """Between 0 and 1, with the share in it, also where nothing or everything is right."""
+    """It lies between 0 and 1 and contains the share, even for shares of 0 and 1."""
     expected = stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
     assert wilson(right, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_calibrated_probabilities_have_no_error():
-    """In the mean of many; those that are too sure by a tenth have a tenth."""
+    """Over many images, calibrated probabilities have error 0, and overconfidence by 0.1 has error 0.1."""
     rng = np.random.default_rng(0)
     sure = rng.uniform(0.5, 0.9, 200_000)
     labels = (rng.random(len(sure)) > sure).astype(np.int64)
@@ -61,7 +61,7 @@ def test_calibrated_probabilities_have_no_error():
 
 
 def test_bins_are_of_equal_width():
-    """Each has its upper border; a confidence of 1 is in the last."""
+    """Each includes its upper bound; a confidence of 1 is in the last bin."""
     confidence = np.array([0.6, 0.61, 1.0, 1.0])
     probabilities = np.stack([confidence, (1 - confidence) / 2, (1 - confidence) / 2], axis=1)
     found = calibration(np.array([0, 1, 0, 1]), probabilities)

@@ -20,7 +20,7 @@ Pixels = npt.NDArray[Any]
 
 @cache
 def digits(count: int) -> tuple[Pixels, Pixels]:
-    """Test images and labels of the data that is here."""
+    """Return test images and labels of the data available here."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
@@ -40,7 +40,7 @@ def normalized(image: Pixels, height: int = 28, width: int = 28) -> Pixels:
 
 
 def distance(one: Pixels, other: Pixels) -> float:
-    """The mean difference of two images' pixels where they overlap best, within one pixel in each direction.
+    """Return the mean pixel difference of two images at their best overlap, within one pixel in each direction.
 
     Rounding the centre of mass moves an image by one pixel, which alone changes blurred strokes (the embedded
     digits are enlarged from 8×8) as much as another writer would.
@@ -51,7 +51,7 @@ def distance(one: Pixels, other: Pixels) -> float:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_digit_comes_out_the_same_from_any_form(form: str):
-    """The pixels differ by far less than those of two digits of one class do."""
+    """The pixels differ far less than those of two digits of one class."""
     images, labels = digits(40)
     rng = np.random.default_rng(0)
     expected = [normalized(image) for image in images]
@@ -64,7 +64,7 @@ def test_a_digit_comes_out_the_same_from_any_form(form: str):
 
 @pytest.mark.mnist
 def test_mnists_own_digits_are_nearly_unchanged(use: Callable[[str], None]):
-    """By 3 of 255 in the mean; most are not moved or scaled at all."""
+    """The mean change is at most 3 of 255; most digits are not moved or scaled at all."""
     use("mnist")
     images, _ = digits(300)
     distances = [np.abs(normalized(image) - image).mean() for image in images]
@@ -73,7 +73,7 @@ def test_mnists_own_digits_are_nearly_unchanged(use: Callable[[str], None]):
 
 
 def test_the_form_is_that_of_mnist():
-    """Light on dark, in a box of 20×20, its proportions kept, and the centre of mass in the middle."""
+    """The digit is light on dark, fits 20×20 with its proportions, and has its centre of mass in the middle."""
     paper = Image.new("L", (300, 200), 230)
     ImageDraw.Draw(paper).line([(40, 30), (40, 90), (70, 90)], 40, width=9)
     found = normalized(np.asarray(paper))
@@ -85,14 +85,14 @@ def test_the_form_is_that_of_mnist():
 
 
 def test_other_sizes_have_the_same_proportions():
-    """Of a model that takes 56×56."""
+    """This is tested for a model of 56×56 images."""
     images, _ = digits(1)
     found = normalized(larger(images[0]), 56, 56)
     assert np.ptp(np.flatnonzero(found.any(axis=1))) + 1 == 40
 
 
-def test_specks_and_the_edge_of_the_paper_are_no_digit():
-    """Nor what lies beside the paper."""
+def test_specks_and_paper_edges_are_dropped():
+    """Anything beyond the paper is dropped as well."""
     images, _ = digits(1)
     clean = 255 - on_canvas(larger(images[0], 4), 300, np.random.default_rng(1))
     dirty = clean.copy()
@@ -102,7 +102,7 @@ def test_specks_and_the_edge_of_the_paper_are_no_digit():
 
 
 def test_a_broken_stroke_is_kept():
-    """Both halves of a digit whose ink gave out between them."""
+    """Both halves of an interrupted stroke are kept."""
     paper = Image.new("L", (200, 200), 255)
     draw = ImageDraw.Draw(paper)
     draw.line([(60, 30), (60, 80)], 0, width=12)
@@ -112,8 +112,8 @@ def test_a_broken_stroke_is_kept():
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, pytest.approx(20 * 62 / 152, abs=1))
 
 
-def test_thin_strokes_are_seen():
-    """A pen's line on a large sheet is as dark as a thick one's, and at least two pixels wide."""
+def test_thin_strokes_are_thickened():
+    """A thin line on a large sheet is as dark as a thick one, and at least two pixels wide."""
     paper = Image.new("L", (500, 500), 255)
     ImageDraw.Draw(paper).line([(100, 50), (100, 450), (380, 450)], 90, width=3)
     found = normalized(np.asarray(paper))
@@ -123,7 +123,7 @@ def test_thin_strokes_are_seen():
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 50), (28, 28), (300, 200)])
 def test_blank_paper_is_no_digit(size: tuple[int, int]):
-    """Of one colour, unevenly lit, or with a scanner's noise."""
+    """Plain, unevenly lit and noisy paper gives no digit."""
     rng = np.random.default_rng(0)
     even = np.full(size, 240, np.uint8)
     light = np.clip(np.linspace(120, 220, size[1]) + np.zeros(size), 0, 255).astype(np.uint8)

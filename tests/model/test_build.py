@@ -151,7 +151,7 @@ def test_layers_and_objectives_are_checked_with_keras(overrides: list[str], plac
     """Each problem is reported once, at the key that an override would change."""
     found = sorted(problems(*overrides))
     assert [f"{text.partition(':')[0]}:" for text in found] == sorted(places)
-    golden("\\n".join(found))
+    golden("\n".join(found))
 
 
 def test_a_right_model_passes():

@@ -146,4 +146,4 @@ def test_each_faulty_layer_is_reported_once_at_its_place(layers: list[Any], plac
     """Also after a layer whose fault leaves the shape of its output unknown."""
     found = sorted(set(problems(layers)))
     assert [f"{text.partition(':')[0]}:" for text in found] == sorted(places)
-    golden("\\n".join(found))
+    golden("\n".join(found))

@@ -81,7 +81,7 @@ def test_what_is_left_out_is_said(
         most = (channels, channels) if shape[2] > 1 else (None, channels and channels**2)
         left_out = any(limit and limit < there for limit, there in zip(most, shape[2:], strict=True))
         assert (" of " in titles[-1]) == left_out
-        assert ("those with the greatest weights" in titles[-1].replace("\n", " ")) == left_out
+        assert ("those with the largest weights" in titles[-1].replace("\n", " ")) == left_out
 
 
 def test_nothing_but_zeros_is_drawn_too(tmp_path: Path):

@@ -134,7 +134,7 @@ def test_a_run_is_found_by_what_it_is_called(tmp_path: Path):
         find_run("linear", tmp_path)
     with pytest.raises(RequestError, match=r"pyramyd-1: there is no such run .*\(did you mean 'pyramid-1'\?\)"):
         find_run("pyramyd-1", tmp_path)
-    with pytest.raises(RequestError, match="there is no finished run"):
+    with pytest.raises(RequestError, match="no finished run"):
         find_run("latest", tmp_path / "empty")
 
 

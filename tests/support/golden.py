@@ -21,12 +21,14 @@ Golden = Callable[[str], None]
 
 # What differs from run to run, or between MNIST and the embedded digits, which take its place.
 _MASKS = (
+    (r"\b\d{8}-\d{6}\b", "<stamp>"),
     (r"\d{4}-\d\d-\d\d(?:[ T_]\d\d[:-]\d\d(?:[:-]\d\d)?)?", "<date>"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,64}\b", "<hash>"),
     (r"\d[\d,.]* ?%", "<percent>"),
     (r"\b\d+(?:\.\d+)? s\b", "<time>"),
     (r"\b\d+\.\d{3,}\b", "<figure>"),
     (r"\b\d[\d,]* images\b", "<count> images"),
+    (r"(?<=has )0 to \d+$", "0 to <count>"),
     (r"\b(?i:mnist(?!-)|digits)\b", "<data>"),
     (r"(?<=\S)  +", "  "),  # columns are as wide as what is in them
     (r" +$", ""),
