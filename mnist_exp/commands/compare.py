@@ -184,7 +184,7 @@ def those_that_count(chosen: Sequence[RunSummary], metric: str) -> tuple[list[Tr
         elif metric.startswith("val/") and (seen := run.result.validation_images_seen):
             left_out[run.path] = f"started from weights that were trained on {seen} of its validation images"
         elif not run.result.exact:
-            left_out[run.path] = "was resumed with other threads or precision, so its seed does not determine it"
+            left_out[run.path] = "was resumed on another device, so its seed does not determine it"
         else:
             try:
                 runs.append(trained(run, read_config(run.path)))

@@ -1,9 +1,9 @@
 """Sums of a network's branches in a fixed order: floating-point results depend on it.
 
-TensorFlow's arithmetic optimizer joins additions into one `AddN` operation. With three or more terms, that operation
-begins with whichever term's memory it can reuse, or, if its optimizer for memory replaced it, adds the terms as they
-arrive. Both depend on timing, in spite of `enable_op_determinism`: training a `Parallel` of three branches twice gave
-different weights.
+TensorFlow's arithmetic optimizer joins additions into one `AddN` operation. With three or more terms, that
+operation begins with whichever term's memory it can reuse, or, if the memory optimizer replaced it, adds the terms
+as they arrive. Both depend on timing, in spite of `enable_op_determinism`: a `Parallel` of three branches ended
+with different weights in each training.
 """
 
 from __future__ import annotations
