@@ -18,6 +18,8 @@ from support.golden import Golden
 
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs.directory import RunDirectory
+from mnist_exp.runs.result import parse_result
+from mnist_exp.training.device import cpu_features
 
 TRAINED = ("training.epochs=3", "training.batch_size=8", "aug=shift", "name=run")
 
@@ -374,11 +376,42 @@ def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
 def test_another_precision_is_recorded(cli: Cli, interrupted: Callable[..., Path]):
     """What was asked for is done; the result says that it is not exact."""
     run = interrupted("device.precision=float32")
+    features = json.loads((run / "result.json").read_text())["device"]["cpu_features"]
+    assert features == list(cpu_features())  # recorded
+    edit(run, lambda result: result["device"].update(cpu_features=[*features, "of another CPU"]))
     done = cli("resume", f"run={run}", "device.precision=bfloat16")
+    assert "a CPU with of another CPU" in done.out
     assert "warning: the run used CPU, " in done.out
     assert done.result["exact"] is False
     assert [entry["exact"] for entry in done.result["resumed"]] == [False]
     assert done.result["device"]["precision"] == "bfloat16"
+
+
+CPU: dict[str, Any] = {"kind": "cpu", "device": "CPU", "threads": 2, "precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({}, []),  # of a version that did not record it
+        ({"cpu_features": ["avx", "avx2"], "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}, []),
+        ({"cpu_features": ["avx2", "avx512f"], "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}, ["without avx, with avx512f"]),
+        ({"cpu_features": ["avx", "avx2"], "onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"}},
+         ["ONEDNN_MAX_CPU_ISA was not set and is AVX2", "TF_ENABLE_ONEDNN_OPTS was 0 and is not set"]),
+        ({"kind": "gpu", "cpu_features": [], "onednn": {}}, []),
+        ({"threads": 1, "cpu_features": ["avx", "avx2"], "onednn": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}, ["CPU, 1 threads"]),
+    ],
+)  # fmt: skip
+def test_another_cpu_is_reported(recorded: dict[str, Any], told: list[str]):
+    """If oneDNN may select other code than it did for the run: on CPUs, and if the run recorded it."""
+    from mnist_exp.engine.resumption import device_differences
+    from mnist_exp.training.device import Device
+
+    result = parse_result({"started": 0, "status": "killed", "data": {}, "device": {**CPU, **recorded}})
+    here = Device(result.device.kind, "CPU", 2, "float32", ("avx", "avx2"), {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    found = device_differences(result, here)
+    assert len(found) == len(told)
+    assert all(words in sentence for words, sentence in zip(told, found, strict=True))
 
 
 @pytest.mark.slow

@@ -116,9 +116,7 @@ def _reason_against(run: RunSummary, metric: str) -> str | None:
     if metric.startswith("val/") and (count := run.result.validation_images_seen):
         return f"started from weights that were trained on {count} of its validation images"
     if not run.result.exact:
-        return (
-            "was resumed with other threads or another precision, so its result does not depend on the seed alone"
-        )
+        return "was resumed on another device, so its result does not depend on the seed alone"
     return None
 
 

@@ -65,8 +65,8 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     with stopwatch.phase("data"):
         _, _, source, _ = resolve_data(request, config)
         check_data(path, result, source, config, same, state)
-    had = result.device
-    exact = (computer.name, computer.threads, computer.precision) == (had.device, had.threads, had.precision)
+    others = device_differences(result, computer)
+    exact = not others
     epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if state is None:
         say("resume  from the beginning: no checkpoint had been written")
@@ -77,10 +77,8 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     overrides = list(request.overrides)
     entry = ResumptionRecord(at=time.time(), epochs=epochs, steps=steps, overrides=overrides, exact=exact)
     if not exact:
-        warn(
-            f"the run used {_device(result)}: from here on, its results are not bit-identical"
-            " to those of an uninterrupted run"
-        )
+        why = "; ".join(others)
+        warn(f"{why}: from here on, its results are not bit-identical to those of an uninterrupted run")
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
     known = result.model_copy(update={"resumed": [*result.resumed, entry], "exact": result.exact and exact})
     sweep = path.parent if path.parent.parent.name == SWEEPS else None
@@ -189,6 +187,30 @@ def check_device(
             f"the run used {_device(result)}, but this is {computer}: device.kind={computer.kind} {other}"
         )
     return config, computer
+
+
+def device_differences(result: RunResult, computer: Device) -> list[str]:
+    """Return how the run's device differs from this one in what can change the bits.
+
+    The code that oneDNN selects counts on CPUs, unless the run is of a version that did not record it.
+    """
+    had = result.device
+    found = []
+    if (computer.name, computer.threads, computer.precision) != (had.device, had.threads, had.precision):
+        found.append(f"the run used {_device(result)}")
+    if computer.kind == had.kind == "cpu":
+        before, now = set(had.cpu_features or ()), set(computer.cpu_features)
+        if had.cpu_features is not None and before != now:
+            names = [*(f"without {name}" for name in sorted(now - before)),
+                     *(f"with {name}" for name in sorted(before - now))]  # fmt: skip
+            found.append(f"the run used a CPU {', '.join(names)}")
+        if had.onednn is not None:
+            found += [
+                f"{name} was {had.onednn.get(name, 'not set')} and is {computer.onednn.get(name, 'not set')}"
+                for name in sorted({*had.onednn, *computer.onednn})
+                if had.onednn.get(name) != computer.onednn.get(name)
+            ]
+    return found
 
 
 def _device(result: RunResult) -> str:

@@ -256,6 +256,7 @@ def start_record(
         "device": DeviceRecord(
             kind=computer.kind, device=computer.name, threads=computer.threads,
             precision=computer.precision, deterministic=config.device.deterministic,
+            cpu_features=list(computer.cpu_features), onednn=dict(computer.onednn),
         ),
     }  # fmt: skip
     earlier = resumption.result if resumption else None

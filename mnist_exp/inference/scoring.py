@@ -20,6 +20,7 @@ from mnist_exp.model.compile_args import make_loss, make_metrics
 from mnist_exp.runs.archives import refuse_oversized
 from mnist_exp.training.device import halves_batches
 from mnist_exp.training.keras_logits import join_outputs, logits_of
+from mnist_exp.training.ordered_sums import ordered_sums
 
 Probabilities = npt.NDArray[np.float32]
 Result = TypeVar("Result")
@@ -80,7 +81,8 @@ def form(model: keras.Model, name: str) -> tuple[Shape, int]:
 def predict(model: keras.Model, images: Images) -> Probabilities:
     """Return class probabilities (n, classes), float32, for raw images (n, height, width, channels)."""
     # Bit-identical to `model.predict(images, batch_size=BATCH)`, but saves half a second for a tf.data pipeline.
-    probabilities = _by_batch(lambda batch: model.predict_on_batch(images[batch]), len(images))
+    with ordered_sums(model):
+        probabilities = _by_batch(lambda batch: model.predict_on_batch(images[batch]), len(images))
     return np.concatenate(probabilities).astype(np.float32, copy=False)
 
 
@@ -99,7 +101,8 @@ def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
 
     signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (part.images, targets)]
     compiled = tf.function(compute, input_signature=signature)
-    results = _by_batch(lambda batch: compiled(part.images[batch], targets[batch]), len(part))
+    with ordered_sums(model):
+        results = _by_batch(lambda batch: compiled(part.images[batch], targets[batch]), len(part))
     predicted, logits, losses = zip(*results, strict=True)
     metrics = {"loss": float(np.average(losses, weights=[len(batch) for batch in predicted]))}
     outputs = join_outputs(predicted, logits)

@@ -53,6 +53,10 @@ class DeviceRecord(Record):
     threads: int | None = None
     precision: str | None = None
     deterministic: bool | None = None
+    cpu_features: list[str] | None = None
+    """The CPU's instruction sets by which oneDNN selects its code."""
+    onednn: dict[str, str] | None = None
+    """The environment variables that change this selection."""
 
 
 class SplitRecord(Record):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from mnist_exp.config.schema import DeviceConfig
 from mnist_exp.errors import RequestError
 
 GPU_INSTALL = "pip install 'mnist-exp[gpu]'"
+# Instruction sets by which oneDNN selects its code, as Linux names them on x86-64 and ARM.
+_DISPATCHED = frozenset(
+    ("sse4_1", "avx", "avx2", "fma", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+     "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16",
+     "asimd", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16")
+)  # fmt: skip
+CPUINFO = Path("/proc/cpuinfo")
+_PREFIXES = ("ONEDNN_", "DNNL_")  # of oneDNN's environment variables; the second is its former name
+_WITHOUT_EFFECT = ("VERBOSE", "JIT_DUMP", "JIT_PROFILE", "PRIMITIVE_CACHE_CAPACITY")
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,10 @@ class Device:
     name: str
     threads: int
     precision: str
+    cpu_features: tuple[str, ...] = ()
+    """The instruction sets by which oneDNN selects its code, sorted."""
+    onednn: Mapping[str, str] = field(default_factory=dict)
+    """The environment variables that change this selection."""
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -58,8 +72,9 @@ def resolve(config: DeviceConfig) -> Device:
         capability = details.get("compute_capability", (0, 0))
         fast = tuple(capability) >= (8, 0)  # Ampere, the first generation with bfloat16
         name = f"GPU {details.get('device_name', gpus[0].name)}"
-        return Device("gpu", name, threads, _precision(config, fast))
-    return Device("cpu", "CPU", threads, _precision(config, cpu_computes_in_bfloat16()))
+        return Device("gpu", name, threads, _precision(config, fast), cpu_features(), onednn_settings())
+    precision = _precision(config, cpu_computes_in_bfloat16())
+    return Device("cpu", "CPU", threads, precision, cpu_features(), onednn_settings())
 
 
 def leave_gpus_alone() -> None:
@@ -89,14 +104,33 @@ def halves_batches() -> bool:
     return not tf.config.get_visible_devices("GPU") and tf.config.threading.get_inter_op_parallelism_threads() != 1
 
 
-def cpu_computes_in_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def cpu_computes_in_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
     """Return whether the CPU has bfloat16 instructions; without them, bfloat16 is slower than float32."""
+    return "avx512_bf16" in _cpu_flags(cpuinfo)
+
+
+def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
+    """Return the CPU's instruction sets by which oneDNN selects its code; none if the system lists none."""
+    return tuple(sorted(_DISPATCHED & _cpu_flags(cpuinfo)))
+
+
+def onednn_settings() -> dict[str, str]:
+    """Return the environment variables that change the code that TensorFlow and oneDNN select, and so the bits."""
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name == "TF_ENABLE_ONEDNN_OPTS"
+        or (name.startswith(_PREFIXES) and not name.partition("_")[2].startswith(_WITHOUT_EFFECT))
+    }
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
+    """Return the flags of the first CPU that `/proc/cpuinfo` lists."""
     try:
         text = cpuinfo.read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "avx512_bf16" in flags
+        return set()
+    return set(next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "").split())
 
 
 def _precision(config: DeviceConfig, fast_bfloat16: bool) -> str:

@@ -26,6 +26,7 @@ from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import better, learning_rate_scale, stops_early
 from mnist_exp.training.fast_layers import fused
 from mnist_exp.training.nan_check import first_not_finite
+from mnist_exp.training.ordered_sums import ordered_sums
 from mnist_exp.training.schedule import learning_rates
 from mnist_exp.training.step import compile_steps, compile_validation, read_metrics
 
@@ -111,7 +112,8 @@ def fit(
     run_steps = compile_steps(model, data.train, config, rates)
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
-    with nullcontext() if config.debug.check_finite else fused(model):  # the check needs every layer's output
+    # The check for finite values needs every layer's output.
+    with ordered_sums(model), nullcontext() if config.debug.check_finite else fused(model):
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start = time.perf_counter() - progress.seconds
             epoch = progress.epochs

@@ -87,6 +87,23 @@ def test_precision_follows_the_processor(tmp_path: Path, monkeypatch: pytest.Mon
         assert device.resolve(config(precision="float32")).precision == "float32"
 
 
+def test_what_selects_onednns_code_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The instruction sets it knows, on x86-64 and ARM, and variables that can change bits, not those that print."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx2 avx ht\n")
+    assert device.cpu_features(cpuinfo) == ("avx", "avx2")
+    cpuinfo.write_text("processor : 0\nFeatures\t: fp asimd sve aes\n")
+    assert device.cpu_features(cpuinfo) == ("asimd", "sve")
+    assert device.cpu_features(tmp_path / "nope") == ()
+    for name in ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "ONEDNN_VERBOSE", "DNNL_DEFAULT_FPMATH_MODE"):
+        monkeypatch.setenv(name, "1")
+    names = ["DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA", "TF_ENABLE_ONEDNN_OPTS"]
+    assert device.onednn_settings() == dict.fromkeys(names, "1")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    found = device.resolve(config())
+    assert (found.cpu_features, list(found.onednn)) == (device.cpu_features(), names)
+
+
 def test_other_threads_in_the_same_process_are_refused(monkeypatch: pytest.MonkeyPatch):
     """TensorFlow fixes them with its first operation: rather an error than other bits."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])

@@ -1,0 +1,34 @@
+"""Sums of a network's branches in a fixed order: floating-point results depend on it.
+
+TensorFlow's arithmetic optimizer joins additions into one `AddN` operation. With three or more terms, that
+operation begins with whichever term's memory it can reuse, or, if the memory optimizer replaced it, adds the terms
+as they arrive. Both depend on timing, in spite of `enable_op_determinism`: a `Parallel` of three branches ended
+with different weights in each training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+import tensorflow as tf
+
+_OPTION = "arithmetic_optimization"
+
+
+@contextmanager
+def ordered_sums(model: keras.Model) -> Iterator[None]:
+    """If the model adds branches, run compiled functions without the arithmetic optimizer.
+
+    Its absence made no measurable difference to the time of a training step. Other models keep it, and their bits.
+    """
+    if not any(isinstance(layer, (keras.layers.Add, keras.layers.Average)) for layer in model.layers):
+        yield
+        return
+    before = tf.config.optimizer.get_experimental_options().get(_OPTION, True)
+    tf.config.optimizer.set_experimental_options({_OPTION: False})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({_OPTION: before})
