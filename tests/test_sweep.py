@@ -9,6 +9,9 @@ import pytest
 from support.cli import SMALL, Cli
 from support.golden import Golden
 
+from mnist_exp.runs.events import EndEvent
+from mnist_exp.runs.journal import read
+
 
 def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):
     """One wrong job: nothing starts, and the report names it."""
@@ -49,6 +52,9 @@ def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str
         for path in Path("outputs/sweeps").glob("*/*/result.json")
     }
     assert found == {"learning_rate-1e+38": "failed", "learning_rate-0.001": "finished"}
+    last = read(next(Path("outputs/sweeps").iterdir()))[-1]
+    assert isinstance(last, EndEvent)
+    assert last.status == "FAILED"
 
 
 def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from mnist_exp.config.field_types import Count, Frozen, LayerChoice, Seed
-from mnist_exp.config.schema import DataConfig, TrackingConfig, a_store
+from mnist_exp.config.schema import DataConfig, TrackingConfig
+from mnist_exp.config.store_uri import a_store
 
 Index = Annotated[int, Field(ge=0)]
 

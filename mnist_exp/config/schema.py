@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -28,9 +27,9 @@ from mnist_exp.config.field_types import (
     Seed,
 )
 from mnist_exp.config.metric_directions import direction_of
+from mnist_exp.config.store_uri import a_store
 from mnist_exp.keras_spec.objective import takes_one_hot
 from mnist_exp.suggest import did_you_mean
-from mnist_exp.text import mask_credentials
 
 WHITENED_VALUES = 4096  # whitening this many values takes a matrix of 64 MiB
 
@@ -400,35 +399,6 @@ class DeviceConfig(Frozen):
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
     deterministic: bool
-
-
-_SERVERS = ("http", "https", "databricks")
-# The databases that MLflow takes, and the Python package for each unless `+<driver>` names another.
-_DRIVERS = {"sqlite": None, "mysql": "MySQLdb", "postgresql": "psycopg2", "mssql": "pyodbc"}
-_MODULES = {"mysqldb": "MySQLdb", "mysqlconnector": "mysql"}  # drivers whose package has another name
-
-
-def a_store(value: str | None) -> str | None:
-    """Return the URI of an MLflow store, with an absolute path for SQLite; None if it is empty.
-
-    Raises:
-        ValueError: If it is not the URI of a database or server.
-    """
-    if not value:
-        return None
-    scheme, separator, rest = value.partition("://")
-    dialect, _, driver = scheme.partition("+")
-    if not separator or dialect not in (*_SERVERS, *_DRIVERS):
-        found = mask_credentials(value)
-        raise ValueError(f"must be sqlite:///<path>, http://… or another database (not a folder), found {found}")
-    if dialect == "sqlite":
-        if driver or not rest[1:] or rest[0] != "/" or rest == "/:memory:" or "?" in rest:
-            raise ValueError(f"must be sqlite:///<path> of a file, without options, found {value}")
-        return "sqlite:///" + os.path.abspath(rest[1:])  # as runs may be resumed elsewhere
-    module = _MODULES.get(driver, driver) or _DRIVERS.get(dialect)
-    if module is not None and not (module.isidentifier() and find_spec(module)):
-        raise ValueError(f"{scheme}:// needs the Python package {module}, which is not installed")
-    return value
 
 
 class TrackingConfig(Frozen):

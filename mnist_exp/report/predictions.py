@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,8 +110,16 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([[_harmless(cell) for cell in row] for row in rows])
     return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    """Return a cell that a spreadsheet does not compute: the text may be a file's name."""
+    if not isinstance(cell, str):
+        return cell
+    formula = cell[:1] in tuple("=+-@\t\r") and not re.fullmatch(r"[+-]?[\d.]+(?:e[+-]?\d+)?", cell)
+    return f"'{cell}" if formula else cell
 
 
 def write_predictions(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mnist_exp.runs.directory import RunSummary
+from mnist_exp.runs.directory import CLOCK_DRIFT, RunSummary
 from mnist_exp.text import escape_controls
 
 _STYLES = {
@@ -73,7 +73,9 @@ def format_percent(value: float | None) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """Format a time span in its largest unit: `5 s`, `12 min`, `3 h`, `8 d`."""
+    """Format a time span in its largest unit: `5 s`, `12 min`, `3 h`, `8 d`; `future` for a negative one."""
+    if seconds < -CLOCK_DRIFT:
+        return "future"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"

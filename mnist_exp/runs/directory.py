@@ -33,6 +33,7 @@ RUNS, SWEEPS = "runs", "sweeps"
 PLOTS = "plots"
 """The folder of a run's pictures."""
 _HISTORY = "history.csv"
+CLOCK_DRIFT = 60.0  # seconds by which clocks of machines that share a folder may differ
 _ATTEMPTS = 6  # attempts to get a lock, within 0.3 s
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from glob import glob
@@ -14,7 +15,8 @@ import yaml
 
 from mnist_exp.config.yaml_limits import MOST_BYTES, limit_exceeded
 from mnist_exp.errors import RequestError, first_line
-from mnist_exp.runs.directory import SWEEPS, RunSummary, list_runs, summarize_runs
+from mnist_exp.runs.directory import CLOCK_DRIFT, SWEEPS, RunSummary, list_runs, summarize_runs
+from mnist_exp.runs.log import warn
 from mnist_exp.runs.regular_files import first_irregular, read_text
 from mnist_exp.runs.result import RESULT
 from mnist_exp.suggest import did_you_mean
@@ -67,7 +69,10 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         return _run_in(path)
     runs = list_runs(outputs)
     if wanted == "latest":
-        return _those(latest, runs, wanted, outputs)[0]
+        newest = _those(latest, runs, wanted, outputs)[0]
+        if newest.result.started > time.time() + CLOCK_DRIFT:
+            warn(f"latest is {newest.name}, whose start lies in the future: the clock was set back, or was wrong")
+        return newest
     if wanted == "best":
         return _best(_those(is_finished, runs, wanted, outputs))
     matches = _matches(wanted, runs)

@@ -50,6 +50,7 @@ def complete_sweep(
             if result.remark:
                 say(f"note    {result.name}: {result.remark}")
         record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
+        record.failed = any(result.status != "finished" for result in outcomes)
     return outcomes
 
 

@@ -357,14 +357,15 @@ class Delivery:
         return sorted(found, key=lambda model: (model.status != "READY", model.model_id))
 
     def _deliver_end(self, run_id: str, event: EndEvent) -> None:
-        experiment = self._client.get_run(run_id).info.experiment_id
+        info = self._client.get_run(run_id).info
+        experiment = info.experiment_id
         for twin in self._models(experiment, run_id)[1:]:
             self._client.delete_logged_model(twin.model_id)
         if run := journal.first_run(self._events):
             for twin in self._runs(experiment, run.key):
                 if twin != run_id:
                     self._client.delete_run(twin)
-        self._client.set_terminated(run_id, event.status, event.time)
+        self._client.set_terminated(run_id, event.status, max(event.time, info.start_time))  # clocks may go back
 
     def _deliver_resumed(self, run_id: str, event: ResumedEvent) -> None:
         self._client.update_run(

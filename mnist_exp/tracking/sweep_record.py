@@ -26,6 +26,8 @@ class SweepRecord:
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
         """Raise `RequestError` if the sweep's journal cannot be read."""
         self._directory = directory
+        self.failed = False
+        """Whether a job failed, so that the sweep is not recorded as finished."""
         is_new = begin_parent(directory, overrides, tracking)
         self._parent = ParentRecord(directory, resumed=not is_new)
         self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
@@ -44,7 +46,7 @@ class SweepRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._parent.end(status_of(error))
+        self._parent.end("failed" if error is None and self.failed else status_of(error))
         self._upload.finish()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import time
 from pathlib import Path
 
 import pytest
 from support.journals import write_run
 
 from mnist_exp.errors import RequestError
+from mnist_exp.report.tables import format_age
 from mnist_exp.runs.lookup import find_run, find_runs
 
 
@@ -27,3 +31,16 @@ def test_a_folder_that_is_no_run_is_reported_as_such():
         find_run("empty", Path("outputs"))
     with pytest.raises(RequestError, match="neither a run's directory nor a folder of runs"):
         find_runs("empty", Path("outputs"))
+
+
+def test_latest_is_not_silently_a_run_of_the_future(caplog: pytest.LogCaptureFixture):
+    """As after a clock that was wrong; its age is no number."""
+    for name, ahead in (("now", 0), ("later", 86_400)):
+        run = write_run(Path(f"outputs/runs/{name}"))
+        result = json.loads((run / "result.json").read_text())
+        (run / "result.json").write_text(json.dumps({**result, "started": time.time() + ahead}))
+    with caplog.at_level(logging.WARNING):
+        assert find_run("latest", Path("outputs")).name == "later"
+    assert "future" in caplog.text
+    assert format_age(-86_400) == "future"
+    assert format_age(-1) == "0 s"

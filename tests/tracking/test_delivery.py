@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from support.cli import PATIENCE, Cli
 
 from mnist_exp.runs.events import EndEvent, MetricsEvent, RunEvent
 from mnist_exp.runs.journal import Journal, flatten, read
+from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remember
 
 # Nested, so that MLflow is imported by the tests that need it only.
@@ -286,3 +288,20 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
         assert result["status"] == "finished"
         assert result["mlflow_run_id"] in {run.info.run_id for run in children}
     assert not (sweep / ".lock").exists()
+
+
+def test_a_run_does_not_end_before_its_start():
+    """If the clock was set back meanwhile."""
+    folder = Path("outputs/runs/a")
+    folder.mkdir(parents=True)
+    lines = Journal(folder)
+    lines.write(
+        RunEvent(name="a", key="a", experiment="x", tags={}, enabled=True, uri=None, parent=None, time=2000)
+    )
+    lines.close()
+    delivery = Delivery(folder)
+    client = delivery._client = MagicMock()
+    client.get_run.return_value.info.start_time = 2000
+    for time, ended in ((1000, 2000), (3000, 3000)):
+        delivery._deliver_end("id", EndEvent(status="FINISHED", time=time))
+        client.set_terminated.assert_called_with("id", "FINISHED", ended)
