@@ -15,14 +15,14 @@ from mnist_exp.text import printable
 def runs(request: Request, started: float) -> None:
     """Print the newest runs as a table."""
     config, _ = compose_checked(request, RunsConfig)
-    found = list_runs(Path(config.outputs))
-    if not found:
+    summaries = list_runs(Path(config.outputs))
+    if not summaries:
         print(f"There are no runs in {config.outputs}. 'mnist-exp' trains one.")
         return
-    shown = found[: config.limit]
+    shown = summaries[: config.limit]
     print_runs(shown)
     for run in shown:
         if fault := find_fault(run):
             print(printable(fault))
-    if config.limit is not None and len(found) > config.limit:
-        print(f"{len(found) - config.limit} older runs: limit=null shows them.")
+    if config.limit is not None and len(summaries) > config.limit:
+        print(f"{len(summaries) - config.limit} older runs: limit=null shows them.")

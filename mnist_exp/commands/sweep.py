@@ -129,10 +129,10 @@ def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None
         jobs_are = "duplicate job" if twins == 1 else "duplicate jobs"
         say(f"        {twins} {jobs_are} skipped (the difference does not affect training)")
     there = find_jobs(directory)
-    found = [there[job.fingerprint] for job in jobs if job.fingerprint in there]
-    done = sum(map(is_finished, found))
-    if found:
-        begun = len(found) - done
+    begun_runs = [there[job.fingerprint] for job in jobs if job.fingerprint in there]
+    done = sum(map(is_finished, begun_runs))
+    if begun_runs:
+        begun = len(begun_runs) - done
         say(f"        {done} finished, {begun} to resume, {len(jobs) - done - begun} to start")
     if others := len(there) - len({job.fingerprint for job in jobs} & set(there)):
         say(f"        {format_job_count(others)} with other values, settings or code are left unchanged")

@@ -68,10 +68,10 @@ def ui(request: Request, started: float) -> None:
     print(printable(f"Starting MLflow's UI on {uri} …"), flush=True)
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must end the server too
         signal.signal(name, signal.default_int_handler)
-    said = tempfile.TemporaryFile()  # noqa: SIM115
-    server = subprocess.Popen(command, env=environment, stdout=said, stderr=said, start_new_session=True)
+    log = tempfile.TemporaryFile()  # noqa: SIM115
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        _wait_for(address, server, said)
+        _wait_for(address, server, log)
         _show(_runs_table(address, config.tracking.experiment), config.open)
         print("Press Ctrl-C to stop it.", flush=True)
         server.wait()
@@ -87,8 +87,8 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
     while time.monotonic() < deadline:
         if server.poll() is not None:
             output.seek(0)
-            said = output.read().decode(errors="replace").strip().splitlines()
-            raise WorkError(f"MLflow's UI did not start: {said[-1] if said else 'no output'}")
+            lines = output.read().decode(errors="replace").strip().splitlines()
+            raise WorkError(f"MLflow's UI did not start: {lines[-1] if lines else 'no output'}")
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
             return
         time.sleep(0.1)

@@ -113,13 +113,7 @@ class DataConfig(Frozen):
         for part in parts:
             if part not in value:
                 raise ValueError(f"{part}: missing; source {source} has {', '.join(parts)}")
-            spec = value[part]
-            if spec is None and not part.startswith("test"):
-                raise ValueError(f"{part}: must name a file; only a test part may be null")
-            if spec is not None and source == "folder" and spec.sha256 is not None:
-                raise ValueError(f"{part}: a folder has no sha256")
-            if spec is not None and source != "idx" and spec.gz_sha256 is not None:
-                raise ValueError(f"{part}: gz_sha256 is only for IDX files, which may be gzip archives")
+            _check_part(source, part, value[part])
         if source == "idx" and (value["test_images"] is None) != (value["test_labels"] is None):
             raise ValueError("test_images and test_labels: must both be file names or both be null")
         return value
@@ -162,13 +156,17 @@ class DataConfig(Frozen):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> DataConfig:
+    def _names_each_class(self) -> DataConfig:
         if self.class_names is not None and len(self.class_names) != self.classes:
             names = f"{len(self.class_names)} name{'s' * (len(self.class_names) != 1)}"
             raise ValueError(f"class_names has {names} for {self.classes} classes")
         if self.class_names is not None and len(set(self.class_names)) < self.classes:
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise ValueError(f"class_names has {twice!r} twice; expected a name for each class")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
         if self.mirrors or self.keras_cache:  # the names are also those of files in the cache
             used = {"name": self.name, **{f"files.{part}": spec.name for part, spec in self.parts.items()}}
             for key, name in used.items():
@@ -183,6 +181,17 @@ class DataConfig(Frozen):
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are embedded, so no folder is read")
         return self
+
+
+def _check_part(source: str, part: str, spec: FileSpec | None) -> None:
+    """Raise `ValueError` if a part of the data must have a file, or its digests are not possible for the source."""
+    if spec is None:
+        if not part.startswith("test"):
+            raise ValueError(f"{part}: must name a file; only a test part may be null")
+    elif source == "folder" and spec.sha256 is not None:
+        raise ValueError(f"{part}: a folder has no sha256")
+    elif source != "idx" and spec.gz_sha256 is not None:
+        raise ValueError(f"{part}: gz_sha256 is only for IDX files, which may be gzip archives")
 
 
 class PreprocessConfig(Frozen):

@@ -196,20 +196,24 @@ def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
         if len(row) != columns.count:
             raise RequestError(f"{place}: {_other_length(row, columns)}")
         for column, text in enumerate(row, start=1):
-            of_label = columns.labelled and column == 1
-            if of_label and columns.classes is None:
-                continue
-            what, limit = ("label", (columns.classes or 0) - 1) if of_label else ("pixel", 255)
-            value = text.strip()
-            whole = value.isascii() and value.isdigit()
-            if not whole or float(value) > limit:  # not int(), which rejects more than 4,300 digits
-                advice = ""
-                if of_label and whole and len(value) < 10:
-                    advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
-                raise RequestError(
-                    f"{place}, column {column}: expected a {what}, a whole number from 0 to {limit}, "
-                    f"found {value[:40]!r}{advice}"
+            is_label = columns.labelled and column == 1
+            if not (is_label and columns.classes is None):
+                _check_value(
+                    text.strip(), f"{place}, column {column}", columns.classes if is_label else None, highest
                 )
+
+
+def _check_value(value: str, place: str, classes: int | None, highest: int) -> None:
+    """Raise `RequestError` if a value is not a label less than `classes` or, if that is None, not a pixel."""
+    what, limit = ("pixel", 255) if classes is None else ("label", classes - 1)
+    whole = value.isascii() and value.isdigit()
+    if not whole or float(value) > limit:  # not int(), which rejects more than 4,300 digits
+        advice = ""
+        if classes is not None and whole and len(value) < 10:
+            advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
+        raise RequestError(
+            f"{place}: expected a {what}, a whole number from 0 to {limit}, found {value[:40]!r}{advice}"
+        )
 
 
 def _other_length(row: Sequence[str], columns: _Columns) -> str:

@@ -8,7 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,24 +93,29 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
         cache = cache_folder(data.name)
         return Located(str(cache), idx=_read(cache, files))
     asked = [str(cache_folder(data.name))]
-    if data.keras_cache is not None:
-        home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
-        kept = home / "datasets" / data.keras_cache.name
-        if kept.is_file() and _sha256(kept) == data.keras_cache.sha256:
-            return Located(str(kept), npz=kept)
-        if all(_file(kept, spec.name) for spec in files.values()):
-            try:
-                return Located(str(kept), idx=_read(kept, files))
-            except RequestError as error:
-                asked.append(str(error))
-        else:
-            asked.append(str(kept))
+    if data.keras_cache is not None and (located := _in_keras_cache(data.keras_cache, files, asked)):
+        return located
     mirror, archives, contents = _download_from_any(data, asked, tell)
     try:
         _keep(data, archives, contents)
     except OSError as error:
         tell(f"not kept for the next time: {cache_folder(data.name)}: {error.strerror}")
     return Located(mirror, idx=contents)
+
+
+def _in_keras_cache(archive: FileSpec, files: Mapping[str, FileSpec], asked: list[str]) -> Located | None:
+    """Return what is in Keras' cache; otherwise None, after adding the place to `asked`."""
+    kept = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets" / archive.name
+    if kept.is_file() and _sha256(kept) == archive.sha256:
+        return Located(str(kept), npz=kept)
+    if not all(_file(kept, spec.name) for spec in files.values()):
+        asked.append(str(kept))
+        return None
+    try:
+        return Located(str(kept), idx=_read(kept, files))
+    except RequestError as error:
+        asked.append(str(error))
+        return None
 
 
 def cached(data: DataConfig) -> bool:

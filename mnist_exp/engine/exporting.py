@@ -191,8 +191,8 @@ def write_format(
             own = Path(temporary)
             form.write(saved.load(), own)
             run = form.load(own)
-            found = run_all(run, images)
-            refuse_difference(found, expected, tolerance)
+            probabilities = run_all(run, images)
+            refuse_difference(probabilities, expected, tolerance)
             seconds = (seconds_per_image(run, images, 1), seconds_per_image(run, images, BATCH))
             size = form.size(own)
             for file in form.files:
@@ -203,16 +203,16 @@ def write_format(
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise Unfit(f"cannot be written or loaded: {first_line(error)}") from error
-    difference = float(abs(found - expected).max())
+    difference = float(abs(probabilities - expected).max())
     return Checked(name, form.files, size, form.shown_runtime, difference, seconds)
 
 
-def refuse_difference(found: Probabilities, expected: Probabilities, tolerance: float) -> None:
+def refuse_difference(probabilities: Probabilities, expected: Probabilities, tolerance: float) -> None:
     """Raise `Unfit` unless all classes are equal, and all probabilities within the tolerance."""
-    if found.shape != expected.shape:
-        raise Unfit(f"returns {found.shape[1:]} numbers per image instead of {expected.shape[1:]}")
-    others = int((found.argmax(axis=1) != expected.argmax(axis=1)).sum())
-    difference = float(abs(found - expected).max())
+    if probabilities.shape != expected.shape:
+        raise Unfit(f"returns {probabilities.shape[1:]} numbers per image instead of {expected.shape[1:]}")
+    others = int((probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    difference = float(abs(probabilities - expected).max())
     if others:
         raise Unfit(f"predicts another class for {others:,} of {len(expected):,} images")
     if not difference <= tolerance:  # also false for NaN

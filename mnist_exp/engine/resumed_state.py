@@ -57,7 +57,7 @@ def check_data(
     # Don't use the epochs in `config.yaml`: a killed resumption may have changed them without writing a result.
     training = same.training.model_copy(update={"epochs": result.planned_epochs})
     same = same.model_copy(update={"training": training})
-    found = fingerprint(
+    recomputed = fingerprint(
         as_values(same),
         data_sha256=data.sha256,
         kind=result.device.kind,
@@ -65,7 +65,7 @@ def check_data(
         threads=int(result.device.threads or 0),
         init_sha256=result.init_from.weights_sha256 if result.init_from else None,
     )
-    if found != result.fingerprint:
+    if recomputed != result.fingerprint:
         raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint differs")
     steps = steps_per_epoch(len(data.train), config)
     done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0

@@ -362,9 +362,11 @@ def _greatest(strength: Floats, most: int | None) -> list[int]:
 def _of(counts: Iterable[tuple[int, int, str]], strongest: str) -> str:
     """Describe how many items of each kind are shown, and which: those with the `strongest` …, or the first."""
     counts = list(counts)
-    said = [f"{total} {what}" if shown == total else f"{shown} of {total} {what}" for shown, total, what in counts]
+    counted = [
+        f"{total} {what}" if shown == total else f"{shown} of {total} {what}" for shown, total, what in counts
+    ]
     which = f"those with the {strongest}" if strongest else "the first"
-    return " and ".join(said) + (f", {which}" if any(shown < total for shown, total, _ in counts) else "")
+    return " and ".join(counted) + (f", {which}" if any(shown < total for shown, total, _ in counts) else "")
 
 
 def _longest(texts: Iterable[str]) -> int:

@@ -200,11 +200,11 @@ def list_runs(outputs: Path) -> list[RunSummary]:
 
 def summarize_runs(paths: Sequence[Path]) -> list[RunSummary]:
     """Summarize the directories that are runs. Runs whose process is gone are marked as killed."""
-    found = summaries(paths)
-    dead = [run.path for run in found if run.status == "killed" != run.result.status]
+    runs = summaries(paths)
+    dead = [run.path for run in runs if run.status == "killed" != run.result.status]
     mark_killed(dead)
     # Read again: a run that ended in the meantime was not killed.
-    return [(summarize(run.path) or run) if run.path in dead else run for run in found]
+    return [(summarize(run.path) or run) if run.path in dead else run for run in runs]
 
 
 def summaries(paths: Iterable[Path]) -> list[RunSummary]:

@@ -62,11 +62,11 @@ def compare_pairs(groups: Sequence[Group], metric: str, diverged: Container[str]
     """
     shared = [_shared_values(first, second, metric) for first, second in combinations(groups, 2)]
     tested = [values for values in shared if len(values[0]) > 1]
-    found = differences(tested)
+    tests = differences(tested)
     flips = [sign_flip(*values) for values in tested]
     corrected = iter(holm(np.array([p for p in flips if p is not None])))
     flips = [None if p is None else float(next(corrected)) for p in flips]
-    results = zip(found, verdicts(found), flips, strict=True)
+    results = zip(tests, verdicts(tests), flips, strict=True)
     pairs = []
     for (first, second), (values, _) in zip(combinations(groups, 2), shared, strict=True):
         if len(values) < 2:
@@ -140,12 +140,12 @@ def _format_range(difference: Difference, metric: str) -> str:
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     """Return the smallest differences that the seeds could show, as a sentence; None if nothing was tested."""
-    found = [
+    smallest = [
         pair.difference.smallest for pair in pairs if pair.difference and pair.difference.smallest is not None
     ]
-    if not found:
+    if not smallest:
         return None
-    least, most = (_format_number(value, metric) for value in (min(found), max(found)))
+    least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
     return f"This number of seeds with this spread could show differences of {size} or more."

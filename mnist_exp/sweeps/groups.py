@@ -68,12 +68,12 @@ class TrainedRun:
         """
         result = self.summary.result
         part, _, name = metric.partition("/")
-        found = {
+        figure = {
             "val": (result.best or {}).get(metric),
             "test": (result.test or {}).get(name),
             "seconds": result.training_seconds,
         }.get(part)
-        return None if found is None else float(found)
+        return None if figure is None else float(figure)
 
     @property
     def metrics(self) -> list[str]:

@@ -115,10 +115,10 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
     count = len(pairs)
     if not count:
         return []
-    found = [np.subtract(first, second, dtype=float) for first, second in pairs]
-    means = np.array([values.mean() for values in found])
-    freedom = np.array([len(values) - 1 for values in found])
-    errors = np.array([values.std(ddof=1) / len(values) ** 0.5 for values in found])
+    by_seed = [np.subtract(first, second, dtype=float) for first, second in pairs]
+    means = np.array([values.mean() for values in by_seed])
+    freedom = np.array([len(values) - 1 for values in by_seed])
+    errors = np.array([values.std(ddof=1) / len(values) ** 0.5 for values in by_seed])
     same = np.array([_is_constant(*pair) for pair in pairs])
     t = np.divide(np.abs(means), errors, out=np.zeros(count), where=~same)
     p = holm(2 * stats.t.sf(t, freedom))
@@ -137,7 +137,7 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
             float(ratio),
         )
         for values, mean, alike, bottom, top, chance, least, ratio in zip(
-            found, means, same, low, high, p, smallest, ratios, strict=True
+            by_seed, means, same, low, high, p, smallest, ratios, strict=True
         )
     ]
 
@@ -164,14 +164,14 @@ def _spread_ratio(first: Sequence[float], second: Sequence[float]) -> float:
     return 1.0 if large <= negligible else np.inf
 
 
-def verdicts(found: Sequence[Difference]) -> list[Verdict]:
+def verdicts(tested: Sequence[Difference]) -> list[Verdict]:
     """Return the verdict on each of several pairs that were tested together.
 
     A group whose spread is more than ten times another's casts doubt on every verdict: all are withheld.
     """
-    if any(difference.verdict == "extreme" for difference in found):
-        return ["extreme"] * len(found)
-    return [difference.verdict for difference in found]
+    if any(difference.verdict == "extreme" for difference in tested):
+        return ["extreme"] * len(tested)
+    return [difference.verdict for difference in tested]
 
 
 def sign_flip(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -86,24 +86,24 @@ def _compose_jobs(
     for name, overrides in zip(names, grid.jobs, strict=True):
         job = replace(request, overrides=overrides, multirun=False)
         checked = check_request(job, TrainConfig)
-        found = checked.problems
-        if not found:
+        faults = checked.problems
+        if not faults:
             config, composition = checked.unwrap()
             try:
                 jobs[name] = resolve_init_from(job, config)
                 valid[name] = jobs[name][1], composition
             except RequestError as error:
-                found = error.problems
+                faults = error.problems
         elif checked.needs_keras and checked.config is not None:
             repaired[name] = checked.config, checked.composition
-        for problem in found:
+        for problem in faults:
             problems.setdefault(problem, []).append(name)
     return jobs, valid, repaired
 
 
 def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[Problem]]:
     """Return the problems that Keras finds, by job name; valid jobs that differ only by seed are checked once."""
-    found: dict[str, Sequence[Problem]] = {}
+    problems: dict[str, Sequence[Problem]] = {}
     right: set[str] = set()
     for name, (config, composition) in composed.items():
         asked = json.dumps({**with_effect(as_values(config)), "seed": None}, sort_keys=True)
@@ -113,8 +113,8 @@ def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[
             check_with_keras(config, composition)
             right.add(asked)
         except RequestError as error:
-            found[name] = error.problems
-    return found
+            problems[name] = error.problems
+    return problems
 
 
 def _pending_problems(
@@ -124,8 +124,10 @@ def _pending_problems(
     problems: dict[Problem, list[str]] = {}
     if composed:
         set_up(next(iter(composed.values()))[0])
-    for name, found in _problems_with_keras(composed).items():
-        for problem in unreported(found, [problem for problem, of in reported.items() if name in of]):
+    for name, of_keras in _problems_with_keras(composed).items():
+        for problem in unreported(
+            of_keras, [problem for problem, affected in reported.items() if name in affected]
+        ):
             problems.setdefault(problem, []).append(name)
     return _with_names(problems, names)
 
@@ -133,18 +135,18 @@ def _pending_problems(
 def _with_names(problems: Mapping[Problem, Sequence[str]], names: Sequence[str]) -> tuple[Problem, ...]:
     """Return the problems, each with the names of the jobs that have it."""
 
-    def described(of: Sequence[str]) -> str:
-        if len(of) == len(names):
+    def described(affected: Sequence[str]) -> str:
+        if len(affected) == len(names):
             return "all jobs"
         return (
-            ", ".join(of)
-            if len(of) <= _MOST_NAMES
-            else f"{', '.join(of[:_MOST_NAMES])} and {len(of) - _MOST_NAMES} more"
+            ", ".join(affected)
+            if len(affected) <= _MOST_NAMES
+            else f"{', '.join(affected[:_MOST_NAMES])} and {len(affected) - _MOST_NAMES} more"
         )
 
     return tuple(
-        replace(problem, message=f"{problem.message}  [{described(of)}]")
-        for problem, of in sorted(problems.items())
+        replace(problem, message=f"{problem.message}  [{described(affected)}]")
+        for problem, affected in sorted(problems.items())
     )
 
 

@@ -153,8 +153,8 @@ class Study:
         try:
             for attempt in range(2):
                 for trial in self._make_all():
-                    if trial.state in (TrialState.WAITING, TrialState.RUNNING) and (found := self._take(trial)):
-                        return found
+                    if trial.state in (TrialState.WAITING, TrialState.RUNNING) and (claimed := self._take(trial)):
+                        return claimed
                 if not attempt:
                     fail_stale_trials(self._study)
         except StorageInternalError as error:
@@ -164,8 +164,8 @@ class Study:
     def trials(self) -> list[Trial]:
         """Return the trials that have ended or are running, except those marked as lost."""
         states = (*_STATES, TrialState.RUNNING)
-        found = self._study.get_trials(deepcopy=False, states=states)
-        return [self._describe(trial) for trial in found if not _is_lost(trial)]
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return [self._describe(trial) for trial in trials if not _is_lost(trial)]
 
     def is_complete(self) -> bool:
         """Whether the requested number of trials has ended."""

@@ -198,8 +198,8 @@ def check_points(
     except RequestError as error:
         if not error.problems:
             raise
-        found = [as_search_problem(problem, space) for problem in error.problems]
-        raise RequestError(sorted({*problems, *found}), subject, pending=error.pending) from error
+        of_points = [as_search_problem(problem, space) for problem in error.problems]
+        raise RequestError(sorted({*problems, *of_points}), subject, pending=error.pending) from error
     if problems:
         raise RequestError(sorted(set(problems)), subject)
     return list(jobs.values())

@@ -103,9 +103,9 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
             with stopwatch.phase("data"):
                 fingerprint = compute_fingerprint(planned.config, computer)
             with lock_job(plan.directory, fingerprint):
-                found = find_jobs(plan.directory).get(fingerprint)
-                if found is None or not is_finished(found):
-                    remark = train_job(plan, planned, computer, found, stopwatch)
+                earlier = find_jobs(plan.directory).get(fingerprint)
+                if earlier is None or not is_finished(earlier):
+                    remark = train_job(plan, planned, computer, earlier, stopwatch)
         except MnistExpError as error:
             reason = str(error)
         except Exception as error:
@@ -117,7 +117,7 @@ def train_job(
     plan: Plan,
     planned: PlannedJob,
     computer: Device,
-    found: RunSummary | None,
+    earlier: RunSummary | None,
     stopwatch: Stopwatch,
 ) -> str:
     """Resume the earlier attempt at a job, if there is one and it can be resumed; else start the job anew.
@@ -125,9 +125,9 @@ def train_job(
     Returns a remark on why an earlier attempt could not be resumed; empty otherwise.
     """
     remark = ""
-    if found is not None:
-        mark_abandoned(found.path)
-        with RunDirectory.open(found.path) as directory:
+    if earlier is not None:
+        mark_abandoned(earlier.path)
+        with RunDirectory.open(earlier.path) as directory:
             try:
                 resumed = check_resumption(replace(planned.request, overrides=()), directory, stopwatch)
             except RequestError as error:
