@@ -184,7 +184,7 @@ class DataConfig(Frozen):
 
 
 def _check_part(source: str, part: str, spec: FileSpec | None) -> None:
-    """Raise `ValueError` if a part of the data must have a file, or its digests are not possible for the source."""
+    """Raise `ValueError` if a part of the data lacks its file, or has a digest that is not one of its source."""
     if spec is None:
         if not part.startswith("test"):
             raise ValueError(f"{part}: must name a file; only a test part may be null")

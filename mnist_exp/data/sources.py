@@ -8,7 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
     return Located(mirror, idx=contents)
 
 
-def _in_keras_cache(archive: FileSpec, files: Mapping[str, FileSpec], asked: list[str]) -> Located | None:
+def _in_keras_cache(archive: FileSpec, files: dict[str, FileSpec], asked: list[str]) -> Located | None:
     """Return what is in Keras' cache; otherwise None, after adding the place to `asked`."""
     kept = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets" / archive.name
     if kept.is_file() and _sha256(kept) == archive.sha256:

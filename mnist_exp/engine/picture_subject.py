@@ -184,7 +184,7 @@ def choose_images(
         raise _image_error(*problems)
     names = (*(f"{part_name} {number}" for number in numbers), *map(_file_name, files))
     images = np.concatenate([part.images[numbers], read])
-    labels = (*(int(part.labels[number]) for number in numbers), *(None for _ in files))
+    labels = (*part.labels[numbers].tolist(), *[None] * len(files))
     return Chosen(f"{what}, {part_name}", images, names, labels, predict(model, images), data.class_names)
 
 

@@ -73,25 +73,22 @@ def read_inputs(
     """
     names: list[str] = []
     pictures: list[Images] = []
-    told = False
+    is_announced = False
     for name in files:
         try:
             with _opened(name) as path:
                 kind = _kind(path, name)
                 if kind == "picture":
-                    if not told:
-                        told = True
+                    if not is_announced:
+                        is_announced = True
                         tell(_NORMALIZED if normalized else f"image files are scaled to {shape[0]}×{shape[1]}")
                     pictures.append(read_picture(path.read_bytes(), _shown(name), shape, normalized=normalized))
                     names.append(_shown(name))
                     images = None
                 else:
                     images = _read_array(kind, path, _shown(name), shape, tell)
-        except RequestError as error:
-            refuse(error)
-            continue
-        except OSError as error:
-            refuse(RequestError(f"{_shown(name)}: cannot be read: {error.strerror or error}"))
+        except (RequestError, OSError) as error:
+            refuse(error if isinstance(error, RequestError) else _unreadable(name, error))
             continue
         if names and (images is not None or len(names) == CHUNK):
             yield Batch(names, np.stack(pictures))
@@ -100,6 +97,10 @@ def read_inputs(
             yield Batch([f"{_shown(name)}[{index}]" for index in range(len(images))], images)
     if names:
         yield Batch(names, np.stack(pictures))
+
+
+def _unreadable(name: str, error: OSError) -> RequestError:
+    return RequestError(f"{_shown(name)}: cannot be read: {error.strerror or error}")
 
 
 def _files(name: str, tell: Tell) -> list[str]:

@@ -262,10 +262,7 @@ def _sheet(
     y = top
     for row, tiles, lines in zip(rows, enlarged, above, strict=True):
         y += lines
-        for number, one in enumerate(tiles):
-            x = left + number * pitch
-            down, right = y + (side - one.shape[0]) // 2, x + (pitch - _GAP - one.shape[1]) // 2
-            paper[down : down + one.shape[0], right : right + one.shape[1]] = one
+        _place_tiles(paper[y : y + side, left:], tiles, pitch)
         for number, caption in enumerate(row.captions):
             middle = left + number * pitch + (pitch - _GAP) / 2
             axes.text(middle, y - 2, caption, ha="center", va="bottom", fontsize=9)
@@ -278,6 +275,14 @@ def _sheet(
     bar.tick_params(labelsize=9)
     bar.set_ylabel(unit, fontsize=9)
     write(figure, path)
+
+
+def _place_tiles(strip: Drawn, tiles: Sequence[Drawn], pitch: int) -> None:
+    """Copy tiles into a strip of paper, each in the middle of a cell `pitch` pixels wide."""
+    for number, tile in enumerate(tiles):
+        height, width = tile.shape[:2]
+        top, left = (len(strip) - height) // 2, number * pitch + (pitch - _GAP - width) // 2
+        strip[top : top + height, left : left + width] = tile
 
 
 def _caption_height(row: Row) -> int:

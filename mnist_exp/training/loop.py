@@ -115,8 +115,7 @@ def fit(
     # The check for finite values needs every layer's output.
     with ordered_sums(model), nullcontext() if config.debug.check_finite else fused(model):
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
-            start = time.perf_counter() - progress.seconds
-            epoch = progress.epochs
+            start, epoch = time.perf_counter() - progress.seconds, progress.epochs
             scale = learning_rate_scale(progress.history, config)
             metrics = start_epoch(model, progress)
             for rows in epoch_rows(
