@@ -49,7 +49,7 @@ def room(path: Path) -> str:
 
 
 def imported(tree: ast.AST, *, at_import: bool = False) -> set[str]:
-    """Dotted names that a module imports; `at_import`, only those that importing it imports."""
+    """Return the dotted names that a module imports; with `at_import`, only those imported along with it."""
     names: set[str] = set()
     for node in ast.iter_child_nodes(tree):
         if at_import and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -66,7 +66,7 @@ def imported(tree: ast.AST, *, at_import: bool = False) -> set[str]:
 
 
 def test_imports_point_one_way():
-    """From the command towards the config, never back."""
+    """Imports lead from the command towards the config, never back."""
     for path, tree in modules().items():
         here = room(path)
         if here.startswith("__"):
@@ -77,8 +77,8 @@ def test_imports_point_one_way():
                 assert ORDER.index(parts[1]) <= ORDER.index(here), f"{path} imports {name}"
 
 
-def test_heavy_libraries_stay_in_their_rooms():
-    """Each is imported only where it lives."""
+def test_heavy_libraries_stay_in_their_folders():
+    """Each is only imported in the folders listed here."""
     for path, tree in modules().items():
         for name in imported(tree):
             library = name.split(".")[0]
@@ -108,7 +108,7 @@ def libraries(names: set[str]) -> set[str]:
 
 
 def test_heavy_libraries_are_imported_when_they_are_needed():
-    """Importing the command line, a verb, or `mnist_exp.load` imports no heavy library."""
+    """Importing the command line, or a module that it needs at its start, imports no heavy library."""
     verbs = [name for name in map(module_name, modules()) if name.startswith("mnist_exp.commands.")]
     assert len(verbs) > 10
     for module, names in import_closure("mnist_exp.__main__", "mnist_exp.engine.prediction", *verbs).items():
@@ -129,14 +129,14 @@ def test_rare_libraries_are_imported_inside_functions():
 
 
 def test_only_the_command_line_imports_verbs():
-    """A verb is thin: what another module needs of it belongs to the engine."""
+    """Functions of a verb that other modules need belong to the engine."""
     for path, tree in modules().items():
         verbs = {name for name in imported(tree) if name.startswith("mnist_exp.commands")}
         assert not verbs or path.name == "cli.py", f"{path} imports {verbs}"
 
 
 def test_modules_have_one_subject():
-    """No drawers for everything, and none too long to be read at once."""
+    """No module is a catch-all or too long to be read at once."""
     for path in PACKAGE.rglob("*.py"):
         assert path.stem not in ("utils", "helpers", "common", "misc")
         assert len(path.read_text(encoding="utf-8").splitlines()) < 500, path

@@ -10,7 +10,7 @@ from support.golden import Golden
 
 
 def mine(*entries: str) -> str:
-    """A folder of own options with a model of these layers."""
+    """Write a folder of options with a model of these layers."""
     folder = Path("mine") / "model"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# mine\nname: mine\nlayers:\n" + "".join(f"  - {e}\n" for e in entries))
@@ -22,16 +22,16 @@ BOTH = ("+optimizer.clipvalue=1", "optimizer.clipnorm=1")
 END = ("Flatten", "{type: Dense, units: 10}", "Softmax")
 
 
-def test_check_says_that_nothing_is_wrong(cli: Cli):
-    """Without reading data or making anything."""
+def test_check_accepts_a_valid_config(cli: Cli):
+    """No data is read and nothing is created."""
     done = cli("check", "model=pyramid", "data.dir=/nowhere")
     assert "no problems: model pyramid, 8,858 parameters, for 28×28×1" in done.out
     assert not Path("outputs").exists()
 
 
 @pytest.mark.parametrize("verb", ["check", "train"])
-def test_what_keras_finds_follows_in_the_same_answer(cli: Cli, verb: str):
-    """Names and values first, at once; then shapes and whatever only Keras can judge; each once, with its place."""
+def test_problems_that_keras_finds_follow_the_others(cli: Cli, verb: str):
+    """Names and values are reported at once, then shapes and other problems, each once with its place."""
     folder = mine("{type: Conv2D, fliters: 3, filters: 3, kernel_size: 3}", *END)
     file = Path("mine/model/mine.yaml")
     done = cli(verb, folder, "model=mine", "optimizer.learning_rate=-1", *BOTH, status=2)
@@ -76,7 +76,7 @@ def test_what_would_not_train_is_refused(cli: Cli, entries: tuple[str, ...], pla
 
 
 def test_a_model_over_budget_is_refused(cli: Cli):
-    """With what it costs and by how much it is over."""
+    """The message has its cost and the excess."""
     done = cli("check", "model=pyramid", "budget.max_parameters=8000", "budget.max_macs=1000000", status=2)
     assert "budget.max_parameters: the model has 8,858 parameters, 858 more than 8,000" in done.err
     assert (
@@ -87,7 +87,7 @@ def test_a_model_over_budget_is_refused(cli: Cli):
 
 
 def test_show_prints_the_card_and_what_augmentation_does(cli: Cli):
-    """A row per layer, the totals, the remarks, and digits beside what becomes of them."""
+    """The output has a row per layer, totals, remarks, and images next to augmented ones."""
     done = cli("show", "model=pyramid", "aug=rotate45", "data=digits")
     lines = done.out.splitlines()
     assert lines[0] == "model   pyramid on 28×28×1, 10 classes"
@@ -98,8 +98,8 @@ def test_show_prints_the_card_and_what_augmentation_does(cli: Cli):
     assert not Path("outputs").exists()
 
 
-def test_show_tells_of_a_run(cli: Cli):
-    """`run=` names one; the card is in its directory too."""
+def test_show_describes_a_run(cli: Cli):
+    """`run=` selects it; the card is also in its directory."""
     run = cli("model=pyramid", small=True).run
     assert run is not None
     done = cli("show", "run=latest")
@@ -151,8 +151,8 @@ def test_problems_that_keras_finds_in_a_sweep_follow_the_others(cli: Cli, golden
     assert "[all jobs]" in second
 
 
-def test_a_sweep_leaves_out_what_is_wrong_if_asked(cli: Cli):
-    """`sweep.skip_invalid=true` says what is left out and why; where nothing is left, it is refused all the same."""
+def test_a_sweep_skips_invalid_jobs_on_request(cli: Cli):
+    """`sweep.skip_invalid=true` reports the skipped jobs; a sweep without valid jobs is refused."""
     words = ("check", "-m", "model=linear,pyramid", "+model.layers.6.padding=same", "data=digits")
     assert "in this sweep of 2 jobs" in cli(*words, status=2).err
     done = cli(*words, "sweep.skip_invalid=true")
@@ -170,13 +170,13 @@ def test_a_preset_with_another_model_causes_a_warning(cli: Cli, golden: Golden):
 
 
 def test_a_sweep_in_which_keras_finds_nothing_more(cli: Cli):
-    """The answer ends after what was told at once."""
+    """The output ends after the problems found without Keras."""
     done = cli("check", "-m", "model=linear,pyramid", "optimizer.learning_rate=0.1,fast", "data=digits", status=2)
     assert len(done.err.splitlines()) == 2
 
 
 def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
-    """Before anything is made, and nothing of it is run."""
+    """Nothing is created, and its code is not run."""
     folder = Path("mine/hydra/launcher")
     folder.mkdir(parents=True)
     basic = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -189,8 +189,8 @@ def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
     assert not (tmp_path / "made").exists()
 
 
-def test_whatever_keras_raises_is_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Also Ctrl-C, by who has read the first answer."""
+def test_errors_of_keras_are_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """This includes Ctrl-C while Keras is checking."""
     from mnist_exp.engine import preparation
 
     for error in (KeyboardInterrupt(), RuntimeError("no")):

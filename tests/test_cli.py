@@ -15,7 +15,7 @@ from mnist_exp.cli import VERBS
 
 
 def test_help_lists_the_verbs(cli: Cli):
-    """Each with what it does."""
+    """Each is listed with its description."""
     out = cli("--help").out
     for verb, does in VERBS.items():
         assert f"{verb} " in out
@@ -24,14 +24,14 @@ def test_help_lists_the_verbs(cli: Cli):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_its_help(cli: Cli, verb: str):
-    """Its keys, and Hydra's ways to set them."""
+    """It shows the verb's keys and Hydra's ways to set them."""
     out = cli(verb, "--help").out
     assert f"mnist-exp {verb}" in out
     assert "outputs: outputs" in out
 
 
-def test_versions_are_told(cli: Cli):
-    """Ours and those of what computes, composes and tracks."""
+def test_versions_are_printed(cli: Cli):
+    """They are those of this package, Keras, TensorFlow, Hydra and MLflow."""
     out = cli("--version").out
     for name in ("mnist-exp", "keras", "tensorflow", "hydra-core", "mlflow"):
         assert f"{name} {importlib.metadata.version(name)}\n" in out
@@ -62,15 +62,15 @@ def test_versions_are_told(cli: Cli):
     ],
 )
 def test_a_wrong_request_ends_with_2_and_creates_nothing(cli: Cli, words: list[str], told: str):
-    """One clear message, no traceback, no folder."""
+    """There is one clear message and no traceback."""
     done = cli(*words, status=2)
     assert told in done.err
     assert done.err.startswith("mnist-exp: ")
     assert list(Path().iterdir()) == []
 
 
-def test_an_option_that_ours_hides_is_told(cli: Cli, home_data: list[str]):
-    """A user's pyramid is not ours; the others of the folder are fine."""
+def test_a_hidden_option_is_reported(cli: Cli, home_data: list[str]):
+    """A user's option with a built-in name causes a warning; the folder's other options work."""
     Path("mine/model").mkdir(parents=True)
     for name in ("pyramid", "other"):
         Path(f"mine/model/{name}.yaml").write_text(f"name: {name}\nlayers: [Flatten]\n")
@@ -81,15 +81,15 @@ def test_an_option_that_ours_hides_is_told(cli: Cli, home_data: list[str]):
     )
 
 
-def test_an_output_folder_that_cannot_be_written_is_told(cli: Cli, home_data: list[str]):
-    """Before anything is trained."""
+def test_an_unwritable_output_folder_is_reported(cli: Cli, home_data: list[str]):
+    """Nothing is trained."""
     Path("file").write_text("")
     done = cli("model=linear", *home_data, "outputs=file", status=2)
     assert "outputs: file/runs cannot be written: Not a directory" in done.err
 
 
 def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Its traceback comes with HYDRA_FULL_ERROR=1."""
+    """HYDRA_FULL_ERROR=1 adds its traceback."""
     from mnist_exp.commands import runs
 
     def broken(*_: object) -> None:
@@ -106,7 +106,7 @@ def test_an_unexpected_error_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_damaged_result_does_not_hide_the_runs(cli: Cli):
-    """Whatever it holds; and it is not a starting point."""
+    """This holds for any content; the run cannot be a starting point."""
     for number, text in enumerate(['{"status": 3, "started": "x"}', "null", "[]", '{"status"']):
         Path(f"outputs/runs/bad{number}").mkdir(parents=True)
         Path(f"outputs/runs/bad{number}/result.json").write_text(text)
@@ -115,7 +115,7 @@ def test_a_damaged_result_does_not_hide_the_runs(cli: Cli):
 
 
 def test_an_ascii_terminal_is_no_reason_to_fail():
-    """What it cannot show is replaced."""
+    """Characters that it cannot show are replaced."""
     environment = {
         **os.environ,
         "LC_ALL": "C",
@@ -134,7 +134,7 @@ def test_an_ascii_terminal_is_no_reason_to_fail():
 
 
 def test_runs_are_listed(cli: Cli):
-    """Name, status, data, epochs, accuracies; nothing to list is said."""
+    """The table has name, status, data, epochs and accuracies; an empty folder is reported."""
     assert "There are no runs in outputs" in cli("runs").out
     done = cli(small=True)
     out = cli("runs").out
@@ -164,7 +164,7 @@ def test_the_composed_config_is_shown(cli: Cli):
     ],
 )
 def test_completion_knows_verbs(line: str, completed: str):
-    """The shell asks with the whole line; the verb chooses whose keys are completed."""
+    """The shell passes the whole line; the verb determines the completed keys."""
     line = f"mnist-exp {line}"
     words = ["-m", "mnist_exp", *line.split()[1:-1], "-sc", "query=bash"]
     environment = {
@@ -184,8 +184,8 @@ def test_completion_knows_verbs(line: str, completed: str):
     assert completed in done.stdout.split()
 
 
-def test_telling_needs_nothing_heavy():
-    """--help, --version and mistakes that need no Keras come without TensorFlow, Keras or MLflow.
+def test_help_and_simple_errors_import_nothing_heavy():
+    """--help, --version and problems found without Keras need neither TensorFlow nor MLflow.
 
     What Keras finds follows the mistakes: here it is not asked.
     """

@@ -27,7 +27,7 @@ RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
 
 @cache
 def config_of(*words: str) -> dict[str, Any]:
-    """A run's resolved config."""
+    """Return a run's resolved config."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
@@ -47,7 +47,7 @@ def write_run(
     epochs: int = 3,
     **result: Any,
 ) -> Path:
-    """What a finished run leaves and `compare` reads."""
+    """Write the files of a finished run that `compare` reads."""
     folder.mkdir(parents=True)
     config = {**config_of(*words), "seed": seed}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -72,7 +72,7 @@ def write_run(
 
 
 def write_groups(*, seeds: Sequence[int] = (0, 1, 2, 3), gain: float = 0.05, test_gain: float = 0.0) -> None:
-    """Two models whose accuracy depends on the seed far more than on the model."""
+    """Write runs of two models whose accuracy depends far more on the seed than on the model."""
     for seed in seeds:
         common, noise = 0.05 * seed, 0.001 * (seed % 2)
         write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5 + common, test=0.5 + common)
@@ -81,7 +81,7 @@ def write_groups(*, seeds: Sequence[int] = (0, 1, 2, 3), gain: float = 0.05, tes
 
 
 def rows_of(out: str) -> list[list[str]]:
-    """The printed lines as words."""
+    """Return the printed lines, split into words."""
     return [line.split() for line in out.splitlines()]
 
 
@@ -89,7 +89,7 @@ def rows_of(out: str) -> list[list[str]]:
 
 
 def simulated(rng: np.random.Generator, n: int, groups: int, truth: Sequence[float]) -> list[np.ndarray]:
-    """Accuracies of groups that share their seeds: part of what a seed does, it does to all."""
+    """Return accuracies of groups that share seeds, with a common effect of each seed."""
     shared = rng.normal(0, 0.004, n)
     return [0.9 + truth[group] + shared + rng.normal(0, 0.002 * (1 + group), n) for group in range(groups)]
 
@@ -101,7 +101,7 @@ def pairs_of(values: Sequence[np.ndarray]) -> tuple[list[tuple[int, int]], list[
 
 @pytest.mark.parametrize("n", [2, 3, 5, 10])
 def test_the_interval_of_a_mean_covers_it(n: int):
-    """In 94 to 96 % of simulated groups."""
+    """It covers the mean in 94 to 96 % of simulated groups."""
     rng = np.random.default_rng(n)
     found = [mean_of(list(rng.normal(0.9, 0.01, n))).interval for _ in range(SIMULATED)]
     covered = np.mean([interval is not None and interval[0] <= 0.9 <= interval[1] for interval in found])
@@ -110,7 +110,7 @@ def test_the_interval_of_a_mean_covers_it(n: int):
 
 @pytest.mark.parametrize("n", [soak(2), 3, soak(5), soak(10)])
 def test_the_interval_of_a_difference_covers_it(n: int):
-    """In 94 to 96 % of simulated pairs, whatever the difference is."""
+    """It covers the difference in 94 to 96 % of simulated pairs, for any difference."""
     rng = np.random.default_rng(n)
     for truth in (0.0, 0.003):
         hits = 0
@@ -122,8 +122,8 @@ def test_the_interval_of_a_difference_covers_it(n: int):
 
 
 @pytest.mark.parametrize(("n", "groups"), [soak(2, 2), (3, 3), soak(5, 4), soak(10, 5)])
-def test_the_same_thing_is_rarely_found_different(n: int, groups: int):
-    """However many groups there are: any verdict but "not distinguishable" in at most 5 % of comparisons."""
+def test_equal_groups_are_rarely_found_different(n: int, groups: int):
+    """For any number of groups, at most 5 % of comparisons give a verdict other than "not distinguishable"."""
     rng = np.random.default_rng(n)
     wrong = 0
     for _ in range(SIMULATED):
@@ -134,7 +134,7 @@ def test_the_same_thing_is_rarely_found_different(n: int, groups: int):
 
 
 def test_few_test_images_find_no_differences_either():
-    """Accuracies of so few images that they are often equal."""
+    """This also holds for so few images that accuracies are often equal."""
     rng = np.random.default_rng(0)
     for n in (2, 5):
         wrong = 0
@@ -146,7 +146,7 @@ def test_few_test_images_find_no_differences_either():
 
 @pytest.mark.parametrize("truth", [(0.0, 0.0, 0.0), soak((0.0, 0.0, 1.0)), soak((0.0, 0.005, 0.015))])
 def test_intervals_of_several_differences_hold(truth: Sequence[float]):
-    """Each covers in 95 % at least; none contradicts its verdict; together they hold in 90 % at least."""
+    """Each covers in at least 95 % of cases, all together in at least 90 %, and none contradicts its verdict."""
     rng = np.random.default_rng(1)
     each, together = np.zeros(3), 0
     for _ in range(SIMULATED):
@@ -166,13 +166,13 @@ def test_intervals_of_several_differences_hold(truth: Sequence[float]):
 
 
 def test_holms_p():
-    """The example of Holm's rule: each p times the number of those that are not smaller, never falling."""
+    """The p-values are those of Holm's published example."""
     assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm(np.array([0.9, 0.8])).tolist() == [1, 1]
 
 
 def test_holm_finds_what_bonferroni_does_not():
-    """A difference that is only clear once another was found; its interval ends at 0."""
+    """A difference that is significant only in a later step has an interval that ends at 0."""
     sure = ([1.0, 1.01, 0.99, 1.0], [0.0, 0.0, 0.0, 0.01])
     likely = ([0.50, 0.62, 0.50, 0.62], [0.45, 0.50, 0.42, 0.44])
     assert 0.025 < stats.ttest_rel(*likely).pvalue < 0.05
@@ -184,7 +184,7 @@ def test_holm_finds_what_bonferroni_does_not():
 
 
 def test_values_without_spread_prove_nothing():
-    """Neither an interval nor a difference, though the arithmetic would give a sure one."""
+    """They give neither an interval nor a significant difference."""
     [found] = differences([([0.9, 0.8, 0.7], [0.85, 0.75, 0.65])])
     assert found.mean == pytest.approx(0.05)
     assert (found.interval, found.is_real) == (None, False)
@@ -193,7 +193,7 @@ def test_values_without_spread_prove_nothing():
 
 
 def test_mcnemar_looks_at_where_models_disagree():
-    """The exact test: 9 of 10 disagreements on one side."""
+    """The exact test is correct for 9 of 10 disagreements on one side."""
     first = np.array([True] * 9 + [False] + [True] * 90)
     second = np.array([False] * 9 + [True] + [True] * 90)
     assert mcnemar(first, second) == (9, 1, pytest.approx(2 * 11 / 2**10))
@@ -201,7 +201,7 @@ def test_mcnemar_looks_at_where_models_disagree():
 
 
 def test_a_sign_flip_test_is_exact():
-    """All signs the same: 2 of the 2ⁿ flips are as extreme; fewer than six seeds can never show a difference."""
+    """If all signs agree, 2 of 2ⁿ flips are as extreme; fewer than six seeds have no p-value."""
     first, second = np.array([0.91, 0.92, 0.95, 0.93, 0.96, 0.94]), np.array([0.90, 0.90, 0.91, 0.92, 0.91, 0.93])
     assert sign_flip(list(first), list(second)) == pytest.approx(2 / 2**6)
     mixed = [1.0, -2.0, 3.0, 4.0, 5.0, -1.0, 2.0]
@@ -212,7 +212,7 @@ def test_a_sign_flip_test_is_exact():
 
 
 def test_the_smallest_difference_that_could_be_shown_is_on_the_edge():
-    """A mean difference just above it is significant, and just below it is not."""
+    """A mean difference just above it is significant, and one just below is not."""
     rng = np.random.default_rng(0)
     first, second = rng.normal(0, 1, (2, 5))
     second -= second.mean() - first.mean()
@@ -225,7 +225,7 @@ def test_the_smallest_difference_that_could_be_shown_is_on_the_edge():
 
 
 def skewed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Mostly a little above the mean and sometimes far below it, as accuracies are."""
+    """Return values that are mostly slightly above the mean and sometimes far below it, as accuracies are."""
     return 1 - rng.exponential(size=shape)
 
 
@@ -255,7 +255,7 @@ ALL = [(n, g, ratio) for n in range(3, 11) for g in range(2, 7) for ratio in (1.
     [HARD[0], *(soak(*case) for case in (*HARD[1:], *ALL))],
 )
 def test_verdicts_are_rarely_false_whatever_the_spreads(seeds: int, groups: int, ratio: float):
-    """In 5 % of comparisons of normal values at most, and in 7 % of skewed ones, for spreads of any ratio."""
+    """They are false in at most 5 % of comparisons of normal values and 7 % of skewed ones, for any spreads."""
     spreads, count = np.geomspace(1, ratio, groups), 1000
     normal, _ = false_verdicts(lambda rng, shape: rng.normal(size=shape), spreads, seeds, count)
     assert normal <= 0.05 + 2 * (0.05 * 0.95 / count) ** 0.5
@@ -265,7 +265,7 @@ def test_verdicts_are_rarely_false_whatever_the_spreads(seeds: int, groups: int,
 
 
 def test_equal_spreads_of_normal_values_are_judged():
-    """Withholding does not take the place of finding: a difference of two standard deviations is found."""
+    """A difference of two standard deviations is found, not withheld."""
     rng = np.random.default_rng(0)
     found = [
         verdicts(differences([(rng.normal(2, 1, 10), rng.normal(0, 1, 10))])) == ["different"] for _ in range(500)
@@ -277,7 +277,7 @@ def test_equal_spreads_of_normal_values_are_judged():
 
 
 def test_the_short_output_begins_with_a_summary(cli: Cli):
-    """At most 20 lines for any number of groups and of runs left out; all of it with `full=true`."""
+    """It has at most 20 lines for any number of groups and omitted runs; `full=true` prints everything."""
     write_groups(gain=0.05)
     for seed in range(4):
         write_run(RUNS / f"close-{seed}", "model=pyramid", seed=seed, val=0.548 + 0.05 * seed + 0.004 * (seed % 2))
@@ -306,7 +306,7 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
 
 
 def test_unequal_spreads_give_no_verdict(cli: Cli):
-    """A group whose spread is more than ten times another's."""
+    """There is none if a group's spread is more than ten times another's."""
     for seed in range(4):
         write_run(RUNS / f"a-{seed}", "model=linear", seed=seed, val=0.9 + 0.00001 * seed)
         write_run(RUNS / f"b-{seed}", "model=mlp", seed=seed, val=0.5 + 0.01 * (seed % 2))
@@ -316,7 +316,7 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
 
 
 def test_a_diverged_run_withholds_the_verdict_on_its_group(cli: Cli):
-    """The runs of a configuration that did not diverge are not a fair sample of it."""
+    """Runs of a config that did not diverge are no fair sample of it."""
     data = ["data=digits", "data.limit=100", "training.epochs=1", "tracking=none", "model=linear"]
     wild = cli(*data, "seed=9", "optimizer.learning_rate=1e38", "optimizer=sgd", status=1)
     [folder] = RUNS.iterdir()
@@ -343,7 +343,7 @@ def test_a_diverged_run_withholds_the_verdict_on_its_group(cli: Cli):
 
 
 def test_groups_are_compared_by_their_seeds(cli: Cli):
-    """What the seed does to both is not noise; all figures are those of the values."""
+    """An effect of the seed on both groups is not counted as noise."""
     write_groups()
     out = cli("compare", "full=true").out
     assert "A       model=mlp; seeds 0, 1, 2, 3" in out
@@ -363,8 +363,8 @@ def test_groups_are_compared_by_their_seeds(cli: Cli):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_no_interval_goes_beyond_what_there_can_be(cli: Cli):
-    """Two runs say little of their mean, but that it is no less than 0 and no more than all."""
+def test_intervals_are_clipped_to_the_range_of_the_metric(cli: Cli):
+    """The interval of an accuracy lies between 0 and 100 %, even for two runs."""
     for seed, (val, test) in enumerate([(0.99, 0.2), (0.999, 0.01)]):
         write_run(RUNS / f"a-{seed}", seed=seed, val=val, test=test)
     table = cli("compare", "full=true", "run=[a-0,a-1]").out
@@ -374,8 +374,8 @@ def test_no_interval_goes_beyond_what_there_can_be(cli: Cli):
     assert " 0.0 … " in next(line for line in table.splitlines() if line.split()[:1] == ["seconds"])
 
 
-def test_what_was_interrupted_has_no_seconds(cli: Cli):
-    """Those of its last process would make it look fast; what it reached counts."""
+def test_resumed_runs_have_no_seconds(cli: Cli):
+    """The time of their last process would make them look fast; their other metrics count."""
     for seed in range(3):
         write_run(RUNS / f"a-{seed}", seed=seed, resumed=[{"epochs": 1}] if seed == 2 else [])
     out = cli("compare", "full=true").out
@@ -386,7 +386,7 @@ def test_what_was_interrupted_has_no_seconds(cli: Cli):
 
 
 def test_seeds_are_paired_whatever_their_order(cli: Cli):
-    """And only those that both have: what another seed gave the one has no part in it."""
+    """Only the seeds that both groups have are used for the difference."""
     write_groups(seeds=(3, 0, 2, 1))
     write_run(RUNS / "linear-9", "model=linear", seed=9, val=0.99)
     out = cli("compare", "full=true").out
@@ -397,7 +397,7 @@ def test_seeds_are_paired_whatever_their_order(cli: Cli):
 
 
 def test_the_verdict_is_by_one_metric(cli: Cli):
-    """Validation accuracy, unless another is asked for; both are shown."""
+    """It is validation accuracy by default; the test accuracy is shown as well."""
     write_groups(gain=0.05, test_gain=-0.05)
     out = cli("compare", "full=true").out
     assert "A       model=mlp" in out
@@ -409,7 +409,7 @@ def test_the_verdict_is_by_one_metric(cli: Cli):
 
 
 def test_a_lower_loss_is_better(cli: Cli):
-    """The first group is the one with the lowest."""
+    """The first group has the lowest loss."""
     for seed, extra in enumerate((0.0, 0.001, 0.002)):
         best = {"epoch": 1, "val/accuracy": 0.9}
         write_run(RUNS / f"a{seed}", "model=linear", seed=seed, best={**best, "val/loss": 0.5 + extra})
@@ -430,7 +430,7 @@ def test_a_lower_loss_is_better(cli: Cli):
     ],
 )
 def test_the_better_direction_is_the_metrics(cli: Cli, metric: str, words: list[str], best: str):
-    """It is known for Keras' metrics, and given for others."""
+    """It is known for Keras' metrics and given by the user for others."""
     for seed in range(3):
         scores = {"accuracy": 0.9, "loss": 0.5}
         low, high = ({**scores, metric[5:]: value + 0.01 * seed} for value in (2.0, 3.0 + 0.01 * (seed % 2)))
@@ -445,7 +445,7 @@ def test_the_better_direction_is_the_metrics(cli: Cli, metric: str, words: list[
 
 
 def test_an_unknown_metric_needs_a_direction(cli: Cli):
-    """And a known one has its own."""
+    """A known metric must not be given the opposite one."""
     for name in "ab":
         best = {"epoch": 1, "val/accuracy": 0.9, "val/gloss": 0.5}
         write_run(RUNS / name, f"model={'linear' if name == 'a' else 'mlp'}", best=best)
@@ -457,7 +457,7 @@ def test_an_unknown_metric_needs_a_direction(cli: Cli):
 
 
 def test_no_seeds_in_common_give_no_verdict(cli: Cli):
-    """Two of them are needed."""
+    """At least two common seeds are needed."""
     for seed in range(3):
         write_run(RUNS / f"a{seed}", "model=linear", seed=seed, val=0.5 + 0.01 * seed)
         write_run(RUNS / f"b{seed}", "model=mlp", seed=seed + 2, val=0.9 + 0.01 * seed)
@@ -466,8 +466,8 @@ def test_no_seeds_in_common_give_no_verdict(cli: Cli):
     assert "is better" not in out
 
 
-def test_what_does_not_count_is_told(cli: Cli):
-    """Each run with the reason."""
+def test_omitted_runs_are_reported(cli: Cli):
+    """Each has a reason."""
     write_groups()
     write_run(RUNS / "broken", "model=linear", seed=7, status="failed")
     write_run(RUNS / "resumed", "model=linear", seed=8, exact=False)
@@ -499,8 +499,8 @@ def test_what_does_not_count_is_told(cli: Cli):
         (["run=['s','linear-0']"], {"optimizer.learning_rate=0.1", "optimizer.learning_rate=0.001"}),
     ],
 )
-def test_runs_are_chosen_by_what_they_are_called(cli: Cli, words: list[str], seen: set[str]):
-    """Paths, names, patterns, sweeps, and lists of them."""
+def test_runs_are_selected_by_path_or_name(cli: Cli, words: list[str], seen: set[str]):
+    """`run=` takes paths, names, patterns, sweeps, and lists of them."""
     write_groups()
     for rate in ("0.1", "0.2"):
         folder = SWEEPS / f"s-20260101-000000/learning_rate-{rate}"
@@ -511,8 +511,8 @@ def test_runs_are_chosen_by_what_they_are_called(cli: Cli, words: list[str], see
     assert ("model=mlp" in out) == ("model=mlp" in seen)
 
 
-def test_groups_are_called_by_what_differs(cli: Cli):
-    """An option by its name, a knob by its value, a layer only where nothing else tells."""
+def test_groups_are_labelled_by_their_differences(cli: Cli):
+    """Options appear by name, parameters by value, and layers only if nothing else differs."""
     write_run(RUNS / "a", "model=mlp", "device.threads=1", "name=x")
     write_run(RUNS / "b", "model=mlp", "aug=shift", "device.threads=2")
     write_run(RUNS / "c", "model=pyramid", "training.epochs=7")
@@ -527,7 +527,7 @@ def test_groups_are_called_by_what_differs(cli: Cli):
 
 
 def test_different_data_is_refused(cli: Cli):
-    """Unless it is told to."""
+    """`across_data=true` allows it."""
     write_groups()
     for seed in range(4):
         write_run(RUNS / f"other-{seed}", "model=linear", "data.limit=500", seed=seed, data="e" * 64, started=-1)
@@ -540,8 +540,8 @@ def test_different_data_is_refused(cli: Cli):
     assert "without 4 runs on other data" in cli("compare", "full=true").out
 
 
-def test_what_stands_in_is_never_compared_with_other_data(cli: Cli):
-    """Not even when it is told to; with its own kind it is, and that is said."""
+def test_fallback_data_is_never_compared_with_other_data(cli: Cli):
+    """It is compared with the same fallback data, with a warning."""
     fallback = {"name": "digits", "sha256": "f" * 64, "stands_in_for": "mnist"}
     for seed in range(2):
         write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5 + 0.1 * seed)
@@ -586,8 +586,8 @@ def test_a_wrong_request_writes_nothing(cli: Cli, words: list[str], place: str, 
     assert Path("there.png").read_text() == "mine"
 
 
-def test_damaged_files_are_told(cli: Cli):
-    """With their names; no half comparison."""
+def test_damaged_files_are_reported(cli: Cli):
+    """The messages name the files; nothing is compared."""
     write_groups()
     (RUNS / "mlp-0/config.yaml").write_text("a: [")
     (RUNS / "mlp-1/config.yaml").write_text("a: 1")

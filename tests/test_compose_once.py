@@ -21,7 +21,7 @@ TINY = ("data=digits", "model=linear", "tracking=none", "training.epochs=1")
 
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> Counter[Request]:
-    """How often each request was composed."""
+    """Count how often each request is composed."""
     counts: Counter[Request] = Counter()
     compose = validation.compose
 
@@ -34,7 +34,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Counter[Request]:
 
 
 def test_resume_composes_once(cli: Cli, composed: Counter[Request]):
-    """The config that was saved, however many steps check it."""
+    """Only the saved config is composed, however many steps check it."""
     done = cli(*TINY, "training.keep_checkpoint=true")
     assert done.run is not None
     assert composed.total() == 1
@@ -48,14 +48,14 @@ def test_resume_composes_once(cli: Cli, composed: Counter[Request]):
 
 
 def test_a_sweep_composes_each_job_once(cli: Cli, composed: Counter[Request]):
-    """When all jobs are checked; a worker takes the config from the plan."""
+    """Jobs are composed when all are checked; a worker takes the config from the plan."""
     cli("-m", *TINY, "seed=1,2")
     assert len(list(Path("outputs/sweeps").glob("*/*/model.keras"))) == 2
     assert list(composed.values()) == [1, 1]
 
 
 def test_a_run_parses_each_layer_once(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Checking, building, watching and saving take the specs that the config holds."""
+    """Checking, building, watching and saving share the specs in the config."""
     parsed: Counter[str] = Counter()
     parse = layer_specs._parse_layer
 
@@ -70,7 +70,7 @@ def test_a_run_parses_each_layer_once(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_run_makes_optimizer_loss_and_metrics_once_for_each_purpose(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """To check them, to train, and for the saved model, which has an optimizer of its own."""
+    """The purposes are checking, training, and the saved model, which has its own optimizer."""
     import keras
 
     from mnist_exp.engine import keras_check

@@ -72,8 +72,8 @@ def test_a_wrong_request_ends_with_2_and_leaves_nothing(cli: Cli, words: list[st
     assert left() == []
 
 
-def test_verify_tells_what_a_data_set_is(cli: Cli, use: Callable[[str], None]):
-    """Name, origin, images, shape, images per class, digest; a limit counts."""
+def test_verify_describes_the_data(cli: Cli, use: Callable[[str], None]):
+    """The output has name, origin, images, shape, images per class and digest."""
     use("digits")
     out = cli("dataset", "verify", DIGITS).out
     for words in ("digits from scikit-learn", "1,497 train, 300 test, each 28×28×1", "SHA-256 "):
@@ -82,7 +82,7 @@ def test_verify_tells_what_a_data_set_is(cli: Cli, use: Callable[[str], None]):
 
 
 def test_convert_writes_where_runs_are_kept(cli: Cli, use: Callable[[str], None]):
-    """`<outputs>/data/<name>-<format>`, and tells how to use it."""
+    """The default folder is `<outputs>/data/<name>-<format>`; the output has the command that uses it."""
     use("digits")
     out = cli("dataset", "convert", DIGITS, "to=csv", "data.limit=100").out
     assert left() == [
@@ -94,12 +94,12 @@ def test_convert_writes_where_runs_are_kept(cli: Cli, use: Callable[[str], None]
 
 
 def test_digits_of_an_older_run_are_read(cli: Cli):
-    """Its config says that they have no files with null."""
+    """Its config has null instead of an empty mapping of files."""
     assert "1,497 train" in cli("dataset", "verify", DIGITS, "data.files=null").out
 
 
 def test_a_tilde_is_the_home_folder(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """In `output` and in `outputs`."""
+    """This holds for `output` and `outputs`."""
     monkeypatch.setenv("HOME", str(tmp_path))
     cli("dataset", "convert", DIGITS, "to=idx", "data.limit=20", "output=~/a")
     cli("dataset", "convert", DIGITS, "to=idx", "data.limit=20", "outputs=~/b")
@@ -108,8 +108,8 @@ def test_a_tilde_is_the_home_folder(cli: Cli, tmp_path: Path, monkeypatch: pytes
     assert left() == []
 
 
-def test_what_is_there_is_not_written_over(cli: Cli):
-    """Neither a folder with something in it, a file nor a link; an empty folder is taken."""
+def test_existing_output_is_not_overwritten(cli: Cli):
+    """A non-empty folder, a file or a link is refused; an empty folder is used."""
     Path("full").mkdir()
     Path("full/x").write_text("precious")
     Path("file").write_text("precious")
@@ -122,8 +122,8 @@ def test_what_is_there_is_not_written_over(cli: Cli):
     assert left() == ["empty", "empty/test.csv", "empty/train.csv", "file", "full", "full/x", "link"]
 
 
-def test_an_output_that_cannot_be_written_is_told(cli: Cli):
-    """Before anything is."""
+def test_an_unwritable_output_is_refused(cli: Cli):
+    """Nothing is written."""
     Path("file").write_text("")
     said = cli("dataset", "convert", DIGITS, "to=csv", "output=file/x", status=2).err
     assert "output: file/x cannot be written: Not a directory" in said
@@ -131,8 +131,8 @@ def test_an_output_that_cannot_be_written_is_told(cli: Cli):
 
 
 @pytest.mark.parametrize("to", ["idx", "csv", "npz", "folder"])
-def test_a_disk_that_fills_leaves_nothing(to: str):
-    """Exit status 1, what failed, and no half of it."""
+def test_a_full_disk_leaves_nothing(to: str):
+    """The exit status is 1, the message has the reason, and no partial output remains."""
     done = subprocess.run(
         [sys.executable, "-m", "mnist_exp", "dataset", "convert", DIGITS, f"to={to}", "output=deep/x"],
         capture_output=True, text=True, timeout=60 * PATIENCE, check=False,
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_leaves_nothing(to: str):
 
 
 def test_the_unfinished_folder_of_another_process_is_left_alone(cli: Cli):
-    """Also where it has the name that ours would have."""
+    """This holds even if it has the name that this process would use."""
     Path("deep").mkdir()
     theirs = Path("deep", f".{os.getpid()}.x")
     theirs.mkdir()
@@ -159,7 +159,7 @@ def test_the_unfinished_folder_of_another_process_is_left_alone(cli: Cli):
 def test_a_new_folder_is_on_disk_when_it_has_its_name(
     monkeypatch: pytest.MonkeyPatch, inner: str, told: list[str]
 ):
-    """What is in it is flushed before it is renamed, and the folders above it after."""
+    """Its content is flushed before it is renamed, and its parent folders afterwards."""
     done: list[str] = []
 
     def flushed(descriptor: int) -> None:
@@ -180,7 +180,7 @@ def test_a_new_folder_is_on_disk_when_it_has_its_name(
 
 @pytest.mark.mnist
 def test_ctrl_c_leaves_nothing(use: Callable[[str], None]):
-    """Exit status 130, and no half of it."""
+    """The exit status is 130, and no partial output remains."""
     use("mnist")
     process = start("dataset", "convert", "to=folder", "output=deep/x")
     while not list(Path().rglob("*.png")):
@@ -192,7 +192,7 @@ def test_ctrl_c_leaves_nothing(use: Callable[[str], None]):
 
 
 def test_nothing_heavy_is_imported():
-    """Conversion starts at once: no TensorFlow, Keras or MLflow."""
+    """Conversion imports neither TensorFlow nor Keras nor MLflow."""
     code = (
         "import sys; from mnist_exp.cli import main; status = main(sys.argv[1:]);"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'matplotlib'} & set(sys.modules);"
@@ -204,8 +204,8 @@ def test_nothing_heavy_is_imported():
         assert done.returncode == 0, done.stderr
 
 
-def test_fetch_says_whom_it_asked(cli: Cli):
-    """Exit status 1 where nobody has it."""
+def test_fetch_lists_the_mirrors_that_failed(cli: Cli):
+    """The exit status is 1 if no mirror has the data."""
     said = cli(
         "dataset", "fetch", "data=mnist", "data.mirrors=[http://127.0.0.1:1/,http://127.0.0.1:2/]", status=1
     ).err
@@ -216,7 +216,7 @@ def test_fetch_says_whom_it_asked(cli: Cli):
 
 @pytest.mark.slow
 def test_a_run_on_converted_images_is_the_same_run(cli: Cli):
-    """The same data digest, fingerprint and weights, whatever the format; and it can be run again."""
+    """Data digest, fingerprint and weights are equal for every format, and its config can be run again."""
     first = cli("from=null", small=True)
     out = cli("dataset", "convert", f"data={first.result['data']['name']}", "to=csv", "output=mine").out
     assert "data.dir=mine" in out
@@ -231,7 +231,7 @@ def test_a_run_on_converted_images_is_the_same_run(cli: Cli):
 
 
 def test_class_names_of_folders_reach_the_run(cli: Cli):
-    """They are recorded, though no config names them."""
+    """They are recorded although no config has them."""
     import numpy as np
     from PIL import Image
 
@@ -250,7 +250,7 @@ def test_class_names_of_folders_reach_the_run(cli: Cli):
 
 
 def test_help_names_every_data_set(cli: Cli):
-    """And what can be done with them."""
+    """It also lists the actions."""
     out = cli("dataset", "--help").out
     for file in (conf_folder() / "data").glob("*.yaml"):
         assert re.search(rf"^Options of data: .*\b{file.stem}\b", out, re.MULTILINE), file.stem

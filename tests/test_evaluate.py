@@ -17,7 +17,7 @@ from support.golden import Golden
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder with one run, on the embedded digits, that many tests look at."""
+    """Return an output folder with one run on the embedded digits, shared by many tests."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"
@@ -27,7 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kept(out: str) -> tuple[Path, dict[str, Any]]:
-    """The folder that the figures were written to, and what they are."""
+    """Return the folder with the written figures, and the figures."""
     folder = Path(next(line for line in out.splitlines() if line.startswith("kept"))[8:])
     return folder, json.loads((folder / "evaluation.json").read_text())
 
@@ -42,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_run_is_scored_again_with_the_same_figures(cli: Cli, run: Path):
-    """Those that it ended with, to the last bit; nothing in its directory is touched."""
+    """They are bit-identical to those of the run, whose directory is not changed."""
     before = contents(run)
     done = cli("evaluate", "run=latest")
     assert "same    bit-identical to the run's result.json" in done.out
@@ -59,7 +59,7 @@ def test_a_run_is_scored_again_with_the_same_figures(cli: Cli, run: Path):
 
 
 def test_all_figures_are_those_of_the_predictions(cli: Cli, run: Path):
-    """By class, as a whole, and in the confusion matrix."""
+    """This covers figures by class, overall figures, and the confusion matrix."""
     from sklearn.metrics import confusion_matrix, recall_score
 
     done = cli("evaluate", "run=small", "output=new/scored")
@@ -77,8 +77,8 @@ def test_all_figures_are_those_of_the_predictions(cli: Cli, run: Path):
     assert f"expected calibration error {found['expected_calibration_error']:.2%}".replace("%", " %") in done.out
 
 
-def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
-    """The model has learned the one, and the other has chosen the epoch."""
+def test_scores_on_training_and_validation_parts_are_qualified(cli: Cli, run: Path):
+    """The output says that the model was trained, or the epoch selected, on these images."""
     out = cli("evaluate", "run=latest", "part=train").out
     assert "the model was trained on these images" in out
     assert kept(out)[1]["data"]["images"] == 270
@@ -87,7 +87,7 @@ def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
 
 
 def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
-    """Folders are named by the second."""
+    """Folders are named by the second, with a number if the name is taken."""
     monkeypatch.setattr("mnist_exp.engine.evaluation.stamped", lambda name: f"{name}-now")
     folders = [kept(cli("evaluate", "run=latest").out)[0].name for _ in range(2)]
     assert folders == [f"{run.name}-now", f"{run.name}-now-2"]

@@ -52,7 +52,7 @@ def _device() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that no tracker knows."""
+    """Return a run without a tracker."""
     folder = tmp_path_factory.mktemp("trained")
     words = (*SMALL, "model=linear", "data.limit=100", "training.epochs=1", "name=a", f"outputs={folder}")
     process = start(*words, *([] if MNIST else ["data=digits"]))
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, use: Callable[[str], None]) -> Path:
-    """A copy of it in this test's folder."""
+    """Return a copy of that run in this test's folder."""
     use("mnist" if MNIST else "digits")
     found = Path("outputs/runs").resolve() / trained.name
     shutil.copytree(trained, found)
@@ -76,7 +76,7 @@ def expected(run: Path, images: Any) -> Any:
 
 
 def in_its_runtime(folder: Path) -> dict[str, Callable[[Any], Any]]:
-    """What others would write to run the files."""
+    """Run the exported files as another program would."""
     import onnxruntime
     import tensorflow as tf
     from ai_edge_litert.interpreter import Interpreter
@@ -101,7 +101,7 @@ def in_its_runtime(folder: Path) -> dict[str, Callable[[Any], Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet5x5", "vgg_bn"])
 def test_every_format(cli: Cli, model: str):
-    """All are written, checked and told, without a word of the libraries; and give others what the model gives."""
+    """All formats are written and verified without library output, and agree with the model in other programs."""
     trained = cli(f"model={model}", "data.limit=100", "training.epochs=1", "name=a", small=True)
     assert trained.run is not None
     process = start("export", "run=latest", "format=all", "output=an odd [folder]=1")
@@ -128,7 +128,7 @@ def test_every_format(cli: Cli, model: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("net", sorted(NETS))
 def test_every_layer_in_every_format(net: str, tmp_path: Path):
-    """Of those that a model may have; but for recurrent ones in LiteRT."""
+    """Every allowed layer can be exported, except recurrent ones in LiteRT."""
     config, _ = compose_checked(Request("train", ("data=digits",)), TrainConfig)
     config = config.model_copy(update={"model": ModelConfig(name="test", layers=tuple(NETS[net]))})
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28, 1), np.uint8)
@@ -152,7 +152,7 @@ def test_every_layer_in_every_format(net: str, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["lenet5x5", "vgg_bn"])
 def test_every_format_on_the_whole_test_set(cli: Cli, model: str):
-    """Of a model that has learnt something."""
+    """The formats agree with a trained model on all test images."""
     epochs = 1 if MNIST else 4  # the embedded digits are 1,497: too few batches for batch normalization in one
     trained = cli(f"model={model}", "name=a", "data.limit=5000", f"training.epochs={epochs}", small=True)
     assert trained.result["test"]["accuracy"] > 0.5
@@ -161,8 +161,8 @@ def test_every_format_on_the_whole_test_set(cli: Cli, model: str):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_written_is_not_kept(cli: Cli):
-    """LiteRT has no recurrent layers: the reason is told, and the others are written."""
+def test_a_format_that_cannot_be_written_is_not_kept(cli: Cli):
+    """The reason is reported (LiteRT has no recurrent layers), and the other formats are written."""
     layers = "[{type: Reshape, target_shape: [28,28]},{type: LSTM, units: 4},{type: Dense, units: 10},Softmax]"
     cli(f"model.layers={layers.replace(': ', ':')}", "data.limit=100", "training.epochs=1", small=True)
     done = cli("export", "run=latest", "format=[litert,onnx]", "output=here", status=1)
@@ -175,8 +175,8 @@ def test_what_cannot_be_written_is_not_kept(cli: Cli):
     assert {path.name for path in Path().iterdir()} == {"here", "outputs"}
 
 
-def test_what_gives_something_else_is_not_kept(cli: Cli, run: Path):
-    """By the tolerance that was asked for; and by the class, whatever the tolerance is."""
+def test_a_format_that_disagrees_is_not_kept(cli: Cli, run: Path):
+    """Probabilities must agree within the tolerance, and classes exactly."""
     from mnist_exp.engine.exporting import Unfit, refuse_difference
 
     done = cli("export", "run=a", "format=[onnx,keras]", "tolerance=1e-12", "output=here", status=1)
@@ -192,7 +192,7 @@ def test_what_gives_something_else_is_not_kept(cli: Cli, run: Path):
 
 @pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_colours_two_classes_and_no_test_part(cli: Cli):
-    """It is said which images the formats were checked on; a model without a run is checked on data that is named."""
+    """The output says which images were used; a model without a run needs named data."""
     rng = np.random.default_rng(0)
     np.savez("data.npz", x_train=rng.integers(0, 256, (60, 12, 9, 3), np.uint8), y_train=np.arange(60) % 2)
     data = ["data=npz", "data.dir=.", "data.shape=[12,9,3]", "data.classes=2"]
@@ -210,7 +210,7 @@ def test_colours_two_classes_and_no_test_part(cli: Cli):
 
 
 def test_one_format_into_one_file(cli: Cli, run: Path):
-    """By the name's ending; what already exists is not written over."""
+    """The extension selects the format; an existing file is not overwritten."""
     told = cli("export", "run=a", "format=onnx", "output=new/digits.onnx").out
     assert "digits.onnx" in next(line for line in told.splitlines() if line.startswith(" onnx"))
     before = Path("new/digits.onnx").read_bytes()
@@ -248,7 +248,7 @@ def test_a_wrong_request_is_reported_before_anything_is_written(
 
 
 def test_a_missing_package_is_named(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
-    """With the extra that brings it."""
+    """The message has the extra that installs it."""
     monkeypatch.setattr("mnist_exp.commands.export.find_spec", lambda name: None if "onnx" in name else name)
     done = cli("export", "run=a", "format=all", status=2)
     assert (
@@ -295,7 +295,7 @@ def test_unusable_models_are_refused(cli: Cli, run: Path):
     ],
 )  # fmt: skip
 def test_names_and_aliases_are_those_that_mlflow_takes(key: str, value: str):
-    """None that MLflow would refuse later is accepted."""
+    """No name is accepted that MLflow would refuse later."""
     words = [f"register='{value}'"] if key == "name" else ["register=a", f"alias='{value}'"]
     try:
         compose_checked(Request("export", ("run=a", *words)), ExportConfig)
@@ -309,7 +309,7 @@ def test_names_and_aliases_are_those_that_mlflow_takes(key: str, value: str):
 
 
 def test_aliases_that_mlflow_takes_are_taken():
-    """So the test before is not passed by refusing everything."""
+    """The valid aliases of the previous test are accepted."""
     for alias in ("champion", "a-b_c", "v1a"):
         config, _ = compose_checked(
             Request("export", ("run=a", "register=digits", f"alias={alias}")), ExportConfig
@@ -318,14 +318,14 @@ def test_aliases_that_mlflow_takes_are_taken():
 
 
 def test_all_are_the_formats_that_there_are():
-    """`all` is every format; a single name is one."""
+    """`all` selects every format; a single name selects one."""
     config, _ = compose_checked(Request("export", ("run=a", "format=all")), ExportConfig)
     assert set(config.formats) == set(Format.__args__) == set(FORMATS)
 
 
 @pytest.mark.slow
 def test_the_registry(cli: Cli, run: Path):
-    """A run that no tracker knows is delivered; a version is made once; `run=` takes the model by whatever name."""
+    """A run unknown to the tracker is delivered first, a version is created once, and `run=` accepts every URI."""
     for _ in range(2):
         done = cli("export", "run=a", "register=digits", "alias=champion")
         assert "as version 1 of digits" in done.out
@@ -352,7 +352,7 @@ def test_the_registry(cli: Cli, run: Path):
 
 
 def test_a_registered_model_whose_run_is_not_here(cli: Cli, run: Path):
-    """It is fetched from MLflow, with the config that it was trained with; a store is not made by looking for one."""
+    """It is downloaded from MLflow with its config; searching creates no store."""
     cli("export", "run=a", "register=digits")
     run.rename("elsewhere")
     done = cli("export", "run=models:/digits/1", "format=onnx", "output=digits.onnx")
@@ -391,7 +391,7 @@ def ask(url: str, content: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("kept_by", ["sqlite", "server"])
 def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pytest.FixtureRequest, tmp_path: Path):
-    """Over HTTP, a raw image as a list of rows; as the line says that `export` prints, and where nothing else is."""
+    """It answers a raw image over HTTP, served with the command that `export` prints."""
     words = [] if kept_by == "sqlite" else [f"tracking.uri={request.getfixturevalue('server').uri}"]
     out = cli("export", "run=a", "register=digits", "alias=champion", *words).out
     uri, name = re.findall(r"^serve   MLFLOW_TRACKING_URI=(\S+) mlflow models serve -m (\S+)", out, re.MULTILINE)[

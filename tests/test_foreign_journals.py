@@ -28,14 +28,14 @@ def line(request: pytest.FixtureRequest) -> bytes:
 
 
 def append(run: Path, line: bytes) -> bytes:
-    """Append a line to a run's journal, and return the whole."""
+    """Append a line to a run's journal, and return the whole journal."""
     file = run / "journal.jsonl"
     file.write_bytes(file.read_bytes() + line + b"\n")
     return file.read_bytes()
 
 
 def test_runs_lists_them(cli: Cli, line: bytes):
-    """A dead one as killed. Its journal stays as it is."""
+    """A dead run is listed as killed, and its journal is not changed."""
     run = write_run(RUNS / "a", enabled=False, end=False)
     whole = append(run, line)
     assert "killed" in cli("runs").out
@@ -43,7 +43,7 @@ def test_runs_lists_them(cli: Cli, line: bytes):
 
 
 def test_sync_reports_them(cli: Cli, line: bytes):
-    """With the line's place, whether the run was named or not."""
+    """The message has the line, whether or not the run was named."""
     run = write_run(RUNS / "a")
     number = append(run, line).count(b"\n")
     for words in (("sync",), ("sync", "run=a")):
@@ -52,7 +52,7 @@ def test_sync_reports_them(cli: Cli, line: bytes):
 
 
 def test_a_journal_without_its_first_line_is_not_delivered(cli: Cli):
-    """The first event says which run it is; `sync` names what is missing."""
+    """The first event identifies the run; `sync` reports that it is missing."""
     run = write_run(RUNS / "a")
     file = run / "journal.jsonl"
     file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[1:]))
@@ -65,7 +65,7 @@ def test_a_journal_without_its_first_line_is_not_delivered(cli: Cli):
 
 @pytest.mark.parametrize("content", [b"", b'{"kind": "ru'])
 def test_a_run_that_died_before_its_first_event_is_marked(cli: Cli, content: bytes):
-    """Between creating the journal and writing into it."""
+    """It died between creating the journal and writing to it."""
     run = write_run(RUNS / "a", end=False)
     (run / "journal.jsonl").write_bytes(content)
     assert "killed" in cli("runs").out

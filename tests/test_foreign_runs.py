@@ -31,12 +31,12 @@ def collector() -> Iterator[Collector]:
 
 
 def forget() -> None:
-    """Make every run that was written one of somebody else."""
+    """Make every existing run look like another user's."""
     state_file().unlink(missing_ok=True)
 
 
 def write_artifacts(folder: Path, *files: str, uri: str | None = None) -> None:
-    """Give a run a journal that sends these files."""
+    """Write a run whose journal sends these files."""
     (folder / "journal.jsonl").unlink()
     lines = Journal(folder)
     lines.write(RunEvent(name="x", key="x", experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None))
@@ -47,7 +47,7 @@ def write_artifacts(folder: Path, *files: str, uri: str | None = None) -> None:
 
 
 def raw_lines(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's journal, as JSON."""
+    """Return the lines of a run's journal, as parsed JSON."""
     return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
 
 
@@ -56,7 +56,7 @@ def raw_lines(folder: Path) -> list[dict[str, Any]]:
 )
 @pytest.mark.parametrize("end", [True, False])
 def test_the_address_in_a_journal_is_not_contacted(cli: Cli, collector: Collector, verb: list[str], end: bool):
-    """It is shown with the command that allows it; a run that died is marked in its directory only."""
+    """It is shown with the command that allows it; a dead run is marked in its directory only."""
     write_run(RUN, collector.uri, end=end)
     forget()
     done = cli(*verb, status=None)
@@ -68,7 +68,7 @@ def test_the_address_in_a_journal_is_not_contacted(cli: Cli, collector: Collecto
 
 
 def test_the_command_that_is_shown_allows_the_address(cli: Cli, collector: Collector):
-    """For that run, and from then on for a plain `sync`; the file that remembers it is private."""
+    """It delivers that run, and later a plain `sync` works; the file that remembers the address is private."""
     write_run(RUN, collector.uri)
     forget()
     cli("sync", status=1)
@@ -82,7 +82,7 @@ def test_the_command_that_is_shown_allows_the_address(cli: Cli, collector: Colle
 
 
 def test_the_environment_allows_an_address(cli: Cli, collector: Collector, monkeypatch: pytest.MonkeyPatch):
-    """With credentials, which the journal does not hold."""
+    """It may contain credentials that the journal lacks."""
     write_run(RUN, collector.uri)
     forget()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:planted@{collector.host}/")
@@ -102,7 +102,7 @@ def test_memory_that_others_can_write_to_is_not_used(cli: Cli, collector: Collec
     "name", ["{secret}", "../../../secret.txt", "link.txt", "folder/secret.txt", "pipe", "plots"]
 )
 def test_only_files_of_the_run_are_sent(cli: Cli, tmp_path: Path, name: str):
-    """Others are named with the reason; the files after them are sent."""
+    """Other files are reported with the reason, and the following files are sent."""
     secret = Path("secret.txt").resolve()
     secret.write_text("PLANTED")
     write_run(RUN)
@@ -123,7 +123,7 @@ def test_only_files_of_the_run_are_sent(cli: Cli, tmp_path: Path, name: str):
 
 
 def test_a_model_outside_the_run_is_not_sent(cli: Cli):
-    """Though its name is that of the run's model."""
+    """This holds even if its name is that of the run's model."""
     write_run(RUN)
     Path("other.keras").write_text("PLANTED")
     (RUN / "model.keras").unlink()
@@ -136,7 +136,7 @@ def test_a_model_outside_the_run_is_not_sent(cli: Cli):
 
 
 def test_a_folder_outside_the_runs_artifacts_is_refused(cli: Cli):
-    """The store's files stay where the store puts them."""
+    """No file is written outside the run's part of the store."""
     write_run(RUN)
     lines = [line for line in raw_lines(RUN) if line["kind"] in ("run", "end")]
     lines.insert(1, {"kind": "artifact", "time": 1, "file": "config.yaml", "folder": "../../../.."})
@@ -146,7 +146,7 @@ def test_a_folder_outside_the_runs_artifacts_is_refused(cli: Cli):
 
 @pytest.mark.parametrize("file", ["result.json", "journal.jsonl", "config.yaml", "history.csv"])
 def test_links_and_pipes_in_place_of_a_runs_files_are_not_read(cli: Cli, file: str):
-    """No verb waits for a pipe, reads another file, or writes to it."""
+    """No verb waits for a pipe, reads a linked file, or writes to it."""
     write_run(RUN, end=False)
     target = Path("target").resolve()
     target.write_text("PLANTED")
@@ -169,7 +169,7 @@ def test_links_and_pipes_in_place_of_a_runs_files_are_not_read(cli: Cli, file: s
 
 
 def interrupted(cli: Cli, uri: str) -> Path:
-    """A run that `resume` continues, with this address in its config."""
+    """Return an interrupted run with this address in its config."""
     path = cli("data=digits", "training.keep_checkpoint=true", small=True).run
     assert path is not None
     config = yaml.safe_load((path / "config.yaml").read_text())
@@ -182,7 +182,7 @@ def interrupted(cli: Cli, uri: str) -> Path:
 
 
 def test_resume_does_not_contact_the_address_of_a_config(cli: Cli, collector: Collector):
-    """It says how to use the address, and how to train without it; both work."""
+    """The message says how to allow the address and how to train without it; both work."""
     path = interrupted(cli, collector.uri)
     done = cli("resume", f"run={path}", "training.epochs=3", status=2)
     assert f"{collector.uri} is not a store that you have used" in done.err
@@ -194,8 +194,8 @@ def test_resume_does_not_contact_the_address_of_a_config(cli: Cli, collector: Co
     assert collector.requests
 
 
-def test_an_option_file_of_somebody_else_names_no_address(cli: Cli, collector: Collector):
-    """A config folder is no command line."""
+def test_an_option_file_cannot_name_an_address(cli: Cli, collector: Collector):
+    """Only the command line and the environment can."""
     folder = Path("theirs/tracking")
     folder.mkdir(parents=True)
     (folder / "theirs.yaml").write_text(f"enabled: true\nuri: {collector.uri}\nexperiment: x\nwait_seconds: 5\n")

@@ -67,7 +67,7 @@ def test_other_preprocessing_is_reported(cli: Cli):
 
 
 def test_a_frozen_layer_stays_as_it_was(cli: Cli):
-    """`trainable: false`, bit for bit, while the rest learns."""
+    """With `trainable: false`, its weights are bit-identical while other layers are trained."""
     donor = cli(NET % "", small=True)
     done = cli(NET % ", trainable: false", "init_from=latest", small=True)
     first, second = weights(donor.run), weights(done.run)
@@ -76,7 +76,7 @@ def test_a_frozen_layer_stays_as_it_was(cli: Cli):
 
 
 def training_images(run: Path | None, part: str) -> set[bytes]:
-    """The images of a part of a run's data, as its own config describes them."""
+    """Return the images of a part of a run's data, as its own config describes them."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
@@ -100,7 +100,7 @@ def test_a_limit_does_not_mix_the_parts_of_two_runs(cli: Cli):
 
 
 def test_validating_on_images_already_trained_on_is_reported(cli: Cli):
-    """With their number, which is also recorded; images of the other run's own start count as well."""
+    """Their number is reported and recorded, including images that the other run's own start had seen."""
     donor = cli("data.limit=900", small=True)
     second = cli("data.limit=300", "data.split_seed=5", "init_from=latest", small=True)
     own = training_images(second.run, "val")
@@ -120,7 +120,7 @@ def test_validating_on_images_already_trained_on_is_reported(cli: Cli):
 
 @pytest.mark.slow
 def test_a_start_on_other_data_is_of_unknown_images(cli: Cli):
-    """The number of validation images that it trained on is then not claimed to be 0."""
+    """The number of validation images seen is then recorded as unknown, not as 0."""
     donor = cli(small=True)
     assert donor.run is not None
     result = donor.run / "result.json"
@@ -131,8 +131,8 @@ def test_a_start_on_other_data_is_of_unknown_images(cli: Cli):
 
 
 @pytest.mark.slow
-def test_it_goes_on_better_than_from_nothing(cli: Cli):
-    """The first epoch's loss is lower; another start is another fingerprint."""
+def test_a_warm_start_lowers_the_first_loss(cli: Cli):
+    """Its fingerprint depends on the initial weights."""
     donor = cli("optimizer.learning_rate=0.01", small=True)
     fresh = cli("seed=1", small=True)
     tuned = cli("seed=1", f"init_from={donor.run}", small=True)
@@ -146,7 +146,7 @@ def test_it_goes_on_better_than_from_nothing(cli: Cli):
 
 @pytest.mark.slow
 def test_the_jobs_of_a_sweep_start_from_one_run(cli: Cli):
-    """`latest` is what it was when the sweep began."""
+    """`latest` is resolved when the sweep starts."""
     donor = cli(small=True)
     swept = cli("-m", "seed=0,1", "init_from=latest", small=True)
     (sweep,) = Path("outputs/sweeps").iterdir()
@@ -155,8 +155,8 @@ def test_the_jobs_of_a_sweep_start_from_one_run(cli: Cli):
 
 
 @pytest.mark.slow
-def test_a_sweep_over_starts(cli: Cli):
-    """Each by whatever name it is called; configs have paths."""
+def test_a_sweep_over_initial_weights(cli: Cli):
+    """Runs may be given by any kind of name; configs contain paths."""
     donors = [cli(f"seed={seed}", small=True).run for seed in (0, 1)]
     assert donors[0] is not None
     swept = cli("-m", f"init_from={donors[0].name},latest", small=True)

@@ -36,7 +36,7 @@ def call(*words: str | Path, cwd: Path, timeout: float = 600 * PATIENCE) -> str:
 
 
 def test_make_run_sets_up_and_trains_in_a_fresh_clone(tmp_path: Path, use: Callable[[str], None]):
-    """Nothing but a clone, Python, make and a package index."""
+    """It needs only a clone, Python, make and a package index."""
     call("git", "clone", "--quiet", str(REPOSITORY), "clone", cwd=tmp_path)
     clone = tmp_path / "clone"
     assert "make run" in call("make", "help", cwd=clone)
@@ -51,7 +51,7 @@ def test_make_run_sets_up_and_trains_in_a_fresh_clone(tmp_path: Path, use: Calla
 
 
 def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str], None]):
-    """In an environment with the wheel alone, with its own options and with a user's."""
+    """The wheel includes the built-in options, and a user's options work with it."""
     call(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", REPOSITORY, cwd=tmp_path)
     [wheel] = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -33,7 +33,7 @@ EXCESSES = {
 
 @pytest.mark.parametrize("kind", EXCESSES)
 def test_excesses_are_found_with_their_line(kind: str):
-    """Before any value is made of the text."""
+    """They are found before any value is created."""
     text, line, message = EXCESSES[kind]
     begun = time.process_time()
     excess = limit_exceeded(text)
@@ -43,8 +43,8 @@ def test_excesses_are_found_with_their_line(kind: str):
     assert message in excess[1]
 
 
-def test_what_people_write_is_accepted():
-    """Anchors and aliases, nesting, long lists, and text that is not YAML at all."""
+def test_usual_yaml_is_accepted():
+    """Anchors, aliases, nesting, long lists, and texts that are not YAML exceed no limit."""
     layers = "".join(f"  - {{type: Dense, units: {units}}}\n" for units in range(500))
     assert limit_exceeded(f"base: &b {{a: 1}}\nx: *b\ny: {{<<: *b, c: [*b, *b]}}\nlayers:\n{layers}") is None
     assert limit_exceeded("x: " + "[" * (MOST_DEPTH - 1) + "]" * (MOST_DEPTH - 1)) is None
@@ -53,7 +53,7 @@ def test_what_people_write_is_accepted():
 
 @pytest.mark.parametrize("kind", EXCESSES)
 def test_a_runs_config_over_a_limit_is_refused(cli: Cli, kind: str):
-    """With its line, by a verb that reads it."""
+    """The message has the line."""
     run = Path("outputs/runs/shared")
     run.mkdir(parents=True)
     (run / "result.json").write_text('{"status": "finished", "started": 1, "data": {}}')
@@ -63,7 +63,7 @@ def test_a_runs_config_over_a_limit_is_refused(cli: Cli, kind: str):
 
 
 def test_an_interpolation_in_a_runs_config_is_refused(cli: Cli):
-    """It could put the user's environment into the store."""
+    """It could copy the user's environment into the store."""
     run = Path("outputs/runs/shared")
     run.mkdir(parents=True)
     (run / "result.json").write_text('{"status": "finished", "started": 1, "data": {}}')
@@ -73,7 +73,7 @@ def test_an_interpolation_in_a_runs_config_is_refused(cli: Cli):
 
 
 def test_option_files_over_a_limit_are_refused_together(cli: Cli):
-    """With their places; other files in the folder are none of ours."""
+    """Each has its place; unrelated files in the folder are ignored."""
     folder = Path("mine/model")
     folder.mkdir(parents=True)
     (folder / "bomb.yaml").write_text(BOMB)
@@ -88,7 +88,7 @@ def test_option_files_over_a_limit_are_refused_together(cli: Cli):
 @pytest.mark.parametrize("file", ["result.json", "journal.jsonl"])
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"started": 1' + "0" * 5000 + "}\n", "{" * 100_000 + "\n"])
 def test_nested_json_is_damaged_json(cli: Cli, file: str, content: str):
-    """No other error."""
+    """Deep nesting is reported as damage and raises no other error."""
     run = Path("outputs/runs/shared")
     run.mkdir(parents=True)
     (run / "result.json").write_text('{"status": "running", "started": 1, "data": {}}')
@@ -104,7 +104,7 @@ def peak() -> int:
 
 @pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
 def test_a_model_that_promises_gigabytes_is_not_unpacked(cli: Cli, member: str):
-    """It is refused by its size."""
+    """It is refused because of its declared size."""
     cli("evaluate", "run=none.keras", "data=digits", status=2)
     with zipfile.ZipFile("bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
@@ -119,7 +119,7 @@ def test_a_model_that_promises_gigabytes_is_not_unpacked(cli: Cli, member: str):
 
 
 def test_archives_of_images_that_promise_gigabytes_are_not_unpacked(cli: Cli):
-    """NPZ and gzip, whatever their headers say."""
+    """This holds for NPZ and gzip, whatever their headers say."""
     import numpy as np
 
     header = np.lib.format.header_data_from_array_1_0(np.empty((0, 28, 28), np.uint8))
@@ -152,6 +152,6 @@ def test_archives_of_images_that_promise_gigabytes_are_not_unpacked(cli: Cli):
 
 
 def test_the_texts_of_these_tests_are_valid_yaml():
-    """Those that can be read at all."""
+    """This holds for those that can be parsed at all."""
     for kind in ("itself", "number", "text"):
         yaml.safe_load(EXCESSES[kind][0])

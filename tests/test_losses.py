@@ -59,7 +59,7 @@ def targets(part: Part, config: TrainConfig) -> npt.NDArray[Any]:
 
 
 def trained(config: TrainConfig, data: Dataset, precision: str = "float32") -> tuple[Progress, keras.Model]:
-    """A training, and its best epoch's model as plain Keras loads it."""
+    """Return a trained model's run, and the best epoch's model as plain Keras loads it."""
     numbers = statistics(data.train.images, config.preprocess)
     progress = fit(build(config, numbers, precision), data, config)
     assert progress.best is not None
@@ -75,14 +75,14 @@ def of_keras(model: keras.Model, part: Part, config: TrainConfig) -> dict[str, f
 
 
 def validated(progress: Progress) -> dict[str, float]:
-    """The best epoch's figures."""
+    """Return the best epoch's metrics."""
     assert progress.best_epoch is not None
     best = progress.history[progress.best_epoch - 1]
     return {name.removeprefix("val/"): value for name, value in best.items() if name.startswith("val/")}
 
 
 def test_every_allowed_loss_is_tested():
-    """Those of Keras' losses that a config may name."""
+    """These are the losses of Keras that a config may name."""
     allowed = []
     for name in map(snake_case, classes("losses")):
         config, _ = compose_checked(Request("train", (*SETTING, f"training.loss={name}")), TrainConfig)
@@ -129,7 +129,7 @@ def test_large_losses_equal_keras(loss: str, rate: float, least: float):
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", CROSS_ENTROPIES)
 def test_validation_losses_in_bfloat16_are_near(loss: str):
-    """The saved file computes in float32; the validation loss differs by less than 0.02."""
+    """They differ by less than 0.02 from those of the saved model, which computes in float32."""
     config, data = setting(f"training.loss={loss}", "model=lenet5x5", "model.filters=[4,4,4]", "model.dense=16",
                            "optimizer.learning_rate=0.01")  # fmt: skip
     progress, model = trained(config, data, "bfloat16")
@@ -168,7 +168,7 @@ def test_training_losses_equal_keras(monkeypatch: pytest.MonkeyPatch, loss: str,
 
 @pytest.mark.parametrize("halves", [False, True])
 def test_metrics_equal_keras(monkeypatch: pytest.MonkeyPatch, halves: bool):
-    """A cross entropy that is a metric is not cut off either."""
+    """A cross entropy used as a metric is not cut off either."""
     monkeypatch.setattr(step, "halves_batches", lambda: halves)
     monkeypatch.setattr(scoring, "halves_batches", lambda: halves)
     config, data = setting(
@@ -185,7 +185,7 @@ def test_metrics_equal_keras(monkeypatch: pytest.MonkeyPatch, halves: bool):
 
 
 def test_a_model_with_an_activity_penalty_is_trained_scored_and_evaluated(cli: Cli):
-    """On the command line; both losses include the penalty, and are those of Keras' `evaluate`."""
+    """On the command line, both losses include the penalty and equal those of Keras' `evaluate`."""
     done = cli(PENALIZED, "data=digits", small=True)
     assert done.run is not None
     config, _ = compose_checked(Request("train", tuple(done.result["overrides"])), TrainConfig)

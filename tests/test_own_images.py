@@ -15,7 +15,7 @@ COLOURS = {"apple": (200, 30, 30), "leaf": (30, 180, 40), "sky": (60, 120, 230),
 
 
 def write_photos(folder: Path) -> None:
-    """Noisy images of a colour per class."""
+    """Write noisy images with one colour per class."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 30), ("test", 8)):
         for name, colour in COLOURS.items():
@@ -41,7 +41,7 @@ print(sum(name == file.parent.name for name, file in zip(found, files)), "of", l
 
 
 def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
-    """`model=lenet5x5`, nothing but the data declared; plain Keras classifies the files."""
+    """Only the data is declared, for `model=lenet5x5`; plain Keras classifies the files."""
     write_photos(Path("photos"))
     words = ["data=folder", "data.dir=photos", f"data.shape=[{HEIGHT},{WIDTH},3]", "data.classes=4"]
     done = cli(
@@ -65,7 +65,7 @@ def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
 
 
 def test_class_names_are_drawn_as_they_are(cli: Cli):
-    """Dollars are no mathematics, and percent signs and umlauts no trouble."""
+    """Dollar signs, percent signs and umlauts are drawn literally."""
     rng = np.random.default_rng(0)
     for name in ("$\\frac$", "50 %", "Äpfel_rot"):
         for part in ("train", "test"):

@@ -25,7 +25,7 @@ COLUMNS = ["input", "class", "probability", "runner_up", "runner_up_probability"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder with a run on the embedded digits."""
+    """Return an output folder with a run on the embedded digits."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"
@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """A few images (n, 28, 28) in the form of the run's."""
+    """Return a few images (n, 28, 28) in the form of the run's data."""
     from mnist_exp.data.digits import load
 
     test = load().test
@@ -50,7 +50,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def expected(run: Path, images: np.ndarray) -> list[str]:
-    """The classes that plain Keras sees."""
+    """Return the classes that plain Keras predicts."""
     import keras
 
     model = keras.saving.load_model(run / "model.keras")
@@ -68,7 +68,7 @@ def as_idx(images: np.ndarray) -> bytes:
 
 
 def write_arrays(images: np.ndarray) -> list[str]:
-    """The same images in every format that holds many; returns the names."""
+    """Write the same images in every format that holds several; returns the file names."""
     flat = images.reshape(len(images), -1)
     header = ",".join(f"pixel{number}" for number in range(flat.shape[1]))
     np.savetxt("plain.csv", flat, "%d", ",")
@@ -85,7 +85,7 @@ def write_arrays(images: np.ndarray) -> list[str]:
 
 
 def test_every_format_gives_the_classes_that_keras_gives(cli: Cli, run: Path, images: np.ndarray, golden: Golden):
-    """CSV with and without header or labels, NPZ, IDX, gzip or not; in the order of the inputs."""
+    """CSV with and without header or labels, NPZ and IDX, gzipped or not, keep the order of the inputs."""
     names = write_arrays(images)
     done = cli("predict", "run=latest", f"inputs=[{','.join(names)}]", "output=classes.csv")
     found = rows(Path("classes.csv"))
@@ -99,7 +99,7 @@ def test_every_format_gives_the_classes_that_keras_gives(cli: Cli, run: Path, im
 
 
 def test_image_files_give_the_same_classes(cli: Cli, run: Path, images: np.ndarray):
-    """As they are, a folder in natural order; the two best classes and their probabilities."""
+    """A folder is read in natural order; the output has the two most probable classes."""
     write_pngs(Path("pngs"), images)
     words = ["run=latest", "inputs=pngs", "predict.normalize=false"]
     cli("predict", *words, "output=classes.jsonl")
@@ -112,7 +112,7 @@ def test_image_files_give_the_same_classes(cli: Cli, run: Path, images: np.ndarr
 
 
 def test_normalized_files_are_seen_as_the_digits_that_they_are(cli: Cli, run: Path, images: np.ndarray):
-    """However large, dark on light, or turned by the camera: as what comes out of normalizing the original."""
+    """Large, inverted and rotated files get the class of the normalized original."""
     Path("photos").mkdir()
     write_pngs(Path("originals"), images)
     for number, image in enumerate(images):
@@ -128,7 +128,7 @@ def test_normalized_files_are_seen_as_the_digits_that_they_are(cli: Cli, run: Pa
 
 @pytest.mark.parametrize("mode", ["black ink", "white ink", "16 bits", "palette", "CMYK", "1 bit", "colour"])
 def test_kinds_of_files_make_no_difference(cli: Cli, run: Path, images: np.ndarray, mode: str):
-    """Transparent, with 16 bits, a palette, or in colour."""
+    """Transparent, 16-bit, palette and colour images give the same class."""
     image = images[0]
     Image.fromarray(255 - image).save("plain.png")
     clear = np.zeros((28, 28, 4), np.uint8)
@@ -151,7 +151,7 @@ def test_kinds_of_files_make_no_difference(cli: Cli, run: Path, images: np.ndarr
 
 
 def test_odd_names_are_names(cli: Cli, run: Path, images: np.ndarray):
-    """Blanks, =, brackets, commas, quotes; patterns; and bytes that are no UTF-8."""
+    """Blanks, =, brackets, commas, quotes, patterns and bytes that are not UTF-8 work."""
     names = ["a b.png", "a=b.png", "[1].png", "a,b.png", "it's.png", "Ä😀.png"]
     for name in names:
         Image.fromarray(images[0]).save(name)
@@ -174,10 +174,10 @@ def test_odd_names_are_names(cli: Cli, run: Path, images: np.ndarray):
 
 
 @pytest.mark.parametrize("content", ["png", "csv", "idx", "npz"])
-def test_standard_input_holds_one_of_these(
+def test_standard_input_can_be_any_format(
     cli: Cli, run: Path, images: np.ndarray, content: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """An image, or many; what is written to the standard output is for the next program, and nothing else is."""
+    """It may be one image or many; standard output contains only the predictions."""
     name = {"csv": "plain.csv", "idx": "images-idx3-ubyte", "npz": "one.npz", "png": "pngs/0.png"}[content]
     write_arrays(images)
     write_pngs(Path("pngs"), images)
@@ -190,7 +190,7 @@ def test_standard_input_holds_one_of_these(
 
 
 def test_kaggle_numbers_the_images(cli: Cli, run: Path, images: np.ndarray):
-    """From 1, as its sample submission does."""
+    """They are numbered from 1, as in Kaggle's sample submission."""
     write_arrays(images)
     cli("predict", "run=latest", "inputs=kaggle.csv", "format=kaggle", "output=submission.csv")
     found = rows(Path("submission.csv"))
@@ -200,7 +200,7 @@ def test_kaggle_numbers_the_images(cli: Cli, run: Path, images: np.ndarray):
 
 
 def claims(height: int, width: int) -> bytes:
-    """A PNG file that is much smaller than it says."""
+    """Write a PNG file that is much smaller than it claims."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -215,7 +215,7 @@ def claims(height: int, width: int) -> bytes:
 
 
 def write_bad(images: np.ndarray) -> dict[str, str]:
-    """Files with what is wrong with them."""
+    """Write unusable files; returns the expected message for each."""
     Path("huge.png").write_bytes(claims(50_000, 50_000))
     Path("empty.png").write_bytes(b"")
     Path("text.png").write_text("no image")
@@ -257,8 +257,8 @@ def write_bad(images: np.ndarray) -> dict[str, str]:
     }
 
 
-def test_what_cannot_be_classified_is_told_and_nothing_written(cli: Cli, run: Path, images: np.ndarray):
-    """All of it at once, exit status 2."""
+def test_unusable_inputs_are_reported_together(cli: Cli, run: Path, images: np.ndarray):
+    """The exit status is 2 and nothing is written."""
     bad = write_bad(images)
     names = ",".join([*bad, "whole.png"])
     done = cli("predict", "run=latest", f"inputs=[{names}]", "output=new/classes.csv", status=2)
@@ -269,8 +269,8 @@ def test_what_cannot_be_classified_is_told_and_nothing_written(cli: Cli, run: Pa
     assert cli("predict", "run=latest", "inputs=blank.png", status=2).err.count("\n") == 1
 
 
-def test_the_rest_is_classified_nevertheless(cli: Cli, run: Path, images: np.ndarray):
-    """With `predict.skip_bad=true`; what was left out is told. If nothing is left, it is refused."""
+def test_unusable_inputs_can_be_skipped(cli: Cli, run: Path, images: np.ndarray):
+    """`predict.skip_bad=true` reports the skipped inputs; if none is left, the request is refused."""
     bad = write_bad(images)
     names = ",".join([*bad, "whole.png"])
     words = ["run=latest", "predict.skip_bad=true", "output=classes.csv"]
@@ -312,7 +312,7 @@ def test_a_wrong_request_writes_nothing(
 
 
 def test_colour_models_take_files_of_any_size(cli: Cli):
-    """Scaled to the model's; the classes are called by their folders' names."""
+    """They are scaled to the model's size; classes are named by their folders."""
     for part in ("train", "test"):
         for name, colour in (("red", (220, 20)), ("green", (20, 220))):
             (Path("colours") / part / name).mkdir(parents=True)
@@ -330,7 +330,7 @@ def test_colour_models_take_files_of_any_size(cli: Cli):
 
 
 def test_two_lines_of_python_do_the_same(cli: Cli, run: Path, images: np.ndarray):
-    """Arrays with and without channels, one image, and files."""
+    """`load` takes arrays with and without channels, single images, and files."""
     from mnist_exp import load
 
     model = load("latest")
@@ -352,7 +352,7 @@ def test_two_lines_of_python_do_the_same(cli: Cli, run: Path, images: np.ndarray
 
 
 def test_arrays_that_are_no_images_are_refused(cli: Cli, run: Path, images: np.ndarray):
-    """With what was expected and what was found."""
+    """The message says what was expected and what was found."""
     from mnist_exp import load
     from mnist_exp.errors import RequestError
 
@@ -376,7 +376,7 @@ def test_arrays_that_are_no_images_are_refused(cli: Cli, run: Path, images: np.n
 
 
 def test_importing_the_package_stays_light():
-    """`load` brings what is heavy when it is called."""
+    """`load` imports heavy libraries when it is called."""
     code = (
         "import sys, mnist_exp; heavy = {'numpy', 'keras', 'tensorflow', 'hydra'}; assert not heavy & set(sys.modules);"
         "from mnist_exp import load; assert not {'keras', 'tensorflow'} & set(sys.modules); mnist_exp.nothing"
@@ -388,7 +388,7 @@ def test_importing_the_package_stays_light():
 @pytest.mark.slow
 @pytest.mark.mnist
 def test_changed_digits_are_classified_like_the_originals(cli: Cli):
-    """2,000 test digits inverted, three times as large, off-centre, as JPEG: within one percentage point."""
+    """The accuracy on 2,000 inverted, enlarged, off-centre JPEG files is within one percentage point."""
     from mnist_exp.data.idx import parse
 
     folder = Path(os.environ["MNIST_EXP_DATA"])

@@ -16,7 +16,7 @@ from mnist_exp.errors import CODES
 
 
 def test_every_problem_is_built_with_a_listed_code():
-    """A constant from the list; or a variable, whose type mypy checks."""
+    """The code is a listed constant, or a variable whose type mypy checks."""
     built = 0
     for file in Path(mnist_exp.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -54,13 +54,13 @@ def test_every_problem_is_built_with_a_listed_code():
     ],
 )
 def test_codes(override: str, code: str, path: str):
-    """The code and path of a typical mistake of each kind."""
+    """A typical mistake of each kind has this code and path."""
     problems = check_request(Request("train", (override,)), TrainConfig).problems
     assert (code, path) in [(problem.code, problem.path) for problem in problems]
 
 
 def test_pydantics_error_types_have_codes():
-    """Those of limits are not taken for wrong types."""
+    """Errors of range are not mistaken for wrong types."""
 
     class Model(BaseModel):
         number: int = Field(gt=0, le=3)
@@ -74,5 +74,5 @@ def test_pydantics_error_types_have_codes():
 
 @pytest.mark.parametrize(("override", "needs_keras"), [("model=linera", False), ("traning.epochs=1", True)])
 def test_keras_is_not_needed_if_the_model_cannot_be_composed(override: str, needs_keras: bool):
-    """It would check another model than the one that was meant."""
+    """Keras would check a model other than the intended one."""
     assert check_request(Request("train", (override,)), TrainConfig).needs_keras == needs_keras

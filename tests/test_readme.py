@@ -42,12 +42,12 @@ ELSEWHERE = {
 
 
 def prose(page: Path) -> str:
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives a page's headings."""
+    """Return the anchors that GitHub gives a page's headings."""
     titles = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -65,7 +65,7 @@ def test_links_and_anchors_resolve(page: Path):
 
 
 def test_readme_is_short_and_links_to_every_page():
-    """At most 200 lines; each page of docs can be reached from it."""
+    """It has at most 200 lines, and every page of docs can be reached from it."""
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 200
     assert [page.name for page in PAGES if f"](docs/{page.name})" not in text] == []
@@ -81,7 +81,7 @@ def test_the_configuration_page_lists_all_options():
 
 
 def test_every_shell_command_is_accounted_for():
-    """What this module does not run is run by another test, or needs a service that is not here."""
+    """A command that this module does not run is run by another test, or needs an external service."""
     shown = [
         line
         for page in PAGE.values()
@@ -120,7 +120,7 @@ def test_a_shown_output_that_differs_is_found():
 
 
 def write_leaves(folder: Path) -> None:
-    """The images that README takes for a user's own: a folder per kind of leaf, 32×32 in colour."""
+    """Write the images that README uses as a user's own: a folder per kind of leaf, 32×32 in colour."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 20), ("test", 5)):
         for kind, name in enumerate(("ash", "beech", "birch", "maple", "oak")):

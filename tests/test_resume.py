@@ -25,7 +25,7 @@ TRAINED = ("training.epochs=3", "training.batch_size=8", "aug=shift", "name=run"
 
 
 class Interruption:
-    """Presses Ctrl-C for the tests: after so many compiled calls of training."""
+    """Sends Ctrl-C after a number of compiled calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: int | None = None
@@ -52,7 +52,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture
 def interrupted(cli: Cli, interrupt: Callable[[int], None]) -> Callable[..., Path]:
-    """Make a run that is interrupted inside its second epoch (of 34 steps, in calls of 20, 13 and 1)."""
+    """Create a run that is interrupted in its second epoch (34 steps, in calls of 20, 13 and 1)."""
 
     def make(*words: str) -> Path:
         interrupt(3)
@@ -72,7 +72,7 @@ def without_seconds(run: Path) -> list[str]:
 
 
 def edit(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change what a run's `result.json` says."""
+    """Change a run's `result.json`."""
     result = json.loads((run / "result.json").read_text())
     change(result)
     (run / "result.json").write_text(json.dumps(result))
@@ -153,13 +153,13 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run is kept that tests may copy."""
+    """Return the folder of a run that tests may copy."""
     return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture
 def run(kept: Path, interrupted: Callable[..., Path]) -> Path:
-    """An interrupted run: a copy of one that is made once."""
+    """Return a copy of an interrupted run that is created once."""
     if not list(kept.iterdir()):
         shutil.copytree(interrupted().parents[1], kept / "outputs")
         shutil.rmtree("outputs")
@@ -295,7 +295,7 @@ def test_a_run_without_a_checkpoint_starts_over(cli: Cli, run: Path):
 def test_a_run_is_found_from_elsewhere(
     cli: Cli, interrupted: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """It goes on where it is: its tracker is the one beside it."""
+    """It is resumed in its own directory, with the tracker next to it."""
     path = interrupted("tracking=local").resolve()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -306,7 +306,7 @@ def test_a_run_is_found_from_elsewhere(
 
 
 def test_training_longer_is_what_it_would_have_been(cli: Cli, run: Path):
-    """An interrupted run, and then the finished one again, whose checkpoint was kept."""
+    """An interrupted run, and then a finished run whose checkpoint was kept, can be trained longer."""
     cli("resume", f"run={run}", "training.epochs=4", "training.keep_checkpoint=true")
     done = cli("resume", f"run={run}", "training.epochs=5")
     straight = cli(*TRAINED, "training.epochs=5", small=True)
@@ -323,8 +323,8 @@ def test_training_longer_is_what_it_would_have_been(cli: Cli, run: Path):
     assert steps == [1, 2, 3, 4, 5]
 
 
-def test_a_resumption_that_was_killed_at_its_start_goes_on(cli: Cli, run: Path):
-    """It had written its number of epochs into the config, and not yet into the result."""
+def test_a_resumption_that_was_killed_at_its_start_is_resumed(cli: Cli, run: Path):
+    """It had changed the number of epochs in the config, but not yet in the result."""
     values = yaml.safe_load((run / "config.yaml").read_text())
     values["training"]["epochs"] = 4
     (run / "config.yaml").write_text(yaml.safe_dump(values))
@@ -332,8 +332,8 @@ def test_a_resumption_that_was_killed_at_its_start_goes_on(cli: Cli, run: Path):
     assert (done.result["epochs"], done.result["planned_epochs"]) == (4, 4)
 
 
-def test_a_run_without_its_end_goes_on_with_that(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Killed in its final evaluation: no epoch is named that it does not have."""
+def test_a_run_that_died_after_training_is_finished(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """It was killed in its final evaluation; no further epoch is announced."""
 
     def end(*_: Any) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -365,7 +365,7 @@ def test_a_finished_run_is_refused(cli: Cli, golden: Golden):
 def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
     cli: Cli, interrupted: Callable[..., Path], schedule: str, refused: bool
 ):
-    """The message names the schedule; those that do not depend on it are."""
+    """The message names the schedule; other schedules can be trained longer."""
     run = interrupted(f"schedule={schedule}")
     before = contents(run)
     done = cli("resume", f"run={run}", "training.epochs=4", status=2 if refused else 0)
@@ -374,7 +374,7 @@ def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
 
 
 def test_another_precision_is_recorded(cli: Cli, interrupted: Callable[..., Path]):
-    """What was asked for is done; the result says that it is not exact."""
+    """The requested precision is used, and the result says that the run is not exact."""
     run = interrupted("device.precision=float32")
     features = json.loads((run / "result.json").read_text())["device"]["cpu_features"]
     assert features == list(cpu_features())  # recorded
@@ -415,8 +415,8 @@ def test_another_cpu_is_reported(recorded: dict[str, Any], told: list[str]):
 
 
 @pytest.mark.slow
-def test_a_job_of_a_sweep_goes_on(cli: Cli, interrupt: Callable[[int], None], home_data: list[str]):
-    """By its name, in its place."""
+def test_a_job_of_a_sweep_is_resumed(cli: Cli, interrupt: Callable[[int], None], home_data: list[str]):
+    """It is selected by name and resumed in its directory."""
     interrupt(4)
     cli("-m", *SMALL, *home_data, *TRAINED, "seed=3,4", status=130)
     [job] = Path("outputs/sweeps").glob("*/seed-3")
@@ -426,8 +426,8 @@ def test_a_job_of_a_sweep_goes_on(cli: Cli, interrupt: Callable[[int], None], ho
 
 
 @pytest.mark.slow
-def test_a_run_with_borrowed_weights_goes_on_without_their_owner(cli: Cli, interrupted: Callable[..., Path]):
-    """They are in its checkpoint."""
+def test_a_warm_started_run_is_resumed_without_the_other_run(cli: Cli, interrupted: Callable[..., Path]):
+    """Its checkpoint contains the weights."""
     donor = cli("name=donor", small=True)
     straight = cli(*TRAINED, f"init_from={donor.run}", small=True)
     run = interrupted(f"init_from={donor.run}")

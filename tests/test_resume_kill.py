@@ -64,7 +64,7 @@ SAMPLE = ("while a checkpoint is written", "when it has its name", "between chec
 
 
 def kill_at(place: str, count: int, *words: str) -> None:
-    """Run a command line until it kills itself there."""
+    """Run a command line until it kills itself at a chosen point."""
     done = subprocess.run(
         [sys.executable, str(KILL_POINTS), place, str(count), *words],
         capture_output=True,
@@ -80,7 +80,7 @@ def the_run() -> Path:
 
 
 def ended(run: Path) -> dict[str, Any]:
-    """All of a finished run that must be the same."""
+    """Return everything of a finished run that must be the same."""
     result = json.loads((run / "result.json").read_text())
     with (run / "history.csv").open() as file:
         history = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
@@ -106,7 +106,7 @@ def ended(run: Path) -> dict[str, Any]:
 
 
 def saved_arrays(file: Path) -> dict[str, bytes]:
-    """The weights of a `.keras` file and the state of its optimizer, by name."""
+    """Return the weights of a `.keras` file and the state of its optimizer, by name."""
     state: dict[str, bytes] = {}
     with zipfile.ZipFile(file) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as found:
         found.visititems(
@@ -118,7 +118,7 @@ def saved_arrays(file: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """How the tiny run ends when nobody disturbs it."""
+    """Return the end of the tiny run without a kill."""
     return undisturbed(tmp_path_factory.mktemp("straight"), *TINY)
 
 
@@ -135,8 +135,8 @@ def undisturbed(folder: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", [place if place in SAMPLE else soak(place) for place in CHOSEN])
-def test_a_run_that_was_killed_ends_as_the_one_that_was_not(cli: Cli, straight: dict[str, Any], place: str):
-    """Weights, optimizer, history, best epoch, test metrics, and every metric for the tracker once."""
+def test_a_killed_run_ends_as_an_uninterrupted_one(cli: Cli, straight: dict[str, Any], place: str):
+    """Weights, optimizer, history, best epoch and test metrics are equal; each metric is delivered once."""
     kill_at(place, CHOSEN[place], *TINY)
     done = cli("resume", "run=latest")
     assert done.run == the_run().resolve()
@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_ends_as_the_one_that_was_not(cli: Cli, straight: 
 
 @pytest.mark.parametrize("share", [soak(0.2), 0.5, soak(0.8)])
 def test_it_does_so_when_killed_at_any_instant(cli: Cli, straight: dict[str, Any], share: float):
-    """Somewhere between the first and the last sign of life."""
+    """The kill comes at random between its start and its end."""
     process = start(*TINY)
     assert process.stdout is not None
     for line in process.stdout:
@@ -161,7 +161,7 @@ def test_it_does_so_when_killed_at_any_instant(cli: Cli, straight: dict[str, Any
 
 @pytest.fixture(scope="module")
 def straight_everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How the run with everything ends, and what MLflow shows of it."""
+    """Return the end of the run with all features, and what MLflow shows of it."""
     folder = tmp_path_factory.mktemp("everything")
     end = undisturbed(folder, *EVERYTHING)
     assert end["epochs"] < 8  # stopped early
@@ -170,7 +170,7 @@ def straight_everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[
 
 
 def in_mlflow(outputs: Path) -> dict[str, Any]:
-    """The one MLflow run there: its status, parameters, and the whole history of every metric but times."""
+    """Return the status, parameters and metric histories (except times) of the only MLflow run."""
     code = (
         "import json, mlflow, sys\n"
         "client = mlflow.MlflowClient(sys.argv[1])\n"
@@ -208,7 +208,7 @@ def test_a_run_with_everything_is_killed_and_resumed(
     places: list[tuple[str, int]],
     use: Callable[[str], None],
 ):
-    """Batch norm, dropout, augmentation, early stopping, plateau, running mean; and what MLflow shows is the same."""
+    """It has batch norm, dropout, augmentation, early stopping, plateau and EMA; MLflow shows the same."""
     words = EVERYTHING
     for place, count in places:
         kill_at(place, count, *words)

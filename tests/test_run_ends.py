@@ -164,7 +164,7 @@ def test_a_signal_that_is_ignored_stays_ignored(home_data: list[str]):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB of its own."""
+    """Mount a file system of 4 MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -192,7 +192,7 @@ def fill(folder: Path) -> None:
 
 @pytest.fixture
 def after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
-    """Do something when so many epochs are done."""
+    """Call a function after a number of epochs."""
 
     def arrange(number: int, action: Callable[[], object]) -> None:
         on_epoch = TrainingDisplay.on_epoch
@@ -207,8 +207,8 @@ def after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], 
     return arrange
 
 
-def test_a_disk_that_fills_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
-    """A message with the file and the reason, exit status 1; the checkpoint before is whole, and goes on."""
+def test_a_full_disk_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
+    """The message names the file, the exit status is 1, and the previous checkpoint can be resumed."""
     after_epoch(2, lambda: fill(small_disk))
     failed = cli(*TRAINED, f"outputs={small_disk}/outputs", small=True, status=1)
     run = failed.run
@@ -265,8 +265,8 @@ def journal(run: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "free", [60_000, *(pytest.param(free, marks=pytest.mark.slow) for free in (10_000, 110_000))]
 )
-def test_a_disk_that_fills_at_the_end_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any, free: int):
-    """While models, scores or pictures are saved."""
+def test_a_full_disk_at_the_end_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any, free: int):
+    """It fills while models, scores or plots are saved."""
 
     def leave_little() -> None:
         fill(small_disk)
@@ -284,7 +284,7 @@ def test_a_disk_that_fills_at_the_end_loses_nothing(cli: Cli, small_disk: Path, 
 
 
 def test_a_directory_that_becomes_unwritable_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
-    """As when it is mounted read-only midway."""
+    """It is mounted read-only during training."""
     runs = small_disk / "outputs" / "runs"
 
     def protect() -> None:
@@ -306,7 +306,7 @@ def test_a_directory_that_becomes_unwritable_loses_nothing(cli: Cli, small_disk:
 def test_a_directory_that_is_removed_ends_the_run(
     after_epoch: Any, home_data: list[str], capsys: pytest.CaptureFixture[str]
 ):
-    """A message with the file and the reason, exit status 1."""
+    """The message names the file and the reason, and the exit status is 1."""
     after_epoch(2, lambda: shutil.rmtree("outputs"))
     assert main([*SMALL, *home_data, *TRAINED]) == 1
     told = capsys.readouterr().err
@@ -314,7 +314,7 @@ def test_a_directory_that_is_removed_ends_the_run(
 
 
 def test_an_output_directory_that_cannot_be_written_is_refused(cli: Cli, small_disk: Path):
-    """Read-only, or full, at the start: exit status 2, and nothing is left."""
+    """If it is read-only or full at the start, the exit status is 2 and nothing is left behind."""
     fill(small_disk)
     full = cli(f"outputs={small_disk}/outputs", small=True, status=2)
     assert "cannot be written: No space left on device" in full.err

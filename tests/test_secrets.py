@@ -20,7 +20,7 @@ TRAIN = ("model=linear", "data=digits", "data.limit=300", "training.epochs=1", "
 
 
 def first_uri(folder: Path) -> str | None:
-    """The store that a journal names."""
+    """Return the store that a journal names."""
     run = first_run(read(folder))
     assert run is not None
     return run.uri
@@ -37,7 +37,7 @@ def with_secret(collector: Collector) -> str:
 
 
 def refuse_secrets(*done: Outcome, folder: str = "outputs") -> None:
-    """Fail if a secret was printed, or is in a file (a database and its contents are files too)."""
+    """Fail if a secret was printed or is in a file (databases are files too)."""
     for outcome in done:
         assert not any(secret in outcome.out + outcome.err for secret in SECRETS)
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
@@ -50,7 +50,7 @@ def refuse_secrets(*done: Outcome, folder: str = "outputs") -> None:
 def test_a_training_does_not_reveal_the_stores_credentials(
     cli: Cli, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ):
-    """The store is asked with them; neither it nor the output folder or the terminal shows them."""
+    """They are used, but neither the store nor the output folder nor the terminal shows them."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", with_secret(collector))
     trained = cli(*TRAIN, "training.keep_checkpoint=true")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -77,7 +77,7 @@ def test_a_training_does_not_reveal_the_stores_credentials(
 
 
 def test_other_addresses_and_hydras_flags_do_not_reveal_theirs(cli: Cli):
-    """Mirrors and a study's storage, in configs, parameters and tags of the store, and in errors."""
+    """This covers mirrors and study storages in configs, parameters, tags and errors."""
     cli("dataset", "convert", "data=digits", "to=idx", "output=idx")
     mirror = f"http://{USER}:{PASSWORD}@127.0.0.1:9/mirror"
     files = sorted(path.name for path in Path("idx").iterdir())
@@ -102,7 +102,7 @@ def test_other_addresses_and_hydras_flags_do_not_reveal_theirs(cli: Cli):
 
 
 def test_a_sweep_does_not_reveal_the_stores_credentials(cli: Cli, collector: Collector):
-    """Not in the sweep's own files either."""
+    """The sweep's own files do not contain them either."""
     done = cli("-m", *TRAIN, "seed=0,1", f"tracking.uri={with_secret(collector)}", status=None)
     assert collector.requests
     stores = [first_uri(file.parent) for file in Path("outputs/sweeps").rglob("journal.jsonl")]
@@ -113,7 +113,7 @@ def test_a_sweep_does_not_reveal_the_stores_credentials(cli: Cli, collector: Col
 def test_ui_signs_in_and_shows_an_address_without_credentials(
     cli: Cli, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ):
-    """With those of the address, or those that MLflow's client reads."""
+    """It uses those in the address, or those that MLflow's client reads."""
     done = cli("ui", "open=false", f"tracking.uri={with_secret(collector)}/")
     assert f"{collector.uri}/#/experiments/1/runs" in done.out
     assert collector.requests[-1][1] == "Basic cGxhbnRlZC1uYW1lOnBsYW50ZWQtd29yZA=="
@@ -137,7 +137,7 @@ def test_ui_signs_in_and_shows_an_address_without_credentials(
     ],
 )
 def test_credentials_are_masked_in_every_kind_of_address(text: str, masked: str):
-    """Also inside other text; paths and aliases are left as they are."""
+    """This includes addresses inside other text; paths and aliases are unchanged."""
     assert mask_credentials(text) == masked
     assert mask_credentials(masked) == masked
 

@@ -14,7 +14,7 @@ from mnist_exp.runs.journal import read
 
 
 def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):
-    """One wrong job: nothing starts, and the report names it."""
+    """If a job is invalid, none starts, and the report names it."""
     done = cli("-m", *SMALL, *home_data, "seed=0,x", "optimizer.learning_rate=0.1,-1", status=2)
     assert "2 problems in this sweep of 4 jobs" in done.err
     assert 'seed=x: must be an integer, found "x"  [learning_rate-0.1_seed-x, learning_rate--1_seed-x]' in done.err
@@ -22,7 +22,7 @@ def test_every_job_is_checked_before_the_first(cli: Cli, home_data: list[str]):
     assert not Path("outputs").exists()
 
 
-def test_what_only_keras_can_judge_is_checked_too(cli: Cli, home_data: list[str]):
+def test_jobs_are_checked_with_keras(cli: Cli, home_data: list[str]):
     """A layer that does not fit stops the sweep before it starts."""
     done = cli("-m", *SMALL, *home_data, "model.layers.1.units=10,7", status=2)
     assert "must end in 10 values, one per class, but ends in 7  [units-7]" in done.err
@@ -30,7 +30,7 @@ def test_what_only_keras_can_judge_is_checked_too(cli: Cli, home_data: list[str]
 
 
 def test_a_job_has_the_weights_that_it_has_alone(cli: Cli, home_data: list[str]):
-    """Whatever ran before it in the same process."""
+    """They do not depend on what ran before in the same process."""
     cli("-m", *SMALL, *home_data, "seed=3,4", "aug=shift")
     alone = cli(*SMALL, *home_data, "seed=4", "aug=shift")
     [job] = Path("outputs/sweeps").glob("*/seed-4/result.json")
@@ -40,7 +40,7 @@ def test_a_job_has_the_weights_that_it_has_alone(cli: Cli, home_data: list[str])
 
 
 def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
-    """Exit status 1, with its reason and its log."""
+    """The exit status is 1, and the output has the reason and the log."""
     done = cli(
         "-m", *SMALL, *home_data, "model=lenet5x5", "optimizer.learning_rate=1e38,0.001", "seed=0", status=1
     )
@@ -58,7 +58,7 @@ def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str
 
 
 def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """By the process that was started, for all jobs."""
+    """The starting process decides it for all jobs."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     done = cli("-m", "model=linear", "training.epochs=1", "tracking=none", "data.mirrors=[]", "seed=0,1")
     assert done.out.count("data.fallback=null") == 1
@@ -101,7 +101,7 @@ def test_wrong_sweeps_are_refused(cli: Cli, home_data: list[str], words: list[st
 
 
 def test_a_fallback_is_never_compared_with_other_data(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Nor put under a preset that refuses it."""
+    """It is not used for a preset that refuses it either."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     done = cli("-m", "data=mnist,digits", "data.mirrors=[]", "model=linear", "tracking=none", status=2)
     assert "never compared with other data" in done.err
@@ -112,7 +112,7 @@ def test_a_fallback_is_never_compared_with_other_data(cli: Cli, monkeypatch: pyt
 
 
 def test_jobs_have_names_of_their_own():
-    """Also where their values look the same in a file name, or are long."""
+    """Names are unique even if values look the same in a file name or are long."""
     from mnist_exp.sweeps.grid import Grid
     from mnist_exp.sweeps.job_names import job_names
 
@@ -130,7 +130,7 @@ def results(sweep: Path) -> dict[str, dict]:
 
 
 def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: list[str]):
-    """However it is written; `sweep.rerun=true` starts over beside it."""
+    """Its overrides may be written differently; `sweep.rerun=true` starts over in a new folder."""
     first = cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name='my sweep'")
     assert "2 of 2 jobs done" in first.out
     sweep = Path("outputs/sweeps/my-sweep")
@@ -158,16 +158,16 @@ def test_duplicate_jobs_are_trained_once(cli: Cli, home_data: list[str]):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_known_by_a_job_that_it_has(cli: Cli, home_data: list[str]):
-    """Without a name, also where what is fixed is written in another way."""
+def test_a_sweep_is_recognized_by_a_common_job(cli: Cli, home_data: list[str]):
+    """It needs no name, and its fixed overrides may be written differently."""
     cli("-m", *SMALL, *home_data, "seed=0,1")
     again = cli("-m", *SMALL, *home_data, "seed=1,2", "optimizer.learning_rate=0.001")
     assert "1 finished, 0 to resume, 1 to start" in again.out
     assert len(list(Path("outputs/sweeps").iterdir())) == 1
 
 
-def test_what_failed_is_tried_again(cli: Cli, home_data: list[str]):
-    """And what is the same under two names is done once."""
+def test_failed_jobs_are_retried(cli: Cli, home_data: list[str]):
+    """A job that appears under two names is trained once."""
     words = ("-m", *SMALL, *home_data, "optimizer.learning_rate=1e38,0.1,1e-1")
     for done in (0, 2):
         found = cli(*words, status=1)

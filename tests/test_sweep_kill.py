@@ -36,7 +36,7 @@ LAUNCHERS = {
 
 
 def results(sweep: Path) -> dict[str, dict[str, Any]]:
-    """The jobs' `result.json`, by their names."""
+    """Return the jobs' `result.json`, by name."""
     return {file.parent.name: json.loads(file.read_text()) for file in sorted(sweep.glob("*/result.json"))}
 
 
@@ -50,7 +50,7 @@ def weights(sweep: Path) -> dict[str, str]:
 
 
 def epochs_trained(sweep: Path) -> int:
-    """By the jobs' logs, which a job that goes on continues."""
+    """Count epochs in the jobs' logs, which resumed jobs continue."""
     return sum(len(re.findall(r" epoch +\d+/\d+ ", log.read_text())) for log in sweep.glob("*/run.log"))
 
 
@@ -87,14 +87,14 @@ def alone(home_data: list[str]) -> dict[str, str]:
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder with a short name: those of sockets may not have more than 107 characters."""
+    """Return a folder with a short name, as socket paths may have at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
 @contextmanager
 def ray_cluster(folder: Path) -> Iterator[None]:
-    """A cluster that `ray start` began on this machine, ended by its processes."""
+    """Start a cluster with `ray start` on this machine; ends its processes afterwards."""
     port = free_port()
     address = f"127.0.0.1:{port}"
     here = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
@@ -122,7 +122,7 @@ def ray_cluster(folder: Path) -> Iterator[None]:
 
 
 def finish(*words: str) -> str:
-    """Run a command line in a process of its own, to its end. Returns what it printed."""
+    """Run a command line in its own process to its end. Returns its output."""
     done = subprocess.run(
         [sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=400 * PATIENCE
     )
@@ -132,7 +132,7 @@ def finish(*words: str) -> str:
 
 @contextmanager
 def engine(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
-    """What a launcher needs beside its words."""
+    """Return what a launcher needs in addition to its overrides."""
     if name == "ray":
         with ray_cluster(folder):
             yield LAUNCHERS[name]
@@ -142,7 +142,7 @@ def engine(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
 
 @pytest.mark.parametrize("times", [2, soak(5)])
 def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dict[str, str], times: int):
-    """One parent, twelve finished children, the weights of jobs run alone, nothing trained twice."""
+    """It ends with twelve finished children, the weights of single runs, and no repeated training."""
     chance = random.Random(0)
     words = ("-m", *TINY, *GRID, *home_data)
     kills = 0
@@ -184,8 +184,8 @@ def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dic
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
-def test_a_cluster_that_is_not_there_is_told(home_data: list[str]):
-    """Before anything is created."""
+def test_a_missing_cluster_is_reported(home_data: list[str]):
+    """Nothing is created."""
     words = ("-m", *TINY, *home_data, "seed=0,1", "hydra/launcher=ray")
     done = subprocess.run(
         [sys.executable, "-m", "mnist_exp", *words], capture_output=True, text=True, timeout=120 * PATIENCE,
@@ -197,8 +197,10 @@ def test_a_cluster_that_is_not_there_is_told(home_data: list[str]):
 
 
 @pytest.mark.parametrize("name", [soak("joblib"), "submitit_local", soak("ray")])
-def test_every_engine_gives_the_same_weights(home_data: list[str], alone: dict[str, str], short: Path, name: str):
-    """As the jobs alone; and once more, nothing is trained."""
+def test_every_launcher_gives_the_same_weights(
+    home_data: list[str], alone: dict[str, str], short: Path, name: str
+):
+    """They are those of single runs; a second start trains nothing."""
     with engine(name, short) as words:
         for told in ("12 of 12 jobs done", "12 finished"):
             assert told in finish("-m", *words, *TINY, *GRID, *home_data, "tracking=none")
@@ -207,7 +209,7 @@ def test_every_engine_gives_the_same_weights(home_data: list[str], alone: dict[s
 
 
 class Killer(Thread):
-    """Kills the process that runs a job, so many times; what it runs in is told by its directory."""
+    """Kills the process of a job, whose id is in the job's `result.json`, a number of times."""
 
     def __init__(self, job: str, times: int) -> None:
         super().__init__(daemon=True)
@@ -235,7 +237,7 @@ VICTIM = "learning_rate-0.001_seed-1"
 
 @pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), "ray"])
 def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[str], short: Path, name: str):
-    """It goes on once more, and ends; the one that raises is told; the others are done."""
+    """The job is resumed and finishes; a job that raises is reported; the others finish."""
     with engine(name, short) as words:
         done, killer = sweep_with_a_killer(1, *words, *FOUR, *home_data)
         assert done.returncode == 1, (done.stdout, done.stderr)
@@ -251,10 +253,8 @@ def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[s
 
 
 @pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), soak("ray")])
-def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(
-    home_data: list[str], short: Path, name: str
-):
-    """The others are done; the next start goes on with it."""
+def test_a_job_whose_workers_die_is_resumed_by_the_next_start(home_data: list[str], short: Path, name: str):
+    """The other jobs finish first."""
     grid = [word for word in FOUR if not word.startswith("optimizer")]
     with engine(name, short) as words:
         done, killer = sweep_with_a_killer(2, *words, *grid, *home_data, job="seed-1")
@@ -273,7 +273,7 @@ def test_a_job_whose_workers_die_is_given_up_and_goes_on_when_asked_again(
 def sweep_with_a_killer(
     times: int, *words: str, job: str = VICTIM
 ) -> tuple[subprocess.CompletedProcess[str], Killer]:
-    """A sweep in a process of its own, beside somebody who kills a job's worker."""
+    """Run a sweep in its own process while another thread kills a job's worker."""
     killer = Killer(job, times)
     killer.start()
     try:

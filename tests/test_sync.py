@@ -23,25 +23,25 @@ RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
 
 @pytest.fixture
 def here() -> str:
-    """The store of the output folder."""
+    """Return the store of the output folder."""
     return f"sqlite:///{Path('outputs/mlflow.db').resolve()}"
 
 
 @pytest.fixture
 def nobody() -> str:
-    """The address of a server that is not there."""
+    """Return the address of a server that does not exist."""
     return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """The address of a server that accepts and never answers."""
+    """Yield the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def write_sweep(name: str, *jobs: str) -> list[Path]:
-    """A finished sweep with its jobs."""
+    """Write a finished sweep with its jobs."""
     sweep = SWEEPS / name
     sweep.mkdir(parents=True)
     folders = [write_run(sweep / job, parent=str(sweep.resolve()), key=f"{name}/{job}") for job in jobs]

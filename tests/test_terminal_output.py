@@ -20,7 +20,7 @@ EVIL = "m\x1b]0;owned\x07\x1b[2Jist\nFAKE LINE\r\x9b31m\u202e"
 
 
 def change_result(run: Path, **values: object) -> None:
-    """What a stranger could have written."""
+    """Write values that an attacker could have chosen into a `result.json`."""
     result = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(result | values))
 
@@ -31,7 +31,7 @@ def refuse_controls(text: str) -> None:
 
 @pytest.mark.parametrize("verb", [["runs"], ["compare", "run=outputs/runs/*"], ["sync"], ["evaluate", "run=a"]])
 def test_names_and_statuses_are_escaped(cli: Cli, verb: list[str]):
-    """In tables and messages; a line feed in a name makes no line of its own."""
+    """This holds in tables and messages; a line feed in a name starts no new line."""
     run = write_run(RUNS / "a\x1b[31m\x07")
     change_result(run, status="fini\x1b[31mshed", data={"name": EVIL, "class_names": [EVIL]}, reason=EVIL)
     write_run(RUNS / "b\x1b[31m")
@@ -43,7 +43,7 @@ def test_names_and_statuses_are_escaped(cli: Cli, verb: list[str]):
 
 
 def test_predictions_on_a_terminal_are_escaped():
-    """A program that reads them gets the names as they are."""
+    """A program that reads them gets the unchanged names."""
     code = (
         "from types import SimpleNamespace as N; from mnist_exp.report.predictions import write_predictions; "
         "from mnist_exp.report.predictions import Prediction as P; "
@@ -61,7 +61,7 @@ def test_predictions_on_a_terminal_are_escaped():
 
 
 def test_escapes_keep_what_people_write():
-    """Letters of any language, tabs and line feeds of a message, but neither in a cell."""
+    """Letters of any language are kept, as are tabs and line feeds in messages, but not in cells."""
     assert printable("größe  日本\tx\ny") == "größe  日本\tx\ny"
     assert escape_controls("a\tb\n", one_line=True) == "a\\tb\\n"
     assert printable("\x1b\x7f\x9b\u202e\u2028") == "\\x1b\\x7f\\x9b\\u202e\\u2028"
@@ -79,7 +79,7 @@ def test_escapes_keep_what_people_write():
     ],
 )
 def test_a_dead_run_with_a_damaged_journal_is_listed_with_its_fault(cli: Cli, content: str, fault: str):
-    """So is every other run; the dead one is marked as killed."""
+    """All other runs are listed, and the dead one is marked as killed."""
     write_run(RUNS / "a")
     dead = write_run(RUNS / "dead", end=False)
     (dead / "journal.jsonl").write_text(content)
@@ -94,7 +94,7 @@ def test_a_dead_run_with_a_damaged_journal_is_listed_with_its_fault(cli: Cli, co
 
 
 def test_a_dead_run_with_a_damaged_result_is_listed_with_its_fault(cli: Cli):
-    """Instead of a figure."""
+    """The fault replaces its figures."""
     write_run(RUNS / "a")
     (write_run(RUNS / "b") / "result.json").write_text("{")
     done = cli("runs")
@@ -103,7 +103,7 @@ def test_a_dead_run_with_a_damaged_result_is_listed_with_its_fault(cli: Cli):
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_another_backend_of_keras_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch, backend: str):
-    """In one sentence, before anything is created."""
+    """The message is one sentence, and nothing is created."""
     monkeypatch.setenv("KERAS_BACKEND", backend)
     done = cli("model=linear", "data=digits", status=2)
     assert (

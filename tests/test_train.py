@@ -31,7 +31,7 @@ def files(folder: Path) -> set[str]:
 
 @pytest.mark.mnist
 def test_mnist_is_trained(cli: Cli):
-    """`mnist-exp model=pyramid aug=rotate45` on the real files (one epoch of a part of them)."""
+    """`mnist-exp model=pyramid aug=rotate45` trains on the real files (one epoch of a part of them)."""
     done = cli("model=pyramid", "aug=rotate45", "data.limit=8000", "training.epochs=1", "tracking=none")
     assert done.result["data"]["images"] == {"train": 7200, "val": 800, "test": 1333}
     assert done.result["parameters"] == 8858
@@ -39,7 +39,7 @@ def test_mnist_is_trained(cli: Cli):
 
 
 def test_a_run_leaves_everything(cli: Cli):
-    """Every file of the contract, and nothing half written or left over."""
+    """It leaves every file of the contract, and no temporary ones."""
     done = cli(small=True)
     assert done.run is not None
     assert files(done.run) == FILES
@@ -66,7 +66,7 @@ def test_a_run_leaves_everything(cli: Cli):
 
 
 def test_history_has_a_row_per_epoch(cli: Cli):
-    """From 1, with the columns in the contract's order."""
+    """Rows count from 1, with the columns in the contract's order."""
     done = cli("training.epochs=3", small=True)
     assert done.run is not None
     with (done.run / "history.csv").open() as file:
@@ -81,7 +81,7 @@ def test_history_has_a_row_per_epoch(cli: Cli):
 
 
 def test_the_same_command_gives_the_same_weights(cli: Cli):
-    """Twice the same, bit for bit, with augmentation and dropout; another seed gives others."""
+    """They are bit-identical with augmentation and dropout; another seed gives others."""
     words = ("model=lenet5x5", "model.filters=[4,4,4]", "model.dense=16", "aug=rotate45", "training.epochs=1")
     first, again, other = (cli(*words, *more, small=True) for more in ([], [], ["seed=1"]))
     assert first.result["weights_sha256"] == again.result["weights_sha256"]
@@ -93,7 +93,7 @@ def test_the_same_command_gives_the_same_weights(cli: Cli):
 
 @pytest.mark.slow
 def test_the_same_weights_in_another_process(cli: Cli, home_data: list[str]):
-    """What ran before in a process does not count."""
+    """They do not depend on what ran before in a process."""
     here = cli("model=pyramid", "aug=shift", "name=here", small=True)
     words = [*SMALL, *home_data, "model=pyramid", "aug=shift", "name=there"]
     subprocess.run(
@@ -170,7 +170,7 @@ def test_saved_models_predict_as_the_model_in_memory(
 
 
 def test_test_metrics_are_those_of_the_saved_model(cli: Cli):
-    """Loading the file and counting gives what `result.json` says."""
+    """Counting with the loaded file gives the metrics in `result.json`."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
@@ -187,7 +187,7 @@ def test_test_metrics_are_those_of_the_saved_model(cli: Cli):
 
 
 def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Whatever its labels are, the weights and the chosen epoch are the same."""
+    """Its labels affect neither the weights nor the chosen epoch."""
     from mnist_exp.data import load
     from mnist_exp.inference import scoring
 
@@ -213,7 +213,7 @@ def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: 
 
 @pytest.mark.slow
 def test_a_runs_config_runs_it_again(cli: Cli):
-    """`from=` a directory or a name gives the same weights; overrides go on top."""
+    """`from=` with a directory or a name gives the same weights; overrides are applied on top."""
     first = cli("model=pyramid", "aug=shift", "preprocess=standardize", small=True)
     assert first.run is not None
     for wanted in (first.run, first.run.name, "latest"):
@@ -225,8 +225,8 @@ def test_a_runs_config_runs_it_again(cli: Cli):
     assert (config["aug"]["name"], config["model"]["name"], config["data"]["limit"]) == ("none", "pyramid", 300)
 
 
-def test_the_fallback_is_said_everywhere(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """At the start, in the last line, in the config, the result and the record for the tracker."""
+def test_the_fallback_is_reported_everywhere(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """It is in the first and last lines, the config, the result and the journal."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     done = cli("data.mirrors=[]", "model=linear", "training.epochs=1", "tracking=none")
     assert done.run is not None
@@ -242,7 +242,7 @@ def test_the_fallback_is_said_everywhere(cli: Cli, monkeypatch: pytest.MonkeyPat
 
 
 def test_without_fallback_missing_data_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Also for presets that claim an accuracy; nothing is created."""
+    """This includes presets that claim an accuracy; nothing is created."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     for words in (["data.fallback=null"], ["experiment=lenet5x5"]):
         done = cli("data.mirrors=[]", *words, status=2)
@@ -251,7 +251,7 @@ def test_without_fallback_missing_data_is_an_error(cli: Cli, monkeypatch: pytest
     assert not Path("outputs").exists()
 
 
-def test_titles_of_plots_name_what_stands_in(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+def test_titles_of_plots_name_the_fallback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """A picture that is passed on says what it shows."""
     from matplotlib.figure import Figure
 
@@ -267,7 +267,7 @@ def test_titles_of_plots_name_what_stands_in(cli: Cli, monkeypatch: pytest.Monke
 
 
 def test_a_training_that_diverges_is_marked(cli: Cli):
-    """Exit status 1, the reason in one line, the run marked as failed."""
+    """The exit status is 1, the reason is one line, and the run is marked as failed."""
     done = cli("model=lenet5x5", "optimizer.learning_rate=1e38", small=True, status=1)
     assert done.err.startswith("mnist-exp: the loss is no longer a number")
     assert done.result["status"] == "failed"
@@ -275,21 +275,21 @@ def test_a_training_that_diverges_is_marked(cli: Cli):
 
 
 def test_a_checkpoint_is_kept_if_asked_for(cli: Cli):
-    """It goes with the end of the run otherwise."""
+    """Otherwise it is removed at the end of the run."""
     done = cli("training.keep_checkpoint=true", small=True)
     assert done.run is not None
     assert [file.name for file in (done.run / "checkpoint").iterdir()][-1].endswith(".state")
 
 
-def test_a_handful_is_learnt_by_heart(cli: Cli, home_data: list[str]):
-    """`debug=overfit` ends near a training accuracy of 1 for a net that can learn."""
+def test_a_few_images_can_be_overfitted(cli: Cli, home_data: list[str]):
+    """`debug=overfit` reaches a training accuracy near 1 for a model that can learn."""
     done = cli("debug=overfit", "tracking=none", *home_data)
     assert done.run is not None
     with (done.run / "history.csv").open() as file:
         assert round(float(list(csv.DictReader(file))[-1]["train/accuracy"]), 6) >= 0.95  # a float32
 
 
-def test_a_reader_that_has_seen_enough_does_not_end_a_run(home_data: list[str]):
+def test_a_closed_pipe_does_not_end_a_run(home_data: list[str]):
     """`mnist-exp … | head -1` trains to its end."""
     words = shlex.join([sys.executable, "-m", "mnist_exp", *SMALL, *home_data])
     subprocess.run(f"{words} | head -1", shell=True, check=True, capture_output=True, timeout=120 * PATIENCE)
@@ -298,7 +298,7 @@ def test_a_reader_that_has_seen_enough_does_not_end_a_run(home_data: list[str]):
 
 
 def test_extra_metrics_get_columns(cli: Cli):
-    """In history, and scored on the test set."""
+    """They are in the history and scored on the test set."""
     done = cli(
         "training.loss=categorical_crossentropy", "training.metrics=[top_k_categorical_accuracy]", small=True
     )
@@ -308,7 +308,7 @@ def test_extra_metrics_get_columns(cli: Cli):
 
 
 def test_a_metric_has_the_same_name_everywhere(cli: Cli):
-    """However many were made before in the process; it can choose the epoch."""
+    """The name does not depend on metrics created before; the metric can select the epoch."""
     words = (
         "training.loss=categorical_crossentropy",
         "training.metrics=[precision]",
@@ -322,7 +322,7 @@ def test_a_metric_has_the_same_name_everywhere(cli: Cli):
 
 @pytest.fixture
 def endless(home_data: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A training that goes on until it is ended."""
+    """Start a training run that continues until it is terminated."""
     words = ["model=pyramid", "training.epochs=5000", "data.limit=300", "tracking=none"]
     process = start(*words, *home_data)
     yield process
@@ -331,7 +331,7 @@ def endless(home_data: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def wait_for_epochs(process: subprocess.Popen[str], count: int) -> Path:
-    """Until so many epochs are done; the run's directory."""
+    """Wait for a number of epochs; returns the run's directory."""
     assert process.stdout is not None
     path, seen = None, 0
     for line in process.stdout:
@@ -344,8 +344,8 @@ def wait_for_epochs(process: subprocess.Popen[str], count: int) -> Path:
     raise AssertionError("the training ended by itself")
 
 
-def test_ctrl_c_keeps_what_there_is(cli: Cli, endless: subprocess.Popen[str]):
-    """Exit status 130; the best epoch is saved, the run marked, the test set not looked at."""
+def test_ctrl_c_keeps_the_best_epoch(cli: Cli, endless: subprocess.Popen[str]):
+    """The exit status is 130, the run is marked, and the test set is not scored."""
     path = wait_for_epochs(endless, 3)
     endless.send_signal(signal.SIGINT)
     _, err = endless.communicate(timeout=60 * PATIENCE)
@@ -361,8 +361,8 @@ def test_ctrl_c_keeps_what_there_is(cli: Cli, endless: subprocess.Popen[str]):
     assert "interrupted" in cli("runs").out
 
 
-def test_kill_9_is_seen(cli: Cli, endless: subprocess.Popen[str]):
-    """A run whose process is gone is shown and marked as killed, with what it had written whole."""
+def test_a_run_killed_with_sigkill_is_marked(cli: Cli, endless: subprocess.Popen[str]):
+    """It is shown and marked as killed, and its files are intact."""
     path = wait_for_epochs(endless, 3)
     endless.kill()
     endless.communicate(timeout=60 * PATIENCE)
@@ -375,8 +375,8 @@ def test_kill_9_is_seen(cli: Cli, endless: subprocess.Popen[str]):
     assert len((path / "history.csv").read_text().splitlines()) >= 4
 
 
-def test_an_early_stop_is_said(cli: Cli):
-    """In the output and in the result; the plan stays what it was."""
+def test_an_early_stop_is_reported(cli: Cli):
+    """It is in the output and the result; the planned number of epochs is unchanged."""
     patience = ("training.early_stopping.patience=1", "training.early_stopping.min_delta=0.9")
     done = cli("training.epochs=5", *patience, small=True)
     assert "stopped early: 1 epoch without improvement" in done.out

@@ -23,18 +23,18 @@ STUDY = Path("outputs/sweeps/s")
 
 
 def rows(study: Path = STUDY) -> list[dict[str, str]]:
-    """The trials, without what time has a part in."""
+    """Return the table of trials without columns that depend on time."""
     with (study / "trials.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
 def results(study: Path = STUDY) -> dict[str, dict[str, Any]]:
-    """The `result.json` of each trial's run, by its directory's name."""
+    """Return the `result.json` of each trial's run, by the name of its directory."""
     return {file.parent.name: json.loads(file.read_text()) for file in sorted(study.glob("*/result.json"))}
 
 
 def optuna_states(study: Path = STUDY) -> list[str]:
-    """What Optuna's own storage says of each trial, in order."""
+    """Return the states of the trials in Optuna's storage, in order."""
     import optuna
 
     from mnist_exp.sweeps.optuna_study import _open
@@ -91,7 +91,7 @@ def test_all_problems_of_a_search_are_reported_once(cli: Cli, home_data: list[st
 
 @pytest.mark.slow
 def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: list[str]):
-    """It alone; the printed command gives its weights."""
+    """Only the best trial is scored; the printed command reproduces its weights."""
     words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s", "tune.trials=4")
     done = cli(*words)
     assert optuna_states().count("COMPLETE") + optuna_states().count("PRUNED") == 4
@@ -117,7 +117,7 @@ def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: l
 
 @pytest.mark.slow
 def test_the_trials_follow_from_the_seed(cli: Cli, home_data: list[str]):
-    """In one go or in two."""
+    """They are the same in one search or in two starts of it."""
     words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s")
     cli(*words, "tune.trials=3")
     cli(*words, "tune.trials=1", "outputs=b")
@@ -127,7 +127,7 @@ def test_the_trials_follow_from_the_seed(cli: Cli, home_data: list[str]):
 
 @pytest.mark.slow
 def test_another_search_does_not_mix_with_a_study(cli: Cli, home_data: list[str]):
-    """Refused, with what differs."""
+    """It is refused, with the differing settings."""
     words = ("tune", *SMALL, *home_data, "tune.name=s", "tune.trials=1")
     cli(*words, RATE)
     told = {
@@ -149,7 +149,7 @@ def test_another_search_does_not_mix_with_a_study(cli: Cli, home_data: list[str]
 
 @pytest.mark.slow
 def test_nothing_reads_the_test_part_before_the_end(cli: Cli, use: Any):
-    """Whatever stands in it, and whether there is one at all: the same trials, and the same best one."""
+    """Its content, or its absence, changes neither the trials nor the best one."""
     from sklearn.datasets import load_digits
 
     use("digits")
@@ -180,7 +180,7 @@ def test_nothing_reads_the_test_part_before_the_end(cli: Cli, use: Any):
 
 @pytest.mark.slow
 def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
-    """A pruned run is no finished one: not for `runs`, not for `compare`, and MLflow has a tag for it."""
+    """A pruned run is not finished for `runs` and `compare`, and has a tag in MLflow."""
     words = ("model=linear", "data.limit=300", "training.epochs=3", *home_data)
     space = "optimizer.learning_rate=0.01,0.02,0.03,0.04,0.05,1e-7"
     done = cli("tune", *words, space, "tune.sampler=grid", "tune.name=s")
@@ -200,7 +200,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
 
 
 def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
-    """It counts, its reason is told, and it is not tried again."""
+    """It counts as ended, its reason is reported, and it is not retried."""
     words = (
         "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,0.001", "tune.sampler=grid",
         "tune.name=s",
@@ -218,7 +218,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
 
 @pytest.mark.parametrize("sampler", ["cmaes", "random", "tpe"])
 def test_every_sampler_proposes_what_the_space_has(sampler: str, tmp_path: Path):
-    """And the same in another process that goes on in the middle."""
+    """Another process that continues the study gets the same values."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.sweeps.search_space import read_space
 
@@ -257,7 +257,7 @@ def a_study(
     key: str = "k",
     seed: int = 0,
 ) -> Any:
-    """A process's share in a study, as `tune` has it."""
+    """Open a process's share in a study, as `tune` does."""
     from mnist_exp.sweeps.optuna_study import Study, open_study
 
     directory.mkdir(exist_ok=True)
@@ -265,8 +265,8 @@ def a_study(
     return Study(found, space, sampler, seed, trials, directory, key)
 
 
-def test_a_trial_is_one_process_s_and_the_next_one_s_when_that_died(tmp_path: Path):
-    """Who holds its lock has it; who dies loses it, with the values that it has."""
+def test_a_trial_of_a_dead_process_is_taken_over(tmp_path: Path):
+    """A trial belongs to the process that holds its lock; its values are kept."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.sweeps.search_space import read_space
 
@@ -287,7 +287,7 @@ def test_a_trial_is_one_process_s_and_the_next_one_s_when_that_died(tmp_path: Pa
 
 
 def test_a_machine_that_is_gone_leaves_its_trial_to_others(tmp_path: Path):
-    """Where directories are not shared, a database tells who is silent: the same values are tried again."""
+    """If directories are not shared, a database reveals missing heartbeats, and the values are tried again."""
     from optuna.trial import TrialState
 
     from mnist_exp.config.overrides import Request
@@ -317,7 +317,7 @@ def test_a_machine_that_is_gone_leaves_its_trial_to_others(tmp_path: Path):
 
 
 def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
-    """In YAML, as the command line has it, or as lists; the command line counts more."""
+    """It is YAML with values in command-line syntax or lists; the command line takes precedence."""
     Path("mine/tune/space").mkdir(parents=True)
     Path("mine/tune/space/mine.yaml").write_text(
         "# Mine.\noptimizer.learning_rate: tag(log, interval(1e-4, 1e-1))\naug: [none, shift]\nseed: 0,1\n"
@@ -336,14 +336,14 @@ def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
 
 
 def test_the_config_that_all_trials_have_is_shown(cli: Cli):
-    """Without what is searched over."""
+    """Searched keys have their default values."""
     out = cli("tune", RATE, "model=linear,mlp", "seed=3", "--cfg", "job").out
     assert "\nseed: 3\n" in out
     assert "learning_rate: 0.001\n" in out
 
 
-def test_a_password_is_told_to_nobody(cli: Cli, home_data: list[str]):
-    """Neither in a message nor in a file."""
+def test_a_password_is_never_shown(cli: Cli, home_data: list[str]):
+    """It is in no message and no file."""
     url = "postgresql://me:secret@127.0.0.1:1/db"
     done = cli("tune", *SMALL, *home_data, RATE, f"tune.storage={url}", status=2)
     assert "secret" not in done.err
@@ -353,7 +353,7 @@ def test_a_password_is_told_to_nobody(cli: Cli, home_data: list[str]):
 
 @pytest.mark.slow
 def test_two_processes_one_of_them_killed_end_with_exactly_the_trials_asked_for(home_data: list[str], use: Any):
-    """20 finished or pruned, none lost, none twice; the best is scored once."""
+    """20 trials are finished or pruned, none lost or repeated, and the best is scored once."""
     use("digits" if home_data else "mnist")
     words = (
         "tune", "model=linear", "data.limit=400", "training.epochs=3", "device.threads=1", *home_data, RATE,
@@ -394,8 +394,8 @@ def test_two_processes_one_of_them_killed_end_with_exactly_the_trials_asked_for(
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_trial_and_it_goes_on(home_data: list[str], use: Any):
-    """Exit status 130; started again, the same trials as without it."""
+def test_an_interrupted_search_is_resumed_exactly(home_data: list[str], use: Any):
+    """The exit status is 130; the next start ends with the same trials as an uninterrupted search."""
     use("digits" if home_data else "mnist")
     words = (
         "tune", "model=linear", "data.limit=2000", "training.epochs=4", "tracking=none", *home_data, RATE,

@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 def start_ui(*words: str) -> tuple[subprocess.Popen[str], str]:
-    """The process and the address that it printed."""
+    """Start the UI; returns the process and the printed address."""
     ui = start("ui", "open=false", *words)
     assert ui.stdout is not None
     for line in ui.stdout:
@@ -32,7 +32,7 @@ def start_ui(*words: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def end(ui: subprocess.Popen[str]) -> None:
-    """Ctrl-C, and wait."""
+    """Press Ctrl-C and wait."""
     if ui.returncode is None:
         ui.send_signal(signal.SIGINT)
         ui.communicate(timeout=30 * PATIENCE)
@@ -40,7 +40,7 @@ def end(ui: subprocess.Popen[str]) -> None:
 
 @pytest.fixture
 def served(cli: Cli, home_data: list[str]) -> Iterator[tuple[str, str, subprocess.Popen[str]]]:
-    """A run's name, and the address and process of a UI that shows it."""
+    """Yield a run's name, and the address and process of a UI that shows it."""
     done = cli("debug=one_batch", "model=linear", *home_data, "tracking=local")
     ui, address = start_ui()
     yield done.result["name"], address, ui
@@ -48,7 +48,7 @@ def served(cli: Cli, home_data: list[str]) -> Iterator[tuple[str, str, subproces
 
 
 def test_modules_in_the_users_folder_are_not_executed(cli: Cli, home_data: list[str]):
-    """Neither by the server nor by its worker."""
+    """Neither the server nor its worker imports them."""
     cli("debug=one_batch", "model=linear", *home_data, "tracking=local")
     Path("mlflow.py").write_text("open('executed', 'w')")
     ui, address = start_ui()
@@ -58,7 +58,7 @@ def test_modules_in_the_users_folder_are_not_executed(cli: Cli, home_data: list[
 
 
 def page(address: str, profile: Path) -> str:
-    """What a browser has after the page's scripts have run."""
+    """Return a page after a browser has run its scripts."""
     assert CHROMIUM, "this test needs Debian's chromium"
     return subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -69,7 +69,7 @@ def page(address: str, profile: Path) -> str:
 
 
 def test_the_ui_opens_at_the_runs(served: tuple[str, str, subprocess.Popen[str]], tmp_path: Path):
-    """The table with the run's name; Ctrl-C ends the server with all its processes."""
+    """The table shows the run's name; Ctrl-C ends the server with all its processes."""
     name, address, ui = served
     assert name in page(address, tmp_path / "profile")
     base = address.split("/#")[0]
@@ -80,7 +80,7 @@ def test_the_ui_opens_at_the_runs(served: tuple[str, str, subprocess.Popen[str]]
 
 
 def test_a_runs_pictures_are_shown(served: tuple[str, str, subprocess.Popen[str]], tmp_path: Path):
-    """The accuracy plot, as the server gives it, is the run's."""
+    """The served accuracy plot is the run's file."""
     import mlflow
 
     name, address, _ = served
@@ -101,22 +101,22 @@ def test_a_runs_pictures_are_shown(served: tuple[str, str, subprocess.Popen[str]
     assert "<img" in shown
 
 
-def test_a_port_in_use_is_told(cli: Cli, home_data: list[str]):
-    """One that was asked for; the next free one is taken otherwise."""
+def test_a_port_in_use_is_reported(cli: Cli, home_data: list[str]):
+    """This holds for a requested port; otherwise the next free port is used."""
     cli("debug=one_batch", "model=linear", *home_data, "tracking=local")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"port={port}: " in cli("ui", f"port={port}", status=2).err
 
 
-def test_a_server_that_is_not_there_is_told(cli: Cli):
-    """With its address, exit status 1."""
+def test_an_unreachable_server_is_reported(cli: Cli):
+    """The message has its address, and the exit status is 1."""
     done = cli("ui", "tracking=server", "tracking.uri=http://127.0.0.1:1", status=1)
     assert "http://127.0.0.1:1: no MLflow server answers" in done.err
 
 
 def test_the_environment_names_the_server(cli: Cli):
-    """MLFLOW_TRACKING_URI, as MLflow's own tools."""
+    """MLFLOW_TRACKING_URI is used, as by MLflow's own tools."""
     os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:2"
     try:
         assert "http://127.0.0.1:2: no MLflow server answers" in cli("ui", status=1).err
@@ -125,7 +125,7 @@ def test_the_environment_names_the_server(cli: Cli):
 
 
 def test_a_real_server_gets_everything(cli: Cli, home_data: list[str], tmp_path: Path):
-    """Over HTTP: metrics once per epoch, pictures, and the model."""
+    """It receives metrics once per epoch, pictures, and the model over HTTP."""
     import mlflow
 
     cli("debug=one_batch", "model=linear", *home_data, "tracking=local", f"outputs={tmp_path / 'there'}")

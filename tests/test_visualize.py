@@ -35,7 +35,7 @@ ALL = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with all ways of writing layers, in a tracker."""
+    """Return a run with all kinds of layer entries, recorded by a tracker."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("visualized") / "outputs"
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tracked(trained: Path, tmp_path: Path, use: Callable[[str], None]) -> Path:
-    """A copy of it that a test may write into."""
+    """Return a copy of that run that a test may change."""
     use(json.loads((trained / "result.json").read_text())["data"]["name"])
     shutil.copytree(trained.parent.parent, tmp_path / "outputs")
     return tmp_path / "outputs" / "runs" / trained.name
@@ -56,7 +56,7 @@ def tracked(trained: Path, tmp_path: Path, use: Callable[[str], None]) -> Path:
 
 @pytest.fixture
 def run(tracked: Path) -> Path:
-    """The same for no tracker, which would be waited for."""
+    """Return the same run without a tracker, which would have to be waited for."""
     file = tracked / "journal.jsonl"
     file.write_text(file.read_text().replace('"enabled": true', '"enabled": false', 1))
     return tracked
@@ -67,7 +67,7 @@ def journal(run: Path) -> list[dict[str, Any]]:
 
 
 def pictures(folder: Path) -> set[str]:
-    """What is there; each is a whole PNG file of a size that can be read."""
+    """Return the names of the pictures, each an intact PNG file of readable size."""
     for file in folder.glob("*.png"):
         with Image.open(file) as image:
             image.load()
@@ -76,7 +76,7 @@ def pictures(folder: Path) -> set[str]:
 
 
 def test_every_picture_is_drawn_and_delivered(cli: Cli, tracked: Path):
-    """Into a folder of the run and, by its journal, into its MLflow run, which has ended when it had."""
+    """Pictures are in a folder of the run and in its MLflow run, whose end time is unchanged."""
     from mlflow.tracking import MlflowClient
 
     before = journal(tracked)
@@ -97,8 +97,8 @@ def test_every_picture_is_drawn_and_delivered(cli: Cli, tracked: Path):
     assert kept == ALL
 
 
-def test_only_the_same_pictures_are_written_over(cli: Cli, run: Path):
-    """Other images, or drawn in another way: another folder."""
+def test_only_the_same_pictures_are_overwritten(cli: Cli, run: Path):
+    """Other images or options have a folder of their own."""
     name = f"run={run}"
     for words in (
         ["images=[0,3]"],
@@ -125,13 +125,13 @@ def test_only_the_same_pictures_are_written_over(cli: Cli, run: Path):
     ],
 )
 def test_layers_are_chosen_by_place_or_name(cli: Cli, run: Path, layers: str, names: list[str]):
-    """As the override that reaches them, whatever they are in; a place means all that is in it."""
+    """A place is written as in overrides, at any depth, and selects all layers in it."""
     cli("visualize", f"run={run}", "pictures=features", f"layers={layers}", "images=0", "output=here")
     assert pictures(Path("here")) == {f"features-{name}.png" for name in names}
 
 
 def test_a_file_of_a_model_is_enough(cli: Cli, run: Path, home_data: list[str]):
-    """Plain Keras' own, too, also a Sequential; its layers are counted. Pictures go beside the runs."""
+    """Any Keras file works, also a Sequential model; its pictures are next to the runs."""
     model = keras.Sequential(
         [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
     )
@@ -144,7 +144,7 @@ def test_a_file_of_a_model_is_enough(cli: Cli, run: Path, home_data: list[str]):
 
 
 def test_images_from_files_need_no_data(cli: Cli):
-    """A run whose data was deleted since is enough; file names may have special characters."""
+    """The run's data may have been deleted; file names may have special characters."""
     rng = np.random.default_rng(0)
     arrays = {f"x_{part}": rng.integers(0, 256, (60, 28, 28), np.uint8) for part in ("train", "test")}
     Path("gone").mkdir()
@@ -167,7 +167,7 @@ def test_images_from_files_need_no_data(cli: Cli):
 
 
 def test_the_most_wrong_come_first(cli: Cli, run: Path):
-    """By the certainty of the wrong answer, as plain Keras gives it."""
+    """They are ordered by the probability of the wrong class that plain Keras predicts."""
     from mnist_exp.config.overrides import Request
     from mnist_exp.engine.saved_model import compose_run_config, find_saved, load_data
 

@@ -29,7 +29,7 @@ def names(run: Path | None) -> set[str]:
 
 @pytest.mark.slow
 def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Nor the fingerprint. What is drawn are the maps of the model that would be saved, after each epoch."""
+    """Neither weights nor fingerprint change; the maps are those of the model that would be saved."""
     drawn: dict[str, Any] = {}
     responses = feature_maps.responses
 
@@ -58,7 +58,7 @@ def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_a_resumed_run_has_every_picture(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """The same ones, to the byte; and may be watched elsewhere."""
+    """They are byte for byte the same; other layers may be watched after resuming."""
     straight = cli(*TRAINED, "training.watch=[conv2d]", "name=run", small=True)
     left = [9]
     on_steps = TrainingDisplay.on_steps
@@ -93,7 +93,7 @@ def test_a_resumed_run_has_every_picture(cli: Cli, monkeypatch: pytest.MonkeyPat
     ],
 )  # fmt: skip
 def test_wrong_layers_are_refused_before_anything_is_created(cli: Cli, watch: str, message: str):
-    """With what there is, and beside whatever else is wrong."""
+    """The message lists the existing layers, along with all other problems."""
     refused = cli(*TRAINED, f"training.watch={watch}", "optimizer.lerning_rate=1", small=True, status=2)
     assert message in refused.err
     assert "lerning_rate" in refused.err
@@ -101,7 +101,7 @@ def test_wrong_layers_are_refused_before_anything_is_created(cli: Cli, watch: st
 
 
 def test_without_validation_training_images_are_watched(cli: Cli):
-    """And a layer in a list that is repeated is all that it becomes."""
+    """A layer in a repeated list selects all its repetitions."""
     done = cli(
         "model.layers=[{type: Repeat, times: 2, layers: [{type: Conv2D, filters: 2, kernel_size: 3}]}, Flatten,"
         "{type: Dense, units: 10}, Softmax]",

@@ -38,7 +38,7 @@ def compare(request: Request, started: float) -> None:
 
 
 def direction_by(config: CompareConfig) -> Direction:
-    """Return which values of the metric are better. Raises `RequestError` if that is neither known nor given."""
+    """Return which values of the metric are better. Raises `RequestError` if the direction is unknown."""
     known = direction_of(config.metric)
     if known is None and config.mode is None:
         message = (

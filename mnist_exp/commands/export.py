@@ -25,9 +25,9 @@ from mnist_exp.tracking.uploader import reason
 
 EXPORTS = "exports"
 EXTRA = "pip install 'mnist-exp[export]'"
-# The packages that formats need in addition, to be written and to be run.
+# The additional packages that are needed to write and to run a format.
 NEEDS = {"onnx": ("tf2onnx", "onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
-# The formats that are a single file, and its suffix.
+# The formats that consist of a single file, and its suffix.
 ENDINGS = {"keras": ".keras", "h5": ".h5", "onnx": ".onnx", "litert": ".tflite"}
 
 

@@ -68,8 +68,8 @@ def picture_folder(
 ) -> Iterator[Path]:
     """Yield the folder for the pictures (`files`).
 
-    In a run, its name depends on what the pictures show, so that only the same pictures are ever overwritten; the
-    tracker gets them too. Raises `RequestError` if it or a picture cannot be written, `WorkError` if the disk is
+    In a run, its name depends on what the pictures show, so that only equal pictures are overwritten; the tracker
+    receives them as well. Raises `RequestError` if it or a picture cannot be written, `WorkError` if the disk is
     full.
     """
     try:

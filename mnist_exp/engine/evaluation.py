@@ -117,7 +117,7 @@ def has_runs_split(saved: Saved, request: Request, run_config: TrainConfig) -> b
 
 
 def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
-    """Explain figures on a run's own data, and whether they equal those in its result."""
+    """Explain figures on a run's own data, and say whether they equal those in its result."""
     part, result = about["data"]["part"], saved.result
     assert result is not None
     if about["weights_sha256"] != result.weights_sha256:
@@ -145,7 +145,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
 
 
 def select_part(data: Dataset, part: str, name: str) -> Part:
-    """Return a part of the data. Raises `RequestError` if there is none."""
+    """Return a part of the data. Raises `RequestError` if the data has no such part."""
     parts = {"train": data.train, "val": data.val, "test": data.test}
     if (selected := parts[part]) is None:
         there = " or ".join(f"part={name}" for name, part in parts.items() if part)
@@ -258,7 +258,7 @@ def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
 
 
 def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list[str]:
-    """Describe the most frequent confusions of two classes, the most frequent one first."""
+    """Describe the pairs of classes that are confused most often, in descending order."""
     counts = {
         (row, column): count
         for row, line in enumerate(assessment.confusion)

@@ -220,7 +220,7 @@ def refuse_difference(probabilities: Probabilities, expected: Probabilities, tol
 
 
 def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
-    """Yield remarks for users of the files."""
+    """Yield remarks that users of the files should know."""
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
         yield "without the optimizer's state: Keras drops it when loading HDF5"
     elif "h5" in formats and model.optimizer is not None and not hdf5_takes(model.optimizer):

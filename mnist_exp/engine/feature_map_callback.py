@@ -26,7 +26,7 @@ class FeatureMaps(Callback):
     """Draws the feature maps of the watched layers after each epoch, for the same few images.
 
     The maps are those of the model that would be saved: in float32, with the mean of the weights if `training.ema`
-    is set. A twin of the model computes them, so that the training itself is not touched.
+    is set. A twin of the model computes them, so that training itself is not affected.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A checked training, ready to be run. Light: `run_training` imports TensorFlow."""
+"""A training job that has passed all checks. Cheap to import: only `run_training` imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Resumption:
 
 @dataclass(frozen=True)
 class Job:
-    """A checked training: the config, the data, and the directory to create or resume."""
+    """A training job that has passed all checks: the config, the data, and the directory to create or resume."""
 
     config: TrainConfig
     overrides: tuple[str, ...]
@@ -46,21 +46,21 @@ class Job:
     stands_in_for: str | None = None
     """The data set that was requested and not found, if `source` is its fallback."""
     sweep: Path | None = None
-    """The sweep's directory, if this is a job of one."""
+    """The sweep's directory, if the job belongs to one."""
     resumption: Resumption | None = None
     withholds_test: bool = False
-    """Whether the test set must not be scored: this is a trial of a search."""
+    """Whether the test set must not be scored, as for a trial of a search."""
     observe: Callable[[Sequence[Mapping[str, float]]], None] = lambda history: None
     """Called with the history at the start and after each epoch; raises `Pruned` to end the run."""
 
 
 def checkpoint_key(result: RunResult) -> str:
-    """Return what identifies a run's checkpoints, also after its directory was moved."""
+    """Return the key of a run's checkpoints, which stays valid if its directory is moved."""
     return f"{result.name} of {result.started}"
 
 
 def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device, init_sha256: str | None) -> str:
-    """Return the fingerprint of a config on its data and device."""
+    """Return the fingerprint of a config with its data and device."""
     return fingerprint(
         values,
         data_sha256=data_sha256,

@@ -1,4 +1,4 @@
-"""The subject of pictures of a model's inside: the layers and images that the user chose."""
+"""The subject of pictures of a model's internals: the layers and images that the user chose."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def check_code(path: Path, result: RunResult) -> None:
 def with_saved_config(
     request: Request, path: Path, saved: Mapping[str, Any], result: RunResult, state: State | None
 ) -> Request:
-    """Put the request on the run's own config and device. Raises `RequestError` if the config lacks a group."""
+    """Base the request on the run's own config and device. Raises `RequestError` if the config lacks a group."""
     for group in ("device", "training"):
         if not isinstance(saved.get(group), Mapping):
             raise RequestError(f"{path / 'config.yaml'}: damaged: {group} must be a mapping")

@@ -62,7 +62,7 @@ class Saved:
 
         try:
             return load(self.file)
-        except Exception as error:  # for other files, Keras, HDF5 and ZIP raise errors of many types
+        except Exception as error:  # Keras, HDF5 and ZIP raise errors of many types
             raise RequestError(
                 f"{display_path(self.file)}: not a model that Keras can load: {first_line(error)}"
             ) from error

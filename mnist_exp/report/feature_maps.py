@@ -32,7 +32,7 @@ _BOX = "#D55E00"
 _WIDTH = 1010  # pixels: width of a figure without tiles
 _ACROSS = 900  # pixels: maximum width of a row of tiles, unless a single tile is wider
 _TILE = 56  # pixels: approximate side of a tile
-_MAP = 84  # and of a class activation map
+_MAP = 84  # pixels: approximate side of a class activation map
 _LARGEST = 224  # pixels: larger images are scaled down
 _GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels: gap, text line, character, colour bar
 _MOST = 256  # maximum number of rows or columns in a matrix
@@ -365,7 +365,7 @@ def _greatest(strength: Floats, most: int | None) -> list[int]:
 
 
 def _of(counts: Iterable[tuple[int, int, str]], strongest: str) -> str:
-    """Describe how many items of each kind are shown, and which: those with the `strongest` …, or the first."""
+    """Describe how many items of each kind are shown, and whether they are the `strongest` or the first ones."""
     counts = list(counts)
     counted = [
         f"{total} {what}" if shown == total else f"{shown} of {total} {what}" for shown, total, what in counts

@@ -31,7 +31,7 @@ from mnist_exp.sweeps.model_comparison import compare_models
 from mnist_exp.text import display_path
 
 PICTURE = "compare.png"
-_MOST_LEFT_OUT = 2  # lines about runs that are left out, in the short report
+_MOST_LEFT_OUT = 2  # lines about omitted runs in the short report
 
 
 def report_comparison(
@@ -81,7 +81,7 @@ def report_comparison(
 
 
 def print_left_out(left_out: Mapping[Path, str]) -> None:
-    """Print which runs are left out; if they are many, the first ones and the number of the others."""
+    """Print the omitted runs; of many, only the first ones and the number of the others."""
     lines = [f"without {display_path(path)}: {reason}" for path, reason in left_out.items()]
     if len(lines) > _MOST_LEFT_OUT:
         lines[_MOST_LEFT_OUT - 1 :] = [f"without {len(lines) - _MOST_LEFT_OUT + 1} more"]
@@ -90,7 +90,7 @@ def print_left_out(left_out: Mapping[Path, str]) -> None:
 
 
 def describe_conditions(tests: int) -> str:
-    """Return how the verdicts are reached and when they hold."""
+    """Return a sentence on how the verdicts are reached and when they are valid."""
     together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
     return (
         f"Verdicts: paired t tests{together}, assuming that differences between seeds are about normal; "
@@ -105,7 +105,7 @@ def print_all(
     decisive: str,
     direction: Direction,
 ) -> None:
-    """Print every group, metric and pair, what is left out, and McNemar's test of single models."""
+    """Print every group, metric and pair, the omitted runs, and McNemar's test of single models."""
     print_groups(groups, left_out)
     metrics = list(dict.fromkeys([decisive, "val/accuracy", "test/accuracy"]))
     print_means(groups, [*metrics, "seconds"])
@@ -124,7 +124,7 @@ def print_all(
 
 
 def print_groups(groups: Sequence[Group], left_out: Mapping[Path, str]) -> None:
-    """Print which groups are compared, and which runs are left out."""
+    """Print the compared groups and the omitted runs."""
     for path, reason in left_out.items():
         say(f"without {display_path(path)}: {reason}")
     say(f"data    {_data_titles(groups)}")
@@ -149,7 +149,13 @@ def find_diverged(groups: Sequence[Group], chosen: Sequence[RunSummary]) -> set[
             continue
         try:
             run = TrainedRun.of(summary, read_config(summary.path))
-        except (RequestError, KeyError, TypeError, ValueError, AttributeError):  # ended before it was recorded
+        except (
+            RequestError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ):  # the run ended before its config was recorded
             continue
         group = keys.get(group_key(run))
         if group is not None and run.seed not in {other.seed for other in group.runs}:
@@ -182,7 +188,7 @@ def draw_curves(groups: Sequence[Group], config: CompareConfig) -> Path:
 
 
 def find_common_metric(histories: Sequence[Sequence[History]], metric: str) -> str:
-    """Return the metric, or else the most similar one, that all epochs of the runs of all groups have.
+    """Return the metric or, failing that, the most similar one that every epoch of every run has.
 
     Raises `RequestError` if there is none, or a run has no epochs.
     """

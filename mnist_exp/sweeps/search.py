@@ -41,7 +41,7 @@ class Search:
     request: Request
     """The request to train, with the overrides that all trials share."""
     config: TrainConfig
-    """The config of one point of the space, for everything that is the same at all points."""
+    """The config of one point of the space; only what is the same at all points may be read from it."""
     space: Space
     tune: TuneConfig
     name: str
@@ -113,7 +113,7 @@ def check_settings(request: Request) -> tuple[TuneConfig | None, list[Problem]]:
 
 
 def default_name(space: Space, model: str) -> str:
-    """Return the name of a search without `tune.name`: its searched keys, after the model if that is not one."""
+    """Return the name of a search without `tune.name`: the searched keys, after the model if it is fixed."""
     keys = [key.rsplit(".", 1)[-1].lstrip("+") for key in space.keys]
     return "-".join(["tune", *([] if "model" in keys else [model]), *keys])[:100]
 

@@ -30,7 +30,7 @@ def run_search(search: Search, overrides: Sequence[str]) -> Path:
 
     Raises:
         RequestError: Before anything is created.
-        WorkError: No trial finished, or the machine is to blame.
+        WorkError: No trial finished, or the machine failed (such as a full disk).
     """
     select, settings = search.config.training.select, search.tune
     with study_directory(search) as directory:
@@ -64,7 +64,7 @@ def run_search(search: Search, overrides: Sequence[str]) -> Path:
 def study_directory(search: Search) -> Iterator[Path]:
     """Create or open the study's directory. A new one is removed if the block fails. Raises `RequestError`."""
     directory = search.directory
-    # An empty directory belongs to another process that is just creating the study.
+    # An empty directory belongs to another process that is creating the study right now.
     if directory.exists() and any(directory.iterdir()) and not (directory / ".claims").is_dir():
         raise RequestError(
             f"{display_path(directory)}: already exists, and is not a study; tune.name=… gives it another name"

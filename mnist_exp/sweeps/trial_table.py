@@ -28,7 +28,7 @@ def best_trial(search: Search, trials: Sequence[Trial]) -> Trial | None:
 
 
 def shorten(value: str) -> str:
-    """Shorten a number to four significant digits; return other text unchanged."""
+    """Round a number to four significant digits; return other text unchanged."""
     try:
         return value if value.lstrip("+-").isdigit() else f"{float(value):.4g}"
     except ValueError:

@@ -51,7 +51,7 @@ class PlannedJob:
     request: Request
     config: TrainConfig = field(compare=False)
     fingerprint: str
-    """As computed by the process that plans the sweep; on a machine with another device, it may differ."""
+    """The fingerprint computed by the planning process; on a machine with another device, it may differ."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def striped(*corners: tuple[str, int, int]) -> np.ndarray:
 
 
 def share_in(area: np.ndarray, row: int, column: int) -> float:
-    """How much of what a map has above 0 lies in a patch and, as the filters are 4 pixels wide, 3 around it."""
+    """Return the share of a map's positive values in a patch and 3 pixels around it, as filters are 4 wide."""
     above = np.maximum(area, 0)
     rows, columns = slice(max(row - 3, 0), row + PATCH + 3), slice(max(column - 3, 0), column + PATCH + 3)
     return float(above[rows, columns].sum() / above.sum())

@@ -81,7 +81,7 @@ def stack(rng: np.random.Generator) -> list[Any]:
 
 
 def probed(model: keras.Model) -> np.ndarray:
-    """Which pixel changes which unit: (pixels, rows, columns), with weights and inputs that never cancel out."""
+    """Return which pixel changes which unit (pixels, rows, columns); weights and inputs never cancel out."""
     for layer in model.layers:
         if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.full(w.shape, 0.5, np.float32) for w in layer.weights])

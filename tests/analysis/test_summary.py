@@ -161,8 +161,8 @@ def test_an_ellipsis_does_not_evade_the_budget(cli: Cli):
     cli("check", "data=digits", layers, "budget.max_macs=7840")
 
 
-def test_the_card_tells_everything_of_a_layer():
-    """Name, type, output, parameters, multiply-adds, share, field, memory; totals at the end."""
+def test_the_card_describes_each_layer():
+    """Each row has name, type, output, parameters, multiply-adds, share, field and memory."""
     text = as_markdown(net("model=lenet5x5"), batch_size=128).splitlines()
     assert text[2] == "| pixels | InputLayer | 28×28×1 | 0 | 0 | 0% | 1 | 1 | 0 | 0.4 MiB |"
     assert text[5] == "| conv2d_1 | Conv2D | 14×14×64 | 51,264 | 10,035,200 | 75% | 14 | 2 | -6 | 6.1 MiB |"

@@ -367,7 +367,7 @@ def test_the_place_of_a_presets_value_is_the_preset(tmp_path: Path):
 
 
 def test_every_option_of_a_group_has_the_same_keys():
-    """An override that is right for one option of a group is right for the others (but for models' knobs)."""
+    """An override that fits one option fits all others of the group, except for models' parameters."""
     import yaml
 
     for group in ("data", "preprocess", "aug", "schedule", "training", "device", "tracking"):

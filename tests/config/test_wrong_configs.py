@@ -92,7 +92,7 @@ def model_of(*entries: str) -> dict[str, str]:
 
 
 def needs(kind: str, place: str, path: str) -> tuple[tuple[str, str], ...]:
-    """That a layer lacks its arguments, which is told also where it is misspelt."""
+    """Return the problem of a layer's missing arguments, which is reported even if its name is misspelled."""
     found = class_arguments("layers", kind)
     assert found is not None
     names = " and ".join(sorted(found.required))

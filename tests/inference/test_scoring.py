@@ -16,7 +16,7 @@ from mnist_exp.inference import scoring
 
 
 def test_the_test_loss_includes_the_penalties_of_the_layers():
-    """The loss is the one that Keras' `evaluate` reports, with the regularizers' share."""
+    """The loss equals that of Keras' `evaluate`, including the regularizers' share."""
     config, _ = compose_checked(Request("train", ("data=digits", "model=linear")), TrainConfig)
     penalty = keras.regularizers.L2(0.1)
     model = keras.Sequential([
@@ -32,7 +32,7 @@ def test_the_test_loss_includes_the_penalties_of_the_layers():
 
 
 def test_code_in_a_model_file_is_not_run(tmp_path: Path):
-    """A `.keras` file with a Python function in it is refused."""
+    """A `.keras` file that contains a Python function is refused."""
     model = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)])
     model.save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="safe_mode"):

@@ -11,7 +11,7 @@ from mnist_exp.keras_spec.signatures import class_arguments, classes
 
 @pytest.mark.parametrize("kind", ["layers", "optimizers", "losses", "metrics", "initializers", "regularizers"])
 def test_names_and_arguments_are_those_of_the_classes(kind: str):
-    """Every exported class, its arguments, and which it cannot do without."""
+    """Each exported class has the same arguments and required arguments."""
     import keras
 
     module = getattr(keras, kind)

@@ -57,7 +57,7 @@ def make(kind: str, **more: Any) -> keras.Layer:
 
 
 def inputs_of(kind: str, batch: int = 3) -> np.ndarray:
-    """Random values that the layer accepts: images, sequences (6 steps of 4 features) or vectors."""
+    """Return random values that the layer accepts: images, sequences (6 steps of 4 features) or vectors."""
     shape = (6, 8, 4) if "2D" in kind else (4,) if kind == "RepeatVector" else (6, 4)
     return np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
 
@@ -66,14 +66,14 @@ LISTED = sorted(kind for kind, row in TRAITS.items() if row.listed)
 
 
 def test_every_layer_of_keras_has_a_row_or_a_reason():
-    """A new version of Keras with another layer type makes us decide whether configs may use it."""
+    """A layer type that a new version of Keras adds fails this test until someone decides whether to allow it."""
     layers = {name for name in classes("layers") if getattr(keras.layers, name).__name__ in (name, "function")}
     assert {name for name in layers if name not in TRAITS} == UNSUPPORTED
     assert set(TRAITS) <= layers
 
 
 def test_traits_of_an_unknown_layer_are_the_cautious_ones():
-    """A layer of a foreign model is neither pointwise nor computed in halves."""
+    """A layer of a foreign model is treated as neither pointwise nor splittable."""
     unknown = traits(keras.layers.Conv3D(2, 1))
     assert (unknown.reads, unknown.mixes_batch, unknown.listed) == ("everything", True, False)
     assert traits(keras.layers.Dense(1)) is TRAITS["Dense"]
@@ -81,7 +81,7 @@ def test_traits_of_an_unknown_layer_are_the_cautious_ones():
 
 @pytest.mark.parametrize("kind", LISTED)
 def test_shape_and_values_at_inference(kind: str):
-    """`keeps_shape` and `is_inert` are what the layer does to an input."""
+    """`keeps_shape` and `is_inert` agree with the layer's output."""
     x = inputs_of(kind)
     layer = make(kind)
     y = keras.ops.convert_to_numpy(layer(x, training=False) if layer._call_has_training_arg else layer(x))
@@ -93,7 +93,7 @@ def test_shape_and_values_at_inference(kind: str):
 
 @pytest.mark.parametrize("kind", LISTED)
 def test_mixes_batch_in_training(kind: str):
-    """In training, another second image changes the output of the first only if the table says so."""
+    """Changing the second image changes the output for the first only if the table says so."""
     x, other = inputs_of(kind), inputs_of(kind)
     other[1] = other[1] * 3 + 1
     outputs = []
@@ -110,7 +110,7 @@ def test_mixes_batch_in_training(kind: str):
 
 @pytest.mark.parametrize("kind", LISTED)
 def test_layer_has_what_its_traits_need(kind: str):
-    """The attributes that receptive fields and counts read are there, and no kernel goes uncounted."""
+    """The layer has the attributes that receptive fields and counts read, and no kernel is uncounted."""
     row, layer = TRAITS[kind], make(kind)
     layer(inputs_of(kind))
     needed = {
@@ -127,7 +127,7 @@ def test_layer_has_what_its_traits_need(kind: str):
 
 @pytest.mark.parametrize("kind", LISTED)
 def test_causal_padding(kind: str):
-    """`padding: causal` is accepted exactly where the table says so."""
+    """`padding: causal` is accepted exactly if the table says so."""
     if not TRAITS[kind].is_convolution:
         assert not TRAITS[kind].accepts_causal
         return
@@ -140,13 +140,13 @@ def test_causal_padding(kind: str):
 
 @pytest.mark.parametrize("kind", sorted(kind for kind, row in TRAITS.items() if row.merges))
 def test_merges_take_several_inputs(kind: str):
-    """Each can join two branches of one shape."""
+    """Each merges two branches of equal shape."""
     x = inputs_of("2D")
     assert getattr(keras.layers, kind)()([x, x]).shape[:3] == x.shape[:3]
 
 
 def test_no_other_module_keeps_a_set_of_layer_types():
-    """Traits are looked up in the table: no collection elsewhere lists three or more layer types."""
+    """No collection outside the table lists three or more layer types."""
     package = Path(mnist_exp.__file__).parent
     for path in package.rglob("*.py"):
         if path.name == "traits.py":

@@ -24,15 +24,15 @@ print(*sorted(set(sys.modules) & {"pandas", "scipy"}))
 """
 
 
-def test_what_keras_needs_for_nothing_here_is_not_imported():
-    """In a process of ours; whoever needs it can import it."""
+def test_optional_imports_of_keras_are_skipped():
+    """They are skipped in this package's processes; other code can still import them."""
     done = subprocess.run([sys.executable, "-c", OURS], capture_output=True, text=True, check=True)
     assert done.stdout == "keras\npandas scipy\n"
     assert done.stderr == ""
 
 
 def test_a_module_is_absent_for_one_thread(monkeypatch: pytest.MonkeyPatch):
-    """Another may be importing it."""
+    """Another thread may be importing it."""
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
     found = []
     with backend._as_if_without(("colorsys",)):

@@ -35,13 +35,13 @@ def problems(*overrides: str) -> list[str]:
 
 @pytest.mark.parametrize(("name", "parameters"), [("linear", 7_850), ("pyramid", 8_858), ("lenet5x5", 179_882)])
 def test_the_models_have_their_parameters(name: str, parameters: int):
-    """Preprocessing adds none."""
+    """Preprocessing adds no parameters."""
     assert model(f"model={name}").count_params() == parameters
     assert model(f"model={name}", "preprocess=standardize").count_params() == parameters
 
 
 def test_the_pyramid_is_what_it_says():
-    """Strips, separable convolutions, no dense layer; ReLU after every convolution but the last."""
+    """It has strips, separable convolutions and no dense layer; all convolutions but the last have ReLU."""
     layers = model("model=pyramid").layers[2:]
     assert [type(layer).__name__ for layer in layers] == [
         "Conv2D", "Conv2D", "MaxPooling2D", "SeparableConv2D", "SeparableConv2D", "MaxPooling2D", "Conv2D",
@@ -53,12 +53,12 @@ def test_the_pyramid_is_what_it_says():
 
 
 def test_a_null_entry_is_left_out():
-    """As if it had not been written."""
+    """The model is the same as without the entry."""
     assert len(model("model.layers.6=null").layers) == len(model().layers) - 1
 
 
 def test_layers_are_named_as_in_a_fresh_process():
-    """However many models were built before."""
+    """Names do not depend on models built before."""
     names = [layer.name for layer in model("model=pyramid").layers]
     assert names == [layer.name for layer in model("model=pyramid").layers]
     assert names[:5] == ["pixels", "preprocess", "conv2d", "conv2d_1", "max_pooling2d"]
@@ -66,7 +66,7 @@ def test_layers_are_named_as_in_a_fresh_process():
 
 
 def test_the_model_takes_raw_pixels_of_any_type():
-    """uint8, int32 and float32 pixels give identical bits."""
+    """uint8, int32 and float32 pixels give bit-identical results."""
     net = model("model=pyramid")
     by_type = [net.predict_on_batch(IMAGES.astype(dtype)) for dtype in ("uint8", "int32", "float32")]
     assert np.array_equal(by_type[0], by_type[1])
@@ -74,7 +74,7 @@ def test_the_model_takes_raw_pixels_of_any_type():
 
 
 def test_initial_weights_follow_from_the_seed():
-    """Not from what was built before."""
+    """They do not depend on models built before."""
     first, again, other = model("seed=3"), model("seed=3"), model("seed=4")
     for a, b, c in zip(first.get_weights(), again.get_weights(), other.get_weights(), strict=True):
         assert np.array_equal(a, b)
@@ -82,7 +82,7 @@ def test_initial_weights_follow_from_the_seed():
 
 
 def test_half_precision_keeps_weights_and_output_whole():
-    """bfloat16 computes; weights and probabilities are float32."""
+    """Computations are in bfloat16, weights and probabilities in float32."""
     net = model("model=pyramid", precision="bfloat16")
     assert {str(weight.dtype) for weight in net.weights} == {"float32"}
     assert net.layers[2].compute_dtype == "bfloat16"
@@ -92,7 +92,7 @@ def test_half_precision_keeps_weights_and_output_whole():
 
 
 def test_statistics_are_those_of_all_pixels():
-    """Mean and standard deviation, as NumPy has them."""
+    """Mean and standard deviation equal NumPy's."""
     standardize = config("preprocess=standardize").preprocess
     found = statistics(np.concatenate([IMAGES] * 700), standardize)
     assert found.mean == pytest.approx(IMAGES.mean(), rel=1e-12)
@@ -101,7 +101,7 @@ def test_statistics_are_those_of_all_pixels():
 
 
 def test_standardized_inputs_have_mean_0_and_variance_1():
-    """After the model's own first layer."""
+    """The model's first layer standardizes them."""
     net = model("preprocess=standardize", found=statistics(IMAGES, config("preprocess=standardize").preprocess))
     values = np.asarray(net.get_layer("preprocess")(IMAGES.astype("float32")))
     assert values.mean() == pytest.approx(0, abs=1e-5)
@@ -109,7 +109,7 @@ def test_standardized_inputs_have_mean_0_and_variance_1():
 
 
 def test_unit_inputs_are_0_to_1():
-    """Black is 0, white 1."""
+    """Black becomes 0 and white 1."""
     layer = model().get_layer("preprocess")
     values = np.asarray(layer(np.array([0, 255], "float32").reshape(1, 1, 2, 1)))
     np.testing.assert_allclose(values.ravel(), [0, 1], atol=1e-7)
@@ -155,7 +155,7 @@ def test_layers_and_objectives_are_checked_with_keras(overrides: list[str], plac
 
 
 def test_a_right_model_passes():
-    """All of ours, in all combinations of preprocessing and optimizer."""
+    """The built-in models pass with all combinations of preprocessing and optimizer."""
     for name in ("linear", "pyramid", "lenet5x5"):
         for more in (["preprocess=standardize", "optimizer=sgd"], ["preprocess=unit", "optimizer=adam"]):
             check(*compose_checked(Request("train", (f"model={name}", *more)), TrainConfig))
@@ -163,7 +163,7 @@ def test_a_right_model_passes():
 
 @pytest.mark.parametrize("kind", ["Adam", "AdamW", "Muon"])
 def test_no_weight_decay_is_none(kind: str):
-    """`weight_decay: null` is none for every optimizer, also where Keras' own default is some."""
+    """`weight_decay: null` turns decay off for every optimizer, even if Keras' default is not 0."""
     made = model(f"optimizer.type={kind}", "optimizer.weight_decay=null").optimizer
     assert not made.weight_decay
     assert model(f"optimizer.type={kind}", "optimizer.weight_decay=0.01").optimizer.weight_decay == 0.01

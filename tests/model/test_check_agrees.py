@@ -25,7 +25,7 @@ LISTS = 500
 
 
 def layer(rng: np.random.Generator) -> Any:
-    """Mostly layers that are right by themselves; whether they fit is another matter."""
+    """Return a random layer that is usually valid by itself, but may not fit."""
 
     def some(*values: Any) -> Any:
         return values[rng.integers(len(values))]
@@ -80,7 +80,7 @@ def random_list(rng: np.random.Generator) -> list[Any]:
 
 
 def by_hand(entries: list[Any], x: Any) -> Any:
-    """The same list in plain Keras, as a user would write it."""
+    """Build the same list in plain Keras, as a user would write it."""
     for entry in entries:
         kind, arguments = (
             (entry, {})
@@ -105,7 +105,7 @@ def by_hand(entries: list[Any], x: Any) -> Any:
 
 
 def refusal(config: TrainConfig, composition: Composition) -> str | None:
-    """What `check` refuses it for."""
+    """Return why `check` refuses the list; None if it accepts it."""
     try:
         check(config, composition)
     except RequestError as error:
@@ -114,13 +114,13 @@ def refusal(config: TrainConfig, composition: Composition) -> str | None:
 
 
 def built(entries: list[Any]) -> keras.Model:
-    """The model as plain Keras builds it."""
+    """Return the model that plain Keras builds."""
     inputs = keras.Input(SHAPE)
     return keras.Model(inputs, by_hand(entries, keras.layers.Rescaling(1 / 255)(inputs)))
 
 
 def trains(entries: list[Any], data: Dataset) -> bool:
-    """Whether plain Keras builds it into a classifier, and takes a compiled training step with it."""
+    """Return whether plain Keras builds a classifier that completes a compiled training step."""
     try:
         model = built(entries)
         model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
@@ -132,7 +132,7 @@ def trains(entries: list[Any], data: Dataset) -> bool:
 
 @pytest.mark.slow
 def test_check_and_training_agree(capsys: pytest.CaptureFixture[str]):
-    """On each list: refused by both, or built alike (parameters and shapes as plain Keras has them) and trained."""
+    """Each list is refused by both, or built with the same parameters and shapes and trained."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, *SHAPE)).astype(np.uint8)
     part = Part(images, np.arange(8) % CLASSES)

@@ -24,7 +24,7 @@ def build(layers: list[Any], shape: tuple[int, ...] = (8, 8, 4)) -> keras.Model:
 
 
 def problems(layers: list[Any], shape: tuple[int, ...] = (8, 8, 4)) -> list[str]:
-    """All problems, those that Keras finds last."""
+    """Return all problems; those that Keras finds come last."""
     parsed = parse_layers(layers)
     found = [f"{fault.path}: {fault.message}" for fault in parsed.faults]
     apply_layers(parsed.specs, keras.Input(shape), lambda path, text: found.append(f"{path}: {text}"))
@@ -36,7 +36,7 @@ def names(model: keras.Model) -> list[str]:
 
 
 def test_repeat_writes_a_list_several_times():
-    """With weights of their own; none for 0; names are counted on."""
+    """Each repetition has its own weights and numbered names; 0 repetitions add no layers."""
     model = build([{"type": "Repeat", "times": 3, "layers": [CONV, "ReLU"]}, "Flatten"])
     assert names(model) == ["conv2d", "re_lu", "conv2d_1", "re_lu_1", "conv2d_2", "re_lu_2", "flatten"]
     assert len(model.weights) == 6
@@ -44,14 +44,14 @@ def test_repeat_writes_a_list_several_times():
 
 
 def test_names_given_in_a_repetition_are_numbered():
-    """Also in one inside another."""
+    """This also holds for nested repetitions."""
     inner = {"type": "Repeat", "times": 2, "layers": [{**CONV, "name": "conv"}]}
     model = build([{"type": "Repeat", "times": 2, "layers": [inner]}, {**CONV, "name": "last"}])
     assert names(model) == ["conv", "conv_1", "conv_2", "conv_3", "last"]
 
 
 def test_residual_adds_its_shortcut():
-    """The input itself, or what a list of layers makes of it."""
+    """The shortcut is the input itself or the output of a list of layers."""
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
     model = build([{"type": "Residual", "layers": [{**CONV, "kernel_initializer": "zeros"}]}])
     np.testing.assert_allclose(model(images), images, atol=1e-6)
@@ -68,7 +68,7 @@ def test_residual_adds_its_shortcut():
 
 
 def test_parallel_merges_its_branches():
-    """By any of Keras' merging layers, with its arguments; an empty branch is the input."""
+    """Any of Keras' merging layers can be used, with its arguments; an empty branch passes the input on."""
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
     branches = [[], [{"type": "Rescaling", "scale": 2.0}], [{"type": "Rescaling", "scale": -1.0}, None]]
     for merge, expected in (
@@ -89,7 +89,7 @@ def test_parallel_merges_its_branches():
 
 
 def test_a_list_ends_in_whole_precision():
-    """Whatever the last entry is, in a model that computes in half precision."""
+    """The last layer computes in float32, even if the model computes in half precision."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         for last in (

@@ -37,13 +37,13 @@ def test_shape_error_is_recognized(layer, shape, expected):
 
 
 def test_lack_of_memory_is_recognized():
-    """TensorFlow's message on a tensor too large for the memory begins with OOM."""
+    """TensorFlow's message about a tensor that is too large begins with OOM."""
     layer = keras.layers.Dense(2**44)
     assert "do not fit into memory" in why_not(layer, "65536", "the input", refusal(layer, (2**16,)))
 
 
 def test_sentence_has_no_arguments_and_no_function_names():
-    """The first sentence stays readable: no list of arguments, no line breaks, no backquotes."""
+    """The first sentence has no argument lists, line breaks or backquotes."""
     layer = keras.layers.Reshape((7, 2))
     sentence = first_sentence(refusal(layer, (5,)))
     assert sentence.startswith("The total size of the tensor must be unchanged")
@@ -52,7 +52,7 @@ def test_sentence_has_no_arguments_and_no_function_names():
 
 
 def test_shapes_that_were_received_can_be_cut():
-    """Merge layers list the shapes that they received after `Received`."""
+    """Merge layers list the received shapes after `Received`."""
     error = refusal(keras.layers.Concatenate(), (4, 4, 1), (3, 3, 1))
     sentence = first_sentence(error)
     assert "Received" in sentence
@@ -60,7 +60,7 @@ def test_shapes_that_were_received_can_be_cut():
 
 
 def test_argument_at_fault_is_found():
-    """Constructors name the argument that they reject, and what they received after `Received:`."""
+    """Constructors name the argument that they reject, and its value after `Received:`."""
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         keras.layers.Dropout(rate=7, name="drop")
     sentence = first_sentence(raised.value)

@@ -20,7 +20,7 @@ MODELS = sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sources_are_those_that_keras_remembers(name: str):
-    """In every model of ours, each edge is the one that Keras' own record of the tensor names."""
+    """In every built-in model, each edge is the one that Keras records on the tensor."""
     config, _ = compose_checked(Request("train", ("data=digits", f"model={name}")), TrainConfig)
     model = build(config, Statistics(), "float32")
     graph = Graph(model)
@@ -37,7 +37,7 @@ def test_sources_are_those_that_keras_remembers(name: str):
 
 
 def test_a_loaded_model_has_the_same_graph(tmp_path: Path):
-    """Also through a file, and for a layer with two inputs."""
+    """The graph survives saving and loading, also for a layer with two inputs."""
     inputs = keras.Input((4,), name="pixels")
     x = keras.layers.Dense(4, name="dense")(inputs)
     outputs = keras.layers.Add(name="add")([inputs, x])
@@ -61,7 +61,7 @@ def test_an_output_of_the_model_is_consumed_by_the_caller():
 
 
 def test_a_tensor_from_inside_a_nested_model_has_no_source():
-    """Models that were not made from a config may be nested: their inner layers are not part of the graph."""
+    """Inner layers of nested models, which configs cannot make, are not part of the graph."""
     inner_input = keras.Input((4,))
     inner = keras.Model(inner_input, keras.layers.Dense(3)(inner_input), name="inner")
     inputs = keras.Input((4,))

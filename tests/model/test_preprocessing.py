@@ -25,7 +25,7 @@ def whitened(kind: str, epsilon: float = 1e-6) -> tuple[keras.Model, np.ndarray]
 
 @pytest.mark.parametrize("kind", ["pca", "zca"])
 def test_whitened_pixels_are_uncorrelated(kind: str):
-    """Mean 0, variance 1, correlation 0, in an array of the images' shape; a constant pixel stays 0."""
+    """They have mean 0, variance 1 and correlation 0; a constant pixel stays 0."""
     _, found = whitened(kind)
     assert found.shape == IMAGES.shape
     flat = found.reshape(len(found), -1)
@@ -38,7 +38,7 @@ def test_whitened_pixels_are_uncorrelated(kind: str):
 
 
 def test_zca_is_nearest_to_the_original_and_pca_is_ordered():
-    """ZCA's matrix is symmetric; the components before whitening fall in variance."""
+    """ZCA's matrix is symmetric; PCA's components have decreasing variance before whitening."""
     model, found = whitened("zca")
     kernel = model.get_layer("preprocess").get_weights()[0]
     np.testing.assert_allclose(kernel, kernel.T, atol=1e-6 * np.abs(kernel).max())
@@ -50,7 +50,7 @@ def test_zca_is_nearest_to_the_original_and_pca_is_ordered():
 
 
 def test_epsilon_damps_what_hardly_varies():
-    """Variances v become v / (v + epsilon)."""
+    """A variance v becomes v / (v + epsilon)."""
     _, found = whitened("pca", epsilon=0.05)
     plain = IMAGES.reshape(len(IMAGES), -1) / 255
     variances = np.sort(np.linalg.eigvalsh(np.cov(plain.T, bias=True)))[::-1]
@@ -60,7 +60,7 @@ def test_epsilon_damps_what_hardly_varies():
 
 
 def test_whitening_adds_nothing_to_the_models_parameters():
-    """They are the data's, and are not trained."""
+    """Its values come from the data and are not trained."""
     model, _ = whitened("zca")
     assert count_parameters(model) == 0
     assert model.trainable_weights == []
@@ -68,7 +68,7 @@ def test_whitening_adds_nothing_to_the_models_parameters():
 
 
 def test_whitening_does_not_depend_on_the_number_of_threads():
-    """The same bits, whatever the linear algebra is allowed to use."""
+    """The result is bit-identical for any number of BLAS threads."""
     from threadpoolctl import threadpool_limits
 
     images = np.random.default_rng(0).integers(0, 256, (900, 20, 20, 1)).astype(np.uint8)
@@ -83,7 +83,7 @@ def test_whitening_does_not_depend_on_the_number_of_threads():
 
 
 def test_whitening_does_not_depend_on_the_signs_of_eigenvectors(monkeypatch: pytest.MonkeyPatch):
-    """Linear algebra libraries may return either sign: the components that a model stores are the same."""
+    """The model's components are the same, whichever sign a library returns."""
     config = PreprocessConfig(name="pca", type="pca", epsilon=0.01)
     expected = statistics(IMAGES, config).whitening
     eigh = np.linalg.eigh

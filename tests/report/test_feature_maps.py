@@ -20,7 +20,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def where(picture: np.ndarray, colour: np.ndarray) -> tuple[slice, slice]:
-    """The box around the pixels of a colour, without the colour bar at the right."""
+    """Return the box around the pixels of a colour, without the colour bar at the right."""
     same = (np.abs(picture[:, :-96] - 255 * np.asarray(colour)[:3]) < 2).all(axis=2)
     rows, columns = np.flatnonzero(same.any(axis=1)), np.flatnonzero(same.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -28,7 +28,7 @@ def where(picture: np.ndarray, colour: np.ndarray) -> tuple[slice, slice]:
 
 @pytest.mark.parametrize("shape", [(7, 7), (5, 9), (28, 28), (1, 6), (64, 60), (300, 200)])
 def test_each_value_of_a_map_is_where_it_was(tmp_path: Path, shape: tuple[int, int]):
-    """In a block of pixels of its own colour, at its place in the map; what is too large for it is made smaller."""
+    """Each value is a block of its colour at its place in the map; large maps are reduced."""
     maps = np.zeros((1, *shape, 3), np.float32)
     maps[0, 0, 2, 1] = 5
     feature_maps.responses(DIGIT, ["test 0\n0"], maps, 1, "title", tmp_path / "maps.png")
@@ -44,8 +44,8 @@ def test_each_value_of_a_map_is_where_it_was(tmp_path: Path, shape: tuple[int, i
         assert max(top.stop - top.start, left.stop - left.start) == 224
 
 
-def test_white_is_a_weight_of_nothing(tmp_path: Path):
-    """Red is above, blue below, whatever there is more of."""
+def test_white_is_a_weight_of_0(tmp_path: Path):
+    """Positive weights are red and negative ones blue, however they are distributed."""
     weights = np.zeros((3, 3, 1, 1), np.float32)
     weights[0, 0], weights[2, 2] = -1, 0.5
     feature_maps.filters(weights, ["input 0"], None, "title", tmp_path / "filters.png")
@@ -62,10 +62,10 @@ def test_white_is_a_weight_of_nothing(tmp_path: Path):
     "shape",
     [(3, 3, 1, 40), (3, 3, 20, 30), (28, 28, 1, 200), (7, 1, 3, 2), (1, 9, 5, 1), (3, 3, 1, 1)],
 )
-def test_what_is_left_out_is_said(
+def test_omitted_channels_are_reported(
     tmp_path: Path, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ):
-    """In the title, with what was chosen by; nothing, where all is shown."""
+    """The title says how many are shown and how they were selected, unless all are."""
     titles: list[str] = []
     new_figure = feature_maps.new_figure
 
@@ -84,8 +84,8 @@ def test_what_is_left_out_is_said(
         assert ("those with the largest weights" in titles[-1].replace("\n", " ")) == left_out
 
 
-def test_nothing_but_zeros_is_drawn_too(tmp_path: Path):
-    """Dead units, empty images, evidence for nothing."""
+def test_all_zeros_can_be_drawn(tmp_path: Path):
+    """Dead units, empty images and maps without evidence raise no error."""
     feature_maps.filters(np.zeros((3, 3, 2, 2)), ["a", "b"], 12, "t", tmp_path / "filters.png")
     feature_maps.responses(DIGIT, ["x"], np.zeros((1, 4, 4, 2)), 12, "t", tmp_path / "maps.png")
     feature_maps.responses(DIGIT, ["x"], np.zeros((1, 600)), 12, "t", tmp_path / "units.png")

@@ -36,7 +36,7 @@ def ends(folder: Path) -> list[str]:
     "look", [lambda path, outputs: list_runs(outputs), lambda path, _: find_run(str(path), path)]
 )
 def test_looking_marks(tmp_path: Path, look):
-    """In `result.json` and the journal, once; the lock that the dead one left is no hindrance."""
+    """The result and the journal are marked once; the dead process's lock file does not prevent it."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     (folder / ".lock").touch()
     os.utime(folder / "journal.jsonl", (1.6e9, 1.6e9))
@@ -48,7 +48,7 @@ def test_looking_marks(tmp_path: Path, look):
 
 
 def test_the_living_are_left_alone(tmp_path: Path):
-    """Whoever holds the lock."""
+    """A run whose lock is held is not marked."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     held = lock(folder)
     assert [run.status for run in list_runs(tmp_path)] == ["running"]
@@ -57,8 +57,8 @@ def test_the_living_are_left_alone(tmp_path: Path):
     assert [run.status for run in list_runs(tmp_path)] == ["killed"]
 
 
-def test_who_marks_a_run_is_not_taken_for_its_process(tmp_path: Path):
-    """It has the lock for an instant; the process that `result.json` names is gone."""
+def test_the_marking_process_is_not_taken_for_the_runs_process(tmp_path: Path):
+    """It holds the lock only briefly, and the process in `result.json` is gone."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -71,8 +71,8 @@ def test_who_marks_a_run_is_not_taken_for_its_process(tmp_path: Path):
         time.sleep(0.2)
 
 
-def test_a_run_that_ends_while_somebody_looks_was_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Between reading its status and finding its lock free."""
+def test_a_run_that_ends_during_the_check_is_not_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It may end between reading its status and finding its lock free."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
 
     def ends_now(path: Path) -> bool:
@@ -85,8 +85,8 @@ def test_a_run_that_ends_while_somebody_looks_was_not_killed(tmp_path: Path, mon
     assert status(folder) == "finished"
 
 
-def test_a_run_that_died_before_it_said_how_it_ended(tmp_path: Path):
-    """The journal says what the result says, once."""
+def test_a_run_that_died_before_its_journal_recorded_the_end(tmp_path: Path):
+    """The journal gets the end that the result has, once."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     (folder / "result.json").write_text(json.dumps({"status": "finished", "started": 1, "data": {}}))
     for _ in range(2):
@@ -94,8 +94,8 @@ def test_a_run_that_died_before_it_said_how_it_ended(tmp_path: Path):
         assert ends(folder) == ["FINISHED"]
 
 
-def test_a_run_that_died_while_it_said_how_it_ended(tmp_path: Path):
-    """Its result does not have what it would have in the end: it was killed, and the journal says so too."""
+def test_a_run_that_died_while_recording_its_end(tmp_path: Path):
+    """Its result lacks the final fields, so it is marked as killed in the journal as well."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False)
     (folder / "result.json").write_text(json.dumps({"status": "running", "started": 1, "data": {}}))
     for _ in range(2):
@@ -105,7 +105,7 @@ def test_a_run_that_died_while_it_said_how_it_ended(tmp_path: Path):
 
 
 def test_a_sweep_that_died_is_marked(tmp_path: Path):
-    """By its journal alone."""
+    """A sweep has only a journal."""
     sweep = write_run(tmp_path / "sweeps" / "s", enabled=False, end=False)
     (sweep / "result.json").unlink()
     (sweep / ".lock").touch()
@@ -114,7 +114,7 @@ def test_a_sweep_that_died_is_marked(tmp_path: Path):
 
 
 def test_a_directory_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As killed; nothing is raised."""
+    """It is listed as killed, and nothing is raised."""
     folder = write_run(tmp_path / "runs" / "x", enabled=True, end=False)
 
     def refuse(*_: object) -> int:
@@ -127,7 +127,7 @@ def test_a_directory_that_cannot_be_written_is_shown_all_the_same(tmp_path: Path
 
 
 def test_a_lock_that_was_removed_is_no_lock(tmp_path: Path):
-    """Who takes it as its owner leaves does not hold what is no longer there."""
+    """A process that locks a file while its owner removes it does not hold the lock."""
     run = RunDirectory.create(tmp_path, "x")
     waiting = os.open(run.path / ".lock", os.O_RDWR)
     with pytest.raises(BlockingIOError):
@@ -141,8 +141,8 @@ def test_a_lock_that_was_removed_is_no_lock(tmp_path: Path):
     os.close(waiting)
 
 
-def test_many_look_at_once(tmp_path: Path):
-    """It is marked once."""
+def test_many_processes_check_at_once(tmp_path: Path):
+    """The run is marked once."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
     code = (
         "import sys, time; from pathlib import Path; from mnist_exp.runs.abandoned import mark_abandoned\n"
@@ -156,7 +156,7 @@ def test_many_look_at_once(tmp_path: Path):
 
 
 def test_looking_at_a_dead_run_contacts_no_store(tmp_path: Path):
-    """Its end is marked in its directory only; `sync` delivers it."""
+    """Only its directory is marked; `sync` delivers the end."""
     folder = write_run(tmp_path / "runs" / "x", end=False)
     assert [run.status for run in list_runs(tmp_path)] == ["killed"]
     time.sleep(2)
@@ -166,7 +166,7 @@ def test_looking_at_a_dead_run_contacts_no_store(tmp_path: Path):
 
 
 def test_a_run_without_a_journal_is_marked_too(tmp_path: Path):
-    """What there is of it."""
+    """Its result is marked."""
     folder = tmp_path / "runs" / "x"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text('{"status": "running", "started": 1, "data": {}}')

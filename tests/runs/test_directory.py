@@ -31,7 +31,7 @@ def make_run(outputs: Path, name: str, started: float = 0, **result: object) -> 
 
 
 def test_processes_that_start_at_once_do_not_share_a_directory(tmp_path: Path):
-    """Twelve of them, with the same name."""
+    """Twelve processes with the same run name get twelve directories."""
     code = (
         "import sys, time; from pathlib import Path; from mnist_exp.runs.directory import RunDirectory\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
@@ -57,19 +57,19 @@ def test_processes_that_start_at_once_do_not_share_a_directory(tmp_path: Path):
     ],
 )
 def test_names_are_safe(name: str, safe: str):
-    """No `=` or `,`, and nothing that leads elsewhere."""
+    """They contain no `=` or `,`, and no path."""
     assert safe_name(name) == safe
 
 
-def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path):
-    """With the path and the reason."""
+def test_a_directory_that_cannot_be_created_is_reported(tmp_path: Path):
+    """The message has the path and the reason."""
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="outputs: .*file.* cannot be written: Not a directory"):
         RunDirectory.create(tmp_path / "file" / "runs", "x")
 
 
 def test_a_run_whose_process_is_gone_was_killed(tmp_path: Path):
-    """Running while its process lives, killed as soon as that does not."""
+    """It is running while its process lives, and killed as soon as the process is gone."""
     code = (
         "import os, sys; from pathlib import Path; from mnist_exp.runs.directory import RunDirectory\n"
         "from mnist_exp.runs.result import DataRecord, RunResult\n"
@@ -100,7 +100,7 @@ def test_a_damaged_result_is_shown_as_such(tmp_path: Path):
 
 
 def test_a_file_is_whole_or_as_before(tmp_path: Path):
-    """A failure while writing changes nothing and leaves nothing behind."""
+    """A failed write changes nothing and leaves nothing behind."""
     file = tmp_path / "run" / "file.txt"
     file.parent.mkdir()
     write_text(file, "before")
@@ -111,14 +111,14 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path):
 
 
 def test_history_has_the_columns_of_the_contract():
-    """In this order, whatever else there is behind them."""
+    """They are in a fixed order, followed or separated by further metrics."""
     assert ",".join(columns([{"epoch": 1, "val/loss": 1, "train/f1": 0}])) == (
         "epoch,train/loss,train/accuracy,val/loss,val/accuracy,learning_rate,seconds,train/f1"
     )
 
 
-def test_a_run_is_found_by_what_it_is_called(tmp_path: Path):
-    """By path, latest, best, name, or the beginning of a name."""
+def test_a_run_is_found_by_path_or_name(tmp_path: Path):
+    """It may be given as a path, latest, best, a name, or the beginning of a name."""
     old = make_run(tmp_path, "pyramid-1", 1, best={"epoch": 1, "val/accuracy": 0.9})
     new = make_run(tmp_path, "linear-2", 2)
     make_run(tmp_path, "linear-3", 3, status="failed")
@@ -138,8 +138,8 @@ def test_a_run_is_found_by_what_it_is_called(tmp_path: Path):
         find_run("latest", tmp_path / "empty")
 
 
-def test_a_config_that_is_damaged_is_told(tmp_path: Path):
-    """With the file's name."""
+def test_a_damaged_config_is_reported(tmp_path: Path):
+    """The message names the file."""
     run = make_run(tmp_path, "x")
     with pytest.raises(RequestError, match=r"config\.yaml: cannot be read: No such file"):
         read_config(find_run("x", tmp_path).path)

@@ -91,19 +91,19 @@ EXAMPLES: list[tuple[Event, str]] = [
 
 @pytest.mark.parametrize(("event", "line"), EXAMPLES, ids=lambda value: getattr(value, "kind", ""))
 def test_an_event_is_written_and_read_back(event: Event, line: str):
-    """Its bytes do not change, and reading them gives the same event."""
+    """Writing it gives the expected bytes, and reading them gives the same event."""
     assert format_event(event) == line.encode() + b"\n"
     assert parse_event(line.encode()) == event
     assert type(parse_event(line.encode())) is type(event)
 
 
 def test_each_type_has_an_example():
-    """A new type must show its bytes above."""
+    """A new event type needs an example above."""
     assert {type(event) for event, _ in EXAMPLES} == UNION
 
 
 def test_every_event_that_is_written_is_in_the_union():
-    """What the package writes it can also read, and there is no type that nothing writes."""
+    """The package can read every event that it writes, and writes every type."""
     written = {
         node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
         for path in PACKAGE.rglob("*.py")
@@ -121,32 +121,32 @@ def test_every_event_that_is_written_is_in_the_union():
 
 
 def test_an_event_has_the_time_of_its_making(monkeypatch: pytest.MonkeyPatch):
-    """In milliseconds since 1970, after its kind."""
+    """It is in milliseconds since 1970, and follows the kind."""
     monkeypatch.setattr(events.time, "time_ns", lambda: 1_600_000_000_123_456_789)
     assert format_event(NoteEvent(text="")) == b'{"kind": "note", "time": 1600000000123, "text": ""}\n'
 
 
 @pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.parent.name)
 def test_journals_of_earlier_versions_are_read(file: Path):
-    """Each line is an event, and has the same bytes when it is written again."""
+    """Each line is an event and keeps its bytes when it is written again."""
     assert b"".join(map(format_event, read(file.parent))) == file.read_bytes()
 
 
 def test_keys_of_later_versions_are_kept():
-    """An `end` that is written again keeps what this version does not know."""
+    """An `end` that is written again keeps unknown keys."""
     line = b'{"kind": "end", "time": 1, "status": "FINISHED", "reason": {"code": [1, null]}}'
     assert format_event(parse_event(line)) == line + b"\n"
 
 
 def test_a_sweep_resumes_without_epochs():
-    """The short form of `resumed` says nothing of progress and exactness, so that no tags are made of it."""
+    """The short form of `resumed` has no progress, so that no tags are made of it."""
     event = parse_event(b'{"kind": "resumed", "time": 1, "status": "RUNNING"}')
     assert isinstance(event, ResumedEvent)
     assert (event.epochs, event.exact, event.fingerprint) == (None, None, None)
 
 
-def test_a_number_that_is_not_one_stays():
-    """A diverged training's loss is written as Python's JSON does."""
+def test_nan_is_written_as_json_does():
+    """The loss of a diverged training is written as by Python's `json`."""
     line = b'{"kind": "metrics", "time": 1, "step": 1, "values": {"train/loss": NaN}}'
     assert format_event(parse_event(line)) == line + b"\n"
 
@@ -167,7 +167,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("line", FOREIGN, ids=lambda line: line[:60].decode(errors="replace"))
 def test_a_line_that_is_no_event_is_an_error_with_its_place(tmp_path: Path, line: bytes):
-    """Whether it is damaged, of an unknown kind, or lacks a field: one short message."""
+    """Damaged lines, unknown kinds and missing fields give one short message."""
     (tmp_path / FILE).write_bytes(b'{"kind": "note", "time": 1, "text": ""}\n' + line + b"\n")
     with pytest.raises(ValueError, match=FILE) as raised:
         read(tmp_path)
@@ -178,7 +178,7 @@ def test_a_line_that_is_no_event_is_an_error_with_its_place(tmp_path: Path, line
 
 
 def test_the_message_names_what_is_wrong(tmp_path: Path):
-    """The kind and the field, or the line's beginning."""
+    """It has the kind and the field, or the beginning of the line."""
     for line, problem in {
         '{"kind": "end", "time": 1}': "end.status missing or wrong: ",
         '{"kind": "confetti", "time": 1}': "unknown event: ",
@@ -190,8 +190,8 @@ def test_the_message_names_what_is_wrong(tmp_path: Path):
         assert str(raised.value) == problem + repr(line[:30])
 
 
-def test_reading_goes_on_where_it_ended(tmp_path: Path):
-    """A line that is still being written is read when it is whole, and once."""
+def test_reading_continues_where_it_ended(tmp_path: Path):
+    """A line that is still being written is read once, when it is complete."""
     first, second = (format_event(NoteEvent(text=text)) for text in "ab")
     (tmp_path / FILE).write_bytes(first + second[:9])
     events, position = read_from(tmp_path, 0)
@@ -201,7 +201,7 @@ def test_reading_goes_on_where_it_ended(tmp_path: Path):
 
 
 def test_a_resumed_run_repeats_no_subject(tmp_path: Path):
-    """Nor does the same process; another step, other metrics and other weights are other subjects."""
+    """Another step, other metrics and other weights are other subjects."""
     model = {"file": "m", "shape": [8, 8, 1], "classes": 2, "requirements": []}
     once: list[Event] = [
         RunEvent(name="n", key="k", experiment="e", tags={}), ParamsEvent(values={}),

@@ -28,8 +28,8 @@ def of(*overrides: str, data: str = "d", kind: str = "cpu", precision: str = "fl
      "data.fallback=null", "device=cpu", "training.keep_checkpoint=true", "training.watch=[0]",
      "training.checkpoint_seconds=1", "sweep.name=z", "device.threads=2"],
 )  # fmt: skip
-def test_what_does_not_change_the_weights_does_not_change_it(override: str):
-    """Names and places do not count, nor does writing out what `auto` would choose."""
+def test_settings_without_effect_on_the_weights_do_not_count(override: str):
+    """Names and places do not count, nor does spelling out what `auto` would choose."""
     assert of(override) == of()
 
 
@@ -38,18 +38,18 @@ def test_what_does_not_change_the_weights_does_not_change_it(override: str):
     ["seed=1", "model=linear", "model.dropout=0.1", "aug=shift", "optimizer.learning_rate=0.1", "data.limit=9",
      "training.epochs=6", "training.select={metric: val/loss, mode: min}", "device.deterministic=false", "preprocess=standardize"],
 )  # fmt: skip
-def test_what_changes_the_weights_changes_it(override: str):
-    """So does everything else."""
+def test_all_other_settings_count(override: str):
+    """Each of them changes the fingerprint."""
     assert of(override) != of()
 
 
 def test_data_precision_and_threads_count():
-    """The digest of the data, and the device, precision and threads as resolved, are part of it."""
+    """The data's digest and the resolved device, precision and threads are part of it."""
     assert len({of(), of(data="e"), of(kind="gpu"), of(precision="bfloat16"), of(threads=1)}) == 5
 
 
 def test_code_and_versions_count(monkeypatch: pytest.MonkeyPatch):
-    """Another version of ours, of Keras, TensorFlow or NumPy may train other weights."""
+    """Other versions of this package, Keras, TensorFlow or NumPy may train other weights."""
     before = of()
     for name, value in (("code_digest", lambda: "other"), ("version", lambda name: "0")):
         with monkeypatch.context() as patch:
@@ -82,7 +82,7 @@ def scaled(x, report, kind):
     ],
 )
 def test_wording_is_not_part_of_the_code_digest(old: str, new: str, counts: bool):
-    """Docstrings, comments, layout and messages may change without training a sweep again; code may not."""
+    """Docstrings, comments, layout and messages do not count; code does."""
     assert old in CODE
     digests = {digest_of({"a": ast.parse(code)}) for code in (CODE, CODE.replace(old, new))}
     assert len(digests) == 1 + counts
@@ -116,7 +116,7 @@ print(*(name for name, module in sys.modules.items() if name.startswith("mnist_e
 
 
 def test_the_code_digest_covers_all_that_builds_and_trains(use: Callable[[str], None]):
-    """Every module that a process loads to build and train a model counts, except those that compose the config."""
+    """All modules that a process loads to build and train a model count, except those that compose configs."""
     use("digits")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     done = subprocess.run(

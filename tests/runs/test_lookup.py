@@ -16,7 +16,7 @@ from mnist_exp.runs.lookup import find_run, find_runs
 
 
 def test_a_folder_with_the_name_of_a_run_does_not_hide_it():
-    """A folder of images called `leaves`, and a run with `name=leaves`."""
+    """A folder of images may have the same name as a run."""
     write_run(Path("outputs/runs/leaves-20260101-000000"))
     Path("leaves").mkdir()
     (Path("leaves") / "a.png").touch()
@@ -25,7 +25,7 @@ def test_a_folder_with_the_name_of_a_run_does_not_hide_it():
 
 
 def test_a_folder_that_is_no_run_is_reported_as_such():
-    """If no run has its name either."""
+    """It is reported if no run has its name either."""
     Path("empty").mkdir()
     with pytest.raises(RequestError, match=r"not a run's directory: it has no result\.json"):
         find_run("empty", Path("outputs"))

@@ -14,7 +14,7 @@ SAMPLES = sorted((Path(__file__).parents[1] / "samples" / "outputs").glob("*/**/
 
 @pytest.mark.parametrize("file", SAMPLES, ids=lambda file: file.parent.name)
 def test_results_of_earlier_versions_are_read_and_rewritten_whole(file: Path, tmp_path: Path):
-    """They have no schema version; every key and value is kept when the file is written again."""
+    """Every key and value is kept when a file without a schema version is written again."""
     result = read_result(file.parent)
     assert result is not None
     assert result.schema_version == 0
@@ -23,7 +23,7 @@ def test_results_of_earlier_versions_are_read_and_rewritten_whole(file: Path, tm
 
 
 def test_a_result_is_written_with_its_version_and_what_is_known(tmp_path: Path):
-    """What is not known is left out, and an assigned field is written."""
+    """Unknown fields are left out, and assigned ones are written."""
     result = RunResult(schema_version=SCHEMA_VERSION, started=1.5, status="running", data=DataRecord(name="mnist"))
     result.epochs = 2
     write_result(tmp_path, result)
@@ -34,7 +34,7 @@ def test_a_result_is_written_with_its_version_and_what_is_known(tmp_path: Path):
 
 
 def test_keys_of_later_versions_are_kept(tmp_path: Path):
-    """Another version's process may have written the file."""
+    """A later version may have written the file."""
     values = {"schema_version": 99, "started": 1, "status": "finished", "data": {"colour": "grey"}, "new": [1]}
     (tmp_path / RESULT).write_text(json.dumps(values))
     result = read_result(tmp_path)
@@ -50,12 +50,12 @@ def test_keys_of_later_versions_are_kept(tmp_path: Path):
      '{"started": 1, "status": "finished", "data": {}, "epochs": "two"}'],
 )  # fmt: skip
 def test_a_damaged_result_is_an_error_with_its_path(tmp_path: Path, text: str):
-    """Cut short, of another type, or with a field of another type."""
+    """Truncated files and values of the wrong type are refused."""
     (tmp_path / RESULT).write_text(text)
     with pytest.raises(ValueError, match=f"{RESULT}: damaged"):
         read_result(tmp_path)
 
 
 def test_no_file_is_no_result(tmp_path: Path):
-    """A sweep's directory has none."""
+    """A sweep's directory has no result."""
     assert read_result(tmp_path) is None

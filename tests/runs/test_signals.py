@@ -28,7 +28,7 @@ def _handlers() -> Iterator[None]:
 
 
 class Deleted:
-    """Sends this process a signal in `__del__`, where Python drops the exception of the handler."""
+    """Sends this process a signal in `__del__`, where Python drops the handler's exception."""
 
     def __init__(self, number: signal.Signals) -> None:
         self._number = number
@@ -46,7 +46,7 @@ def lose(number: signal.Signals) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Killed)])
 def test_a_lost_signal_is_raised_at_the_next_check(number: signal.Signals, error: type[BaseException]):
-    """At the latest at the end of the block."""
+    """It is raised at the end of the block at the latest."""
     with pytest.raises(error), signals.raised():
         lose(number)
     with pytest.raises(error):
@@ -55,7 +55,7 @@ def test_a_lost_signal_is_raised_at_the_next_check(number: signal.Signals, error
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_lost_before_training_ends_the_run(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """Before the first epoch, with the exit status of a signal."""
+    """The run ends before the first epoch, with the exit status of a signal."""
     from mnist_exp.engine import run
 
     announce = run.announce
@@ -71,7 +71,7 @@ def test_a_signal_lost_before_training_ends_the_run(cli: Cli, monkeypatch: pytes
 
 
 def test_an_error_that_a_signal_caused_is_the_signal(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """A library that turns the exception into its own does not make it a failure."""
+    """If a library turns the exception into its own, the run is still not reported as failed."""
 
     def step(*_: object, **__: object) -> None:
         try:
@@ -96,7 +96,7 @@ MORE = [("mnist_exp.config.schema", round(0.08 * step, 2)) for step in range(1, 
 @pytest.mark.slow
 @pytest.mark.parametrize(("module", "delay"), [*INSTANTS, *(soak(*instant) for instant in MORE)])
 def test_ctrl_c_during_start_up(module: str, delay: float):
-    """One line and status 130, or a run that is marked as interrupted; no traceback, no other error."""
+    """The result is one line and status 130, or an interrupted run, but no traceback and no other error."""
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "mnist_exp", "data=digits", "model=linear", "tracking=none",
          "training.epochs=1000"],

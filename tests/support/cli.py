@@ -22,7 +22,7 @@ AVX-512 takes four times as long to train as one with its bfloat16 instructions.
 
 
 def soak(*values: Any) -> Any:
-    """Parameters of a test that only `make soak` uses."""
+    """Mark parameters of a test that only `make soak` uses."""
     return pytest.param(*values, marks=(pytest.mark.slow, pytest.mark.soak))
 
 
@@ -32,7 +32,7 @@ SMALL: Sequence[str] = ("model=linear", "data.limit=300", "training.epochs=2", "
 
 @dataclass
 class Outcome:
-    """What a command line did."""
+    """The result of a command line."""
 
     status: int
     out: str

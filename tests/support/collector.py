@@ -14,7 +14,7 @@ _RUN = {"info": _INFO, "data": {"params": [], "tags": [], "metrics": []}}
 
 
 class Collector:
-    """Answers MLflow's client so that it continues, and keeps what it was sent. A context manager."""
+    """Answers MLflow's client so that it continues, and keeps the received requests. A context manager."""
 
     def __init__(self) -> None:
         requests = self.requests = []  # type: ignore[var-annotated]

@@ -31,7 +31,7 @@ MODEL = ModelEvent(file="model.keras", shape=[28, 28, 1], classes=10, requiremen
 
 
 def write_sweep_run(folder: Path, uri: str | None) -> Journal:
-    """Begin the journal of a sweep."""
+    """Start the journal of a sweep."""
     lines = Journal(folder)
     name = folder.name
     lines.write(RunEvent(name=name, key=name, experiment="mnist-exp", tags={}, enabled=True, uri=uri, parent=None))
@@ -41,7 +41,7 @@ def write_sweep_run(folder: Path, uri: str | None) -> Journal:
 def write_run(
     folder: Path, uri: str | None = None, epochs: int = 3, *, end: bool = True, enabled: bool = True, **run: Any
 ) -> Path:
-    """A run's directory with one line of every kind in its journal, at the least; this user chose its store."""
+    """Write a run's directory with a journal that has every kind of event; this user chose its store."""
     if uri is not None:
         remember(uri)
     folder.mkdir(parents=True)
@@ -72,7 +72,7 @@ def write_run(
 
 
 def write_epoch(lines: Journal, epoch: int) -> None:
-    """An epoch as a training logs it."""
+    """Write the events of an epoch as training does."""
     values = {
         "train/loss": 2 / epoch,
         "val/loss": 1 / epoch,
@@ -87,7 +87,7 @@ def digest(content: bytes) -> str:
 
 
 def expected(folder: Path) -> dict[str, Any]:
-    """What MLflow must hold of a run, by its directory: everything, once, with the original times."""
+    """Return what MLflow must have of a run, given its directory: everything once, with the original times."""
     events = journal.read(folder)
     run = events[0]
     assert isinstance(run, RunEvent)
@@ -115,12 +115,12 @@ def expected(folder: Path) -> dict[str, Any]:
 
 
 def of_type(kind: type[Kind], events: list[Event]) -> list[Kind]:
-    """The events of one type."""
+    """Return the events of one type."""
     return [event for event in events if isinstance(event, kind)]
 
 
 def held(folder: Path, uri: str, scratch: Path) -> dict[str, Any]:
-    """What MLflow holds of the same run, as a client sees it. Files are fetched into `scratch`."""
+    """Return what MLflow has of the run, as a client sees it. Files are downloaded into `scratch`."""
     import mlflow
 
     line = journal.read(folder)[0]

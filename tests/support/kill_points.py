@@ -35,7 +35,7 @@ def is_checkpoint(path: Any, *_: Any) -> bool:
 
 
 def half_of(write: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that writes bytes, dying after half of them."""
+    """Return a function that writes half of the bytes, then kills the process."""
 
     def half(target: Any, content: bytes) -> None:
         write(target, content[: len(content) // 2])
@@ -68,7 +68,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
 
 
 def arm(place: str, count: int) -> None:
-    """Let the process die there."""
+    """Let the process kill itself at a chosen point."""
     owner, name, counts, when = PLACES[place]
     call = getattr(owner, name)
     left = count

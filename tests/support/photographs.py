@@ -19,7 +19,7 @@ def larger(image: Pixels, times: int = 3) -> Pixels:
 
 
 def on_canvas(image: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    """Somewhere on a larger dark canvas."""
+    """Place a digit at a random position on a larger dark canvas."""
     canvas = np.zeros((size, size), np.uint8)
     top, left = rng.integers(0, size - image.shape[0], 2)
     canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
@@ -33,7 +33,7 @@ def as_jpeg(image: Pixels, quality: int = 75) -> Pixels:
 
 
 def photographed(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Grey ink on paper that is lit from one side and darker in the corners, with the camera's noise."""
+    """Return grey ink on paper that is lit from one side and darker in the corners, with camera noise."""
     ink = on_canvas(larger(image, int(rng.integers(4, 8))), 320, rng) / 255
     y, x = np.mgrid[:320, :320] / 320
     light = 220 - 80 * x - 40 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)

@@ -16,7 +16,7 @@ from support.journals import free_port
 
 
 class Server:
-    """An MLflow server on a port of its own; what it keeps outlives it."""
+    """An MLflow server on its own port, whose data outlives it."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.port = root, free_port()
@@ -24,7 +24,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server; returns when it answers."""
         with (self.root / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.root / 's.db'}",
@@ -41,7 +41,7 @@ class Server:
         raise AssertionError((self.root / "server.log").read_text())
 
     def signal(self, number: int) -> None:
-        """To it and its workers."""
+        """Send a signal to the server and its workers."""
         if self._process is not None:
             os.killpg(self._process.pid, number)
 
@@ -53,7 +53,7 @@ class Server:
 
 
 class ModelServer:
-    """`mlflow models serve` on a port of its own, of a model in a store. A context manager."""
+    """`mlflow models serve` on its own port, for a model in a store. A context manager."""
 
     def __init__(self, model: str, store: str, folder: Path) -> None:
         self._model, self._store, self._log = model, store, folder / "model-server.log"
@@ -61,7 +61,7 @@ class ModelServer:
         self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> ModelServer:
-        """Returns when it answers."""
+        """Start the server; returns when it answers."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "models", "serve", "-m", self._model, "--env-manager", "local",

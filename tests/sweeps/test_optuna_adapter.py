@@ -40,7 +40,7 @@ def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
 
 
 def test_a_waiting_trial_starts_once(study: optuna.Study):
-    """Of two processes, one gets it; its attributes can be read by all."""
+    """One of two processes gets it; all can read its attributes."""
     [trial] = study.trials
     assert start_trial(study, trial)
     assert not start_trial(study, trial)
@@ -50,7 +50,7 @@ def test_a_waiting_trial_starts_once(study: optuna.Study):
 
 
 def test_a_finished_trial_does_not_start(study: optuna.Study):
-    """Also if this process last saw it waiting."""
+    """This holds even if this process last saw it waiting."""
     [trial] = study.trials
     start_trial(study, trial)
     study.tell(trial.number, 1.0)
@@ -58,7 +58,7 @@ def test_a_finished_trial_does_not_start(study: optuna.Study):
 
 
 def test_a_resumed_trial_keeps_its_values(study: optuna.Study):
-    """Values and reports of the first process are those of the next one."""
+    """The next process has the values and reports of the first."""
     [trial] = study.trials
     start_trial(study, trial)
     first = resume_trial(study, trial)
@@ -71,7 +71,7 @@ def test_a_resumed_trial_keeps_its_values(study: optuna.Study):
 
 
 def test_fixed_params_are_suggested(study: optuna.Study):
-    """The system attribute `fixed_params` makes a trial get the values of another one."""
+    """The system attribute `fixed_params` gives a trial the values of another one."""
     study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": {"rate": 0.25}}))
     trial = study.trials[-1]
     start_trial(study, trial)
@@ -79,7 +79,7 @@ def test_fixed_params_are_suggested(study: optuna.Study):
 
 
 def test_heartbeats_keep_a_trial_from_being_lost(tmp_path: Path):
-    """With them a running trial outlives the grace period; without them it is marked as failed."""
+    """With heartbeats, a running trial outlives the grace period; otherwise it is marked as failed."""
     study = open_study(tmp_path, "database")
     for _ in range(2):
         study.add_trial(create_trial(state=TrialState.WAITING))
@@ -95,7 +95,7 @@ def test_heartbeats_keep_a_trial_from_being_lost(tmp_path: Path):
 
 
 def test_a_half_written_line_is_cut_off(tmp_path: Path):
-    """Optuna takes the lock before it writes, so that a full disk costs one line, not the study."""
+    """Optuna locks before it writes, so a full disk costs one line rather than the study."""
     study = open_study(tmp_path, "journal")
     study.add_trial(create_trial(state=TrialState.WAITING))
     with (tmp_path / "study").open("ab") as file:

@@ -44,7 +44,7 @@ def artifacts(client: Any, run_id: str, folder: str | None = None) -> set[str]:
 
 
 def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
-    """Metrics, parameters, tags, data set, pictures, configs, card and model, of a finished run."""
+    """It has metrics, parameters, tags, data set, pictures, configs, card and model of a finished run."""
     done = cli(*QUICK, *home_data, "training.metrics=[SparseTopKCategoricalAccuracy]")
     client = mlflow_client()
     [run] = runs(client)
@@ -90,7 +90,7 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
 
 
 def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
-    """As MLflow loads it, on raw images, and its Keras flavour; and it names the run that it comes from."""
+    """It takes raw images through pyfunc and MLflow's Keras flavour, and names its run."""
     import mlflow
 
     done = cli(*QUICK, *home_data)
@@ -108,7 +108,7 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
-    """A delivery that is repeated from any line on shows the same run, with one model."""
+    """Repeating the delivery from any line gives the same run with one model."""
     from mnist_exp.tracking.delivery import Delivered, Delivery
 
     done = cli(*QUICK, *home_data)
@@ -131,7 +131,7 @@ def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
 
 
 def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]):
-    """The run finishes, says what was not delivered, and keeps it."""
+    """The run finishes, reports what was not delivered, and keeps it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     words = [
@@ -153,7 +153,7 @@ def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]
 
 @pytest.mark.slow
 def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
-    """The sender outlives the training, delivers what was written, and says what happened."""
+    """The uploader outlives the training process, delivers its events, and marks the end."""
     folder, uri = tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}"
     folder.mkdir()
     journal = Journal(folder)
@@ -172,7 +172,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
 
 @pytest.mark.slow
 def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
-    """MLflow's own migration would fail for all of them."""
+    """MLflow's own migration would fail in all of them."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     senders = []
     for number in range(4):
@@ -208,7 +208,7 @@ def test_a_journal_has_whole_lines_only(tmp_path: Path):
 
 
 def test_parameters_have_dotted_names():
-    """Lists of layers too; short lists stay together."""
+    """This includes lists of layers; short lists are one parameter."""
     values = {
         "a": {"b": 1, "c": None},
         "layers": ["Flatten", {"type": "Dense", "units": 3}],
@@ -222,8 +222,8 @@ def test_parameters_have_dotted_names():
 
 
 @pytest.mark.parametrize("variable", [None, "sqlite"])
-def test_the_store_is_where_it_is_said_to_be(cli: Cli, home_data: list[str], tmp_path: Path, variable: str | None):
-    """MLFLOW_TRACKING_URI and tracking.uri name it; without them it is in the output folder."""
+def test_the_store_is_the_configured_one(cli: Cli, home_data: list[str], tmp_path: Path, variable: str | None):
+    """MLFLOW_TRACKING_URI and tracking.uri name it; by default, it is in the output folder."""
     uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     if variable:
         os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -238,7 +238,7 @@ def test_the_store_is_where_it_is_said_to_be(cli: Cli, home_data: list[str], tmp
 
 @pytest.mark.slow
 def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
-    """MLflow keeps whole paths: those of the run, its model and a registered version are what they are now."""
+    """MLflow's absolute paths of runs, models and registered versions are updated."""
     from mnist_exp.tracking.store import connect, store_of
 
     cli("debug=one_batch", "model=linear", *home_data)
@@ -260,7 +260,7 @@ def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
 
 @pytest.mark.slow
 def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
-    """Four finished children under one finished parent, which holds the leaderboard."""
+    """Four finished children have one finished parent with the leaderboard."""
     done = cli("-m", "model=linear,pyramid", "seed=0,1", "data.limit=200", "training.epochs=1", *home_data)
     client = mlflow_client()
     everything = runs(client)

@@ -20,7 +20,7 @@ RUNS = Path("outputs/runs")
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output folder with one delivered run and a registered version of its model."""
+    """Return an output folder with a delivered run and a registered version of its model."""
     from mnist_exp.tracking.registry import register
 
     outputs = tmp_path_factory.mktemp("template") / "outputs"
@@ -30,14 +30,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def outputs(template: Path) -> Path:
-    """A copy of the folder, here; its locations have followed the move."""
+    """Copy the folder here; its locations are updated for the move."""
     shutil.copytree(template, "outputs")
     update_moved_locations(DATABASE)
     return Path("outputs")
 
 
 def change(table: str, column: str, location: str) -> None:
-    """What a stranger could have written into the database."""
+    """Change the database as an attacker could."""
     with closing(sqlite3.connect(DATABASE)) as connection, connection:
         connection.execute(f"update {table} set {column} = ?", (location,))
 
@@ -54,7 +54,7 @@ def locations() -> list[str]:
 
 
 def test_every_location_of_ours_is_accepted(outputs: Path):
-    """After the folder was moved, too."""
+    """This includes locations after the folder was moved."""
     refuse_foreign_locations(DATABASE)
     assert len(locations()) == len(LOCATIONS)
 
@@ -70,14 +70,14 @@ ELSEWHERE = (
     [*((*place, ELSEWHERE[0]) for place in LOCATIONS), *((*LOCATIONS[0], text) for text in ELSEWHERE[1:])],
 )
 def test_a_location_elsewhere_is_refused(outputs: Path, table: str, column: str, location: str):
-    """In every table that has locations, whatever its scheme."""
+    """This holds for every table with locations and every scheme."""
     change(table, column, location.format(root=(outputs.resolve() / "mlartifacts").as_uri()))
     with pytest.raises(ForeignLocation, match="repair=true"):
         refuse_foreign_locations(DATABASE)
 
 
 def test_nothing_is_written_elsewhere_and_the_command_repairs_it(outputs: Path, cli: Cli):
-    """A training is refused before it starts, a delivery too; afterwards the run is delivered into the folder."""
+    """Training and delivery are refused; after the repair, the run is delivered into the folder."""
     elsewhere = Path("elsewhere").resolve()
     elsewhere.mkdir()
     change("experiments", "artifact_location", elsewhere.as_uri())
@@ -100,7 +100,7 @@ def test_nothing_is_written_elsewhere_and_the_command_repairs_it(outputs: Path, 
 
 
 def test_links_in_the_artifacts_folder_are_refused(outputs: Path, cli: Cli):
-    """They lead elsewhere as well."""
+    """They could lead out of the folder."""
     [folder] = (outputs / "mlartifacts").glob("*/artifacts")
     (folder / "plots").rename(folder / "pictures")
     (folder / "plots").symlink_to(Path.cwd())
@@ -109,13 +109,13 @@ def test_links_in_the_artifacts_folder_are_refused(outputs: Path, cli: Cli):
 
 
 def test_a_database_that_is_a_link_is_refused(outputs: Path, cli: Cli):
-    """Another database would get the runs."""
+    """Runs would be written to another database."""
     DATABASE.rename("other.db")
     DATABASE.symlink_to(Path("other.db").resolve())
     assert "is a symbolic link" in cli("ui", "open=false", status=2).err
 
 
 def test_mlflows_default_experiment_is_not_used(outputs: Path, cli: Cli):
-    """Though a journal names it: its artifacts would go into another folder."""
+    """A journal may name it, but its artifacts would go to another folder."""
     write_run(RUNS / "b", experiment="Default")
     assert "'Default' cannot be used" in cli("sync", status=1).out

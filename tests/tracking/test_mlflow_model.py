@@ -14,7 +14,7 @@ REQUIREMENTS = ["mlflow==3.17.0", "keras==3.15.0"]
 
 
 def test_environment_files_are_as_mlflow_writes_them(tmp_path: Path):
-    """`conda.yaml`, `python_env.yaml` and `requirements.txt`, from which MLflow makes a server's environment."""
+    """From `conda.yaml`, `python_env.yaml` and `requirements.txt`, MLflow creates an environment."""
     file = tmp_path / "model.keras"
     file.write_bytes(b"x")
     folder = tmp_path / "model"

@@ -18,11 +18,11 @@ from mnist_exp.tracking.store import connect
 
 
 class Died(BaseException):
-    """In the place of SIGKILL."""
+    """Raised in place of SIGKILL."""
 
 
 class Mortal:
-    """A client whose calls are carried out; the last of them is not heard of by whoever called."""
+    """A client whose last call is carried out without the caller learning of it."""
 
     def __init__(self, client: Any, calls: int) -> None:
         self._client, self._calls = client, calls
@@ -46,7 +46,7 @@ def uri(tmp_path: Path) -> str:
 def die_after(
     calls: int, folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch, *, lose_note: bool = False
 ) -> bool:
-    """Deliver, dying after so many calls to MLflow, and again, to the end. Returns whether it died."""
+    """Deliver until a number of calls to MLflow, then again to the end. Returns whether it died."""
     client = connect(uri)
     with monkeypatch.context() as patched:
         patched.setattr(delivery, "connect", lambda uri: Mortal(client, calls))
@@ -63,8 +63,10 @@ def die_after(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noted", [True, False])
-def test_wherever_it_dies(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, noted: bool):
-    """After every single call to MLflow; also where what was noted of it is lost, and everything is delivered again."""
+def test_events_arrive_once_wherever_delivery_dies(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, noted: bool
+):
+    """Delivery dies after each call in turn, also if the recorded progress is lost."""
     for calls in count():
         folder = write_run(tmp_path / f"run-{calls}", uri, epochs=1)
         died = die_after(calls, folder, uri, monkeypatch, lose_note=not noted)
@@ -93,10 +95,10 @@ def times_of_its_own(patched: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("break_it", [unfound_runs, unfound_models, times_of_its_own])
-def test_it_would_be_seen(
+def test_duplicates_would_be_detected(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch, break_it: Callable[[pytest.MonkeyPatch], None]
 ):
-    """A control: where a run or a model is not looked for, or a metric's time is not the journal's, two are found."""
+    """As a control, duplicates appear without looking up runs and models or without the journal's times."""
     break_it(monkeypatch)
     for calls in count():
         folder = write_run(tmp_path / f"run-{calls}", uri, epochs=1)
@@ -108,7 +110,7 @@ def test_it_would_be_seen(
 
 
 def test_a_journal_that_lost_lines(tmp_path: Path, uri: str):
-    """In a power cut, after they were delivered: the lines that come then are not taken for them."""
+    """Lines lost in a power cut after delivery are not confused with the new lines."""
     folder = write_run(tmp_path / "run", uri)
     Delivery(folder).pending()
     lines = (folder / "journal.jsonl").read_bytes().splitlines(keepends=True)
@@ -121,7 +123,7 @@ def test_a_journal_that_lost_lines(tmp_path: Path, uri: str):
 
 
 def test_a_request_that_is_carried_out_late(tmp_path: Path, uri: str):
-    """A frozen server carries out, later, what was tried again meanwhile: the twins are removed."""
+    """The duplicates that a frozen server creates later are removed."""
     folder = write_run(tmp_path / "run", uri, end=False)
     Delivery(folder).pending()
     client = connect(uri)
@@ -134,8 +136,8 @@ def test_a_request_that_is_carried_out_late(tmp_path: Path, uri: str):
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
 
-def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
-    """Running again, then finished; epochs that it repeats, and their best, are there once; the model is the last."""
+def test_a_resumed_run_continues_its_mlflow_run(tmp_path: Path, uri: str):
+    """Repeated epochs and the best epoch appear once; the model is the last one."""
     folder = write_run(tmp_path / "run", uri, epochs=3)
     once = {key: [row[0] for row in rows] for key, rows in expected(folder)["metrics"].items()}
     follower = Delivery(folder)
@@ -165,8 +167,8 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(tmp_path: Path, uri: str):
     assert follower.run_id() == run_id
 
 
-def test_what_differs_after_a_resume_is_told(tmp_path: Path, uri: str):
-    """With other threads, an epoch that is repeated may have another value: MLflow gets both, the later one last."""
+def test_different_values_after_a_resume_are_delivered(tmp_path: Path, uri: str):
+    """With other threads, a repeated epoch may have another value: MLflow gets both, in order."""
     folder = write_run(tmp_path / "run", uri, end=False)
     Delivery(folder).pending()
     lines = Journal(folder)

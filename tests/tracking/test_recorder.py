@@ -47,7 +47,7 @@ def kinds(folder: Path) -> list[str]:
 
 
 def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
-    """Each epoch is in history, result and journal; the journal has no setting of trackers and folders."""
+    """Each epoch is in history, result and journal; the journal has no settings of trackers and folders."""
     with RunDirectory.create(tmp_path, "run") as directory:
         with record_run(directory) as record:
             record.epoch(ROWS[:1], 1)
@@ -91,7 +91,7 @@ def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
     ids=lambda value: str(getattr(value, "args", value)),
 )
 def test_how_a_run_ends_is_recorded(tmp_path: Path, error: BaseException, status: str, ends: list[str]):
-    """By the exception that ends the block; a pruned run has a tag."""
+    """The status depends on the exception that ends the block; a pruned run has a tag."""
     with RunDirectory.create(tmp_path, "run") as directory:
         with pytest.raises(type(error)), record_run(directory):
             raise error
@@ -104,7 +104,7 @@ def test_how_a_run_ends_is_recorded(tmp_path: Path, error: BaseException, status
 
 
 def test_a_resumed_run_continues_its_journal(tmp_path: Path):
-    """After its end: the resumption, and only what is new."""
+    """Only the resumption and new events follow its end."""
     with RunDirectory.create(tmp_path, "run") as directory:
         with record_run(directory) as record:
             record.epoch(ROWS[:1], 1)
@@ -125,7 +125,7 @@ def test_a_resumed_run_continues_its_journal(tmp_path: Path):
 
 
 def test_a_trial_gets_its_test_metrics_later(tmp_path: Path):
-    """After its end, which keeps its time; if the scoring fails, only the files that were drawn are there."""
+    """They follow its end, whose time is kept; if scoring fails, only the drawn files are added."""
     run = write_run(tmp_path / "trial", enabled=False)
     result = {
         "status": "finished", "started": 1, "ended": 2.5, "data": {}, "withholds_test": True,
@@ -148,7 +148,7 @@ def test_a_trial_gets_its_test_metrics_later(tmp_path: Path):
 
 
 def test_artifacts_are_added_before_the_end(tmp_path: Path):
-    """The last `end` is written again with its time and the keys of a later version; an open run gets no end."""
+    """The last `end` is repeated with its time and unknown keys; an open run gets no end."""
     ended, open_run = write_run(tmp_path / "a", enabled=False), write_run(tmp_path / "b", enabled=False, end=False)
     end = b'{"kind": "end", "time": 12, "status": "FAILED", "reason": "x"}\n'
     with (ended / "journal.jsonl").open("ab") as file:
@@ -165,7 +165,7 @@ def test_artifacts_are_added_before_the_end(tmp_path: Path):
 
 
 def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
-    """Begun once; resumed each time after that; the table is known again while the record is finished."""
+    """It is started once and resumed afterwards; a finished record with the same table is recognized."""
     for _ in range(2):
         with SweepRecord(tmp_path, ["seed=0,1"], UNTRACKED) as record:
             record.leaderboard("a,b\n", "| a | b |", 0.5)
@@ -181,7 +181,7 @@ def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
 
 
 def test_a_search_is_recorded_by_the_process_that_has_the_lock(tmp_path: Path):
-    """Another one learns its key, and writes nothing while it is open."""
+    """Another process reads its key, but writes nothing meanwhile."""
     with (
         record_study(tmp_path) as first,
         record_study(tmp_path) as second,
@@ -200,7 +200,7 @@ def test_a_search_is_recorded_by_the_process_that_has_the_lock(tmp_path: Path):
 
 
 def test_a_foreign_line_is_a_request_error(tmp_path: Path):
-    """Of a sweep, a search, or a trial that is to be scored; pictures that are added later are only warned of."""
+    """This holds for sweeps, searches and trials to be scored; for added pictures, it is only a warning."""
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     write_sweep_run(sweep, None).close()
@@ -220,7 +220,7 @@ def test_a_foreign_line_is_a_request_error(tmp_path: Path):
 
 
 def test_a_search_needs_the_event_that_names_it(tmp_path: Path):
-    """Its key tells the trials of one search from those of another."""
+    """Its key distinguishes its trials from those of other searches."""
     journal = Journal(tmp_path)
     journal.write(ArtifactEvent(file="x"))
     with pytest.raises(RequestError, match="journal.jsonl:1: damaged: it does not begin with a run"):

@@ -45,14 +45,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def server(running: Server) -> Server:
-    """The module's server, well."""
+    """Return the module's server in working order."""
     if running._process is None:
         running.start()
     return running
 
 
 def train(uri: str, home_data: list[str], midway: Callable[[], None] | None = None) -> tuple[Path, str]:
-    """A training's directory and what it said; `midway` is called when MLflow has a few of its epochs."""
+    """Train, and return the directory and the output; `midway` is called once MLflow has a few epochs."""
     run = start(*TRAIN, *home_data, f"tracking.uri={uri}")
     if midway is not None:
         deadline = time.monotonic() + 60
@@ -79,13 +79,13 @@ def sync(*words: str, status: int = 0) -> str:
 
 
 def slowest(folder: Path) -> float:
-    """Seconds between two epochs in the journal, at most: with whatever happens between them."""
+    """Return the longest time between two epochs in the journal, in seconds."""
     times = [event.time for event in of_type(MetricsEvent, read(folder))][:EPOCHS]
     return max(after - before for before, after in pairwise(times)) / 1000
 
 
 def waited(folder: Path) -> float:
-    """Seconds from the end of a run's work to the end of its record."""
+    """Return the seconds from the end of a run's work to the end of its record."""
     return (folder / "result.json").stat().st_mtime - read(folder)[-1].time / 1000
 
 
@@ -93,8 +93,8 @@ def print_figures(what: str, folder: Path) -> None:
     print(f"\n{what}: slowest epoch {slowest(folder):.3f} s, waited {waited(folder):.1f} s at the end")
 
 
-def test_a_server_that_is_well(server: Server, home_data: list[str], tmp_path: Path):
-    """For comparison: nothing is left to do."""
+def test_a_working_server(server: Server, home_data: list[str], tmp_path: Path):
+    """As a reference, everything is delivered during the run."""
     folder, out = train(server.uri, home_data)
     print_figures("well", folder)
     assert "warning" not in out
@@ -103,7 +103,7 @@ def test_a_server_that_is_well(server: Server, home_data: list[str], tmp_path: P
 
 
 def test_a_server_that_is_killed_midway(server: Server, home_data: list[str], tmp_path: Path):
-    """The run says what was not delivered; sync says why not, and delivers it when it is back."""
+    """The run and `sync` report the failure; `sync` delivers when the server is back."""
     folder, out = train(server.uri, home_data, server.kill)
     print_figures("killed", folder)
     assert f"warning: not everything was delivered to the tracker: {server.uri}: Connection refused" in out
@@ -115,7 +115,7 @@ def test_a_server_that_is_killed_midway(server: Server, home_data: list[str], tm
 
 
 def test_a_server_that_freezes_midway(server: Server, home_data: list[str], tmp_path: Path):
-    """The run waits no longer than it was told to; what the server does late, it does once."""
+    """The run waits no longer than configured; late requests have no duplicate effect."""
     folder, out = train(server.uri, home_data, lambda: server.signal(signal.SIGSTOP))
     print_figures("frozen", folder)
     assert "warning: not everything was delivered to the tracker" in out
@@ -126,7 +126,7 @@ def test_a_server_that_freezes_midway(server: Server, home_data: list[str], tmp_
 
 
 def test_a_server_that_never_answers(home_data: list[str]):
-    """A port that accepts and is silent, from the start."""
+    """A port accepts connections from the start but never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
         folder, out = train(f"http://127.0.0.1:{silent.getsockname()[1]}", home_data)
     print_figures("silent", folder)
@@ -137,7 +137,7 @@ def test_a_server_that_never_answers(home_data: list[str]):
 def test_a_server_that_comes_later_and_a_sync_that_is_killed(
     running: Server, home_data: list[str], tmp_path: Path
 ):
-    """At five instants, and two at once in the end."""
+    """`sync` is killed at five points, then runs twice at once."""
     running.kill()
     folder, out = train(running.uri, home_data)
     print_figures("absent", folder)
@@ -158,7 +158,7 @@ def test_a_server_that_comes_later_and_a_sync_that_is_killed(
 
 
 def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
-    """Nothing is left for sync."""
+    """`sync` has nothing left to deliver."""
     folder = write_run(tmp_path / "run", server.uri, epochs=1, end=False)
     process = subprocess.Popen(
         [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
@@ -182,14 +182,14 @@ def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
     assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
 
 
-def test_a_sync_while_the_run_goes_on(server: Server, home_data: list[str], tmp_path: Path):
-    """Both deliver; each thing is there once."""
+def test_a_sync_during_a_run(server: Server, home_data: list[str], tmp_path: Path):
+    """Both deliver, and each event arrives once."""
     folder, _ = train(server.uri, home_data, sync)
     assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
 
 
 def test_eight_runs_at_the_same_instant(home_data: list[str], tmp_path: Path):
-    """On a fresh SQLite store: all finish, all are there."""
+    """They start on a fresh SQLite store; all finish and are delivered."""
     runs = [start("model=linear", "data.limit=300", "training.epochs=1", *home_data) for _ in range(8)]
     for run in runs:
         out, err = run.communicate(timeout=300 * PATIENCE)

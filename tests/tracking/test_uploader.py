@@ -35,7 +35,7 @@ def uri(tmp_path: Path) -> str:
 
 
 def start(*roots: Path) -> subprocess.Popen[str]:
-    """As a training does."""
+    """Start the uploader as a training run does."""
     return subprocess.Popen(
         [sys.executable, "-m", "mnist_exp.tracking.uploader", *map(str, roots)],
         stdin=subprocess.PIPE,
@@ -52,7 +52,7 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
 
 
 def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str):
-    """Though they have the name of one that is needed."""
+    """They may have the names of needed modules."""
     for name in ("mlflow", "random"):
         Path(f"{name}.py").write_text("open('executed', 'w')")
     folder = write_run(tmp_path / "run", uri)
@@ -62,7 +62,7 @@ def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str):
 
 
 class Nonsense(BaseHTTPRequestHandler):
-    """A server that is not MLflow, or not well."""
+    """A server that is not MLflow, or is faulty."""
 
     answers = cycle(
         [(200, b"<html>Welcome!</html>"), (500, b"oops"), (403, b"{}"), (200, b"[1]"), (404, b""), (None, b"")]
@@ -97,8 +97,8 @@ def nonsense() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_server_that_talks_nonsense(tmp_path: Path, nonsense: str):
-    """Is asked again after longer and longer pauses, each time without harm; the reason is one line."""
+def test_a_faulty_server_is_retried(tmp_path: Path, nonsense: str):
+    """It is retried after growing pauses, without harm; the reason is one line."""
     Nonsense.asked.clear()
     process = start(write_run(tmp_path / "run", nonsense))
     wait_for(lambda: len(Nonsense.asked) >= 4)
@@ -111,8 +111,8 @@ def test_a_server_that_talks_nonsense(tmp_path: Path, nonsense: str):
     assert err.strip()
 
 
-def test_whatever_is_raised_is_tried_again(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch):
-    """MLflow's own, its libraries', and what nobody thought of; in the same order, and nothing twice."""
+def test_every_error_is_retried(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch):
+    """Events arrive in order and once after errors of MLflow, its libraries or any other type."""
     import requests
     import sqlalchemy
     from mlflow.exceptions import MlflowException
@@ -148,7 +148,7 @@ def test_whatever_is_raised_is_tried_again(tmp_path: Path, uri: str, monkeypatch
 
 @pytest.mark.slow
 def test_a_database_that_is_locked(tmp_path: Path, uri: str):
-    """By another program, for longer than SQLite waits: everything arrives when it is free."""
+    """Another program locks it for longer than SQLite waits; everything is delivered afterwards."""
     Delivery(write_run(tmp_path / "first", uri)).pending()
     folder = write_run(tmp_path / "run", uri)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as other:
@@ -164,8 +164,8 @@ def test_a_database_that_is_locked(tmp_path: Path, uri: str):
 
 
 @pytest.mark.slow
-def test_whoever_dies_while_the_store_is_made(tmp_path: Path, uri: str):
-    """Leaves none: MLflow never opens one whose tables are there in part."""
+def test_a_store_is_created_atomically(tmp_path: Path, uri: str):
+    """If the process dies, MLflow finds no store with only some of its tables."""
     folder = write_run(tmp_path / "run", uri)
     for pause in (0.0, 0.3):
         process = start(folder)
@@ -180,7 +180,7 @@ def test_whoever_dies_while_the_store_is_made(tmp_path: Path, uri: str):
     assert {path.name for path in tmp_path.glob("*mlflow.db*")} == {"mlflow.db", ".mlflow.db.lock"}
 
 
-def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path):
+def test_a_store_that_cannot_be_opened_is_reported_at_once(tmp_path: Path):
     """MLflow would try for 104 seconds."""
     (tmp_path / "file").write_text("")
     (tmp_path / "text.db").write_text("no database, but a text that is long enough to look like none" * 10)
@@ -194,7 +194,7 @@ def test_a_store_that_cannot_be_opened_is_told_at_once(tmp_path: Path):
 
 
 def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
-    """The sweep first; its jobs as they come, as its children; all of them noted in `result.json`."""
+    """One uploader delivers the sweep first and its jobs as its children; all ids are recorded."""
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     lines = write_sweep_run(sweep, uri)
@@ -216,8 +216,8 @@ def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
         assert tags["mlflow.parentRunId"] == Delivery(sweep).run_id()
 
 
-def test_one_job_that_cannot_be_delivered_keeps_nobody_back(tmp_path: Path, uri: str):
-    """The others arrive; what is in the way is told."""
+def test_a_job_that_cannot_be_delivered_does_not_delay_others(tmp_path: Path, uri: str):
+    """The obstacle is reported."""
     sweep = tmp_path / "sweep"
     sweep.mkdir()
     lines = write_sweep_run(sweep, uri)
@@ -233,7 +233,7 @@ def test_one_job_that_cannot_be_delivered_keeps_nobody_back(tmp_path: Path, uri:
 
 
 def test_a_run_that_dies_is_marked_and_delivered(tmp_path: Path, uri: str):
-    """In the directory and in MLflow, with the time of its last sign of life; what was not finished only."""
+    """The directory and MLflow have the time of its last write as its end."""
     sweep = tmp_path / "sweep"
     done = write_run(sweep / "a", uri, parent=str(sweep))
     died = write_run(sweep / "b", uri, parent=str(sweep), end=False)

@@ -31,7 +31,7 @@ def aug(**changes: Any) -> AugConfig:
 
 
 def smooth_images(count: int) -> np.ndarray:
-    """Blobs that vanish at the border: how pixels outside the image are filled does not matter."""
+    """Return blobs that vanish at the border, so that the fill mode does not matter."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     images = []
@@ -46,7 +46,7 @@ def smooth_images(count: int) -> np.ndarray:
 
 
 def keras_parameters(parameters: dict[str, Any], index: int) -> dict[str, Any]:
-    """One of our draws, in the terms of `ImageDataGenerator.apply_transform` (x is horizontal there too)."""
+    """Return one of our draws in the terms of `ImageDataGenerator.apply_transform` (x is horizontal there too)."""
     p = {name: float(values[index]) for name, values in parameters.items()}
     return {
         "theta": np.degrees(p["theta"]), "tx": p["tx"], "ty": p["ty"], "shear": np.degrees(p["shear"]),
@@ -61,7 +61,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def noise(count: int, shape: tuple[int, int, int]) -> np.ndarray:
-    """Images whose neighbouring pixels, also at the border, have nothing to do with each other."""
+    """Return images whose neighbouring pixels are unrelated, also at the border."""
     return np.random.default_rng(0).uniform(0, 255, (count, *shape)).astype(np.float32)
 
 
@@ -82,7 +82,7 @@ def test_an_image_is_transformed_as_keras_would(fill_mode: str):
 @pytest.mark.parametrize("elastic", [False, True])
 @pytest.mark.parametrize("shape", [(9, 13, 3), (2, 1, 1)])
 def test_images_are_resampled_as_scipy_would(fill_mode: str, elastic: bool, shape: tuple[int, int, int]):
-    """Also far from the image, in every shape, and in the resampling for elastic distortion."""
+    """This holds far outside the image, for every shape, and for elastic resampling."""
     config = aug(rotation_range=180.0, width_shift_range=20.0, shear_range=20.0, zoom_range=(0.5, 4.0),
                  fill_mode=fill_mode, cval=200.0)  # fmt: skip
     images, still = noise(64, shape), tf.zeros((64, *shape[:2], 2))
@@ -100,7 +100,7 @@ def test_images_are_resampled_as_scipy_would(fill_mode: str, elastic: bool, shap
 @pytest.mark.parametrize("fill_mode", FILL_MODES)
 @pytest.mark.parametrize("pixels", [3.0, 27.0, 28.0, 60.0])
 def test_images_are_shifted_by_whole_pixels_as_scipy_would(fill_mode: str, pixels: float):
-    """Where coordinates lie exactly on the border, or on a multiple of the period."""
+    """Coordinates lie exactly on the border or on a multiple of the period."""
     config = aug(width_shift_range=(pixels, pixels), fill_mode=fill_mode, cval=200.0)
     images = noise(8, SHAPE)
     parameters = draw(config, SHAPE, 8, seed=0, step=tf.constant(0))
@@ -113,7 +113,7 @@ def test_images_are_shifted_by_whole_pixels_as_scipy_would(fill_mode: str, pixel
 
 
 def test_each_term_alone_is_keras_term():
-    """Rotation, each shift, shear, zoom and each flip on its own."""
+    """Rotation, both shifts, shear, zoom and both flips are tested separately."""
     images = smooth_images(4)
     for term, value in EVERYTHING.items():
         config = aug(**{term: value})
@@ -136,7 +136,7 @@ def test_each_term_alone_is_keras_term():
     ],
 )
 def test_the_transforms_are_distributed_as_keras_are(changes: dict[str, Any]):
-    """4,000 draws of each parameter come from the same distribution (Kolmogorov and Smirnov, p > 0.001)."""
+    """4,000 draws of each parameter have the same distribution (Kolmogorov and Smirnov, p > 0.001)."""
     config = aug(**changes)
     count = 4000
     ours = draw(config, SHAPE, count, seed=0, step=tf.constant(0))
@@ -161,7 +161,7 @@ def test_parameters_are_independent():
 
 
 def test_draws_follow_from_seed_and_step():
-    """The same ones each time they are asked for, others at another step or seed."""
+    """They are reproducible, and differ for another step or seed."""
     augment, other = (make_augment(aug(**EVERYTHING), SHAPE, seed) for seed in (1, 2))
     assert augment is not None
     assert other is not None
@@ -172,14 +172,14 @@ def test_draws_follow_from_seed_and_step():
     assert not np.array_equal(other(images, tf.constant(3)), first)
 
 
-def test_nothing_is_done_where_nothing_is_asked_for():
-    """`aug=none` costs nothing."""
+def test_no_augmentation_costs_nothing():
+    """`aug=none` adds no operation."""
     assert make_augment(aug(), SHAPE, 0) is None
     assert make_augment(compose_checked(Request("train", ("aug=none",)), TrainConfig)[0].aug, SHAPE, 0) is None
 
 
-def test_cval_fills_what_was_outside():
-    """Pixels from outside the image are `cval` in the constant mode."""
+def test_cval_fills_pixels_from_outside():
+    """In constant mode, pixels from outside the image are `cval`."""
     config = aug(width_shift_range=(10.0, 10.0), cval=200.0)
     images = np.zeros((16, *SHAPE), np.uint8)
     for image in samples(config, images, seed=0, count=2)[1]:
@@ -189,7 +189,7 @@ def test_cval_fills_what_was_outside():
 
 
 def test_width_is_horizontal_and_height_vertical():
-    """As Keras documents it (its own class does it the other way round)."""
+    """They follow Keras' documentation (its own class swaps them)."""
     image = np.zeros((1, 9, 7, 1), np.float32)
     image[0, 4, 3] = 1
     for term, axis in (("height_shift_range", 0), ("width_shift_range", 1)):
@@ -200,7 +200,7 @@ def test_width_is_horizontal_and_height_vertical():
 
 
 def test_the_centre_stays_where_it_is():
-    """Rotation, shear, zoom and flips turn about the image's centre, also where it is not square."""
+    """Rotation, shear, zoom and flips keep the centre, also of images that are not square."""
     image = np.zeros((64, 9, 7, 1), np.float32)
     image[:, 4, 3] = 1
     config = aug(rotation_range=180.0, shear_range=30.0, zoom_range=(0.5, 1.0), horizontal_flip=True)
@@ -210,7 +210,7 @@ def test_the_centre_stays_where_it_is():
 
 
 def test_displacements_are_as_strong_and_as_smooth_as_asked_for():
-    """Independent in the two directions and between images; alpha scales them, sigma correlates neighbours."""
+    """Directions and images are independent; alpha scales, and sigma correlates neighbours."""
     config = aug(elastic_alpha=30.0, elastic_sigma=3.0)
     field = displacements(config, (40, 40, 1), 64, seed=0, step=tf.constant(0)).numpy()
     assert field.shape == (64, 40, 40, 2)
@@ -227,7 +227,7 @@ def test_displacements_are_as_strong_and_as_smooth_as_asked_for():
 
 
 def test_a_displaced_pixel_is_read_from_where_it_came():
-    """Elastic distortion moves pixels by the field, before the affine transform."""
+    """Elastic distortion displaces pixels before the affine transform."""
     image = np.arange(5 * 6, dtype=np.float32).reshape(1, 5, 6, 1)
     field = np.zeros((1, 5, 6, 2), np.float32)
     field[0, 2, 3] = (1.5, -1)  # x, y
@@ -255,7 +255,7 @@ THE_SAME_FOR_EVERY_IMAGE = {"AutoContrast", "Equalization", "Solarization"}
 
 @pytest.mark.parametrize("kind", sorted(AUGMENTATIONS))
 def test_keras_layers_draw_from_seed_and_step(kind: str):
-    """Inside a compiled step on a batch of unknown size: the same draws for the same step, image by image."""
+    """In a compiled step with unknown batch size, a step always has the same draws for each image."""
     config = aug(layers=({"type": kind, **LAYERS[kind]},))
     image = np.random.default_rng(0).integers(0, 256, (1, 12, 14, 3)).astype(np.float32)
     images = tf.constant(np.repeat(image, 10, axis=0))
@@ -281,7 +281,7 @@ def test_keras_layers_draw_from_seed_and_step(kind: str):
 
 @pytest.mark.parametrize("kind", sorted(AUGMENTATIONS))
 def test_layers_leave_pixels_between_black_and_white(kind: str):
-    """Strong noise is clipped, as every other layer's result is: a pixel of a file is nothing else."""
+    """Strong noise is clipped, like the result of every other layer."""
     arguments = {**LAYERS[kind], **({"stddev": 1.0} if kind == "GaussianNoise" else {})}
     augment = make_augment(aug(layers=({"type": kind, **arguments},)), (12, 14, 3), 0)
     assert augment is not None
@@ -292,7 +292,7 @@ def test_layers_leave_pixels_between_black_and_white(kind: str):
 
 
 def test_layers_come_after_the_affine_transform_and_can_be_left_out():
-    """A null entry is none; noise is in shares of the range of values."""
+    """A null entry is skipped; noise is relative to the value range."""
     images = tf.fill((4, 20, 20, 1), 100.0)
     noise = make_augment(aug(layers=(None, {"type": "GaussianNoise", "stddev": 0.1})), (20, 20, 1), 0)
     assert noise is not None
@@ -304,7 +304,7 @@ def test_layers_come_after_the_affine_transform_and_can_be_left_out():
 
 
 def test_a_batch_of_known_size_is_distorted_too():
-    """TensorFlow's optimizer of graphs takes axes away there, where one writes it in the obvious way."""
+    """TensorFlow's graph optimizer would drop axes with a more obvious way of indexing."""
     augment = make_augment(aug(rotation_range=15.0, elastic_alpha=30.0), (28, 28, 1), 0)
     assert augment is not None
     images, step = tf.random.stateless_uniform((16, 28, 28, 1), (0, 1)), tf.constant(3, tf.int64)

@@ -44,7 +44,7 @@ def digits() -> Dataset:
 def trained_and_loaded(
     data: Dataset, folder: Path, *overrides: str, layers: list[Any] | None = None
 ) -> keras.Model:
-    """Check, train for an epoch, save; whatever plain Keras makes of the files predicts what the model predicts."""
+    """Check, train for an epoch and save; plain Keras predicts the same from each file."""
     config, composition = compose_checked(Request("train", (*FEW, *overrides)), TrainConfig)
     if layers is not None:
         config = config.model_copy(update={"model": ModelConfig(name="test", layers=tuple(layers))})
@@ -76,13 +76,13 @@ def trained_and_loaded(
 
 @pytest.mark.parametrize("optimizer", sorted(classes("optimizers")))
 def test_every_optimizer_of_keras(optimizer: str, digits: Dataset, tmp_path: Path):
-    """By the name of its class."""
+    """Each is selected by the name of its class."""
     trained_and_loaded(digits, tmp_path, f"optimizer.type={optimizer}")
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_every_optimizer_of_ours(optimizer: str, digits: Dataset, tmp_path: Path):
-    """With its arguments, on a net with kernels and biases; with clipping, decay and a mean of the weights too."""
+def test_every_optimizer_option(optimizer: str, digits: Dataset, tmp_path: Path):
+    """Each trains a model with kernels and biases, with its arguments, clipping, decay and EMA."""
     more = ["optimizer.clipnorm=1", "optimizer.weight_decay=0.01", "training.ema=0.9"]
     conv = [{"type": "Conv2D", "filters": 4, "kernel_size": 3}, "ReLU", "Flatten", {"type": "Dense", "units": 10}]
     trained_and_loaded(digits, tmp_path, f"optimizer={optimizer}", *more, layers=[*conv, "Softmax"])
@@ -90,27 +90,27 @@ def test_every_optimizer_of_ours(optimizer: str, digits: Dataset, tmp_path: Path
 
 @pytest.mark.parametrize("schedule", options("schedule"))
 def test_every_schedule(schedule: str, digits: Dataset, tmp_path: Path):
-    """The saved optimizer is a plain one, at a plain rate."""
+    """The saved optimizer is a plain one with a plain learning rate."""
     loaded = trained_and_loaded(digits, tmp_path, f"schedule={schedule}")
     assert isinstance(loaded.optimizer.get_config()["learning_rate"], float)
 
 
 @pytest.mark.parametrize("preprocess", options("preprocess"))
 def test_every_preprocessing(preprocess: str, digits: Dataset, tmp_path: Path):
-    """It is inside the saved model, which takes raw pixels."""
+    """It is part of the saved model, which takes raw pixels."""
     trained_and_loaded(digits, tmp_path, f"preprocess={preprocess}")
 
 
 @pytest.mark.parametrize("aug", options("aug"))
 def test_every_augmentation(aug: str, digits: Dataset, tmp_path: Path):
-    """It is not inside the saved model."""
+    """It is not part of the saved model."""
     loaded = trained_and_loaded(digits, tmp_path, f"aug={aug}")
     assert [layer.name for layer in loaded.layers] == ["pixels", "preprocess", "flatten", "dense", "softmax"]
 
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model(model: str, digits: Dataset, tmp_path: Path):
-    """Each layer list of ours."""
+    """Each built-in list of layers trains."""
     trained_and_loaded(digits, tmp_path, f"model={model}")
 
 
@@ -175,7 +175,7 @@ NETS: dict[str, list[Any]] = {
 
 
 def kinds(entry: Any) -> set[str]:
-    """The types of layers that a list names, at any depth."""
+    """Return the layer types that a list names, at any depth."""
     if isinstance(entry, list):
         return set().union(*map(kinds, entry))
     if isinstance(entry, str):
@@ -191,10 +191,10 @@ def kinds(entry: Any) -> set[str]:
 
 @pytest.mark.parametrize("net", sorted(NETS))
 def test_every_layer_of_the_allow_list(net: str, digits: Dataset, tmp_path: Path):
-    """In nets that belong together."""
+    """Each trains in a suitable model."""
     trained_and_loaded(digits, tmp_path, layers=NETS[net])
 
 
 def test_no_layer_of_the_allow_list_is_left_out():
-    """What is added to the list is added here."""
+    """A layer type added to the list must be added here."""
     assert set().union(*map(kinds, NETS.values())) == {*ALLOWED, "Parallel", "Repeat", "Residual"}

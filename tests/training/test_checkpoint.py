@@ -52,7 +52,7 @@ def fresh(config: TrainConfig, data: Dataset) -> Any:
 
 
 def outcome(model: Any, progress: Progress) -> dict[str, Any]:
-    """Everything that a training ends with, but the time it took."""
+    """Return everything that training ends with, except times."""
     assert progress.best is not None
     state = Snapshot.of(model)
     return {
@@ -71,7 +71,7 @@ def outcome(model: Any, progress: Progress) -> dict[str, Any]:
 
 
 def train(folder: Path, overrides: tuple[str, ...], stop: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Train, from the newest checkpoint in a folder if there is one, up to a number of epochs and steps."""
+    """Train to a number of epochs and steps, from the newest checkpoint in a folder if there is one."""
     config, data = setting(*overrides)
     model = fresh(config, data)
     state, damaged = read_newest(folder, "run")
@@ -104,13 +104,13 @@ def go_on(
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the training ends with in one go."""
+    """Return the outcome of uninterrupted training."""
     return train(tmp_path_factory.mktemp("straight"), EVERYTHING)
 
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoints of one that was stopped inside its fourth epoch."""
+    """Return the checkpoints of training that was stopped in its fourth epoch."""
     folder = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnist_exp.training.loop.STEPS_PER_CALL", 7)
@@ -119,19 +119,19 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_newest_two_are_kept(stopped: Path):
-    """Named by the epochs and steps that are done."""
+    """They are named by the finished epochs and steps."""
     assert sorted(file.name for file in stopped.iterdir()) == ["000003-00000000.state", "000003-00000007.state"]
 
 
 @pytest.mark.parametrize("at", [(0, 7), (1, 0), (1, STEPS), STOPPED_AT])
-def test_going_on_ends_in_the_same_bits(straight: dict[str, Any], tmp_path: Path, at: tuple[int, int]):
-    """From inside an epoch, between two, and from the end of one that was not yet validated."""
+def test_resuming_gives_the_same_bits(straight: dict[str, Any], tmp_path: Path, at: tuple[int, int]):
+    """Training stopped in an epoch, between two, or before the validation of one."""
     train(tmp_path / "run", EVERYTHING, at)
     assert train(tmp_path / "run", EVERYTHING) == straight
 
 
-def test_going_on_thrice_ends_in_the_same_bits(straight: dict[str, Any], tmp_path: Path):
-    """Also within one epoch."""
+def test_resuming_three_times_gives_the_same_bits(straight: dict[str, Any], tmp_path: Path):
+    """This includes stops within one epoch."""
     for at in ((0, 14), (2, 7), (2, 14)):
         train(tmp_path / "run", EVERYTHING, at)
     assert train(tmp_path / "run", EVERYTHING) == straight
@@ -139,8 +139,8 @@ def test_going_on_thrice_ends_in_the_same_bits(straight: dict[str, Any], tmp_pat
 
 # Some of them keep numbers of their own between the steps.
 @pytest.mark.parametrize("optimizer", ["nadam", "muon", "sgd", "adamw"])
-def test_every_optimizer_goes_on_exactly(tmp_path: Path, optimizer: str):
-    """With what it keeps between the steps."""
+def test_every_optimizer_is_resumed_exactly(tmp_path: Path, optimizer: str):
+    """Its state between steps is restored."""
     words = (*EVERYTHING[:4], "data.limit=200", f"optimizer={optimizer}", "training.epochs=2", "schedule=cosine")
     expected = train(tmp_path / "straight", words)
     train(tmp_path / "stopped", words, (1, 0))
@@ -164,7 +164,7 @@ FORGOTTEN = {
 
 @pytest.mark.parametrize("piece", FORGOTTEN)
 def test_every_array_is_needed(straight: dict[str, Any], stopped: Path, tmp_path: Path, piece: str):
-    """The control: where one piece is not restored, the end is another."""
+    """As a control, the outcome differs if any array is not restored."""
     config, data = setting(*EVERYTHING)
     model, new = fresh(config, data), fresh(config, data)
     state, _ = read_newest(stopped, "run")
@@ -178,7 +178,7 @@ def test_every_array_is_needed(straight: dict[str, Any], stopped: Path, tmp_path
 
 
 def of_a_new_model(model: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Under a checkpoint's names: its arrays, and of which group and variable they are."""
+    """Return a new model's arrays under a checkpoint's names, with the group and variable of each."""
     build_state(model)
     groups = {
         "model": model.variables, "optimizer": model.optimizer.variables, "metrics": model.metrics_variables,
@@ -198,7 +198,7 @@ def of_a_new_model(model: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 def test_every_number_is_needed(
     straight: dict[str, Any], stopped: Path, tmp_path: Path, piece: str, forgotten: Any
 ):
-    """The same for how far it had come, the history (all of it, or its last row), and which epoch was best."""
+    """The same holds for the position, the history or its last row, and the best epoch."""
     config, data = setting(*EVERYTHING)
     state, _ = read_newest(stopped, "run")
     assert state is not None
@@ -213,8 +213,8 @@ def test_every_number_is_needed(
     assert ended != straight
 
 
-def test_the_control_controls(straight: dict[str, Any], stopped: Path, tmp_path: Path):
-    """With nothing forgotten the end is the same; and what is compared covers a best epoch before the stop."""
+def test_the_control_itself_restores_everything(straight: dict[str, Any], stopped: Path, tmp_path: Path):
+    """If everything is restored, the outcome is the same, with a best epoch before the stop."""
     config, data = setting(*EVERYTHING)
     state, _ = read_newest(stopped, "run")
     assert go_on(shutil.copytree(stopped, tmp_path / "copy"), config, data, fresh(config, data), state) == straight
@@ -235,10 +235,10 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_one_is_recognised_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     straight: dict[str, Any], stopped: Path, tmp_path: Path, damage: str
 ):
-    """Whatever happened to it; the end is the same all the same."""
+    """This holds for any damage, and the outcome is the same."""
     folder = shutil.copytree(stopped, tmp_path / "copy")
     before, newest = sorted(folder.glob("*"))
     newest.write_bytes(DAMAGES[damage](newest.read_bytes()))
@@ -252,8 +252,8 @@ def test_a_damaged_one_is_recognised_and_the_one_before_is_used(
         assert newest not in folder.glob("*")
 
 
-def test_any_bit_counts(stopped: Path, tmp_path: Path):
-    """A hundred of them, anywhere in the file."""
+def test_any_changed_bit_is_detected(stopped: Path, tmp_path: Path):
+    """A hundred bits anywhere in the file are tested."""
     content = (stopped / "000003-00000007.state").read_bytes()
     file = tmp_path / "000003-00000007.state"
     for place in np.random.default_rng(0).integers(0, 8 * len(content), 100):
@@ -264,16 +264,16 @@ def test_any_bit_counts(stopped: Path, tmp_path: Path):
             read(file, "run")
 
 
-def test_one_of_another_run_is_recognised(stopped: Path):
-    """It is whole, but not ours."""
+def test_a_checkpoint_of_another_run_is_refused(stopped: Path):
+    """It is intact, but belongs to another run."""
     state, damaged = read_newest(stopped, "another")
     assert state is None
     assert len(damaged) == 2
     assert damaged[0].endswith("of another run, run")
 
 
-def test_what_a_killed_process_left_is_removed(stopped: Path, tmp_path: Path):
-    """Half a file under a temporary name."""
+def test_temporary_files_of_a_killed_process_are_removed(stopped: Path, tmp_path: Path):
+    """Such a file is incomplete."""
     folder = shutil.copytree(stopped, tmp_path / "copy")
     (folder / ".123.000003-00000014.state").write_bytes(b"half")
     train(folder, EVERYTHING, (3, 14))

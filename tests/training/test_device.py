@@ -22,7 +22,7 @@ def config(**changes: Any) -> DeviceConfig:
 
 @pytest.fixture
 def faked_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A machine with a GPU, as far as TensorFlow's list goes; what is set is noted."""
+    """Fake a GPU in TensorFlow's list and record the settings."""
     gpu, done = SimpleNamespace(name="/physical_device:GPU:0"), []
     details = {"device_name": "Test GPU", "compute_capability": (8, 0)}
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [gpu] if kind == "GPU" else [])
@@ -34,7 +34,7 @@ def faked_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 @pytest.mark.parametrize("kind", ["auto", "gpu"])
 def test_a_visible_gpu_is_taken(faked_gpu: list[Any], kind: str):
-    """With memory growth, and named; bfloat16 where it has it."""
+    """It is named and has memory growth; it uses bfloat16 if it supports that."""
     gpu, details, done = faked_gpu
     found = device.resolve(config(kind=kind))
     assert (found.kind, found.name, found.precision) == ("gpu", "GPU Test GPU", "bfloat16")
@@ -44,13 +44,13 @@ def test_a_visible_gpu_is_taken(faked_gpu: list[Any], kind: str):
 
 
 def test_the_cpu_can_be_asked_for(faked_gpu: list[Any]):
-    """A visible GPU is hidden then."""
+    """A visible GPU is then hidden."""
     assert device.resolve(config(kind="cpu")).kind == "cpu"
     assert faked_gpu[2] == [([], "GPU")]
 
 
-def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
-    """With what was looked for, and the line that installs what TensorFlow needs."""
+def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch):
+    """The message has what was checked, and the command that installs GPU support."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with pytest.raises(RequestError) as caught:
@@ -65,7 +65,7 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_auto_without_a_gpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch):
-    """With as many threads as this process may use."""
+    """It has as many threads as this process may use cores."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     found = device.resolve(config())
     assert (found.kind, found.threads) == ("cpu", device.available_cores())
@@ -73,7 +73,7 @@ def test_auto_without_a_gpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_precision_follows_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """bfloat16 only where the processor multiplies it; what is asked for is kept."""
+    """bfloat16 is only used if the processor has it; a requested precision is kept."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_bf16\n")
     assert device.cpu_computes_in_bfloat16(cpuinfo)
@@ -105,7 +105,7 @@ def test_what_selects_onednns_code_is_recorded(tmp_path: Path, monkeypatch: pyte
 
 
 def test_other_threads_in_the_same_process_are_refused(monkeypatch: pytest.MonkeyPatch):
-    """TensorFlow fixes them with its first operation: rather an error than other bits."""
+    """TensorFlow fixes them with its first operation, so other weights would result."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     device.resolve(config())
     tf.constant(1) + tf.constant(1)

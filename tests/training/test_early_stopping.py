@@ -20,7 +20,7 @@ def history(*accuracies: float) -> list[dict[str, float]]:
 
 
 def test_the_earliest_of_equal_epochs_is_kept():
-    """Better means strictly better, in the direction that the config says."""
+    """A better epoch is strictly better in the configured direction."""
     assert better({"val/accuracy": 0.9}, {"val/accuracy": 0.8}, config())
     assert not better({"val/accuracy": 0.9}, {"val/accuracy": 0.9}, config())
     lowest = config("training.select.metric=val/loss", "training.select.mode=min")
@@ -41,14 +41,14 @@ def test_the_earliest_of_equal_epochs_is_kept():
     ],
 )
 def test_a_training_stops_after_its_patience(accuracies: tuple[float, ...], stops: bool):
-    """After two epochs that were not better than the best before them, by min_delta."""
+    """It stops after two epochs without an improvement by min_delta."""
     patient = config("training.early_stopping.patience=2", "training.early_stopping.min_delta=0.01")
     assert stops_early(history(*accuracies), patient) is stops
     assert not stops_early(history(*accuracies), config())
 
 
 def test_a_plateau_lowers_the_learning_rate():
-    """Each time after its patience, by its factor, not below the final fraction."""
+    """Each time patience runs out, it is multiplied by the factor, down to the final fraction."""
     plateau = config(
         "schedule=reduce_on_plateau", "schedule.plateau={factor: 0.1, patience: 2, min_delta: 0}",
         "schedule.final_fraction=0.005", "training.epochs=10",

@@ -28,7 +28,7 @@ def compiled(inputs: Any, outputs: Any, optimizer: str = "sgd") -> keras.Model:
 
 
 def results(model: keras.Model, training: bool) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
-    """The output, the gradients of a sum over it that weighs every value, and what the layers keep of the batch."""
+    """Return the output, the gradients of a weighted sum of it, and the batch statistics that layers keep."""
     images = tf.constant(IMAGES)
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -44,7 +44,7 @@ def results(model: keras.Model, training: bool) -> tuple[np.ndarray, list[np.nda
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("arguments", [{}, {"scale": False}, {"center": False}, {"momentum": 0.5, "epsilon": 0.1}])
 def test_batch_normalization(training: bool, arguments: dict[str, Any]):
-    """Outputs, gradients and running statistics are those of Keras' own, in training and after it."""
+    """Outputs, gradients and running statistics equal Keras', in training and at inference."""
     inputs = keras.Input((7, 8, 3))
     model = compiled(inputs, keras.layers.BatchNormalization(**arguments)(inputs))
     for variable in model.variables:
@@ -73,8 +73,8 @@ def test_batch_normalization(training: bool, arguments: dict[str, Any]):
         (keras.layers.LayerNormalization(), (7, 8, 3)),
     ],
 )
-def test_batch_normalization_of_another_kind_is_left_alone(layer: keras.Layer, shape: tuple[int, ...]):
-    """Where the one operation would compute something else, or nothing."""
+def test_unsupported_batch_normalization_is_not_replaced(layer: keras.Layer, shape: tuple[int, ...]):
+    """The fused operation would compute another result, or none."""
     inputs = keras.Input(shape)
     model = compiled(inputs, layer(inputs))
     kind = type(layer)
@@ -85,7 +85,7 @@ def test_batch_normalization_of_another_kind_is_left_alone(layer: keras.Layer, s
 @pytest.mark.parametrize("activation", sorted(MONOTONIC))
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_pooling_before_the_activation(activation: str, padding: str):
-    """The same values to the bit, and the same gradients; in half the windows all values are negative."""
+    """Values are bit-identical and gradients equal; half of the windows have only negative values."""
     inputs = keras.Input((7, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation=activation, bias_initializer=keras.initializers.Constant(-1))(inputs)
     model = compiled(inputs, keras.layers.MaxPooling2D(padding=padding)(x))
@@ -102,8 +102,8 @@ def test_pooling_before_the_activation(activation: str, padding: str):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_an_activation_stays_where_something_else_sees_it():
-    """Also one that is not monotonic, or whose output is penalized."""
+def test_an_activation_with_other_consumers_is_not_moved():
+    """Neither is one that is not monotonic or whose output is penalized."""
     for activation, more in (("silu", {}), ("gelu", {}), ("relu", {"activity_regularizer": "l2"})):
         inputs = keras.Input((7, 8, 3))
         x = keras.layers.Conv2D(4, 3, activation=activation, **more)(inputs)
@@ -123,7 +123,7 @@ def test_an_activation_stays_where_something_else_sees_it():
 @pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, keras.optimizers.AdamW])
 @pytest.mark.parametrize("arguments", [{}, {"beta_1": 0}, {"beta_2": 0}, {"epsilon": 1}, {"loss_scale_factor": 2}])
 def test_adam(optimizer: type, arguments: dict[str, float]):
-    """Fifty steps end where Keras' own do, weights and moments; with decay and clipping, which are Keras'."""
+    """Fifty steps give Keras' weights and moments, with Keras' own decay and clipping."""
     ends = []
     for fuse_it in (False, True):
         random = np.random.default_rng(0)
@@ -150,8 +150,8 @@ def test_adam(optimizer: type, arguments: dict[str, float]):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_adam_of_another_kind_is_left_alone():
-    """AMSGrad has another formula; so have Adam's relatives."""
+def test_other_variants_of_adam_are_not_replaced():
+    """AMSGrad and Adam's relatives have other formulas."""
     inputs = keras.Input((5,))
     for optimizer in (keras.optimizers.Adam(amsgrad=True), keras.optimizers.Nadam(), keras.optimizers.SGD()):
         model = compiled(inputs, keras.layers.Dense(4)(inputs), optimizer)

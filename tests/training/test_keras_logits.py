@@ -21,7 +21,7 @@ ENDS: dict[str, Any] = {
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_keras_attaches_logits(end: str, compiled: bool):
-    """The input of a softmax or sigmoid, in a compiled function or not."""
+    """They are the input of a softmax or sigmoid, in a compiled function or not."""
     layer = ENDS[end]
 
     def logits(x: Any) -> Any:
@@ -31,7 +31,7 @@ def test_keras_attaches_logits(end: str, compiled: bool):
 
 
 def test_other_outputs_have_no_logits():
-    """Joined, they are as they were."""
+    """Joining them changes nothing."""
     outputs = [keras.layers.ReLU()(LOGITS[:2]), keras.layers.ReLU()(LOGITS[2:])]
     assert logits_of(outputs[0]) is None
     joined = join_outputs(outputs)
@@ -56,7 +56,7 @@ def test_the_loss_of_joined_outputs_is_that_of_the_whole_output(end: str, loss: 
 
 
 def test_logits_come_back_from_a_compiled_function():
-    """Apart from the outputs, which lose them there."""
+    """They are returned separately, since the outputs lose them."""
     layer = keras.layers.Softmax()
 
     @tf.function

@@ -62,13 +62,13 @@ HALVED = (
 
 @pytest.fixture(scope="module", params=[EVERYTHING, HALVED], ids=["whole batches", "halves"])
 def described(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """The overrides of a training."""
+    """Return the overrides of a training run."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def straight(described: tuple[str, ...]) -> tuple[list[np.ndarray], Progress]:
-    """Four epochs in one go."""
+    """Return the outcome of four uninterrupted epochs."""
     config, data = setting(*described)
     model = fresh(config, data)
     progress = fit(model, data, config)
@@ -78,7 +78,7 @@ def straight(described: tuple[str, ...]) -> tuple[list[np.ndarray], Progress]:
 def test_the_same_training_gives_the_same_bits(
     described: tuple[str, ...], straight: tuple[list[np.ndarray], Progress]
 ):
-    """Weights, optimizer, seeds and history, whatever ran before in the process."""
+    """Weights, optimizer, seeds and history do not depend on what ran before in the process."""
     config, data = setting(*described)
     model = fresh(config, data)
     progress = fit(model, data, config)
@@ -93,7 +93,7 @@ def test_the_bits_do_not_depend_on_how_steps_are_called(
     monkeypatch: pytest.MonkeyPatch,
     steps_per_call: int,
 ):
-    """One step or a whole epoch in a compiled call."""
+    """A compiled call may run a single step or a whole epoch."""
     monkeypatch.setattr(loop, "STEPS_PER_CALL", steps_per_call)
     config, data = setting(*described)
     model = fresh(config, data)
@@ -102,10 +102,10 @@ def test_the_bits_do_not_depend_on_how_steps_are_called(
 
 
 @pytest.mark.parametrize("override", ["seed=1", "data.split_seed=1", "aug=shift", "optimizer.learning_rate=0.02"])
-def test_what_should_change_the_weights_does(
+def test_relevant_settings_change_the_weights(
     described: tuple[str, ...], straight: tuple[list[np.ndarray], Progress], override: str
 ):
-    """A control for the tests of equality."""
+    """This is a control for the tests of equality."""
     config, data = setting(*described, override)
     model = fresh(config, data)
     fit(model, data, config)
@@ -141,7 +141,7 @@ def test_it_learns_as_keras_fit_does(monkeypatch: pytest.MonkeyPatch, optimizer:
 
 @pytest.mark.parametrize(("images", "batch", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 4, [3])])
 def test_an_epoch_sees_every_image_once(images: int, batch: int, sizes: list[int]):
-    """In batches, the last one with what is left; in another order each epoch."""
+    """The last batch has the remaining images; the order differs between epochs."""
     orders = []
     for epoch in (0, 1):
         rows = [row for array in epoch_rows(images, batch, 0, epoch, len(sizes), 2) for row in array]
@@ -152,7 +152,7 @@ def test_an_epoch_sees_every_image_once(images: int, batch: int, sizes: list[int
 
 
 def test_early_stopping_ends_a_training():
-    """After the epoch that exhausts the patience; the best one is kept."""
+    """It ends after the epoch that exhausts the patience; the best epoch is kept."""
     config, data = setting(
         "data=digits", "data.limit=300", "model=linear", "training.epochs=9",
         "training.early_stopping.patience=2", "training.early_stopping.min_delta=1",
@@ -165,7 +165,7 @@ def test_early_stopping_ends_a_training():
 
 
 def test_a_plateau_is_trained_with_its_lower_rate():
-    """The history shows each epoch's rate, and the weights are those of that rate."""
+    """The history has each epoch's rate, and the weights result from these rates."""
     flat = ("schedule=reduce_on_plateau", "schedule.plateau={factor: 0.1, patience: 1, min_delta: 1}")
     common = ("data=digits", "data.limit=300", "model=linear", "training.epochs=3", "optimizer=sgd")
     config, data = setting(*common, *flat)
@@ -186,8 +186,8 @@ def test_a_plateau_is_trained_with_its_lower_rate():
     assert equal(model.get_weights(), by_hand.get_weights())
 
 
-def test_the_running_mean_of_the_weights_is_kept_and_training_goes_on_without_it():
-    """With training.ema: the mean of the weights after each step, as defined, is in `best`; the model has its own."""
+def test_the_average_of_the_weights_is_kept():
+    """With training.ema, `best` has the average of the weights after each step; the model keeps its own."""
     common = ("data=digits", "data.limit=256", "data.val_fraction=0.5", "model=linear", "training.epochs=1",
               "training.batch_size=32", "optimizer.learning_rate=0.05")  # fmt: skip
     config, data = setting(*common, "training.ema=0.6")
@@ -215,7 +215,7 @@ def test_the_running_mean_of_the_weights_is_kept_and_training_goes_on_without_it
 
 
 def test_the_last_epoch_is_kept_without_validation_data():
-    """There is nothing to choose by."""
+    """There is nothing to select an epoch by."""
     config, data = setting(
         "data=digits", "data.limit=200", "data.val_fraction=0", "model=linear", "training.epochs=3"
     )
@@ -224,8 +224,8 @@ def test_the_last_epoch_is_kept_without_validation_data():
     assert not any(name.startswith("val/") for name in progress.history[0])
 
 
-def test_a_loss_that_is_no_number_ends_the_training():
-    """With where it happened and what may help; and with the layer, where that was asked for."""
+def test_a_loss_that_is_nan_ends_training():
+    """The message has the step and advice and, on request, the layer."""
     wild = ("data=digits", "data.limit=600", "model=lenet5x5", "optimizer.learning_rate=1e30")
     config, data = setting(*wild)
     with pytest.raises(WorkError, match=r"no longer a number: in epoch 1, step 1 to 4, at learning rate 1e\+30"):
@@ -237,7 +237,7 @@ def test_a_loss_that_is_no_number_ends_the_training():
 
 
 def test_max_steps_ends_each_epoch():
-    """The learning-rate table and the display know of it."""
+    """The learning-rate table and the progress display use it as well."""
     config, data = setting("data=digits", "data.limit=600", "model=linear", "debug=one_batch")
     seen = []
 

@@ -30,15 +30,15 @@ def rates(kind: str, *overrides: str, steps: int = STEPS, epochs: int = EPOCHS) 
 
 @pytest.mark.parametrize("kind", ["constant", "reduce_on_plateau"])
 def test_a_constant_rate_is_constant(kind: str):
-    """One value per step; what a plateau changes is not known beforehand."""
+    """There is one value per step; plateau reductions are not known in advance."""
     np.testing.assert_array_equal(rates(kind), np.full(STEPS * EPOCHS, BASE, np.float32))
 
 
 @pytest.mark.parametrize(
     ("kind", "halfway"), [("cosine", 0.1 + 0.9 / 2), ("linear", 0.1 + 0.9 / 2), ("exponential", 0.1**0.5)]
 )
-def test_what_falls_ends_at_its_final_fraction(kind: str, halfway: float):
-    """From the base rate at the first step, as far as it should be at half time; there one step after the last."""
+def test_decaying_rates_end_at_the_final_fraction(kind: str, halfway: float):
+    """They start at the base rate and reach the final fraction one step after the last."""
     found = rates(kind, "schedule.final_fraction=0.1")
     assert len(found) == STEPS * EPOCHS
     assert found[0] == BASE
@@ -50,7 +50,7 @@ def test_what_falls_ends_at_its_final_fraction(kind: str, halfway: float):
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "one_cycle"])
 def test_every_step_learns(kind: str):
-    """The first, the last, and the only one, whether the rate rises from 0 or falls to it."""
+    """This includes the first, the last and the only step, for rates that rise from 0 or fall to 0."""
     config = schedule(kind)
     final = 0.0 if kind in ("cosine", "linear", "one_cycle") else config.final_fraction
     for warmup in (0.0, 0.5, 1.0):
@@ -65,7 +65,7 @@ def test_every_step_learns(kind: str):
 @pytest.mark.parametrize("final", [0.0, 0.1])
 @pytest.mark.parametrize("kind", ["cosine", "linear", "exponential"])
 def test_schedules_without_warmup_are_those_of_keras(kind: str, final: float):
-    """`CosineDecay`, `PolynomialDecay` and `ExponentialDecay`, evaluated at the number of steps before each step."""
+    """They equal `CosineDecay`, `PolynomialDecay` and `ExponentialDecay` at the number of earlier steps."""
     total, final = STEPS * EPOCHS, final or (0.01 if kind == "exponential" else 0.0)
     of_keras = {
         "cosine": keras.optimizers.schedules.CosineDecay(BASE, total, alpha=final),
@@ -79,7 +79,7 @@ def test_schedules_without_warmup_are_those_of_keras(kind: str, final: float):
 
 
 def test_a_run_of_one_step_learns():
-    """With a schedule that ends at 0 too."""
+    """This includes schedules that end at 0."""
     config, _ = compose_checked(
         Request("train", ("data=digits", "data.limit=100", "model=linear", "schedule=cosine", "training.epochs=1",
                           "debug=one_batch")), TrainConfig,
@@ -92,7 +92,7 @@ def test_a_run_of_one_step_learns():
 
 
 def test_their_shapes_differ():
-    """A line lies on its chord, half a cosine above it at first, an exponential below."""
+    """A line lies on its chord, half a cosine at first above it, an exponential below."""
     chord = BASE * (1 - 0.9 * np.arange(40) / 40)
     np.testing.assert_allclose(rates("linear", "schedule.final_fraction=0.1"), chord, rtol=1e-6)
     assert (rates("cosine", "schedule.final_fraction=0.1")[1:19] > chord[1:19]).all()
@@ -100,7 +100,7 @@ def test_their_shapes_differ():
 
 
 def test_warmup_rises_to_the_base_rate():
-    """Linearly, reached with its last step; fractions of epochs count, and shares of the training."""
+    """It rises linearly to its last step; its length may be in fractional epochs or a fraction of all steps."""
     found = rates("cosine", "schedule.warmup_epochs=0.5")
     np.testing.assert_allclose(found[:5], BASE * np.arange(1, 6) / 5, rtol=1e-6)
     assert found.argmax() == 4
@@ -111,7 +111,7 @@ def test_warmup_rises_to_the_base_rate():
 
 
 def test_one_cycle_goes_up_and_down():
-    """From a fraction to the base rate in three tenths of the training, smoothly, then down to almost nothing."""
+    """It rises smoothly to the base rate in three tenths of the steps, then falls to almost 0."""
     found = rates("one_cycle")
     assert found.argmax() == 11
     assert found[11] == pytest.approx(BASE)

@@ -31,7 +31,7 @@ def setting(*overrides: str) -> tuple[TrainConfig, Dataset, Any]:
 @pytest.mark.parametrize("images", [64, 37, 2, 1])
 @pytest.mark.parametrize("layers", [f"model.layers={LAYERS}", "model=pyramid"])
 def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, layers: str, images: int):
-    """Weights after a step, loss and metrics, with penalties on weights; of uneven halves, and of a single image."""
+    """Weights, loss and metrics are equal with weight penalties, uneven halves, and a single image."""
     ends = []
     for halves in (False, True):
         monkeypatch.setattr(step, "halves_batches", lambda halves=halves: halves)
@@ -53,7 +53,7 @@ def scored(model: Any, part: Part, config: TrainConfig) -> dict[str, float]:
 
 @pytest.mark.parametrize("more", [1, 2])
 def test_a_last_batch_of_the_validation_may_be_of_any_size(monkeypatch: pytest.MonkeyPatch, more: int):
-    """Also of one image, which has no halves."""
+    """This includes a single image, which cannot be halved."""
     monkeypatch.setattr(step, "VALIDATION_BATCH", 8)
     config, data, model = setting("model=vgg_bn")
     part = data.val.take(np.arange(8 + more))
@@ -62,7 +62,7 @@ def test_a_last_batch_of_the_validation_may_be_of_any_size(monkeypatch: pytest.M
 
 
 def test_penalties_on_outputs_count_all_images():
-    """In the validation's loss, as in Keras' own `evaluate`; in bfloat16 too such a layer is computed in float32."""
+    """The validation loss equals Keras' `evaluate`; in bfloat16, such a layer computes in float32."""
     layers = "[Flatten, {type: Dense, units: 12, activity_regularizer: l2}, {type: Dense, units: 10}, Softmax]"
     config, data, _ = setting(f"model.layers={layers}")
     model = build(config, statistics(data.train.images, config.preprocess), "bfloat16")
@@ -88,14 +88,14 @@ def test_penalties_on_outputs_count_all_images():
     ],
 )
 def test_what_can_be_halved(override: str, expected: bool):
-    """Not what looks at the batch as a whole."""
+    """Models whose layers depend on the whole batch cannot be halved."""
     words = ["training.label_smoothing=0"] if "loss" in override else []
     config, _, model = setting(override, *words)
     assert step.learns_in_halves(model, config) == expected
 
 
 def test_a_loss_that_is_no_mean_is_computed_whole():
-    """None of Keras' for probabilities is such a one at present."""
+    """At present, all of Keras' losses for probabilities are means."""
     config, _, model = setting("model=linear")
     mean = model.loss
     model.loss = lambda targets, predicted: mean(targets, predicted) ** 2
@@ -103,7 +103,7 @@ def test_a_loss_that_is_no_mean_is_computed_whole():
 
 
 def test_a_layer_with_statistics_of_the_batch_that_is_frozen_can_be_halved():
-    """It does not look at the batch then."""
+    """A frozen layer does not depend on the batch."""
     config, _, model = setting("model.layers=[{type: BatchNormalization, trainable: false}, Flatten, "
                                "{type: Dense, units: 10}, Softmax]")  # fmt: skip
     assert step.learns_in_halves(model, config)
