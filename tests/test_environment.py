@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.collector import Collector
 
+from mnist_exp.commands.ui import _runs_table
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.tracking.run_event import new_run_event
 
@@ -37,3 +39,14 @@ def test_matplotlib_is_silent_about_a_home_that_cannot_be_written(tmp_path: Path
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stderr == ""
+
+
+def test_ui_does_not_ask_a_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch):
+    """Which would look for the address on its own machine."""
+    with Collector() as proxy, Collector() as server:
+        monkeypatch.setenv("http_proxy", proxy.uri)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert _runs_table(server.uri, "mnist-exp").startswith(server.uri)
+        assert server.requests
+        assert not proxy.requests
