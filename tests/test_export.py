@@ -29,16 +29,19 @@ from support.golden import Golden
 from support.servers import ModelServer, Server
 from training.test_catalogue import NETS
 
+from mnist_exp.commands import export
 from mnist_exp.config.command_schemas import ExportConfig, Format
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.saved_model import Saved
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.export_formats import FORMATS, run_all
 from mnist_exp.inference.scoring import predict
 from mnist_exp.model import backend
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
+from mnist_exp.tracking.registry import Registered
 
 FILES = {
     "model.keras", "model.h5", "architecture.yaml", "model.weights.h5", "saved_model", "model.onnx", "model.tflite",
@@ -416,3 +419,23 @@ def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pyte
             ["sh", "-ec", lines], capture_output=True, text=True, timeout=60 * PATIENCE, check=True
         )
         assert np.shape(json.loads(done.stdout)["predictions"]) == (1, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [((), "sqlite:///env.db"), (("tracking.uri=http://h",), "http://h")]
+)
+def test_register_uses_the_store_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], expected: str
+):
+    """Unless the command line names another: the printed commands then work in the same shell."""
+    stores = []
+
+    def register(run: Path, store: str, name: str, alias: str | None) -> Registered:
+        stores.append(store)
+        return Registered("models:/a/1", 1, store)
+
+    monkeypatch.setattr("mnist_exp.tracking.registry.register", register)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///env.db")
+    config, _ = compose_checked(Request("export", ("run=a", "register=a", *words)), ExportConfig)
+    export.register(config, Saved("a", Path("a/model.keras"), Path("a"), None))
+    assert stores == [expected]

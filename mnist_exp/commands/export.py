@@ -20,8 +20,8 @@ from mnist_exp.runs.directory import free_path, stamped
 from mnist_exp.runs.log import say
 from mnist_exp.text import display_path, mask_credentials
 from mnist_exp.tracking import registry
+from mnist_exp.tracking.failure import reason
 from mnist_exp.tracking.known_stores import remember
-from mnist_exp.tracking.uploader import reason
 
 EXPORTS = "exports"
 EXTRA = "pip install 'mnist-exp[export]'"
@@ -113,12 +113,13 @@ def register(config: ExportConfig, saved: Saved) -> None:
     assert config.name is not None
     # No training waits for this: allow a slow server more time.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    if config.tracking.uri is not None:
-        remember(config.tracking.uri)
+    store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or None
+    if store is not None:
+        remember(store)
     try:
-        model = registry.register(saved.run, config.tracking.uri, config.name, config.alias)
+        model = registry.register(saved.run, store, config.name, config.alias)
     except Exception as error:  # MLflow raises errors of many types
-        raise WorkError(f"{display_path(saved.run)}: not registered: {reason(error)}") from error
+        raise WorkError(f"{display_path(saved.run)}: not registered: {reason(error, store)}") from error
     say(f"registered {display_path(saved.run)} as version {model.version} of {config.name}, in {model.store}")
     say(f"use      run={model.uri}")
     command = f"mlflow models serve -m {model.uri} --env-manager local --port 5001"

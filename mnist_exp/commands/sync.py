@@ -17,10 +17,11 @@ from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.text import display_path, printable
 from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.failure import reason
 from mnist_exp.tracking.known_stores import remember
 from mnist_exp.tracking.locations import repair_locations
 from mnist_exp.tracking.store import DATABASE
-from mnist_exp.tracking.uploader import is_reachable, journals, reason
+from mnist_exp.tracking.uploader import is_reachable, journals
 
 
 def sync(request: Request, started: float) -> None:
@@ -113,7 +114,7 @@ def deliver_missing(
         delivery.note_run_id()
         return missing, ", ".join(delivery.gone)
     except Exception as error:  # MLflow raises errors of many types
-        failure = reason(error)
+        failure = reason(error, delivery.uri if delivery is not None else None)
         if delivery is not None and delivery.uri is not None and not is_reachable(delivery.uri):
             unreachable[delivery.uri] = failure
         return 0, failure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import ipaddress
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import urllib.parse
 import urllib.request
 import webbrowser
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from mnist_exp.config.command_schemas import UiConfig
 from mnist_exp.config.overrides import Request
@@ -89,10 +90,27 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
             raise WorkError(f"MLflow's UI did not start: {lines[-1] if lines else 'no output'}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2):
+        with contextlib.suppress(OSError), _open_url(f"{address}/health", timeout=2):
             return
         time.sleep(0.1)
     raise WorkError(f"MLflow's UI did not answer within {_START_SECONDS} s")
+
+
+def _open_url(url: str | urllib.request.Request, timeout: float) -> Any:
+    """Open an address; one of this machine is not asked through a proxy, whatever the environment says."""
+    host = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
+    own = host == "localhost" or _is_own_address(host)
+    proxies = [urllib.request.ProxyHandler({})] if own else []
+    return urllib.request.build_opener(*proxies).open(url, timeout=timeout)
+
+
+def _is_own_address(host: str) -> bool:
+    """Whether a host is a loopback address, or the one that stands for all of this machine's."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
 
 
 def _runs_table(address: str, experiment: str) -> str:
@@ -102,7 +120,7 @@ def _runs_table(address: str, experiment: str) -> str:
     address = without_credentials(address)
     question = f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(question, headers=header), timeout=10) as answer:
+        with _open_url(urllib.request.Request(question, headers=header), timeout=10) as answer:
             number = json.load(answer)["experiment"]["experiment_id"]
     except urllib.error.HTTPError as error:
         if error.code == 404:

@@ -118,7 +118,8 @@ def _harmless(cell: object) -> object:
     """Return a cell that a spreadsheet does not compute: the text may be a file's name."""
     if not isinstance(cell, str):
         return cell
-    formula = cell[:1] in tuple("=+-@\t\r") and not re.fullmatch(r"[+-]?[\d.]+(?:e[+-]?\d+)?", cell)
+    cell = cell.replace("\r", "\\r")  # would end a row
+    formula = cell[:1] in tuple("=+-@\t") and not re.fullmatch(r"[+-]?[\d.]+(?:e[+-]?\d+)?", cell)
     return f"'{cell}" if formula else cell
 
 

@@ -45,7 +45,7 @@ def _source_tags() -> dict[str, str]:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except OSError:  # a user id without a name, as in some containers
+    except (KeyError, OSError):  # a user id without a name, as in some containers
         return "unknown"
 
 

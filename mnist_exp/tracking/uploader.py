@@ -10,7 +10,6 @@ the rest once and exits with status 0, or with status 1 and the reason as its la
 from __future__ import annotations
 
 import os
-import re
 import select
 import sys
 import time
@@ -21,7 +20,7 @@ from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.locations import ForeignLocation
+from mnist_exp.tracking.failure import reason
 from mnist_exp.tracking.store import connect
 
 _POLL = 0.2  # seconds between checks of the journals
@@ -33,17 +32,6 @@ _DEATH = 5  # seconds until the lock of a dead process is free
 def journals(root: Path) -> list[Path]:
     """List the directories with a journal: the run's, or the sweep's followed by its jobs'."""
     return [file.parent for pattern in (journal.FILE, f"*/{journal.FILE}") for file in sorted(root.glob(pattern))]
-
-
-def reason(error: BaseException) -> str:
-    """Return the reason for a failure in one line."""
-    if isinstance(error, ForeignLocation):
-        return str(error)
-    text = str(error).strip().split("\n")[0] or type(error).__name__
-    if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
-        system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
-        return f"{request[1]}: {system[1] if system else 'no answer' if 'timed out' in text else request[2]}"
-    return text
 
 
 def deliver_until_closed(roots: Sequence[Path]) -> int:
@@ -78,8 +66,8 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
                 deliveries[folder] = Delivery(folder)
             deliveries[folder].pending()
         except Exception as error:
-            failure = reason(error)
             store = deliveries[folder].uri if folder in deliveries else None
+            failure = reason(error, store)
             if len(folders) > 1 and store is not None and not is_reachable(store):
                 break  # the others would fail after the same wait
     return failure

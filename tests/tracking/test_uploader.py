@@ -25,7 +25,8 @@ from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import LOCK, lock
 from mnist_exp.tracking import uploader as module
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.uploader import deliver_until_closed, reason
+from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.uploader import deliver_until_closed
 from mnist_exp.tracking.uploader_process import Sender
 
 

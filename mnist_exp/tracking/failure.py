@@ -1,0 +1,93 @@
+"""Explain in one line why something could not be delivered to an MLflow store."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from mnist_exp.text import display_path, mask_credentials, shorten
+from mnist_exp.tracking.locations import ForeignLocation
+from mnist_exp.tracking.store import database_path
+
+_OTHER_VERSION = r"out-of-date database schema|Can't locate revision"
+_DAMAGED = r"malformed|not a database"
+_STATUS = r"API request to endpoint .* failed with error code (\d+) "
+_NO_JSON = "API request to endpoint was successful but the response body was not"
+
+
+def reason(error: BaseException, uri: str | None = None) -> str:
+    """Return the reason for a failure.
+
+    Args:
+        error: Any error of MLflow, SQLAlchemy, SQLite or the system.
+        uri: The store's address, if known.
+    """
+    if isinstance(error, ForeignLocation):
+        return str(error)
+    text = str(error).strip().split("\n")[0] or type(error).__name__
+    store = f"{_address(uri)}: " if uri else ""
+    if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
+        system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
+        why = system[1] if system else "no answer" if "timed out" in text else request[2]
+        return f"{request[1]}: {why}{_through_proxy(request[1])}"
+    if answer := re.match(_STATUS, text):
+        return f"{store}the server answered {_status(int(answer[1]))}{_through_proxy(uri)}"
+    if text.startswith(_NO_JSON):
+        return f"{store}the answer is not MLflow's: is this its address?{_through_proxy(uri)}"
+    database = database_path(uri) if uri else None
+    for cause in _innermost_first(error):
+        if re.search(_OTHER_VERSION, str(cause)) and uri:
+            command = f"'mlflow db upgrade {mask_credentials(uri)}'"
+            return f"{store}was made by another version of MLflow: {command} upgrades it; keep a copy"
+        if isinstance(cause, sqlite3.Error):
+            return f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else ''}"
+        if isinstance(cause, OSError) and cause.filename and cause.strerror:
+            return f"{display_path(Path(os.fsdecode(cause.filename)))}: {cause.strerror}"
+    return shorten(text, 500)
+
+
+def _innermost_first(error: BaseException) -> Iterator[BaseException]:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return reversed(chain)
+
+
+def _address(uri: str) -> str:
+    database = database_path(uri)
+    return mask_credentials(uri) if database is None else str(display_path(database))
+
+
+def _restoring(database: Path | None) -> str:
+    """Return advice for a database that is damaged."""
+    if database is None:
+        return ""
+    return (
+        "; restore a copy, or move it and the runs' delivery.json away: "
+        f"'mnist-exp sync outputs={display_path(database.parent)}' then delivers everything again"
+    )
+
+
+def _status(code: int) -> str:
+    try:
+        phrase = HTTPStatus(code).phrase
+    except ValueError:
+        return str(code)
+    return f"{code} {phrase}"
+
+
+def _through_proxy(uri: str | None) -> str:
+    """Return which proxy the environment puts between us and a server; empty without one."""
+    parts = urlsplit(uri or "")
+    if parts.scheme not in ("http", "https") or parts.hostname is None or proxy_bypass(parts.hostname):
+        return ""
+    proxy = getproxies().get(parts.scheme)
+    return f" (through the proxy {mask_credentials(proxy)})" if proxy else ""
