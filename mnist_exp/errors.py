@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 # Codes are part of the contract: scripts may rely on them, so they are never renamed.
 Code = Literal[
-    "contradiction",  # two settings exclude each other
+    "contradiction",  # two settings are mutually exclusive
     "given-twice",  # one key or image is given more than once
     "invalid-entry",  # a layer entry, or the name of a Keras object, is malformed
     "invalid-interpolation",  # an interpolation is malformed, or refers to nothing

@@ -65,7 +65,7 @@ def without_credentials(uri: str) -> str:
 
 
 def masked_values(values: Any) -> Any:
-    """Mask the credentials in all strings of nested values."""
+    """Mask the credentials in every string inside nested values."""
     if isinstance(values, str):
         return mask_credentials(values)
     if isinstance(values, dict):

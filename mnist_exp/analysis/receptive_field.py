@@ -1,8 +1,8 @@
 """Receptive fields: the rows and columns of the image that a unit of a layer depends on.
 
-Each axis of a layer's output maps an index to the indices of the previous axis that it reads. Following these maps
-back to the image is exact for strides, dilation, padding, transposed convolutions and merges alike. A few fields
-are only bounded (`Axis.is_bound`): those of upsampling by cubic and Lanczos kernels and, after concatenation along
+For each axis of a layer's output, an index is mapped to the indices that it reads along the previous layer's axis.
+Following these maps back to the image is exact for strides, dilation, padding, transposed convolutions and merges
+alike. A few fields are only bounded (`Axis.is_bound`): those of upsampling by cubic and Lanczos kernels and, after concatenation along
 an axis of the image, those along the other axis, which differ between the branches.
 Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
 """
@@ -49,7 +49,7 @@ class Axis:
 
     @property
     def is_uneven(self) -> bool:
-        """Whether the distances and sizes of the fields vary along the axis, beyond a short pattern."""
+        """Whether the spacing and sizes of the fields vary along the axis, except in a short repeating pattern."""
         return self.joins or any(axis.is_uneven for axis, _ in self.before)
 
     def span(self, index: int, *, inside: bool = True) -> Span:

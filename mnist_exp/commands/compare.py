@@ -53,7 +53,7 @@ def direction_by(config: CompareConfig) -> Direction:
 
 
 def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
-    """Find the requested runs; without `run=`, all finished or diverged runs on the newest one's data.
+    """Find the requested runs; without `run=`, all finished or diverged runs on the same data as the newest run.
 
     Returns:
         The runs, and a remark on others, which is empty if there are none.

@@ -25,7 +25,7 @@ from mnist_exp.tracking.known_stores import remember
 
 EXPORTS = "exports"
 EXTRA = "pip install 'mnist-exp[export]'"
-# The additional packages that are needed to write and to run a format.
+# The additional packages needed to write a format and to run models in it.
 NEEDS = {"onnx": ("tf2onnx", "onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 # The formats that consist of a single file, and its suffix.
 ENDINGS = {"keras": ".keras", "h5": ".h5", "onnx": ".onnx", "litert": ".tflite"}

@@ -1,4 +1,4 @@
-"""`mnist-exp visualize`: draw filters, feature maps, class activation and receptive fields."""
+"""`mnist-exp visualize`: draw filters, feature maps, class activation maps and receptive fields."""
 
 from __future__ import annotations
 

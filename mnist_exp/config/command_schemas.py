@@ -75,7 +75,7 @@ def split_names(value: Any) -> Any:
     quote = '"' if '"' in inner else "'"
     names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
     if not all(map(str.strip, names)):
-        raise ValueError("must have a name between each two commas")
+        raise ValueError("must not have an empty name between commas")
     return tuple(map(str.strip, names))
 
 

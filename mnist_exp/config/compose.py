@@ -98,7 +98,7 @@ class Composition:
 
 
 def compose(request: Request) -> Composition:
-    """Compose a config and collect the problems of its overrides and files.
+    """Compose a config and collect the problems in its overrides and files.
 
     Raises:
         RequestError: If composition fails even without overrides, for example because a YAML file is unreadable.

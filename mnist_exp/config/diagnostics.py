@@ -247,7 +247,7 @@ def _same_last_part(name: str, keys: Sequence[str]) -> str:
 
 
 def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Code, str] | None]) -> list[Problem]:
-    """Return the problems of a preset's defaults list and keys, each with its line.
+    """Return the problems in a preset's defaults list and keys, each with its line number.
 
     Args:
         file: The preset's YAML file.
@@ -276,7 +276,7 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
 
 
 def misplaced_preset(file: Path) -> Problem | None:
-    """Return the problem of a preset whose keys are not those of the whole config; None if they are."""
+    """Return the problem with a preset whose keys are not keys of the whole config; None if they are."""
     if re.search(r"^# *@package +_global_", file.read_text(encoding="utf-8"), re.MULTILINE):
         return None
     message = "a preset's first line is '# @package _global_': its keys are then those of the whole config"

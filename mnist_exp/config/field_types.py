@@ -21,7 +21,7 @@ LayerChoice = int | Annotated[str, Field(min_length=1)]
 
 
 class Frozen(BaseModel):
-    """Immutable base class of configs. It rejects unknown keys, wrong types, NaN and infinity."""
+    """Base class of immutable configs. It rejects unknown keys, wrong types, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 

@@ -28,7 +28,7 @@ def limit_exceeded(text: str) -> tuple[int, str] | None:
     A text that is not valid YAML is accepted up to its fault.
     """
     if len(text) > MOST_BYTES:
-        return 1, f"has {len(text):,} characters; at most {MOST_BYTES:,} are read"
+        return 1, f"is {len(text):,} characters long; the limit is {MOST_BYTES:,}"
     try:
         return next(_excesses(text), None)
     except (yaml.YAMLError, ValueError):
@@ -75,9 +75,9 @@ def _excesses(text: str) -> Iterator[tuple[int, str]]:
 def _of_scalar(event: yaml.ScalarEvent, line: int) -> Iterator[tuple[int, str]]:
     length = len(event.value)
     if length > LONGEST_TEXT:
-        yield line, f"a value has {length:,} characters; at most {LONGEST_TEXT:,} are read"
+        yield line, f"a value is {length:,} characters long; the limit is {LONGEST_TEXT:,}"
     if event.implicit[0] and length > LONGEST_NUMBER and _NUMBER.fullmatch(event.value):
-        yield line, f"a number has {length:,} characters; at most {LONGEST_NUMBER} are read"
+        yield line, f"a number is {length:,} characters long; the limit is {LONGEST_NUMBER}"
 
 
 def excess_of_file(file: Path) -> tuple[int, str] | None:

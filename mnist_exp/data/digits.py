@@ -8,12 +8,12 @@ from mnist_exp.data.dataset import Part, Source, numbered
 from mnist_exp.data.splits import stratified
 
 _SIZE, _MARGIN = 20, 4  # pixels: a digit and the border around it in MNIST's 28×28
-_TEST_SEED = 0  # fixed: the test part does not depend on the config
+_TEST_SEED = 0  # fixed: the test split does not depend on the config
 
 
 def load() -> Source:
     """Load 1,797 images of 8×8 (0…16), enlarged to 20×20 (0…255) and centred in 28×28; a sixth is for testing."""
-    # Imported here because scikit-learn takes a second.
+    # Imported here because importing scikit-learn takes about a second.
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits
 

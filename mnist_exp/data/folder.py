@@ -70,7 +70,7 @@ def read_files(paths: Sequence[str], shape: Shape) -> Images:
     # Pillow's own limit is not needed: sizes are checked before anything is decoded.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        # Sequential: for small images, threads took half as long again.
+        # Sequential: for small images, threads took 50 % longer.
         for index, path in enumerate(paths):
             images[index] = _read_image(path, shape)
     finally:

@@ -61,7 +61,7 @@ def export_model(
         request: The command line.
         config: Its own config.
         saved: The model.
-        run_config: The config of the model's run, with the overrides of the command line.
+        run_config: The config of the model's run, with the command line's overrides applied.
         target: The folder or file to write.
         is_file: Whether the target is a file.
 
@@ -167,7 +167,7 @@ def select_images(data: Dataset) -> tuple[str, Part]:
 
 @contextmanager
 def temporary_target(target: Path, is_single_file: bool) -> Iterator[Path]:
-    """Yield a temporary folder. When the block succeeds, it or its only file is renamed to the target."""
+    """Yield a temporary folder. If the block succeeds, the folder, or the one file in it, becomes the target."""
     if not is_single_file:
         with new_folder(target) as folder:
             yield folder

@@ -72,7 +72,7 @@ def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device
 
 
 def run_training(job: Job, stopwatch: Stopwatch) -> RunResult:
-    """Run a job from the data to the finished directory, and return the run's result.
+    """Run a job end to end, from loading the data to the completed directory, and return its result.
 
     TensorFlow must have been started (`preparation.set_up`). Raises what `engine.run.TrainingRun.execute` does.
     """

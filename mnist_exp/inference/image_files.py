@@ -18,7 +18,9 @@ MOST_PIXELS = 100_000_000  # per file: checked against its header before anythin
 
 
 def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -> Images:
-    """Read a PNG or JPEG file as an image of a model's shape. Raises `RequestError`, with `name` in its message.
+    """Read a PNG or JPEG file as an image of the shape that a model expects.
+
+    Raises `RequestError`, with `name` in its message.
 
     `normalized` converts the image to MNIST's form; otherwise it is only scaled.
     """

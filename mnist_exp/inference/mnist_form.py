@@ -1,4 +1,4 @@
-"""Convert a photograph or scan of a single digit to MNIST's form.
+"""Convert a photograph or scan of a single digit to the form of MNIST's images.
 
 http://yann.lecun.com/exdb/mnist/ describes the form: the digit is light on dark, fits a box of 20×20 pixels with
 its proportions preserved, and has its centre of mass at the centre of 28×28 pixels.

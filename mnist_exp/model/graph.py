@@ -29,24 +29,24 @@ from mnist_exp.model.keras_errors import (
 )
 from mnist_exp.model.layers import make_layer, numbered
 
-Tensor = Any  # keras.KerasTensor; None after a layer that did not fit
+Tensor = Any  # keras.KerasTensor; None after a layer that rejected its input
 
 
 def apply_layers(specs: Sequence[Spec], x: Tensor, report: Report, places: dict[str, str] | None = None) -> Tensor:
     """Apply layers to a symbolic tensor.
 
-    After a layer that does not fit, the remaining layers are still created, and checked if their input shape is
-    known. The last layer computes in float32, as the loss is inaccurate for probabilities in half
+    After a layer that rejects its input, the remaining layers are still created, and checked if their input shape
+    is known. The last layer computes in float32, as the loss is inaccurate for probabilities in half
     precision.
 
     Args:
         specs: The layers.
         x: The input.
         report: Takes the path and the message of each problem that Keras finds.
-        places: If given, receives the path of each layer by the layer's name.
+        places: If given, is filled with the path of each layer, by layer name.
 
     Returns:
-        The output; None if its shape is not known because a layer did not fit.
+        The output; None if its shape is not known because a layer rejected its input.
     """
     return _Graph(report, {} if places is None else places).apply(specs, x, final=True)
 

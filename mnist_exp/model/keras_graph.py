@@ -47,5 +47,5 @@ class Graph:
 
 
 def input_tensors(layer: keras.Layer) -> list[Tensor]:
-    """Return the tensors that a layer takes, as a list even for a single one."""
+    """Return a layer's input tensors, as a list even if there is only one."""
     return list(layer.input) if isinstance(layer.input, (list, tuple)) else [layer.input]

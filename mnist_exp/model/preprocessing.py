@@ -23,7 +23,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of the training images: mean and standard deviation of all pixels (0…255), and whitening."""
+    """Statistics of the training images: mean and deviation of all pixels (0…255), and the whitening matrix."""
 
     mean: float = 0.0
     std: float = 1.0

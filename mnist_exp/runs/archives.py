@@ -13,12 +13,12 @@ _MOST_JSON = 16 * 2**20  # bytes of a model's config: a thousand layers take 1 M
 
 
 def is_bomb(packed: int, unpacked: int) -> bool:
-    """Whether a file would unpack to implausibly many bytes."""
+    """Whether a file would unpack to an implausibly large size."""
     return unpacked > MOST_UNCHECKED and unpacked > MOST_RATIO * max(packed, 1)
 
 
 def refuse_bombs(members: Iterable[zipfile.ZipInfo]) -> None:
-    """Raise `ValueError` if a member of a ZIP archive would unpack to implausibly many bytes."""
+    """Raise `ValueError` if a member of a ZIP archive would unpack to an implausibly large size."""
     for member in members:
         if is_bomb(member.compress_size, member.file_size):
             raise ValueError(

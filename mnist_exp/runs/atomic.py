@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder and its content, if it exists."""
+    """Remove a folder and its contents, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -114,7 +114,7 @@ class TagsEvent(JournalEvent):
 
 
 class ArtifactEvent(JournalEvent):
-    """A file of the run's directory, written or changed."""
+    """A file in the run's directory that was written or changed."""
 
     kind: Literal["artifact"] = "artifact"
     file: str

@@ -126,7 +126,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 def _without_wording(node: object) -> str:
     """Write a syntax tree as text, without docstrings and the arguments of errors and reports.
 
-    Empty fields are left out: which there are depends on the version of Python.
+    Empty fields are left out, because which ones exist depends on the Python version.
     """
     if isinstance(node, list):
         return f"[{','.join(map(_without_wording, node))}]"

@@ -23,7 +23,7 @@ def open_regular(path: Path, most: int | None = None) -> BinaryIO:
         most: The maximum size in bytes.
 
     Raises:
-        OSError: The file cannot be read, is not a regular one, or is too large.
+        OSError: The file cannot be read, is not a regular file, or is too large.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

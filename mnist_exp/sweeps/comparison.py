@@ -216,7 +216,7 @@ def print_pairs(
 
 
 def _format_difference(pair: Pair, metric: str, direction: Direction | None) -> list[str]:
-    """Format a difference; with p-values and a verdict only if the better direction is given."""
+    """Format a difference, adding p-values and a verdict only if the better direction is known."""
     difference, decisive = pair.difference, direction is not None
     if difference is None or pair.verdict is None:
         return ["–", "–", "–", "–", "–", "needs two common seeds" if decisive else "–"]

@@ -93,8 +93,8 @@ def describe_conditions(tests: int) -> str:
     """Return a sentence on how the verdicts are reached and when they are valid."""
     together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
     return (
-        f"Verdicts: paired t tests{together}, assuming that differences between seeds are about normal; "
-        "withheld if spreads differ much or a run diverged."
+        f"Verdicts: paired t tests{together}, assuming that differences between seeds are roughly normally distributed; withheld "
+        "if the spreads differ widely or a run diverged."
     )
 
 

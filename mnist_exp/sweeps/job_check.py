@@ -168,8 +168,8 @@ def resolve_data_of_all(
     fallbacks = {data.fallback for data in wanted_by_data}
     if len(missing) > 1 or len(fallbacks) > 1 or None in wanted_by_data.values():
         raise RequestError(
-            f"{', '.join(sorted(missing))}: not found, and fallback data is never compared with "
-            "other data; remove one of them from the sweep"
+            f"{', '.join(sorted(missing))}: not found, and its fallback is never compared with other data; "
+            "sweep over one data set only"
         )
     fallback = fallbacks.pop()
     assert fallback is not None

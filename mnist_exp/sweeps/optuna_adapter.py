@@ -70,8 +70,8 @@ def heartbeat(study: optuna.Study, trial: FrozenTrial, seconds: float) -> Iterat
 class FlockedFile(BaseJournalFileLock):
     """A lock on a study's journal that ends with the process that holds it.
 
-    Optuna's own locks outlive a killed process by 30 s. Acquiring the lock also removes a last line that is
-    incomplete because the disk was full.
+    Optuna's own locks outlive a killed process by 30 s. Acquiring the lock also removes the last line
+    if a full disk left it incomplete.
     """
 
     def __init__(self, path: Path) -> None:

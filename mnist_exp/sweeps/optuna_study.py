@@ -57,7 +57,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Ignore warnings that heartbeats and fixed values are experimental: Optuna's version is bounded for that."""
+    """Ignore warnings that heartbeats and fixed values are experimental: Optuna's version is bounded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
@@ -220,7 +220,7 @@ class Study:
         dimensions = self._space.dimensions
         self._study.sampler = self._make_sampler(frozen.number, 0)
         trial = resume_trial(self._study, frozen)
-        _ = trial.relative_params  # for all dimensions together, before one of them is set
+        _ = trial.relative_params  # for all dimensions together, before any of them is set
         values = []
         for place, dimension in enumerate(dimensions, 1):
             self._study.sampler = self._make_sampler(frozen.number, place)

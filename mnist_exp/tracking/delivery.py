@@ -1,6 +1,6 @@
 """Deliver a journal to MLflow.
 
-`delivery.json` in the run's directory keeps for each store the MLflow run's id and the number of delivered lines.
+`delivery.json` in the run's directory records the MLflow run id and the number of delivered lines for each store.
 It is a hint, not the truth: the process may be killed before writing it, it may be lost, and a request that timed
 out may have succeeded. Delivering a line again therefore changes nothing that MLflow shows:
 
@@ -126,7 +126,7 @@ class Delivery:
     def pending(self) -> bool:
         """Deliver the journal's events so far. Returns whether more may follow: the last one is not an `end`.
 
-        Raises any exception of MLflow, requests or SQLAlchemy.
+        May raise any MLflow, requests or SQLAlchemy exception.
         """
         self._read()
         if self._behind:

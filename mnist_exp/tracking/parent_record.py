@@ -47,7 +47,7 @@ def read_run(directory: Path) -> RunEvent:
     """Read the first event of an existing sweep or search. Raises `RequestError`."""
     run = first_run(read_checked(directory))
     if run is None:
-        raise RequestError(f"{directory / FILE}:1: damaged: it does not begin with a run")
+        raise RequestError(f"{directory / FILE}:1: damaged: it does not begin with a run event")
     return run
 
 

@@ -206,7 +206,7 @@ class RunRecording:
 
 
 def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None) -> RunResult:
-    """Return the result of a run that starts, or that resumes after `earlier`."""
+    """Return the initial result record of a run that is starting, or resuming from `earlier`."""
     identity: dict[str, Any] = {"name": name, "started": time.time(), "mlflow_run_id": None}
     if earlier is not None:
         identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact")}

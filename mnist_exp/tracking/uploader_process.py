@@ -1,7 +1,7 @@
 """Start and end the process that delivers growing journals.
 
-A separate process cannot slow down or hang the training: neither a dead server nor the second that importing
-MLflow takes affects it.
+Uploads run in a process of their own so that they cannot slow down or block training: neither a dead server nor
+the second that importing MLflow takes affects it.
 """
 
 from __future__ import annotations

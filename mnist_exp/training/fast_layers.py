@@ -96,7 +96,7 @@ class ActivatedMaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
     activation: Any
 
     def call(self, inputs: Tensor) -> Tensor:
-        """Compute the same as pooling the activated values."""
+        """Compute the same values as pooling after the activation."""
         return self.activation(super().call(inputs))
 
 
