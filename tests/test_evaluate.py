@@ -88,7 +88,7 @@ def test_another_part_is_said_to_be_easier(cli: Cli, run: Path):
 
 def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
     """Folders are named by the second."""
-    monkeypatch.setattr("mnist_exp.engine.evaluation.stamped", lambda name: f"{name}-now")
+    monkeypatch.setattr("mnist_exp.engine.evaluation.add_timestamp", lambda name: f"{name}-now")
     folders = [kept(cli("evaluate", "run=latest").out)[0].name for _ in range(2)]
     assert folders == [f"{run.name}-now", f"{run.name}-now-2"]
 

@@ -20,7 +20,7 @@ from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remember
 from mnist_exp.tracking.locations import repair_locations
 from mnist_exp.tracking.store import DATABASE
-from mnist_exp.tracking.uploader import is_reachable, journals, reason
+from mnist_exp.tracking.uploader import describe_failure, is_reachable, list_journals
 
 
 def sync(request: Request, started: float) -> None:
@@ -72,13 +72,13 @@ def find_journals(config: SyncConfig) -> list[Path]:
     outputs = Path(config.outputs)
     if config.run is None:
         roots = [*sorted((outputs / RUNS).glob("*")), *sorted((outputs / SWEEPS).glob("*"))]
-        return [folder for root in roots for folder in journals(root)]
+        return [folder for root in roots for folder in list_journals(root)]
     for root in (Path(config.run).expanduser(), outputs / SWEEPS / config.run):
         if (root / journal.FILE).is_file():
             break
     else:
         root = find_run(config.run, outputs).path
-    folders = journals(root)
+    folders = list_journals(root)
     if config.tracking.uri is None and not any(map(_may_be_tracked, folders)):
         raise RequestError(f"run={config.run}: was run without a tracker; give a store with tracking.uri=…")
     return folders
@@ -113,7 +113,7 @@ def deliver_missing(
         delivery.note_run_id()
         return missing, ", ".join(delivery.gone)
     except Exception as error:  # MLflow raises errors of many types
-        failure = reason(error)
+        failure = describe_failure(error)
         if delivery is not None and delivery.uri is not None and not is_reachable(delivery.uri):
             unreachable[delivery.uri] = failure
         return 0, failure

@@ -24,8 +24,8 @@ from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path, format_shape
 from mnist_exp.tracking.registry import NotRegistered, look_up
-from mnist_exp.tracking.store import absolute, store_of
-from mnist_exp.tracking.uploader import reason
+from mnist_exp.tracking.store import make_absolute, own_store_uri
+from mnist_exp.tracking.uploader import describe_failure
 
 if TYPE_CHECKING:
     import keras
@@ -111,13 +111,13 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     atexit.register(folder.cleanup)
     fetched = Path(folder.name)
     try:
-        origin = look_up(uri, absolute(named) if named else store_of(outputs))
+        origin = look_up(uri, make_absolute(named) if named else own_store_uri(outputs))
         here = [run for run in list_runs(outputs) if origin.run_id and origin.run_id == run.result.mlflow_run_id]
         file = None if here else origin.download(fetched)
     except (NotRegistered, FileNotFoundError) as error:
         raise RequestError(f"run={uri}: {error}") from error
     except Exception as error:  # MLflow raises errors of many types
-        raise WorkError(f"run={uri}: {reason(error)}") from error
+        raise WorkError(f"run={uri}: {describe_failure(error)}") from error
     if file is None:
         return find_run_model(here[0])
     return Saved(origin.name, file, None, None, fetched if (fetched / "config.yaml").is_file() else None)

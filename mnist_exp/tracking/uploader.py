@@ -30,12 +30,12 @@ _LONGEST_ANSWER = 20  # seconds that a request may take after a time-out
 _DEATH = 5  # seconds until the lock of a dead process is free
 
 
-def journals(root: Path) -> list[Path]:
+def list_journals(root: Path) -> list[Path]:
     """List the directories with a journal: the run's, or the sweep's followed by its jobs'."""
     return [file.parent for pattern in (journal.FILE, f"*/{journal.FILE}") for file in sorted(root.glob(pattern))]
 
 
-def reason(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
     """Return the reason for a failure in one line."""
     if isinstance(error, ForeignLocation):
         return str(error)
@@ -70,7 +70,7 @@ def deliver_until_closed(roots: Sequence[Path]) -> int:
 def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | None:
     """Deliver all journals so far. Returns the reason of the last failure, or None."""
     failure = None
-    folders = [folder for root in roots for folder in journals(root)]
+    folders = [folder for root in roots for folder in list_journals(root)]
     for folder in folders:
         # MLflow raises errors of many types. Failures are retried; training is not affected.
         try:
@@ -78,7 +78,7 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
                 deliveries[folder] = Delivery(folder)
             deliveries[folder].pending()
         except Exception as error:
-            failure = reason(error)
+            failure = describe_failure(error)
             store = deliveries[folder].uri if folder in deliveries else None
             if len(folders) > 1 and store is not None and not is_reachable(store):
                 break  # the others would fail after the same wait
@@ -98,7 +98,7 @@ def _mark_all_abandoned(roots: Iterable[Path]) -> None:
     """Mark the runs and sweeps that a dead process left open as killed."""
     deadline = time.monotonic() + _DEATH
     for root in roots:
-        for folder in journals(root):
+        for folder in list_journals(root):
             try:
                 while not (journal.has_ended(folder) or mark_abandoned(folder)) and time.monotonic() < deadline:
                     time.sleep(_POLL)

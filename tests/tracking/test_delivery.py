@@ -239,13 +239,13 @@ def test_the_store_is_where_it_is_said_to_be(cli: Cli, home_data: list[str], tmp
 @pytest.mark.slow
 def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
     """MLflow keeps whole paths: those of the run, its model and a registered version are what they are now."""
-    from mnist_exp.tracking.store import connect, store_of
+    from mnist_exp.tracking.store import connect, own_store_uri
 
     cli("debug=one_batch", "model=linear", *home_data)
     cli("export", "run=latest", "register=digits", "alias=champion")
     old = Path("outputs").resolve()
     moved = Path("outputs").rename("moved to 100%25?")
-    client = connect(store_of(moved))
+    client = connect(own_store_uri(moved))
     [run] = runs(client)
     assert {"config.yaml", "history.csv"} <= artifacts(client, run.info.run_id)
     [logged] = client.search_logged_models([run.info.experiment_id])
