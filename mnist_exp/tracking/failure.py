@@ -21,7 +21,7 @@ _STATUS = r"API request to endpoint .* failed with error code (\d+) "
 _NO_JSON = "API request to endpoint was successful but the response body was not"
 
 
-def reason(error: BaseException, uri: str | None = None) -> str:
+def describe_failure(error: BaseException, uri: str | None = None) -> str:
     """Return the reason for a failure.
 
     Args:
