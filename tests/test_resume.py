@@ -1,4 +1,4 @@
-"""Going on with a run: exactly where it was, and not at all where that cannot be."""
+"""Resuming a run: exactly where it stopped, or not at all if that is impossible."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 FILE = Path(__file__).parents[1] / "messages.yaml"
+_REPOSITORY = Path(__file__).parents[2]
 Golden = Callable[[str], None]
 
 # What differs from run to run, or between MNIST and the embedded digits, which take its place.
@@ -40,6 +41,7 @@ _collected: set[str] = set()
 
 def mask(text: str, folder: Path) -> str:
     """Replace what differs from run to run; `folder` is the test's own temporary folder."""
+    text = text.replace(str(_REPOSITORY), "<repository>")
     for path in (folder.resolve(), folder):
         text = text.replace(str(path), "<tmp>")
     text = re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s:'\"]+", "<tmp>", text)
