@@ -23,6 +23,7 @@ Golden = Callable[[str], None]
 # What differs from run to run, or between MNIST and the embedded digits, which take its place.
 _MASKS = (
     (r"\b\d{8}-\d{6}\b", "<stamp>"),
+    (r"\bsum to [-\d.e]+", "sum to <figure>"),
     (r"\d{4}-\d\d-\d\d(?:[ T_]\d\d[:-]\d\d(?:[:-]\d\d)?)?", "<date>"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,64}\b", "<hash>"),
     (r"\d[\d,.]* ?%", "<percent>"),
