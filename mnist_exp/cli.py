@@ -125,7 +125,7 @@ def _ended_by(signal: BaseException) -> int:
 def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
     try:
         if more := find():
-            print(printable(f"and {format_problems(more, 'more that Keras finds')}"), file=sys.stderr)
+            print(printable(format_problems(more, "Keras found {count} more problem{s}:")), file=sys.stderr)
     except KeyboardInterrupt:
         print("mnist-exp: interrupted before Keras could check the rest", file=sys.stderr)
     except Exception as error:

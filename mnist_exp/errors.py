@@ -87,7 +87,8 @@ class RequestError(MnistExpError):
         """`pending` finds further problems. It is slow, so it is called after these have been printed."""
         self.problems = () if isinstance(problems, str) else tuple(problems)
         self.pending = pending
-        text = problems if isinstance(problems, str) else format_problems(self.problems, f"in {subject}")
+        heading = f"{{count}} problem{{s}} in {subject}"
+        text = problems if isinstance(problems, str) else format_problems(self.problems, heading)
         super().__init__(text)
 
 
@@ -95,11 +96,10 @@ DIVERGED = "the loss is no longer a number"
 """The start of the message of a diverged training, by which such a run is recognized later."""
 
 
-def format_problems(problems: Sequence[Problem], where: str) -> str:
-    """Format problems: their number, then one problem per line."""
-    count = len(problems)
+def format_problems(problems: Sequence[Problem], heading: str) -> str:
+    """Format problems: a heading with their number (`{count} problem{s} …`), then one problem per line."""
     width = max(len(problem.place) for problem in problems)
-    lines = [f"{count} problem{'s' if count > 1 else ''} {where}"]
+    lines = [heading.format(count=len(problems), s="s" if len(problems) > 1 else "")]
     lines += [f"  {problem.place:<{width}}  {problem.message}" for problem in problems]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""What the tests share: the command line in this process, the data they run on, and the count of both.
+"""Shared fixtures: the command line in this process, the data, and a count of the data sets used.
 
 Tests run on MNIST where MNIST_EXP_DATA names its folder, else on the embedded digits. The summary says how
 many ran on which. A test marked `mnist` is skipped without the files, and fails when they are there and it did

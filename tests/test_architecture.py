@@ -1,4 +1,4 @@
-"""The shape of the package: imports point one way, and heavy libraries stay in their rooms."""
+"""The structure of the package: imports point one way, and heavy libraries stay in their folders."""
 
 from __future__ import annotations
 

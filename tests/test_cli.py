@@ -1,4 +1,4 @@
-"""The command line: verbs, help, exit statuses, and what it does not import."""
+"""The command line: verbs, help, exit statuses, and its imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mnist-exp compare`: intervals that cover, verdicts that hold, and what is refused."""
+"""`mnist-exp compare`: the coverage of intervals, the validity of verdicts, and refused requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mnist-exp dataset`: what it asks for, what it leaves, and what it leaves behind when it fails."""
+"""`mnist-exp dataset`: its requests, its output, and the absence of remains after a failure."""
 
 from __future__ import annotations
 

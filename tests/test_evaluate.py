@@ -1,4 +1,4 @@
-"""`mnist-exp evaluate`: the figures of a saved run, on its own data and on other."""
+"""`mnist-exp evaluate`: the figures of a saved run on its own data and on other data."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_model_error_comes_before_a_data_error(cli: Cli, run: Path):
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save("vector.keras")
     for name, told in (
         ("damaged.keras", "not a model"),
-        ("vector.keras", "classifier"),
+        ("vector.keras", "not a classifier"),
     ):
         err = cli("evaluate", f"run={name}", "data=mnist", "data.dir=gone", status=2).err
         assert f"{name}: {told}" in err

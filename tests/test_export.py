@@ -1,4 +1,4 @@
-"""`mnist-exp export`: what is written runs elsewhere and gives what the model gives, or is not kept."""
+"""`mnist-exp export`: formats that run elsewhere and agree with the model are kept, others are not."""
 
 from __future__ import annotations
 

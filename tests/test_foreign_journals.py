@@ -1,4 +1,4 @@
-"""Journals with a line that is no event, as a later version or a damaged disk leaves them: no verb fails unexpectedly."""
+"""Journals with an unknown or damaged line cause no unexpected error in any verb."""
 
 from __future__ import annotations
 

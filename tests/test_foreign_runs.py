@@ -1,4 +1,4 @@
-"""Run directories from somebody else: no file outside them is sent, and no address in them is contacted."""
+"""Run directories from elsewhere: no file outside them is sent, and no address in them is contacted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that starts from another's weights."""
+"""Warm start: runs that start from another run's weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new user does: the Makefile in a fresh clone, and the wheel in an environment of its own."""
+"""Installation by a new user: the Makefile in a fresh clone, and the wheel in its own environment."""
 
 from __future__ import annotations
 

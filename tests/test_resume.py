@@ -1,4 +1,4 @@
-"""Going on with a run: exactly where it was, and not at all where that cannot be."""
+"""Resuming a run: exactly where it stopped, or not at all if that is impossible."""
 
 from __future__ import annotations
 
@@ -193,15 +193,15 @@ def test_settings_without_effect_on_the_weights_may_change(cli: Cli, run: Path):
 
 
 def wrong_labels(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
-    from mnist_exp.data import load
+    from mnist_exp.engine import resumed_state
 
-    prepare = load.prepare
+    prepare = resumed_state.prepare
 
     def changed(source: Any, data: Any) -> Any:
         dataset = prepare(source, data)
         return replace(dataset, sha256="0" * 64)
 
-    monkeypatch.setattr(load, "prepare", changed)
+    monkeypatch.setattr(resumed_state, "prepare", changed)
 
 
 def other_config(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and resumed ends as if nothing had happened."""
+"""A run that is killed anywhere and resumed ends like an uninterrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run ends before its time: signals, and files that cannot be written. What was done is kept, and goes on."""
+"""Runs that end early, by signals or unwritable files: finished work is kept and can be resumed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials in addresses are used, and appear nowhere: not on the terminal, in a file, or in a store."""
+"""Credentials in addresses are used but never shown: not on the terminal, in a file, or in a store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps with -m."""
+"""Sweeps (`-m`)."""
 
 from __future__ import annotations
 

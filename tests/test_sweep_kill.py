@@ -1,4 +1,4 @@
-"""Sweeps that are killed, whose workers are killed, and that run on every engine, end as if nothing had happened."""
+"""Sweeps that are killed, or whose workers are, end like uninterrupted ones, with every launcher."""
 
 from __future__ import annotations
 

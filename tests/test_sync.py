@@ -1,4 +1,4 @@
-"""`mnist-exp sync`: what a tracker missed, of all runs and sweeps or of one."""
+"""`mnist-exp sync`: deliver pending events of all runs and sweeps, or of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What reaches a terminal: no control character from a file, and every run with its fault."""
+"""Terminal output: no control characters from files, and every damaged run is listed."""
 
 from __future__ import annotations
 

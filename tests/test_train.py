@@ -1,4 +1,4 @@
-"""A training run, from the command line to what it leaves."""
+"""A training run, from the command line to the files that it leaves."""
 
 from __future__ import annotations
 

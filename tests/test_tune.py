@@ -1,4 +1,4 @@
-"""Searches: what is proposed, what is told, and that nothing is lost, done twice, or looked at too early."""
+"""Searches: the suggested values, the output, and trials that are never lost, repeated or scored early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mnist-exp visualize`: which pictures there are, where they go, and what is refused."""
+"""`mnist-exp visualize`: the pictures, their folders, and refused requests."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
         (["unit=3"], "unit"),
         (["layers=softmax", "pictures=filters"], "pictures: "),
         (["channels=0"], "channels=0:"),
-        (["data.shape=[8,8,1]"], "8×8"),
+        (["data=digits", "data.shape=[8,8,1]"], "8×8"),
         (["output=taken"], "output:"),
         (["learned=1"], "learned=1:"),
     ],

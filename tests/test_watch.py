@@ -1,4 +1,4 @@
-"""`training.watch`: pictures after each epoch, and the same weights as without."""
+"""`training.watch`: pictures after each epoch, with unchanged weights."""
 
 from __future__ import annotations
 

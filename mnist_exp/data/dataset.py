@@ -48,7 +48,7 @@ class Source:
     train: Part
     test: Part | None
     origin: str
-    """Where the data set was found, for display."""
+    """The place where the data set was found, for display."""
     class_names: tuple[str, ...]
     """The class names, in label order."""
 

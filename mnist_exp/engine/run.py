@@ -115,7 +115,7 @@ class TrainingRun:
             if isinstance(signalled, KeyboardInterrupt) and progress.best is not None:
                 self._save_and_score(final=False)
             done = f"{progress.epochs} of {config.training.epochs} epochs"
-            say(f"{display_path(self._record.path)}: interrupted after {done}; the completed epochs are kept")
+            say(f"{display_path(self._record.path)}: interrupted after {done}; finished epochs are kept")
             raise
         except Diverged:
             if progress.best is not None:

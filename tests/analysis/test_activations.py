@@ -1,4 +1,4 @@
-"""Feature maps are Keras' own; class activation maps find what was planted."""
+"""Feature maps equal Keras' outputs; class activation maps find planted patterns."""
 
 from __future__ import annotations
 

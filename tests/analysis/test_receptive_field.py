@@ -1,4 +1,4 @@
-"""Receptive fields are what the layers really see."""
+"""Receptive fields are what the layers depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The architecture card: counts as by hand, and the remarks of an adviser."""
+"""The architecture card has the counts that one gets by hand; design advice names layers."""
 
 from __future__ import annotations
 

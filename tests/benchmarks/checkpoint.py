@@ -1,4 +1,4 @@
-"""What checkpoints cost: a table, with their share of the training time.
+"""Measure the cost of checkpoints: a table with their share of the training time.
 
     python tests/benchmarks/checkpoint.py [images]
 

@@ -1,4 +1,4 @@
-"""How long conversions of MNIST take, and how much memory: `python tests/benchmarks/convert.py` prints a table.
+"""Measure conversions of MNIST, in time and memory: `python tests/benchmarks/convert.py` prints a table.
 
 MNIST is found as the program finds it. Seconds are those of the whole command, the median of five. Memory is the
 peak of the command above that of the same conversion of 100 images, as a multiple of the size of all images.

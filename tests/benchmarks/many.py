@@ -1,4 +1,4 @@
-"""A hundred tiny jobs in one sweep: whether the last take longer, or more memory, than the first.
+"""Run a hundred tiny jobs in one sweep: do the last ones take more time or memory than the first?
 
     python tests/benchmarks/many.py [jobs]
 

@@ -1,4 +1,4 @@
-"""The script that one would write with plain Keras instead: what mnist-exp is measured against.
+"""The equivalent script in plain Keras, with which mnist-exp is compared.
 
     python tests/benchmarks/plain.py MNIST.NPZ MODEL AUG EPOCHS IMAGES
 

@@ -1,4 +1,4 @@
-"""What a command line would train, ready for `fit`."""
+"""Prepare what a command line would train, ready for `fit`."""
 
 from __future__ import annotations
 

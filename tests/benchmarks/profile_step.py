@@ -1,4 +1,4 @@
-"""Where a training step's time goes: `python tests/benchmarks/profile_step.py [OVERRIDES…]` prints a table.
+"""Profile a training step: `python tests/benchmarks/profile_step.py [OVERRIDES…]` prints a table.
 
 The operations of the second epoch on 6,400 images with one thread, the longest first: their own time as
 TensorFlow's profiler records it, in milliseconds per 1,000 images.

@@ -1,4 +1,4 @@
-"""How soon the program answers: `python tests/benchmarks/quick.py` prints a table.
+"""Measure response times: `python tests/benchmarks/quick.py` prints a table.
 
 Of a wrong config, the time until the first line of the answer; of the others, that of the whole process. The
 commands alternate with the import of TensorFlow, nine rounds: medians and ranges of seconds, and the medians as

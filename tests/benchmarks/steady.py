@@ -1,4 +1,4 @@
-"""Training alone, as mnist-exp does it, without files and tracker.
+"""Train as mnist-exp does, without files and tracker.
 
     python tests/benchmarks/steady.py OVERRIDES…
 

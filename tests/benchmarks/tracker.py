@@ -1,4 +1,4 @@
-"""What a tracker costs a training, well or not: `python tests/benchmarks/tracker.py` prints a table.
+"""Measure what a tracker costs a run: `python tests/benchmarks/tracker.py` prints a table.
 
 The slowest epoch is the longest time between two epochs' lines in the journal, whatever happens between them; the
 wait is that for the tracker, after the work was done. Medians of three runs of an 8-epoch training of lenet5x5 on

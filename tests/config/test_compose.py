@@ -1,4 +1,4 @@
-"""Composition: what users write becomes one config, and everything wrong with it is told at once."""
+"""Composition: options and overrides become one config, and all problems are reported together."""
 
 from __future__ import annotations
 

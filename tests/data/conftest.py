@@ -1,4 +1,4 @@
-"""What tests of data formats share."""
+"""Fixtures for tests of data formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion: whatever the format, the same pixels, labels and order."""
+"""Conversion preserves pixels, labels and order in every format."""
 
 from __future__ import annotations
 

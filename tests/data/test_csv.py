@@ -1,4 +1,4 @@
-"""CSV files: what is read, and the line of what is wrong."""
+"""CSV files: valid ones are read, and problems are reported with their line."""
 
 from __future__ import annotations
 

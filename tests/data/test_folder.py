@@ -1,4 +1,4 @@
-"""Image folders: what is read, and the file of what is wrong."""
+"""Image folders: valid ones are read, and problems are reported with their file."""
 
 from __future__ import annotations
 

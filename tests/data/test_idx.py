@@ -1,4 +1,4 @@
-"""IDX files: what is damaged or lies is told with the file's name."""
+"""IDX files: damaged and inconsistent ones are reported with their name."""
 
 from __future__ import annotations
 

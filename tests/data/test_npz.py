@@ -1,4 +1,4 @@
-"""NumPy archives: what is read, and the array of what is wrong."""
+"""NumPy archives: valid ones are read, and problems are reported with their array."""
 
 from __future__ import annotations
 

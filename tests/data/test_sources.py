@@ -1,4 +1,4 @@
-"""Where data is looked for: a given folder, the cache, Keras' cache, the mirrors, in this order."""
+"""Data is looked for in a given folder, the cache, Keras' cache and the mirrors, in this order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photographs and scans of digits come out in MNIST's form."""
+"""Photographs and scans of digits are converted to MNIST's form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from Keras' source is what the imported classes have."""
+"""Names and arguments read from Keras' source equal those of the imported classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Keras comes into a process."""
+"""How Keras is imported."""
 
 from __future__ import annotations
 

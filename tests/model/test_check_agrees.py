@@ -1,4 +1,4 @@
-"""What `check` accepts trains, and what it refuses does not: on random lists of layers, right and wrong ones."""
+"""On random lists of layers, `check` accepts exactly those that train."""
 
 from __future__ import annotations
 

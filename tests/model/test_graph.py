@@ -1,4 +1,4 @@
-"""Repeat, Residual and Parallel: what they build, and what is told where they do not fit."""
+"""Repeat, Residual and Parallel: the models that they build, and the problems that they report."""
 
 from __future__ import annotations
 

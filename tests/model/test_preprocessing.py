@@ -1,4 +1,4 @@
-"""Whitening: the pixels that come out of it, as built-in layers of the saved model."""
+"""Whitening by built-in layers of the saved model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of what is inside a model show the values that they are given."""
+"""Pictures of a model's internals show the values that they are given."""
 
 from __future__ import annotations
 

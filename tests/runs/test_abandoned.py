@@ -1,4 +1,4 @@
-"""Runs whose process is gone are marked as killed by whoever looks, once, and without waiting."""
+"""Runs whose process is gone are marked as killed once, by any process and without waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fingerprint: equal exactly when the weights would be."""
+"""Fingerprints are equal exactly if the weights would be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs are found by what users call them."""
+"""Runs are found by path and name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals are neither lost nor taken for errors."""
+"""Signals are neither lost nor mistaken for errors."""
 
 from __future__ import annotations
 

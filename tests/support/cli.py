@@ -1,4 +1,4 @@
-"""Running the command line in tests: what it is given, and what it did."""
+"""Run the command line in tests."""
 
 from __future__ import annotations
 

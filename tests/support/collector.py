@@ -1,4 +1,4 @@
-"""A server on loopback that notes every request: what a verb sends where it must send nothing."""
+"""A server on loopback that records every request, for tests that nothing is sent."""
 
 from __future__ import annotations
 

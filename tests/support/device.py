@@ -1,4 +1,4 @@
-"""TensorFlow's set-up for tests that compute without going through the command line."""
+"""Set up TensorFlow for tests that compute without the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run what README and docs show: files, commands and Python, in order, in one folder per page.
+"""Run the files, commands and Python that README and docs show, in order, in one folder per page.
 
 A `console` block has commands (`$ mnist-exp …`), each followed by the output that is shown for it, if any; a line `…` in
 an output stands for lines left out. A `yaml` block is written to the file that one of its comments names. A `python`

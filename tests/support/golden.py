@@ -17,11 +17,13 @@ import pytest
 import yaml
 
 FILE = Path(__file__).parents[1] / "messages.yaml"
+_REPOSITORY = Path(__file__).parents[2]
 Golden = Callable[[str], None]
 
 # What differs from run to run, or between MNIST and the embedded digits, which take its place.
 _MASKS = (
     (r"\b\d{8}-\d{6}\b", "<stamp>"),
+    (r"\bsum to [-\d.e]+", "sum to <figure>"),
     (r"\d{4}-\d\d-\d\d(?:[ T_]\d\d[:-]\d\d(?:[:-]\d\d)?)?", "<date>"),
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8,64}\b", "<hash>"),
     (r"\d[\d,.]* ?%", "<percent>"),
@@ -40,6 +42,7 @@ _collected: set[str] = set()
 
 def mask(text: str, folder: Path) -> str:
     """Replace what differs from run to run; `folder` is the test's own temporary folder."""
+    text = text.replace(str(_REPOSITORY), "<repository>")
     for path in (folder.resolve(), folder):
         text = text.replace(str(path), "<tmp>")
     text = re.sub(rf"{re.escape(tempfile.gettempdir())}/[^\s:'\"]+", "<tmp>", text)

@@ -1,4 +1,4 @@
-"""Runs that are delivered in tests: what they leave, and what MLflow must hold of them."""
+"""Runs to deliver in tests: the files that they leave, and what MLflow must have of them."""
 
 from __future__ import annotations
 

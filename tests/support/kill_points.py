@@ -1,4 +1,4 @@
-"""Run a command line in this process, and kill it with SIGKILL at a chosen place.
+"""Run a command line in this process and kill it with SIGKILL at a chosen point.
 
     python tests/support/kill_points.py <place> <count> [words …]
 

@@ -1,4 +1,4 @@
-"""Digits as they are photographed and scanned, made from MNIST's: dark or light, large, off-centre, as JPEG."""
+"""Photographs and scans of digits, made from MNIST's: dark or light, large, off-centre, as JPEG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers of MLflow: one that tests and benchmarks kill, freeze and restart, and one of a registered model."""
+"""MLflow servers: one that tests and benchmarks kill, freeze and restart, and one for a registered model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow holds after a run, asked with MLflow's own client."""
+"""What MLflow has after a run, according to MLflow's own client."""
 
 from __future__ import annotations
 

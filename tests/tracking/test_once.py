@@ -1,4 +1,4 @@
-"""Each thing arrives once, wherever the delivery dies, and however often it is begun again."""
+"""Each event arrives once, wherever the delivery dies and however often it is restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records of runs, sweeps and searches: what they write into directories and journals."""
+"""The records of runs, sweeps and searches in directories and journals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings against a real MLflow server that dies, freezes, is not there, or comes back.
+"""Training with a real MLflow server that dies, freezes, is missing, or comes back.
 
 After `mnist-exp sync` it holds everything, once, with the original times: as if it had been well all the time.
 """

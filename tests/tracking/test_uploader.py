@@ -1,4 +1,4 @@
-"""The process that delivers while a run goes on: it gets over everything, and knows when the run has died."""
+"""The uploader survives every failure and detects when the run has died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentation means what Keras' ImageDataGenerator means by the same terms."""
+"""Augmentation gives the terms of Keras' `ImageDataGenerator` the same meaning."""
 
 from __future__ import annotations
 

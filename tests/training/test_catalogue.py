@@ -1,4 +1,4 @@
-"""Everything that can be chosen trains, and plain Keras loads what was saved, with the same predictions."""
+"""All options train, and plain Keras loads the saved files with the same predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what they hold is all that an exact end needs, and a damaged one is not taken for whole."""
+"""Checkpoints contain everything for an exact resume, and damage to them is detected."""
 
 from __future__ import annotations
 

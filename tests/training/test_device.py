@@ -1,4 +1,4 @@
-"""The device is chosen at the start, and what cannot be had is said."""
+"""The device is selected at the start, and a missing one is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows from the epochs so far: the best one, a lower learning rate, an early end."""
+"""Decisions from the history: the best epoch, a lower learning rate, an early stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cheaper ways to compute the same compute the same, and are taken where they may be."""
+"""Faster operations give the same results, and are used only where they are equivalent."""
 
 from __future__ import annotations
 

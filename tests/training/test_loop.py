@@ -1,4 +1,4 @@
-"""The training loop: what it computes, that it can go on from anywhere, and what it does when it fails."""
+"""The training loop: its computations, resuming at any step, and failures."""
 
 from __future__ import annotations
 

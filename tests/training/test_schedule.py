@@ -1,4 +1,4 @@
-"""Learning rates, step by step."""
+"""Learning rates of each step."""
 
 from __future__ import annotations
 

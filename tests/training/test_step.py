@@ -1,4 +1,4 @@
-"""A batch computed in halves gives what the whole batch gives."""
+"""Computing a batch in halves gives the results of the whole batch."""
 
 from __future__ import annotations
 
