@@ -463,3 +463,15 @@ def test_a_damaged_journal_is_reported_before_anything_changes(cli: Cli):
     assert (run / "result.json").read_bytes() == before
     journal.unlink()
     assert cli("resume", "run=f1", "training.epochs=3").result["epochs"] == 3
+
+
+def test_a_run_can_be_resumed_after_an_upgrade(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
+    """If asked for: what follows is not bit-identical, and the result says so."""
+    monkeypatch.setattr("mnist_exp.engine.resumption.code_digest", lambda: "0")
+    edit(run, lambda result: result["versions"].update(keras="3.0.0"))
+    assert "any_version=true" in cli("resume", f"run={run}", status=2).err
+    done = cli("resume", f"run={run}", "any_version=true")
+    assert "keras is " in done.out + done.err
+    assert done.result["status"] == "finished"
+    assert done.result["exact"] is False
+    assert [entry["exact"] for entry in done.result["resumed"]][-1] is False

@@ -33,9 +33,8 @@ def resume(request: Request, started: float) -> None:
         request = replace(request, overrides=tuple(t for t in request.overrides if key_of(t) != "from"))
         job = check_resumption(request, directory, stopwatch)
         config = job.config
-        tracking = permit_store(
-            request, config.tracking, Path(config.outputs), f"{display_path(run.path)}/config.yaml"
-        )
+        place, run_id = f"{display_path(run.path)}/config.yaml", run.result.mlflow_run_id
+        tracking = permit_store(request, config.tracking, Path(config.outputs), place, run_id)
         job = replace(job, config=config.model_copy(update={"tracking": tracking}))
         run_training(job, stopwatch)
 

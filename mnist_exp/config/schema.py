@@ -461,6 +461,8 @@ class TrainConfig(Frozen):
     outputs: Annotated[str, Field(min_length=1)]
     from_: Annotated[str | None, Field(alias="from")]
     init_from: str | None
+    any_version: bool
+    """Whether a run may be resumed after an upgrade."""
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     budget: BudgetConfig

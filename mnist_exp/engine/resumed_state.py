@@ -46,8 +46,13 @@ def check_data(
     config: TrainConfig,
     same: TrainConfig,
     state: State | None,
+    *,
+    same_code: bool,
 ) -> None:
-    """Raise `RequestError` if images or config changed, or further epochs would change past learning rates."""
+    """Raise `RequestError` if images or config changed, or further epochs would change past learning rates.
+
+    Without `same_code`, the config is not compared: its fingerprint, which covers the code, differs anyway.
+    """
     data = prepare(source, config.data)
     if data.sha256 != result.data.sha256:
         raise RequestError(
@@ -65,7 +70,7 @@ def check_data(
         threads=int(result.device.threads or 0),
         init_sha256=result.init_from.weights_sha256 if result.init_from else None,
     )
-    if recomputed != result.fingerprint:
+    if same_code and recomputed != result.fingerprint:
         raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint differs")
     steps = steps_per_epoch(len(data.train), config)
     done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0

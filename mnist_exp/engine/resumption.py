@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.overrides import Request, key_of, override_value
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import CheckResult, check_request, compose_checked
 from mnist_exp.engine.job import Job, Resumption
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Keys and groups that may change at a resumption: they do not affect the steps already done.
 MAY_DIFFER = (
-    "outputs", "tracking.wait_seconds", "budget",
+    "outputs", "any_version", "tracking.wait_seconds", "budget",
     "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
     "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",
 )  # fmt: skip
@@ -44,7 +44,12 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
         refuse_irregular(path)
-        check_code(path, result)
+        versions = other_versions(result)
+        if versions and not override_value(request, "any_version"):
+            raise RequestError(
+                f"{display_path(path)}: cannot be resumed exactly: {'; '.join(versions)}. any_version=true resumes"
+                f" it nevertheless; mnist-exp from={display_path(path)} trains its config again"
+            )
         check_journal(path)
         saved = read_config(path)
         backend.load()
@@ -64,8 +69,8 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     config = config.model_copy(update={"outputs": str(outputs), "data": data_config})
     with stopwatch.phase("data"):
         _, _, source, _ = resolve_data(request, config)
-        check_data(path, result, source, config, same, state)
-    others = device_differences(result, computer)
+        check_data(path, result, source, config, same, state, same_code=not versions)
+    others = [*versions, *device_differences(result, computer)]
     exact = not others
     epochs, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if state is None:
@@ -99,15 +104,13 @@ def check_journal(path: Path) -> None:
         raise RequestError(f"{error}\nDelete this file to resume the run as a new one in MLflow.") from error
 
 
-def check_code(path: Path, result: RunResult) -> None:
-    """Raise `RequestError` if this package's code or a library differs from the run's."""
+def other_versions(result: RunResult) -> list[str]:
+    """Return how this package's code and the libraries differ from the run's."""
     names = [name for name in LIBRARIES if version(name) != result.versions.get(name)]
     others = [f"{name} is {version(name)}, was {result.versions.get(name)}" for name in names]
     if result.code_sha256 != code_digest():
         others.append("mnist-exp's code for data, models or training has changed")
-    if others:
-        again = f"mnist-exp from={display_path(path)} trains its config again"
-        raise RequestError(f"{display_path(path)}: cannot be resumed exactly: {'; '.join(others)}. {again}")
+    return others
 
 
 def with_saved_config(

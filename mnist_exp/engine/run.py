@@ -20,7 +20,7 @@ from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, St
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
 from mnist_exp.engine.results import save_best, score_and_draw
 from mnist_exp.engine.seen_images import count_seen, list_splits
-from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError
+from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError, first_line
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import count_parameters, statistics
 from mnist_exp.model.saving import weights_sha256
@@ -38,7 +38,7 @@ from mnist_exp.text import display_path
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
 from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback
-from mnist_exp.training.checkpoint import FOLDER, Checkpoints
+from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
 from mnist_exp.training.loop import Progress, fit
 
 
@@ -89,12 +89,20 @@ class TrainingRun:
             self._model = build(config, self._statistics, job.computer.precision)
             if resumption is not None and resumption.state is not None:
                 self._origin = resumption.result.init_from
-                self._progress = resumption.state.restore(self._model)
+                self._progress = self._restore(resumption.state)
             else:
                 self._origin = load_initial_weights(self._model, config, job.source)
                 self._progress = Progress()
         signals.check()
         self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
+
+    def _restore(self, state: State) -> Progress:
+        """Load a checkpoint. Raises `RequestError` if it is that of another model, as after an upgrade."""
+        try:
+            return state.restore(self._model)
+        except (ValueError, KeyError) as error:
+            message = f"{state.path}: does not fit the model that is built here: {first_line(error)}"
+            raise RequestError(message) from error
 
     # ---------------------------------------------------------------- training loop
 

@@ -11,13 +11,17 @@ from mnist_exp.errors import Problem, RequestError
 from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.known_stores import NotPermitted, remember, resolve_permitted
 from mnist_exp.tracking.locations import ForeignLocation
-from mnist_exp.tracking.store import check_own_store, own_store_uri
+from mnist_exp.tracking.store import check_own_store, find_deleted, own_store_uri, tracking_uri
 
 _ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, selects the store; "
 
 
 def permit_store(
-    request: Request, tracking: TrackingConfig, outputs: Path, place: str = "config"
+    request: Request,
+    tracking: TrackingConfig,
+    outputs: Path,
+    place: str = "config",
+    run_id: str | None = None,
 ) -> TrackingConfig:
     """Return the settings with the address to contact, and remember that this user uses it.
 
@@ -26,13 +30,25 @@ def permit_store(
         tracking: The settings, perhaps from a file that came from elsewhere.
         outputs: The output folder.
         place: The file that the address is from, unless it is from the command line.
+        run_id: The MLflow run that is to be continued.
 
     Raises:
         RequestError: The address is from a file, and not one that this user has used; or the output folder's own
-            store keeps artifacts elsewhere.
+            store keeps artifacts elsewhere; or the experiment or the run was deleted in a local store.
     """
     if not tracking.enabled:
         return tracking
+    tracking = _with_permitted_store(request, tracking, outputs, place)
+    deleted = find_deleted(tracking_uri(tracking, outputs), tracking.experiment, run_id)
+    if deleted and request.verb != "ui":  # which can restore it
+        message = (
+            f"tracking.experiment: {deleted}; tracking.experiment=… uses another, tracking.enabled=false none"
+        )
+        raise RequestError([Problem("unusable", place, message, "tracking.experiment")])
+    return tracking
+
+
+def _with_permitted_store(request: Request, tracking: TrackingConfig, outputs: Path, place: str) -> TrackingConfig:
     if tracking.uri is None:
         try:
             check_own_store(outputs)

@@ -45,7 +45,7 @@ from mnist_exp.runs.locks import exclusive
 from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
 from mnist_exp.text import display_path, mask_credentials
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
-from mnist_exp.tracking.store import artifact_root, connect, default_uri, make_absolute
+from mnist_exp.tracking.store import artifact_root, connect, default_uri, make_absolute, restoring_command
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
@@ -252,6 +252,9 @@ class Delivery:
         if name == "Default":
             raise ValueError("MLflow's own experiment 'Default' cannot be used: its artifacts are kept elsewhere")
         experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "deleted":
+            command = restoring_command(str(self.uri), "experiment", experiment.experiment_id)
+            raise ValueError(f"the experiment '{name}' was deleted: {command}")
         if experiment is not None:
             return str(experiment.experiment_id)
         try:

@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from mnist_exp.text import display_path, mask_credentials, shorten
 from mnist_exp.tracking.locations import ForeignLocation
-from mnist_exp.tracking.store import database_path
+from mnist_exp.tracking.store import database_path, restoring_command
 
 _OTHER_VERSION = r"out-of-date database schema|Can't locate revision"
 _DAMAGED = r"malformed|not a database"
@@ -40,6 +40,8 @@ def describe_failure(error: BaseException, uri: str | None = None) -> str:
         return f"{store}the server answered {_status(int(answer[1]))}{_through_proxy(uri)}"
     if text.startswith(_NO_JSON):
         return f"{store}the answer is not MLflow's: is this its address?{_through_proxy(uri)}"
+    if uri and (deleted := re.match(r"The run (\w+) must be in the 'active' state", text)):
+        return f"{store}the run {deleted[1]} was deleted: {restoring_command(uri, 'run', deleted[1])}"
     database = database_path(uri) if uri else None
     for cause in _innermost_first(error):
         if re.search(_OTHER_VERSION, str(cause)) and uri:

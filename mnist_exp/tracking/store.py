@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.atomic import replace_file
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.locks import exclusive
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, mask_credentials
 from mnist_exp.tracking.locations import (
     ARTIFACTS,
     LOCATIONS,
@@ -110,6 +111,34 @@ def check_own_store(outputs: Path) -> None:
         if database.is_file() and database.stat().st_size:
             update_moved_locations(database)
             refuse_foreign_locations(database)
+
+
+def find_deleted(uri: str, experiment: str, run_id: str | None = None) -> str:
+    """Return which of an experiment and a run was deleted in a local store, and the command that restores it.
+
+    Empty if neither was. Contacts no server.
+    """
+    database = database_path(uri)
+    if database is None or not database.is_file():
+        return ""
+    with (
+        suppress(sqlite3.Error),  # damaged, or not MLflow's
+        closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection,
+    ):
+        found = "where lifecycle_stage = 'deleted' and"
+        for (number,) in connection.execute(
+            f"select experiment_id from experiments {found} name = ?", [experiment]
+        ):
+            return f"the experiment '{experiment}' was deleted: {restoring_command(uri, 'experiment', number)}"
+        for (number,) in connection.execute(f"select run_uuid from runs {found} run_uuid = ?", [run_id or ""]):
+            return f"the run {number} was deleted: {restoring_command(uri, 'run', number)}"
+    return ""
+
+
+def restoring_command(uri: str, kind: str, number: object) -> str:
+    """Return the command that restores a deleted experiment or run, as advice."""
+    variable = f"MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(uri))}"
+    return f"'{variable} mlflow {kind}s restore --{kind}-id {number}' restores it"
 
 
 def update_moved_locations(database: Path) -> None:
