@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.keras_spec.traits import traits
+from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.model.keras_graph import Graph
 from mnist_exp.model.preprocessing import is_preprocessing
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 
 from mnist_exp.keras_spec.layer_specs import Spec
-from mnist_exp.keras_spec.traits import traits
+from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.model.graph import apply_layers
 from mnist_exp.model.preprocessing import is_preprocessing
 from mnist_exp.suggest import did_you_mean

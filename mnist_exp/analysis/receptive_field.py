@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from mnist_exp.keras_spec.traits import traits
+from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.model.keras_graph import input_tensors
 
 Reads = Callable[[int], Sequence[int]]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from mnist_exp.analysis.receptive_field import Field, fields, receptive_axes
-from mnist_exp.keras_spec.traits import Traits, traits
+from mnist_exp.keras_spec.layer_types import Traits, traits
 from mnist_exp.model.preprocessing import is_preprocessing
 
 FLOAT = 4  # bytes

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from mnist_exp.errors import Code
+from mnist_exp.keras_spec.layer_types import TRAITS
 from mnist_exp.keras_spec.signatures import Arguments, class_arguments, names
-from mnist_exp.keras_spec.traits import TRAITS
 from mnist_exp.suggest import did_you_mean, near_or_all, nearest
 
 # Arguments whose values Keras looks up by name: the last word of the argument, and the module searched.

@@ -16,8 +16,8 @@ from mnist_exp.keras_spec.arguments import (
     key_faults,
     required_arguments,
 )
+from mnist_exp.keras_spec.layer_types import TRAITS
 from mnist_exp.keras_spec.signatures import class_arguments, same_class
-from mnist_exp.keras_spec.traits import TRAITS
 from mnist_exp.suggest import nearest
 
 # Layer types that may be entries of a list of layers.

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Part
-from mnist_exp.keras_spec.traits import traits
+from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.device import halves_batches
 from mnist_exp.training.keras_logits import join_outputs, logits_of

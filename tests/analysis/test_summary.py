@@ -16,7 +16,7 @@ from mnist_exp.analysis.summary import as_markdown, card, multiply_adds
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.keras_spec.traits import TRAITS
+from mnist_exp.keras_spec.layer_types import TRAITS
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import Statistics
 

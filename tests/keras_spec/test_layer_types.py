@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import mnist_exp
+from mnist_exp.keras_spec.layer_types import TRAITS, traits
 from mnist_exp.keras_spec.signatures import class_arguments, classes
-from mnist_exp.keras_spec.traits import TRAITS, traits
 from mnist_exp.model import backend
 
 backend.load()
@@ -72,7 +72,7 @@ def test_every_layer_of_keras_has_a_row_or_a_reason():
     assert set(TRAITS) <= layers
 
 
-def test_traits_of_an_unknown_layer_are_the_cautious_ones():
+def test_layer_types_of_an_unknown_layer_are_the_cautious_ones():
     """A layer of a foreign model is treated as neither pointwise nor splittable."""
     unknown = traits(keras.layers.Conv3D(2, 1))
     assert (unknown.reads, unknown.mixes_batch, unknown.listed) == ("everything", True, False)
@@ -149,7 +149,7 @@ def test_no_other_module_keeps_a_set_of_layer_types():
     """No collection outside the table lists three or more layer types."""
     package = Path(mnist_exp.__file__).parent
     for path in package.rglob("*.py"):
-        if path.name == "traits.py":
+        if path.name == "layer_types.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Set, ast.Tuple, ast.List)):

@@ -1,7 +1,7 @@
 """The layer types that configs may use, one row each, with the traits that the rest of the package relies on.
 
-To support another type of `keras.layers`, add its row here; `tests/keras_spec/test_traits.py` compares each row
-with the layer's behaviour.
+To support another type of `keras.layers`, add its row here; `tests/keras_spec/test_layer_types.py` compares each
+row with the layer's behaviour.
 """
 
 from __future__ import annotations
