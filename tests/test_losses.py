@@ -195,6 +195,6 @@ def test_a_model_with_an_activity_penalty_is_trained_scored_and_evaluated(cli: C
     expected = of_keras(model, data.test, config)
     assert done.result["test"] == pytest.approx(expected, rel=1e-5)
     evaluated = cli("evaluate", f"run={done.run}", "output=scored").out
-    assert "to the last bit" in evaluated
+    assert "bit-identical" in evaluated
     found = json.loads(Path("scored/evaluation.json").read_text(encoding="utf-8"))["metrics"]
     assert found == pytest.approx(expected, rel=1e-5)
