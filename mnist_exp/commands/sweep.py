@@ -139,8 +139,14 @@ def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:
-    """Raise `WorkError` with the reason and log of every failed job, if any."""
+    """Raise `WorkError` with each reason, and the jobs that failed for it, if any."""
     if failed:
-        logs = [f" ({outcome.log})" if outcome.log else "" for outcome in failed]
-        lines = [f"  {outcome.name}: {outcome.reason}{log}" for outcome, log in zip(failed, logs, strict=True)]
+        by_reason: dict[str, list[Outcome]] = {}
+        for outcome in failed:
+            by_reason.setdefault(outcome.reason, []).append(outcome)
+        lines = []
+        for reason, outcomes in by_reason.items():
+            others = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
+            log = f" ({outcomes[0].log})" if outcomes[0].log else ""
+            lines.append(f"  {outcomes[0].name}{others}: {reason}{log}")
         raise WorkError(f"{len(failed)} of {jobs} jobs failed\n" + "\n".join(lines))

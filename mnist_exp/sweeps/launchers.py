@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +19,11 @@ from mnist_exp.config.hydra_adapter import ConfigLoader, config_loader
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError, first_line
+from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
+from mnist_exp.training.device import available_cores
+
+_RAY_SECONDS = 15  # to wait for a cluster's answer
 
 
 def launch(
@@ -64,21 +70,43 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
                     "hydra.launcher.n_jobs",
                     "must be a positive number of workers, or negative as in joblib, found 0",
                 )
+            case "JoblibLauncher" if int(launcher.get("n_jobs") or 0) > (cores := available_cores()):
+                warn(
+                    f"hydra.launcher.n_jobs={launcher['n_jobs']}: more workers than the {cores} available cores "
+                    "take more memory, and are not faster"
+                )
             case "SlurmLauncher" if shutil.which("srun") is None:
                 why = "srun not found: Slurm jobs cannot be submitted from this machine"
             case "RayLauncher":
                 import ray
 
                 try:
+                    if (given := _ray_address(launcher["ray"]["init"])) is not None:
+                        _connect(given)
                     if not ray.is_initialized():
                         ray.init(**launcher["ray"]["init"])
                 except Exception as error:  # many types: a refused connection, a wrong token, a full disk
-                    address = launcher["ray"]["init"].get("address")
+                    address = given or launcher["ray"]["init"].get("address")
                     why = f"no Ray cluster at address {address}: {first_line(error)}"
         if why:
             raise RequestError(
                 [Problem("unusable", COMMAND_LINE, f"{key}: {why}", key.split("=")[0])], "this sweep"
             )
+
+
+def _ray_address(init: Mapping[str, Any]) -> str | None:
+    """Return the address of the cluster that Ray would connect to; None if it would start one of its own."""
+    address = init.get("address")
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or None
+    return None if address in (None, "auto", "local") else str(address)
+
+
+def _connect(address: str) -> None:
+    """Raise `OSError` unless something answers at the address of a cluster: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_RAY_SECONDS).close()
 
 
 @contextmanager

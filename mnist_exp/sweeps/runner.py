@@ -18,7 +18,15 @@ from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
 from mnist_exp.sweeps.launchers import jobs_at_once, launch
 from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
-from mnist_exp.sweeps.worker import Plan, PlannedJob, find_jobs, outcome, run_job
+from mnist_exp.sweeps.worker import (
+    Plan,
+    PlannedJob,
+    count_starts,
+    find_jobs,
+    forget_starts,
+    outcome,
+    run_job,
+)
 from mnist_exp.text import display_path
 from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
 from mnist_exp.training.device import available_cores
@@ -71,6 +79,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
             barren = 0 if has_begun or not trouble else barren + 1
             if barren == _DEATHS:
                 ended |= {job: outcome(job, None, trouble) for job in now}
+    forget_starts(plan.directory)
     return ended
 
 
@@ -81,28 +90,22 @@ def _run_round(
 
     Returns whether any job began, and the launcher's own error, if any.
     """
-    before = _starts(plan)
+    before = {job: count_starts(plan.directory, job) for job in plan.jobs}
     trouble = run_once(plan, request, grid, ended)
-    after, results = _starts(plan), results_of(plan)
-    begun = [job for job in plan.jobs if job not in ended and after[job] > before[job]]
-    died = [job for job in begun if results[job].status in ("killed", "interrupted")]
+    results = results_of(plan)
+    begun = [job for job in plan.jobs if job not in ended and count_starts(plan.directory, job) > before[job]]
+    died = [job for job in begun if job not in results or results[job].status in ("killed", "interrupted")]
     deaths.update(died)
     ended |= {job: results[job] for job in begun if job not in died}
     given_up = f"its worker died {_DEATHS} times ({trouble})"
-    ended |= {job: replace(results[job], reason=given_up) for job in died if deaths[job] >= _DEATHS}
+    lost = {job: results.get(job) or outcome(job, None, given_up) for job in died if deaths[job] >= _DEATHS}
+    ended |= {job: replace(found, reason=given_up) for job, found in lost.items()}
     return bool(begun) or any(job in ended for job in plan.jobs), trouble
 
 
 def _distinct(jobs: Sequence[PlannedJob]) -> int:
     """Return the number of jobs with different fingerprints."""
     return len({job.fingerprint for job in jobs})
-
-
-def _starts(plan: Plan) -> dict[PlannedJob, int]:
-    """Return how often each job was started or resumed."""
-    there = find_jobs(plan.directory)
-    resumed = {fingerprint: run.result.resumed for fingerprint, run in there.items()}
-    return {job: 1 + len(resumed[job.fingerprint]) if job.fingerprint in there else 0 for job in plan.jobs}
 
 
 def run_once(plan: Plan, request: Request, grid: Grid, ended: dict[PlannedJob, Outcome]) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
     from mnist_exp.training.device import Device
 
+_STARTS = ".starts"
 _POLL = 0.5  # seconds between checks whether another process has ended its work on a job
 _INHERITED = ("MNIST_EXP_", "MLFLOW_", "KERAS_HOME")
 _SECRET = ("_USERNAME", "_PASSWORD", "_TOKEN")
@@ -87,10 +88,35 @@ def _without_credentials(job: PlannedJob) -> PlannedJob:
     return replace(job, config=config, request=replace(job.request, overrides=overrides))
 
 
+def note_start(directory: Path, job: PlannedJob) -> None:
+    """Note that a worker starts a job, before anything that takes time: it may be killed at any moment."""
+    with _starts_file(directory, job).open("ab") as file:
+        file.write(b"\n")
+
+
+def count_starts(directory: Path, job: PlannedJob) -> int:
+    """Return how often workers have started a job."""
+    try:
+        return _starts_file(directory, job).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def forget_starts(directory: Path) -> None:
+    """Remove what `note_start` wrote."""
+    for file in directory.glob(f".*{_STARTS}"):
+        file.unlink(missing_ok=True)
+
+
+def _starts_file(directory: Path, job: PlannedJob) -> Path:
+    return directory / f".{job.fingerprint[:16]}{_STARTS}"
+
+
 def run_job(plan: Plan, launched: Any) -> Outcome:
     """Run or resume one job of a sweep, or find it finished. Errors are returned as part of the outcome."""
     signals.check()
     planned = plan.jobs[job_number()]
+    note_start(plan.directory, planned)
     stopwatch, reason, remark = Stopwatch(time.perf_counter()), "", ""
     fingerprint = planned.fingerprint
     os.environ.update(plan.environment)

@@ -1,0 +1,98 @@
+"""Workers that die: only jobs that they had begun are charged."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from mnist_exp.commands.sweep import refuse_failures
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.errors import WorkError
+from mnist_exp.sweeps import launchers, runner
+from mnist_exp.sweeps.grid import Grid
+from mnist_exp.sweeps.leaderboard import Outcome
+from mnist_exp.sweeps.worker import Plan, PlannedJob, note_start
+
+REQUEST, GRID = Request("train"), Grid((), (), ())
+
+
+def plan(tmp_path: Path, jobs: int) -> Plan:
+    config = cast(TrainConfig, None)
+    planned = tuple(PlannedJob(f"job-{number}", REQUEST, config, f"{number:016d}" * 4) for number in range(jobs))
+    return Plan(tmp_path, planned, None, tmp_path, {})
+
+
+def launcher(kills: Callable[[int, PlannedJob], bool]) -> Callable[..., Iterator[list[Any]]]:
+    """A launcher with two workers, which are lost together with all jobs if one of theirs is killed."""
+    rounds = []
+
+    def launch(request: Request, directory: Path, jobs: int, function: Any, at_once: int | None) -> Any:
+        rounds.append(directory)
+        [planned] = function.args
+        for job in planned.jobs[:2]:
+            note_start(directory, job)
+        if any(kills(len(rounds), job) for job in planned.jobs[:2]):
+            raise RuntimeError("a worker process was terminated")
+        yield [Outcome(job.name, (), "finished", "") for job in planned.jobs]
+
+    return launch
+
+
+@pytest.fixture(autouse=True)
+def no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "show_progress", lambda *_: nullcontext())
+
+
+def test_killed_workers_do_not_fail_jobs_that_never_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two are killed, twice, while they import TensorFlow."""
+    monkeypatch.setattr(runner, "launch", launcher(lambda number, job: number <= 2))
+    jobs = plan(tmp_path, 12)
+    ended = runner.run_jobs(jobs, REQUEST, GRID, jobs.jobs)
+    assert [ended[job].status for job in jobs.jobs] == ["finished"] * 12
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_that_kills_its_worker_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After its second try."""
+    monkeypatch.setattr(runner, "launch", launcher(lambda number, job: job.name == "job-1"))
+    jobs = plan(tmp_path, 5)
+    ended = runner.run_jobs(jobs, REQUEST, GRID, jobs.jobs)
+    assert {job.name for job in jobs.jobs if ended[job].status != "finished"} == {"job-1"}
+    assert "terminated" in ended[jobs.jobs[1]].reason
+
+
+def test_a_launcher_that_starts_nothing_ends_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With its error for each job, printed once."""
+
+    def launch(*_: Any) -> Any:
+        raise RuntimeError("no queue")
+        yield
+
+    monkeypatch.setattr(runner, "launch", launch)
+    jobs = plan(tmp_path, 3)
+    ended = runner.run_jobs(jobs, REQUEST, GRID, jobs.jobs)
+    with pytest.raises(WorkError) as caught:
+        refuse_failures(list(ended.values()), 3)
+    assert str(caught.value).count("no queue") == 1
+    assert "job-0 and 2 more" in str(caught.value)
+
+
+def test_a_stale_ray_address_is_reported_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Ray would try for minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        stale = f"127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", stale)
+    assert launchers._ray_address({"address": None}) == stale
+    assert launchers._ray_address({"address": "auto"}) == stale
+    assert launchers._ray_address({"address": "local"}) is None
+    begun = time.monotonic()
+    with pytest.raises(OSError, match="refused"):
+        launchers._connect(f"ray://{stale}")
+    assert time.monotonic() - begun < 5
