@@ -88,7 +88,7 @@ def test_scores_on_training_and_validation_parts_are_qualified(cli: Cli, run: Pa
 
 def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
     """Folders are named by the second, with a number if the name is taken."""
-    monkeypatch.setattr("mnist_exp.engine.evaluation.stamped", lambda name: f"{name}-now")
+    monkeypatch.setattr("mnist_exp.engine.evaluation.add_timestamp", lambda name: f"{name}-now")
     folders = [kept(cli("evaluate", "run=latest").out)[0].name for _ in range(2)]
     assert folders == [f"{run.name}-now", f"{run.name}-now-2"]
 

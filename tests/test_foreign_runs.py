@@ -19,7 +19,7 @@ from support.journals import write_run
 from mnist_exp.runs.events import ArtifactEvent, EndEvent, RunEvent
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.known_stores import remembered, state_file
+from mnist_exp.tracking.known_stores import read_known_stores, state_file
 
 RUN = Path("outputs/runs/shared")
 
@@ -75,7 +75,7 @@ def test_the_command_that_is_shown_allows_the_address(cli: Cli, collector: Colle
     cli("sync", "run=outputs/runs/shared", f"tracking.uri={collector.uri}", status=None)
     assert collector.requests
     assert stat.S_IMODE(state_file().stat().st_mode) == 0o600
-    assert remembered() == {collector.uri}
+    assert read_known_stores() == {collector.uri}
     collector.requests.clear()
     cli("sync", status=None)
     assert collector.requests

@@ -20,7 +20,7 @@ from mnist_exp.model.keras_graph import Graph
 Floats = npt.NDArray[np.float32]
 
 
-def outputs_of(model: keras.Model, layers: Sequence[keras.Layer], images: Images) -> list[Floats]:
+def compute_outputs(model: keras.Model, layers: Sequence[keras.Layer], images: Images) -> list[Floats]:
     """Return each layer's output for raw images (n, height, width, channels), computed as for a prediction."""
     if not layers:
         return []

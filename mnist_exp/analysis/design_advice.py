@@ -18,7 +18,7 @@ def advice(model: keras.Model) -> list[str]:
     rows = card(model)
     layers = {layer.name: layer for layer in model.layers if not is_preprocessing(layer)}
     steps = [row for row in rows if row.traits.is_step]
-    found = [
+    remarks = [
         _small_receptive_field(rows, model),
         *_pooling_after_one_convolution(steps),
         _pooling_first(steps),
@@ -28,7 +28,7 @@ def advice(model: keras.Model) -> list[str]:
         _dense_holds_most(rows),
         _frozen(rows),
     ]
-    return [remark for remark in found if remark]
+    return [remark for remark in remarks if remark]
 
 
 def _small_receptive_field(rows: Sequence[LayerRow], model: keras.Model) -> str | None:

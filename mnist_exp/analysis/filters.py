@@ -30,15 +30,15 @@ class Filters:
         return bool(self.weights.shape[0] * self.weights.shape[1] > 1)
 
 
-def filters_of(layer: keras.Layer, model: keras.Model) -> list[Filters]:
+def list_filters(layer: keras.Layer, model: keras.Model) -> list[Filters]:
     """Return the kernels of a model's layer; those of a dense layer on a flattened image get the image's shape."""
-    graph, found = Graph(model), []
+    graph, filters = Graph(model), []
     for weight in layer.weights:
         if "kernel" in weight.name and len(weight.shape) > 1:
             values = np.asarray(keras.ops.convert_to_numpy(weight), np.float32)
             kernel = _as_kernel(layer, weight.name, values, graph)
-            found.append(Filters(weight.name, kernel, kernel.shape[2] == 3 and _reads_image(layer, graph)))
-    return found
+            filters.append(Filters(weight.name, kernel, kernel.shape[2] == 3 and _reads_image(layer, graph)))
+    return filters
 
 
 def _reads_image(layer: keras.Layer, graph: Graph) -> bool:

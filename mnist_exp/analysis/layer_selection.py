@@ -19,7 +19,7 @@ class NoSuchLayer(Exception):
     """No layer has the given name or place; the message lists the existing ones."""
 
 
-def places_in(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, str]:
+def locate_layers(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, str]:
     """Return the place of each layer in a list, such as `model.layers.3.layers.0`, by the layer's name.
 
     Args:
@@ -31,7 +31,7 @@ def places_in(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, str]:
     return places
 
 
-def places_without_list(model: keras.Model) -> dict[str, str]:
+def number_layers(model: keras.Model) -> dict[str, str]:
     """Return `model.layers.<number>` by the layer's name, for a model whose list of layers is not known."""
     return {layer.name: f"{_LIST}{number}" for number, layer in enumerate(designed_layers(model))}
 
@@ -42,8 +42,8 @@ def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]
     if wanted in by_name:
         return [by_name[wanted]]
     place = f"{_LIST}{str(wanted).removeprefix(_LIST)}."
-    found = [by_name[name] for name, at in places.items() if f"{at}.".startswith(place) and name in by_name]
-    if not found:
+    layers = [by_name[name] for name, at in places.items() if f"{at}.".startswith(place) and name in by_name]
+    if not layers:
         there = [layer.name for layer in designed_layers(model)]
         known = [*there, *(at.removeprefix(_LIST) for at in places.values())]
         meant = did_you_mean(str(wanted), known) if isinstance(wanted, str) else ""
@@ -51,7 +51,7 @@ def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]
             f"{places[name].removeprefix(_LIST)} {name}" if name in places else name for name in there
         )
         raise NoSuchLayer(f"there is no layer {wanted!r}{meant}; the layers are {listed}")
-    return [layer for layer in model.layers if layer in found]
+    return [layer for layer in model.layers if layer in layers]
 
 
 def designed_layers(model: keras.Model) -> list[keras.Layer]:

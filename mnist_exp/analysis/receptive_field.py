@@ -117,7 +117,7 @@ def receptive_axes(model: keras.Model) -> dict[str, Axes]:
 
 def fields(axes: Axes) -> tuple[Field, Field]:
     """Return the receptive field of a layer's units along the rows and the columns of the image."""
-    found = [Field(None, 0, 0), Field(None, 0, 0)]
+    along = [Field(None, 0, 0), Field(None, 0, 0)]
     for axis in axes.values():
         # After upsampling, the fields of neighbours may differ in size, in a pattern that repeats.
         units = range(axis.length if axis.is_uneven else _REPEATS)
@@ -127,8 +127,8 @@ def fields(axes: Axes) -> tuple[Field, Field]:
         assert last
         size = max(high - low + 1 for low, high in spans)
         stride = spans[1 % len(spans)][0] - spans[0][0] if axis.is_uneven else (last[0] - spans[0][0]) / _REPEATS
-        found[axis.of] = Field(size, stride, spans[0][0], axis.is_bound or axis.is_uneven)
-    return found[0], found[1]
+        along[axis.of] = Field(size, stride, spans[0][0], axis.is_bound or axis.is_uneven)
+    return along[0], along[1]
 
 
 def field_of_unit(

@@ -96,7 +96,7 @@ FOOTNOTE = (
 HEADS = ("layer", "type", "output", "parameters", "multiply-adds", "share", "sees", "stride", "from", "memory")
 
 
-def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
+def format_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
     """Return the card's cells under `HEADS`, with a last row of totals and the memory of a batch."""
     total = max(sum(row.multiply_adds for row in rows), 1)
     cells = [
@@ -135,7 +135,7 @@ def as_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
 def as_markdown(model: keras.Model, batch_size: int) -> str:
     """Return the card as a Markdown table, with totals."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{'|'.join('---:' if head in RIGHT else '---' for head in HEADS)}|"]
-    lines += [f"| {' | '.join(cells)} |" for cells in as_rows(card(model), batch_size)]
+    lines += [f"| {' | '.join(cells)} |" for cells in format_rows(card(model), batch_size)]
     return "\n".join(lines) + f"\n\n{FOOTNOTE.format(batch_size=batch_size)}\n"
 
 

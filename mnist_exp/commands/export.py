@@ -16,11 +16,11 @@ from mnist_exp.engine.preparation import set_up_on_cpu
 from mnist_exp.engine.saved_model import Saved, compose_run_config, find_saved, split_overrides
 from mnist_exp.errors import Problem, RequestError, WorkError
 from mnist_exp.runs.atomic import refuse_existing
-from mnist_exp.runs.directory import free_path, stamped
+from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.log import say
 from mnist_exp.text import display_path, mask_credentials
 from mnist_exp.tracking import registry
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import explain_failure
 from mnist_exp.tracking.known_stores import remember
 
 EXPORTS = "exports"
@@ -86,7 +86,7 @@ def refuse_unfinished(saved: Saved) -> None:
 def resolve_target(config: ExportConfig, saved: Saved) -> Path:
     """Return the absolute path of the folder or file to write. Raises `RequestError` if it exists."""
     if config.output is None:
-        name = stamped(saved.name.removesuffix(saved.file.suffix))
+        name = add_timestamp(saved.name.removesuffix(saved.file.suffix))
         target = free_path(Path(config.outputs) / EXPORTS, name)
     else:
         target = Path(config.output).expanduser()
@@ -119,7 +119,7 @@ def register(config: ExportConfig, saved: Saved) -> None:
     try:
         model = registry.register(saved.run, store, config.name, config.alias)
     except Exception as error:  # MLflow raises errors of many types
-        raise WorkError(f"{display_path(saved.run)}: not registered: {reason(error, store)}") from error
+        raise WorkError(f"{display_path(saved.run)}: not registered: {explain_failure(error, store)}") from error
     say(f"registered {display_path(saved.run)} as version {model.version} of {config.name}, in {model.store}")
     say(f"use      run={model.uri}")
     command = f"mlflow models serve -m {model.uri} --env-manager local --port 5001"

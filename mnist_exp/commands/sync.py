@@ -17,11 +17,11 @@ from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.text import display_path, printable
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import explain_failure
 from mnist_exp.tracking.known_stores import remember
 from mnist_exp.tracking.locations import repair_locations
 from mnist_exp.tracking.store import DATABASE
-from mnist_exp.tracking.uploader import is_reachable, journals
+from mnist_exp.tracking.uploader import is_reachable, list_journals
 
 
 def sync(request: Request, started: float) -> None:
@@ -73,13 +73,13 @@ def find_journals(config: SyncConfig) -> list[Path]:
     outputs = Path(config.outputs)
     if config.run is None:
         roots = [*sorted((outputs / RUNS).glob("*")), *sorted((outputs / SWEEPS).glob("*"))]
-        return [folder for root in roots for folder in journals(root)]
+        return [folder for root in roots for folder in list_journals(root)]
     for root in (Path(config.run).expanduser(), outputs / SWEEPS / config.run):
         if (root / journal.FILE).is_file():
             break
     else:
         root = find_run(config.run, outputs).path
-    folders = journals(root)
+    folders = list_journals(root)
     if config.tracking.uri is None and not any(map(_may_be_tracked, folders)):
         raise RequestError(f"run={config.run}: was run without a tracker; give a store with tracking.uri=…")
     return folders
@@ -114,7 +114,7 @@ def deliver_missing(
         delivery.note_run_id()
         return missing, ", ".join(delivery.gone)
     except Exception as error:  # MLflow raises errors of many types
-        failure = reason(error, delivery.uri if delivery is not None else None)
+        failure = explain_failure(error, delivery.uri if delivery is not None else None)
         if delivery is not None and delivery.uri is not None and not is_reachable(delivery.uri):
             unreachable[delivery.uri] = failure
         return 0, failure

@@ -13,7 +13,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.job import Job, run_training
 from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
 from mnist_exp.engine.store_permission import permit_store
-from mnist_exp.runs.directory import RUNS, stamped
+from mnist_exp.runs.directory import RUNS, add_timestamp
 from mnist_exp.runs.stopwatch import Stopwatch
 
 
@@ -26,7 +26,7 @@ def train(request: Request, started: float) -> None:
     Thread(target=import_plots).start()  # while data is read and unpacked, which releases the GIL
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = resolve_data(request, config)
-    name = stamped(config.name or f"{config.model.name}-{config.aug.shown_name}")
+    name = add_timestamp(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
     run_training(job, stopwatch)
 

@@ -17,7 +17,7 @@ from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, resolve_saved
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.atomic import new_folder, refuse_existing
-from mnist_exp.runs.directory import PLOTS, RunDirectory, make_directory, safe_name, stamped
+from mnist_exp.runs.directory import PLOTS, RunDirectory, add_timestamp, make_directory, safe_name
 from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
 from mnist_exp.tracking.recorder import add_artifacts
@@ -79,7 +79,7 @@ def picture_folder(
             with new_folder(output) as folder:
                 yield folder
         elif saved.run is None:
-            yield make_directory(Path(options.outputs) / FOLDER, stamped(Path(saved.name).stem))
+            yield make_directory(Path(options.outputs) / FOLDER, add_timestamp(Path(saved.name).stem))
         else:
             name = f"{PLOTS}/{FOLDER}/{folder_name(saved, options, chosen)}"
             with folder_in_run(saved.run, name, files, wait_seconds) as folder:

@@ -104,7 +104,7 @@ def compose(request: Request) -> Composition:
         RequestError: If composition fails even without overrides, for example because a YAML file is unreadable.
     """
     with config_loader(request.config_dir) as loader:
-        overrides, problems = parsable(request.overrides)
+        overrides, problems = split_parsable(request.overrides)
         steps = _Steps(loader, request)
         config, accepted = steps.compose(overrides)
         problems += steps.problems
@@ -144,7 +144,7 @@ def compose_or_explain(request: Request) -> Composition:
     return composition
 
 
-def parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
+def split_parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
     """Return the overrides that are valid Hydra syntax, and a problem for each of the others."""
     good, problems = [], []
     for text in overrides:

@@ -266,9 +266,9 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
             problems += _not_overriding(file, value)
         chooses = key.value == "defaults"
         for line, override in _choices(value) if chooses else _leaves(value, key.value):
-            why_not = refusal(override, accepted)
-            if why_not is not None:
-                code, message = why_not
+            explain_rejection = refusal(override, accepted)
+            if explain_rejection is not None:
+                code, message = explain_rejection
                 problems.append(Problem(code, f"{short(file)}:{line}", message.replace("=null", "", 1)))
             elif chooses:
                 accepted.append(override)

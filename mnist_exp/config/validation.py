@@ -81,10 +81,10 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
     except ValidationError as error:
         repair = _Repair(composition, schema, request.verb)
         config = repair.run(error)
-        problems += unreported(repair.problems, problems)
+        problems += select_unreported(repair.problems, problems)
         values = repair.values
     faults = tuple(_faults(config, composition)) if schema is TrainConfig else ()
-    problems += unreported(
+    problems += select_unreported(
         (composition.problem(fault.path, fault.message, fault.code) for fault in faults), problems
     )
     # With a default in place of the image shape, the number of classes or the model, Keras would report problems
@@ -109,7 +109,7 @@ def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Com
     return check_request(request, schema).unwrap()
 
 
-def unreported(problems: Iterable[Problem], reported: Iterable[Problem]) -> list[Problem]:
+def select_unreported(problems: Iterable[Problem], reported: Iterable[Problem]) -> list[Problem]:
     """Return the problems at paths that have no reported problem yet."""
     paths = {problem.path for problem in reported if problem.path}
     return [problem for problem in problems if problem.path not in paths]

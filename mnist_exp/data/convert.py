@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_exp.data import csv, folder, idx, npz
-from mnist_exp.data.dataset import Advance, Source, numbered
+from mnist_exp.data.dataset import Advance, Source, default_class_names
 from mnist_exp.errors import RequestError
 
 
@@ -34,7 +34,7 @@ def write(source: Source, to: str, target: Path, header: bool, advance: Advance)
         folder.write(target, parts, source.class_names, advance)
 
 
-def differing(source: Source, to: str) -> dict[str, object]:
+def list_settings(source: Source, to: str) -> dict[str, object]:
     """Return the `data` settings that read the written data set back; some may equal their defaults."""
     keys: dict[str, object] = {
         "data.shape": list(source.train.images.shape[1:]),
@@ -44,9 +44,9 @@ def differing(source: Source, to: str) -> dict[str, object]:
     if to == "folder":
         # Folder names are the class names, sorted.
         written = folder.folder_names(names)
-        keys["data.class_names"] = None if names == folder.in_order(written) else list(names)
+        keys["data.class_names"] = None if names == folder.sort_class_names(written) else list(names)
     elif to != "npz":
-        keys["data.class_names"] = None if names == numbered(len(names)) else list(names)
+        keys["data.class_names"] = None if names == default_class_names(len(names)) else list(names)
     if source.test is None and to == "idx":
         keys |= {"data.files.test_images": None, "data.files.test_labels": None}
     elif source.test is None and to != "npz":

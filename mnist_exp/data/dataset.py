@@ -71,7 +71,7 @@ class Dataset:
     """SHA-256 of the images and labels in use: training with validation, then test."""
 
 
-def numbered(classes: int) -> tuple[str, ...]:
+def default_class_names(classes: int) -> tuple[str, ...]:
     """Return default class names: "0", "1", …"""
     return tuple(map(str, range(classes)))
 

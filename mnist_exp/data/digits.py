@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mnist_exp.data.dataset import Part, Source, numbered
-from mnist_exp.data.splits import stratified
+from mnist_exp.data.dataset import Part, Source, default_class_names
+from mnist_exp.data.splits import split_stratified
 
 _SIZE, _MARGIN = 20, 4  # pixels: a digit and the border around it in MNIST's 28×28
 _TEST_SEED = 0  # fixed: the test part does not depend on the config
@@ -23,5 +23,5 @@ def load() -> Source:
     pixels = np.clip(np.rint(large * (255 / 16)), 0, 255).astype(np.uint8)
     pixels = np.pad(pixels, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
     whole = Part(pixels[..., np.newaxis], labels.astype(np.int64))
-    train, test = stratified(whole.labels, 1 / 6, _TEST_SEED)
-    return Source(whole.take(train), whole.take(test), "scikit-learn", numbered(10))
+    train, test = split_stratified(whole.labels, 1 / 6, _TEST_SEED)
+    return Source(whole.take(train), whole.take(test), "scikit-learn", default_class_names(10))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_exp.data.dataset import Advance, Images, Part, Shape, numbered
+from mnist_exp.data.dataset import Advance, Images, Part, Shape, default_class_names
 from mnist_exp.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ def class_folders(folder: Path) -> tuple[str, ...]:
         names.append(entry.name)
     if not names:
         raise RequestError(f"{folder}: no class folders; expected a folder per class, with its images in it")
-    return in_order(names)
+    return sort_class_names(names)
 
 
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
+def sort_class_names(names: Sequence[str]) -> tuple[str, ...]:
     """Sort class names numerically if all are integers, otherwise by name."""
     numbers = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
@@ -98,7 +98,7 @@ def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the class names if all are valid, distinct folder names, otherwise the class numbers."""
     good = all(name and not name.startswith(".") and not set(name) & set('/\\:*?"<>|\0') for name in class_names)
     distinct = len({name.lower() for name in class_names}) == len(class_names)
-    return class_names if good and distinct else numbered(len(class_names))
+    return class_names if good and distinct else default_class_names(len(class_names))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from mnist_exp.config.schema import DataConfig
 from mnist_exp.data import csv, digits, folder, idx, npz
-from mnist_exp.data.dataset import Dataset, Labels, Part, Source, digest, numbered
+from mnist_exp.data.dataset import Dataset, Labels, Part, Source, default_class_names, digest
 from mnist_exp.data.sources import given_paths, locate
-from mnist_exp.data.splits import Indices, stratified, stratified_order
+from mnist_exp.data.splits import Indices, split_stratified, stratified_order
 from mnist_exp.errors import RequestError
 
 _MOST_NAMES = 12  # in a message
@@ -47,7 +47,7 @@ def split(labels: Labels, data: DataConfig) -> tuple[Indices, Indices]:
     Returns:
         The indices of each part, in ascending order.
     """
-    kept, held_out = stratified(labels, data.val_fraction, data.split_seed)
+    kept, held_out = split_stratified(labels, data.val_fraction, data.split_seed)
     if data.limit is None or data.limit >= len(labels):
         return kept, held_out
     to_validate = int(data.limit * len(held_out) / len(labels) + 0.5)
@@ -61,7 +61,7 @@ def _first(labels: Labels, part: Indices, count: int, seed: int) -> Indices:
     return np.sort(part[stratified_order(labels[part], seed)[:count]])
 
 
-def limited(source: Source, data: DataConfig) -> Source:
+def limit_source(source: Source, data: DataConfig) -> Source:
     """Apply `data.limit`: keep the training images that `split` selects, and the same share of the test images."""
     if data.limit is None or data.limit >= len(source.train):
         return source
@@ -84,7 +84,7 @@ def prepare(source: Source, data: DataConfig) -> Dataset:
         least = _smallest(source.train.labels, data, lambda train, val: len(train) > 0 and len(val) > 0)
         raise RequestError(message + (f"; data.limit={least} is the smallest that works" if least else ""))
     val = source.train.take(held_out) if len(held_out) else None
-    used = limited(source, data)
+    used = limit_source(source, data)
     sha256 = digest([used.train, used.test])
     return Dataset(source.train.take(kept), val, used.test, source.origin, source.class_names, sha256)
 
@@ -123,7 +123,7 @@ def missing_classes(train: Part, names: Sequence[str]) -> str:
 
 def _idx(data: DataConfig, tell: Callable[[str], None]) -> Source:
     located = locate(data, tell)
-    names = data.class_names or numbered(data.classes)
+    names = data.class_names or default_class_names(data.classes)
     if located.npz is not None:
         train, test, _ = npz.read(located.npz)
         return Source(train, test, located.origin, names)
@@ -145,7 +145,9 @@ def _idx(data: DataConfig, tell: Callable[[str], None]) -> Source:
 
 def _csv(data: DataConfig, tell: Callable[[str], None]) -> Source:
     parts = {part: csv.read(path, data.shape, data.classes) for part, path in given_paths(data).items()}
-    return Source(parts["train"], parts.get("test"), str(data.dir), data.class_names or numbered(data.classes))
+    return Source(
+        parts["train"], parts.get("test"), str(data.dir), data.class_names or default_class_names(data.classes)
+    )
 
 
 def _npz(data: DataConfig, tell: Callable[[str], None]) -> Source:
@@ -160,7 +162,7 @@ def _npz(data: DataConfig, tell: Callable[[str], None]) -> Source:
         raise RequestError(
             f"{path}: its class_names {_listed(named)} are not data.class_names={_listed(data.class_names)}"
         )
-    return Source(train, test, str(path), named or data.class_names or numbered(data.classes))
+    return Source(train, test, str(path), named or data.class_names or default_class_names(data.classes))
 
 
 def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
@@ -180,7 +182,7 @@ def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
     names = data.class_names or folders
     if set(names) == set(folders):
         folders = names  # labels follow the declared order
-    elif folders != numbered(data.classes):  # numbered folders may be given any names
+    elif folders != default_class_names(data.classes):  # numbered folders may be given any names
         raise RequestError(
             f"{paths['train']}: its class folders {_listed(folders)} are not data.class_names={_listed(names)}"
         )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, numbered
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, default_class_names
 from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.archives import refuse_bombs
 
@@ -71,7 +71,7 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
                     advance(len(images[start : start + CHUNK]))
             with archive.open(f"y_{name}.npy", "w") as file:
                 np.lib.format.write_array(file, part.labels)
-        if class_names != numbered(len(class_names)):
+        if class_names != default_class_names(len(class_names)):
             with archive.open("class_names.npy", "w") as file:
                 np.lib.format.write_array(file, np.array(class_names))
 

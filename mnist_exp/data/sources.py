@@ -89,7 +89,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
                 f"{_given_by(data.dir)}={folder}: not there, with or without .gz: {', '.join(missing)}"
             )
         return Located(str(folder), idx=_read(folder, files))
-    if cached(data):
+    if is_cached(data):
         cache = cache_folder(data.name)
         return Located(str(cache), idx=_read(cache, files))
     asked = [str(cache_folder(data.name))]
@@ -118,7 +118,7 @@ def _in_keras_cache(archive: FileSpec, files: dict[str, FileSpec], asked: list[s
         return None
 
 
-def cached(data: DataConfig) -> bool:
+def is_cached(data: DataConfig) -> bool:
     """Return whether the user's cache has all files of a data set."""
     return all(_file(cache_folder(data.name), spec.name) for spec in data.parts.values())
 

@@ -10,7 +10,7 @@ from mnist_exp.data.dataset import Labels
 Indices = npt.NDArray[np.int64]
 
 
-def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Indices]:
+def split_stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Indices]:
     """Select a `fraction` of the images, the same share of each class to within one image.
 
     The selection depends only on `seed` and the labels.
@@ -36,7 +36,7 @@ def stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indices, Ind
 def stratified_order(labels: Labels, seed: int) -> Indices:
     """Order the images so that the first n contain the classes in proportion, for any n.
 
-    Each selection contains those for smaller n; with `stratified`, rounding may drop an image when more are
+    Each selection contains those for smaller n; with `split_stratified`, rounding may drop an image when more are
     selected. The order depends only on `seed` and the labels.
     """
     rng = np.random.default_rng(seed)

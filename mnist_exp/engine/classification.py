@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import numbered
+from mnist_exp.data.dataset import default_class_names
 from mnist_exp.engine.saved_model import Saved, normalizes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.inputs import find_inputs, read_inputs
 from mnist_exp.inference.predictor import Predictor
-from mnist_exp.inference.scoring import form
+from mnist_exp.inference.scoring import inspect_classifier
 from mnist_exp.report.predictions import (
     Prediction,
     top_two,
@@ -22,9 +22,11 @@ from mnist_exp.text import display_path
 def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None) -> Predictor:
     """Load a saved model with the class names and settings of its run. Raises `RequestError`."""
     model = saved.load()
-    shape, classes = form(model, str(display_path(saved.file)))
+    shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     known = (config.data.class_names, saved.result and saved.result.data.class_names)
-    names = next((tuple(names) for names in known if names and len(names) == classes), numbered(classes))
+    names = next(
+        (tuple(names) for names in known if names and len(names) == classes), default_class_names(classes)
+    )
     if normalize and shape[2] != 1:
         raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")
     if normalize is None:

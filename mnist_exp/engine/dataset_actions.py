@@ -13,7 +13,7 @@ from mnist_exp.config.overrides import Request, quoted
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data import convert, sources
 from mnist_exp.data.dataset import Source, digest
-from mnist_exp.data.load import find, limited, missing_classes
+from mnist_exp.data.load import find, limit_source, missing_classes
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
@@ -27,7 +27,7 @@ def fetch(config: DatasetConfig, started: float) -> None:
     if not data.mirrors:
         raise RequestError(f"data={data.name}: nothing to fetch, as it has no mirrors")
     cache = sources.cache_folder(data.name)
-    if sources.cached(data):
+    if sources.is_cached(data):
         try:
             sources.verify_cache(data)
         except RequestError as error:
@@ -88,13 +88,13 @@ def convert_images(config: DatasetConfig, started: float) -> None:
         say(f"  {path.name:<26} {count}{sum(file.stat().st_size for file in files):,} bytes")
     say(f"images  {', '.join(f'{len(part):,} {name}' for name, part in source.parts.items())}")
     say(f"SHA-256 {digest([source.train, source.test])} of pixels and labels")
-    say(f"use     {_command(config.to, target, convert.differing(source, config.to))}")
+    say(f"use     {_command(config.to, target, convert.list_settings(source, config.to))}")
 
 
 def read_source(config: DatasetConfig) -> Source:
     """Read the images and labels, up to the limit. Raises `RequestError` if they are not found."""
     try:
-        return limited(find(config.data, say), config.data)
+        return limit_source(find(config.data, say), config.data)
     except sources.NotFound as error:
         raise RequestError(f"{error}\n{error.advice}") from error
 

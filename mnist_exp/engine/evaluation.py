@@ -13,17 +13,17 @@ from typing import Any
 from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Part, numbered
+from mnist_exp.data.dataset import Dataset, Part, default_class_names
 from mnist_exp.engine.saved_model import Saved, compose_run_config, load_data, refuse_other_form
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
-from mnist_exp.inference.scoring import Scores, form, score
+from mnist_exp.inference.scoring import Scores, inspect_classifier, score
 from mnist_exp.model.saving import weights_sha256
 from mnist_exp.report import plots
 from mnist_exp.report.predictions import COLUMNS, as_table, top_two
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.atomic import new_folder, write_text
-from mnist_exp.runs.directory import free_path, stamped
+from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
@@ -54,7 +54,7 @@ def evaluate_model(
     """
     # Load the model first: a damaged one, or one that is no classifier, is reported even if the data is missing.
     model = saved.load()
-    shape, classes = form(model, str(display_path(saved.file)))
+    shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     data = load_data(run_config, request)
     part = select_part(data, config.part, run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
@@ -158,7 +158,7 @@ def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: Train
 
     Raises `RequestError` if the model was trained for classes with other names.
     """
-    names, unnamed = data.class_names, numbered(classes)
+    names, unnamed = data.class_names, default_class_names(classes)
     trained = tuple((saved.result and saved.result.data.class_names) or unnamed)
     if names in (trained, unnamed):
         return trained
@@ -188,7 +188,7 @@ def write_evaluation(
     if config.output is not None:
         target = Path(config.output).expanduser()
     else:
-        target = free_path(Path(config.outputs) / "evaluate", stamped(saved.name))
+        target = free_path(Path(config.outputs) / "evaluate", add_timestamp(saved.name))
     try:
         with new_folder(target) as folder:
             write_text(folder / "evaluation.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")

@@ -21,7 +21,7 @@ from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_ima
 from mnist_exp.inference.scoring import Probabilities, predict
 from mnist_exp.model import backend
 from mnist_exp.model.preprocessing import count_parameters
-from mnist_exp.model.saving import hdf5_takes
+from mnist_exp.model.saving import fits_hdf5
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
 from mnist_exp.runs import signals
@@ -223,7 +223,7 @@ def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]
     """Yield remarks that users of the files should know."""
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
         yield "without the optimizer's state: Keras drops it when loading HDF5"
-    elif "h5" in formats and model.optimizer is not None and not hdf5_takes(model.optimizer):
+    elif "h5" in formats and model.optimizer is not None and not fits_hdf5(model.optimizer):
         yield f"h5 lacks {type(model.optimizer).__name__}'s state, which Keras cannot restore from HDF5"
     if "savedmodel" in formats and set("[]*?") & set(str(target)):
         yield "TensorFlow does not load a SavedModel from a folder with '[', ']', '*' or '?' in its path"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import keras
 
-from mnist_exp.analysis.activations import outputs_of
-from mnist_exp.analysis.layer_selection import find_layers, places_in
+from mnist_exp.analysis.activations import compute_outputs
+from mnist_exp.analysis.layer_selection import find_layers, locate_layers
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.model.build import build
@@ -34,7 +34,7 @@ class FeatureMaps(Callback):
     ) -> None:
         self._model, self._record = model, record
         self._twin = build(config, statistics, "float32", compiled=False)
-        places = places_in(config.model.layers.specs, config.data.shape)
+        places = locate_layers(config.model.layers.specs, config.data.shape)
         watched = config.training.watch
         self._layers = list(
             dict.fromkeys(layer for one in watched for layer in find_layers(self._twin, one, places))
@@ -53,7 +53,7 @@ class FeatureMaps(Callback):
             self._twin.set_weights(self._model.get_weights())
         folder = self._record.path / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        outputs = outputs_of(self._twin, self._layers, self._images)
+        outputs = compute_outputs(self._twin, self._layers, self._images)
         for layer, maps in zip(self._layers, outputs, strict=True):
             file = f"{layer.name}-epoch-{epoch:0{self._digits}}.png"
             title = f"epoch {epoch}: {layer.name} ({format_shape(maps.shape[1:])})\n{self._run_title}"

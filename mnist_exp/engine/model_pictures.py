@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from mnist_exp.analysis.activations import (
     class_activation,
+    compute_outputs,
     find_averaged_layer,
     grad_cam,
     is_spatial,
     last_spatial_layers,
-    outputs_of,
     resize_to_image,
 )
-from mnist_exp.analysis.filters import filters_of
+from mnist_exp.analysis.filters import list_filters
 from mnist_exp.analysis.receptive_field import Axes, Span, field_of_unit, receptive_axes
 from mnist_exp.engine.picture_subject import Subject
 from mnist_exp.errors import RequestError
@@ -60,7 +60,7 @@ def list_pictures(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
 def _list_filters(subject: Subject) -> Iterator[Picture]:
     """List a picture for each kernel of the layers."""
     for layer in subject.layers:
-        kernels = filters_of(layer, subject.model)
+        kernels = list_filters(layer, subject.model)
         for one in kernels:
             rows, columns, inputs, outputs = one.weights.shape
             size = f"{rows}×{columns}, " if one.is_spatial else ""
@@ -78,7 +78,7 @@ def _list_filters(subject: Subject) -> Iterator[Picture]:
 def _list_feature_maps(subject: Subject) -> Iterator[Picture]:
     """List a picture of the outputs of each layer."""
     chosen = subject.chosen
-    outputs = outputs_of(subject.model, subject.layers, chosen.images)
+    outputs = compute_outputs(subject.model, subject.layers, chosen.images)
     for layer, maps in zip(subject.layers, outputs, strict=True):
         kind = "responses" if maps.ndim == 2 else "feature maps"
         title = f"{kind} of {layer.name} ({format_shape(maps.shape[1:])})\n{chosen.what} · {subject.title}"
@@ -113,7 +113,7 @@ def _draw_activation(
     images = chosen.images[[number for number, _ in asked]]
     classes = np.array([label for _, label in asked])
     if is_exact:
-        [maps] = outputs_of(subject.model, [layer], images)
+        [maps] = compute_outputs(subject.model, [layer], images)
         evidence = class_activation(maps, kernel, classes)
     else:
         evidence = grad_cam(subject.model, layer, images, classes)
@@ -136,7 +136,7 @@ def _list_receptive_fields(subject: Subject) -> Iterator[Picture]:
     if not subject.were_named:  # an activation has the receptive field of its convolution
         layers = _first_of_each_field(layers, axes)
     image = subject.chosen.images[:1]
-    outputs = outputs_of(subject.model, layers, image)
+    outputs = compute_outputs(subject.model, layers, image)
     panels = [
         _receptive_field(layer, axes[layer.name], maps[0], subject.unit, image.shape[1:3])
         for layer, maps in zip(layers, outputs, strict=True)

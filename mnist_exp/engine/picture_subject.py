@@ -14,8 +14,8 @@ from mnist_exp.analysis.layer_selection import (
     NoSuchLayer,
     find_layers,
     informative_layers,
-    places_in,
-    places_without_list,
+    locate_layers,
+    number_layers,
 )
 from mnist_exp.config.command_schemas import VisualizeConfig
 from mnist_exp.config.overrides import Request, key_of
@@ -25,7 +25,7 @@ from mnist_exp.data.dataset import Dataset, Images, Part, Shape
 from mnist_exp.engine.saved_model import Saved, load_data, normalizes, refuse_other_form
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.inference.image_files import read_picture
-from mnist_exp.inference.scoring import form, predict
+from mnist_exp.inference.scoring import inspect_classifier, predict
 from mnist_exp.runs.log import warn
 from mnist_exp.text import display_path
 
@@ -113,7 +113,7 @@ def choose_subject(request: Request, saved: Saved, config: TrainConfig, options:
 def load_graph(saved: Saved) -> keras.Model:
     """Return the model as a functional graph from images to classes. Raises `RequestError`."""
     loaded = saved.load()
-    form(loaded, str(display_path(saved.file)))
+    inspect_classifier(loaded, str(display_path(saved.file)))
     return keras.Model(loaded.inputs[0], loaded.outputs[0])
 
 
@@ -142,9 +142,7 @@ def choose_layers(
     """
     if options.layers is None:
         return informative_layers(model)
-    known = (
-        places_in(config.model.layers.specs, model.input_shape[1:]) if saved.run else places_without_list(model)
-    )
+    known = locate_layers(config.model.layers.specs, model.input_shape[1:]) if saved.run else number_layers(model)
     problems: list[Problem] = []
     layers: list[keras.Layer] = []
     for number, wanted in enumerate(options.layers):

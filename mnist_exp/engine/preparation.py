@@ -15,7 +15,7 @@ from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request, key_of, override_value, quoted
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.validation import CheckResult, check_request, unreported
+from mnist_exp.config.validation import CheckResult, check_request, select_unreported
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.model import backend
@@ -102,7 +102,7 @@ def _problems_with_keras(
         set_up(config)
         check_with_keras(config, checked.composition, checked.faults)
     except RequestError as error:
-        return tuple(unreported(error.problems, reported))
+        return tuple(select_unreported(error.problems, reported))
     return ()
 
 

@@ -9,7 +9,7 @@ import keras
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.inference.scoring import Scores, load, score
-from mnist_exp.model.saving import hdf5_takes, save_model, weights_sha256
+from mnist_exp.model.saving import fits_hdf5, save_model, weights_sha256
 from mnist_exp.runs.log import say
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.tracking.recorder import RunRecord
@@ -34,7 +34,7 @@ def save_best(
     build_state(model)
     progress.best.restore(model)
     record.result.weights_sha256 = weights_sha256(model)
-    if not hdf5_takes(model.optimizer):
+    if not fits_hdf5(model.optimizer):
         say(f"note    model.h5 lacks {config.optimizer.type}'s state, which Keras cannot restore from HDF5")
     save_model(model, record.path)
     record.artifact("history.csv")

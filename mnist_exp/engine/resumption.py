@@ -17,14 +17,14 @@ from mnist_exp.engine.preparation import finish_check, resolve_data
 from mnist_exp.errors import RequestError
 from mnist_exp.model import backend
 from mnist_exp.runs import journal
-from mnist_exp.runs.directory import SWEEPS, RunDirectory, outputs_of
+from mnist_exp.runs.directory import SWEEPS, RunDirectory, find_outputs
 from mnist_exp.runs.fingerprint import LIBRARIES, as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config, refuse_irregular
 from mnist_exp.runs.result import ResumptionRecord, RunResult
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path
-from mnist_exp.tracking.known_stores import identity
+from mnist_exp.tracking.known_stores import identify_store
 from mnist_exp.training.device import Device, available_cores
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         check_same_config(path, config, same)
         check_epochs(path, result, config, state)
         config, computer = check_device(request, checked, result)
-    outputs = outputs_of(path) or Path(config.outputs)
+    outputs = find_outputs(path) or Path(config.outputs)
     data_config = config.data.model_copy(update={"fallback": None})  # a fallback would have other images
     config = config.model_copy(update={"outputs": str(outputs), "data": data_config})
     with stopwatch.phase("data"):
@@ -130,7 +130,7 @@ def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> Non
     if not config.tracking.enabled:
         here["tracking.enabled"] = there["tracking.enabled"]  # a run can be resumed without its tracker
     store = config.tracking.uri
-    if store is None or identity(store) == identity(same.tracking.uri or ""):
+    if store is None or identify_store(store) == identify_store(same.tracking.uri or ""):
         here["tracking.uri"] = there["tracking.uri"]  # none, or the same with other credentials
     others = [
         f"{key} is {there.get(key, 'not set')}, not {here.get(key, 'unset')}"

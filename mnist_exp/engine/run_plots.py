@@ -5,14 +5,14 @@ from __future__ import annotations
 import keras
 
 from mnist_exp.analysis.design_advice import advice
-from mnist_exp.analysis.summary import HEADS, RIGHT, as_rows, card
+from mnist_exp.analysis.summary import HEADS, RIGHT, card, format_rows
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.inference.scoring import Scores
 from mnist_exp.report import plots
 from mnist_exp.runs.directory import PLOTS
 from mnist_exp.tracking.recorder import RunRecord
-from mnist_exp.training.augment import samples
+from mnist_exp.training.augment import draw_samples
 from mnist_exp.training.early_stopping import rates_with_history
 from mnist_exp.training.loop import Progress, steps_per_epoch
 
@@ -28,7 +28,7 @@ def draw_training(
     """Plot the architecture, augmented samples, metrics and learning rate."""
     folder, title = record.path / PLOTS, plot_title(record)
     folder.mkdir(exist_ok=True)
-    rows = as_rows(card(model), config.training.batch_size)
+    rows = format_rows(card(model), config.training.batch_size)
     plots.architecture(
         HEADS, rows, RIGHT, advice(model), f"{config.model.name} · {title}", folder / "architecture.png"
     )
@@ -38,7 +38,7 @@ def draw_training(
     rates = rates_with_history(progress.history, config, steps)
     plots.learning_rate(rates, steps, f"learning rate · {title}", folder / "learning_rate.png")
     originals = data.train.images[:8]
-    augmented = samples(config.aug, originals, config.seed, count=9)
+    augmented = draw_samples(config.aug, originals, config.seed, count=9)
     plots.augmentation_sheet(
         originals, augmented, f"aug {config.aug.shown_name} · {title}", folder / "augmentation.png"
     )

@@ -23,9 +23,9 @@ from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path, format_shape
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import explain_failure
 from mnist_exp.tracking.registry import NotRegistered, look_up
-from mnist_exp.tracking.store import absolute, store_of
+from mnist_exp.tracking.store import make_absolute, own_store_uri
 
 if TYPE_CHECKING:
     import keras
@@ -110,7 +110,7 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     folder = tempfile.TemporaryDirectory(prefix="mnist-exp-")
     atexit.register(folder.cleanup)
     fetched = Path(folder.name)
-    address = absolute(named) if named else store_of(outputs)
+    address = make_absolute(named) if named else own_store_uri(outputs)
     try:
         origin = look_up(uri, address)
         here = [run for run in list_runs(outputs) if origin.run_id and origin.run_id == run.result.mlflow_run_id]
@@ -118,7 +118,7 @@ def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
     except (NotRegistered, FileNotFoundError) as error:
         raise RequestError(f"run={uri}: {error}") from error
     except Exception as error:  # MLflow raises errors of many types
-        raise WorkError(f"run={uri}: {reason(error, address)}") from error
+        raise WorkError(f"run={uri}: {explain_failure(error, address)}") from error
     if file is None:
         return find_run_model(here[0])
     return Saved(origin.name, file, None, None, fetched if (fetched / "config.yaml").is_file() else None)

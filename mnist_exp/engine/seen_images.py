@@ -10,7 +10,7 @@ import numpy as np
 
 from mnist_exp.config.schema import DataConfig
 from mnist_exp.data.dataset import Source, digest
-from mnist_exp.data.load import limited, split
+from mnist_exp.data.load import limit_source, split
 from mnist_exp.runs.result import SplitRecord, read_result
 
 
@@ -44,7 +44,7 @@ def count_seen(trained_on: Sequence[SplitRecord], data: DataConfig, source: Sour
     for record in trained_on:
         update = {"val_fraction": record.val_fraction, "split_seed": record.split_seed, "limit": record.limit}
         theirs = data.model_copy(update=update)
-        used = limited(source, theirs)
+        used = limit_source(source, theirs)
         if digest([used.train, used.test]) != record.sha256:
             return None
         seen[split(labels, theirs)[0]] = True

@@ -9,9 +9,9 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.text import mask_credentials
-from mnist_exp.tracking.known_stores import NotPermitted, permitted, remember
+from mnist_exp.tracking.known_stores import NotPermitted, remember, resolve_permitted
 from mnist_exp.tracking.locations import ForeignLocation
-from mnist_exp.tracking.store import check_own_store, store_of
+from mnist_exp.tracking.store import check_own_store, own_store_uri
 
 _ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, selects the store; "
 
@@ -42,11 +42,11 @@ def permit_store(
     keys = [key_of(text) for text in request.overrides]
     given = [tracking.uri] if "tracking.uri" in keys else [*_packaged_uri(request)]
     try:
-        uri = permitted(tracking.uri, store_of(outputs), given)
+        uri = resolve_permitted(tracking.uri, own_store_uri(outputs), given)
     except NotPermitted as error:
         message = f"tracking.uri: {error}; {_ADVICE}tracking.enabled=false uses none"
         raise RequestError([Problem("invalid-value", place, mask_credentials(message), "tracking.uri")]) from error
-    if uri != store_of(outputs):
+    if uri != own_store_uri(outputs):
         remember(uri)
     return tracking.model_copy(update={"uri": uri})
 

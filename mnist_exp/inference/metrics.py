@@ -76,7 +76,7 @@ def assess(labels: Labels, probabilities: npt.NDArray[np.float32]) -> Assessment
     return Assessment(
         right / len(labels),
         wilson(right, len(labels)),
-        tuple(by_class(counts)),
+        tuple(compute_class_figures(counts)),
         calibration(labels, probabilities),
         tuple(map(tuple, counts.tolist())),
     )
@@ -89,7 +89,7 @@ def confusion(labels: Labels, predicted: Labels, classes: int) -> npt.NDArray[np
     return counts
 
 
-def by_class(counts: npt.NDArray[np.int64]) -> list[ClassFigures]:
+def compute_class_figures(counts: npt.NDArray[np.int64]) -> list[ClassFigures]:
     """Compute the metrics of each class from a confusion matrix."""
     figures = []
     for right, of_class, taken in zip(counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0), strict=True):

@@ -50,7 +50,7 @@ def load(path: Path) -> keras.Model:
     return keras.saving.load_model(path, safe_mode=True)
 
 
-def form(model: keras.Model, name: str) -> tuple[Shape, int]:
+def inspect_classifier(model: keras.Model, name: str) -> tuple[Shape, int]:
     """Return a model's image shape and number of classes.
 
     Raises `RequestError`, with `name` in its message, if the model is not an image classifier.

@@ -23,11 +23,11 @@ from mnist_exp.keras_spec.signatures import snake_case
 from mnist_exp.model.keras_errors import (
     ArgumentError,
     Report,
+    drop_received,
+    explain_rejection,
     first_sentence,
-    why_not,
-    without_received,
 )
-from mnist_exp.model.layers import make_layer, numbered
+from mnist_exp.model.layers import make_layer, number_name
 
 Tensor = Any  # keras.KerasTensor; None after a layer that did not fit
 
@@ -87,7 +87,7 @@ class _Graph:
         try:
             result = layer(x)
         except Exception as error:  # Keras raises many types
-            self._report(spec.place, why_not(layer, _shape(x), self._previous, error) + self._turn)
+            self._report(spec.place, explain_rejection(layer, _shape(x), self._previous, error) + self._turn)
             return x if spec.keeps_shape else None
         self._previous = f"{spec.place}, {spec.type}"
         return result
@@ -95,9 +95,9 @@ class _Graph:
     def _make(self, spec: LayerSpec) -> keras.Layer | None:
         """Create a layer without the arguments that Keras rejects; None if its shape depends on one of them."""
         if self._repeating and "name" in spec.arguments:
-            name = numbered(spec.arguments["name"], self._seen)
+            name = number_name(spec.arguments["name"], self._seen)
             spec = replace(spec, arguments={**spec.arguments, "name": name})
-        default_name = numbered(snake_case(spec.type), self._seen)
+        default_name = number_name(snake_case(spec.type), self._seen)
         remaining: LayerSpec | None = spec
         while remaining is not None:
             try:
@@ -142,7 +142,7 @@ class _Graph:
         return None if spec.merge is None else self._merge(spec.merge, outputs, final)
 
     def _merge(self, spec: LayerSpec, inputs: list[Tensor], final: bool) -> Tensor:
-        name = numbered(snake_case(spec.type), self._seen)
+        name = number_name(snake_case(spec.type), self._seen)
         try:
             layer = make_layer(spec, name)
         except ArgumentError as error:
@@ -158,7 +158,7 @@ class _Graph:
             output = layer(inputs)
         except Exception as error:
             shapes = ", ".join(map(_shape, inputs))
-            why = without_received(first_sentence(error))
+            why = drop_received(first_sentence(error))
             self._report(spec.place, f"{spec.type} cannot merge branches of {shapes}: {why}{self._turn}")
             return None
         self._previous = f"{spec.place}, {spec.type}"

@@ -44,18 +44,18 @@ def first_sentence(error: BaseException) -> str:
     return text.replace("`", "'").rstrip(".")
 
 
-def without_received(sentence: str) -> str:
+def drop_received(sentence: str) -> str:
     """Remove the received value from one of Keras' sentences: the caller names values and shapes itself."""
     return re.split(r"\.? Received\b", sentence)[0]
 
 
-def named_argument(sentence: str, arguments: Iterable[str]) -> str | None:
+def find_named_argument(sentence: str, arguments: Iterable[str]) -> str | None:
     """Return the only argument that a sentence names; None if it names none, or several."""
     named = [key for key in arguments if re.search(rf"\b{re.escape(key)}\b", sentence)]
     return named[0] if len(named) == 1 else None
 
 
-def why_not(layer: keras.Layer, shape: str, previous: str, error: BaseException) -> str:
+def explain_rejection(layer: keras.Layer, shape: str, previous: str, error: BaseException) -> str:
     """Explain why a layer does not accept an input.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from mnist_exp.keras_spec.layer_specs import LayerSpec
-from mnist_exp.model.keras_errors import ArgumentError, first_sentence, named_argument, without_received
+from mnist_exp.model.keras_errors import ArgumentError, drop_received, find_named_argument, first_sentence
 
 
 def make_layer(spec: LayerSpec, default_name: str | None = None) -> keras.Layer:
@@ -14,13 +14,13 @@ def make_layer(spec: LayerSpec, default_name: str | None = None) -> keras.Layer:
         return getattr(keras.layers, spec.type)(**{"name": default_name, **spec.arguments})
     except Exception as error:  # of many types: Keras validates few values before it uses them
         sentence = first_sentence(error)
-        key = named_argument(sentence, spec.arguments)
+        key = find_named_argument(sentence, spec.arguments)
         if key is None:
             raise ArgumentError(f"{spec.type} cannot be created: {sentence}") from error
-        raise ArgumentError(f"{without_received(sentence)}, found {spec.arguments[key]!r}", key) from error
+        raise ArgumentError(f"{drop_received(sentence)}, found {spec.arguments[key]!r}", key) from error
 
 
-def numbered(base: str, seen: dict[str, int]) -> str:
+def number_name(base: str, seen: dict[str, int]) -> str:
     """Return a name numbered as in a fresh Keras process (conv2d, conv2d_1, …), and count it in `seen`."""
     count = seen.get(base, 0)
     seen[base] = count + 1

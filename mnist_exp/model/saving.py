@@ -47,10 +47,10 @@ def save_hdf5(model: keras.Model, folder: Path) -> None:
     `model` must not be used afterwards: saving removes the optimizer from its compile config.
     """
     with replace_file(folder / "model.h5") as path:
-        model.save(path, include_optimizer=model.optimizer is not None and hdf5_takes(model.optimizer))
+        model.save(path, include_optimizer=model.optimizer is not None and fits_hdf5(model.optimizer))
 
 
-def hdf5_takes(optimizer: keras.Optimizer) -> bool:
+def fits_hdf5(optimizer: keras.Optimizer) -> bool:
     """Whether Keras can write a built optimizer into HDF5 and read it back.
 
     Keras 3.15 cannot read Lamb, and gives some of Adafactor's variables the same name.

@@ -147,7 +147,7 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
     yield from (parent / f"{name}-{number}" for number in itertools.count(2))
 
 
-def outputs_of(run: Path) -> Path | None:
+def find_outputs(run: Path) -> Path | None:
     """Return the output folder that contains a run's directory; None if it is in no output folder."""
     if run.parent.name == RUNS:
         return run.parents[1]
@@ -167,7 +167,7 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"
 
 
-def stamped(name: str) -> str:
+def add_timestamp(name: str) -> str:
     """Append the current time to a name."""
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 

@@ -66,16 +66,16 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         raise RequestError("run=: must be a directory, a name, an MLflow run id, latest or best")
     path = Path(wanted).expanduser()
     if path.is_dir() and os.path.lexists(path / RESULT):
-        return _run_in(path)
+        return _read_run(path)
     runs = list_runs(outputs)
     if wanted == "latest":
-        newest = _those(latest, runs, wanted, outputs)[0]
+        newest = _select_runs(latest, runs, wanted, outputs)[0]
         if newest.result.started > time.time() + CLOCK_DRIFT:
             warn(f"latest is {newest.name}, whose start lies in the future: the clock was set back, or was wrong")
         return newest
     if wanted == "best":
-        return _best(_those(is_finished, runs, wanted, outputs))
-    matches = _matches(wanted, runs)
+        return _choose_best(_select_runs(is_finished, runs, wanted, outputs))
+    matches = _match_runs(wanted, runs)
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -91,7 +91,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
     raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 
 
-def _run_in(path: Path) -> RunSummary:
+def _read_run(path: Path) -> RunSummary:
     """Return the run in a directory. Raises `RequestError` if its result is damaged."""
     for summary in summarize_runs([path]):
         if summary.status != "damaged":
@@ -99,23 +99,23 @@ def _run_in(path: Path) -> RunSummary:
     raise RequestError(f"{path / RESULT}: damaged")
 
 
-def _those(
+def _select_runs(
     meant: Callable[[RunSummary], bool], runs: Sequence[RunSummary], wanted: str, outputs: Path
 ) -> list[RunSummary]:
     """Return the runs that `latest` or `best` chooses from. Raises `RequestError` if there are none."""
-    found = [run for run in runs if meant(run)]
-    if not found:
+    selected = [run for run in runs if meant(run)]
+    if not selected:
         kind = "finished run" if meant is is_finished else "interrupted run"
         raise RequestError(f"{wanted}: there is no {kind} in {outputs}")
-    return found
+    return selected
 
 
-def _matches(wanted: str, runs: Sequence[RunSummary]) -> list[RunSummary]:
+def _match_runs(wanted: str, runs: Sequence[RunSummary]) -> list[RunSummary]:
     """Return the runs that match by MLflow run id or else by name, name without time stamp, or prefix."""
     ways: tuple[Callable[[RunSummary], bool], ...] = (
         lambda run: wanted == run.result.mlflow_run_id,
         lambda run: wanted in (run.name, run.path.name),
-        lambda run: _is_called(run.name, wanted),
+        lambda run: _has_name(run.name, wanted),
         lambda run: run.name.startswith(wanted),
     )
     return next((matches for way in ways if (matches := [run for run in runs if way(run)])), [])
@@ -134,54 +134,54 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
     """
     path = Path(wanted).expanduser()
     if path.is_dir():
-        if found := _runs_in(path):
-            return found
+        if runs := _read_runs_in(path):
+            return runs
         try:  # a folder that only shares a name does not hide the runs
-            return _runs_called(wanted, outputs)
+            return _find_named(wanted, outputs)
         except Ambiguous:
             raise
         except RequestError as error:
             raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs") from error
     if set("*?[") & set(wanted):
         folders = [Path(match) for match in sorted(glob(str(path))) if Path(match).is_dir()]
-        found = [run for folder in folders for run in _runs_in(folder)]
-        found = found or [run for run in list_runs(outputs) if _fits(run, wanted)]
-        if not found:
+        runs = [run for folder in folders for run in _read_runs_in(folder)]
+        runs = runs or [run for run in list_runs(outputs) if _matches_pattern(run, wanted)]
+        if not runs:
             raise RequestError(f"{wanted}: matches no run in {outputs}")
-        return found
-    return _runs_called(wanted, outputs)
+        return runs
+    return _find_named(wanted, outputs)
 
 
-def _runs_in(folder: Path) -> list[RunSummary]:
+def _read_runs_in(folder: Path) -> list[RunSummary]:
     """Return the run in a directory, or else the runs in its subfolders, sorted by name."""
     return summarize_runs([folder]) or summarize_runs(sorted(folder.iterdir()))
 
 
-def _runs_called(wanted: str, outputs: Path) -> list[RunSummary]:
+def _find_named(wanted: str, outputs: Path) -> list[RunSummary]:
     """Return the run of this name, or the jobs of the sweep of this name. Raises `RequestError`."""
-    sweeps = [folder for folder in sorted((outputs / SWEEPS).glob("*")) if _is_called(folder.name, wanted)]
+    sweeps = [folder for folder in sorted((outputs / SWEEPS).glob("*")) if _has_name(folder.name, wanted)]
     if not sweeps:
         try:
             return [find_run(wanted, outputs)]
         except Ambiguous as error:
             raise RequestError(f"{error}\n  to select all of them: '{wanted}*'") from error
-    runs = [run.name for run in list_runs(outputs) if _is_called(run.name, wanted)]
+    runs = [run.name for run in list_runs(outputs) if _has_name(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
         raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs have this name:{names}")
     return summarize_runs(sorted(sweeps[0].iterdir()))
 
 
-def _fits(run: RunSummary, pattern: str) -> bool:
+def _matches_pattern(run: RunSummary, pattern: str) -> bool:
     return fnmatchcase(run.name, pattern) or fnmatchcase(run.path.name, pattern)
 
 
-def _is_called(name: str, wanted: str) -> bool:
+def _has_name(name: str, wanted: str) -> bool:
     """Whether a directory has that name, perhaps with a time stamp appended (after `name=…`)."""
     return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 
-def _best(finished: list[RunSummary]) -> RunSummary:
+def _choose_best(finished: list[RunSummary]) -> RunSummary:
     data = finished[0].result.data.sha256
     same = [run for run in finished if run.result.data.sha256 == data]
     same = [run for run in same if not run.result.validation_images_seen] or same

@@ -11,7 +11,7 @@ from mnist_exp.config.metric_directions import Direction
 from mnist_exp.errors import DIVERGED, RequestError
 from mnist_exp.report import plots
 from mnist_exp.report.plots import History
-from mnist_exp.runs.directory import RunSummary, make_directory, read_history, stamped
+from mnist_exp.runs.directory import RunSummary, add_timestamp, make_directory, read_history
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
@@ -177,7 +177,7 @@ def draw_curves(groups: Sequence[Group], config: CompareConfig) -> Path:
     ]
     try:
         if config.output is None:
-            path = make_directory(Path(config.outputs) / "compare", stamped("compare")) / PICTURE
+            path = make_directory(Path(config.outputs) / "compare", add_timestamp("compare")) / PICTURE
         else:
             path = Path(config.output).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, cast
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.config.compose import parsable
+from mnist_exp.config.compose import split_parsable
 from mnist_exp.config.hydra_adapter import COMPOSITION_ERRORS, LAUNCHER_PACKAGES, ConfigLoader, config_loader
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
@@ -41,7 +41,7 @@ def expand(request: Request) -> Grid:
     Raises `RequestError` for a grid without jobs.
     """
     with config_loader(request.config_dir) as loader:
-        texts, problems = parsable(request.overrides)
+        texts, problems = split_parsable(request.overrides)
         whole = compose_with_hydra(loader, request)
         launcher: Mapping[str, Any] = {}
         batch = None

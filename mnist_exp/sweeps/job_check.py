@@ -11,7 +11,7 @@ from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import DataConfig, TrainConfig
-from mnist_exp.config.validation import check_request, unreported
+from mnist_exp.config.validation import check_request, select_unreported
 from mnist_exp.engine.preparation import (
     check_with_keras,
     recheck_with_data,
@@ -125,7 +125,7 @@ def _pending_problems(
     if composed:
         set_up(next(iter(composed.values()))[0])
     for name, of_keras in _problems_with_keras(composed).items():
-        for problem in unreported(
+        for problem in select_unreported(
             of_keras, [problem for problem, affected in reported.items() if name in affected]
         ):
             problems.setdefault(problem, []).append(name)

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from mnist_exp.config.compose import parsable
+from mnist_exp.config.compose import split_parsable
 from mnist_exp.config.hydra_adapter import config_loader, parse_override
 from mnist_exp.config.overrides import Request, key_of, quoted
 from mnist_exp.config.provenance import COMMAND_LINE
@@ -122,7 +122,7 @@ def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
     """Return the space given by the command line and a preset (`tune.space`); the command line wins."""
     dimensions: dict[str, Dimension] = {}
     with config_loader(request.config_dir) as loader:
-        good, problems = parsable(request.overrides)
+        good, problems = split_parsable(request.overrides)
         given = [loader.parse(text) for text in good]
         keys = [key_of(text) for text in good]
         for key, value in preset.items():
@@ -153,7 +153,7 @@ def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
 
 def without_space(request: Request) -> Request:
     """Return the request without the searched keys: the part that all trials have in common."""
-    swept = {text for text in parsable(request.overrides)[0] if parse_override(text).is_sweep_override()}
+    swept = {text for text in split_parsable(request.overrides)[0] if parse_override(text).is_sweep_override()}
     return replace(request, overrides=tuple(text for text in request.overrides if text not in swept))
 
 

@@ -28,7 +28,7 @@ from mnist_exp.sweeps.optuna_study import Claim, Trial
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.worker import load_source
 from mnist_exp.tracking.recorder import ReopenedRecording
-from mnist_exp.training.early_stopping import better
+from mnist_exp.training.early_stopping import is_better
 
 
 def run_trial(search: Search, claim: Claim, directory: Path) -> None:
@@ -112,7 +112,7 @@ def make_observer(config: TrainConfig, claim: Claim) -> Any:
     def after_epoch(history: Sequence[Mapping[str, float]]) -> None:
         best: Mapping[str, float] = {}
         for row in history:
-            best = row if not best or better(row, best, config) else best
+            best = row if not best or is_better(row, best, config) else best
             claim.report(int(row["epoch"]), best[metric])
         if best and len(history) < config.training.epochs and claim.is_behind():
             raise Pruned(

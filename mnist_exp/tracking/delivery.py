@@ -44,8 +44,8 @@ from mnist_exp.runs.events import (
 from mnist_exp.runs.locks import exclusive
 from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
 from mnist_exp.text import display_path, mask_credentials
-from mnist_exp.tracking.known_stores import NotPermitted, identity, permitted
-from mnist_exp.tracking.store import absolute, artifact_root, connect, default_uri
+from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
+from mnist_exp.tracking.store import artifact_root, connect, default_uri, make_absolute
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
@@ -79,7 +79,7 @@ def _read_stores(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     # Earlier versions kept whole addresses.
-    return {identity(store): state for store, state in stores.items()} if isinstance(stores, dict) else {}
+    return {identify_store(store): state for store, state in stores.items()} if isinstance(stores, dict) else {}
 
 
 class Delivery:
@@ -104,18 +104,18 @@ class Delivery:
         own, default = run.uri if run else None, default_uri(folder)
         self._own_uri = own
         named = uri or own
-        store = absolute(named) if named else default
+        store = make_absolute(named) if named else default
         self.uri = store
         """The store's URI; None if it is unknown, or must not be contacted."""
         self.refusal = ""
         """Why the journal's store must not be contacted."""
         if uri is None and own is not None:
             try:
-                self.uri = permitted(absolute(own), default)
+                self.uri = resolve_permitted(make_absolute(own), default)
             except NotPermitted as error:
                 self.uri, self.refusal = None, str(error)
         self._is_own = not self.tracked or uri is None or store == (own or default)
-        self._noted_as = "outputs" if store in (default, None) else identity(str(store))
+        self._noted_as = "outputs" if store in (default, None) else identify_store(str(store))
         self._client: Any = None
 
     def missing(self) -> list[Event]:
@@ -237,30 +237,30 @@ class Delivery:
         if event.parent is not None and (sweep / journal.FILE).is_file():
             tags["mlflow.parentRunId"] = Delivery(sweep, self.uri).run_id()
         experiment = self._experiment(event.experiment)
-        if found := self._runs(experiment, event.key):
-            return found[0]
+        if existing := self._runs(experiment, event.key):
+            return existing[0]
         return str(self._client.create_run(experiment, event.time, tags, run_name=event.name).info.run_id)
 
     def _runs(self, experiment: str, key: str) -> list[str]:
         """The MLflow runs with a key: one, unless a request that timed out succeeded late."""
-        found = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'")
-        return sorted(run.info.run_id for run in found)
+        runs = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'")
+        return sorted(run.info.run_id for run in runs)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
         if name == "Default":
             raise ValueError("MLflow's own experiment 'Default' cannot be used: its artifacts are kept elsewhere")
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         try:
             return str(self._client.create_experiment(name, artifact_location=artifact_root(str(self.uri))))
         except MlflowException:  # another process was faster
-            found = self._client.get_experiment_by_name(name)
-            if found is None:
+            experiment = self._client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-            return str(found.experiment_id)
+            return str(experiment.experiment_id)
 
     def _deliver_params(self, run_id: str, event: ParamsEvent) -> None:
         from mlflow.entities import Param

@@ -21,7 +21,7 @@ _STATUS = r"API request to endpoint .* failed with error code (\d+) "
 _NO_JSON = "API request to endpoint was successful but the response body was not"
 
 
-def reason(error: BaseException, uri: str | None = None) -> str:
+def explain_failure(error: BaseException, uri: str | None = None) -> str:
     """Return the reason for a failure.
 
     Args:
@@ -32,6 +32,11 @@ def reason(error: BaseException, uri: str | None = None) -> str:
         return str(error)
     text = str(error).strip().split("\n")[0] or type(error).__name__
     store = f"{_address(uri)}: " if uri else ""
+    return _explain_request(text, uri, store) or _explain_cause(error, uri, store) or shorten(text, 500)
+
+
+def _explain_request(text: str, uri: str | None, store: str) -> str | None:
+    """Explain the message about a failed request to a server; None if it is another message."""
     if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
         system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
         why = system[1] if system else "no answer" if "timed out" in text else request[2]
@@ -40,6 +45,11 @@ def reason(error: BaseException, uri: str | None = None) -> str:
         return f"{store}the server answered {_status(int(answer[1]))}{_through_proxy(uri)}"
     if text.startswith(_NO_JSON):
         return f"{store}the answer is not MLflow's: is this its address?{_through_proxy(uri)}"
+    return None
+
+
+def _explain_cause(error: BaseException, uri: str | None, store: str) -> str | None:
+    """Explain an error by the innermost of its causes that is of SQLite or the system; None if there is none."""
     database = database_path(uri) if uri else None
     for cause in _innermost_first(error):
         if re.search(_OTHER_VERSION, str(cause)) and uri:
@@ -49,7 +59,7 @@ def reason(error: BaseException, uri: str | None = None) -> str:
             return f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else ''}"
         if isinstance(cause, OSError) and cause.filename and cause.strerror:
             return f"{display_path(Path(os.fsdecode(cause.filename)))}: {cause.strerror}"
-    return shorten(text, 500)
+    return None
 
 
 def _innermost_first(error: BaseException) -> Iterator[BaseException]:

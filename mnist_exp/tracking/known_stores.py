@@ -29,15 +29,15 @@ def state_file() -> Path:
     return Path(base).expanduser() / "mnist-exp" / "stores"
 
 
-def identity(uri: str) -> str:
+def identify_store(uri: str) -> str:
     """Return the identity of a store: its address without credentials and a final slash."""
     return without_credentials(uri).rstrip("/")
 
 
 def remember(uri: str) -> None:
     """Remember that this user uses a store. Does nothing if the file cannot be written."""
-    address = identity(uri)
-    if address in remembered() or "\n" in address or mask_credentials(address) != address:
+    address = identify_store(uri)
+    if address in read_known_stores() or "\n" in address or mask_credentials(address) != address:
         return
     file = state_file()
     with suppress(OSError):
@@ -50,7 +50,7 @@ def remember(uri: str) -> None:
             os.close(descriptor)
 
 
-def remembered() -> set[str]:
+def read_known_stores() -> set[str]:
     """Return the addresses that this user has used; none if others could write to the file."""
     try:
         with state_file().open("rb") as file:
@@ -62,7 +62,7 @@ def remembered() -> set[str]:
         return set()
 
 
-def permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
+def resolve_permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
     """Return the address to contact, given one read from a file, with the credentials that the user gives.
 
     Args:
@@ -75,13 +75,13 @@ def permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
     """
     variables = (os.environ.get(name) for name in (GIVEN, "MLFLOW_TRACKING_URI"))
     for mine in (*given, *filter(None, variables)):
-        if identity(mine) == identity(uri) and "://***@" not in mine:
+        if identify_store(mine) == identify_store(uri) and "://***@" not in mine:
             return mine
     if uri == own:
         return uri
-    if identity(uri) not in remembered():
+    if identify_store(uri) not in read_known_stores():
         raise NotPermitted(f"{mask_credentials(uri)} is not a store that you have used")
     signed_in = any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in ("USERNAME", "TOKEN"))
     if "***" in mask_credentials(uri) and not signed_in:
         raise NotPermitted(f"the credentials of {mask_credentials(uri)} are not stored")
-    return identity(uri)
+    return identify_store(uri)

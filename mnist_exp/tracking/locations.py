@@ -61,10 +61,10 @@ def refuse_foreign_locations(database: Path) -> None:
         raise ForeignLocation(f"{display_path(root)}: is a symbolic link; the folder of artifacts must not be one")
     if (irregular := _first_irregular(root)) is not None:
         raise ForeignLocation(f"{display_path(irregular)}: is not a regular file, as artifacts must be")
-    found = [text for column in _COLUMNS for text in _foreign(database, column, root.as_uri())]
-    if found:
-        shown = [escape_controls(mask_credentials(text[:_LONGEST_SHOWN]), one_line=True) for text in found]
-        more = f"\n  and {len(found) - _MOST_SHOWN} more" if len(found) > _MOST_SHOWN else ""
+    foreign = [text for column in _COLUMNS for text in _foreign(database, column, root.as_uri())]
+    if foreign:
+        shown = [escape_controls(mask_credentials(text[:_LONGEST_SHOWN]), one_line=True) for text in foreign]
+        more = f"\n  and {len(foreign) - _MOST_SHOWN} more" if len(foreign) > _MOST_SHOWN else ""
         lines = "".join(f"\n  {text}" for text in shown[:_MOST_SHOWN]) + more
         raise ForeignLocation(
             f"{display_path(database)}: artifacts must be in {display_path(root)}, but it names{lines}\n"
@@ -103,8 +103,8 @@ def _foreign(database: Path, column: _Column, root: str) -> list[str]:
         known = {row[1] for row in connection.execute(f"pragma table_info({column.table})")}
         if column.name not in known:
             return []
-        found = connection.execute(f"select distinct {column.name} from {column.table} where {column.where}")
-        return [str(text) for (text,) in found if text and not _is_inside(str(text), root)]
+        rows = connection.execute(f"select distinct {column.name} from {column.table} where {column.where}")
+        return [str(text) for (text,) in rows if text and not _is_inside(str(text), root)]
 
 
 def _is_inside(location: str, root: str) -> bool:

@@ -172,7 +172,7 @@ class RunRecording:
         if error is not None:
             self._result.reason = str(error) or type(error).__name__
         try:
-            self._end(status_of(error))
+            self._end(run_status(error))
         except OSError as failure:
             if error is None:
                 raise
@@ -323,7 +323,7 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
         Upload(directory.path, wait_seconds, enabled=True).finish()
 
 
-def status_of(error: BaseException | None) -> str:
+def run_status(error: BaseException | None) -> str:
     """Return the status of a run, given the exception that ended it."""
     if error is None:
         return "finished"

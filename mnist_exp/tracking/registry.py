@@ -126,13 +126,13 @@ def look_up(uri: str, store: str) -> Origin:
         if form["id"]:
             logged = client.get_logged_model(form["id"])
             return Origin(logged.name, logged.source_run_id, logged.artifact_location, store)
-        found = _version(client, form["name"], form["alias"], form["version"])
-        place = client.get_model_version_download_uri(found.name, found.version)
+        version = _version(client, form["name"], form["alias"], form["version"])
+        place = client.get_model_version_download_uri(version.name, version.version)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise NotRegistered(f"{first_line(error)} ({store})") from error
-    return Origin(f"{found.name}-{found.version}", found.run_id, place, store)
+    return Origin(f"{version.name}-{version.version}", version.run_id, place, store)
 
 
 def _version(client: Any, name: str, alias: str | None, version: str | None) -> Any:

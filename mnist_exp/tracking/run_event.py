@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.events import RunEvent
-from mnist_exp.tracking.store import absolute
+from mnist_exp.tracking.store import make_absolute
 
 
 def new_run_event(
@@ -30,7 +30,7 @@ def new_run_event(
         experiment=tracking.experiment,
         tags={**_source_tags(), **tags},
         enabled=tracking.enabled,
-        uri=None if tracking.uri is None else absolute(tracking.uri),
+        uri=None if tracking.uri is None else make_absolute(tracking.uri),
         parent=None if parent is None else str(parent),
     )
 

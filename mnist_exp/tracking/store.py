@@ -45,24 +45,24 @@ _ENVIRONMENT = {
 
 def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
     """Return the store's absolute URI."""
-    return store_of(outputs) if tracking.uri is None else absolute(tracking.uri)
+    return own_store_uri(outputs) if tracking.uri is None else make_absolute(tracking.uri)
 
 
-def absolute(uri: str) -> str:
+def make_absolute(uri: str) -> str:
     """Make a store's URI independent of the working directory."""
     database = database_path(uri)
-    return uri if database is None else uri_of(database.resolve())
+    return uri if database is None else sqlite_uri(database.resolve())
 
 
 def default_uri(run: Path) -> str | None:
     """Return the URI of the store in the output folder that contains a run or sweep; None outside of one."""
     folders = [folder for folder in run.resolve().parents if folder.name in (RUNS, SWEEPS)]
-    return store_of(folders[0].parent) if folders else None
+    return own_store_uri(folders[0].parent) if folders else None
 
 
-def store_of(outputs: Path) -> str:
+def own_store_uri(outputs: Path) -> str:
     """Return the URI of an output folder's own store."""
-    return uri_of(outputs.resolve() / DATABASE)
+    return sqlite_uri(outputs.resolve() / DATABASE)
 
 
 def connect(uri: str) -> Any:
@@ -94,7 +94,7 @@ def _open(database: Path) -> Any:
     update_moved_locations(database)
     if is_of_an_output_folder(database):
         refuse_foreign_locations(database)
-    client = mlflow.MlflowClient(uri_of(database))
+    client = mlflow.MlflowClient(sqlite_uri(database))
     client.search_experiments(max_results=1)
     return client
 
@@ -122,8 +122,8 @@ def update_moved_locations(database: Path) -> None:
         connection.execute("begin immediate")
         if not root.is_dir() or not _columns(connection, "experiments"):
             return
-        found = [row[0] for row in connection.execute("select distinct artifact_location from experiments")]
-        for old in found:
+        locations = [row[0] for row in connection.execute("select distinct artifact_location from experiments")]
+        for old in locations:
             if old == root.as_uri() or not re.fullmatch(rf"file:.*/{ARTIFACTS}", old or ""):
                 continue
             for table, column in LOCATIONS:
@@ -149,6 +149,6 @@ def database_path(uri: str) -> Path | None:
     return Path(unquote(uri.removeprefix(_SQLITE))) if uri.startswith(_SQLITE) else None
 
 
-def uri_of(database: Path) -> str:
+def sqlite_uri(database: Path) -> str:
     """Return the URI of an SQLite store, with `%` and `?`, which SQLAlchemy would interpret, escaped."""
     return _SQLITE + str(database).replace("%", "%25").replace("?", "%3F")

@@ -12,7 +12,7 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.journal import has_ended
 from mnist_exp.runs.locks import LOCK, exclusive, lock
 from mnist_exp.tracking.parent_record import ParentRecord, begin_parent, read_run
-from mnist_exp.tracking.recorder import status_of
+from mnist_exp.tracking.recorder import run_status
 from mnist_exp.tracking.uploader_process import Upload
 
 
@@ -74,7 +74,7 @@ class StudyRecord:
     ) -> None:
         if self._parent is None:
             return
-        self._parent.end(status_of(error))
+        self._parent.end(run_status(error))
         (self._directory / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
         if self._upload is not None:

@@ -11,7 +11,7 @@ from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.events import END_STATUS, EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.tracking.parent_record import ParentRecord, begin_parent
-from mnist_exp.tracking.recorder import status_of
+from mnist_exp.tracking.recorder import run_status
 from mnist_exp.tracking.uploader_process import Upload
 
 LEADERBOARD = "leaderboard.csv"
@@ -46,7 +46,7 @@ class SweepRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._parent.end("failed" if error is None and self.failed else status_of(error))
+        self._parent.end("failed" if error is None and self.failed else run_status(error))
         self._upload.finish()
 
 

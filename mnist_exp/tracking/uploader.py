@@ -20,7 +20,7 @@ from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.text import mask_credentials
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import explain_failure
 from mnist_exp.tracking.store import connect
 
 _POLL = 0.2  # seconds between checks of the journals
@@ -29,7 +29,7 @@ _LONGEST_ANSWER = 20  # seconds that a request may take after a time-out
 _DEATH = 5  # seconds until the lock of a dead process is free
 
 
-def journals(root: Path) -> list[Path]:
+def list_journals(root: Path) -> list[Path]:
     """List the directories with a journal: the run's, or the sweep's followed by its jobs'."""
     return [file.parent for pattern in (journal.FILE, f"*/{journal.FILE}") for file in sorted(root.glob(pattern))]
 
@@ -58,7 +58,7 @@ def deliver_until_closed(roots: Sequence[Path]) -> int:
 def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | None:
     """Deliver all journals so far. Returns the reason of the last failure, or None."""
     failure = None
-    folders = [folder for root in roots for folder in journals(root)]
+    folders = [folder for root in roots for folder in list_journals(root)]
     for folder in folders:
         # MLflow raises errors of many types. Failures are retried; training is not affected.
         try:
@@ -67,7 +67,7 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
             deliveries[folder].pending()
         except Exception as error:
             store = deliveries[folder].uri if folder in deliveries else None
-            failure = reason(error, store)
+            failure = explain_failure(error, store)
             if len(folders) > 1 and store is not None and not is_reachable(store):
                 break  # the others would fail after the same wait
     return failure
@@ -86,7 +86,7 @@ def _mark_all_abandoned(roots: Iterable[Path]) -> None:
     """Mark the runs and sweeps that a dead process left open as killed."""
     deadline = time.monotonic() + _DEATH
     for root in roots:
-        for folder in journals(root):
+        for folder in list_journals(root):
             try:
                 while not (journal.has_ended(folder) or mark_abandoned(folder)) and time.monotonic() < deadline:
                     time.sleep(_POLL)

@@ -47,19 +47,19 @@ class Sender:
         self._process.stdin.close()  # no more lines: deliver the rest, or report why not
         try:
             self._process.wait(wait_seconds)
-            said = "the uploader was terminated"
+            problem = "the uploader was terminated"
         except (subprocess.TimeoutExpired, KeyboardInterrupt, Killed) as error:
             self._process.kill()
             self._process.wait()
             timed_out = isinstance(error, subprocess.TimeoutExpired)
             signals.forget()  # a signal ends the wait, not the run
-            said = f"no answer within {wait_seconds:g} s" if timed_out else "a signal ended the wait"
+            problem = f"no answer within {wait_seconds:g} s" if timed_out else "a signal ended the wait"
         self._log.seek(0)
         for line in self._log:
-            said = line.decode(errors="replace").strip()
+            problem = line.decode(errors="replace").strip()
         self._log.close()
         (self._folder / "delivery.log").unlink(missing_ok=True)
-        return said if self._process.returncode else None
+        return problem if self._process.returncode else None
 
     @property
     def run_id(self) -> str | None:

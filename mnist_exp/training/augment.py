@@ -213,7 +213,7 @@ def fold(place: Tensor, size: int, fill_mode: str) -> Tensor:
     return tf.clip_by_value(place, 0.0, size - 1.0)
 
 
-def samples(config: AugConfig, images: Images, seed: int, count: int) -> list[Images]:
+def draw_samples(config: AugConfig, images: Images, seed: int, count: int) -> list[Images]:
     """Return `count` augmented versions of the images, for display."""
     augment = make_augment(config, images.shape[1:], seed)
     if augment is None:

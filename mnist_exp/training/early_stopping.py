@@ -16,7 +16,7 @@ from mnist_exp.training.schedule import learning_rates
 Row = Mapping[str, float]
 
 
-def better(row: Row, than: Row, config: TrainConfig, by: float = 0.0) -> bool:
+def is_better(row: Row, than: Row, config: TrainConfig, by: float = 0.0) -> bool:
     """Return whether an epoch is better than an earlier one by more than `by`.
 
     Without validation data, later epochs are always better.
@@ -35,7 +35,7 @@ def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
         return False
     best = 0
     for index in range(1, len(history)):
-        if better(history[index], history[best], config, early.min_delta):
+        if is_better(history[index], history[best], config, early.min_delta):
             best = index
     return len(history) - 1 - best >= early.patience
 
@@ -50,7 +50,7 @@ def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
     scale, best, waited = 1.0, 0, 0
     for index in range(1, len(history) if plateau else 0):
         assert plateau is not None
-        if better(history[index], history[best], config, plateau.min_delta):
+        if is_better(history[index], history[best], config, plateau.min_delta):
             best, waited = index, 0
         else:
             waited += 1

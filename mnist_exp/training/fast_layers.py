@@ -25,7 +25,7 @@ MONOTONIC = frozenset(
 
 
 @contextmanager
-def fused(model: keras.Model) -> Iterator[None]:
+def use_fused_layers(model: keras.Model) -> Iterator[None]:
     """Replace the operations of a model's layers and optimizer by faster equivalents.
 
     The model is restored afterwards. Functions that were traced in between keep the faster operations.

@@ -23,8 +23,8 @@ from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import DIVERGED, Diverged
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.callback import Callback
-from mnist_exp.training.early_stopping import better, learning_rate_scale, stops_early
-from mnist_exp.training.fast_layers import fused
+from mnist_exp.training.early_stopping import is_better, learning_rate_scale, stops_early
+from mnist_exp.training.fast_layers import use_fused_layers
 from mnist_exp.training.nan_check import first_not_finite
 from mnist_exp.training.ordered_sums import ordered_sums
 from mnist_exp.training.schedule import learning_rates
@@ -113,7 +113,7 @@ def fit(
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
     # The check for finite values needs every layer's output.
-    with ordered_sums(model), nullcontext() if config.debug.check_finite else fused(model):
+    with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start, epoch = time.perf_counter() - progress.seconds, progress.epochs
             scale = learning_rate_scale(progress.history, config)
@@ -126,7 +126,7 @@ def fit(
                 run_steps(rows, first, scale)
                 metrics = read_metrics(model)
                 if not math.isfinite(metrics["loss"]):
-                    raise diverged(model, data.train, config, rates * scale, epoch, (first, rows), before)
+                    raise locate_divergence(model, data.train, config, rates * scale, epoch, (first, rows), before)
                 progress.steps += len(rows)
                 progress.seconds = time.perf_counter() - start
                 for callback in callbacks:
@@ -171,7 +171,7 @@ def end_epoch(
         progress.epochs += 1
         progress.steps, progress.seconds = 0, 0.0
         progress.history.append(row)
-        is_best = progress.best_epoch is None or better(row, progress.history[progress.best_epoch - 1], config)
+        is_best = progress.best_epoch is None or is_better(row, progress.history[progress.best_epoch - 1], config)
         if is_best:
             progress.best_epoch, progress.best = progress.epochs, Snapshot.of(model)
     return is_best
@@ -220,7 +220,7 @@ def epoch_rows(
         yield order[whole * batch_size :].reshape(1, -1)
 
 
-def diverged(
+def locate_divergence(
     model: keras.Model,
     train: Part,
     config: TrainConfig,

@@ -12,10 +12,10 @@ from support.cli import Cli
 
 from mnist_exp.analysis.activations import (
     class_activation,
+    compute_outputs,
     find_averaged_layer,
     grad_cam,
     last_spatial_layers,
-    outputs_of,
     resize_to_image,
 )
 from mnist_exp.analysis.receptive_field import receptive_axes
@@ -91,7 +91,7 @@ def test_exact_maps_find_the_planted_corner(corner: tuple[int, int]):
     model = planted(reads="everywhere")
     layer, kernel = find_averaged_layer(model) or (None, None)
     assert layer is model.get_layer("stripes")
-    [maps] = outputs_of(model, [layer], images)
+    [maps] = compute_outputs(model, [layer], images)
     axes = receptive_axes(model)[layer.name]
     for label, there, elsewhere in ((0, corner, opposite), (1, opposite, corner)):
         [found] = resize_to_image(class_activation(maps, kernel, np.array([label])), axes, (SIZE, SIZE))
@@ -105,7 +105,7 @@ def test_the_mean_of_an_exact_map_is_the_score():
     model = planted(reads="everywhere")
     images = striped(("horizontal", 3, 5), ("vertical", 10, 1))
     layer, kernel = find_averaged_layer(model) or (None, None)
-    maps, scores = outputs_of(model, [layer, model.layers[-2]], images)
+    maps, scores = compute_outputs(model, [layer, model.layers[-2]], images)
     for label, bias in ((0, 0.25), (1, -0.5)):
         mean = class_activation(maps, kernel, np.array([label])).mean()
         assert mean + bias == pytest.approx(scores[0, label], rel=1e-5)
@@ -124,7 +124,9 @@ def test_grad_cam_finds_what_the_model_reads():
     assert layer is model.get_layer("stripes")
     images = striped(("horizontal", 0, 0), ("vertical", 14, 14))
     axes = receptive_axes(model)[layer.name]
-    assert outputs_of(model, [model.layers[-1]], images)[0].max() == 1  # nothing is left of a softmax' gradient
+    assert (
+        compute_outputs(model, [model.layers[-1]], images)[0].max() == 1
+    )  # nothing is left of a softmax' gradient
     [first] = resize_to_image(grad_cam(model, layer, images, np.array([0])), axes, (SIZE, SIZE))
     [second] = resize_to_image(grad_cam(model, layer, images, np.array([1])), axes, (SIZE, SIZE))
     assert share_in(first, 0, 0) > 0.8
@@ -139,7 +141,7 @@ def test_a_softmax_in_the_last_layer_is_left_out_too():
     images = striped(("horizontal", 3, 3))
     assert grad_cam(model, model.layers[1], images, np.array([0])).max() > 0
     assert grad_cam(model, model.layers[1], images, np.array([1])).max() > 0
-    assert outputs_of(model, [model.layers[-1]], images)[0].sum() == pytest.approx(1)
+    assert compute_outputs(model, [model.layers[-1]], images)[0].sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +176,12 @@ def test_feature_maps_are_those_of_keras():
     images = striped(("horizontal", 3, 3), ("vertical", 9, 9)).repeat(3, axis=0)
     model = build(chain)
     x = images.astype(np.float32)
-    for layer, found in zip(model.layers[1:], outputs_of(model, model.layers[1:], images), strict=True):
+    for layer, found in zip(model.layers[1:], compute_outputs(model, model.layers[1:], images), strict=True):
         x = np.asarray(layer(x, training=False))
         np.testing.assert_array_equal(found, x)
     branches = build([{"type": "Parallel", "branches": [[CONV], [CONV, CONV]]}, "Flatten", *END])
     for layer in branches.layers[1:]:
-        [found] = outputs_of(branches, [layer], images)
+        [found] = compute_outputs(branches, [layer], images)
         expected = keras.Model(branches.input, layer.output).predict(images, verbose=0)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
@@ -224,7 +226,7 @@ def test_a_trained_net_shows_where_the_classes_are_told_apart(cli: Cli, tmp_path
     assert done.result["test"]["accuracy"] > 0.95
     model: Any = keras.saving.load_model(done.run / "model.keras")
     layer, kernel = find_averaged_layer(model) or (None, None)
-    [maps] = outputs_of(model, [layer], images[500:, ..., None])
+    [maps] = compute_outputs(model, [layer], images[500:, ..., None])
     found = class_activation(maps, kernel, labels[500:])
     found -= np.median(found)
     laid = resize_to_image(found, receptive_axes(model)[layer.name], (SIZE, SIZE))

@@ -11,7 +11,7 @@ from mnist_exp.config.command_schemas import ExportConfig
 from mnist_exp.config.overrides import parse, request_from
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import check_request, compose_checked
-from mnist_exp.engine.resumption import over_saved
+from mnist_exp.engine.resumption import with_saved_config
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.runs.result import DAMAGED
@@ -87,7 +87,9 @@ def test_a_store_that_cannot_work_is_refused(uri: str, monkeypatch: pytest.Monke
 def test_a_runs_config_that_lacks_a_group_cannot_be_resumed(tmp_path: Path):
     """As one that was cut."""
     with pytest.raises(RequestError, match=r"config\.yaml: damaged: training must be a mapping"):
-        over_saved(request_from("train", parse([])), tmp_path, {"device": {}, "training": None}, DAMAGED, None)
+        with_saved_config(
+            request_from("train", parse([])), tmp_path, {"device": {}, "training": None}, DAMAGED, None
+        )
 
 
 def test_a_runs_config_sets_nothing_of_hydra(tmp_path: Path):

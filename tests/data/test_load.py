@@ -13,9 +13,9 @@ from support.cli import Cli
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.data.dataset import Part, Source, numbered
+from mnist_exp.data.dataset import Part, Source, default_class_names
 from mnist_exp.data.load import find, prepare, smallest_limit, split
-from mnist_exp.data.splits import stratified
+from mnist_exp.data.splits import split_stratified
 from mnist_exp.errors import RequestError
 
 
@@ -27,7 +27,7 @@ def data_config(*overrides: str) -> DataConfig:
 def test_a_split_has_the_same_share_of_each_class(fraction: float):
     """Shares agree to within one image per class and exactly in total; each image is in one part."""
     labels = np.repeat(np.arange(4), [500, 300, 45, 7]).astype(np.int64)
-    rest, chosen = stratified(labels, fraction, 0)
+    rest, chosen = split_stratified(labels, fraction, 0)
     assert len(chosen) == round(fraction * len(labels))
     assert sorted([*rest, *chosen]) == list(range(len(labels)))
     for label, count in enumerate([500, 300, 45, 7]):
@@ -37,8 +37,8 @@ def test_a_split_has_the_same_share_of_each_class(fraction: float):
 def test_a_split_follows_from_its_seed():
     """The same seed selects the same images, another seed others."""
     labels = np.arange(100, dtype=np.int64) % 10
-    assert stratified(labels, 0.2, 3)[1].tolist() == stratified(labels, 0.2, 3)[1].tolist()
-    assert stratified(labels, 0.2, 3)[1].tolist() != stratified(labels, 0.2, 4)[1].tolist()
+    assert split_stratified(labels, 0.2, 3)[1].tolist() == split_stratified(labels, 0.2, 3)[1].tolist()
+    assert split_stratified(labels, 0.2, 3)[1].tolist() != split_stratified(labels, 0.2, 4)[1].tolist()
 
 
 def test_digits_have_mnists_form(use: Callable[[str], None]):
@@ -89,7 +89,7 @@ UNEVEN = np.random.default_rng(5).permutation(np.repeat(np.arange(4), [500, 300,
 def numbered_images(labels: np.ndarray) -> Source:
     """Return images of 2×2 whose pixels encode their index."""
     numbers = np.arange(len(labels), dtype="<u4").view(np.uint8).reshape(-1, 2, 2, 1)
-    return Source(Part(numbers, labels), None, "here", numbered(4))
+    return Source(Part(numbers, labels), None, "here", default_class_names(4))
 
 
 def numbers_of(part: Part | None) -> set[int]:
@@ -103,7 +103,7 @@ def test_a_limit_moves_no_image_to_the_other_part(fraction: float, seed: int):
     source = numbered_images(UNEVEN)
     config = data_config("data=digits", f"data.val_fraction={fraction}", f"data.split_seed={seed}")
     whole = prepare(source, config)
-    assert numbers_of(whole.val) == set(stratified(UNEVEN, fraction, seed)[1].tolist())
+    assert numbers_of(whole.val) == set(split_stratified(UNEVEN, fraction, seed)[1].tolist())
     larger = {"train": numbers_of(whole.train), "val": numbers_of(whole.val)}
     for limit in range(len(UNEVEN), 20, -1):
         data = prepare(source, config.model_copy(update={"limit": limit}))
@@ -121,7 +121,7 @@ def test_a_limit_moves_no_image_to_the_other_part(fraction: float, seed: int):
 
 def test_the_split_without_a_limit_is_known():
     """The validation images that a seed selects have not changed between versions."""
-    held_out = stratified(UNEVEN, 0.1, 0)[1]
+    held_out = split_stratified(UNEVEN, 0.1, 0)[1]
     assert hashlib.sha256(held_out.astype("<i8").tobytes()).hexdigest() == KNOWN
 
 
@@ -129,7 +129,7 @@ def test_a_limit_that_empties_a_part_is_refused():
     """There must be images to train on and to validate on."""
     part = Part(np.zeros((4, 28, 28, 1), np.uint8), np.arange(4, dtype=np.int64))
     with pytest.raises(RequestError, match="leaves 4 training and 0 validation images"):
-        prepare(Source(part, None, "here", numbered(10)), data_config("data=digits"))
+        prepare(Source(part, None, "here", default_class_names(10)), data_config("data=digits"))
     source = numbered_images(UNEVEN)
     for limit in (1, 5):
         with pytest.raises(RequestError, match="data.limit=6 is the smallest that works"):
@@ -172,7 +172,9 @@ def test_a_class_without_training_images_is_reported(cli: Cli, use: Callable[[st
 def test_a_source_without_test_part_has_none():
     """Without a validation fraction, there is no validation part either."""
     part = Part(np.zeros((40, 28, 28, 1), np.uint8), np.arange(40, dtype=np.int64) % 10)
-    data = prepare(Source(part, None, "here", numbered(10)), data_config("data=digits", "data.val_fraction=0"))
+    data = prepare(
+        Source(part, None, "here", default_class_names(10)), data_config("data=digits", "data.val_fraction=0")
+    )
     assert data.test is None
     assert data.val is None
     assert len(data.train) == 40

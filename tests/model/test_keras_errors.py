@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import pytest
 
-from mnist_exp.model.keras_errors import first_sentence, named_argument, why_not, without_received
+from mnist_exp.model.keras_errors import drop_received, explain_rejection, find_named_argument, first_sentence
 
 
 def refusal(layer: keras.Layer, *shapes: tuple[int, ...]) -> BaseException:
@@ -33,13 +33,13 @@ def refusal(layer: keras.Layer, *shapes: tuple[int, ...]) -> BaseException:
 def test_shape_error_is_recognized(layer, shape, expected):
     """Too few axes and windows larger than the input are recognized by Keras' wording."""
     text = "×".join(map(str, shape))
-    assert why_not(layer, text, "the input", refusal(layer, shape)) == f"{expected} (after the input)"
+    assert explain_rejection(layer, text, "the input", refusal(layer, shape)) == f"{expected} (after the input)"
 
 
 def test_lack_of_memory_is_recognized():
     """TensorFlow's message about a tensor that is too large begins with OOM."""
     layer = keras.layers.Dense(2**44)
-    assert "do not fit into memory" in why_not(layer, "65536", "the input", refusal(layer, (2**16,)))
+    assert "do not fit into memory" in explain_rejection(layer, "65536", "the input", refusal(layer, (2**16,)))
 
 
 def test_sentence_has_no_arguments_and_no_function_names():
@@ -56,7 +56,7 @@ def test_shapes_that_were_received_can_be_cut():
     error = refusal(keras.layers.Concatenate(), (4, 4, 1), (3, 3, 1))
     sentence = first_sentence(error)
     assert "Received" in sentence
-    assert without_received(sentence).endswith("except for the concatenation axis")
+    assert drop_received(sentence).endswith("except for the concatenation axis")
 
 
 def test_argument_at_fault_is_found():
@@ -64,6 +64,6 @@ def test_argument_at_fault_is_found():
     with pytest.raises(ValueError) as raised:  # noqa: PT011
         keras.layers.Dropout(rate=7, name="drop")
     sentence = first_sentence(raised.value)
-    assert named_argument(sentence, ["rate", "noise_shape"]) == "rate"
-    assert named_argument(sentence, ["units"]) is None
-    assert "Received" not in without_received(sentence) != sentence
+    assert find_named_argument(sentence, ["rate", "noise_shape"]) == "rate"
+    assert find_named_argument(sentence, ["units"]) is None
+    assert "Received" not in drop_received(sentence) != sentence

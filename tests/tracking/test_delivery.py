@@ -239,13 +239,13 @@ def test_the_store_is_the_configured_one(cli: Cli, home_data: list[str], tmp_pat
 @pytest.mark.slow
 def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
     """MLflow's absolute paths of runs, models and registered versions are updated."""
-    from mnist_exp.tracking.store import connect, store_of
+    from mnist_exp.tracking.store import connect, own_store_uri
 
     cli("debug=one_batch", "model=linear", *home_data)
     cli("export", "run=latest", "register=digits", "alias=champion")
     old = Path("outputs").resolve()
     moved = Path("outputs").rename("moved to 100%25?")
-    client = connect(store_of(moved))
+    client = connect(own_store_uri(moved))
     [run] = runs(client)
     assert {"config.yaml", "history.csv"} <= artifacts(client, run.info.run_id)
     [logged] = client.search_logged_models([run.info.experiment_id])

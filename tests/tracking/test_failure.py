@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import explain_failure
 
 SERVER = "http://127.0.0.1:5000"
 PAGE = f"<html>\n{'x' * 5000}</html>"
@@ -36,7 +36,7 @@ def answered(status: int, text: str) -> Exception:
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503, 599])
 def test_a_page_instead_of_an_answer_is_one_sentence(status: int):
     """With the address and the status."""
-    said = reason(answered(status, PAGE), SERVER)
+    said = explain_failure(answered(status, PAGE), SERVER)
     assert said.startswith(f"{SERVER}: ")
     assert str(status) in said
     assert "html" not in said
@@ -45,7 +45,7 @@ def test_a_page_instead_of_an_answer_is_one_sentence(status: int):
 
 def test_a_page_that_claims_success_is_recognized():
     """As from a login page, or the wrong address."""
-    said = reason(answered(200, PAGE), SERVER)
+    said = explain_failure(answered(200, PAGE), SERVER)
     assert said.startswith(f"{SERVER}: ")
     assert "html" not in said
 
@@ -56,10 +56,10 @@ def test_the_proxy_is_named(monkeypatch: pytest.MonkeyPatch):
     error = Exception(
         f"API request to {SERVER}/api/x failed with exception HTTPConnectionPool: [Errno 111] refused"
     )
-    assert reason(error, SERVER) == f"{SERVER}: refused (through the proxy http://***@127.0.0.1:3128)"
-    assert "127.0.0.1:3128" in reason(answered(503, PAGE), SERVER)
+    assert explain_failure(error, SERVER) == f"{SERVER}: refused (through the proxy http://***@127.0.0.1:3128)"
+    assert "127.0.0.1:3128" in explain_failure(answered(503, PAGE), SERVER)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert reason(error, SERVER) == f"{SERVER}: refused"
+    assert explain_failure(error, SERVER) == f"{SERVER}: refused"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_innermost_error_of_a_database_is_reported(message: str, advice: str
         except sqlite3.Error as inner:
             raise RuntimeError("raised as a result of Query-invoked autoflush") from inner
     except RuntimeError as error:
-        said = reason(error, f"sqlite:///{Path.cwd() / 'outputs/mlflow.db'}")
+        said = explain_failure(error, f"sqlite:///{Path.cwd() / 'outputs/mlflow.db'}")
     assert said.startswith(f"outputs/mlflow.db: {message}")
     assert advice in said
 
@@ -87,10 +87,10 @@ def test_the_innermost_error_of_a_database_is_reported(message: str, advice: str
 def test_the_path_of_a_system_error_is_reported():
     """Relative to the working directory."""
     error = OSError(errno.EROFS, os.strerror(errno.EROFS), str(Path.cwd() / "outputs/.mlflow.db.lock"))
-    assert reason(error, "sqlite:///x.db") == "outputs/.mlflow.db.lock: Read-only file system"
+    assert explain_failure(error, "sqlite:///x.db") == "outputs/.mlflow.db.lock: Read-only file system"
 
 
 def test_a_database_of_another_mlflow_is_reported_with_the_command():
     """Instead of MLflow's own paragraph."""
     error = Exception("Detected out-of-date database schema (found version a, but expected b). Take a backup …")
-    assert "'mlflow db upgrade sqlite:////x/mlflow.db'" in reason(error, "sqlite:////x/mlflow.db")
+    assert "'mlflow db upgrade sqlite:////x/mlflow.db'" in explain_failure(error, "sqlite:////x/mlflow.db")

@@ -25,7 +25,7 @@ from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import LOCK, lock
 from mnist_exp.tracking import uploader as module
 from mnist_exp.tracking.delivery import Delivery
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import explain_failure
 from mnist_exp.tracking.uploader import deliver_until_closed
 from mnist_exp.tracking.uploader_process import Sender
 
@@ -190,7 +190,7 @@ def test_a_store_that_cannot_be_opened_is_reported_at_once(tmp_path: Path):
         begun = time.monotonic()
         with pytest.raises((OSError, sqlite3.Error)) as raised:
             Delivery(folder).pending()
-        assert why in reason(raised.value)
+        assert why in explain_failure(raised.value)
         assert time.monotonic() - begun < 5
 
 

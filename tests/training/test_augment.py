@@ -14,7 +14,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import AugConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.keras_spec.layer_specs import AUGMENTATIONS
-from mnist_exp.training.augment import displacements, draw, make_augment, matrices, resample, samples, warp
+from mnist_exp.training.augment import displacements, draw, draw_samples, make_augment, matrices, resample, warp
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator
 SHAPE = (28, 28, 1)
@@ -182,7 +182,7 @@ def test_cval_fills_pixels_from_outside():
     """In constant mode, pixels from outside the image are `cval`."""
     config = aug(width_shift_range=(10.0, 10.0), cval=200.0)
     images = np.zeros((16, *SHAPE), np.uint8)
-    for image in samples(config, images, seed=0, count=2)[1]:
+    for image in draw_samples(config, images, seed=0, count=2)[1]:
         columns = image[..., 0].mean(axis=0)
         assert sorted(np.unique(columns)) == [0, 200]
         assert (columns == 200).sum() == 10
@@ -299,7 +299,7 @@ def test_layers_come_after_the_affine_transform_and_can_be_left_out():
     assert noise(images, tf.constant(0)).numpy().std() == pytest.approx(25.5, rel=0.1)
     assert make_augment(aug(layers=(None,)), SHAPE, 0) is None
     both = aug(width_shift_range=(5.0, 5.0), layers=({"type": "RandomBrightness", "factor": [0.4, 0.4]},))
-    shifted = samples(both, np.zeros((8, 20, 20, 1), np.uint8), seed=0, count=1)[0]
+    shifted = draw_samples(both, np.zeros((8, 20, 20, 1), np.uint8), seed=0, count=1)[0]
     assert (shifted == 102).all()  # what came in from outside was black, and has become lighter too
 
 

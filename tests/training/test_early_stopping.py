@@ -8,7 +8,7 @@ import pytest
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.training.early_stopping import better, learning_rate_scale, rates_with_history, stops_early
+from mnist_exp.training.early_stopping import is_better, learning_rate_scale, rates_with_history, stops_early
 
 
 def config(*overrides: str) -> TrainConfig:
@@ -21,11 +21,11 @@ def history(*accuracies: float) -> list[dict[str, float]]:
 
 def test_the_earliest_of_equal_epochs_is_kept():
     """A better epoch is strictly better in the configured direction."""
-    assert better({"val/accuracy": 0.9}, {"val/accuracy": 0.8}, config())
-    assert not better({"val/accuracy": 0.9}, {"val/accuracy": 0.9}, config())
+    assert is_better({"val/accuracy": 0.9}, {"val/accuracy": 0.8}, config())
+    assert not is_better({"val/accuracy": 0.9}, {"val/accuracy": 0.9}, config())
     lowest = config("training.select.metric=val/loss", "training.select.mode=min")
-    assert better({"val/loss": 0.1}, {"val/loss": 0.2}, lowest)
-    assert not better({"val/loss": 0.3}, {"val/loss": 0.2}, lowest)
+    assert is_better({"val/loss": 0.1}, {"val/loss": 0.2}, lowest)
+    assert not is_better({"val/loss": 0.3}, {"val/loss": 0.2}, lowest)
 
 
 @pytest.mark.parametrize(

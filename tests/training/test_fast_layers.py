@@ -13,7 +13,7 @@ from mnist_exp.training.fast_layers import (
     MONOTONIC,
     ActivatedMaxPooling2D,
     FusedBatchNormalization,
-    fused,
+    use_fused_layers,
 )
 from mnist_exp.training.keras_optimizer import FUSED_OPTIMIZERS, FusedAdam
 
@@ -52,7 +52,7 @@ def test_batch_normalization(training: bool, arguments: dict[str, Any]):
     before = model.get_weights()
     expected = results(model, training)
     model.set_weights(before)
-    with fused(model):
+    with use_fused_layers(model):
         assert type(model.layers[1]) is FusedBatchNormalization
         found = results(model, training)
     assert type(model.layers[1]) is keras.layers.BatchNormalization
@@ -78,7 +78,7 @@ def test_unsupported_batch_normalization_is_not_replaced(layer: keras.Layer, sha
     inputs = keras.Input(shape)
     model = compiled(inputs, layer(inputs))
     kind = type(layer)
-    with fused(model):
+    with use_fused_layers(model):
         assert type(model.layers[1]) is kind
 
 
@@ -90,7 +90,7 @@ def test_pooling_before_the_activation(activation: str, padding: str):
     x = keras.layers.Conv2D(4, 3, activation=activation, bias_initializer=keras.initializers.Constant(-1))(inputs)
     model = compiled(inputs, keras.layers.MaxPooling2D(padding=padding)(x))
     expected = results(model, True)
-    with fused(model):
+    with use_fused_layers(model):
         assert type(model.layers[2]) is ActivatedMaxPooling2D
         assert model.layers[1].activation is keras.activations.linear
         found = results(model, True)
@@ -108,14 +108,14 @@ def test_an_activation_with_other_consumers_is_not_moved():
         inputs = keras.Input((7, 8, 3))
         x = keras.layers.Conv2D(4, 3, activation=activation, **more)(inputs)
         model = compiled(inputs, keras.layers.MaxPooling2D()(x))
-        with fused(model):
+        with use_fused_layers(model):
             assert model.layers[1].activation.__name__ == activation
     inputs = keras.Input((7, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
     ends = [keras.layers.GlobalAveragePooling2D()(end) for end in (x, keras.layers.MaxPooling2D()(x))]
     model = compiled(inputs, keras.layers.Add()(ends))
     expected = results(model, True)
-    with fused(model):
+    with use_fused_layers(model):
         assert model.layers[1].activation is keras.activations.relu
         assert np.array_equal(results(model, True)[0], expected[0])
 
@@ -139,7 +139,7 @@ def test_adam(optimizer: type, arguments: dict[str, float]):
                 apply([tf.constant(gradient, tf.float32) for gradient in gradients])
 
         if fuse_it:
-            with fused(model):
+            with use_fused_layers(model):
                 assert isinstance(model.optimizer, FusedAdam)
                 train()
         else:
@@ -155,5 +155,5 @@ def test_other_variants_of_adam_are_not_replaced():
     inputs = keras.Input((5,))
     for optimizer in (keras.optimizers.Adam(amsgrad=True), keras.optimizers.Nadam(), keras.optimizers.SGD()):
         model = compiled(inputs, keras.layers.Dense(4)(inputs), optimizer)
-        with fused(model):
+        with use_fused_layers(model):
             assert type(model.optimizer) not in FUSED_OPTIMIZERS.values()

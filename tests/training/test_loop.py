@@ -18,7 +18,7 @@ from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import loop, step
 from mnist_exp.training.callback import Callback
-from mnist_exp.training.fast_layers import fused
+from mnist_exp.training.fast_layers import use_fused_layers
 from mnist_exp.training.loop import Progress, Snapshot, epoch_rows, fit
 
 # Everything whose state a resume must restore: dropout, momentum, batch statistics, augmentation, a schedule.
@@ -199,7 +199,7 @@ def test_the_average_of_the_weights_is_kept():
     plain = fresh(config, data)
     run_steps = loop.compile_steps(plain, data.train, config, np.full(4, 0.05, np.float32))
     mean: list[np.ndarray] = []
-    with fused(plain):
+    with use_fused_layers(plain):
         for number, rows in enumerate(epoch_rows(len(data.train), 32, config.seed, 0, 4, 1)):
             run_steps(rows, number, 1.0)
             weights = plain.get_weights()
