@@ -32,6 +32,11 @@ def describe_failure(error: BaseException, uri: str | None = None) -> str:
         return str(error)
     text = str(error).strip().split("\n")[0] or type(error).__name__
     store = f"{_address(uri)}: " if uri else ""
+    return _explain_request(text, uri, store) or _explain_cause(error, uri, store) or shorten(text, 500)
+
+
+def _explain_request(text: str, uri: str | None, store: str) -> str | None:
+    """Explain the message about a failed request to a server; None if it is another message."""
     if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
         system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
         why = system[1] if system else "no answer" if "timed out" in text else request[2]
@@ -51,7 +56,7 @@ def describe_failure(error: BaseException, uri: str | None = None) -> str:
             return f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else ''}"
         if isinstance(cause, OSError) and cause.filename and cause.strerror:
             return f"{display_path(Path(os.fsdecode(cause.filename)))}: {cause.strerror}"
-    return shorten(text, 500)
+    return None
 
 
 def _innermost_first(error: BaseException) -> Iterator[BaseException]:
