@@ -47,6 +47,11 @@ def _explain_request(text: str, uri: str | None, store: str) -> str | None:
         return f"{store}the answer is not MLflow's: is this its address?{_through_proxy(uri)}"
     if uri and (deleted := re.match(r"The run (\w+) must be in the 'active' state", text)):
         return f"{store}the run {deleted[1]} was deleted: {restoring_command(uri, 'run', deleted[1])}"
+    return None
+
+
+def _explain_cause(error: BaseException, uri: str | None, store: str) -> str | None:
+    """Explain the innermost error of a database or file; None if there is none."""
     database = database_path(uri) if uri else None
     for cause in _innermost_first(error):
         if re.search(_OTHER_VERSION, str(cause)) and uri:
