@@ -113,7 +113,8 @@ def test_a_model_that_promises_gigabytes_is_not_unpacked(cli: Cli, member: str):
                 stream.write(b" " * 2**20)
     before = peak()
     done = cli("evaluate", "run=bomb.keras", "data=digits", status=2)
-    assert f"{member} promises 314,572,800 bytes" in done.err
+    assert f"{member} would unpack" in done.err
+    assert "314,572,800 bytes" in done.err
     assert "bomb.keras" in done.err
     assert peak() - before < 600  # Keras' own import; the archive unpacks to as much again, and several times that
 
@@ -133,7 +134,8 @@ def test_archives_of_images_that_promise_gigabytes_are_not_unpacked(cli: Cli):
     words = ["data=npz", "data.dir=.", "data.files.archive=data.npz", "data.shape=[28,28,1]", "data.classes=10"]
     done = cli("dataset", "verify", *words, status=2)
     assert "data.npz" in done.err
-    assert "x_train.npy promises 313,600" in done.err
+    assert "x_train.npy would unpack" in done.err
+    assert "313,600,128 bytes" in done.err
     assert peak() - before < 150
 
     from mnist_exp.config.schema import FileSpec

@@ -22,13 +22,13 @@ def refuse_bombs(members: Iterable[zipfile.ZipInfo]) -> None:
     for member in members:
         if is_bomb(member.compress_size, member.file_size):
             raise ValueError(
-                f"{member.filename} would unpack from {member.compress_size:,} to {member.file_size:,} bytes: "
+                f"{member.filename} would unpack from {member.compress_size:,} to {member.file_size:,} bytes; "
                 f"at most {MOST_RATIO} times the size is accepted"
             )
 
 
 def refuse_oversized(file: Path) -> None:
-    """Raise `ValueError` if a `.keras` file would unpack to implausibly many bytes. Other files are accepted."""
+    """Raise `ValueError` if a `.keras` file would unpack to an implausible size. Other files are accepted."""
     if not zipfile.is_zipfile(file):
         return
     with zipfile.ZipFile(file) as archive:
