@@ -374,12 +374,14 @@ def test_intervals_are_clipped_to_the_range_of_the_metric(cli: Cli):
     assert " 0.0 … " in next(line for line in table.splitlines() if line.split()[:1] == ["seconds"])
 
 
-def test_resumed_runs_have_no_seconds(cli: Cli):
-    """The time of their last process would make them look fast; their other metrics count."""
+def test_resumed_runs_have_the_seconds_of_all_their_processes(cli: Cli):
+    """Not those of its last process alone, which would make it look fast; none if an earlier one recorded none."""
     for seed in range(3):
-        write_run(RUNS / f"a-{seed}", seed=seed, resumed=[{"epochs": 1}] if seed == 2 else [])
+        earlier = {1: {"resumed": [{"epochs": 1}], "earlier_seconds": 20.0}, 2: {"resumed": [{"epochs": 1}]}}
+        write_run(RUNS / f"a-{seed}", seed=seed, **earlier.get(seed, {}))
     out = cli("compare", "full=true").out
-    assert "seconds exclude 1 resumed run" in out
+    assert "seconds exclude 1 run " in out
+    assert [row[3] for row in rows_of(out) if row[:2] == ["seconds", "A"]] == ["13.5"]
     assert {row[0]: row[2] for row in rows_of(out) if row[1:2] == ["A"]} == {
         "val/accuracy": "3", "test/accuracy": "3", "seconds": "2",
     }  # fmt: skip

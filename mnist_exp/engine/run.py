@@ -63,7 +63,9 @@ class TrainingRun:
         self.prepare()
         with signals.raised(), self._directory, _explaining_resume(self._directory.path):
             self._directory.remove_leftovers()
-            with start_record(job, self._directory, self._data, self._model, self._origin) as self._record:
+            with start_record(
+                job, self._directory, self._data, self._model, self._origin, self._stopwatch
+            ) as self._record:
                 announce(self._record, job, self._data, self._model)
                 self._record.catch_up(self._progress.history, self._progress.best_epoch)
                 self.fit()
@@ -235,7 +237,12 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
 
 
 def start_record(
-    job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: WarmStartRecord | None
+    job: Job,
+    directory: RunDirectory,
+    data: Dataset,
+    model: keras.Model,
+    origin: WarmStartRecord | None,
+    stopwatch: Stopwatch,
 ) -> RunRecording:
     """Start a run's record, or continue that of a resumed run.
 
@@ -269,7 +276,7 @@ def start_record(
     }  # fmt: skip
     earlier = resumption.result if resumption else None
     try:
-        return RunRecording(directory, values, known, config.tracking, job.sweep, earlier)
+        return RunRecording(directory, values, known, config.tracking, job.sweep, earlier, stopwatch.report)
     except OSError as error:
         if resumption is None:
             remove_folder(directory.path)

@@ -63,8 +63,7 @@ class TrainedRun:
         """Return the run's value of a metric; None if it has none.
 
         Args:
-            metric: `val/…` (of the saved epoch), `test/…` (of the saved model), or `seconds` (the training time,
-                unknown for a resumed run).
+            metric: `val/…` (of the saved epoch), `test/…` (of the saved model), or `seconds` (the training time).
         """
         result = self.summary.result
         part, _, name = metric.partition("/")
