@@ -67,11 +67,7 @@ class RunRecord:
         self.history(history)
         if best_epoch is not None:
             self.result.best = _validated_row(history[best_epoch - 1])
-<<<<<<< HEAD
-        self.directory.write_result(self.result)  # the state that remains if the process is killed
-=======
         self.keep_seconds()
->>>>>>> 19617b4 (Sum the seconds of a run's processes, and never count the time between them)
         self._write_epoch(history[-1])
 
     def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
@@ -158,12 +154,8 @@ class RunRecording:
             known: Fields of the result that are known from the start: fingerprint, data, device, overrides, …
             tracking: Where to report.
             sweep: The directory of the sweep that the run is a job of.
-<<<<<<< HEAD
             earlier: The result of a resumed run. Its journal is continued, without repeating anything.
-=======
-            earlier: The result of a resumed run. Its journal is continued; nothing is written there twice.
             clock: Returns this process's seconds by phase so far, and `total`.
->>>>>>> 19617b4 (Sum the seconds of a run's processes, and never count the time between them)
         """
         self._directory = directory
         path = directory.path
