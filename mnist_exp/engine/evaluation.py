@@ -226,7 +226,9 @@ def write_evaluation(
 def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], part: str) -> None:
     """Print the figures, overall and by class."""
     low, high = (f"{100 * bound:.2f}" for bound in assessment.interval)
-    others = ", ".join(f"{name} {format_loss(value)}" for name, value in scores.metrics.items() if name != "accuracy")
+    others = ", ".join(
+        f"{name} {format_loss(value)}" for name, value in scores.metrics.items() if name != "accuracy"
+    )
     images = sum(figures.images for figures in assessment.classes)
     say(
         f"{part:<7} accuracy {format_percent(assessment.accuracy)}, 95 % interval {low} … {high} (Wilson), "
