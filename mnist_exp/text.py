@@ -20,6 +20,8 @@ _SECRET_PARAMETER = re.compile(
 # Characters that a terminal acts on, except tab and line feed, and those that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+_LARGE = 1000  # from here on, losses have six significant digits, from 1e6 on in scientific notation
+
 
 def display_path(path: Path) -> Path:
     """Return the path relative to the working directory if it is inside it, else unchanged."""
@@ -34,6 +36,11 @@ def format_shape(shape: Sequence[int]) -> str:
 def shorten(text: str, most: int = 200) -> str:
     """Return a text of at most about `most` characters, for a message: the start, and the full length."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+
+
+def format_loss(value: float, sign: str = "") -> str:
+    """Format a loss or another metric that is no share: `0.0512`, `1234.57`, `1e+20`."""
+    return f"{value:{sign}.4f}" if abs(value) < _LARGE else f"{value:{sign}.6g}"
 
 
 def mask_credentials(text: str) -> str:

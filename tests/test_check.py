@@ -200,3 +200,28 @@ def test_errors_of_keras_are_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPa
 
         monkeypatch.setattr(preparation, "set_up", fail)
         assert "must be greater than 0" in cli("check", "optimizer.learning_rate=-1", status=2).err
+
+
+CONV = "{type: Conv2D, filters: 4, kernel_size: 3"
+COLUMNS = "{class_name: OrthogonalRegularizer, config: {mode: columns}}"
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        (["Flatten", "{type: Dense, units: 12, activity_regularizer: orthogonal_regularizer}", *END[1:]],
+         ["model.layers.1.activity_regularizer: OrthogonalRegularizer cannot be computed for outputs of any×12"]),
+        ([f"{CONV}, activity_regularizer: {COLUMNS}}}", *END],
+         ["model.layers.0.activity_regularizer: OrthogonalRegularizer cannot be computed for outputs of any×26×26×4"]),
+        ([f"{CONV}, kernel_regularizer: orthogonal_regularizer, bias_regularizer: orthogonal_regularizer}}", *END],
+         ["model.layers.0.bias_regularizer: OrthogonalRegularizer cannot be computed for a bias of 4",
+          "model.layers.0.kernel_regularizer: OrthogonalRegularizer cannot be computed for a kernel of 3×3×1×4"]),
+        (["Flatten", "{type: Dense, units: 12, kernel_regularizer: orthogonal_regularizer, bias_regularizer: l2,"
+          f" activity_regularizer: {COLUMNS}}}", *END[1:]], []),
+        ([f"{CONV}, activity_regularizer: l2, kernel_regularizer: l1}}", *END], []),
+    ],
+)  # fmt: skip
+def test_penalties_that_need_a_matrix_are_checked(cli: Cli, layers: list[str], found: list[str]):
+    """On weights, and on outputs of a batch of any size, as training has them."""
+    done = cli("check", mine(*layers), "model=mine", status=2 if found else 0)
+    assert [line.split("  ")[-1] for line in done.err.splitlines() if "_regularizer" in line] == found

@@ -20,6 +20,7 @@ from support.cli import Cli, soak
 from support.golden import Golden
 
 from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of, sign_flip, verdicts
+from mnist_exp.training import device
 
 SIMULATED = 4000
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
@@ -374,12 +375,14 @@ def test_intervals_are_clipped_to_the_range_of_the_metric(cli: Cli):
     assert " 0.0 … " in next(line for line in table.splitlines() if line.split()[:1] == ["seconds"])
 
 
-def test_resumed_runs_have_no_seconds(cli: Cli):
-    """The time of their last process would make them look fast; their other metrics count."""
+def test_resumed_runs_have_the_seconds_of_all_their_processes(cli: Cli):
+    """Not those of its last process alone, which would make it look fast; none if an earlier one recorded none."""
     for seed in range(3):
-        write_run(RUNS / f"a-{seed}", seed=seed, resumed=[{"epochs": 1}] if seed == 2 else [])
+        earlier = {1: {"resumed": [{"epochs": 1}], "earlier_seconds": 20.0}, 2: {"resumed": [{"epochs": 1}]}}
+        write_run(RUNS / f"a-{seed}", seed=seed, **earlier.get(seed, {}))
     out = cli("compare", "full=true").out
-    assert "seconds exclude 1 resumed run" in out
+    assert "seconds exclude 1 run " in out
+    assert [row[3] for row in rows_of(out) if row[:2] == ["seconds", "A"]] == ["13.5"]
     assert {row[0]: row[2] for row in rows_of(out) if row[1:2] == ["A"]} == {
         "val/accuracy": "3", "test/accuracy": "3", "seconds": "2",
     }  # fmt: skip
@@ -478,7 +481,7 @@ def test_omitted_runs_are_reported(cli: Cli):
     out = cli("compare", "full=true", "run=outputs/runs").out
     for told in (
         "broken: failed",
-        "resumed: ",
+        "resumed: was resumed on another device",
         "blind: has no val/accuracy",
         "older: repeats outputs/runs/linear-0, which is newer",
         "odd: damaged",
@@ -509,6 +512,17 @@ def test_runs_are_selected_by_path_or_name(cli: Cli, words: list[str], seen: set
     labels = {line[8:].split(";")[0] for line in out.splitlines() if "; seed" in line}
     assert {word for label in labels for word in label.split()} >= seen
     assert ("model=mlp" in out) == ("model=mlp" in seen)
+
+
+def test_runs_with_other_threads_are_another_group(cli: Cli):
+    """Threads change the bits: such a run is no repetition; what `auto` chose counts, not how it was asked for."""
+    one = {"kind": "cpu", "device": "CPU", "threads": 1, "precision": "float32"}
+    write_run(RUNS / "a", "device.threads=1", device=one)
+    write_run(RUNS / "b", "device.threads=auto", device={**one, "threads": 2})
+    write_run(RUNS / "c", "device.threads=2", seed=1, device={**one, "threads": 2})
+    out = cli("compare", "full=true").out
+    labels = {line[8:] for line in out.splitlines() if "; seed" in line}
+    assert labels == {"device.threads=1; seed 0", "device.threads=2; seeds 0, 1"}
 
 
 def test_groups_are_labelled_by_their_differences(cli: Cli):
@@ -601,14 +615,19 @@ def test_damaged_files_are_reported(cli: Cli):
     assert not Path("outputs/compare").exists()
 
 
-def test_two_trained_models_are_tested_on_the_same_images(cli: Cli):
-    """McNemar's counts add up to the difference of the runs' own test accuracies."""
+def test_two_trained_models_are_tested_on_the_same_images(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """McNemar's counts add up to the difference of the runs' own test accuracies, with their number of threads."""
     small = ["data=digits", "data.limit=200", "training.epochs=2", "tracking=none", "model=linear"]
     first = cli(*small, "optimizer.learning_rate=0.01")
     second = cli(*small, "optimizer.learning_rate=0.0001")
-    done = cli("compare", "full=true", f"run=[{first.run},{second.run}]", "output=new/two.png")
+    chosen: list[Any] = []
+    resolve = device.resolve
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "resolve", lambda config: chosen.append(config.threads) or resolve(config))
+        done = cli("compare", "full=true", f"run=[{first.run},{second.run}]", "output=new/two.png")
     images = first.result["data"]["images"]["test"]
     assert f"models on the same {images} test images" in done.out
+    assert chosen == [first.result["device"]["threads"]]
     row = next(row for row in rows_of(done.out) if row[:3] == ["A", "−", "B"])
     gained = first.result["test"]["accuracy"] - second.result["test"]["accuracy"]
     assert abs(int(row[3]) - int(row[4])) == round(abs(gained) * images)

@@ -418,3 +418,16 @@ def test_an_interrupted_search_is_resumed_exactly(home_data: list[str], use: Any
     assert rows(Path("b/sweeps/s")) == rows()
     weights = [[r["weights_sha256"] for r in results(study).values()] for study in (STUDY, Path("b/sweeps/s"))]
     assert weights[0] == weights[1]
+
+
+def test_seconds_of_an_interrupted_trial_are_those_of_its_processes(tmp_path: Path):
+    """Not the time between them, nor what a clock that was set back makes of it."""
+    from mnist_exp.sweeps.trials import read_figures
+
+    result = {
+        "started": 2000, "ended": 1000.0, "status": "finished", "data": {}, "best": {"epoch": 1, "val/loss": 0.5},
+        "resumed": [{"epochs": 1}], "seconds": {"data": 1.0, "total": 7.5}, "earlier_seconds": 10.0,
+    }  # fmt: skip
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert read_figures(tmp_path, "val/loss") == (0.5, 16.5)
+    assert read_figures(tmp_path / "none", "val/loss") == (None, 0.0)

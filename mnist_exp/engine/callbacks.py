@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mnist_exp.training.loop import Progress
 
 
+_KEEP_SECONDS = 30
+
+
 class Checkpointing(Callback):
     """Saves a checkpoint after each epoch, and within one whenever `seconds` have passed since the last."""
 
@@ -42,10 +45,17 @@ class Checkpointing(Callback):
 
 
 class Recording(Callback):
-    """Adds each epoch to the history file and the journal."""
+    """Adds each epoch to the history file and the journal, and keeps the seconds within long epochs."""
 
     def __init__(self, record: RunRecord, progress: Progress) -> None:
         self._record, self._progress = record, progress
+        self._timer = Timer(_KEEP_SECONDS)
+
+    def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Keep the seconds so far if it is time: a process may be killed."""
+        if self._timer.is_up():
+            self._record.keep_seconds()
+            self._timer.restart()
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """Record the finished epoch."""

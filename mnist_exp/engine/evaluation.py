@@ -26,7 +26,7 @@ from mnist_exp.runs.atomic import new_folder, write_text
 from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_loss
 from mnist_exp.training.device import Device
 
 _MOST_MISTAKES = 3  # listed in the output
@@ -226,7 +226,9 @@ def write_evaluation(
 def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], part: str) -> None:
     """Print the figures, overall and by class."""
     low, high = (f"{100 * bound:.2f}" for bound in assessment.interval)
-    others = ", ".join(f"{name} {value:.4f}" for name, value in scores.metrics.items() if name != "accuracy")
+    others = ", ".join(
+        f"{name} {format_loss(value)}" for name, value in scores.metrics.items() if name != "accuracy"
+    )
     images = sum(figures.images for figures in assessment.classes)
     say(
         f"{part:<7} accuracy {format_percent(assessment.accuracy)}, 95 % interval {low} … {high} (Wilson), "

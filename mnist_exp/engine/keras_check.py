@@ -111,10 +111,32 @@ class _KerasCheck:
         if outputs is None:
             return None
         try:
-            return keras.Model(inputs, outputs)
+            model = keras.Model(inputs, outputs)
         except ValueError as error:  # two layers with one name
             self._report("model.layers", first_sentence(error))
             return None
+        for layer in model.layers:
+            self._check_regularizers(layer)
+        return model
+
+    def _check_regularizers(self, layer: keras.Layer) -> None:
+        """Check that a layer's penalties can be computed: some need a matrix, which weights or outputs are not.
+
+        In training, the number of images in a batch is unknown, unlike in the step that `_train` makes.
+        """
+        place = self._places.get(layer.name, "model.layers")
+        given = {name: value for name, value in vars(layer).items() if name.endswith("_regularizer") and value}
+        for name, regularizer in given.items():
+            of_outputs = name == "activity_regularizer"
+            weights = [weight for weight in layer.weights if weight.regularizer is regularizer]
+            for penalized in [layer.output] if of_outputs else weights:
+                shape = "×".join("any" if size is None else str(size) for size in penalized.shape)
+                try:
+                    keras.layers.Lambda(regularizer)(keras.KerasTensor(penalized.shape))
+                except Exception:
+                    what = f"outputs of {shape}" if of_outputs else f"a {penalized.name} of {shape}"
+                    message = f"{type(regularizer).__name__} cannot be computed for {what}"
+                    self._report(f"{place}.{name}", message)
 
     def _fits(self, model: keras.Model) -> bool:
         """Check the model's output, watched layers, initial weights and size; return whether the output fits."""

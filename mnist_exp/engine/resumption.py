@@ -85,7 +85,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         why = "; ".join(others)
         warn(f"{why}: from here on, its results are not bit-identical to those of an uninterrupted run")
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
-    known = result.model_copy(update={"resumed": [*result.resumed, entry], "exact": result.exact and exact})
+    known = result.as_resumed(entry)
     sweep = path.parent if path.parent.parent.name == SWEEPS else None
     return Job(
         config, tuple(result.overrides), computer, source, path.parent, path.name,

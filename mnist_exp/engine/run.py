@@ -34,12 +34,14 @@ from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.runs.result import DataRecord, DeviceRecord, RunResult, WarmStartRecord
 from mnist_exp.runs.stopwatch import Stopwatch
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_loss
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
 from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
 from mnist_exp.training.loop import Progress, fit
+
+_IMPRECISE = 0.1  # of an accuracy
 
 
 class TrainingRun:
@@ -63,7 +65,9 @@ class TrainingRun:
         self.prepare()
         with signals.raised(), self._directory, _explaining_resume(self._directory.path):
             self._directory.remove_leftovers()
-            with start_record(job, self._directory, self._data, self._model, self._origin) as self._record:
+            with start_record(
+                job, self._directory, self._data, self._model, self._origin, self._stopwatch
+            ) as self._record:
                 announce(self._record, job, self._data, self._model)
                 self._record.catch_up(self._progress.history, self._progress.best_epoch)
                 self.fit()
@@ -235,7 +239,12 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
 
 
 def start_record(
-    job: Job, directory: RunDirectory, data: Dataset, model: keras.Model, origin: WarmStartRecord | None
+    job: Job,
+    directory: RunDirectory,
+    data: Dataset,
+    model: keras.Model,
+    origin: WarmStartRecord | None,
+    stopwatch: Stopwatch,
 ) -> RunRecording:
     """Start a run's record, or continue that of a resumed run.
 
@@ -269,7 +278,7 @@ def start_record(
     }  # fmt: skip
     earlier = resumption.result if resumption else None
     try:
-        return RunRecording(directory, values, known, config.tracking, job.sweep, earlier)
+        return RunRecording(directory, values, known, config.tracking, job.sweep, earlier, stopwatch.report)
     except OSError as error:
         if resumption is None:
             remove_folder(directory.path)
@@ -334,6 +343,21 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
         )
 
 
+def report_imprecise(accuracy: float, images: int) -> None:
+    """Warn if the validation accuracy is of so few images that not even its first digit is certain.
+
+    Half its 95 % interval is wider than 10 percentage points then; with 93 images or more, it never is.
+    """
+    from mnist_exp.inference.metrics import wilson
+
+    low, high = wilson(round(accuracy * images), images)
+    if (high - low) / 2 > _IMPRECISE:
+        warn(
+            f"the validation accuracy is of {images} image{'s' * (images > 1)}: its 95 % interval is "
+            f"{low:.0%} … {high:.0%}; a larger data.limit or data.val_fraction makes it more precise"
+        )
+
+
 def print_result(record: RunRecord, data: Dataset) -> None:
     """Print the saved epoch and the test figures."""
     best, test = record.result.best, record.result.test
@@ -342,5 +366,8 @@ def print_result(record: RunRecord, data: Dataset) -> None:
     if "val/accuracy" in best:
         chosen += f" with {best['val/accuracy']:.2%} validation accuracy"
     say(f"saved   {chosen}")
+    if data.val is not None and "val/accuracy" in best:
+        report_imprecise(best["val/accuracy"], len(data.val))
     if test is not None and data.test is not None:
-        say(f"test    accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f}, on {len(data.test):,} images")
+        loss = format_loss(test["loss"])
+        say(f"test    accuracy {test['accuracy']:.2%}, loss {loss}, on {len(data.test):,} images")

@@ -6,6 +6,9 @@ its proportions preserved, and has its centre of mass at the centre of 28×28 pi
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -22,6 +25,8 @@ _NOISY = 128  # pixels: in larger pictures, single pixels are noise rather than 
 _FAINTEST = 20  # of 255: blank paper varies by less
 _SPECK = 0.03  # of the largest stroke's area: anything up to this is dropped
 _THINNEST = 2.0  # pixels: minimum stroke width in the result; thinner strokes would be pale
+_INK = 0.2  # of full ink: anything fainter is a stroke's blurred edge
+_SHORTEST = LARGE // 16  # pixels: the length of a stroke in a picture that was reduced
 _EIGHT = np.ones((3, 3), bool)  # 8-connectivity: pixels that touch at a corner are connected
 
 
@@ -31,13 +36,12 @@ def normalize(picture: Image.Image, height: int, width: int) -> Images | None:
     The digit may be dark on light or light on dark, and the background unevenly lit. Returns None for a blank
     picture.
     """
-    if max(picture.size) > LARGE:
-        picture = picture.copy()
-        picture.thumbnail((LARGE, LARGE), Image.Resampling.BOX, reducing_gap=None)
-    ink = _strokes(np.asarray(picture, np.float32))
+    ink = next(
+        (ink for ink in map(_strokes, _reduced(picture)) if ink is not None and _has_line(ink, picture)), None
+    )
     if ink is None:
         return None
-    rows, columns = (np.flatnonzero((ink > 0.2).any(axis=axis)) for axis in (1, 0))
+    rows, columns = (np.flatnonzero((ink > _INK).any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     box = _BOX * min(height, width)
     scale = box / max(ink.shape)
@@ -53,12 +57,40 @@ def normalize(picture: Image.Image, height: int, width: int) -> Images | None:
     return paper
 
 
+def _reduced(picture: Image.Image) -> Iterator[Grey]:
+    """Yield a large picture reduced to `LARGE`: by means, then by the darkest and the lightest pixels of blocks.
+
+    Means are less noisy, but a stroke that is much thinner than a block is lost in them.
+    """
+    if max(picture.size) <= LARGE:
+        yield np.asarray(picture, np.float32)
+        return
+    small = picture.copy()
+    small.thumbnail((LARGE, LARGE), Image.Resampling.BOX, reducing_gap=None)
+    yield np.asarray(small, np.float32)
+    side = math.ceil(max(picture.size) / LARGE)
+    whole = np.asarray(picture)
+    whole = np.pad(whole, [(0, -length % side) for length in whole.shape], "edge")
+    blocks = whole.reshape(whole.shape[0] // side, side, -1, side)
+    for extreme in (np.min, np.max):
+        yield extreme(blocks, axis=(1, 3)).astype(np.float32)
+
+
+def _has_line(ink: Grey, picture: Image.Image) -> bool:
+    """Whether a stroke of a large picture is long enough not to be dust, which blocks' extremes enlarge."""
+    if max(picture.size) <= LARGE:
+        return True
+    strokes = ndimage.find_objects(ndimage.label(ink > _INK, _EIGHT)[0])
+    return any(side.stop - side.start >= _SHORTEST for stroke in strokes for side in stroke)
+
+
 def _strokes(grey: Grey) -> Grey | None:
     """Return how much of each pixel the digit covers, 0…1, or None for a blank picture."""
     if min(grey.shape) < 3:
         return None
     if max(grey.shape) > _NOISY:
-        grey = ndimage.median_filter(grey, 3)
+        # A stroke's pixels, however thin, have two others of it around them; a noisy pixel rarely has.
+        grey = np.clip(grey, *(ndimage.rank_filter(grey, rank, 3, mode="mirror") for rank in (2, -3)))
     edge = _edge(grey.shape)
     relative = grey - _plane(grey, edge)
     if relative.max() < -relative.min():

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mnist_exp.runs.log import is_quiet, say
+from mnist_exp.text import format_loss
 from mnist_exp.training.callback import Callback
 
 
@@ -43,7 +44,7 @@ class TrainingDisplay(Callback):
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Update the bar."""
-        text = f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2%}"
+        text = f"loss {format_loss(metrics['loss'])}  accuracy {metrics['accuracy']:.2%}"
         self._bar.update(
             self._task, description=f"epoch {epoch}/{self._epochs}", completed=done, total=steps, metrics=text
         )
@@ -82,7 +83,7 @@ def format_epoch(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
     parts = [f"epoch {row['epoch']:>{width}.0f}/{epochs}"]
     for part in ("train", "val"):
         if f"{part}/loss" in row:
-            parts.append(f"{part} {row[f'{part}/loss']:.4f} {row[f'{part}/accuracy']:6.2%}")
+            parts.append(f"{part} {format_loss(row[f'{part}/loss'])} {row[f'{part}/accuracy']:6.2%}")
     parts.append(f"lr {row['learning_rate']:.1e}")
     parts.append(f"{row['seconds']:.1f} s")
     if is_best and "val/loss" in row:

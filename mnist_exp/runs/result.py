@@ -128,7 +128,12 @@ class RunResult(Record):
     reason: str = ""
     """Why the run ended early."""
     seconds: dict[str, float] = {}
-    """Duration of each phase of the last process, and `total`."""
+    """Duration of each phase of the last process, and `total`, by its monotonic clock.
+
+    In a run that has not finished, they are those of the last epoch or of the end.
+    """
+    earlier_seconds: float | None = None
+    """`training_seconds` of the processes before the last; None if they did not record it."""
     ended: float | None = None
     stopped_early: bool = False
     resumed: list[ResumptionRecord] = []
@@ -152,13 +157,24 @@ class RunResult(Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """The run's duration without the time to start TensorFlow and read data, which the jobs of a sweep share.
+        """How long processes worked on the run, without starting TensorFlow and reading data, which jobs share.
 
-        None for a resumed run, whose `seconds` are those of its last process alone.
+        None if a process did not record it: older versions did not.
         """
-        if self.resumed or "total" not in self.seconds:
+        if "total" not in self.seconds or (self.resumed and self.earlier_seconds is None):
             return None
-        return self.seconds["total"] - self.seconds.get("start", 0) - self.seconds.get("data", 0)
+        last = self.seconds["total"] - self.seconds.get("start", 0) - self.seconds.get("data", 0)
+        return (self.earlier_seconds or 0) + last
+
+    def as_resumed(self, entry: ResumptionRecord) -> RunResult:
+        """Return the result with one more resumption, which begins now."""
+        return self.model_copy(
+            update={
+                "resumed": [*self.resumed, entry],
+                "exact": self.exact and entry.exact,
+                "earlier_seconds": self.training_seconds,
+            }
+        )
 
     def as_json(self) -> str:
         """Return the content of `result.json`: the fields that are set, in order, without credentials."""

@@ -21,6 +21,7 @@ from mnist_exp.sweeps.intervals import (
     sign_flip,
     verdicts,
 )
+from mnist_exp.text import format_loss
 
 _NOT = "not distinguishable"
 _WITHHELD = {
@@ -265,7 +266,7 @@ def _format_number(value: float, metric: str, *, signed: bool = False) -> str:
     sign = "+" if signed else ""
     if "accuracy" in metric:
         return f"{100 * value:{sign}.2f}"
-    return f"{value:{sign}.1f}" if metric == "seconds" else f"{value:{sign}.4f}"
+    return f"{value:{sign}.1f}" if metric == "seconds" else format_loss(value, sign)
 
 
 def _clip_interval(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:

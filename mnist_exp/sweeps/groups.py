@@ -47,7 +47,8 @@ class TrainedRun:
         result = summary.result
         if result.device.precision is None or result.data.sha256 is None:
             raise ValueError("its result lacks the device or the data")
-        config["device"] = {"kind": result.device.kind, "precision": result.device.precision}
+        device = result.device  # as resolved, with what can change the weights
+        config["device"] |= {"kind": device.kind, "precision": device.precision, "threads": device.threads}
         config["data"] = {**config["data"], "sha256": result.data.sha256[:8]}
         if origin := result.init_from:
             config["init_from"] = f"{Path(origin.run).name} ({origin.weights_sha256[:8]})"
@@ -63,8 +64,7 @@ class TrainedRun:
         """Return the run's value of a metric; None if it has none.
 
         Args:
-            metric: `val/…` (of the saved epoch), `test/…` (of the saved model), or `seconds` (the training time,
-                unknown for a resumed run).
+            metric: `val/…` (of the saved epoch), `test/…` (of the saved model), or `seconds` (the training time).
         """
         result = self.summary.result
         part, _, name = metric.partition("/")

@@ -14,6 +14,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.load import find, prepare
 from mnist_exp.data.sources import NotFound
+from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import find_run_model
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.log import say
@@ -36,6 +37,7 @@ def compare_models(groups: Sequence[Group]) -> None:
     judged = {run.summary.path: run for pair in pairs for _, run in pair}
     data: dict[str, Dataset] = {}
     try:
+        set_up(config_of(next(iter(judged.values()))))  # one process has one device and number of threads
         right = {path: right_on_test(run, data) for path, run in judged.items()}
     except RequestError as error:
         say(f"note    no McNemar's test: {error}")
@@ -64,6 +66,15 @@ def pair_models(groups: Sequence[Group]) -> list[tuple[NamedRun, NamedRun]]:
     return [(first, second) for first, second in combinations(scored, 2) if first[1].data == second[1].data]
 
 
+def config_of(run: TrainedRun) -> TrainConfig:
+    """Return a run's config, with its device as resolved. Raises `RequestError`."""
+    file = run.summary.path / "config.yaml"
+    device = run.summary.result.device.model_dump(include={"kind", "threads", "precision"})
+    saved = {key: value for key, value in run.values.items() if key != "from"}
+    saved["device"] = {**saved["device"], **device}
+    return compose_checked(Request("train", base=saved, base_file=file), TrainConfig)[0]
+
+
 def right_on_test(run: TrainedRun, data: dict[str, Dataset]) -> npt.NDArray[np.bool_]:
     """Return which test images a run's saved model classifies correctly, bool (n,).
 
@@ -74,9 +85,7 @@ def right_on_test(run: TrainedRun, data: dict[str, Dataset]) -> npt.NDArray[np.b
     Raises:
         RequestError: The data is missing or has changed, or the model cannot be loaded.
     """
-    file = run.summary.path / "config.yaml"
-    saved = {key: value for key, value in run.values.items() if key != "from"}
-    config, _ = compose_checked(Request("train", base=saved, base_file=file), TrainConfig)
+    config = config_of(run)
     if run.data not in data:
         try:
             data[run.data] = prepare(find(config.data, lambda _: None), config.data)

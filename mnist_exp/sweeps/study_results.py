@@ -14,7 +14,7 @@ from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.study_plots import draw_study, importances
 from mnist_exp.sweeps.trial_table import format_best_trials
 from mnist_exp.sweeps.trials import trial_name
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_loss
 from mnist_exp.tracking.study_record import StudyRecord
 
 
@@ -53,7 +53,7 @@ def print_results(search: Search, study: Study, order: Sequence[Trial], best: Tr
     summary = summarize(path)
     if summary is not None and (test := summary.result.test):
         images = summary.result.data.images["test"]
-        say(f"test    accuracy {test['accuracy']:.2%}, loss {test['loss']:.4f}, on {images:,} images")
+        say(f"test    accuracy {test['accuracy']:.2%}, loss {format_loss(test['loss'])}, on {images:,} images")
     overrides = search.space.overrides(list(best.values.values()))
     flag = ["--config-dir", search.request.config_dir] if search.request.config_dir else []
     say(f"again   mnist-exp {shlex.join([*flag, *overrides])}")

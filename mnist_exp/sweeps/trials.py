@@ -60,12 +60,15 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
 
 
 def read_figures(run: Path, metric: str) -> tuple[float | None, float]:
-    """Return a trial's value of a metric at its best epoch, and how long it took; None and 0 without a run."""
+    """Return a trial's value of a metric at its best epoch, and how long processes worked on it.
+
+    The value is None, and the seconds are 0, if they are unknown.
+    """
     summary = summarize(run)
     if summary is None or summary.status == DAMAGED.status:
         return None, 0.0
     result = summary.result
-    return (result.best or {}).get(metric), (result.ended or time.time()) - result.started
+    return (result.best or {}).get(metric), result.training_seconds or 0.0
 
 
 def trial_name(number: int) -> str:

@@ -10,7 +10,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -45,13 +45,18 @@ from mnist_exp.text import masked_values
 from mnist_exp.tracking.run_event import new_run_event
 from mnist_exp.tracking.uploader_process import Upload
 
+Clock = Callable[[], dict[str, float]]
+
 VERSIONS = ("tensorflow", "keras", "numpy", "hydra-core", "mlflow")
 
 
 class RunRecord:
     """Records what happens in a run: in its result, its history file and its journal."""
 
-    def __init__(self, directory: RunDirectory, result: RunResult, journal: IdempotentJournal) -> None:
+    def __init__(
+        self, directory: RunDirectory, result: RunResult, journal: IdempotentJournal, clock: Clock = dict
+    ) -> None:
+        self._clock = clock
         self.directory = directory
         self.path = directory.path
         self.result = result
@@ -62,7 +67,7 @@ class RunRecord:
         self.history(history)
         if best_epoch is not None:
             self.result.best = _validated_row(history[best_epoch - 1])
-        self.directory.write_result(self.result)  # the state that remains if the process is killed
+        self.keep_seconds()
         self._write_epoch(history[-1])
 
     def catch_up(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
@@ -116,6 +121,11 @@ class RunRecord:
         """Send the run's description, in Markdown, to the tracker."""
         self._journal.write(NoteEvent(text=text))
 
+    def keep_seconds(self) -> None:
+        """Write the result with the seconds so far: what is left if the process is killed."""
+        self.result.seconds = self._clock()
+        self.directory.write_result(self.result)
+
     def seconds(self, phases: Mapping[str, float]) -> None:
         """Record the duration of each phase."""
         self.result.seconds = dict(phases)
@@ -134,6 +144,7 @@ class RunRecording:
         tracking: TrackingConfig,
         sweep: Path | None = None,
         earlier: RunResult | None = None,
+        clock: Clock = dict,
     ) -> None:
         """Write the config and the first result, and start the journal.
 
@@ -144,10 +155,13 @@ class RunRecording:
             tracking: Where to report.
             sweep: The directory of the sweep that the run is a job of.
             earlier: The result of a resumed run. Its journal is continued, without repeating anything.
+            clock: Returns this process's seconds by phase so far, and `total`.
         """
         self._directory = directory
         path = directory.path
         self._result = _first_result(directory.name, known, earlier)
+        self._clock = clock
+        self._result.seconds = clock()
         saved = masked_values(dict(config))
         write_text(path / "config.yaml", yaml.safe_dump(saved, sort_keys=False, allow_unicode=True))
         directory.write_result(self._result)
@@ -156,7 +170,7 @@ class RunRecording:
             self._journal.write(event)
         if earlier is not None:
             self._journal.write(_resumed_event(self._result))
-        self._record = RunRecord(directory, self._result, self._journal)
+        self._record = RunRecord(directory, self._result, self._journal, clock)
         self._log = to_file(path / LOG)
         self._log.__enter__()
         # A running sweep's own uploader delivers for its jobs, and waits once, at the end.
@@ -183,6 +197,8 @@ class RunRecording:
     def _end(self, status: str) -> None:
         self._result.status = status
         self._result.ended = time.time()
+        if status != "finished":  # whose seconds are recorded already
+            self._result.seconds = self._clock()
         # Before waiting for the tracker: the run has ended, whatever happens there.
         wait = True
         try:
@@ -209,7 +225,7 @@ def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None
     """Return the initial result record of a run that is starting, or resuming from `earlier`."""
     identity: dict[str, Any] = {"name": name, "started": time.time(), "mlflow_run_id": None}
     if earlier is not None:
-        identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact")}
+        identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact", "earlier_seconds")}
     return RunResult(
         schema_version=SCHEMA_VERSION,
         **identity,
@@ -252,7 +268,7 @@ def _tags(result: RunResult, path: Path) -> dict[str, str]:
         "fingerprint": str(result.fingerprint),
         "overrides": " ".join(result.overrides),
         "directory": str(path),
-        **{key: str(value) for key, value in result.device.model_dump().items()},
+        **{key: str(value) for key, value in result.device.model_dump(exclude={"cpu_features", "onednn"}).items()},
     }
     if data.stands_in_for:
         tags["fallback"] = data.stands_in_for

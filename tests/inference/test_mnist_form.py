@@ -121,7 +121,21 @@ def test_thin_strokes_are_thickened():
     assert 1.5 <= (found[10] / 255).sum() <= 3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 50), (28, 28), (300, 200)])
+@pytest.mark.parametrize("size", [200, 500, 3000])
+def test_strokes_of_one_pixel_are_seen(size: int):
+    """Also on a sheet that is reduced sixfold; dust of a pixel is none."""
+    paper = Image.new("L", (size, size), 255)
+    paper.putpixel((size // 3, size // 2), 0)
+    assert normalize(paper, 28, 28) is None
+    at = [(round(x * size), round(y * size)) for x, y in ((0.2, 0.1), (0.2, 0.9), (0.75, 0.9))]
+    ImageDraw.Draw(paper).line(at, 0, width=1)
+    found = normalized(np.asarray(paper))
+    rows, columns = np.flatnonzero(found.any(axis=1)), np.flatnonzero(found.any(axis=0))
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, pytest.approx(20 * 55 / 80, abs=1))
+    assert 1.5 <= (found[10] / 255).sum() <= 3
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 50), (28, 28), (300, 200), (700, 600)])
 def test_blank_paper_is_no_digit(size: tuple[int, int]):
     """Plain, unevenly lit and noisy paper gives no digit."""
     rng = np.random.default_rng(0)

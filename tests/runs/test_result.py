@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mnist_exp.runs.result import RESULT, SCHEMA_VERSION, DataRecord, RunResult, read_result, write_result
+from mnist_exp.runs.result import (
+    RESULT,
+    SCHEMA_VERSION,
+    DataRecord,
+    RunResult,
+    parse_result,
+    read_result,
+    write_result,
+)
 
 SAMPLES = sorted((Path(__file__).parents[1] / "samples" / "outputs").glob("*/**/result.json"))
 
@@ -54,6 +63,21 @@ def test_a_damaged_result_is_an_error_with_its_path(tmp_path: Path, text: str):
     (tmp_path / RESULT).write_text(text)
     with pytest.raises(ValueError, match=f"{RESULT}: damaged"):
         read_result(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"seconds": {}}, None),  # was killed at once, or is of a version that recorded them at the end only
+        ({"seconds": {"start": 5.0, "data": 2.0, "training": 3.0, "total": 11.0}}, 4.0),
+        ({"seconds": {"total": 11.0}, "resumed": [{}], "earlier_seconds": 4.0}, 15.0),
+        ({"seconds": {"total": 11.0}, "resumed": [{}], "earlier_seconds": None}, None),
+    ],
+)
+def test_seconds_are_the_sum_of_what_processes_measured(fields: dict[str, Any], expected: float | None):
+    """Without start-up and reading data, whatever the system's clock says: it was set back here."""
+    result = parse_result({"started": 1000, "ended": 900.0, "status": "finished", "data": {}, **fields})
+    assert result.training_seconds == expected
 
 
 def test_no_file_is_no_result(tmp_path: Path):

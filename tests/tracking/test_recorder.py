@@ -103,6 +103,28 @@ def test_how_a_run_ends_is_recorded(tmp_path: Path, error: BaseException, status
     assert result.status == status
 
 
+def test_the_seconds_of_all_processes_are_kept(tmp_path: Path):
+    """After each epoch, so that a killed process has recorded most of its own; idle time is not among them."""
+
+    def seconds(path: Path) -> float | None:
+        result = read_result(path)
+        assert result is not None
+        return result.training_seconds
+
+    total = iter([1.0, 4.0, 5.0, 0.5, 8.0])
+    clock = lambda: {"start": 0.5, "total": next(total)}  # noqa: E731
+    with RunDirectory.create(tmp_path, "run") as directory:
+        path = directory.path
+        recording = record_run(directory, clock=clock)
+        recording.__enter__().epoch(ROWS[:1], 1)
+        assert seconds(path) == 3.5
+        recording.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        for total_seconds in (4.5, 12.0):
+            earlier = directory.read_result().as_resumed(ResumptionRecord())
+            record_run(directory, earlier=earlier, clock=clock)
+            assert seconds(path) == total_seconds
+
+
 def test_a_resumed_run_continues_its_journal(tmp_path: Path):
     """Only the resumption and new events follow its end."""
     with RunDirectory.create(tmp_path, "run") as directory:

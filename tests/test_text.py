@@ -1,0 +1,37 @@
+"""Figures in messages."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from mnist_exp.engine.run import report_imprecise
+from mnist_exp.report.progress import epoch_line
+from mnist_exp.sweeps.comparison import _plain
+from mnist_exp.text import format_loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [(0.05123, "0.0512"), (-0.5, "-0.5000"), (1234.5678, "1234.57"), (1e20, "1e+20"), (3.40282e38, "3.40282e+38"),
+     (math.inf, "inf"), (math.nan, "nan")],
+)  # fmt: skip
+def test_large_losses_are_in_scientific_notation(loss: float, text: str):
+    """Wherever one is printed: 1e20 would fill a line with digits that mean nothing."""
+    assert format_loss(loss) == text
+    row = {"epoch": 1, "train/loss": loss, "train/accuracy": 0.5, "val/loss": loss, "val/accuracy": 0.5,
+           "learning_rate": 0.1, "seconds": 1}  # fmt: skip
+    assert f"train {text} 50.00%  val {text} 50.00%" in epoch_line(row, 1, True)
+    assert _plain(loss, "val/loss") == text
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "images", "warned"), [(0.0, 1, True), (1.0, 1, True), (1.0, 20, False), (0.5, 92, True), (0.5, 93, False)]
+)  # fmt: skip
+def test_an_accuracy_of_very_few_images_carries_a_warning(
+    caplog: pytest.LogCaptureFixture, accuracy: float, images: int, warned: bool
+):
+    """If half its 95 % interval is wider than 10 points, so that not even its first digit is certain."""
+    report_imprecise(accuracy, images)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
