@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -45,11 +45,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     with stopwatch.phase("start"):
         refuse_irregular(path)
         versions = other_versions(result)
-        if versions and not override_value(request, "any_version"):
-            raise RequestError(
-                f"{display_path(path)}: cannot be resumed exactly: {'; '.join(versions)}. any_version=true resumes"
-                f" it nevertheless; mnist-exp from={display_path(path)} trains its config again"
-            )
+        check_versions(request, path, versions)
         check_journal(path)
         saved = read_config(path)
         backend.load()
@@ -92,6 +88,15 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
         result.data.stands_in_for, sweep, Resumption(directory, known, values, state),
         withholds_test=result.withholds_test,
     )  # fmt: skip
+
+
+def check_versions(request: Request, path: Path, versions: Sequence[str]) -> None:
+    """Raise `RequestError` if code or libraries differ from the run's, unless the user permits that."""
+    if versions and not override_value(request, "any_version"):
+        raise RequestError(
+            f"{display_path(path)}: cannot be resumed exactly: {'; '.join(versions)}. any_version=true resumes"
+            f" it nevertheless; mnist-exp from={display_path(path)} trains its config again"
+        )
 
 
 def check_journal(path: Path) -> None:
