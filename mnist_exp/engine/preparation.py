@@ -6,7 +6,9 @@ All problems are found here, before anything is created.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -62,11 +64,16 @@ def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, T
 
 def complete_data(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Infer the image shape and the number of classes that `data` leaves open. Raises `RequestError`."""
-    return _inferred(json.dumps(data, sort_keys=True, default=str))
+    state: tuple[tuple[str, int], ...] = ()
+    if folder := data.get("dir"):
+        folder = os.path.abspath(os.path.expanduser(str(folder)))
+        with suppress(OSError), os.scandir(folder) as entries:  # what is wrong with it is reported later
+            state = tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))
+    return _inferred(json.dumps({**data, "dir": folder}, sort_keys=True, default=str), state)
 
 
-@lru_cache(maxsize=16)
-def _inferred(data: str) -> Mapping[str, Any]:
+@lru_cache(maxsize=16)  # for the jobs of a sweep
+def _inferred(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
     from mnist_exp.data.declaration import infer
 
     return infer(data, say)
