@@ -81,7 +81,8 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
             found[name] = _UNREADABLE  # unless its header can be read; reading the array explains why not
             with suppress(RequestError), _explained(name), archive.open(member) as file:
                 shape, _, dtype = _header(file)
-                found[name] = shape, dtype
+                if math.prod(shape) * dtype.itemsize == member.file_size - file.tell():
+                    found[name] = shape, dtype
     if damaged := {"x_train", "y_train", "x_test", "y_test"} & {n for n in found if found[n] == _UNREADABLE}:
         _arrays(path, damaged)
     return found
