@@ -23,8 +23,9 @@ END = ("Flatten", "{type: Dense, units: 10}", "Softmax")
 
 
 def test_check_accepts_a_valid_config(cli: Cli):
-    """No data is read and nothing is created."""
-    done = cli("check", "model=pyramid", "data.dir=/nowhere")
+    """The data is counted and nothing is created."""
+    done = cli("check", "model=pyramid", "data=digits")
+    assert "1,497 train, 300 test" in done.out
     assert "no problems: model pyramid, 8,858 parameters, for 28×28×1" in done.out
     assert not Path("outputs").exists()
 

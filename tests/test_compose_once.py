@@ -12,7 +12,7 @@ import pytest
 from support.cli import Cli
 
 from mnist_exp.config import validation
-from mnist_exp.config.compose import Composition
+from mnist_exp.config.compose import Complete, Composition
 from mnist_exp.config.overrides import Request
 from mnist_exp.keras_spec import layer_specs
 
@@ -25,9 +25,9 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Counter[Request]:
     counts: Counter[Request] = Counter()
     compose = validation.compose
 
-    def counting(request: Request) -> Composition:
+    def counting(request: Request, complete: Complete | None = None) -> Composition:
         counts[request] += 1
-        return compose(request)
+        return compose(request, complete)
 
     monkeypatch.setattr(validation, "compose", counting)
     return counts

@@ -131,6 +131,18 @@ def write_leaves(folder: Path) -> None:
                 Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
 
 
+def write_photos(folder: Path) -> None:
+    """Write the photographs that docs/data.md begins with: a folder per kind of thing, of many sizes."""
+    rng = np.random.default_rng(0)
+    for kind, name in enumerate(("apple", "leaf", "shell")):
+        (folder / name).mkdir(parents=True)
+        for number in range(30):
+            height, width = rng.integers(60, 120, 2)
+            pixels = rng.integers(0, 120, (height, width, 3), np.uint8)
+            pixels[..., kind] += 100
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+
+
 def pages_that_run() -> list[Any]:
     return [
         pytest.param(page, id=name, marks=() if name in SAMPLE else pytest.mark.soak)
@@ -146,6 +158,7 @@ def test_a_page_can_be_followed(
 ):
     """Every command has the exit status and the output that are shown, all runs finish, and Python runs."""
     write_leaves(tmp_path / "leaves")
+    write_photos(tmp_path / "photos")
     different = []
     for done in documents.follow(page, tmp_path):
         command = done.command

@@ -1,6 +1,6 @@
 """`mnist-exp check`: report everything that `train` would refuse; with -m, for every job of a sweep.
 
-No data is read: the config is checked against the data that it declares.
+Of data in a folder, the files, headers and labels are checked, and with `data.verify=true` the pixels as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ def check(request: Request, started: float) -> None:
         jobs = {name: config for name, (_, config) in check_jobs(request, grid, job_names(grid)).items()}
     else:
         _, config, _ = check_config(request)
+    from mnist_exp.data.declaration import examine  # NumPy
     from mnist_exp.engine.model_description import describe_model  # Keras
+
+    for data in {config.data.as_found for config in jobs.values()} or {config.data}:
+        if counts := examine(data, say):
+            sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+            say(f"data    {data.name} from {data.dir or 'scikit-learn'}: {sizes}")
 
     for name, config in jobs.items():
         say(f"{name:<{max(map(len, jobs))}}  {describe_model(config)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mnist_exp.config.command_schemas import DatasetConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.preparation import complete_data
 from mnist_exp.errors import RequestError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ _WITHOUT_USE = {"fetch": (*_OF_A_TRAINING, "data.dir", "data.limit", "data.split
 
 def dataset(request: Request, started: float) -> None:
     """Fetch, verify or convert. Raises `RequestError`, `WorkError`."""
-    config, _ = compose_checked(request, DatasetConfig)
+    config, _ = compose_checked(request, DatasetConfig, complete_data)
     if config.action is None:
         raise RequestError("action: must be fetch, verify or convert")
     for key in map(key_of, request.overrides):

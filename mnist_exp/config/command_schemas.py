@@ -136,7 +136,7 @@ class SavedConfig(Frozen):
 class EvaluateConfig(SavedConfig):
     """Config of `mnist-exp evaluate`: the model, and the part of the data to score it on."""
 
-    part: Literal["test", "val", "train"]
+    part: Literal["test", "val", "train"] | None
     output: Annotated[str, Field(min_length=1)] | None
 
 

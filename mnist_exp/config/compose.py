@@ -7,7 +7,7 @@ so that all problems are reported at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE, Places
 from mnist_exp.errors import Code, Problem, RequestError
 
+Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""Infers the image shape and the classes from the group `data` and its files. Raises `RequestError`."""
+
+# In place of a shape and classes that cannot be inferred, to find the other problems of a request.
+_PLACEHOLDERS: Mapping[str, Any] = {"shape": [28, 28, 1], "classes": 10}
 # Groups whose options set values of other groups.
 PRESETS = ("experiment", "debug")
 
@@ -56,6 +61,8 @@ class Composition:
     """Keys and groups whose overrides could not be applied."""
     remark: str | None = None
     """A warning about a combination that is valid but may be unintended."""
+    refusal: RequestError | None = None
+    """Why values that are null could not be inferred; placeholders take their place then."""
 
     def problem(self, path: str, message: str, code: Code) -> Problem:
         """Return a problem with the value at a dotted path, located where the value was set."""
@@ -97,8 +104,12 @@ class Composition:
         return [(str(key), match[1]) for key, match in matches if match]
 
 
-def compose(request: Request) -> Composition:
-    """Compose a config and collect the problems in its overrides and files.
+def compose(request: Request, complete: Complete | None = None) -> Composition:
+    """Compose a config and collect the problems of its overrides and files.
+
+    Args:
+        request: The request.
+        complete: Infers the image shape and the classes if they are null; other values may interpolate them.
 
     Raises:
         RequestError: If composition fails even without overrides, for example because a YAML file is unreadable.
@@ -110,6 +121,7 @@ def compose(request: Request) -> Composition:
         problems += steps.problems
         if request.base is not None:
             problems += _presets_over_saved(accepted)
+        refusal = _complete(config, complete) if complete else None
         choices = {str(k): v for k, v in config.hydra.runtime.choices.items() if not str(k).startswith("hydra")}
         folders = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
         HydraConfig.instance().set_config(config)
@@ -129,7 +141,26 @@ def compose(request: Request) -> Composition:
         problems += [problem for problem in unused if f"'{problem.path}'" not in meant]
         problems += _misplaced_presets(loader, choices)
         remark = _preset_of_another_model(loader, choices)
-    return Composition(values, places, tuple(problems), raw, frozenset(steps.failed), remark)
+    return Composition(values, places, tuple(problems), raw, frozenset(steps.failed), remark, refusal)
+
+
+def _complete(config: DictConfig, complete: Complete) -> RequestError | None:
+    """Put inferred values into the group `data`, or placeholders if the returned error prevents it."""
+    try:
+        data = OmegaConf.to_container(config.data, resolve=True)
+    except (OmegaConfBaseException, ValueError):  # reported with the other problems
+        return None
+    missing = [key for key in _PLACEHOLDERS if isinstance(data, dict) and key in data and data[key] is None]
+    if not missing:
+        return None
+    assert isinstance(data, dict)
+    try:
+        inferred, refusal = complete({str(key): value for key, value in data.items()}), None
+    except RequestError as error:
+        inferred, refusal = _PLACEHOLDERS, error
+    for key in missing:
+        config.data[key] = inferred[key]
+    return refusal
 
 
 def compose_or_explain(request: Request) -> Composition:

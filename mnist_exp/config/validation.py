@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from mnist_exp.config.compose import Composition, compose
+from mnist_exp.config.compose import Complete, Composition, compose
 from mnist_exp.config.field_types import Frozen
 from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request
@@ -66,13 +66,18 @@ class CheckResult(Generic[Config]):
         return self.config, self.composition
 
 
-def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]:
+def check_request(request: Request, schema: type[Config], complete: Complete | None = None) -> CheckResult[Config]:
     """Compose and validate a request.
 
+    Args:
+        request: The request.
+        schema: The type of its config.
+        complete: Infers the image shape and the classes if they are null.
+
     Raises:
-        RequestError: If composition fails even without overrides.
+        RequestError: If composition fails even without overrides, or if inference fails and is the only problem.
     """
-    composition = compose(request)
+    composition = compose(request, complete)
     problems = list(composition.problems)
     values: dict[str, Any] = composition.values
     config: Config | None
@@ -87,6 +92,10 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
     problems += select_unreported(
         (composition.problem(fault.path, fault.message, fault.code) for fault in faults), problems
     )
+    if composition.refusal is not None:
+        if not problems:
+            raise composition.refusal
+        problems.append(Problem("unusable", composition.place("data.dir"), str(composition.refusal), "data.shape"))
     # With a default in place of the image shape, the number of classes or the model, Keras would report problems
     # that the request does not have.
     paths = {problem.path for problem in problems}
@@ -100,13 +109,15 @@ def check_request(request: Request, schema: type[Config]) -> CheckResult[Config]
     return CheckResult(config, composition, tuple(sorted(set(problems))), needs_keras, faults)
 
 
-def compose_checked(request: Request, schema: type[Config]) -> tuple[Config, Composition]:
+def compose_checked(
+    request: Request, schema: type[Config], complete: Complete | None = None
+) -> tuple[Config, Composition]:
     """Compose and validate a request.
 
     Raises:
         RequestError: If there are problems; it contains all of them.
     """
-    return check_request(request, schema).unwrap()
+    return check_request(request, schema, complete).unwrap()
 
 
 def select_unreported(problems: Iterable[Problem], reported: Iterable[Problem]) -> list[Problem]:

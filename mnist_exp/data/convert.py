@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from mnist_exp.data import csv, folder, idx, npz
 from mnist_exp.data.dataset import Advance, Source, default_class_names
+from mnist_exp.data.pixels import square
 from mnist_exp.errors import RequestError
 
 
@@ -36,11 +38,15 @@ def write(source: Source, to: str, target: Path, header: bool, advance: Advance)
 
 def list_settings(source: Source, to: str) -> dict[str, object]:
     """Return the `data` settings that read the written data set back; some may equal their defaults."""
-    keys: dict[str, object] = {
-        "data.shape": list(source.train.images.shape[1:]),
-        "data.classes": len(source.class_names),
-    }
-    names = source.class_names
+    keys: dict[str, object] = {}
+    names, shape = source.class_names, source.train.images.shape[1:]
+    if to == "csv" and square(math.prod(shape)) != shape:
+        keys["data.shape"] = list(shape)
+    named = to == "folder" or (to == "npz" and names != default_class_names(len(names)))
+    lowest = min(int(part.labels.min()) for part in source.parts.values())
+    highest = max(int(part.labels.max()) for part in source.parts.values())
+    if not named and (lowest, highest) != (0, len(names) - 1):
+        keys["data.classes"] = len(names)
     if to == "folder":
         # Folder names are the class names, sorted.
         written = folder.folder_names(names)

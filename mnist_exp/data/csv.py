@@ -1,7 +1,7 @@
 """Read and write CSV files: one image per line, its label, then its pixels in C order (height, width, channel).
 
-The first line may be a header that names each column. Values are integers, pixels from 0 to 255. CRLF line
-endings and a byte order mark are accepted; empty lines are skipped.
+The first line may be a header that names each column. CRLF line endings and a byte order mark are accepted; empty
+lines are skipped.
 """
 
 from __future__ import annotations
@@ -9,91 +9,258 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from mnist_exp.data.dataset import CHUNK, Advance, Images, Labels, Part, Shape
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape
+from mnist_exp.data.faults import Faults
+from mnist_exp.data.pixels import Scale, advice, allowed, as_bytes, expected, square
 from mnist_exp.errors import RequestError
+
+Array = npt.NDArray[Any]
+Tell = Callable[[str], None]
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # used by some programs in their "CSV" files
 _BLOCK = 1 << 20  # bytes per read: larger blocks were hardly faster and took 40 MB more
+_PROBED = 5  # lines that are looked at to describe columns
+_LABELS = ("label", "labels", "class", "target", "y", "digit", "letter")  # headers of the label's column
+_NUMBERS = ("", "id", "index", "unnamed: 0")  # headers of a column that counts the lines
+_STARTS = {
+    b"\x1f\x8b": "a gzip archive; unpack it (gunzip)",
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook (.xlsx); unpack it, or save the table as CSV",
+    b"\xff\xfe": "text in UTF-16; save it as UTF-8",
+    b"\xfe\xff": "text in UTF-16; save it as UTF-8",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls); save the table as CSV",
+    b"PAR1": "a Parquet file; save the table as CSV",
+    b"<": "an HTML or XML page; fetch the file itself",
+}
 
 
-def read(path: Path, shape: Shape, classes: int) -> Part:
-    """Read the images and labels of a file. Raises `RequestError` with the line of the first problem."""
-    columns = _Columns(shape, classes)
-    images, labels = _read(path, columns)
-    if not len(labels) or labels.min() < 0 or labels.max() >= classes:
-        _explain(path, columns, highest=int(labels.max(initial=0)))
-    return Part(images, labels)
+def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda _: None) -> RawPart:
+    """Read the images and labels of a file. Raises `RequestError` with the lines of all problems, by kind.
+
+    Args:
+        path: The file.
+        shape: The declared height, width and channels; None: square images.
+        data: The config, for the label's column and the range of the pixels.
+        tell: Reports how the file was understood.
+    """
+    table = _Table.of(path, shape, labelled=True, column=data.label_column, tell=tell)
+    pixels, labels = _read(table, data.scale)
+    part = RawPart(pixels.reshape(-1, *table.shape), labels, str(path), table.label_place)
+    undeclared = data.label_column is None and table.header is None
+    if undeclared and _looks_like_labels(pixels[:, -1]) and not _looks_like_labels(labels):
+        raise RequestError(
+            f"{path}: the first column does not look like labels, but the last one does; data.label_column=-1 "
+            "reads the labels there, data.label_column=0 in the first"
+        )
+    return part
 
 
-def read_images(path: Path, shape: Shape) -> tuple[Images, bool]:
-    """Read the images of a file and ignore any labels. Raises `RequestError` with the line of the first problem.
+def read_images(path: Path, shape: Shape, scale: Scale = None) -> tuple[Images, bool]:
+    """Read the images of a file and ignore any labels. Raises `RequestError` with the lines of all problems.
 
     Returns:
         The images, and whether each line has a label before its pixels.
     """
     _, first = next(_rows(path), (0, []))
     labelled = len(first) == 1 + math.prod(shape)
-    return _read(path, _Columns(shape, None, labelled))[0], labelled
+    table = _Table.of(path, shape, labelled=labelled, column=None, tell=lambda _: None)
+    pixels, _ = _read(table, scale)
+    return as_bytes(pixels.reshape(-1, *shape), str(path), scale), labelled
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """The columns of a line: an optional label less than `classes` (None: ignored), then the pixels."""
+class _Table:
+    """The columns of a file: in each line a label, unless there is none, and the pixels in order."""
 
+    path: Path
     shape: Shape
-    classes: int | None
-    labelled: bool = True
+    labelled: bool
+    column: int
+    """The column of the label, from 0."""
+    header: Sequence[str] | None
+    skip: int
+    """The number of lines before the first image."""
+
+    @classmethod
+    def of(
+        cls, path: Path, shape: Shape | None, *, labelled: bool, column: int | str | None, tell: Tell
+    ) -> _Table:
+        """Look at the first lines of a file. Raises `RequestError` if it is no table of images."""
+        _refuse_other_kinds(path)
+        rows = list(islice(_rows(path), _PROBED))
+        pixels = "its label, then its pixels" if labelled else "its pixels"
+        if not rows:
+            raise RequestError(f"{path}: is empty; expected a line per image: {pixels}")
+        line, first = rows[0]
+        header = first if _is_header(first) and (len(rows) > 1 or not _is_number(first[0])) else None
+        if header is not None and all(map(_is_number, header)):
+            tell(f"{path}: the first line, {', '.join(header[:3])}, … {header[-1]}, is a header")
+        found = square(len(first) - labelled) if shape is None else shape
+        alike = header is not None or len({len(row) for _, row in rows}) == 1
+        if found is None or (alike and len(first) != labelled + math.prod(found)):
+            raise RequestError(f"{path}, line {line}: {_other_length(first, shape, labelled, rows)}")
+        if header is not None and len(rows) == 1:
+            raise RequestError(f"{path}: has a header, but no images")
+        number = _label_column(path, line, first, header, column) if labelled else 0
+        return cls(path, found, labelled, number, header, line - (header is None))
 
     @property
     def count(self) -> int:
+        """The number of columns."""
         return self.labelled + math.prod(self.shape)
 
-    @property
-    def expected(self) -> str:
-        return "its label, then its pixels" if self.labelled else "its pixels"
+    def label_place(self, index: int) -> str:
+        """Return the line and column of an image's label, for messages."""
+        lines = (line for line, _ in _rows(self.path) if line > self.skip)
+        return f"{self.path}, line {next(islice(lines, index, None), 0)}, column {self.column + 1}"
 
 
-def _read(path: Path, columns: _Columns) -> tuple[Images, Labels]:
-    """Read the images and the unchecked labels (zeros if `classes` is None); there may be none."""
+def _label_column(
+    path: Path, line: int, first: Sequence[str], header: Sequence[str] | None, wanted: int | str | None
+) -> int:
+    """Return the number of the label's column. Raises `RequestError` if it is unknown."""
+    names = [name.strip().lower() for name in header or ()]
+    if isinstance(wanted, int):
+        if not -len(first) <= wanted < len(first):
+            raise RequestError(
+                f"data.label_column={wanted}: {path} has {len(first)} columns, 0 to {len(first) - 1}"
+            )
+        return wanted % len(first)
+    if isinstance(wanted, str):
+        if wanted.strip().lower() not in names:
+            shown = (
+                f"its header goes from {first[0][:40]!r} to {first[-1][:40]!r}" if names else "it has no header"
+            )
+            raise RequestError(f"data.label_column={wanted}: {path} has no such column; {shown}")
+        return names.index(wanted.strip().lower())
+    known = [index for index, name in enumerate(names) if name in _LABELS]
+    if len(known) == 1:
+        return known[0]
+    if names and re.fullmatch(r"pixel\d*|\d+x\d+", names[0]):
+        raise RequestError(
+            f"{path}, line {line}: the header goes from {first[0][:40]!r} to {first[-1][:40]!r}; "
+            "data.label_column=… names the column of the label, or its number (0 is the first, -1 the last)"
+        )
+    return 0
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Raise `RequestError` for a file that is no CSV text, with what it is."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
+    for begin, what in _STARTS.items():
+        if start.startswith(begin):
+            raise RequestError(f"{path}: is {what}")
+
+
+def _read(table: _Table, scale: Scale) -> tuple[Array, Array]:
+    """Read pixels (images, values) and labels, numbers or texts, which are not checked.
+
+    Raises `RequestError` for lines of another length and values that are not pixels.
+    """
+    if not _has_hexadecimals(table.path, table.skip):  # pyarrow would read them as numbers
+        for pixel in ("uint8", "float32"):
+            for label in ("int64", "string"):
+                found = _read_as(table, pixel, label)
+                if found is not None:
+                    trusted = scale is None and pixel == "uint8"
+                    return found if trusted or allowed(found[0], scale).all() else _scan(table, scale)
+    return _scan(table, scale)
+
+
+def _read_as(table: _Table, pixel: str, label: str) -> tuple[Array, Array] | None:
+    """Read a file whose columns have these types; None if they have others."""
     import pyarrow as pa  # imported here because it takes a sixth of a second
     from pyarrow import csv as fast
 
-    skip = _header_lines(path, columns)
-    names = [str(column) for column in range(columns.count)]
-    types = {name: pa.uint8() for name in names}
-    if columns.labelled:
-        types["0"] = pa.string() if columns.classes is None else pa.int64()
-    pixels = names[columns.labelled :]
+    names = [str(column) for column in range(table.count)]
+    types = {name: getattr(pa, pixel)() for name in names}
+    if table.labelled:
+        types[str(table.column)] = getattr(pa, label)()
+    pixels_of = [name for name in names if not (table.labelled and name == str(table.column))]
     # An upper bound, as each value takes at least two bytes with its separator. Unused memory is never touched.
-    most = path.stat().st_size // (2 * columns.count) + 1
-    images, labels = np.empty((most, len(pixels)), np.uint8), np.zeros(most, np.int64)
+    most = table.path.stat().st_size // (2 * table.count) + 1
+    images, labels = np.empty((most, len(pixels_of)), pixel), []
     count = 0
-    if _has_hexadecimals(path, skip):  # pyarrow would read hexadecimals as numbers
-        _explain(path, columns)
     try:
         batches = fast.open_csv(
-            str(path),
+            str(table.path),
             read_options=fast.ReadOptions(
-                column_names=names, skip_rows=skip, block_size=max(_BLOCK, 16 * columns.count)
+                column_names=names, skip_rows=table.skip, block_size=max(_BLOCK, 16 * table.count)
             ),
             convert_options=fast.ConvertOptions(column_types=types, null_values=[]),
         )
         for batch in batches:
             end = count + batch.num_rows
-            if columns.classes is not None:
-                labels[count:end] = batch.column(0).to_numpy()
-            images[count:end] = batch.select(pixels).to_tensor().to_numpy()
+            if table.labelled:
+                labels.append(batch.column(table.column).to_numpy(zero_copy_only=False))
+            images[count:end] = batch.select(pixels_of).to_tensor().to_numpy()
             count = end
-    except (pa.ArrowException, OSError, ValueError) as error:
-        _explain(path, columns)
-        raise RequestError(f"{path}: cannot be read: {error}") from error
-    return images[:count].reshape(-1, *columns.shape), labels[:count]
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return images[:count], np.concatenate(labels) if labels else np.zeros(count, np.int64)
+
+
+def _scan(table: _Table, scale: Scale) -> tuple[Array, Array]:
+    """Read a file line by line. Raises `RequestError` with all lines that are wrong.
+
+    Slow, so only for files with numbers in an unusual notation, or with faults.
+    """
+    faults, pixels, labels = Faults(), [], []
+    bounds: list[float] = []
+    for line, row in _rows(table.path):
+        if line <= table.skip:
+            continue
+        place = f"{table.path}, line {line}"
+        if len(row) != table.count:
+            text = _other_length(row, table.shape, table.labelled, [(line, row)])
+            faults.add("lines of another length", place, text)
+            continue
+        values = [text.strip() for index, text in enumerate(row) if not (table.labelled and index == table.column)]
+        numbers = np.array([_number(text) for text in values])
+        labels.append(row[table.column].strip() if table.labelled else "0")
+        pixels.append(numbers)
+        bounds += [numbers.min(), numbers.max()]
+        good = allowed(numbers, scale)
+        if not good.all():
+            index = int(np.argmin(good))
+            column = index + 1 + (table.labelled and index >= table.column)
+            text = f"expected a pixel, {expected(scale)}, found {values[index][:40]!r}"
+            faults.add("values that are not pixels", f"{place}, column {column}", text)
+            if not values[index].isascii() or np.isnan(numbers[index]):
+                bounds.append(np.nan)
+    faults.raise_any(str(table.path), advice(np.array(bounds), scale) if bounds else "")
+    return np.array(pixels, np.float32).reshape(len(pixels), -1), np.array(labels)
+
+
+def _number(text: str) -> float:
+    """Return a number, or NaN for anything that is not in ASCII digits."""
+    try:
+        return float(text) if text.isascii() and "_" not in text else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _looks_like_labels(values: Array) -> bool:
+    """Return whether values are words, or few numbers that follow each other from 0 or 1."""
+    try:
+        numbers = np.unique(values.astype(str).astype(np.float64) if values.dtype.kind in "OU" else values)
+    except ValueError:
+        return True
+    steps = bool((np.diff(numbers) == 1).all()) and 2 <= len(numbers) <= len(values) / 2
+    return steps and numbers[0] in (0, 1)
 
 
 def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) -> None:
@@ -119,29 +286,6 @@ def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) 
                 advance(len(values))
 
 
-def _header_lines(path: Path, columns: _Columns) -> int:
-    """Return the number of lines before the first image. Raises `RequestError` for a bad header or no images."""
-    rows = _rows(path)
-    line, first = next(rows, (0, []))
-    if not first:
-        raise RequestError(f"{path}: is empty; expected a line per image: {columns.expected}")
-    if not _is_header(first):
-        return line - 1
-    if len(first) != columns.count:
-        raise RequestError(f"{path}, line {line}: {_other_length(first, columns)}")
-    begins, ends = (name.strip().lower() for name in (first[0], first[-1]))
-    if columns.labelled and (
-        re.fullmatch(r"pixel\d*|\d+x\d+", begins) or ends in ("label", "class", "target", "y")
-    ):
-        raise RequestError(
-            f"{path}, line {line}: the label must be the first column, but the header goes "
-            f"from {first[0][:40]!r} to {first[-1][:40]!r}"
-        )
-    if next(rows, None) is None:
-        raise RequestError(f"{path}: has a header, but no images")
-    return line
-
-
 def _has_hexadecimals(path: Path, skip: int) -> bool:
     with path.open("rb") as file:
         for _ in range(skip):
@@ -150,16 +294,16 @@ def _has_hexadecimals(path: Path, skip: int) -> bool:
 
 
 def _is_header(row: Sequence[str]) -> bool:
-    """Return whether a row is a header: only names, or a name followed by pixel numbers.
+    """Return whether a row is a header: only names, a name followed by pixel numbers, or all column numbers.
 
     A line of values with a single damaged one is not a header.
     """
+    names = [*map(str.strip, row)]
+    counted = [*map(str, range(len(row)))]
     named = not any(map(_is_number, row))
-    counted = not _is_number(row[0]) and [*map(str.strip, row[1:])] in (
-        [*map(str, range(len(row) - 1))],
-        [*map(str, range(1, len(row)))],
-    )
-    return named or counted
+    if len(row) > 1 and not _is_number(row[0]):
+        named = named or names[1:] in (counted[:-1], counted[1:])
+    return named or (len(row) > 2 and names == counted)
 
 
 def _is_number(text: str) -> bool:
@@ -184,54 +328,47 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise RequestError(f"{path}, line {rows.line_num}: {error}") from error
 
 
-def _explain(path: Path, columns: _Columns, highest: int = 0) -> None:
-    """Scan a file line by line and raise `RequestError` for the first problem, if there is one.
-
-    Slow, so only for files that appear to be invalid. `highest` is the highest label in the file, if known.
-    """
-    for number, (line, row) in enumerate(_rows(path)):
-        if number == 0 and _is_header(row):
-            continue
-        place = f"{path}, line {line}"
-        if len(row) != columns.count:
-            raise RequestError(f"{place}: {_other_length(row, columns)}")
-        for column, text in enumerate(row, start=1):
-            is_label = columns.labelled and column == 1
-            if not (is_label and columns.classes is None):
-                _check_value(
-                    text.strip(), f"{place}, column {column}", columns.classes if is_label else None, highest
-                )
-
-
-def _check_value(value: str, place: str, classes: int | None, highest: int) -> None:
-    """Raise `RequestError` if a value is not a label less than `classes` or, if that is None, not a pixel."""
-    what, limit = ("pixel", 255) if classes is None else ("label", classes - 1)
-    whole = value.isascii() and value.isdigit()
-    if not whole or float(value) > limit:  # not int(), which rejects more than 4,300 digits
-        advice = ""
-        if classes is not None and whole and len(value) < 10:
-            advice = f"; data.classes={max(int(value), highest) + 1} would declare it"
-        raise RequestError(
-            f"{place}: expected a {what}, a whole number from 0 to {limit}, found {value[:40]!r}{advice}"
-        )
-
-
-def _other_length(row: Sequence[str], columns: _Columns) -> str:
-    """Describe the mismatch in a line's number of values, with an override that would fix it if there is one."""
-    found, shape, pixels = len(row), columns.shape, math.prod(columns.shape)
+def _other_length(
+    row: Sequence[str], shape: Shape | None, labelled: bool, rows: Sequence[tuple[int, Sequence[str]]]
+) -> str:
+    """Describe the mismatch in a line's number of values, with what resolves it if that is known."""
+    found = len(row)
+    least = 16 if shape is None else math.prod(shape)
     for separator, name in _SEPARATORS.items():
-        if found == 1 and len(row[0].split(separator)) >= pixels:
+        if found == 1 and len(row[0].split(separator)) >= least:
             return f"its values are separated by {name}, expected commas"
     values = f"{found} value{'s' * (found != 1)}"
-    if columns.classes is None:
+    extra = _extra_column(rows)
+    if shape is None:
+        return (
+            f"{values}{extra}"
+            if extra
+            else f"{values}: not a label and the pixels of a square image; data.shape=… "
+            "declares height, width and channels"
+        )
+    pixels = math.prod(shape)
+    if not labelled:
         images = "×".join(map(str, shape))
         return f"{values}, expected {pixels}: the pixels of {images}, with or without a label before them"
     declared = f"data.shape=[{','.join(map(str, shape))}]"
     if found == pixels:
         return f"{values}: the pixels of {declared}, but no label before them; these images are not labelled"
     message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}"
-    for channels in (1, 3):
-        side = math.isqrt(max(found - 1, 0) // channels)
-        if side and side * side * channels == found - 1:
-            return f"{message}; data.shape=[{side},{side},{channels}] would fit"
-    return message
+    if extra:
+        return message + extra
+    fitting = square(found - 1)
+    return f"{message}; data.shape=[{','.join(map(str, fitting))}] would fit" if fitting else message
+
+
+def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
+    """Return what a column too many is, if all lines have it, as the rest of a message; else an empty text."""
+    texts = [[text.strip() for text in row] for _, row in rows]
+    if all(len(row) > 1 and not row[-1] for row in texts):
+        return "; the last column is empty, as each line ends with a comma: remove it"
+    first = [row[0] for row in texts]
+    if first[0].lower() in _NUMBERS:
+        del first[0]
+    numbers = [int(text) for text in first if text.isascii() and text.isdigit() and len(text) < 10]
+    if len(numbers) == len(first) > 1 and all(b - a == 1 for a, b in pairwise(numbers)):
+        return "; the first column counts the lines: remove it (in pandas, to_csv(…, index=False))"
+    return ""

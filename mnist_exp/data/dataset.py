@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,17 @@ class Part:
 
 
 @dataclass(frozen=True)
+class RawPart:
+    """A part as it is in its file: images and labels of any type and arrangement, with their names in messages."""
+
+    images: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    images_place: str
+    label_place: Callable[[int], str]
+    """Returns where the label of an image is."""
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set as read from its source: labelled training images and, if available, test images."""
 
@@ -51,6 +63,8 @@ class Source:
     """The place where the data set was found, for display."""
     class_names: tuple[str, ...]
     """The class names, in label order."""
+    skipped: tuple[str, ...] = ()
+    """The paths of damaged files that were left out."""
 
     @property
     def parts(self) -> dict[str, Part]:

@@ -1,81 +1,182 @@
-"""Read and write image folders: one folder of PNG or JPEG files per class.
+"""Read and write image folders: one folder of image files per class.
 
-Names that begin with a dot are skipped. Images are ordered by file name, then by class.
+Images are ordered by file name, then by class. Files that file managers and archives leave behind are skipped.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mnist_exp.data.dataset import Advance, Images, Part, Shape, default_class_names
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data.dataset import Advance, Part, default_class_names
+from mnist_exp.data.faults import Faults
+from mnist_exp.data.pictures import ENDINGS, NAMED, OtherSize, Unusable, decoder, read_header, read_picture_file
+from mnist_exp.data.pixels import TWELVE_BITS
 from mnist_exp.errors import RequestError
+from mnist_exp.text import format_shape
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-ENDINGS = (".png", ".jpg", ".jpeg")
-_ORIENTATION, _TURNED = 0x0112, range(2, 9)  # the EXIF tag, and its values for images that are not upright
-_SMALL = 2**20  # pixels: data.shape is suggested only for images up to this size
-_SIXTEEN_BITS = b"\x10"  # the bit depth in a PNG file, at byte 24
+_CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
+_TEXTS = (".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".db", ".log", ".html")
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Return the names of the class folders in `folder`, in class order. Raises `RequestError`."""
-    names = []
-    for entry in _entries(folder):
-        if not entry.is_dir():
-            raise RequestError(f"{entry.path}: expected a folder per class in {folder}, found a file")
-        names.append(entry.name)
-    if not names:
-        raise RequestError(f"{folder}: no class folders; expected a folder per class, with its images in it")
-    return sort_class_names(names)
+@dataclass
+class Listing:
+    """The image files of a data set, by part and class folder, and what else was found."""
+
+    files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """The paths of the images in each class folder of each part; the class folders are in class order."""
+    clutter: list[str] = field(default_factory=list)
+    """The paths of files and folders that are skipped, as they are not meant as images."""
+    faults: Faults = field(default_factory=Faults)
+    """Files that cannot be used; `data.skip_bad` leaves them out."""
+
+    def note_clutter(self) -> str:
+        """Return a note on the skipped files; empty if there are none."""
+        names = Counter(os.path.basename(path) for path in self.clutter)
+        shown = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.most_common(4))
+        count = len(self.clutter)
+        return f"skipped {count:,} file{'s' * (count != 1)} that are no images: {shown}{', …' * (len(names) > 4)}"
 
 
-def sort_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Sort class names numerically if all are integers, otherwise by name."""
-    numbers = all(name.isascii() and name.isdigit() for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name) if numbers else 0, name)))
+@dataclass
+class Sizes:
+    """How many images have which size."""
+
+    counts: Counter[tuple[int, int]] = field(default_factory=Counter)
+    examples: dict[tuple[int, int], str] = field(default_factory=dict)
+    coloured: int = 0
+    faults: Faults = field(default_factory=Faults)
+    """Files whose header cannot be read."""
+
+    def other_than(self, size: tuple[int, int]) -> Sizes:
+        """Return the images of other sizes."""
+        counts = Counter({other: count for other, count in self.counts.items() if other != size})
+        return Sizes(counts, {other: path for other, path in self.examples.items() if other != size})
+
+    def add(self, size: tuple[int, int], path: str) -> None:
+        """Count an image of a height and width."""
+        self.counts[size] += 1
+        self.examples.setdefault(size, path)
+
+    def __str__(self) -> str:
+        """Describe the sizes, such as `37 sizes from 20×31 to 400×300`."""
+        sizes = sorted(self.counts, key=lambda size: (size[0] * size[1], size))
+        if len(sizes) == 1:
+            return format_shape(sizes[0])
+        return f"{len(sizes):,} sizes from {format_shape(sizes[0])} to {format_shape(sizes[-1])}"
 
 
-def read(folder: Path, classes: tuple[str, ...], shape: Shape, may_lack_images: bool) -> Part:
-    """Read the images in a folder's class folders, labelled by the order of `classes`. Raises `RequestError`.
+def is_clutter(name: str) -> bool:
+    """Return whether a file or folder is hidden, or left behind by a file manager or an archive."""
+    return name.startswith(".") or name.lower() in _CLUTTER
 
-    `may_lack_images` permits empty class folders.
+
+def list_images(paths: Mapping[str, Path]) -> Listing:
+    """List the images in the class folders of each part. Raises `RequestError` if there are no class folders."""
+    listing = Listing()
+    for part, folder in paths.items():
+        folders = []
+        for entry in _entries(folder, listing):
+            if entry.is_dir():
+                folders.append(entry.name)
+            elif entry.name.lower().endswith(ENDINGS):
+                text = f"expected a folder per class in {folder}, found a file"
+                listing.faults.add("images outside of a class folder", entry.path, text)
+            else:
+                listing.clutter.append(entry.path)
+        if not folders:
+            listing.faults.raise_any(str(folder))
+            raise RequestError(f"{folder}: no class folders; expected a folder per class, with its images in it")
+        listing.files[part] = {name: _images_in(folder / name, listing) for name in sort_class_names(folders)}
+    return listing
+
+
+def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort class names naturally: `class_9` before `class_10`."""
+    return tuple(sorted(names, key=_natural))
+
+
+def measure(listing: Listing) -> Sizes:
+    """Read the headers of all images. Files that cannot be read are left to `read`, unless they are all.
+
+    Raises `RequestError` if no image can be read.
     """
-    files = []
-    for label, name in enumerate(classes):
-        entries = _entries(folder / name)
-        if not entries and not may_lack_images:
-            raise RequestError(f"{folder / name}: no images in this class folder")
-        for entry in entries:
-            if not entry.name.lower().endswith(ENDINGS) or not entry.is_file():
-                raise RequestError(f"{entry.path}: not a PNG or JPEG file (.png, .jpg, .jpeg)")
-            files.append((entry.name, label, entry.path))
-    files.sort()
-    images = read_files([path for _, _, path in files], shape)
-    return Part(images, np.array([label for _, label, _ in files], np.int64))
+    sizes = Sizes()
+    with decoder():
+        for path in (path for part in listing.files.values() for paths in part.values() for path in paths):
+            try:
+                size, coloured = read_header(path)
+            except Unusable as error:
+                sizes.faults.add(error.kind, path, str(error))
+                continue
+            sizes.add(size, path)
+            sizes.coloured += coloured
+    if not sizes.counts:
+        sizes.faults.include(listing.faults)
+        sizes.faults.raise_any("the data set")
+        raise RequestError(f"{next(iter(listing.files['train']))}: no images in this or any other class folder")
+    return sizes
 
 
-def read_files(paths: Sequence[str], shape: Shape) -> Images:
-    """Read image files into an array of shape (n, *shape). Raises `RequestError`."""
-    from PIL import Image
+def read(images: Mapping[str, list[str]], classes: Sequence[str], data: DataConfig, faults: Faults) -> Part:
+    """Read the images of a part, labelled by the order of `classes`, in the shape of the config.
 
-    images = np.empty((len(paths), *shape), np.uint8)
-    # Pillow's own limit is not needed: sizes are checked before anything is decoded.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        # Sequential: for small images, threads took 50 % longer.
-        for index, path in enumerate(paths):
-            images[index] = _read_image(path, shape)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    return images
+    Adds the files that cannot be used to `faults`. Raises `RequestError` if the config does not fit all images.
+    """
+    files = sorted(
+        (os.path.basename(path), label, path)
+        for label, name in enumerate(classes)
+        for path in images.get(name, ())
+    )
+    shape = (data.shape[1], data.shape[0], data.shape[2]) if data.transpose else data.shape
+    pixels = np.empty((len(files), *shape), np.uint8)
+    labels = np.array([label for _, label, _ in files], np.int64)
+    good = np.ones(len(files), bool)
+    others, unfit, largest = Sizes(), Faults(), 0
+    with decoder():
+        # Sequential: for small images, threads were slower by a half.
+        for index, (_, _, path) in enumerate(files):
+            try:
+                pixels[index], deepest = read_picture_file(path, shape, data.resize, data.scale)
+                largest = max(largest, deepest)
+            except Unusable as error:
+                good[index] = False
+                (unfit if error.of_the_config else faults).add(error.kind, path, str(error))
+            except OtherSize as error:
+                others.add(error.size, path)
+    refuse_other_sizes(others, len(files), data, faults, unfit)
+    if data.scale is None and 0 < largest <= TWELVE_BITS:
+        raise RequestError(
+            f"{os.path.dirname(files[0][2])}: files of 16 bits whose largest value is {largest}; data.scale="
+            f"{TWELVE_BITS} (12 bits) or data.scale=65535 declares the value of white"
+        )
+    return Part(pixels, labels) if good.all() else Part(pixels[good], labels[good])
+
+
+def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Faults, unfit: Faults) -> None:
+    """Raise `RequestError` for images of other sizes and colours than the config's, with all other faults."""
+    height, width, channels = data.shape
+    if others.counts:
+        [(size, path), *_] = others.examples.items()
+        count = others.counts.total()
+        text = f"an image of {format_shape(size)} (height×width), but data.shape says {height}×{width}"
+        if count == images and len(others.counts) == 1:
+            text += f"; data.shape=[{size[0]},{size[1]},{channels}] declares it, data.resize=fit scales it"
+        elif count > 1:
+            text += f", as are {count - 1:,} more of {images:,}, {others}; data.resize=fit scales them"
+        else:
+            text += "; data.resize=fit scales it"
+        unfit.add("images of other sizes", path, text)
+    if len(unfit):
+        unfit.include(faults)
+        unfit.raise_any(str(data.dir))
 
 
 def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], advance: Advance) -> None:
@@ -101,68 +202,42 @@ def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     return class_names if good and distinct else default_class_names(len(class_names))
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _images_in(folder: Path, listing: Listing) -> list[str]:
+    paths = []
+    for entry in _entries(folder, listing):
+        if entry.is_dir():
+            text = "a folder inside a class folder; expected image files"
+            listing.faults.add("folders inside a class folder", entry.path, text)
+        elif entry.name.lower().endswith(ENDINGS):
+            paths.append(entry.path)
+        elif entry.name.lower().endswith(_TEXTS):
+            listing.clutter.append(entry.path)
+        else:
+            text = f"not a {NAMED} file ({', '.join(ENDINGS)})"
+            listing.faults.add("files that are not images", entry.path, text)
+    return paths
+
+
+def _entries(folder: Path, listing: Listing) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder by name, without clutter. Raises `RequestError` if it cannot be read."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".")]
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise RequestError(f"{folder}: cannot be read: {error.strerror}") from error
+    good = []
     for entry in found:
-        if (shown := os.fsencode(entry.name).decode(errors="backslashreplace")) != entry.name:
-            raise RequestError(f"{folder}/{shown}: its name is not UTF-8; rename it")
-    return found
+        if is_clutter(entry.name):
+            listing.clutter.append(entry.path)
+        elif (shown := os.fsencode(entry.name).decode(errors="backslashreplace")) != entry.name:
+            listing.faults.add("names that are not UTF-8", f"{folder}/{shown}", "its name is not UTF-8; rename it")
+        else:
+            good.append(entry)
+    return good
 
 
-def _read_image(path: str, shape: Shape) -> Images:
-    """Read an image file's pixels in the declared shape. Raises `RequestError`."""
-    from PIL import Image, UnidentifiedImageError
-
-    height, width, channels = shape
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-            if image.size != (width, height):
-                found = f"; data.shape=[{image.height},{image.width},{channels}] would declare this one"
-                raise RequestError(
-                    f"{path}: an image of {image.height}×{image.width} (height×width), but data.shape says "
-                    f"{height}×{width}{found if image.height * image.width <= _SMALL else ''}"
-                )
-            pixels = _bytes(image, content, path)
-    except RequestError:
-        raise
-    except UnidentifiedImageError as error:
-        raise RequestError(f"{path}: not a PNG or JPEG image") from error
-    except Exception as error:  # Pillow has no specific exception for damaged files
-        raise RequestError(f"{path}: a damaged image ({error})") from error
-    if channels == 3:
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=2)
-    if pixels.ndim == 3 and not (pixels == pixels[..., :1]).all():
-        raise RequestError(
-            f"{path}: a colour image, but data.shape says one channel; "
-            f"data.shape=[{height},{width},3] declares three"
-        )
-    return pixels.reshape(height, width, -1)[..., :1]
-
-
-def _bytes(image: Image.Image, content: bytes, path: str) -> Images:
-    """Return 8-bit pixels, grey (height, width) or colour (height, width, 3). Raises `RequestError`."""
-    if image.mode.startswith(("I", "F")) or (image.format == "PNG" and content[24:25] == _SIXTEEN_BITS):
-        raise RequestError(f"{path}: 16 bits per channel; expected 8")
-    if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA"):
-        raise RequestError(f"{path}: {image.mode} colours; expected grey or RGB")
-    if (frames := getattr(image, "n_frames", 1)) > 1:
-        raise RequestError(f"{path}: has {frames} frames; expected a single image")
-    if (orientation := image.getexif().get(_ORIENTATION)) in _TURNED:
-        raise RequestError(
-            f"{path}: its EXIF orientation is {orientation}; turn its pixels upright and remove the tag"
-        )
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
-        pixels = np.asarray(image.convert("RGBA"))
-        if pixels[..., 3].min() < 255:
-            raise RequestError(f"{path}: is transparent; expected an opaque image")
-        return pixels[..., :3]
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+def _natural(name: str) -> list[tuple[int, int | str]]:
+    parts: list[tuple[int, int | str]] = [
+        (0, int(part)) if index % 2 else (1, part) for index, part in enumerate(re.split(r"([0-9]+)", name))
+    ]
+    return [*parts, (2, name)]

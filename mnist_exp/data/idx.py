@@ -14,20 +14,23 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.config.schema import FileSpec
+from mnist_exp.config.data_schema import FileSpec
 from mnist_exp.data.dataset import CHUNK, Advance, Part
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.archives import is_bomb
 
-IMAGES, LABELS = (3, 4), (1,)
+IMAGES, LABELS = (2, 3, 4), (1, 2)
 """The permitted numbers of dimensions in image files and in label files."""
 _UNSIGNED_BYTE = 8
+_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _GZIP = b"\x1f\x8b"
 _MOST_UNPACKED = 1032  # bytes per byte of an archive: the maximum compression ratio of gzip
+_LONGEST_HEADER = 4 + 4 * 255
 _START = bytes([0, 0, _UNSIGNED_BYTE])
 _NAMES = {"train": "train", "test": "t10k"}
 
@@ -67,12 +70,12 @@ def _decompressed(archive: bytes) -> bytes:
     """
     with gzip.GzipFile(fileobj=io.BytesIO(archive)) as file:
         start = file.read(4)
-        if start[:3] != _START or len(start) < 4:
+        if start[:2] != _START[:2] or len(start) < 4 or start[2] not in _TYPES:
             return start
         sizes = file.read(4 * start[3])
         if len(sizes) < 4 * start[3]:
             return start + sizes
-        promised = math.prod(struct.unpack(f">{start[3]}I", sizes))
+        promised = math.prod(struct.unpack(f">{start[3]}I", sizes)) * np.dtype(_TYPES[start[2]]).itemsize
         if is_bomb(len(archive), promised):
             raise ValueError(f"it promises {promised:,} bytes in {len(archive):,}, which is not unpacked")
         file.seek(0)
@@ -84,29 +87,58 @@ def _verify(content: bytes, sha256: str | None, message: str) -> None:
         raise RequestError(f"{message}: SHA-256 {sha256} expected, {found} found")
 
 
-def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Return the array in IDX content. Raises `RequestError`, with `name` in its message.
+def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray[Any]:
+    """Return the array in IDX content, in its own type. Raises `RequestError`, with `name` in its message.
 
     `dimensions` lists the permitted numbers of dimensions.
     """
-    if content[:3] != _START or content[3:4] not in map(bytes, ([n] for n in dimensions)):
+    shape, kind, header = parse_header(content, name, dimensions)
+    promised, follow = math.prod(shape) * kind.itemsize, len(content) - header
+    if follow != promised:
+        values = f"{math.prod(shape)} values" + (f" of {kind.itemsize} bytes" if kind.itemsize > 1 else "")
+        raise RequestError(
+            f"{name}: its header promises {'×'.join(map(str, shape))} = {values}, "
+            f"{follow if follow < promised else 'more'} follow"
+        )
+    return np.frombuffer(content, kind, offset=header).reshape(shape)
+
+
+def read_header(path: Path, dimensions: tuple[int, ...]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and type of the array in a file, gzip or not. Raises `RequestError`."""
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == _GZIP
+        with gzip.open(path) if packed else path.open("rb") as file:
+            shape, kind, header = parse_header(file.read(_LONGEST_HEADER), str(path), dimensions)
+        promised, size = header + math.prod(shape) * kind.itemsize, path.stat().st_size
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RequestError(f"{path}: a damaged gzip archive ({error}); fetch it again") from error
+    except OSError as error:
+        raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
+    if packed and is_bomb(size, promised):
+        raise RequestError(f"{path}: it promises {promised:,} bytes in {size:,}, which is not unpacked")
+    if not packed and size != promised:
+        raise RequestError(
+            f"{path}: its header promises {'×'.join(map(str, shape))} = {math.prod(shape)} values, "
+            f"{size - header if size < promised else 'more'} follow"
+        )
+    return shape, kind
+
+
+def parse_header(
+    start: bytes, name: str, dimensions: tuple[int, ...]
+) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return the shape and type that IDX content promises, and the size of the header. Raises `RequestError`."""
+    if start[:2] != _START[:2] or len(start) < 4 or start[2] not in _TYPES or start[3] not in dimensions:
         expected = " or ".join(f"{_START.hex(' ')} {number:02x}" for number in dimensions)
         raise RequestError(
-            f"{name}: not an IDX file of unsigned bytes in {' or '.join(map(str, dimensions))} "
-            f"dimension{'s' * (dimensions != (1,))}: "
-            f"begins with {content[:4].hex(' ') or 'nothing'}, expected {expected}"
+            f"{name}: not an IDX file in {' or '.join(map(str, dimensions))} dimensions: "
+            f"begins with {start[:4].hex(' ') or 'nothing'}, expected {expected}"
         )
-    header = 4 + 4 * content[3]
-    if len(content) < header:
-        raise RequestError(f"{name}: ends inside its header, after {len(content)} of {header} bytes")
-    shape = struct.unpack_from(f">{content[3]}I", content, 4)
-    promised, values = math.prod(shape), len(content) - header
-    if values != promised:
-        raise RequestError(
-            f"{name}: its header promises {'×'.join(map(str, shape))} = {promised} values, "
-            f"{values if values < promised else 'more'} follow"
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    header = 4 + 4 * start[3]
+    if len(start) < header:
+        raise RequestError(f"{name}: ends inside its header, after {len(start)} of {header} bytes")
+    return struct.unpack_from(f">{start[3]}I", start, 4), np.dtype(_TYPES[start[2]]), header
 
 
 def write(folder: Path, parts: dict[str, Part], advance: Advance) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from mnist_exp.config.schema import DataConfig
-from mnist_exp.data import csv, digits, folder, idx, npz
-from mnist_exp.data.dataset import Dataset, Labels, Part, Source, default_class_names, digest
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data import csv, digits, folder, idx, npz, pixels
+from mnist_exp.data.dataset import Dataset, Labels, Part, RawPart, Source, default_class_names, digest
+from mnist_exp.data.faults import Faults
+from mnist_exp.data.labels import RawLabels, as_labels
+from mnist_exp.data.memory import refuse_too_large
+from mnist_exp.data.pixels import described, dimness, refuse_zeros_and_ones
 from mnist_exp.data.sources import given_paths, locate
 from mnist_exp.data.splits import Indices, split_stratified, stratified_order
 from mnist_exp.errors import RequestError
+from mnist_exp.suggest import did_you_mean
 
 _MOST_NAMES = 12  # in a message
+_EMPTY = "no images in this class folder; remove it, or put images into it"
+
+Tell = Callable[[str], None]
 
 
-def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
+def find(data: DataConfig, tell: Tell) -> Source:
     """Read a data set and verify that it is as the config declares.
 
     Raises:
@@ -28,13 +38,12 @@ def find(data: DataConfig, tell: Callable[[str], None]) -> Source:
     read = {"idx": _idx, "csv": _csv, "npz": _npz, "folder": _folder, "digits": lambda *_: digits.load()}
     source = read[data.source](data, tell)
     for name, part in source.parts.items():
-        whole = f"{source.origin}: {'training' if name == 'train' else 'test'} set"
-        labels = whole
-        if data.source == "idx":
-            labels = f"{source.origin}/{data.parts[f'{name}_labels'].name}"
-        elif data.source == "npz":
-            labels = f"{source.origin}: y_{name}"
-        _verify(part, data, whole, labels)
+        verify(part, data, f"{source.origin}: {'training' if name == 'train' else 'test'} set")
+    if data.scale is None and data.dir is not None and not data.mirrors:
+        brightest = max(int(part.images.max()) for part in source.parts.values())
+        refuse_zeros_and_ones(brightest, source.origin)
+        if remark := dimness(brightest):
+            tell(f"{source.origin}: {remark}")
     return source
 
 
@@ -121,38 +130,44 @@ def missing_classes(train: Part, names: Sequence[str]) -> str:
     return f"{'class' if len(missing) == 1 else 'classes'} {listed} without a training image"
 
 
-def _idx(data: DataConfig, tell: Callable[[str], None]) -> Source:
+def _idx(data: DataConfig, tell: Tell) -> Source:
     located = locate(data, tell)
-    names = data.class_names or default_class_names(data.classes)
     if located.npz is not None:
-        train, test, _ = npz.read(located.npz)
-        return Source(train, test, located.origin, names)
+        parts, _ = npz.read(located.npz, tell)
+        return _assemble(parts, data, located.origin, None, tell)
     assert located.idx is not None
-    parts: dict[str, Part] = {}
+    parts = {}
     for kind in ("train", "test"):
-        if f"{kind}_images" not in located.idx:
-            continue
-        images_name, labels_name = (
-            f"{located.origin}/{data.parts[f'{kind}_{what}'].name}" for what in ("images", "labels")
-        )
-        images = idx.parse(located.idx[f"{kind}_images"], images_name, idx.IMAGES)
-        labels = idx.parse(located.idx[f"{kind}_labels"], labels_name, idx.LABELS)
-        if len(images) != len(labels):
-            raise RequestError(f"{images_name}: {len(images)} images, but {len(labels)} labels in {labels_name}")
-        parts[kind] = Part(images if images.ndim == 4 else images[..., np.newaxis], labels.astype(np.int64))
-    return Source(parts["train"], parts.get("test"), located.origin, names)
+        if f"{kind}_images" in located.idx:
+            images_name, labels_name = (located.names[f"{kind}_{what}"] for what in ("images", "labels"))
+            images = idx.parse(located.idx[f"{kind}_images"], images_name, idx.IMAGES)
+            parts[kind] = idx_part(images, located.idx[f"{kind}_labels"], images_name, labels_name)
+    return _assemble(parts, data, located.origin, None, tell)
 
 
-def _csv(data: DataConfig, tell: Callable[[str], None]) -> Source:
-    parts = {part: csv.read(path, data.shape, data.classes) for part, path in given_paths(data).items()}
-    return Source(
-        parts["train"], parts.get("test"), str(data.dir), data.class_names or default_class_names(data.classes)
-    )
+def idx_part(images: pixels.Array, labels: bytes, images_name: str, labels_name: str) -> RawPart:
+    """Return images with the labels in the content of an IDX file. Raises `RequestError`."""
+    found = idx.parse(labels, labels_name, idx.LABELS)
+    if found.ndim != 1 and found.shape[1:] != (1,):
+        raise RequestError(f"{labels_name}: expected a label per image, found {described(found)}")
+    if len(images) != len(found):
+        raise RequestError(f"{images_name}: {len(images)} images, but {len(found)} labels in {labels_name}")
+    return RawPart(images, found.reshape(-1), images_name, f"{labels_name}[{{}}]".format)
 
 
-def _npz(data: DataConfig, tell: Callable[[str], None]) -> Source:
-    path = given_paths(data)["archive"]
-    train, test, named = npz.read(path)
+def _csv(data: DataConfig, tell: Tell) -> Source:
+    paths = given_paths(data, tell)
+    stored = pixels.stored_shape(data.shape, transposes(data, paths))
+    parts = {part: csv.read(path, stored, data, tell) for part, path in paths.items()}
+    return _assemble(parts, data, str(data.dir), None, tell)
+
+
+def _npz(data: DataConfig, tell: Tell) -> Source:
+    path = given_paths(data, tell)["archive"]
+    for shape, dtype in npz.list_arrays(path).values():
+        if len(shape) > 1:
+            refuse_too_large(shape[0], math.prod(shape[1:]), data, dtype.itemsize)
+    parts, named = npz.read(path, tell)
     if named is not None and len(named) != data.classes:
         raise RequestError(
             f"{path}: class_names has {len(named)} names, but data.classes={data.classes}; "
@@ -162,23 +177,88 @@ def _npz(data: DataConfig, tell: Callable[[str], None]) -> Source:
         raise RequestError(
             f"{path}: its class_names {_listed(named)} are not data.class_names={_listed(data.class_names)}"
         )
-    return Source(train, test, str(path), named or data.class_names or default_class_names(data.classes))
+    return _assemble(parts, data, str(path), named, tell)
 
 
-def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
-    paths = given_paths(data)
-    folders = folder.class_folders(paths["train"])
+def transposes(data: DataConfig, files: Iterable[str | Path]) -> bool:
+    """Return whether rows and columns are exchanged: as the config says, or if the files are EMNIST's."""
+    emnist = any("emnist" in Path(file).name.lower() for file in files)
+    return emnist if data.transpose is None else data.transpose
+
+
+def _assemble(
+    raw: Mapping[str, RawPart], data: DataConfig, origin: str, named: tuple[str, ...] | None, tell: Tell
+) -> Source:
+    """Turn parts as they are in their files into bytes and labels from 0. Raises `RequestError`."""
+    swaps = transposes(data, [part.images_place for part in raw.values()])
+    if swaps and data.transpose is None:
+        tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false leaves them")
+    stored = pixels.stored_shape(data.shape, swaps)
+    images = {}
+    for name, part in raw.items():
+        _, remark = pixels.as_images(part.images, part.images_place, stored)
+        if remark:
+            tell(remark)
+        as_stored = pixels.as_bytes(part.images, part.images_place, data.scale)
+        found, _ = pixels.as_images(as_stored, part.images_place, stored)
+        images[name] = found.transpose(0, 2, 1, 3) if swaps else found
+    labels, names = as_labels(
+        {name: RawLabels(part.labels, part.label_place) for name, part in raw.items()}, data, named
+    )
+    parts = {name: Part(images[name], labels[name]) for name in raw}
+    return Source(parts["train"], parts.get("test"), origin, names)
+
+
+def _folder(data: DataConfig, tell: Tell) -> Source:
+    paths = given_paths(data, tell)
+    listing = folder.list_images(paths)
+    folders, names = classes_of(listing.files, paths, data, tell)
+    refuse_empty_classes(listing, paths)
+    count = sum(len(images) for part in listing.files.values() for images in part.values())
+    refuse_too_large(count, math.prod(data.shape), data)
+    parts = {part: folder.read(images, folders, data, listing.faults) for part, images in listing.files.items()}
+    if listing.clutter:
+        tell(f"{data.dir}: {listing.note_clutter()}")
+    if data.transpose:
+        parts = {name: replace(part, images=part.images.transpose(0, 2, 1, 3)) for name, part in parts.items()}
+    skipped = tuple(listing.faults.places)
+    if data.skip_bad and skipped:
+        tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
+    else:
+        listing.faults.raise_any(f"{data.dir}, {count:,} images", "; data.skip_bad=true leaves such files out")
+    return Source(parts["train"], parts.get("test"), str(data.dir), names, skipped)
+
+
+def refuse_empty_classes(listing: folder.Listing, paths: Mapping[str, Path]) -> None:
+    """Raise `RequestError` if a class has no training image, with the other faults found so far."""
+    empty = Faults()
+    for name, images in listing.files["train"].items():
+        if not images:
+            empty.add("class folders without images", str(paths["train"] / name), _EMPTY)
+    if len(empty):
+        empty.include(listing.faults)
+        empty.raise_any(str(paths["train"]))
+
+
+def classes_of(
+    files: Mapping[str, Mapping[str, object]], paths: Mapping[str, Path], data: DataConfig, tell: Tell
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the class folders and the class names, both in label order. Raises `RequestError`."""
+    folders = tuple(files["train"])
     if len(folders) != data.classes:
         raise RequestError(
             f"{paths['train']}: {len(folders)} class folders ({_listed(folders)}), "
             f"but data.classes={data.classes}; data.classes={len(folders)} would declare them"
         )
-    if "test" in paths and set(found := folder.class_folders(paths["test"])) != set(folders):
-        differing = sorted(set(found) ^ set(folders))
+    if unknown := sorted(set(files.get("test", ())) - set(folders)):
+        differing = sorted(set(files["test"]) ^ set(folders))
+        near = "".join(did_you_mean(name, folders) for name in unknown[:1])
         raise RequestError(
             f"{paths['test']}: its class folders are not those of {paths['train']}: {_listed(tuple(differing))} "
-            "only in one of them"
+            f"only in one of them{near}"
         )
+    if "test" in files and (missing := [name for name in folders if name not in files["test"]]):
+        tell(f"{paths['test']}: no folder of the classes {_listed(tuple(missing))}, which are not tested")
     names = data.class_names or folders
     if set(names) == set(folders):
         folders = names  # labels follow the declared order
@@ -186,19 +266,15 @@ def _folder(data: DataConfig, tell: Callable[[str], None]) -> Source:
         raise RequestError(
             f"{paths['train']}: its class folders {_listed(folders)} are not data.class_names={_listed(names)}"
         )
-    parts = {part: folder.read(path, folders, data.shape, part == "test") for part, path in paths.items()}
-    return Source(parts["train"], parts.get("test"), str(data.dir), names)
+    return folders, names
 
 
 def _listed(names: tuple[str, ...]) -> str:
     return f"[{', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''}]"
 
 
-def _verify(part: Part, data: DataConfig, name: str, labels: str) -> None:
-    """Raise `RequestError` if a part is not as declared.
-
-    `name` and `labels` refer to the part and its labels in messages.
-    """
+def verify(part: Part, data: DataConfig, name: str) -> None:
+    """Raise `RequestError` if a part, called `name` in messages, is not as declared."""
     if not len(part):
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:
@@ -206,10 +282,4 @@ def _verify(part: Part, data: DataConfig, name: str, labels: str) -> None:
         raise RequestError(
             f"{name}: images of {found}, but data.shape says {expected}; "
             f"data.shape=[{','.join(map(str, part.images.shape[1:]))}] would declare them"
-        )
-    if part.labels.min() < 0 or part.labels.max() >= data.classes:
-        place = int(np.argmax((part.labels < 0) | (part.labels >= data.classes)))
-        raise RequestError(
-            f"{labels}: label {part.labels[place]} at image {place} (from 0); data.classes={data.classes} "
-            f"allows 0 to {data.classes - 1}; data.classes={part.labels.max() + 1} would declare them"
         )

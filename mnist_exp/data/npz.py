@@ -1,43 +1,117 @@
 """Read and write NumPy archives with Keras' array names: x_train, y_train and, for a test part, x_test, y_test.
 
-Images are (n, height, width) or (n, height, width, channels), labels (n,) or (n, 1), of any numeric type as long
-as the values are integers. An optional array of strings, `class_names`, names the classes.
+Images are (n, height, width) or (n, height, width, channels), labels (n,), (n, 1) or one-hot. An optional array of
+strings, `class_names`, names the classes.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, default_class_names
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape, default_class_names
+from mnist_exp.data.pixels import Scale, as_bytes, as_images, described
 from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.archives import refuse_bombs
 
 Array = npt.NDArray[Any]
-_OF_IMAGES = (3, 4)  # permitted numbers of dimensions
+_OF_IMAGES = (3, 4)  # numbers of dimensions
+_UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
+
+Tell = Callable[[str], None]
 
 
-def read(path: Path) -> tuple[Part, Part | None, tuple[str, ...] | None]:
-    """Read the training part, the test part and the class names. Raises `RequestError`."""
-    arrays = _arrays(path, ("x_train", "y_train", "x_test", "y_test", "class_names"))
-    for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(arrays) else ())):
-        if name not in arrays:
-            raise RequestError(f"{path}: has no array {name}; it has {', '.join(arrays) or 'none that is known'}")
-    train = _part(arrays, "train", path)
-    test = _part(arrays, "test", path) if "x_test" in arrays else None
-    names = arrays.get("class_names")
-    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
-        raise RequestError(f"{path}: class_names: expected a list of texts, found {_described(names)}")
-    return train, test, None if names is None else tuple(map(str, names))
+def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
+    """Read the parts and the class names, if there are any. Raises `RequestError`."""
+    there = list_arrays(path)
+    names = array_names(there, path)
+    arrays = _arrays(path, {*names.values(), "class_names"})
+    parts = {}
+    for part in ("train", "test"):
+        if f"x_{part}" in names:
+            x, y = names[f"x_{part}"], names[f"y_{part}"]
+            images, labels = arrays[x], _as_vector(arrays[y], f"{path}: {y}")
+            if len(images) != len(labels):
+                raise RequestError(f"{path}: {len(images)} images in {x}, but {len(labels)} labels in {y}")
+            parts[part] = RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
+    if renamed := [name for wanted, name in names.items() if wanted != name]:
+        tell(f"{path}: {', '.join(renamed)} are read as {', '.join(w for w, name in names.items() if w != name)}")
+    if unread := [name for name in there if name not in {*names.values(), "class_names"}]:
+        tell(f"{path}: not read: {', '.join(unread)}; images to validate on are taken from {names['x_train']}")
+    named = arrays.get("class_names")
+    if named is not None and (named.ndim != 1 or named.dtype.kind != "U"):
+        raise RequestError(f"{path}: class_names: expected a list of texts, found {described(named)}")
+    return parts, None if named is None else tuple(map(str, named))
 
 
-def read_images(path: Path) -> tuple[str, Images, tuple[str, ...]]:
+def array_names(there: Collection[str], path: Path) -> dict[str, str]:
+    """Return the names that the arrays `x_train`, `y_train`, `x_test` and `y_test` have.
+
+    Known are also `X_train`, `train_images`, `train_labels` and the like. Raises `RequestError` if one is missing.
+    """
+    names: dict[str, str] = {}
+    for part in ("train", "test"):
+        for letter, words in (("x", ("x", "images", "data")), ("y", ("y", "labels", "label", "targets"))):
+            wanted = f"{letter}_{part}"
+            known = {joined for word in words for joined in (f"{word}{part}", f"{part}{word}")}
+            near = [name for name in there if name.lower().replace("_", "") in known]
+            if wanted in there or len(near) == 1:
+                names[wanted] = wanted if wanted in there else near[0]
+            elif near:
+                raise RequestError(f"{path}: has no array {wanted}, but {', '.join(near)}; expected one of them")
+    for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(names) else ())):
+        if name not in names:
+            raise RequestError(f"{path}: has no array {name}; it has {', '.join(there) or 'none'}")
+    return names
+
+
+def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return the shape and type of each array, from its header. Raises `RequestError`."""
+    with _archive(path) as archive:
+        found = {}
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            found[name] = _UNREADABLE  # unless its header can be read; reading the array explains why not
+            with suppress(RequestError), _explained(name), archive.open(member) as file:
+                shape, _, dtype = _header(file)
+                if math.prod(shape) * dtype.itemsize == member.file_size - file.tell():
+                    found[name] = shape, dtype
+    if damaged := {"x_train", "y_train", "x_test", "y_test"} & {n for n in found if found[n] == _UNREADABLE}:
+        _arrays(path, damaged)
+    return found
+
+
+def read_labels(path: Path) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
+    """Return the parts and the class names, with black images in the shapes and types of the pixels.
+
+    Raises `RequestError`.
+    """
+    there = list_arrays(path)
+    names = array_names(there, path)
+    wanted_now = {name for wanted, name in names.items() if wanted.startswith("y")}
+    arrays = _arrays(path, {*wanted_now, "class_names"})
+    parts = {}
+    for part in ("train", "test"):
+        if f"x_{part}" in names:
+            x, y = names[f"x_{part}"], names[f"y_{part}"]
+            shape, dtype = there[x]
+            if there[x] == _UNREADABLE:
+                _arrays(path, {x})
+            images = np.broadcast_to(np.zeros((), dtype), shape)
+            labels = _as_vector(arrays[y], f"{path}: {y}")
+            parts[part] = RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
+    named = arrays.get("class_names")
+    return parts, None if named is None else tuple(map(str, named.reshape(-1)))
+
+
+def read_images(path: Path, shape: Shape | None, scale: Scale) -> tuple[str, Images, tuple[str, ...]]:
     """Read the images to classify: `x_test` if it is there, otherwise the only array of images.
 
     Returns:
@@ -50,8 +124,10 @@ def read_images(path: Path) -> tuple[str, Images, tuple[str, ...]]:
     found = [name for name, array in arrays.items() if array.ndim in _OF_IMAGES]
     if "x_test" in found or len(found) == 1:
         name = "x_test" if "x_test" in found else found[0]
-        return name, _images(arrays[name], f"{path}: {name}"), tuple(other for other in arrays if other != name)
-    held = "; ".join(f"{name}: {_described(array)}" for name, array in arrays.items()) or "no array"
+        images, _ = as_images(as_bytes(arrays[name], f"{path}: {name}", scale), f"{path}: {name}", shape)
+        others = tuple(other for other in arrays if other != name)
+        return name, images, others
+    held = "; ".join(f"{name}: {described(array)}" for name, array in arrays.items()) or "no array"
     raise RequestError(
         f"{path}: expected one array of images, (images, height, width) or (images, height, width, channels), "
         f"or x_test among several; found {held}"
@@ -76,16 +152,27 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
                 np.lib.format.write_array(file, np.array(class_names))
 
 
-def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
-    """Read the arrays named in `wanted`, or all. Raises `RequestError`."""
+def _as_vector(labels: Array, place: str) -> Array:
+    """Return a label per image, also of one-hot rows. Raises `RequestError`."""
+    if labels.ndim == 1 or labels.shape[1:] == (1,):
+        return labels.reshape(-1)
+    if (
+        labels.ndim == 2
+        and labels.dtype.kind in "buif"
+        and np.array_equal(labels, np.eye(labels.shape[1])[labels.argmax(axis=1)])
+    ):
+        numbers: Array = labels.argmax(axis=1)
+        return numbers
+    raise RequestError(f"{place}: expected a label per image, found {described(labels)}")
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive. Raises `RequestError` for all that zipfile raises in the block."""
     try:
         with zipfile.ZipFile(path) as archive:
             refuse_bombs(archive.infolist())
-            return {
-                name: _read_array(archive, member, path)
-                for member in archive.infolist()
-                if (name := member.filename.removesuffix(".npy")) in (wanted or (name,))
-            }
+            yield archive
     except RequestError:
         raise
     except OSError as error:
@@ -94,64 +181,46 @@ def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Arra
         raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
-    """Read an array after checking its header against the data's size; a false header allocates no memory."""
-    place = f"{path}: {member.filename}"
+@contextmanager
+def _explained(place: str) -> Iterator[None]:
+    """Raise `RequestError` for any error in the block: Python's parser may raise any for a damaged header."""
     try:
-        with archive.open(member) as file:
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            shape, by_column, dtype = header[np.lib.format.read_magic(file)](file)
-            if min(shape, default=0) < 0:
-                raise RequestError(f"{place}: damaged: its header has a negative size: {shape}")
-            if dtype.hasobject:
-                raise RequestError(f"{place}: holds pickled Python objects, which are never loaded")
-            promised, follow = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
-            if promised != follow:
-                raise RequestError(
-                    f"{place}: its header promises {'×'.join(map(str, shape))} values of {dtype} = "
-                    f"{promised} bytes, {follow} follow"
-                )
-            return np.frombuffer(file.read(promised), dtype).reshape(shape, order="F" if by_column else "C")
-    except RequestError:
-        raise
-    except Exception as error:  # Python's parser may raise any error for a damaged header
+        yield
+    except RequestError as error:
+        raise RequestError(f"{place}: {error}") from error
+    except Exception as error:
         raise RequestError(f"{place}: damaged: {first_line(error)}") from error
 
 
-def _part(arrays: dict[str, Array], name: str, path: Path) -> Part:
-    images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
-    if images.ndim not in _OF_IMAGES:
-        raise RequestError(
-            f"{path}: x_{name}: expected (images, height, width) or (images, height, width, channels), "
-            f"found {_described(images)}"
-        )
-    if labels.ndim != 1 and labels.shape[1:] != (1,):
-        raise RequestError(f"{path}: y_{name}: expected a label per image, found {_described(labels)}")
-    if len(images) != len(labels):
-        raise RequestError(f"{path}: {len(images)} images in x_{name}, but {len(labels)} labels in y_{name}")
-    pixels = _images(images, f"{path}: x_{name}")
-    return Part(pixels, _whole(labels.reshape(-1), f"{path}: y_{name}", 2**31 - 1).astype(np.int64))
+def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
+    """Read the arrays named in `wanted`, or all. Raises `RequestError`."""
+    with _archive(path) as archive:
+        return {
+            name: _read_array(archive, member, path)
+            for member in archive.infolist()
+            if (name := member.filename.removesuffix(".npy")) in (wanted or (name,))
+        }
 
 
-def _images(array: Array, place: str) -> Images:
-    pixels = _whole(array, place, 255).astype(np.uint8, copy=False)
-    return pixels if pixels.ndim == 4 else pixels[..., np.newaxis]
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
+    """Read an array after checking its header against the data's size; a false header allocates no memory."""
+    with _explained(f"{path}: {member.filename}"), archive.open(member) as file:
+        shape, by_column, dtype = _header(file)
+        promised, follow = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+        if promised != follow:
+            raise RequestError(
+                f"its header promises {'×'.join(map(str, shape))} values of {dtype} = "
+                f"{promised} bytes, {follow} follow"
+            )
+        return np.frombuffer(file.read(promised), dtype).reshape(shape, order="F" if by_column else "C")
 
 
-def _whole(array: Array, place: str, most: int) -> Array:
-    """Return the array. Raises `RequestError` at the first value that is not an integer from 0 to `most`."""
-    if array.dtype.kind not in "buif":
-        raise RequestError(f"{place}: expected numbers, found {_described(array)}")
-    for start in range(0, len(array) if array.dtype != np.uint8 else 0, CHUNK):
-        chunk = array[start : start + CHUNK]
-        with np.errstate(invalid="ignore"):
-            good = (chunk >= 0) & (chunk <= most) & (chunk == np.floor(chunk))
-        if not good.all():
-            index = np.unravel_index(int(np.argmin(good)), chunk.shape)
-            at = ", ".join(map(str, (start + int(index[0]), *map(int, index[1:]))))
-            raise RequestError(f"{place}[{at}]: expected a whole number from 0 to {most}, found {chunk[index]}")
-    return array
-
-
-def _described(array: Array) -> str:
-    return f"{array.dtype} of shape ({', '.join(map(str, array.shape))})"
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read an array's shape, whether it is in Fortran order, and its type. Raises any error if it is damaged."""
+    header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, by_column, dtype = header[np.lib.format.read_magic(file)](file)
+    if min(shape, default=0) < 0:
+        raise RequestError(f"damaged: its header has a negative size: {shape}")
+    if dtype.hasobject:
+        raise RequestError("holds pickled Python objects, which are never loaded")
+    return shape, by_column, dtype

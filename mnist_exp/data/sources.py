@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import math
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mnist_exp.config.schema import DataConfig, FileSpec
-from mnist_exp.data.idx import read_content, unpack
+from mnist_exp.config.data_schema import DataConfig, FileSpec
+from mnist_exp.data.idx import IMAGES, read_content, read_header, unpack
+from mnist_exp.data.layout import find_files, find_image_folders, given_by
+from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
@@ -40,6 +43,8 @@ class Located:
     origin: str
     idx: dict[str, bytes] | None = None
     npz: Path | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    """The names of the IDX files, for messages."""
 
 
 def cache_folder(name: str) -> Path:
@@ -48,26 +53,22 @@ def cache_folder(name: str) -> Path:
     return Path(base).expanduser() / "mnist-exp" / name
 
 
-def given_paths(data: DataConfig) -> dict[str, Path]:
-    """Return the paths of a data set's parts in `data.dir`.
+def given_paths(data: DataConfig, tell: Callable[[str], None]) -> dict[str, Path]:
+    """Return the paths of a data set's parts in `data.dir`; a test part that does not exist is left out.
 
-    Raises `RequestError` if a part is missing or a file's digest is not the declared one.
+    Raises `RequestError` if another part is missing or a file's digest is not the declared one.
     """
     assert data.dir is not None
-    folder = _given_folder(data.dir)
-    paths = {part: folder / spec.name for part, spec in data.parts.items()}
-    exists, kind = (os.path.isdir, "folder") if data.source == "folder" else (os.path.isfile, "file")
-    missing = [path.name for path in paths.values() if not exists(path)]
-    if missing:
-        advice = (
-            "; data.files.test=null says that there is none" if missing == [paths.get("test", folder).name] else ""
-        )
-        raise RequestError(f"data.dir={folder}: there is no {kind} {', '.join(missing)}{advice}")
-    for part, spec in data.parts.items():
-        if spec.sha256 is not None and (found := _sha256(paths[part])) != spec.sha256:
-            raise RequestError(
-                f"{paths[part]}: not the expected file: SHA-256 {spec.sha256} expected, {found} found"
-            )
+    folder = given_folder(data.dir)
+    find = find_image_folders if data.source == "folder" else find_files
+    try:
+        paths = find(data, folder, tell)
+    except OSError as error:
+        raise RequestError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    for part, path in paths.items():
+        spec = data.parts[part]
+        if data.source != "idx" and spec.sha256 is not None and (found := _sha256(path)) != spec.sha256:
+            raise RequestError(f"{path}: not the expected file: SHA-256 {spec.sha256} expected, {found} found")
     return paths
 
 
@@ -82,16 +83,16 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
     """
     files = data.parts
     if data.dir is not None:
-        folder = _given_folder(data.dir)
-        missing = [spec.name for spec in files.values() if _file(folder, spec.name) is None]
-        if missing:
-            raise RequestError(
-                f"{_given_by(data.dir)}={folder}: not there, with or without .gz: {', '.join(missing)}"
-            )
-        return Located(str(folder), idx=_read(folder, files))
+        paths = given_paths(data, tell)
+        for part, path in paths.items():
+            if part.endswith("images") and not files[part].sha256 and not files[part].gz_sha256:
+                sizes, kind = read_header(path, IMAGES)
+                refuse_too_large(sizes[0], math.prod(sizes[1:]), data, kind.itemsize)
+        contents = {part: read_content(path, files[part]) for part, path in paths.items()}
+        return Located(data.dir, contents, names={part: str(path) for part, path in paths.items()})
     if is_cached(data):
         cache = cache_folder(data.name)
-        return Located(str(cache), idx=_read(cache, files))
+        return Located(str(cache), _read(cache, files), names=_names(cache, files))
     asked = [str(cache_folder(data.name))]
     if data.keras_cache is not None and (located := _in_keras_cache(data.keras_cache, files, asked)):
         return located
@@ -100,7 +101,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
         _keep(data, archives, contents)
     except OSError as error:
         tell(f"not kept for the next time: {cache_folder(data.name)}: {error.strerror}")
-    return Located(mirror, idx=contents)
+    return Located(mirror, contents, names=_names(mirror, files))
 
 
 def _in_keras_cache(archive: FileSpec, files: dict[str, FileSpec], asked: list[str]) -> Located | None:
@@ -112,7 +113,7 @@ def _in_keras_cache(archive: FileSpec, files: dict[str, FileSpec], asked: list[s
         asked.append(str(kept))
         return None
     try:
-        return Located(str(kept), idx=_read(kept, files))
+        return Located(str(kept), _read(kept, files), names=_names(kept, files))
     except RequestError as error:
         asked.append(str(error))
         return None
@@ -140,16 +141,14 @@ def fetch(data: DataConfig, tell: Callable[[str], None]) -> str:
     return mirror
 
 
-def _given_folder(directory: str) -> Path:
+def given_folder(directory: str) -> Path:
+    """Return the folder that the user gave. Raises `RequestError` if it is none."""
     folder = Path(directory)
+    if os.path.isfile(folder):
+        raise RequestError(f"{given_by(folder)}={folder}: is a file; data.dir={folder.parent} is its folder")
     if not os.path.isdir(folder):
-        raise RequestError(f"{_given_by(directory)}={folder}: there is no such folder")
+        raise RequestError(f"{given_by(folder)}={folder}: there is no such folder")
     return folder
-
-
-def _given_by(directory: str) -> str:
-    variable = os.environ.get("MNIST_EXP_DATA")
-    return "MNIST_EXP_DATA" if variable and os.path.abspath(variable) == directory else "data.dir"
 
 
 def _file(folder: Path, name: str) -> Path | None:
@@ -163,6 +162,10 @@ def _read(folder: Path, files: dict[str, FileSpec]) -> dict[str, bytes]:
         assert path is not None
         contents[part] = read_content(path, spec)
     return contents
+
+
+def _names(place: str | Path, files: Mapping[str, FileSpec]) -> dict[str, str]:
+    return {part: f"{place}/{spec.name}" for part, spec in files.items()}
 
 
 def _sha256(path: Path) -> str:

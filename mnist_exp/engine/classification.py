@@ -43,7 +43,13 @@ def classify(
     files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
     for batch in read_inputs(
-        files, predictor.shape, normalized=predictor.normalizes, tell=note, refuse=problems.append
+        files,
+        predictor.shape,
+        normalized=predictor.normalizes,
+        tell=note,
+        refuse=problems.append,
+        resize=predictor.config.data.resize,
+        scale=predictor.config.data.scale,
     ):
         predictions += top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
     return predictions, problems

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from mnist_exp.config.command_schemas import DatasetConfig
+from mnist_exp.config.compose import compose
 from mnist_exp.config.overrides import Request, quoted
-from mnist_exp.config.validation import compose_checked
 from mnist_exp.data import convert, sources
 from mnist_exp.data.dataset import Source, digest
 from mnist_exp.data.load import find, limit_source, missing_classes
+from mnist_exp.data.quality import remarks
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
@@ -58,6 +59,8 @@ def verify(config: DatasetConfig, started: float) -> None:
     print_table(["label", "class", *source.parts], rows, right=("label", *source.parts))
     if missing := missing_classes(source.train, source.class_names):
         warn(missing)
+    for remark in remarks(source):
+        warn(remark)
     say(f"SHA-256 {digest([source.train, source.test])} of pixels and labels")
 
 
@@ -102,9 +105,9 @@ def read_source(config: DatasetConfig) -> Source:
 def _command(option: str, target: Path, keys: dict[str, object]) -> str:
     """Return the command that trains on the converted data, with all keys that differ from the defaults."""
     words = [f"data={option}", f"data.dir={target}"]
-    defaults = compose_checked(Request("dataset", (f"data={option}", "data.dir=.")), DatasetConfig)[0]
+    defaults = compose(Request("dataset", (f"data={option}", "data.dir=."))).values
     for key, value in keys.items():
-        default: object = defaults.model_dump(mode="json")
+        default: object = defaults
         for part in key.split("."):
             default = default[part]  # type: ignore[index]
         if value != default:

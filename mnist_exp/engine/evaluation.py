@@ -56,6 +56,9 @@ def evaluate_model(
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     data = load_data(run_config, request)
+    if config.part is None:
+        config = config.model_copy(update={"part": "test" if data.test else "val"})
+    assert config.part is not None
     part = select_part(data, config.part, run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
     names = resolve_class_names(saved, classes, data, run_config)

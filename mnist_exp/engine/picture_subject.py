@@ -164,7 +164,7 @@ def choose_images(
     wanted, shape = options.images, model.input_shape[1:]
     refuse_unusable(wanted)
     files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
-    read, problems = read_pictures(files, shape, normalizes(saved, config, shape))
+    read, problems = read_pictures(files, shape, normalizes(saved, config, shape), config.data.resize)
     if files and len(files) == len(wanted or ()):  # no data is needed
         if problems:
             raise _image_error(*problems)
@@ -238,13 +238,15 @@ def _image_error(*problems: str) -> RequestError:
     )
 
 
-def read_pictures(files: Sequence[str], shape: Shape, normalized: bool) -> tuple[Images, list[str]]:
+def read_pictures(
+    files: Sequence[str], shape: Shape, normalized: bool, resize: str | None
+) -> tuple[Images, list[str]]:
     """Read image files as `predict` does. Returns uint8 (n, *shape), and the problems of unreadable files."""
     read, problems = np.empty((len(files), *shape), np.uint8), []
     for index, file in enumerate(files):
         try:
             content = Path(file).expanduser().read_bytes()
-            read[index] = read_picture(content, file, shape, normalized=normalized)
+            read[index] = read_picture(content, file, shape, normalized=normalized, resize=resize)
         except OSError as error:
             hint = "; images=wrong selects the most confident mistakes" if not Path(file).suffix else ""
             problems.append(f"images: {file}: cannot be read: {error.strerror}{hint}")

@@ -5,11 +5,14 @@ All problems are found here, before anything is created.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request, key_of, override_value, quoted
@@ -59,12 +62,29 @@ def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, T
     return request, config.model_copy(update={"init_from": path})
 
 
+def complete_data(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Infer the image shape and the number of classes that `data` leaves open. Raises `RequestError`."""
+    state: tuple[tuple[str, int], ...] = ()
+    if folder := data.get("dir"):
+        folder = os.path.abspath(os.path.expanduser(str(folder)))
+        with suppress(OSError), os.scandir(folder) as entries:  # what is wrong with it is reported later
+            state = tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))
+    return _inferred(json.dumps({**data, "dir": folder}, sort_keys=True, default=str), state)
+
+
+@lru_cache(maxsize=16)  # for the jobs of a sweep
+def _inferred(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
+    from mnist_exp.data.declaration import infer
+
+    return infer(data, say)
+
+
 def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
     """Check a request to train; return it with resolved paths, its config and its device.
 
     Raises `RequestError` with all problems.
     """
-    return finish_check(request, check_request(request, TrainConfig))
+    return finish_check(request, check_request(request, TrainConfig, complete_data))
 
 
 def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[Request, TrainConfig, Device]:

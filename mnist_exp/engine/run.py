@@ -14,8 +14,10 @@ import keras
 from mnist_exp.analysis.design_advice import advice
 from mnist_exp.analysis.summary import as_markdown
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Source
 from mnist_exp.data.load import missing_classes, prepare, smallest_limit
+from mnist_exp.data.quality import remarks
 from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, StopOnSignal
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
 from mnist_exp.engine.results import save_best, score_and_draw
@@ -88,6 +90,7 @@ class TrainingRun:
         keras.utils.clear_session()  # an earlier job of a sweep may have run in this process
         with self._stopwatch.phase("data"):
             self._data = prepare(job.source, config.data)
+            class_weights(config.training.class_weight, self._data.train.labels, self._data.class_names)
             self._statistics = statistics(self._data.train.images, config.preprocess)
         with self._stopwatch.phase("build"):
             self._model = build(config, self._statistics, job.computer.precision)
@@ -269,6 +272,7 @@ def start_record(
             class_names=list(data.class_names),
             images={name: len(part) if part else 0 for name, part in parts.items()},
             stands_in_for=job.stands_in_for,
+            skipped=list(job.source.skipped),
         ),
         "device": DeviceRecord(
             kind=computer.kind, device=computer.name, threads=computer.threads,
@@ -294,6 +298,7 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     say(f"run     {display_path(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
     report_missing_classes(job, data)
+    report_quality(job)
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
     if origin is not None:
         taken = ", ".join(origin.taken)
@@ -310,6 +315,13 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     record.artifact("architecture.md")
     record.artifact("config.yaml")
     record.note(card)
+
+
+def report_quality(job: Job) -> None:
+    """Warn of weaknesses of the user's own data."""
+    if job.config.data.dir is not None and not job.config.data.mirrors:
+        for remark in remarks(job.source):
+            warn(remark)
 
 
 def report_missing_classes(job: Job, data: Dataset) -> None:

@@ -15,7 +15,7 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
 from mnist_exp.config.validation import check_request, compose_checked
-from mnist_exp.engine.preparation import resolve_data
+from mnist_exp.engine.preparation import complete_data, resolve_data
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
@@ -163,7 +163,7 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
     base_file = saved.settings / "config.yaml" if saved.settings else None
     declared = declared_overrides(base, over_run) if base else ()
     composed = replace(request, verb="train", overrides=(*over_run, *declared), base=base, base_file=base_file)
-    config, _ = compose_checked(composed, TrainConfig)
+    config, _ = compose_checked(composed, TrainConfig, complete_data)
     return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
 
 
@@ -174,6 +174,8 @@ def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tu
     if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):
         return ()
     keys = [key for key in ("shape", "classes") if key in data and f"data.{key}" not in given]
+    if given["data"] == "folder" and data.get("resize") and "data.resize" not in given:
+        keys.append("resize")
     return tuple(f"data.{key}={data[key]}" for key in keys)
 
 

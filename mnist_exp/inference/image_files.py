@@ -11,22 +11,21 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_exp.data.dataset import Images, Shape
+from mnist_exp.data.pictures import FORMATS, NAMED, Resize, resized
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.mnist_form import LARGE, normalize
 
 MOST_PIXELS = 100_000_000  # per file: checked against its header before anything is decoded
 
 
-def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -> Images:
-    """Read a PNG or JPEG file as an image of the shape that a model expects.
+def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, resize: Resize = None) -> Images:
+    """Read an image file as an image of a model's shape. Raises `RequestError`, with `name` in its message.
 
-    Raises `RequestError`, with `name` in its message.
-
-    `normalized` converts the image to MNIST's form; otherwise it is only scaled.
+    `normalized` converts the image to MNIST's form; otherwise it is scaled as `resize` says (None: stretched).
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own check gives a better message
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise RequestError(
@@ -40,25 +39,25 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool) -
     except RequestError:
         raise
     except UnidentifiedImageError as error:
-        raise RequestError(f"{name}: not a PNG or JPEG image") from error
+        raise RequestError(f"{name}: not a {NAMED} image") from error
     except Exception as error:  # Pillow has no specific exception for damaged files
         raise RequestError(f"{name}: a damaged image ({error})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
     if not normalized:
-        return _scaled(picture, shape)
+        return _scaled(picture, shape, resize)
     found = normalize(picture.convert("L"), *shape[:2])
     if found is None:
         raise RequestError(f"{name}: no digit found: nothing stands out from the background")
     return found
 
 
-def _scaled(picture: Image.Image, shape: Shape) -> Images:
-    """Scale the whole picture to a shape without preserving its proportions."""
+def _scaled(picture: Image.Image, shape: Shape, resize: Resize) -> Images:
+    """Scale the picture to a shape, by default without preserving its proportions."""
     height, width, channels = shape
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)  # antialiases when reducing
+        picture = resized(picture, height, width, resize or "stretch")
     return np.asarray(picture).reshape(shape)
 
 

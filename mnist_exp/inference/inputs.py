@@ -18,13 +18,14 @@ import numpy as np
 from mnist_exp.config.schema import FileSpec
 from mnist_exp.data import csv, idx, npz
 from mnist_exp.data.dataset import CHUNK, Images, Shape
-from mnist_exp.data.folder import ENDINGS
+from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
+from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.image_files import read_picture
 from mnist_exp.suggest import did_you_mean
 
 STANDARD_INPUT = "-"
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
 _NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
@@ -59,7 +60,14 @@ def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[Requ
 
 
 def read_inputs(
-    files: Sequence[str], shape: Shape, *, normalized: bool, tell: Tell, refuse: Callable[[RequestError], None]
+    files: Sequence[str],
+    shape: Shape,
+    *,
+    normalized: bool,
+    tell: Tell,
+    refuse: Callable[[RequestError], None],
+    resize: Resize = None,
+    scale: Scale = None,
 ) -> Iterator[Batch]:
     """Yield the images in files, in order.
 
@@ -70,6 +78,8 @@ def read_inputs(
         shape: Height, width and channels that the model takes.
         normalized: Convert image files to MNIST's form rather than only scaling them.
         refuse: Called with the error for each file that cannot be used; the others are still read.
+        resize: How image files are scaled; None: without preserving their proportions.
+        scale: The value of white in arrays, or those of black and white; None: 255.
     """
     names: list[str] = []
     pictures: list[Images] = []
@@ -82,11 +92,13 @@ def read_inputs(
                     if not is_announced:
                         is_announced = True
                         tell(_NORMALIZED if normalized else f"image files are scaled to {shape[0]}×{shape[1]}")
-                    pictures.append(read_picture(path.read_bytes(), _shown(name), shape, normalized=normalized))
+                    content = path.read_bytes()
+                    picture = read_picture(content, _shown(name), shape, normalized=normalized, resize=resize)
+                    pictures.append(picture)
                     names.append(_shown(name))
                     images = None
                 else:
-                    images = _read_array(kind, path, _shown(name), shape, tell)
+                    images = _read_array(kind, path, _shown(name), shape, scale, tell)
         except (RequestError, OSError) as error:
             refuse(error if isinstance(error, RequestError) else _unreadable(name, error))
             continue
@@ -134,9 +146,9 @@ def _pictures_in(folder: str, tell: Tell) -> list[str]:
     others = f"{len(found) - len(pictures)} other file{'s' * (len(found) - len(pictures) != 1)}"
     if not pictures:
         there = f", only {others}" if found else ""
-        raise RequestError(f"{_shown(folder)}: no PNG or JPEG files (.png, .jpg, .jpeg) in this folder{there}")
+        raise RequestError(f"{_shown(folder)}: no {NAMED} files ({', '.join(ENDINGS)}) in this folder{there}")
     if len(found) > len(pictures):
-        tell(f"{_shown(folder)}: {others}, neither PNG nor JPEG, skipped")
+        tell(f"{_shown(folder)}: {others}, not images, skipped")
     return sorted(pictures, key=_natural)
 
 
@@ -185,22 +197,22 @@ def _kind(path: Path, name: str) -> str:
     if ending == ".csv" or re.fullmatch(rb"[\t\n\r -~\x80-\xff]*[0-9][\t\n\r -~\x80-\xff]*", start):
         return "csv"
     raise RequestError(
-        f"{_shown(name)}: begins with {start[:4].hex(' ')}; expected a PNG or JPEG image, IDX, NPZ or CSV"
+        f"{_shown(name)}: begins with {start[:4].hex(' ')}; expected an image ({NAMED}), IDX, NPZ or CSV"
     )
 
 
-def _read_array(kind: str, path: Path, name: str, shape: Shape, tell: Tell) -> Images:
+def _read_array(kind: str, path: Path, name: str, shape: Shape, scale: Scale, tell: Tell) -> Images:
     """Read the images of an IDX, NPZ or CSV file. Raises `RequestError`, also if their shape is not `shape`."""
     try:
         if kind == "idx":
-            images = idx.parse(idx.unpack(path.read_bytes(), FileSpec(name=path.name), name), name, idx.IMAGES)
-            images = images if images.ndim == 4 else images[..., np.newaxis]
+            array = idx.parse(idx.unpack(path.read_bytes(), FileSpec(name=path.name), name), name, idx.IMAGES)
+            images = as_images(as_bytes(array, name, scale), name, shape)[0]
         elif kind == "npz":
-            array, images, others = npz.read_images(path)
+            found, images, others = npz.read_images(path, shape, scale)
             if others:
-                tell(f"{name}: using the images in {array}; ignored: {', '.join(others)}")
+                tell(f"{name}: using the images in {found}; ignored: {', '.join(others)}")
         else:
-            images, labelled = csv.read_images(path, shape)
+            images, labelled = csv.read_images(path, shape, scale)
             if labelled:
                 tell(f"{name}: the first column is taken as labels and ignored")
     except RequestError as error:
@@ -210,4 +222,6 @@ def _read_array(kind: str, path: Path, name: str, shape: Shape, tell: Tell) -> I
         raise RequestError(f"{name}: images of {found}; the model takes {expected}")
     if not len(images):
         raise RequestError(f"{name}: no images")
+    if scale is None:
+        refuse_zeros_and_ones(int(images.max()), name)
     return images

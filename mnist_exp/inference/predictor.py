@@ -57,7 +57,13 @@ class Predictor:
     def _predict_files(self, names: Sequence[FileName]) -> Probabilities:
         files, problems = find_inputs([os.fspath(name) for name in names], lambda _: None)
         batches = read_inputs(
-            files, self.shape, normalized=self.normalizes, tell=lambda _: None, refuse=problems.append
+            files,
+            self.shape,
+            normalized=self.normalizes,
+            tell=lambda _: None,
+            refuse=problems.append,
+            resize=self.config.data.resize,
+            scale=self.config.data.scale,
         )
         found = [predict(self.model, batch.images) for batch in batches]
         if problems:

@@ -18,6 +18,7 @@ _WITHOUT_EFFECT = ("name", "outputs", "from", "init_from", "any_version", "sweep
 _WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds", "watch")
 _WITHOUT_EFFECT_ON_DATA = (
     "name", "source", "class_names", "dir", "files", "mirrors", "keras_cache", "fallback",
+    "resize", "scale", "label_offset", "label_column", "transpose", "skip_bad", "verify",
 )  # fmt: skip
 LIBRARIES = ("keras", "tensorflow", "numpy")
 """The libraries that can change the weights."""
@@ -40,6 +41,8 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
+    if config["training"].get("class_weight") is None:  # as in configs of versions without this key
+        config["training"].pop("class_weight", None)
     for group in ("preprocess", "aug", "model", "debug"):
         config[group] = {k: v for k, v in config[group].items() if k != "name"}
     return config

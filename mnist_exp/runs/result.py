@@ -38,6 +38,8 @@ class DataRecord(Record):
     """Number of images in each part."""
     stands_in_for: str | None = None
     """The data set that was requested and not found, if this is its fallback."""
+    skipped: list[str] = []
+    """The paths of damaged files that `data.skip_bad` left out."""
 
     @property
     def title(self) -> str:

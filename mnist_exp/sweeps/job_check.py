@@ -14,6 +14,7 @@ from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.config.validation import check_request, select_unreported
 from mnist_exp.engine.preparation import (
     check_with_keras,
+    complete_data,
     recheck_with_data,
     resolve_data,
     resolve_init_from,
@@ -85,7 +86,7 @@ def _compose_jobs(
     repaired: dict[str, Checked] = {}
     for name, overrides in zip(names, grid.jobs, strict=True):
         job = replace(request, overrides=overrides, multirun=False)
-        checked = check_request(job, TrainConfig)
+        checked = check_request(job, TrainConfig, complete_data)
         faults = checked.problems
         if not faults:
             config, composition = checked.unwrap()

@@ -14,7 +14,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.load import prepare
 from mnist_exp.engine.job import Job, run_training
-from mnist_exp.engine.preparation import set_up
+from mnist_exp.engine.preparation import complete_data, set_up
 from mnist_exp.engine.results import score_test
 from mnist_exp.engine.resumption import check_resumption
 from mnist_exp.errors import MnistExpError, Pruned, RequestError, WorkError
@@ -87,7 +87,7 @@ def prepare_trial(
             job = prepare_resumption(request, path, stopwatch)
     if job is None:
         remove_folder(path)
-        config = compose_checked(request, TrainConfig)[0]
+        config = compose_checked(request, TrainConfig, complete_data)[0]
         computer = set_up(config)
         with stopwatch.phase("data"):
             source = load_source(config.data.as_found)
@@ -140,7 +140,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     from mnist_exp.engine.run_plots import draw_test  # Matplotlib
 
     request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
-    config = compose_checked(request, TrainConfig)[0]
+    config = compose_checked(request, TrainConfig, complete_data)[0]
     with RunDirectory.open(path) as run, ReopenedRecording(run) as record:
         scores = score_test(load(path / "model.keras"), data.test, config, Stopwatch(time.perf_counter()))
         record.test(scores.metrics)

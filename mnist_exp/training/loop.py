@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import DIVERGED, Diverged
 from mnist_exp.training.augment import make_augment
@@ -109,7 +110,8 @@ def fit(
     progress = progress or Progress()
     steps = steps_per_epoch(len(data.train), config)
     rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, training.epochs)
-    run_steps = compile_steps(model, data.train, config, rates)
+    weights = class_weights(training.class_weight, data.train.labels, data.class_names)
+    run_steps = compile_steps(model, data.train, config, rates, weights)
     validate = compile_validation(model, data.val, config) if data.val else None
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
     # The check for finite values needs every layer's output.

@@ -30,9 +30,15 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 
 def compile_steps(
-    model: keras.Model, train: Part, config: TrainConfig, rates: npt.NDArray[np.float32]
+    model: keras.Model,
+    train: Part,
+    config: TrainConfig,
+    rates: npt.NDArray[np.float32],
+    class_weights: npt.NDArray[np.float32] | None = None,
 ) -> Callable[[npt.NDArray[np.int32], int, float], None]:
     """Compile a function that makes one training step per row of image indices.
+
+    `class_weights` multiply the losses of the images of each class.
 
     Returns:
         A function of the rows, the number of the first step, and a factor for the learning rate.
@@ -43,7 +49,7 @@ def compile_steps(
     build_state(model)
     skip_gradient_reduction(model.optimizer)
     halves = halves_batches() and learns_in_halves(model, config)
-    learn = _compile_learning(model, targets)
+    learn = _compile_learning(model, targets, class_weights)
 
     signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32)]
 
@@ -69,7 +75,9 @@ def compile_steps(
     return run
 
 
-def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, Tensor, int], None]:
+def _compile_learning(
+    model: keras.Model, targets: Tensor, class_weights: npt.NDArray[np.float32] | None
+) -> Callable[[Tensor, Tensor, int], None]:
     """Return a replacement for Keras' `train_step` that computes the gradient of a batch in parts.
 
     Returns:
@@ -81,12 +89,17 @@ def _compile_learning(model: keras.Model, targets: Tensor) -> Callable[[Tensor, 
         tf.TensorSpec([], tf.float32),
     ]
 
+    table = None if class_weights is None else tf.constant(class_weights)
+
+    def weigh(y: Tensor) -> Tensor | None:
+        return None if table is None else tf.gather(table, y if y.shape.rank == 1 else tf.argmax(y, axis=1))
+
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor, Tensor | None]:
         """Compute the gradients of one part, weighted by its share of the batch; traced once for all parts."""
         with tf.GradientTape() as tape:
             predicted = model(x, training=True)
-            loss = share * model.compute_loss(x, y, predicted, None, training=True)
+            loss = share * model.compute_loss(x, y, predicted, weigh(y), training=True)
             scaled = model.optimizer.scale_loss(loss)
         return tape.gradient(scaled, model.trainable_weights), loss, predicted, logits_of(predicted)
 

@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.datasets import own_data
 
-from mnist_exp.data.csv import read
+from mnist_exp.config.data_schema import FileSpec
+from mnist_exp.data.dataset import Part
+from mnist_exp.data.load import find
 
 Refused = Callable[..., str]
 
 GOOD = "0,1,2,3,4,5,255\n1,0,0,0,0,0,9\n"
 HEADER = "label,pixel0,pixel1,pixel2,pixel3,pixel4,pixel5\n"
 TRAIN_ONLY = "data.files.test=null"
+
+
+def read(path: Path, shape: tuple[int, int, int], classes: int, **changes: object) -> Part:
+    files = {"train": FileSpec(name=path.name), "test": None}
+    changes = {"files": files, "dir": str(path.parent), "shape": shape, "classes": classes, **changes}
+    return find(own_data("csv", **changes), print).train
 
 
 @pytest.mark.parametrize(
@@ -47,7 +56,9 @@ def test_csv_variants_are_read(tmp_path: Path, text: str):
 def test_pixels_are_in_c_order(tmp_path: Path):
     """The order is height, width, channel."""
     (tmp_path / "x.csv").write_text("0," + ",".join(map(str, range(18))) + "\n")
-    np.testing.assert_array_equal(read(tmp_path / "x.csv", (2, 3, 3), 2).images[0], np.arange(18).reshape(2, 3, 3))
+    np.testing.assert_array_equal(
+        read(tmp_path / "x.csv", (2, 3, 3), 2, scale=255.0).images[0], np.arange(18).reshape(2, 3, 3)
+    )
 
 
 def test_many_lines_are_read_in_order(tmp_path: Path):
@@ -81,18 +92,16 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "1,0,0,NaN,0,0,9\n", "found 'NaN'"),
         (GOOD + "1,0,0,²,0,0,9\n", "found '²'"),
         (GOOD + "1,0,0,0x1F,0,0,9\n", "found '0x1F'"),
-        (GOOD + "2,0,0,0,0,0,9\n7,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '2'; data.classes=8 would declare it"),
-        (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '-1'"),
-        ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number from 0 to 1, found 'a'"),
+        (GOOD + "2,0,0,0,0,0,9\n7,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found 2, and 1 more such labels; data.classes=8 would declare them"),
+        (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found -1"),
+        ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number, found 'a'"),
         (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
         ("##garbage\n" + GOOD, "train.csv, line 1: 1 value, expected 7: a label and the pixels of data.shape=[2,3,1]"),
         (GOOD.replace(",", ";"), "train.csv, line 1: its values are separated by semicolons, expected commas"),
         (HEADER.replace(",", "\t"), "train.csv, line 1: its values are separated by tabs, expected commas"),
-        ("pixel1,pixel2,pixel3,pixel4,pixel5,pixel6,class\n" + GOOD, "train.csv, line 1: the label must be the first column, but the header goes from 'pixel1' to 'class'"),
-        ("1x1,1x2,1x3,2x1,2x2,2x3,what\n" + GOOD, "from '1x1' to 'what'"),
-        ("a,b,c,d,e,f, Label\n" + GOOD, "line 1: the label must be the first column"),
+        ("1x1,1x2,1x3,2x1,2x2,2x3,what\n" + GOOD, "line 1: the header goes from '1x1' to 'what'; data.label_column="),
         (GOOD + "1,0,0," + "9" * 5000 + ",0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found '999"),
-        (GOOD + "9" * 5000 + ",0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found '999"),
+        (GOOD + "9" * 5000 + ",0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number, found 999"),
     ],
 )  # fmt: skip
 def test_invalid_csv_is_reported_with_its_line(refused: Refused, text: str, told: str):
@@ -111,7 +120,7 @@ def test_a_problem_deep_in_a_file_is_reported(refused: Refused):
 def test_a_file_that_is_not_text_is_reported(refused: Refused):
     """UTF-16 files and folders with the file's name are refused."""
     Path("train.csv").write_bytes(GOOD.encode("utf-16"))
-    assert "train.csv, line 2, column 1: expected a label" in refused("csv", TRAIN_ONLY)
+    assert "train.csv: is text in UTF-16; save it as UTF-8" in refused("csv", TRAIN_ONLY)
     Path("train.csv").write_bytes(bytes(range(256)) * 9)
     assert "train.csv, line 1: 1 value, expected 7" in refused("csv", TRAIN_ONLY)
     Path("train.csv").unlink()

@@ -112,11 +112,11 @@ LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
     [
         (CONTENT, LABELS[:-1], "train-labels-idx1-ubyte: its header promises 2 = 2 values, 1 follow"),
         (CONTENT[:-1], LABELS, "train-images-idx3-ubyte: its header promises 2×3×4 = 24 values, 23 follow"),
-        (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file of unsigned bytes in 3 or 4 dimensions"),
+        (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file in 2 or 3 or 4 dimensions"),
         (b"", LABELS, "train-images-idx3-ubyte: not an IDX file"),
         (gzip.compress(CONTENT, mtime=0)[:-9], LABELS, "train-images-idx3-ubyte: a damaged gzip archive"),
         (CONTENT, struct.pack(">4BI", 0, 0, 8, 1, 1) + b"\0", "2 images, but 1 labels in"),
-        (CONTENT, LABELS[:-1] + b"\2", "label 2 at image 1 (from 0); data.classes=2 allows 0 to 1; data.classes=3 would"),
+        (CONTENT, LABELS[:-1] + b"\2", "train-labels-idx1-ubyte[1]: expected a label, a whole number from 0 to 1, found 2; data.classes=3 would"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 0, 3, 4), struct.pack(">4BI", 0, 0, 8, 1, 0), "training set: no images"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 2, 4, 3) + CONTENT[16:], LABELS, "data.shape=[4,3,1] would declare them"),
     ],

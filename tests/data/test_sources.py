@@ -190,7 +190,10 @@ def test_a_damaged_cache_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": 2, "class_names": ("a", "b")}, r"/train_labels: label 2 at image 2 \(from 0\)"),
+        (
+            {"classes": 2, "class_names": ("a", "b")},
+            r"/train_labels\[2\]: expected a label, a whole number from 0 to 1, found 2",
+        ),
         ({"shape": (5, 4, 1)}, "images of 4×5×1, but data.shape says 5×4×1"),
     ],
 )

@@ -73,6 +73,24 @@ def test_penalties_on_outputs_count_all_images():
     )
 
 
+@pytest.mark.parametrize("loss", ["sparse_categorical_crossentropy", "categorical_crossentropy"])
+def test_class_weights_are_keras_sample_weights(loss: str):
+    """A step is that of `train_on_batch` with the weight of each image's class."""
+    words = ("training.label_smoothing=0", "training.metrics=[]", f"training.loss={loss}")
+    config, data, model = setting(*words)
+    weights = np.linspace(0.2, 2, 10, dtype=np.float32)
+    plain = build(config, statistics(data.train.images, config.preprocess), "float32")
+    plain.set_weights(model.get_weights())
+    rows = np.arange(32, dtype=np.int32)
+    step.compile_steps(model, data.train, config, np.full(1, 0.1, np.float32), weights)(rows[None], 0, 1.0)
+    labels = data.train.labels[rows]
+    targets = np.eye(10)[labels] if config.training.one_hot else labels
+    plain.optimizer.learning_rate = 0.1
+    plain.train_on_batch(data.train.images[rows].astype(np.float32), targets, sample_weight=weights[labels])
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -1,0 +1,165 @@
+"""Look at a data set without reading its pixels: infer what the config leaves open, and check the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data import csv, folder, idx, npz
+from mnist_exp.data.dataset import Part, RawPart, Shape
+from mnist_exp.data.faults import Faults
+from mnist_exp.data.labels import RawLabels, as_labels, count_classes
+from mnist_exp.data.load import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
+from mnist_exp.data.memory import refuse_too_large
+from mnist_exp.data.pixels import as_images, stored_shape
+from mnist_exp.data.sources import given_paths
+from mnist_exp.errors import RequestError
+
+Tell = Callable[[str], None]
+
+_ODD = 0.1  # share of images up to which those of another size are mistakes, which reading the images reports
+_LARGE = 128  # pixels: images of this size or less keep it
+_SIDES = (64, 32)  # to which larger images are scaled, if their shorter side is not below it in most cases
+
+
+def infer(text: str, tell: Tell) -> Mapping[str, Any]:
+    """Return `shape` and `classes` for a data config, given in JSON, where they are null.
+
+    Tells the overrides that pin what is inferred. Raises `RequestError` if the data is missing or ambiguous.
+    """
+    values = json.loads(text)
+    known = {
+        "shape": values["shape"] or [1, 1, 1],
+        "classes": values["classes"] or len(values.get("class_names") or ()) or 2,
+    }
+    try:
+        data = DataConfig.model_validate_json(json.dumps({**values, **known}))
+    except ValueError:  # reported with all other problems of the config
+        return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
+    shape, classes = _look(data, values["shape"])
+    declared = {"shape": list(shape), "classes": values["classes"] or classes}
+    words = [f"data.{key}={str(value).replace(' ', '')}" for key, value in declared.items() if values[key] is None]
+    tell(f"declare {' '.join(words)} (inferred from {data.dir})")
+    return declared
+
+
+def examine(data: DataConfig, tell: Tell) -> dict[str, int]:
+    """Check what can be seen in file names, headers and labels; with `data.verify`, read all pixels.
+
+    Data that is not in a given folder, and may have to be fetched, is not looked at.
+
+    Returns:
+        The number of images in each part; nothing for data that is not looked at.
+
+    Raises:
+        RequestError: The data is missing, damaged or not as declared.
+    """
+    if data.verify or data.source == "digits":
+        return {name: len(part) for name, part in find(data, tell).parts.items()}
+    if data.dir is None:
+        return {}
+    paths = given_paths(data, tell)
+    if data.source == "folder":
+        return _examine_folders(paths, data, tell)
+    swaps = transposes(data, paths.values())
+    parts, named = _raw_parts(paths, data, stored_shape(data.shape, swaps))
+    labels, _ = as_labels(_labels_of(parts), data, named)
+    for name, part in parts.items():
+        arranged, _ = as_images(part.images, part.images_place, stored_shape(data.shape, swaps))
+        upright = arranged.transpose(0, 2, 1, 3) if swaps else arranged
+        verify(Part(upright, labels[name]), data, f"{data.dir}: {name} part")
+    count = sum(len(part.images) for part in parts.values())
+    refuse_too_large(count, math.prod(data.shape), data, parts["train"].images.dtype.itemsize)
+    return {name: len(part.images) for name, part in parts.items()}
+
+
+def _examine_folders(paths: Mapping[str, Path], data: DataConfig, tell: Tell) -> dict[str, int]:
+    listing = folder.list_images(paths)
+    classes_of(listing.files, paths, data, tell)
+    refuse_empty_classes(listing, paths)
+    sizes = folder.measure(listing)
+    listing.faults.include(sizes.faults)
+    height, width = stored_shape(data.shape, bool(data.transpose))[:2]
+    others = sizes.other_than((height, width)) if data.resize is None else folder.Sizes()
+    folder.refuse_other_sizes(others, sizes.counts.total(), data, listing.faults, Faults())
+    if listing.clutter:
+        tell(f"{data.dir}: {listing.note_clutter()}")
+    if not data.skip_bad:
+        listing.faults.raise_any(str(data.dir), "; data.skip_bad=true leaves such files out")
+    counts = {part: sum(map(len, images.values())) for part, images in listing.files.items()}
+    refuse_too_large(sum(counts.values()), math.prod(data.shape), data)
+    return counts
+
+
+def _look(data: DataConfig, shape: list[int] | None) -> tuple[Shape, int]:
+    """Return the shape and the number of classes of a data set, the shape as declared if it is."""
+    declared = (shape[0], shape[1], shape[2]) if shape else None
+    paths = given_paths(data, _nothing)
+    if data.source == "folder":
+        return _look_at_folders(paths, data, declared)
+    swaps = transposes(data, paths.values())
+    parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None)
+    train = parts["train"]
+    stored = as_images(train.images, train.images_place, declared)[0].shape[1:]
+    classes = len(named) if named else count_classes(_labels_of(parts), data)
+    return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes
+
+
+def _labels_of(parts: Mapping[str, RawPart]) -> dict[str, RawLabels]:
+    return {name: RawLabels(part.labels, part.label_place) for name, part in parts.items()}
+
+
+def _raw_parts(
+    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None
+) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
+    """Return the parts with their labels. The images of IDX and NPZ files are not read, and black."""
+    if data.source == "csv":
+        return {part: csv.read(path, shape, data) for part, path in paths.items()}, None
+    if data.source == "npz":
+        return npz.read_labels(paths["archive"])
+    parts = {}
+    for kind in ("train", "test"):
+        if f"{kind}_images" in paths:
+            images_path, labels_path = paths[f"{kind}_images"], paths[f"{kind}_labels"]
+            sizes, dtype = idx.read_header(images_path, idx.IMAGES)
+            images = np.broadcast_to(np.zeros((), dtype), sizes)
+            content = idx.read_content(labels_path, data.parts[f"{kind}_labels"])
+            parts[kind] = idx_part(images, content, str(images_path), str(labels_path))
+    return parts, None
+
+
+def _nothing(message: str) -> None:
+    """Ignore a note: reading the data reports it."""
+
+
+def _look_at_folders(paths: Mapping[str, Path], data: DataConfig, shape: Shape | None) -> tuple[Shape, int]:
+    listing = folder.list_images(paths)
+    classes = len(listing.files["train"])
+    if shape is not None:
+        return shape, classes
+    sizes = folder.measure(listing)
+    return _shape_of(sizes, data), classes
+
+
+def _shape_of(sizes: folder.Sizes, data: DataConfig) -> Shape:
+    """Return the shape for images of given sizes. Raises `RequestError` if they differ and are not scaled."""
+    channels = 3 if sizes.coloured else 1
+    [(most, count)] = sizes.counts.most_common(1)
+    few_others = sizes.counts.total() - count <= _ODD * sizes.counts.total()
+    if few_others and (data.resize is None or max(most) <= _LARGE):
+        return (most[1], most[0], channels) if data.transpose else (*most, channels)
+    shorter = median(min(size) for size in sizes.counts.elements())
+    side = next((side for side in _SIDES if shorter >= side), _SIDES[-1])
+    if data.resize is None:
+        raise RequestError(
+            f"{data.dir}: {sizes} (height×width) in {sizes.counts.total():,} images; "
+            f"data.resize=fit data.shape=[{side},{side},{channels}] scales them"
+        )
+    return side, side, channels

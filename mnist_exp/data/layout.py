@@ -1,0 +1,203 @@
+"""Find a data set's files in its folder: under the config's names, or under those that archives give them.
+
+A file is also found if Windows or an unpacking program changed its name (`train (1).csv`, a folder with the file
+in it, `train-images.idx3-ubyte`), and under EMNIST's and Kaggle's names. A file that is found under another name
+than the config's is reported, and a choice between several files is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data.folder import is_clutter
+from mnist_exp.data.pictures import ENDINGS
+from mnist_exp.errors import RequestError
+
+Tell = Callable[[str], None]
+
+_MOST_NAMES = 6  # listed in a message
+_COPY = r"( ?\(\d+\)| - copy)?"
+# The names that files may have besides those of the config, by source and part, in lower case.
+_NEAR: Mapping[str, Mapping[str, str]] = {
+    "csv": {"train": rf"(.*[-_. ])?train(ing)?{_COPY}\.csv(\.csv|\.txt)?",
+        "test": rf"(.*[-_. ])?test(ing)?{_COPY}\.csv(\.csv|\.txt)?"},
+    "npz": {"archive": r".*\.npz"},
+    "idx": {
+        f"{part}_{what}": rf"(.*[-_])?({names})[-_. ]{what}[-_. ]?idx\d[-_. ]ubyte{_COPY}(\.gz)?"
+        for part, names in (("train", "train"), ("test", "t10k|test"))
+        for what in ("images", "labels")
+    },
+}  # fmt: skip
+_DEFAULTS = {
+    "csv": {"train": "train.csv", "test": "test.csv"},
+    "npz": {"archive": "data.npz"},
+    "idx": {
+        "train_images": "train-images-idx3-ubyte", "train_labels": "train-labels-idx1-ubyte",
+        "test_images": "t10k-images-idx3-ubyte", "test_labels": "t10k-labels-idx1-ubyte",
+    },
+    "folder": {"train": "train", "test": "test"},
+}  # fmt: skip
+_KINDS = {"csv": r".*\.csv.*", "npz": r".*\.npz", "idx": r".*ubyte.*|.*idx\d.*"}
+_TRAINING, _TESTING, _VALIDATION = (
+    ("train", "training"),
+    ("test", "testing"),
+    ("val", "valid", "validation", "dev"),
+)
+
+
+def find_files(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
+    """Return the path of each part of a CSV, NPZ or IDX data set; a test part that does not exist is left out.
+
+    Raises:
+        RequestError: A file is missing, or there are several that could be it.
+    """
+    there = _files_in(folder)
+    paths: dict[str, Path] = {}
+    missing, renamed = [], []
+    for part, spec in data.parts.items():
+        names = [spec.name, f"{spec.name}.gz"] if data.source == "idx" else [spec.name]
+        exact = next((folder / name for name in names if os.path.isfile(folder / name)), None)
+        if exact is not None or spec.name != _DEFAULTS[data.source][part]:
+            near = [] if exact is None else [exact]
+        else:
+            near = [path for name, path in there if re.fullmatch(_NEAR[data.source][part], name.lower())]
+        if len(near) > 1:
+            shown = ", ".join(str(path.relative_to(folder)) for path in near[:_MOST_NAMES])
+            raise RequestError(
+                f"data.dir={folder}: there is no file {spec.name}, but {shown}; "
+                f"data.files.{part}={_quoted(str(near[0].relative_to(folder)))} names one of them"
+            )
+        if not near:
+            missing.append(part)
+            continue
+        [paths[part]] = near
+        if exact is None:
+            renamed.append(str(paths[part].relative_to(folder)))
+    if renamed:
+        tell(f"{folder}: read under other names: {', '.join(renamed)}")
+    if missing:
+        _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
+    return paths
+
+
+def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
+    """Return the folder of each part of an image-folder data set; a test part that does not exist is left out.
+
+    A folder that holds the class folders themselves has no test part.
+
+    Raises:
+        RequestError: A folder is missing.
+    """
+    names = {part: spec.name for part, spec in data.parts.items()}
+    if names["train"] != "train" or "train" in _folders_in(folder):
+        return _parts_in(folder, names, tell)
+    outer = folder
+    while len(inside := _folders_in(folder)) == 1 and (folder / inside[0]).name.lower() not in _TRAINING:
+        if not _folders_in(folder / inside[0]):
+            break
+        folder /= inside[0]  # as archives are unpacked
+    if folder != outer:
+        tell(f"{outer}: its only folder {folder.relative_to(outer)} is read")
+    inside = _folders_in(folder)
+    lower = {name.lower() for name in inside}
+    if lower & {*_TRAINING}:
+        return _parts_in(folder, names, tell)
+    parts = lower & {*_TESTING, *_VALIDATION}
+    if not any(_has_images(folder / name) for name in inside) or parts:
+        missing = [name for name in names.values() if name not in inside]
+        there = f"; it has {_listed(inside)}" if inside else ""
+        raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
+    tell(f"{folder}: its {len(inside)} folders are the classes; there is no test part")
+    return {"train": folder}
+
+
+def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell) -> dict[str, Path]:
+    there = _folders_in(folder)
+    paths: dict[str, Path] = {}
+    missing = []
+    for part, name in names.items():
+        near = [one for one in there if one.lower() in (_TRAINING if part == "train" else _TESTING)]
+        if os.path.isdir(folder / name):
+            paths[part] = folder / name
+        elif name == part and len(near) == 1:
+            paths[part] = folder / near[0]
+            tell(f"{folder}: there is no folder {name}; {near[0]} is read instead")
+        else:
+            missing.append(name)
+    others = [name for name in there if folder / name not in paths.values()]
+    if missing == ["test"] and not others:
+        tell(f"{folder}: there is no folder test; the data set has no test part")
+    elif missing:
+        advice = ""
+        if missing == [names.get("test")]:
+            advice = "; data.files.test=null says that there is none"
+            advice += f", data.files.test={_quoted(others[0])} names one" if others else ""
+        raise RequestError(f"data.dir={folder}: there is no folder {', '.join(missing)}{advice}")
+    if unread := [name for name in others if name.lower() in _VALIDATION]:
+        tell(f"{folder}: {_listed(unread)} is not read; images to validate on are taken from the training part")
+    return paths
+
+
+def _explain_missing(
+    data: DataConfig, folder: Path, paths: Mapping[str, Path], missing: list[str], there: list[str], tell: Tell
+) -> None:
+    """Report a missing test part, or raise `RequestError` for files that are needed."""
+    names = [data.parts[part].name for part in missing]
+    used = {path.name for path in paths.values()} | {path.parent.name for path in paths.values()}
+    others = [name for name in there if name not in used and re.fullmatch(_KINDS[data.source], name.lower())]
+    optional = all(
+        part.startswith("test") and data.parts[part].name == _DEFAULTS[data.source][part] for part in missing
+    )
+    tests = [part for part in data.parts if part.startswith("test")]
+    if optional and len(missing) == len(tests) and not others and not data.mirrors:
+        tell(f"{folder}: there is no {', '.join(names)}; the data set has no test part")
+        return
+    advice = ""
+    if missing == tests:
+        advice = f"; {' '.join(f'data.files.{part}=null' for part in tests)} says that there is none"
+    elif others:
+        advice = f"; there are {_listed(others)}: data.files.{missing[0]}={_quoted(others[0])} names one"
+    elif there:
+        advice = f"; there are {_listed(there)}"
+    if data.source == "idx":
+        raise RequestError(
+            f"{given_by(folder)}={folder}: not there, with or without .gz: {', '.join(names)}{advice}"
+        )
+    raise RequestError(f"data.dir={folder}: there is no file {', '.join(names)}{advice}")
+
+
+def given_by(folder: Path) -> str:
+    """Return the name of the key or environment variable that gives a data set's folder."""
+    variable = os.environ.get("MNIST_EXP_DATA")
+    return "MNIST_EXP_DATA" if variable and os.path.abspath(variable) == str(folder) else "data.dir"
+
+
+def _files_in(folder: Path) -> list[tuple[str, Path]]:
+    """Return the name and path of each file, including the only file of a folder, sorted by name."""
+    files = []
+    for path in sorted(folder.iterdir()):
+        inner = [one for one in path.iterdir() if not is_clutter(one.name)] if path.is_dir() else [path]
+        if not is_clutter(path.name) and len(inner) == 1 and inner[0].is_file():
+            files.append((inner[0].name, inner[0]))
+    return files
+
+
+def _folders_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_clutter(path.name))
+
+
+def _has_images(folder: Path) -> bool:
+    return any(name.lower().endswith(ENDINGS) for name in os.listdir(folder))
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMES]) + ", …" * (len(names) > _MOST_NAMES)
+
+
+def _quoted(name: str) -> str:
+    """Return a name as a shell and Hydra take it."""
+    return name if re.fullmatch(r"[\w./-]+", name) else f"\"'{name}'\""

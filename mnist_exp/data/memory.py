@@ -1,0 +1,62 @@
+"""Refuse data that does not fit into memory, before it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.errors import RequestError
+
+_COPIES = 3  # of the pixels at the peak: as read, as split, and as tensors
+_LEAST_SIDE = 8  # pixels: smaller images are not suggested
+_UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB")
+
+
+def available() -> int:
+    """Return the bytes of memory that this process may still allocate; a very large number if it is unknown."""
+    found = 2**62
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        inactive = (group / "memory.stat").read_text(encoding="ascii").split("inactive_file ")[1].split()[0]
+        if limit != "max":
+            found = min(found, int(limit) - used + int(inactive))
+    except (OSError, ValueError, IndexError, StopIteration):
+        pass  # not Linux, or no control group: what is known so far
+    return found
+
+
+def refuse_too_large(images: int, values: int, data: DataConfig, itemsize: int = 1) -> None:
+    """Raise `RequestError` if images do not fit into memory.
+
+    Args:
+        images: The number of images.
+        values: The number of values of each.
+        data: The config, which says where they are and whether they can be scaled.
+        itemsize: The bytes of a value in the file.
+    """
+    free = available()
+    needed = images * values * (_COPIES + (itemsize if itemsize > 1 else 0))
+    if needed <= free:
+        return
+    advice = ""
+    if data.source == "folder":
+        channels = data.shape[2]
+        side = int((free / (images * channels * _COPIES)) ** 0.5) // 8 * 8
+        if side >= _LEAST_SIDE:
+            how = data.resize or "fit"
+            advice = f"; data.resize={how} data.shape=[{side},{side},{channels}] fits"
+    raise RequestError(
+        f"{data.dir}: {images:,} images of {values:,} values need {_size(needed)} of memory, and {_size(free)} "
+        f"are available{advice}"
+    )
+
+
+def _size(count: float) -> str:
+    unit = 0
+    while count >= 1000 and unit < len(_UNITS) - 1:
+        count, unit = count / 1000, unit + 1
+    return f"{count:.1f} {_UNITS[unit]}" if unit else f"{count:.0f} bytes"

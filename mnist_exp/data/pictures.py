@@ -1,0 +1,211 @@
+"""Read an image file for training: its pixels as they are, upright, and scaled to a shape if that is requested.
+
+PNG, JPEG, GIF, BMP, WebP and TIFF files are recognized by their content.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_exp.data.dataset import Images, Shape
+from mnist_exp.data.pixels import SIXTEEN_BITS, Scale, limits, rescaled
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
+NAMED = "PNG, JPEG, GIF, BMP, WebP or TIFF"
+MOST_PIXELS = 100_000_000  # of one file: checked against its header before anything is decoded
+
+_ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # the EXIF tag, and its values for images that lie on their side
+_PLAIN = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "CMYK", "YCbCr")  # modes that Pillow converts without loss
+_NEARLY_GREY = 32  # of 255: difference between the channels up to which an image is grey (JPEG, scanners)
+_DEPTH = slice(24, 26)  # of a PNG file: bits per channel, and the type of colours
+_DEEP_COLOURS = (b"\x10\x02", b"\x10\x06")
+_STARTS = {
+    b"<!DOCTYPE": "an HTML page",
+    b"<html": "an HTML page",
+    b"PK\x03\x04": "a ZIP archive",
+    b"%PDF": "a PDF",
+}
+_STARTS |= {b"\x1f\x8b": "a gzip archive", b"version https://git-lfs": "a Git LFS pointer"}
+
+Resize = str | None
+"""`fit`, `crop` or `stretch`; None: an image of another size is refused."""
+
+
+class Unusable(Exception):
+    """An image file that cannot be used.
+
+    Attributes:
+        kind: Names such files in the plural.
+        of_the_config: Whether the config is at fault rather than the file.
+    """
+
+    def __init__(self, kind: str, text: str, *, of_the_config: bool = False) -> None:
+        self.kind, self.of_the_config = kind, of_the_config
+        super().__init__(text)
+
+
+class OtherSize(Exception):
+    """An image file of another size than `data.shape`."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.size = height, width
+        super().__init__(f"an image of {height}×{width} (height×width)")
+
+
+@contextmanager
+def decoder() -> Iterator[None]:
+    """Lift Pillow's own limit on the size of an image: `MOST_PIXELS` applies instead, with a better message."""
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_header(path: str) -> tuple[tuple[int, int], bool]:
+    """Return the height and width of an upright image, and whether it is in colour. Raises `Unusable`."""
+    with _opened(path) as (image, _):
+        coloured = image.mode not in ("1", "L", "LA") and not image.mode.startswith(("I", "F"))
+        if image.mode == "P":
+            palette = np.asarray(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+            coloured = bool((palette != palette[:, :1]).any())
+        return _upright_size(image), coloured
+
+
+def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = None) -> tuple[Images, int]:
+    """Read an image file in a shape.
+
+    Args:
+        path: The file.
+        shape: Height, width and channels.
+        resize: How to scale an image of another size.
+        scale: The value of white, or those of black and white; None: 255, or 65,535 in files of 16 bits.
+
+    Returns:
+        The pixels, and the largest value in a file of 16 bits (0 for others).
+
+    Raises:
+        Unusable: The file is damaged, or its pixels are not plain.
+        OtherSize: It has another size, and `resize` is None.
+    """
+    from PIL import ImageOps
+
+    height, width, channels = shape
+    with _opened(path) as (image, deep):
+        size = _upright_size(image)
+        if size != (height, width):
+            if resize is None:
+                raise OtherSize(*size)
+            image.draft(image.mode, (2 * max(height, width),) * 2)  # decodes a large JPEG file at a fraction
+        plain, largest = _plain(ImageOps.exif_transpose(image), deep, scale)
+        if size != (height, width):
+            plain = resized(plain, height, width, str(resize))
+    if channels == 1 and plain.mode != "L":
+        colours = np.asarray(plain).astype(np.int16)
+        if np.ptp(colours, axis=2).max() > _NEARLY_GREY:
+            text = (
+                f"a colour image, but data.shape says one channel; data.shape=[{height},{width},3] declares three"
+            )
+            raise Unusable("colour images", text, of_the_config=True)
+    wanted = "L" if channels == 1 else "RGB"
+    pixels = np.asarray(plain if plain.mode == wanted else plain.convert(wanted))
+    return pixels.reshape(shape), largest
+
+
+def resized(image: Image.Image, height: int, width: int, how: str) -> Image.Image:
+    """Scale an image.
+
+    Args:
+        image: Grey (L) or in colour (RGB).
+        height: Height of the result.
+        width: Its width.
+        how: `fit` scales the whole image and fills the rest with the median colour of its border, `crop` cuts off
+            what protrudes, and `stretch` does not preserve the proportions.
+    """
+    from PIL import Image, ImageOps
+
+    size, method = (width, height), Image.Resampling.BILINEAR  # antialiases when reducing
+    if how == "stretch":
+        return image.resize(size, method)
+    if how == "crop":
+        return ImageOps.fit(image, size, method)
+    scale = min(width / image.width, height / image.height)
+    inner = image.resize((max(1, round(scale * image.width)), max(1, round(scale * image.height))), method)
+    pixels = np.asarray(inner)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    colour = np.median(border.reshape(len(border), -1), axis=0).astype(int).tolist()
+    whole = Image.new(inner.mode, size, colour[0] if inner.mode == "L" else tuple(colour))
+    whole.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
+    return whole
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[Image.Image, bool]]:
+    """Open an image file. Yields the image, and whether it has colours of 16 bits. Raises `Unusable`."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise Unusable("files that cannot be read", f"cannot be read: {error.strerror}") from error
+    if not content:
+        raise Unusable("empty files", "is empty")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                text = f"claims {image.height:,}×{image.width:,} pixels (height×width); at most {MOST_PIXELS:,}"
+                raise Unusable("gigantic images", text)
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                raise Unusable("animations", f"has {frames} frames; expected a single image")
+            yield image, image.format == "PNG" and content[_DEPTH] in _DEEP_COLOURS
+    except (Unusable, OtherSize):
+        raise
+    except UnidentifiedImageError as error:
+        what = next((f": it is {what}" for start, what in _STARTS.items() if content.startswith(start)), "")
+        raise Unusable("files that are not images", f"not a {NAMED} image{what}") from error
+    except Exception as error:  # Pillow has no specific exception for damaged files
+        raise Unusable("damaged images", f"a damaged image ({error})") from error
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, int]:
+    """Return an image in mode L or RGB, and its largest value if it has 16 bits. Raises `Unusable`."""
+    if deep or (image.mode not in _PLAIN and not image.mode.startswith("I")):
+        what = "16 bits per channel, in colour" if deep else f"{image.mode} colours"
+        raise Unusable("images of other colours", f"{what}; expected 8 bits, grey or RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        return _rescaled(values, limits(scale, SIXTEEN_BITS)), int(values.max())
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] != 255:
+            raise Unusable("transparent images", "is transparent; expected an opaque image")
+    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    # A white above 255 is that of files with 16 bits.
+    return (image if max(limits(scale)) > 255 or scale is None else _rescaled(np.asarray(image), limits(scale))), 0
+
+
+def _rescaled(values: npt.NDArray[Any], scale: tuple[float, float]) -> Image.Image:
+    from PIL import Image
+
+    try:
+        return Image.fromarray(rescaled(values, scale))
+    except ValueError as error:
+        raise Unusable("images with other values", str(error), of_the_config=True) from error

@@ -1,0 +1,98 @@
+"""Find what makes a data set hard to learn or its figures misleading: rare classes, duplicates, blank images."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_exp.data.dataset import Part, Source
+
+_FEW = 10  # training images of a class
+_IMBALANCED = 3  # times as many images in the largest class as in the smallest
+_MOST_NAMES = 5  # in a remark
+
+
+def remarks(source: Source) -> list[str]:
+    """Return a sentence for each weakness of a data set, with counts.
+
+    Classes without a training image are left to `load.missing_classes`.
+    """
+    keys = {name: _keys(part) for name, part in source.parts.items()}
+    found = [_few(source), _imbalance(source), _blank(source), *_duplicates(source, keys)]
+    return [remark for remark in found if remark]
+
+
+def _few(source: Source) -> str:
+    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    few = np.flatnonzero((counts > 0) & (counts < _FEW))
+    if not len(few):
+        return ""
+    names = ", ".join(f"{source.class_names[label]} ({counts[label]})" for label in few[:_MOST_NAMES])
+    return (
+        f"{len(few)} class{'es have' if len(few) > 1 else ' has'} fewer than {_FEW} training images: "
+        f"{names}{', …' * (len(few) > _MOST_NAMES)}"
+    )
+
+
+def _imbalance(source: Source) -> str:
+    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    present = counts[counts > 0]
+    if len(present) < 2 or present.max() < _IMBALANCED * present.min():
+        return ""
+    largest = int(counts.argmax())
+    name, scored = source.class_names[largest], source.test or source.train
+    share = float((scored.labels == largest).mean())
+    return (
+        f"class {name} has {counts[largest]:,} training images, the smallest class {present.min():,}; always "
+        f"predicting {name} has an accuracy of {share:.1%} on the {'test' if source.test else 'training'} part; "
+        "training.class_weight=balanced gives the classes equal weight"
+    )
+
+
+def _blank(source: Source) -> str:
+    counts = {}
+    for name, part in source.parts.items():
+        flat = part.images.reshape(len(part), -1)
+        counts[name] = int((flat == flat[:, :1]).all(axis=1).sum())
+    total = sum(counts.values())
+    if not total:
+        return ""
+    where = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return f"{total:,} image{'s' if total > 1 else ''} of a single colour: {where}"
+
+
+def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
+    train, labels = keys["train"], source.train.labels
+    first: dict[int, int] = {}
+    same = different = 0
+    example = ""
+    for key, label in zip(train, labels.tolist(), strict=True):
+        known = first.setdefault(key, label)
+        if known != label:
+            different += 1
+            example = example or f"{source.class_names[known]} and {source.class_names[label]}"
+    for count in Counter(train).values():
+        same += count - 1
+    found = []
+    if different:
+        found.append(
+            f"{different:,} training image{'s are copies' if different > 1 else ' is a copy'} of another with a "
+            f"different label, such as {example}"
+        )
+    if same - different > 0:
+        found.append(f"{same - different:,} training images are copies of others of their class")
+    shared = sum(key in first for key in keys.get("test", ()))
+    if shared:
+        found.append(
+            f"{shared:,} of {len(keys['test']):,} test images are also training images: "
+            "the test figures are too good"
+        )
+    return found
+
+
+def _keys(part: Part) -> list[int]:
+    """Return a hash of each image."""
+    flat: npt.NDArray[np.uint8] = np.ascontiguousarray(part.images).reshape(len(part), -1)
+    return [hash(row.tobytes()) for row in flat]
