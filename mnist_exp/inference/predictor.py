@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Shape
+from mnist_exp.data.pixels import as_bytes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.inputs import find_inputs, read_inputs
 from mnist_exp.inference.scoring import Probabilities, predict
@@ -83,7 +84,9 @@ class Predictor:
             )
         if whole.dtype.kind not in "buif":
             raise RequestError(f"expected pixels, numbers from 0 to 255, found {array.dtype}")
-        if whole.dtype == np.uint8:
+        if whole.dtype == np.bool_:
+            return as_bytes(whole, "images", None)
+        if whole.dtype == np.uint8 and whole.max() != 1:  # of 0 and 1, 1 may be white
             return whole
         low, high = float(whole.min()), float(whole.max())
         if not 0 <= low <= high <= 255:

@@ -114,6 +114,18 @@ def test_booleans_are_black_and_white():
     np.testing.assert_array_equal(read("npz").train.images[..., 0], np.where(IMAGES > 127, 255, 0))
 
 
+def test_predict_takes_pixels_by_the_same_rule():
+    """Booleans are black and white, 0 and 1 are ambiguous."""
+    from mnist_exp.inference.predictor import Predictor
+
+    predictor = Predictor(None, ("a", "b"), None, (6, 6, 1), False)  # type: ignore[arg-type]
+    assert set(predictor._pixels(IMAGES > 127).flat) == {0, 255}
+    for zeros_and_ones in ((IMAGES > 127).astype(np.uint8), (IMAGES > 127).astype(np.float32)):
+        with pytest.raises(RequestError, match="from 0 to 1"):
+            predictor._pixels(zeros_and_ones)
+    np.testing.assert_array_equal(predictor._pixels(IMAGES)[..., 0], IMAGES)
+
+
 def test_a_dim_set_is_reported():
     """It is read as it is."""
     write("npz", IMAGES // 16)
