@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +37,14 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     """If half its 95 % interval is wider than 10 points, so that not even its first digit is certain."""
     report_imprecise(accuracy, images)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+
+
+def test_the_page_on_figures_names_tests_that_exist():
+    """`docs/figures.md` names a test for each figure."""
+    tests = Path(__file__).parent
+    rows = (tests.parent / "docs/figures.md").read_text(encoding="utf-8").split("|---|")[-1].splitlines()[1:]
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, name in named:
+            assert f"def {name}(" in (tests / file).read_text(encoding="utf-8"), name
