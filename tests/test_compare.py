@@ -19,8 +19,8 @@ from scipy import stats
 from support.cli import Cli, soak
 from support.golden import Golden
 
+from mnist_exp.engine import preparation
 from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of, sign_flip, verdicts
-from mnist_exp.training import device
 
 SIMULATED = 4000
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
@@ -621,9 +621,9 @@ def test_two_trained_models_are_tested_on_the_same_images(cli: Cli, monkeypatch:
     first = cli(*small, "optimizer.learning_rate=0.01")
     second = cli(*small, "optimizer.learning_rate=0.0001")
     chosen: list[Any] = []
-    resolve = device.resolve
+    resolve = preparation.resolve
     with monkeypatch.context() as patch:
-        patch.setattr(device, "resolve", lambda config: chosen.append(config.threads) or resolve(config))
+        patch.setattr(preparation, "resolve", lambda config: chosen.append(config.threads) or resolve(config))
         done = cli("compare", "full=true", f"run=[{first.run},{second.run}]", "output=new/two.png")
     images = first.result["data"]["images"]["test"]
     assert f"models on the same {images} test images" in done.out

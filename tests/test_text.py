@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from mnist_exp.engine.run import report_imprecise
-from mnist_exp.report.progress import epoch_line
-from mnist_exp.sweeps.comparison import _plain
+from mnist_exp.report.progress import format_epoch
+from mnist_exp.sweeps.comparison import _format_number
 from mnist_exp.text import format_loss
 
 
@@ -22,8 +24,8 @@ def test_large_losses_are_in_scientific_notation(loss: float, text: str):
     assert format_loss(loss) == text
     row = {"epoch": 1, "train/loss": loss, "train/accuracy": 0.5, "val/loss": loss, "val/accuracy": 0.5,
            "learning_rate": 0.1, "seconds": 1}  # fmt: skip
-    assert f"train {text} 50.00%  val {text} 50.00%" in epoch_line(row, 1, True)
-    assert _plain(loss, "val/loss") == text
+    assert f"train {text} 50.00%  val {text} 50.00%" in format_epoch(row, 1, True)
+    assert _format_number(loss, "val/loss") == text
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,14 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     """If half its 95 % interval is wider than 10 points, so that not even its first digit is certain."""
     report_imprecise(accuracy, images)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+
+
+def test_the_page_on_figures_names_tests_that_exist():
+    """`docs/figures.md` names a test for each figure."""
+    tests = Path(__file__).parent
+    rows = (tests.parent / "docs/figures.md").read_text(encoding="utf-8").split("|---|")[-1].splitlines()[1:]
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, name in named:
+            assert f"def {name}(" in (tests / file).read_text(encoding="utf-8"), name
