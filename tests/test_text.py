@@ -7,8 +7,8 @@ import math
 import pytest
 
 from mnist_exp.engine.run import report_imprecise
-from mnist_exp.report.progress import epoch_line
-from mnist_exp.sweeps.comparison import _plain
+from mnist_exp.report.progress import format_epoch
+from mnist_exp.sweeps.comparison import _format_number
 from mnist_exp.text import format_loss
 
 
@@ -22,8 +22,8 @@ def test_large_losses_are_in_scientific_notation(loss: float, text: str):
     assert format_loss(loss) == text
     row = {"epoch": 1, "train/loss": loss, "train/accuracy": 0.5, "val/loss": loss, "val/accuracy": 0.5,
            "learning_rate": 0.1, "seconds": 1}  # fmt: skip
-    assert f"train {text} 50.00%  val {text} 50.00%" in epoch_line(row, 1, True)
-    assert _plain(loss, "val/loss") == text
+    assert f"train {text} 50.00%  val {text} 50.00%" in format_epoch(row, 1, True)
+    assert _format_number(loss, "val/loss") == text
 
 
 @pytest.mark.parametrize(
