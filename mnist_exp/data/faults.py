@@ -11,28 +11,28 @@ class Faults:
     """The faults of a data set. Each has a kind, such as `damaged images`, a place and a description."""
 
     def __init__(self) -> None:
-        self._by_kind: dict[str, list[tuple[str, str]]] = {}
+        self.by_kind: dict[str, list[tuple[str, str]]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_kind.values()))
+        return sum(map(len, self.by_kind.values()))
 
     def add(self, kind: str, place: str, text: str) -> None:
         """Add a fault."""
-        self._by_kind.setdefault(kind, []).append((place, text))
+        self.by_kind.setdefault(kind, []).append((place, text))
 
     def include(self, others: Faults) -> None:
         """Add the faults of another collection."""
-        for kind, faults in others._by_kind.items():
-            self._by_kind.setdefault(kind, []).extend(faults)
+        for kind, faults in others.by_kind.items():
+            self.by_kind.setdefault(kind, []).extend(faults)
 
     @property
     def places(self) -> list[str]:
         """The places of all faults, by kind."""
-        return [place for faults in self._by_kind.values() for place, _ in faults]
+        return [place for faults in self.by_kind.values() for place, _ in faults]
 
     def __str__(self) -> str:
         """Return the number of faults of each kind, with the first places."""
-        return "; ".join(_line(kind, faults) for kind, faults in self._by_kind.items())
+        return "; ".join(_line(kind, faults) for kind, faults in self.by_kind.items())
 
     def raise_any(self, subject: str, advice: str = "") -> None:
         """Raise `RequestError` if there are faults: with the fault if it is the only one, else with their numbers.
@@ -42,10 +42,10 @@ class Faults:
             advice: What resolves all of them.
         """
         if len(self) == 1:
-            [[(place, text)]] = self._by_kind.values()
+            [[(place, text)]] = self.by_kind.values()
             raise RequestError(f"{place}: {text}{advice}")
         if len(self):
-            lines = [_line(kind, faults) for kind, faults in self._by_kind.items()]
+            lines = [_line(kind, faults) for kind, faults in self.by_kind.items()]
             raise RequestError("\n  ".join([f"{subject}: {len(self):,} problems{advice}", *lines]))
 
 

@@ -75,20 +75,26 @@ def evaluate_model(
             "origin": data.origin,
             "part": config.part,
             "images": len(part),
-            "class_names": list(names),
-            "of_the_run": is_runs_data,
+            **{"class_names": list(names), "of_the_run": is_runs_data},
         },
         "metrics": scores.metrics,
         **dataclasses.asdict(assessment),
         "expected_calibration_error": assessment.calibration.error,
-        "device": {"kind": device.kind, "device": device.name, "threads": device.threads},
-        "versions": {name: version(name) for name in ("mnist-exp", *LIBRARIES)},
+        **environment(device),
     }
     folder = write_evaluation(config, saved, about, part, scores, assessment)
     print_evaluation(saved, about, scores, assessment)
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)
     say(f"kept    {display_path(folder)}")
+
+
+def environment(device: Device) -> dict[str, Any]:
+    """Return the device and the versions that the figures were computed with."""
+    return {
+        "device": {"kind": device.kind, "device": device.name, "threads": device.threads},
+        "versions": {name: version(name) for name in ("mnist-exp", *LIBRARIES)},
+    }
 
 
 def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, about: Mapping[str, Any]) -> None:

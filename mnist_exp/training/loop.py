@@ -106,8 +106,7 @@ def fit(
         progress: The progress to resume from. It is updated in place: after an exception, including
             `KeyboardInterrupt`, it holds what was finished.
     """
-    training = config.training
-    progress = progress or Progress()
+    training, progress = config.training, progress or Progress()
     steps = steps_per_epoch(len(data.train), config)
     rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, training.epochs)
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)

@@ -13,7 +13,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError
-from mnist_exp.tracking.failure import reason
+from mnist_exp.tracking.failure import describe_failure
 
 TRACKING = TrackingConfig(enabled=True, uri=None, experiment="mine", wait_seconds=0)
 OUTPUTS = Path("outputs")
@@ -60,5 +60,5 @@ def test_what_was_deleted_is_reported_with_the_command(store: sqlite3.Connection
 def test_a_server_that_deleted_the_run_is_reported_with_the_command():
     """When the delivery fails."""
     error = Exception("The run abc must be in the 'active' state. Current state is deleted.")
-    said = reason(error, "http://127.0.0.1:5000")
+    said = describe_failure(error, "http://127.0.0.1:5000")
     assert "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 mlflow runs restore --run-id abc" in said
