@@ -56,10 +56,8 @@ def evaluate_model(
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     data = load_data(run_config, request)
-    if config.part is None:
-        config = config.model_copy(update={"part": "test" if data.test else "val"})
-    assert config.part is not None
-    part = select_part(data, config.part, run_config.data.name)
+    config = with_part(config, data)
+    part = select_part(data, str(config.part), run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
     names = resolve_class_names(saved, classes, data, run_config)
     scores = score(model, part, run_config.training)
@@ -88,6 +86,11 @@ def evaluate_model(
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)
     say(f"kept    {display_path(folder)}")
+
+
+def with_part(config: EvaluateConfig, data: Dataset) -> EvaluateConfig:
+    """Return the config with the part of the data to score: if none was requested, test or else validation."""
+    return config if config.part else config.model_copy(update={"part": "test" if data.test else "val"})
 
 
 def environment(device: Device) -> dict[str, Any]:
