@@ -607,7 +607,7 @@ def test_damaged_files_are_reported(cli: Cli):
     (RUNS / "mlp-1/config.yaml").write_text("a: 1")
     done = cli("compare", "full=true", status=2)
     assert "mlp-0/config.yaml:1: damaged" in done.err
-    assert "outputs/runs/mlp-1: config.yaml or result.json is not that of a run" in done.err
+    assert "outputs/runs/mlp-1: config.yaml or result.json is not from a run" in done.err
     (RUNS / "mlp-0/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
     (RUNS / "mlp-1/config.yaml").write_text((RUNS / "mlp-2/config.yaml").read_text())
     (RUNS / "linear-0/history.csv").write_text("epoch,val/accuracy\n1,x\n")

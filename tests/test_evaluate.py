@@ -171,7 +171,7 @@ def test_differences_from_the_runs_result_are_reported(cli: Cli, run: Path):
         (["run=latest", "data=csv", "data.dir=other"], "data.shape=[8,8,1]"),
         (["run=latest", "data=csv", "data.dir=other", "data.shape=[8,8,1]"], "28×28×1"),
         (["run=latest", "data=csv", "data.dir=five", "data.classes=5"], "5 classes"),
-        (["run=latest", "data=kaggle", "data.dir=five"], "part=train or part=val"),
+        (["run=latest", "data=kaggle", "data.dir=five", "part=test"], "part=train or part=val"),
         (["run=latest", "data=mnist", "data.dir=nowhere"], "nowhere"),
         (["run=latest", "model=mlp"], "model=mlp: "),
         (["run=latest", "part=x", "data.clases=3"], "2 problems"),

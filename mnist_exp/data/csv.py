@@ -354,9 +354,9 @@ def _other_length(
     if found == pixels:
         return f"{values}: the pixels of {declared}, but no label before them; these images are not labelled"
     message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}"
-    if extra:
-        return message + extra
     fitting = square(found - 1)
+    if extra and (found == pixels + 2 or not fitting):
+        return message + extra
     return f"{message}; data.shape=[{','.join(map(str, fitting))}] would fit" if fitting else message
 
 

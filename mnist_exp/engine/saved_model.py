@@ -163,7 +163,16 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
     base_file = saved.settings / "config.yaml" if saved.settings else None
     declared = declared_overrides(base, over_run) if base else ()
     composed = replace(request, verb="train", overrides=(*over_run, *declared), base=base, base_file=base_file)
-    config, _ = compose_checked(composed, TrainConfig, complete_data)
+
+    def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            return complete_data(data)
+        except RequestError:
+            if saved.run is None:
+                saved.load()  # a damaged model is reported even if the data is missing
+            raise
+
+    config, _ = compose_checked(composed, TrainConfig, complete)
     return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
 
 
