@@ -183,7 +183,7 @@ def test_a_format_that_disagrees_is_not_kept(cli: Cli, run: Path):
     from mnist_exp.engine.exporting import Unfit, refuse_difference
 
     done = cli("export", "run=a", "format=[onnx,keras]", "tolerance=1e-12", "output=here", status=1)
-    assert re.search(r"onnx: its probabilities differ by up to \S+, and tolerance=1e-12", done.err)
+    assert re.search(r"onnx: its probabilities differ by up to \S+, more than tolerance=1e-12", done.err)
     assert [path.name for path in Path("here").iterdir()] == ["model.keras"]
     ours = np.array([[0.5, 0.5], [0.4, 0.6]], np.float32)
     refuse_difference(ours + np.float32(0.001), ours, 0.01)
@@ -209,7 +209,7 @@ def test_colours_two_classes_and_no_test_part(cli: Cli):
     assert "optimizer" in done.out
     assert keras.saving.load_model("mine.keras").input_shape == (None, 12, 9, 3)
     done = cli("export", f"run={run}/model.keras", "format=onnx", "data=digits", status=2)
-    assert "takes images of 12×9×3, and those of scikit-learn are 28×28×1" in done.err
+    assert "takes images of 12×9×3, but those of scikit-learn are 28×28×1" in done.err
 
 
 def test_one_format_into_one_file(cli: Cli, run: Path):
@@ -360,7 +360,7 @@ def test_a_registered_model_whose_run_is_not_here(cli: Cli, run: Path):
     run.rename("elsewhere")
     done = cli("export", "run=models:/digits/1", "format=onnx", "output=digits.onnx")
     assert "model   digits-1, 7,850 parameters" in done.out
-    assert re.search(r"for all \d\d test images", done.out)  # by its config: data.limit=100
+    assert re.search(r"on all \d\d test images", done.out)  # by its config: data.limit=100
     done = cli("export", "run=models:/digits/1", "format=onnx", "outputs=empty", status=2)
     assert "there is no MLflow store" in done.err
     done = cli("export", "run=elsewhere", "register=digits", "tracking.uri=http://127.0.0.1:9", status=1)

@@ -86,8 +86,8 @@ def test_a_resumed_run_has_every_picture(cli: Cli, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("watch", "message"),
     [
-        ("[conv2,0]", "training.watch.0: there is no layer 'conv2' (did you mean 'conv2d'?); there are 0 conv2d, 1 max_p"),
-        ("[7]", "training.watch.0: there is no layer 7; there are 0 conv2d"),
+        ("[conv2,0]", "training.watch.0: there is no layer 'conv2' (did you mean 'conv2d'?); the layers are 0 conv2d, 1 max_p"),
+        ("[7]", "training.watch.0: there is no layer 7; the layers are 0 conv2d"),
         ("[1.5]", "training.watch.0"),
         ("conv2d", "training.watch=conv2d: must be a list"),
     ],
