@@ -281,4 +281,7 @@ def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list
         if row != column and count
     }
     most = sorted(counts, key=lambda pair: -counts[pair])[:_MOST_MISTAKES]
-    return [f"{names[row]} → {names[column]}: {counts[row, column]} times" for row, column in most]
+    return [
+        f"{names[row]} → {names[column]}: {(count := counts[row, column])} time{'s' * (count != 1)}"
+        for row, column in most
+    ]
