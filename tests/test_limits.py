@@ -24,10 +24,10 @@ EXCESSES = {
     "deep": ("x: " + "[" * 20_000 + "]" * 20_000 + "\n", 1, "nested"),
     "deep mappings": ("x: " + "{a: " * 5000 + "1" + "}" * 5000 + "\n", 1, "nested"),
     "itself": ("y: 1\nx: &x [*x]\n", 2, "refers to the value that contains it"),
-    "number": (f"x: 1{'0' * LONGEST_NUMBER}\n", 1, "a number has"),
-    "hexadecimal": (f"x: 0x{'f' * 5000}\n", 1, "a number has"),
-    "sexagesimal": ("x: 1" + ":59" * 3000 + "\n", 1, "a number has"),
-    "text": (f"x: 1\ny: {'a' * (LONGEST_TEXT + 1)}\n", 2, "a value has"),
+    "number": (f"x: 1{'0' * LONGEST_NUMBER}\n", 1, "a number is"),
+    "hexadecimal": (f"x: 0x{'f' * 5000}\n", 1, "a number is"),
+    "sexagesimal": ("x: 1" + ":59" * 3000 + "\n", 1, "a number is"),
+    "text": (f"x: 1\ny: {'a' * (LONGEST_TEXT + 1)}\n", 2, "a value is"),
 }  # fmt: skip
 
 
