@@ -141,17 +141,17 @@ def test_saved_models_predict_as_the_model_in_memory(
     """Plain Keras loads each format without this package and gives on raw pixels what the trained model gives: the
     same bits where that computed in float32, probabilities within 0.02 where it computed in bfloat16.
     """
-    from mnist_exp.training import loop
+    from mnist_exp.engine import run as engine
 
     images = np.random.default_rng(0).integers(0, 256, (1000, 28, 28, 1), np.uint8)
     trained = []
-    fit = loop.fit
+    fit = engine.fit
 
     def spy(net, *arguments):  # type: ignore[no-untyped-def]
         fit(net, *arguments)
         trained.append(net.predict(images, batch_size=1000, verbose=0))  # after its only epoch, which is the best
 
-    monkeypatch.setattr(loop, "fit", spy)
+    monkeypatch.setattr(engine, "fit", spy)
     words = (f"model={model}", f"preprocess={preprocess}", f"device.precision={precision}", "training.epochs=1")
     done = cli(*words, "data.limit=1000", small=True)
     np.save(tmp_path / "images.npy", images)
@@ -188,21 +188,21 @@ def test_test_metrics_are_those_of_the_saved_model(cli: Cli):
 
 def test_the_test_set_is_scored_once_and_only_at_the_end(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """Its labels affect neither the weights nor the chosen epoch."""
-    from mnist_exp.data import load
-    from mnist_exp.inference import scoring
+    from mnist_exp.engine import results
+    from mnist_exp.engine import run as engine
 
     honest = cli(small=True)
-    prepare = load.prepare
+    prepare = engine.prepare
 
     def with_wrong_test_labels(source, data):  # type: ignore[no-untyped-def]
         dataset = prepare(source, data)
         dataset.test.labels[:] = 9 - dataset.test.labels
         return dataset
 
-    monkeypatch.setattr(load, "prepare", with_wrong_test_labels)
-    score, scored = scoring.score, []
+    monkeypatch.setattr(engine, "prepare", with_wrong_test_labels)
+    score, scored = results.score, []
     monkeypatch.setattr(
-        scoring, "score", lambda model, part, *more: scored.append(len(part)) or score(model, part, *more)
+        results, "score", lambda model, part, *more: scored.append(len(part)) or score(model, part, *more)
     )
     fooled = cli(small=True)
     assert scored == [fooled.result["data"]["images"]["test"]]
