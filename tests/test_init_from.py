@@ -101,14 +101,15 @@ def test_a_limit_does_not_mix_the_parts_of_two_runs(cli: Cli):
 
 def test_validating_on_images_already_trained_on_is_reported(cli: Cli):
     """Their number is reported and recorded, including images that the other run's own start had seen."""
-    donor = cli("data.limit=900", small=True)
-    second = cli("data.limit=300", "data.split_seed=5", "init_from=latest", small=True)
+    digits = ("data=digits",)  # of MNIST's 60,000 images, two small samples would hardly share one
+    donor = cli(*digits, "data.limit=900", small=True)
+    second = cli(*digits, "data.limit=300", "data.split_seed=5", "init_from=latest", small=True)
     own = training_images(second.run, "val")
     seen = len(own & training_images(donor.run, "train"))
     assert seen > 5
     assert second.result["init_from"]["validation_images_seen"] == seen
     assert f"{seen} of the {len(own)} validation images" in second.out
-    third = cli("data.limit=300", "data.split_seed=6", f"init_from={second.run}", small=True)
+    third = cli(*digits, "data.limit=300", "data.split_seed=6", f"init_from={second.run}", small=True)
     trained_on = training_images(donor.run, "train") | training_images(second.run, "train")
     seen = len(training_images(third.run, "val") & trained_on)
     assert third.result["init_from"]["validation_images_seen"] == seen
