@@ -39,9 +39,20 @@ def write(source: Source, to: str, target: Path, header: bool, advance: Advance)
 def list_settings(source: Source, to: str) -> dict[str, object]:
     """Return the `data` settings that read the written data set back; some may equal their defaults."""
     keys: dict[str, object] = {}
-    names, shape = source.class_names, source.train.images.shape[1:]
+    shape = source.train.images.shape[1:]
     if to == "csv" and square(math.prod(shape)) != shape:
         keys["data.shape"] = list(shape)
+    keys |= _class_settings(source, to)
+    if source.test is None and to == "idx":
+        keys |= {"data.files.test_images": None, "data.files.test_labels": None}
+    elif source.test is None and to != "npz":
+        keys["data.files.test"] = None
+    return keys
+
+
+def _class_settings(source: Source, to: str) -> dict[str, object]:
+    keys: dict[str, object] = {}
+    names = source.class_names
     named = to == "folder" or (to == "npz" and names != default_class_names(len(names)))
     lowest = min(int(part.labels.min()) for part in source.parts.values())
     highest = max(int(part.labels.max()) for part in source.parts.values())
@@ -53,8 +64,4 @@ def list_settings(source: Source, to: str) -> dict[str, object]:
         keys["data.class_names"] = None if names == folder.sort_class_names(written) else list(names)
     elif to != "npz":
         keys["data.class_names"] = None if names == default_class_names(len(names)) else list(names)
-    if source.test is None and to == "idx":
-        keys |= {"data.files.test_images": None, "data.files.test_labels": None}
-    elif source.test is None and to != "npz":
-        keys["data.files.test"] = None
     return keys

@@ -101,9 +101,7 @@ class _Table:
         if not rows:
             raise RequestError(f"{path}: is empty; expected a line per image: {pixels}")
         line, first = rows[0]
-        header = first if _is_header(first) and (len(rows) > 1 or not _is_number(first[0])) else None
-        if header is not None and all(map(_is_number, header)):
-            tell(f"{path}: the first line, {', '.join(header[:3])}, … {header[-1]}, is a header")
+        header = _find_header(path, rows, tell)
         found = square(len(first) - labelled) if shape is None else shape
         alike = header is not None or len({len(row) for _, row in rows}) == 1
         if found is None or (alike and len(first) != labelled + math.prod(found)):
@@ -122,6 +120,16 @@ class _Table:
         """Return the line and column of an image's label, for messages."""
         lines = (line for line, _ in _rows(self.path) if line > self.skip)
         return f"{self.path}, line {next(islice(lines, index, None), 0)}, column {self.column + 1}"
+
+
+def _find_header(path: Path, rows: Sequence[tuple[int, Sequence[str]]], tell: Tell) -> Sequence[str] | None:
+    """Return the first line if it is a header; None if it is an image. A header of numbers is reported."""
+    first = rows[0][1]
+    if not _is_header(first) or (len(rows) == 1 and _is_number(first[0])):
+        return None
+    if all(map(_is_number, first)):
+        tell(f"{path}: the first line, {', '.join(first[:3])}, … {first[-1]}, is a header")
+    return first
 
 
 def _label_column(
@@ -334,18 +342,14 @@ def _other_length(
     """Describe the mismatch in a line's number of values, with what resolves it if that is known."""
     found = len(row)
     least = 16 if shape is None else math.prod(shape)
-    for separator, name in _SEPARATORS.items():
-        if found == 1 and len(row[0].split(separator)) >= least:
-            return f"its values are separated by {name}, expected commas"
+    separators = [name for text, name in _SEPARATORS.items() if len(row[0].split(text)) >= least]
+    if found == 1 and separators:
+        return f"its values are separated by {separators[0]}, expected commas"
     values = f"{found} value{'s' * (found != 1)}"
     extra = _extra_column(rows)
     if shape is None:
-        return (
-            f"{values}{extra}"
-            if extra
-            else f"{values}: not a label and the pixels of a square image; data.shape=… "
-            "declares height, width and channels"
-        )
+        square_image = "not a label and the pixels of a square image"
+        return values + (extra or f": {square_image}; data.shape=… declares height, width and channels")
     pixels = math.prod(shape)
     if not labelled:
         images = "×".join(map(str, shape))
@@ -365,10 +369,13 @@ def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
     texts = [[text.strip() for text in row] for _, row in rows]
     if all(len(row) > 1 and not row[-1] for row in texts):
         return "; the last column is empty, as each line ends with a comma: remove it"
-    first = [row[0] for row in texts]
-    if first[0].lower() in _NUMBERS:
-        del first[0]
-    numbers = [int(text) for text in first if text.isascii() and text.isdigit() and len(text) < 10]
-    if len(numbers) == len(first) > 1 and all(b - a == 1 for a, b in pairwise(numbers)):
+    if _counts_lines([row[0] for row in texts]):
         return "; the first column counts the lines: remove it (in pandas, to_csv(…, index=False))"
     return ""
+
+
+def _counts_lines(column: list[str]) -> bool:
+    if column[0].lower() in _NUMBERS:
+        column = column[1:]
+    numbers = [int(text) for text in column if text.isascii() and text.isdigit() and len(text) < 10]
+    return len(numbers) == len(column) > 1 and all(b - a == 1 for a, b in pairwise(numbers))

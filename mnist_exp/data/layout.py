@@ -61,27 +61,33 @@ def find_files(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
     for part, spec in data.parts.items():
         names = [spec.name, f"{spec.name}.gz"] if data.source == "idx" else [spec.name]
         exact = next((folder / name for name in names if os.path.isfile(folder / name)), None)
-        if exact is not None or spec.name != _DEFAULTS[data.source][part]:
-            near = [] if exact is None else [exact]
-        else:
-            near = [path for name, path in there if re.fullmatch(_NEAR[data.source][part], name.lower())]
-        if len(near) > 1:
-            shown = ", ".join(str(path.relative_to(folder)) for path in near[:_MOST_NAMES])
-            raise RequestError(
-                f"data.dir={folder}: there is no file {spec.name}, but {shown}; "
-                f"data.files.{part}={_quoted(str(near[0].relative_to(folder)))} names one of them"
-            )
-        if not near:
+        path = exact or _find_renamed(data, part, folder, there)
+        if path is None:
             missing.append(part)
             continue
-        [paths[part]] = near
+        paths[part] = path
         if exact is None:
-            renamed.append(str(paths[part].relative_to(folder)))
+            renamed.append(str(path.relative_to(folder)))
     if renamed:
         tell(f"{folder}: read under other names: {', '.join(renamed)}")
     if missing:
         _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
     return paths
+
+
+def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[str, Path]]) -> Path | None:
+    """Return the file that is a part under another name, if there is one. Raises `RequestError` for several."""
+    wanted = data.parts[part].name
+    if wanted != _DEFAULTS[data.source][part]:
+        return None  # the user named it
+    near = [path for name, path in there if re.fullmatch(_NEAR[data.source][part], name.lower())]
+    if len(near) > 1:
+        shown = ", ".join(str(path.relative_to(folder)) for path in near[:_MOST_NAMES])
+        raise RequestError(
+            f"data.dir={folder}: there is no file {wanted}, but {shown}; "
+            f"data.files.{part}={_quoted(str(near[0].relative_to(folder)))} names one of them"
+        )
+    return near[0] if near else None
 
 
 def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
@@ -95,13 +101,7 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, 
     names = {part: spec.name for part, spec in data.parts.items()}
     if names["train"] != "train" or "train" in _folders_in(folder):
         return _parts_in(folder, names, tell)
-    outer = folder
-    while len(inside := _folders_in(folder)) == 1 and (folder / inside[0]).name.lower() not in _TRAINING:
-        if not _folders_in(folder / inside[0]):
-            break
-        folder /= inside[0]  # as archives are unpacked
-    if folder != outer:
-        tell(f"{outer}: its only folder {folder.relative_to(outer)} is read")
+    outer, folder = folder, _enter_only_folders(folder, tell)
     inside = _folders_in(folder)
     lower = {name.lower() for name in inside}
     if lower & {*_TRAINING}:
@@ -113,6 +113,18 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, 
         raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
     tell(f"{folder}: its {len(inside)} folders are the classes; there is no test part")
     return {"train": folder}
+
+
+def _enter_only_folders(outer: Path, tell: Tell) -> Path:
+    """Return the folder within single folders, such as an unpacked archive leaves."""
+    folder = outer
+    while len(inside := _folders_in(folder)) == 1 and inside[0].lower() not in _TRAINING:
+        if not _folders_in(folder / inside[0]):
+            break
+        folder /= inside[0]
+    if folder != outer:
+        tell(f"{outer}: its only folder {folder.relative_to(outer)} is read")
+    return folder
 
 
 def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell) -> dict[str, Path]:
@@ -132,14 +144,20 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell) -> dict[str, P
     if missing == ["test"] and not others:
         tell(f"{folder}: there is no folder test; the data set has no test part")
     elif missing:
-        advice = ""
-        if missing == [names.get("test")]:
-            advice = "; data.files.test=null says that there is none"
-            advice += f", data.files.test={_quoted(others[0])} names one" if others else ""
+        advice = _advise_on_tests(others) if missing == [names.get("test")] else ""
         raise RequestError(f"data.dir={folder}: there is no folder {', '.join(missing)}{advice}")
-    if unread := [name for name in others if name.lower() in _VALIDATION]:
-        tell(f"{folder}: {_listed(unread)} is not read; images to validate on are taken from the training part")
+    _report_validation_folders(folder, others, tell)
     return paths
+
+
+def _report_validation_folders(folder: Path, names: list[str], tell: Tell) -> None:
+    if unread := [name for name in names if name.lower() in _VALIDATION]:
+        tell(f"{folder}: {_listed(unread)} is not read; images to validate on are taken from the training part")
+
+
+def _advise_on_tests(others: list[str]) -> str:
+    other = f", data.files.test={_quoted(others[0])} names one" if others else ""
+    return f"; data.files.test=null says that there is none{other}"
 
 
 def _explain_missing(
@@ -156,13 +174,12 @@ def _explain_missing(
     if optional and len(missing) == len(tests) and not others and not data.mirrors:
         tell(f"{folder}: there is no {', '.join(names)}; the data set has no test part")
         return
-    advice = ""
     if missing == tests:
         advice = f"; {' '.join(f'data.files.{part}=null' for part in tests)} says that there is none"
     elif others:
         advice = f"; there are {_listed(others)}: data.files.{missing[0]}={_quoted(others[0])} names one"
-    elif there:
-        advice = f"; there are {_listed(there)}"
+    else:
+        advice = f"; there are {_listed(there)}" * bool(there)
     if data.source == "idx":
         raise RequestError(
             f"{given_by(folder)}={folder}: not there, with or without .gz: {', '.join(names)}{advice}"

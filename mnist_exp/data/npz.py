@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +22,7 @@ from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.archives import refuse_bombs
 
 Array = npt.NDArray[Any]
+_WORDS = {"x": ("x", "images", "data"), "y": ("y", "labels", "label", "targets")}  # in the names of arrays
 _OF_IMAGES = (3, 4)  # numbers of dimensions
 _UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
 
@@ -33,14 +34,11 @@ def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | 
     there = list_arrays(path)
     names = array_names(there, path)
     arrays = _arrays(path, {*names.values(), "class_names"})
-    parts = {}
-    for part in ("train", "test"):
-        if f"x_{part}" in names:
-            x, y = names[f"x_{part}"], names[f"y_{part}"]
-            images, labels = arrays[x], _as_vector(arrays[y], f"{path}: {y}")
-            if len(images) != len(labels):
-                raise RequestError(f"{path}: {len(images)} images in {x}, but {len(labels)} labels in {y}")
-            parts[part] = RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
+    parts = {
+        part: _read_part(arrays, names[f"x_{part}"], names[f"y_{part}"], path)
+        for part in ("train", "test")
+        if f"x_{part}" in names
+    }
     if renamed := [name for wanted, name in names.items() if wanted != name]:
         tell(f"{path}: {', '.join(renamed)} are read as {', '.join(w for w, name in names.items() if w != name)}")
     if unread := [name for name in there if name not in {*names.values(), "class_names"}]:
@@ -51,6 +49,13 @@ def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | 
     return parts, None if named is None else tuple(map(str, named))
 
 
+def _read_part(arrays: Mapping[str, Array], x: str, y: str, path: Path) -> RawPart:
+    images, labels = arrays[x], _as_vector(arrays[y], f"{path}: {y}")
+    if len(images) != len(labels):
+        raise RequestError(f"{path}: {len(images)} images in {x}, but {len(labels)} labels in {y}")
+    return RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
+
+
 def array_names(there: Collection[str], path: Path) -> dict[str, str]:
     """Return the names that the arrays `x_train`, `y_train`, `x_test` and `y_test` have.
 
@@ -58,18 +63,25 @@ def array_names(there: Collection[str], path: Path) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for part in ("train", "test"):
-        for letter, words in (("x", ("x", "images", "data")), ("y", ("y", "labels", "label", "targets"))):
-            wanted = f"{letter}_{part}"
-            known = {joined for word in words for joined in (f"{word}{part}", f"{part}{word}")}
-            near = [name for name in there if name.lower().replace("_", "") in known]
-            if wanted in there or len(near) == 1:
-                names[wanted] = wanted if wanted in there else near[0]
-            elif near:
-                raise RequestError(f"{path}: has no array {wanted}, but {', '.join(near)}; expected one of them")
+        for letter in ("x", "y"):
+            if name := _find_array(there, letter, part, path):
+                names[f"{letter}_{part}"] = name
     for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(names) else ())):
         if name not in names:
             raise RequestError(f"{path}: has no array {name}; it has {', '.join(there) or 'none'}")
     return names
+
+
+def _find_array(there: Collection[str], letter: str, part: str, path: Path) -> str | None:
+    """Return the name of the images (`x`) or labels (`y`) of a part; None if there is none."""
+    wanted = f"{letter}_{part}"
+    known = {joined for word in _WORDS[letter] for joined in (f"{word}{part}", f"{part}{word}")}
+    near = [name for name in there if name.lower().replace("_", "") in known]
+    if wanted in there:
+        return wanted
+    if len(near) > 1:
+        raise RequestError(f"{path}: has no array {wanted}, but {', '.join(near)}; expected one of them")
+    return near[0] if near else None
 
 
 def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
