@@ -89,6 +89,12 @@ def waited(folder: Path) -> float:
     return (folder / "result.json").stat().st_mtime - read(folder)[-1].time / 1000
 
 
+def warnings_of_tracking(out: str) -> list[str]:
+    """Return the warnings of a training, without the one that its few validation images cause."""
+    lines = [line for line in out.splitlines() if line.startswith("warning")]
+    return [line for line in lines if "the validation accuracy is of" not in line]
+
+
 def print_figures(what: str, folder: Path) -> None:
     print(f"\n{what}: slowest epoch {slowest(folder):.3f} s, waited {waited(folder):.1f} s at the end")
 
@@ -97,7 +103,7 @@ def test_a_working_server(server: Server, home_data: list[str], tmp_path: Path):
     """As a reference, everything is delivered during the run."""
     folder, out = train(server.uri, home_data)
     print_figures("well", folder)
-    assert "warning" not in out
+    assert not warnings_of_tracking(out)
     assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
     assert sync() == "MLflow has everything.\n"
 
@@ -194,7 +200,7 @@ def test_eight_runs_at_the_same_instant(home_data: list[str], tmp_path: Path):
     for run in runs:
         out, err = run.communicate(timeout=300 * PATIENCE)
         assert run.returncode == 0, err
-        assert "warning" not in out
+        assert not warnings_of_tracking(out)
     folders = list(Path().resolve().glob("outputs/runs/*"))
     assert len(folders) == 8
     for folder in folders:
