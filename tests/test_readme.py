@@ -187,6 +187,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # minutes
 @pytest.mark.mnist
 def test_the_promise_of_lenet5x5_is_kept(tmp_path: Path, use: Callable[[str], None]):
     """It reaches at least 99.10 % on MNIST's test set; README's own test checks `experiment=fast`."""
