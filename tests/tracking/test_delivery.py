@@ -174,6 +174,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
 def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
     """MLflow's own migration would fail in all of them."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    remember(uri)
     senders = []
     for number in range(4):
         folder = tmp_path / str(number)
