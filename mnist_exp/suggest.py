@@ -12,7 +12,7 @@ def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | 
     Args:
         name: The mistyped name.
         candidates: The valid names.
-        cutoff: The least similarity, from 0 to 1, as defined by `difflib`.
+        cutoff: The minimum similarity, from 0 to 1, as defined by `difflib`.
     """
     by_lower = {candidate.lower(): candidate for candidate in candidates}
     matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)

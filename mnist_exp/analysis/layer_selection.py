@@ -32,7 +32,7 @@ def locate_layers(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, st
 
 
 def number_layers(model: keras.Model) -> dict[str, str]:
-    """Return `model.layers.<number>` by the layer's name, for a model whose list of layers is not known."""
+    """Map each layer's name to `model.layers.<number>`, for a model whose list of layers is not known."""
     return {layer.name: f"{_LIST}{number}" for number, layer in enumerate(designed_layers(model))}
 
 

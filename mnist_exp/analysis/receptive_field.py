@@ -100,7 +100,7 @@ Along an axis of the image that is missing here, the receptive field of every un
 
 
 def receptive_axes(model: keras.Model) -> dict[str, Axes]:
-    """Return the axes of each layer's output, by the layer's name."""
+    """Return the axes of each layer's output, keyed by layer name."""
     by_tensor: dict[int, Axes] = {}
     by_layer: dict[str, Axes] = {}
     for layer in model.layers:

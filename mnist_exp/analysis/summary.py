@@ -57,7 +57,7 @@ def card(model: keras.Model) -> list[LayerRow]:
 
 
 def multiply_adds(layer: keras.Layer) -> int:
-    """Count a layer's multiplications by a weight, each with its addition, for one image.
+    """Count a layer's multiply-accumulate operations for one image.
 
     Only kernels count: biases, activations, pooling and normalization do not.
     """

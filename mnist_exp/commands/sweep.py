@@ -139,7 +139,7 @@ def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None
 
 
 def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:
-    """Raise `WorkError` with each reason, and the jobs that failed for it, if any."""
+    """Raise `WorkError` if jobs failed, with each reason and the jobs that failed for it."""
     if failed:
         by_reason: dict[str, list[Outcome]] = {}
         for outcome in failed:

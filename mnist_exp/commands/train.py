@@ -32,6 +32,6 @@ def train(request: Request, started: float) -> None:
 
 
 def import_plots() -> None:
-    """Import Matplotlib early: it takes a third of a second. The main thread reports a failure."""
+    """Import Matplotlib early, as the import takes a third of a second. The main thread reports a failure."""
     with suppress(Exception):
         from mnist_exp.report import plots  # noqa: F401

@@ -97,7 +97,7 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
 
 
 def _open_url(url: str | urllib.request.Request, timeout: float) -> Any:
-    """Open an address; one of this machine is not asked through a proxy, whatever the environment says."""
+    """Open a URL; addresses of this machine bypass any proxy that the environment names."""
     host = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
     own = host == "localhost" or _is_own_address(host)
     proxies = [urllib.request.ProxyHandler({})] if own else []

@@ -42,7 +42,7 @@ from mnist_exp.errors import Code, Problem, RequestError
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Infers the image shape and the classes from the group `data` and its files. Raises `RequestError`."""
 
-# In place of a shape and classes that cannot be inferred, to find the other problems of a request.
+# Placeholders for a shape and classes that cannot be inferred, so that other problems are still found.
 _PLACEHOLDERS: Mapping[str, Any] = {"shape": [28, 28, 1], "classes": 10}
 # Groups whose options set values of other groups.
 PRESETS = ("experiment", "debug")

@@ -254,7 +254,7 @@ def run_flags(name: str, words: Sequence[str]) -> int:
 
 @contextmanager
 def _listing_groups_directly() -> Iterator[None]:
-    """List a group's options without copying Hydra's repository for each of some hundred calls of `--help`."""
+    """List groups' options without copying Hydra's repository: `--help` makes about a hundred such calls."""
     copying = ConfigLoaderImpl.get_group_options
 
     def get_group_options(

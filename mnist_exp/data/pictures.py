@@ -45,7 +45,7 @@ class Unusable(Exception):
     """An image file that cannot be used.
 
     Attributes:
-        kind: Names such files in the plural.
+        kind: A plural noun for such files, for messages.
         of_the_config: Whether the config is at fault rather than the file.
     """
 

@@ -109,7 +109,7 @@ def refuse_zeros_and_ones(brightest: int, place: str) -> None:
 
 
 def as_images(array: Array, place: str, shape: Shape | None) -> tuple[Array, str]:
-    """Return an array of images as (images, height, width, channels), and a remark if it was arranged otherwise.
+    """Return images as (images, height, width, channels), and a note if their original layout was different.
 
     Without channels, with the channels first, and as rows of pixels are recognized.
 

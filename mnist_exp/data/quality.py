@@ -86,8 +86,8 @@ def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
     shared = sum(key in first for key in keys.get("test", ()))
     if shared:
         found.append(
-            f"{shared:,} of {len(keys['test']):,} test images are also training images: "
-            "the test figures are too good"
+            f"{shared:,} of {len(keys['test']):,} test images are also training images, "
+            "so the test figures are too optimistic"
         )
     return found
 

@@ -105,7 +105,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
 
 
 def _in_keras_cache(archive: FileSpec, files: dict[str, FileSpec], asked: list[str]) -> Located | None:
-    """Return what is in Keras' cache; otherwise None, after adding the place to `asked`."""
+    """Return the data set in Keras' cache; if there is none, add the path to `asked` and return None."""
     kept = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets" / archive.name
     if kept.is_file() and _sha256(kept) == archive.sha256:
         return Located(str(kept), npz=kept)

@@ -28,7 +28,7 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None) ->
         (tuple(names) for names in known if names and len(names) == classes), default_class_names(classes)
     )
     if normalize and shape[2] != 1:
-        raise RequestError(f"predict.normalize: {saved.name} takes colour images; MNIST's form is grey")
+        raise RequestError(f"predict.normalize: {saved.name} takes colour images, but MNIST's form is grey")
     if normalize is None:
         normalize = normalizes(saved, config, shape)
     return Predictor(model, names, config, shape, normalize)

@@ -78,7 +78,7 @@ def whitening(images: Images, config: PreprocessConfig) -> Whitening:
 def apply_preprocessing(
     config: PreprocessConfig, found: Statistics, pixels: keras.KerasTensor
 ) -> keras.KerasTensor:
-    """Apply preprocessing to raw pixels, by layers whose names begin with `preprocess`.
+    """Preprocess raw pixels, in layers whose names begin with `preprocess`.
 
     `Normalization` is not used: if it is adapted to a single mean, it cannot be loaded from HDF5, and its exports
     are wrong.
@@ -106,5 +106,5 @@ def is_preprocessing(layer: keras.Layer) -> bool:
 
 
 def count_parameters(model: keras.Model) -> int:
-    """Count the parameters of a model, without those of its preprocessing."""
+    """Count a model's parameters, excluding those of its preprocessing."""
     return int(sum(layer.count_params() for layer in model.layers if not is_preprocessing(layer)))

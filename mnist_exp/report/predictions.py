@@ -132,7 +132,7 @@ def write_predictions(
         return
     text = {"csv": as_csv, "jsonl": as_json_lines, "kaggle": as_submission}[config.written_format](predictions)
     if config.output is None:
-        # Names are escaped for a terminal, and unchanged for a program.
+        # Names are escaped for a terminal, but left unchanged for a program.
         print(escape_controls(text) if sys.stdout.isatty() else text, end="", flush=True)
         return
     file = Path(config.output).expanduser()

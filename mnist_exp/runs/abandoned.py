@@ -1,7 +1,7 @@
 """Clean up after dead processes: mark their runs and sweeps as killed.
 
-A process that works in a directory holds its lock; this module holds it only for an instant. Nothing here waits,
-and a directory that cannot be written is left unchanged.
+A process working in a directory holds that directory's lock; this module holds it only momentarily. Nothing
+here waits, and a directory that cannot be written is left unchanged.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def mark_abandoned(path: Path) -> bool:
 
 
 def _lacks_end(path: Path, died: bool) -> bool:
-    """Whether a readable journal lacks the end of its run."""
+    """Whether the journal is readable but does not record the end of its run."""
     events: list[Event] = []
     with suppress(OSError, ValueError):
         events = journal.read(path)

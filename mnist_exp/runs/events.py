@@ -95,7 +95,7 @@ class MetricsEvent(JournalEvent):
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """The metrics' names and the step: a resumed run may compute them again."""
+        """The metrics' names and the step, as a resumed run may record the same metrics again."""
         return (self.kind, self.step, *sorted(self.values))
 
 

@@ -114,7 +114,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def flatten(values: Any, prefix: str = "") -> dict[str, str]:
-    """Flatten nested values to text by dotted name, as a tracker's parameters."""
+    """Flatten nested values into a mapping from dotted names to strings, for a tracker's parameters."""
     if isinstance(values, dict) and values:
         items = values.items()
     elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):

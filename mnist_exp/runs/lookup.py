@@ -136,7 +136,7 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
     if path.is_dir():
         if runs := _read_runs_in(path):
             return runs
-        try:  # a folder that only shares a name does not hide the runs
+        try:  # a folder that merely has the same name does not hide the runs
             return _find_named(wanted, outputs)
         except Ambiguous:
             raise

@@ -80,7 +80,7 @@ def right_on_test(run: TrainedRun, data: dict[str, Dataset]) -> npt.NDArray[np.b
 
     Args:
         run: A finished run.
-        data: The data sets that were read so far, by SHA-256. A data set that is read now is added.
+        data: The data sets read so far, keyed by SHA-256. A data set that is read now is added.
 
     Raises:
         RequestError: The data is missing or has changed, or the model cannot be loaded.

@@ -68,7 +68,7 @@ def heartbeat(study: optuna.Study, trial: FrozenTrial, seconds: float) -> Iterat
 
 
 class FlockedFile(BaseJournalFileLock):
-    """A lock on a study's journal that ends with the process that holds it.
+    """A lock on a study's journal that is released when the process that holds it exits.
 
     Optuna's own locks outlive a killed process by 30 s. Acquiring the lock also removes the last line
     if a full disk left it incomplete.

@@ -1,4 +1,4 @@
-"""Check a request to search: its space, its settings, and the config that its trials share.
+"""Validate a search request: its space, its settings, and the config that its trials share.
 
 All problems are found here, before anything is created.
 """

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from mnist_exp.report.figure import pyplot_figure
 
-# Importances of fewer trials are meaningless.
+# Importances computed from fewer trials are meaningless.
 _FEWEST_TRIALS = 4
 
 

@@ -134,7 +134,7 @@ class RunRecord:
 
 
 class RunRecording:
-    """Records a run from its start to its end. A context manager that provides the `RunRecord`."""
+    """Records a run from start to finish. A context manager that provides the `RunRecord`."""
 
     def __init__(
         self,
@@ -332,7 +332,7 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
         journal.write(ArtifactEvent(file=file, folder=str(Path(file).parent)))
     for last in events[-1:]:
         if isinstance(last, EndEvent):
-            journal.write(last)  # the end of the run keeps its time
+            journal.write(last)  # with the time at which the run ended
     journal.close()
     run = first_run(events)
     if run is not None and run.enabled:

@@ -56,7 +56,7 @@ def deliver_until_closed(roots: Sequence[Path]) -> int:
 
 
 def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | None:
-    """Deliver all journals so far. Returns the reason of the last failure, or None."""
+    """Deliver everything recorded in the journals so far. Returns the reason of the last failure, or None."""
     failure = None
     folders = [folder for root in roots for folder in list_journals(root)]
     for folder in folders:

@@ -110,7 +110,7 @@ def cpu_computes_in_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
 
 
 def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
-    """Return the CPU's instruction sets by which oneDNN selects its code; none if the system lists none."""
+    """Return the CPU's instruction sets that oneDNN selects its kernels by; empty if the system lists none."""
     return tuple(sorted(_DISPATCHED & _cpu_flags(cpuinfo)))
 
 
