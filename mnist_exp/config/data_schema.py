@@ -198,7 +198,7 @@ class DataConfig(Frozen):
 
 
 def _check_part(source: str, part: str, spec: FileSpec | None) -> None:
-    """Raise `ValueError` if a part of the data lacks its file, or has a kind of digest that its source does not use."""
+    """Raise `ValueError` if a part of the data lacks its file, or has an unsuitable kind of digest."""
     if spec is None:
         if not part.startswith("test"):
             raise ValueError(f"{part}: must name a file; only a test part may be null")
