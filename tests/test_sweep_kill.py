@@ -243,7 +243,7 @@ def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[s
         assert done.returncode == 1, (done.stdout, done.stderr)
         assert len(killer.killed) == 1
         assert "2 of 4 jobs failed" in done.stderr
-        assert done.stderr.count("the loss is no longer a number") == 2
+        assert re.search(r"1e\+38_seed-\d and 1 more: the loss is no longer a number", done.stderr)
         found = results(the_sweep())
         assert {name: result["status"] for name, result in found.items()} == {
             "learning_rate-1e+38_seed-0": "failed", "learning_rate-1e+38_seed-1": "failed",
