@@ -260,7 +260,7 @@ def test_a_job_whose_workers_die_is_resumed_by_the_next_start(home_data: list[st
         done, killer = sweep_with_a_killer(2, *words, *grid, *home_data, job="seed-1")
         assert done.returncode == 1, (done.stdout, done.stderr)
         assert len(killer.killed) == 2
-        assert "1 of 2 jobs failed\n  seed-1: its worker died, 2 times" in done.stderr
+        assert "1 of 2 jobs failed\n  seed-1: its worker died 2 times" in done.stderr
         told = finish("-m", *words, *grid, *home_data)
     assert "1 finished, 1 to resume, 0 to start" in told
     found = results(the_sweep())
