@@ -100,7 +100,7 @@ def expected(folder: Path) -> dict[str, Any]:
         "runs": 1,
         "name": run.name,
         "status": ends[-1].status if ends else "RUNNING",
-        "times": (run.time, ends[-1].time if ends else None),
+        "times": (run.time, max(run.time, ends[-1].time) if ends else None),
         "params": {
             key: value[:6000] for event in of_type(ParamsEvent, events) for key, value in event.values.items()
         },
