@@ -167,7 +167,7 @@ def test_an_empty_folder_has_nothing_to_deliver(cli: Cli):
 def test_a_killed_sweep_is_delivered(cli: Cli, home_data: list[str], here: str, tmp_path: Path, number: int):
     """The sweep and its current job are marked as killed, the previous job has finished; likewise after Ctrl-C."""
     sweep = start("-m", "seed=0,1", "model=linear", "data.limit=300", "training.epochs=200", *home_data)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 120 * PATIENCE
     while not any(len(read(file.parent)) > 20 for file in SWEEPS.glob("*/seed-1/journal.jsonl")):
         assert sweep.poll() is None
         assert time.monotonic() < deadline
