@@ -67,7 +67,7 @@ def _no_trace_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in _NOT_OURS:
         monkeypatch.setenv(name, "")  # so that what a test or MLflow sets is undone: a fixture may come next
         monkeypatch.delenv(name)
-    work = tmp_path / "work"
+    work = tmp_path / "here"
     work.mkdir()
     monkeypatch.chdir(work)
 
