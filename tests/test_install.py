@@ -26,8 +26,11 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+NOT_OF_A_NEWCOMER = ("VIRTUAL_ENV", "PYTHONPATH", "MNIST_EXP_DATA")
+
+
 def call(*words: str | Path, cwd: Path, timeout: float = 600 * PATIENCE) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_OF_A_NEWCOMER}
     done = subprocess.run(
         words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
