@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import soak
 
 from mnist_exp.config.compose import compose
 from mnist_exp.config.hydra_adapter import conf_folder
@@ -339,17 +340,19 @@ def answered(case: Case, folder: Path) -> str | None:
 
 
 @pytest.mark.slow
-def test_the_corpus_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("every", [3, soak(1)])
+def test_the_corpus_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int):
     """Each problem, and no other, is reported with its file and line and the intended name."""
     wrong: dict[str, list[str]] = {}
-    for number, case in enumerate(CASES):
+    cases = CASES[::every]
+    for number, case in enumerate(cases):
         wrong.setdefault(case.kind, [])
         if (what := answered(case, tmp_path / str(number))) is not None:
             wrong[case.kind].append(f"{case}\n    {what}")
     with capsys.disabled():
         print()
         for kind, failed in wrong.items():
-            total = sum(case.kind == kind for case in CASES)
+            total = sum(case.kind == kind for case in cases)
             print(f"  {kind:<20} {total - len(failed):>3} of {total:>3} answered")
     assert len(CASES) >= 150
     assert not any(wrong.values()), "\n".join(line for failed in wrong.values() for line in failed)
