@@ -106,6 +106,8 @@ def by_hand(entries: list[Any], x: Any) -> Any:
 
 def refusal(config: TrainConfig, composition: Composition) -> str | None:
     """Return why `check` refuses the list; None if it accepts it."""
+    if faults := config.model.layers.faults:
+        return faults[0].message
     try:
         check(config, composition)
     except RequestError as error:
