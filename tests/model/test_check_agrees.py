@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from support.cli import soak
 
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.overrides import Request
@@ -21,7 +22,6 @@ from mnist_exp.model.preprocessing import Statistics
 from mnist_exp.training.loop import fit
 
 SHAPE, CLASSES = (12, 10, 1), 3
-LISTS = 500
 
 
 def layer(rng: np.random.Generator) -> Any:
@@ -133,7 +133,8 @@ def trains(entries: list[Any], data: Dataset) -> bool:
 
 
 @pytest.mark.slow
-def test_check_and_training_agree(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("lists", [150, soak(500)])
+def test_check_and_training_agree(capsys: pytest.CaptureFixture[str], lists: int):
     """Each list is refused by both, or built with the same parameters and shapes and trained."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, *SHAPE)).astype(np.uint8)
@@ -151,7 +152,7 @@ def test_check_and_training_agree(capsys: pytest.CaptureFixture[str]):
     right, composition = compose_checked(request, TrainConfig)
     data = Dataset(part, None, None, "here", "none", ("a", "b", "c"))
     accepted = 0
-    for number in range(LISTS):
+    for number in range(lists):
         entries = random_list(rng)
         config = right.model_copy(update={"model": ModelConfig(name="random", layers=tuple(entries))})
         if number % 20 == 0:
@@ -165,6 +166,6 @@ def test_check_and_training_agree(capsys: pytest.CaptureFixture[str]):
         assert [x.output.shape for x in model.layers] == [x.output.shape for x in reference.layers], entries
         fit(model, data, config)
     with capsys.disabled():
-        print(f"\n  {accepted} of {LISTS} random lists were accepted and trained, {LISTS - accepted} refused")
-    assert LISTS / 5 < accepted < LISTS * 4 / 5
+        print(f"\n  {accepted} of {lists} random lists were accepted and trained, {lists - accepted} refused")
+    assert lists / 5 < accepted < lists * 4 / 5
     assert set(COMPOSITES) == {"Repeat", "Residual", "Parallel"}
