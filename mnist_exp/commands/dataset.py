@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mnist_exp.config.command_schemas import DatasetConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import complete_data
 from mnist_exp.errors import RequestError
-
-if TYPE_CHECKING:
-    pass
 
 # Keys of `data` that only affect training, and further keys that an action does not use.
 _OF_A_TRAINING = ("data.val_fraction", "data.fallback")

@@ -50,7 +50,7 @@ def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda 
         path: The file.
         shape: The declared height, width and channels; None: square images.
         data: The config, for the label's column and the range of the pixels.
-        tell: Reports how the file was understood.
+        tell: Called with notes on how the file was interpreted.
     """
     table = _Table.of(path, shape, labelled=True, column=data.label_column, tell=tell)
     pixels, labels = _read(table, data.scale)

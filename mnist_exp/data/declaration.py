@@ -30,9 +30,9 @@ _SIDES = (64, 32)  # to which larger images are scaled, if their shorter side is
 
 
 def infer(text: str, tell: Tell) -> Mapping[str, Any]:
-    """Return `shape` and `classes` for a data config, given in JSON, where they are null.
+    """Return the `shape` and `classes` of a data config, given in JSON; infer those that are null.
 
-    Tells the overrides that pin what is inferred. Raises `RequestError` if the data is missing or ambiguous.
+    Reports the overrides that pin the inferred values. Raises `RequestError` if the data is missing or ambiguous.
     """
     values = json.loads(text)
     known = {

@@ -34,7 +34,7 @@ class RawLabels:
 
     values: Array
     place: Callable[[int], str]
-    """Returns where the label of an image is, for messages."""
+    """Describes the place of an image's label, given the image's index, for messages."""
 
 
 def as_labels(

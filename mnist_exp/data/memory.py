@@ -35,7 +35,7 @@ def refuse_too_large(images: int, values: int, data: DataConfig, itemsize: int =
     Args:
         images: The number of images.
         values: The number of values of each.
-        data: The config, which says where they are and whether they can be scaled.
+        data: The config, for the advice in the message.
         itemsize: The bytes of a value in the file.
     """
     free = available()

@@ -147,7 +147,7 @@ def stored_shape(shape: Shape, swaps: bool) -> Shape:
 
 
 def square(pixels: int) -> Shape | None:
-    """Return the shape of a square image of so many values; None if there is none."""
+    """Return the shape of a square image with n values; None if no square has that many."""
     for channels in (1, 3):
         side = math.isqrt(max(pixels, 0) // channels)
         if side and side * side * channels == pixels:
