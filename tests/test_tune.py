@@ -110,7 +110,7 @@ def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: l
     assert again.result["weights_sha256"] == found[tested[0]]["weights_sha256"]
     assert again.result["test"] == found[tested[0]]["test"]
     journals = {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")}
-    assert "4 trials wanted, 4 already ended" in cli(*words).out
+    assert "4 trials requested, 4 already ended" in cli(*words).out
     assert results() == found
     assert {file: file.read_bytes() for file in STUDY.glob("**/*.jsonl")} == journals
 

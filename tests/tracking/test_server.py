@@ -196,7 +196,8 @@ def test_a_sync_during_a_run(server: Server, home_data: list[str], tmp_path: Pat
 
 def test_eight_runs_at_the_same_instant(home_data: list[str], tmp_path: Path):
     """They start on a fresh SQLite store; all finish and are delivered."""
-    runs = [start("model=linear", "data.limit=300", "training.epochs=1", *home_data) for _ in range(8)]
+    patient = f"tracking.wait_seconds={60 * PATIENCE}"  # eight uploaders share the machine with eight trainings
+    runs = [start("model=linear", "data.limit=300", "training.epochs=1", patient, *home_data) for _ in range(8)]
     for run in runs:
         out, err = run.communicate(timeout=300 * PATIENCE)
         assert run.returncode == 0, err
