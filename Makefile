@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := pytest# with coverage: PYTEST="coverage run -m pytest", then make coverage
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
@@ -25,16 +26,20 @@ ui: $(READY) ## browse the runs in MLflow
 	$(BIN)/mnist-exp ui
 
 test: $(READY) ## set up, then test everything essential (minutes)
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m $(PYTEST) -m "not slow" --numprocesses 2 --dist worksteal
 
 test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA)
-	$(BIN)/python -m pytest -m "mnist and not slow"
+	$(BIN)/python -m $(PYTEST) -m "mnist and not slow"
 
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
-	$(BIN)/python -m pytest -m "slow and not soak" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m $(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile
 
 soak: $(READY) ## all slow tests, with every instant, launcher and documented command (hours)
-	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
+	$(BIN)/python -m $(PYTEST) -m slow --numprocesses 2 --dist loadfile
+
+coverage: $(READY) ## the lines that earlier test runs covered; fails below the gate
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
 	$(BIN)/python tests/benchmarks/reproduce.py
@@ -52,6 +57,6 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and caches; outputs are kept
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
 
-.PHONY: help setup run ui test test-mnist test-slow soak reproduce bench check format clean
+.PHONY: help setup run ui test test-mnist test-slow soak coverage reproduce bench check format clean
