@@ -95,6 +95,9 @@ class RequestError(MnistExpError):
 DIVERGED = "the loss is no longer a number"
 """The start of the message of a diverged training, by which such a run is recognized later."""
 
+PREEMPTED = "preempted, queued again"
+"""The reason of a job that submitit stopped on behalf of its queue, which starts it again later."""
+
 
 def format_problems(problems: Sequence[Problem], heading: str) -> str:
     """Format problems: a heading with their number (`{count} problem{s} …`), then one problem per line."""

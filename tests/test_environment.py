@@ -13,6 +13,7 @@ from support.collector import Collector
 
 from mnist_exp.commands.ui import _runs_table
 from mnist_exp.config.schema import TrackingConfig
+from mnist_exp.errors import WorkError
 from mnist_exp.tracking.run_event import new_run_event
 
 
@@ -50,3 +51,11 @@ def test_ui_does_not_ask_a_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatc
         assert _runs_table(server.uri, "mnist-exp").startswith(server.uri)
         assert server.requests
         assert not proxy.requests
+
+
+def test_ui_names_a_server_that_is_not_mlflows(monkeypatch: pytest.MonkeyPatch):
+    """It may answer with anything."""
+    for answer in ({}, {"experiment": []}, {"experiment": {}}):
+        monkeypatch.setattr("mnist_exp.commands.ui.ask", lambda *_, answer=answer, **__: answer)
+        with pytest.raises(WorkError, match="http://127.0.0.1:1: "):
+            _runs_table("http://user:word@127.0.0.1:1", "mnist-exp")

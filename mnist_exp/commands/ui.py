@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import ipaddress
-import json
 import os
 import signal
 import socket
@@ -14,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.parse
-import urllib.request
+import urllib.error
 import webbrowser
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+from urllib.parse import quote
 
 from mnist_exp.config.command_schemas import UiConfig
 from mnist_exp.config.overrides import Request
@@ -26,6 +24,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.text import printable, without_credentials
+from mnist_exp.tracking.server import ask, open_url
 from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri, update_moved_locations
 
 _FIRST_PORT = 5000
@@ -90,59 +89,27 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
             raise WorkError(f"MLflow's UI did not start: {lines[-1] if lines else 'no output'}")
-        with contextlib.suppress(OSError), _open_url(f"{address}/health", timeout=2):
+        with contextlib.suppress(OSError), open_url(f"{address}/health", timeout=2):
             return
         time.sleep(0.1)
     raise WorkError(f"MLflow's UI did not answer within {_START_SECONDS} s")
 
 
-def _open_url(url: str | urllib.request.Request, timeout: float) -> Any:
-    """Open a URL; addresses of this machine bypass any proxy that the environment names."""
-    host = urllib.parse.urlsplit(url if isinstance(url, str) else url.full_url).hostname or ""
-    own = host == "localhost" or _is_own_address(host)
-    proxies = [urllib.request.ProxyHandler({})] if own else []
-    return urllib.request.build_opener(*proxies).open(url, timeout=timeout)
-
-
-def _is_own_address(host: str) -> bool:
-    """Whether a host is a loopback address, or the one that stands for all of this machine's."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
-
-
 def _runs_table(address: str, experiment: str) -> str:
     """Return the address of an experiment's runs; the UI's start page does not show them."""
-    query = urllib.parse.urlencode({"experiment_name": experiment})
-    header = _authorization(address)
-    address = without_credentials(address)
-    question = f"{address}/api/2.0/mlflow/experiments/get-by-name?{query}"
+    question = {"experiment_name": experiment}
+    bare = without_credentials(address)
     try:
-        with _open_url(urllib.request.Request(question, headers=header), timeout=10) as answer:
-            number = json.load(answer)["experiment"]["experiment_id"]
+        number = ask(address, "experiments/get-by-name", question, timeout=10)["experiment"]["experiment_id"]
     except urllib.error.HTTPError as error:
         if error.code == 404:
-            raise RequestError(
-                f"{address}: there is no experiment '{experiment}' yet; train a run first"
-            ) from error
-        raise WorkError(f"{address}: {error}") from error
+            raise RequestError(f"{bare}: there is no experiment '{experiment}' yet; train a run first") from error
+        raise WorkError(f"{bare}: {error}") from error
     except OSError as error:
-        raise WorkError(f"{address}: no MLflow server answers: {getattr(error, 'reason', error)}") from error
-    return f"{address}/#/experiments/{number}/runs?workflowType=machine_learning"
-
-
-def _authorization(address: str) -> dict[str, str]:
-    """Return the header for an address with a user name and password, or for those that MLflow's client reads."""
-    parts = urllib.parse.urlsplit(address)
-    name = urllib.parse.unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
-    password = urllib.parse.unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
-    if name or password:
-        encoded = base64.b64encode(f"{name or ''}:{password or ''}".encode()).decode()
-        return {"Authorization": f"Basic {encoded}"}
-    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
+        raise WorkError(f"{bare}: no MLflow server answers: {getattr(error, 'reason', error)}") from error
+    except (HTTPException, ValueError, KeyError, TypeError) as error:
+        raise WorkError(f"{bare}: the answer is not MLflow's: is this its address?") from error
+    return f"{bare}/#/experiments/{quote(str(number), safe='')}/runs?workflowType=machine_learning"
 
 
 def _show(address: str, open_browser: bool) -> None:

@@ -34,7 +34,7 @@ def permit_store(
 
     Raises:
         RequestError: The address is from a file, and not one that this user has used; or the output folder's own
-            store keeps artifacts elsewhere; or the experiment or the run was deleted in a local store.
+            store keeps artifacts elsewhere; or the experiment or the run was deleted.
     """
     if not tracking.enabled:
         return tracking

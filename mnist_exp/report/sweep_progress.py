@@ -19,7 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mnist_exp.errors import MnistExpError
+from mnist_exp.errors import PREEMPTED, MnistExpError
 from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import RunSummary, read_history, summaries
 from mnist_exp.text import escape_controls, mask_credentials
@@ -53,7 +53,8 @@ class Watch:
 
     def _line(self, run: RunSummary) -> str:
         if run.status in _CUT_SHORT:
-            return f"{run.path.name}  was interrupted"
+            how = PREEMPTED if run.result.reason == PREEMPTED else "was interrupted"
+            return f"{run.path.name}  {how}"
         self._ended += 1
         done = f"[{self._done + self._ended}/{self._jobs}] {run.path.name}"
         if run.status != "finished":

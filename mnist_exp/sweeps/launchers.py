@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError, first_line
 from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
+from mnist_exp.sweeps.local_workers import ending_local_workers
 from mnist_exp.training.device import available_cores
 
 _RAY_SECONDS = 15  # to wait for a cluster's answer
@@ -119,6 +120,11 @@ def _composed_launcher(request: Request) -> Iterator[tuple[ConfigLoader, DictCon
         if names_code(resolve_launcher(master.hydra.launcher)):
             raise RequestError("hydra.launcher: a config must not name code to run")
         yield loader, master
+
+
+def ending_workers(launcher: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """At the end of the block, end the workers that the launcher would leave running."""
+    return ending_local_workers() if _launcher_class(launcher) == "LocalLauncher" else nullcontext()
 
 
 def job_number() -> int:

@@ -16,7 +16,7 @@ from mnist_exp.runs import signals
 from mnist_exp.runs.directory import summarize_runs
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
-from mnist_exp.sweeps.launchers import jobs_at_once, launch
+from mnist_exp.sweeps.launchers import ending_workers, jobs_at_once, launch
 from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
 from mnist_exp.sweeps.worker import (
     Plan,
@@ -49,6 +49,7 @@ def complete_sweep(
         try:
             ended |= run_jobs(plan, request, grid, [job for job in plan.jobs if job not in ended])
         except (KeyboardInterrupt, Killed):
+            summarize_runs(list(plan.directory.iterdir()))  # marks jobs whose worker could not end by itself
             say(f"{display_path(plan.directory)}: interrupted; run the same command again to resume it")
             raise
         outcomes = [ended[job] for job in plan.jobs]
@@ -70,7 +71,8 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()
     barren = 0  # consecutive rounds in which no job even started
-    with show_progress(plan.directory, _distinct(plan.jobs), _distinct(plan.jobs) - _distinct(missing)):
+    done = _distinct(plan.jobs) - _distinct(missing)
+    with show_progress(plan.directory, _distinct(plan.jobs), done), ending_workers(grid.launcher):
         while left := [job for job in missing if job not in ended]:
             signals.check()
             # A job may have died because of another one: those that died run again at the end, one by one.

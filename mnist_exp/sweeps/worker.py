@@ -121,7 +121,7 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     fingerprint = planned.fingerprint
     os.environ.update(plan.environment)
     backend.process_is_ours = True
-    with quiet():
+    with quiet(), signals.raised():  # submitit's workers ignore SIGTERM
         try:
             os.chdir(plan.folder)
             with stopwatch.phase("start"):

@@ -20,7 +20,7 @@ import yaml
 
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
-from mnist_exp.errors import Killed, Pruned, RequestError
+from mnist_exp.errors import PREEMPTED, Killed, Pruned, RequestError
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import RunDirectory
 from mnist_exp.runs.events import (
@@ -38,7 +38,7 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.journal import FILE, IdempotentJournal, Journal, first_run, flatten, read
 from mnist_exp.runs.locks import is_locked
-from mnist_exp.runs.log import LOG, to_file, warn
+from mnist_exp.runs.log import LOG, say, to_file, warn
 from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
 from mnist_exp.text import masked_values
@@ -184,7 +184,9 @@ class RunRecording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._result.reason = str(error) or type(error).__name__
+            self._result.reason = _reason(error)
+        if isinstance(error, SystemExit):
+            say(PREEMPTED)
         try:
             self._end(run_status(error))
         except OSError as failure:
@@ -343,7 +345,14 @@ def run_status(error: BaseException | None) -> str:
     """Return the status of a run, given the exception that ended it."""
     if error is None:
         return "finished"
-    return {KeyboardInterrupt: "interrupted", Killed: "killed", Pruned: "pruned"}.get(type(error), "failed")
+    # Submitit ends a worker with `SystemExit` when its job is preempted.
+    names = {KeyboardInterrupt: "interrupted", SystemExit: "interrupted", Killed: "killed", Pruned: "pruned"}
+    return names.get(type(error), "failed")
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a run ended early."""
+    return PREEMPTED if isinstance(error, SystemExit) else str(error) or type(error).__name__
 
 
 def _validated_row(row: Mapping[str, float]) -> Metrics:

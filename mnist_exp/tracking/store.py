@@ -11,7 +11,9 @@ import re
 import shlex
 import sqlite3
 from contextlib import closing, suppress
+from http.client import HTTPException
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,7 +21,7 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.atomic import replace_file
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.locks import exclusive
-from mnist_exp.text import display_path, mask_credentials
+from mnist_exp.text import display_path, mask_credentials, shorten
 from mnist_exp.tracking.locations import (
     ARTIFACTS,
     LOCATIONS,
@@ -27,8 +29,10 @@ from mnist_exp.tracking.locations import (
     is_of_an_output_folder,
     refuse_foreign_locations,
 )
+from mnist_exp.tracking.server import ask
 
 DATABASE = "mlflow.db"
+_PATIENCE = 2.0  # seconds for a server to answer before training
 _SQLITE = "sqlite:///"
 
 
@@ -114,10 +118,12 @@ def check_own_store(outputs: Path) -> None:
 
 
 def find_deleted(uri: str, experiment: str, run_id: str | None = None) -> str:
-    """Return which of an experiment and a run was deleted in a local store, and the command that restores it.
+    """Return which of an experiment and a run was deleted in a store, and the command that restores it.
 
-    Empty if neither was. Contacts no server.
+    Empty if neither was, or if that cannot be found out quickly.
     """
+    if uri.startswith(("http://", "https://")):
+        return _find_deleted_on_server(uri, experiment, run_id)
     database = database_path(uri)
     if database is None or not database.is_file():
         return ""
@@ -129,16 +135,44 @@ def find_deleted(uri: str, experiment: str, run_id: str | None = None) -> str:
         for (number,) in connection.execute(
             f"select experiment_id from experiments {found} name = ?", [experiment]
         ):
-            return f"the experiment '{experiment}' was deleted: {restoring_command(uri, 'experiment', number)}"
+            return _deleted_experiment(uri, experiment, number)
         for (number,) in connection.execute(f"select run_uuid from runs {found} run_uuid = ?", [run_id or ""]):
-            return f"the run {number} was deleted: {restoring_command(uri, 'run', number)}"
+            return _deleted_run(uri, number)
     return ""
+
+
+def _find_deleted_on_server(uri: str, experiment: str, run_id: str | None) -> str:
+    """Ask a server, for two seconds at most: training does not wait for a tracker."""
+    answers: list[str] = []
+
+    def question() -> None:
+        with suppress(OSError, HTTPException, ValueError, KeyError, TypeError):  # not reachable, or not MLflow's
+            found = ask(uri, "experiments/get-by-name", {"experiment_name": experiment}, _PATIENCE)["experiment"]
+            if found["lifecycle_stage"] == "deleted":
+                answers.append(_deleted_experiment(uri, experiment, found["experiment_id"]))
+            elif run_id is not None:
+                found = ask(uri, "runs/get", {"run_id": run_id}, _PATIENCE)["run"]["info"]
+                if found["lifecycle_stage"] == "deleted":
+                    answers.append(_deleted_run(uri, run_id))
+
+    thread = Thread(target=question, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return answers[0] if answers else ""
+
+
+def _deleted_experiment(uri: str, name: str, number: object) -> str:
+    return f"the experiment '{name}' was deleted: {restoring_command(uri, 'experiment', number)}"
+
+
+def _deleted_run(uri: str, run_id: object) -> str:
+    return f"the run {run_id} was deleted: {restoring_command(uri, 'run', run_id)}"
 
 
 def restoring_command(uri: str, kind: str, number: object) -> str:
     """Return the command that restores a deleted experiment or run, as advice."""
     variable = f"MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(uri))}"
-    return f"'{variable} mlflow {kind}s restore --{kind}-id {number}' restores it"
+    return f"'{variable} mlflow {kind}s restore --{kind}-id {shlex.quote(shorten(str(number)))}' restores it"
 
 
 def update_moved_locations(database: Path) -> None:

@@ -9,14 +9,20 @@ from typing import Any
 
 _EXPERIMENT = {"experiment_id": "1", "name": "mnist-exp", "artifact_location": "mlflow-artifacts:/1"}
 _INFO = {"run_id": "a" * 32, "run_uuid": "a" * 32, "experiment_id": "1", "artifact_uri": "mlflow-artifacts:/1/a",
-         "status": "RUNNING", "lifecycle_stage": "active", "run_name": "r", "start_time": 1}  # fmt: skip
-_RUN = {"info": _INFO, "data": {"params": [], "tags": [], "metrics": []}}
+         "status": "RUNNING", "run_name": "r", "start_time": 1}  # fmt: skip
+_NOTHING: dict[str, Any] = {"params": [], "tags": [], "metrics": []}
 
 
 class Collector:
-    """Answers MLflow's client so that it continues, and keeps the received requests. A context manager."""
+    """Answers MLflow's client so that it continues, and keeps the received requests. A context manager.
 
-    def __init__(self) -> None:
+    `deleted` is what was deleted in this store: `"experiment"` or `"run"`.
+    """
+
+    def __init__(self, deleted: str = "") -> None:
+        stage = {True: {"lifecycle_stage": "deleted"}, False: {"lifecycle_stage": "active"}}
+        experiment = _EXPERIMENT | stage[deleted == "experiment"]
+        info = _INFO | stage[deleted == "run"]
         requests = self.requests = []  # type: ignore[var-annotated]
 
         class Handler(BaseHTTPRequestHandler):
@@ -25,11 +31,11 @@ class Collector:
                 requests.append((self.path, self.headers.get("Authorization"), body))
                 found: dict[str, Any] = {}
                 if "experiments/" in self.path:
-                    found = {"experiment": _EXPERIMENT, "experiments": [_EXPERIMENT]}
+                    found = {"experiment": experiment, "experiments": [experiment]}
                 elif "runs/search" in self.path:
                     found = {"runs": []}
                 elif "runs/" in self.path:
-                    found = {"run": _RUN, "run_info": _INFO}
+                    found = {"run": {"info": info, "data": _NOTHING}, "run_info": info}
                 content = json.dumps(found).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")

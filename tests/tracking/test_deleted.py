@@ -1,18 +1,27 @@
-"""Experiments and runs that were deleted in a local store are reported before training."""
+"""Experiments and runs that were deleted in a store are reported before training."""
 
 from __future__ import annotations
 
+import socket
 import sqlite3
+import ssl
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
+from http.client import HTTPMessage
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from support.collector import Collector
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError
+from mnist_exp.tracking import server
 from mnist_exp.tracking.failure import describe_failure
 
 TRACKING = TrackingConfig(enabled=True, uri=None, experiment="mine", wait_seconds=0)
@@ -62,3 +71,52 @@ def test_a_server_that_deleted_the_run_is_reported_with_the_command():
     error = Exception("The run abc must be in the 'active' state. Current state is deleted.")
     said = describe_failure(error, "http://127.0.0.1:5000")
     assert "MLFLOW_TRACKING_URI=http://127.0.0.1:5000 mlflow runs restore --run-id abc" in said
+
+
+@pytest.mark.parametrize(
+    ("deleted", "command"),
+    [
+        ("experiment", "mlflow experiments restore --experiment-id 1"),
+        ("run", f"mlflow runs restore --run-id {'a' * 32}"),
+    ],
+)
+def test_a_server_is_asked_before_training(monkeypatch: pytest.MonkeyPatch, deleted: str, command: str):
+    """With the user's credentials, which the message does not show."""
+    with Collector(deleted) as store:
+        uri = store.uri.replace("://", "://user:word@")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        tracking = TRACKING.model_copy(update={"uri": uri})
+        with pytest.raises(RequestError, match=command) as caught:
+            permit_store(Request("resume"), tracking, OUTPUTS, run_id="a" * 32)
+    assert {authorization for _, authorization, _ in store.requests} == {"Basic dXNlcjp3b3Jk"}
+    assert "word@" not in str(caught.value)
+    permit_store(Request("resume"), tracking, OUTPUTS, run_id="a" * 32)  # it is gone
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    """Training starts after two seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        begun = time.monotonic()
+        permit_store(Request("train"), TRACKING.model_copy(update={"uri": uri}), OUTPUTS)
+    assert time.monotonic() - begun < 5
+
+
+def test_credentials_are_not_sent_to_another_host():
+    """To which a server may redirect."""
+    given = urllib.request.Request("http://127.0.0.1:1/x", headers={"Authorization": "Basic x"})
+    redirect = partial(server._SameHost().redirect_request, given, BytesIO(), 302, "", HTTPMessage())
+    assert redirect("http://localhost:1/x") is None
+    assert redirect("ftp://127.0.0.1/x") is None
+    assert redirect("https://127.0.0.1/y") is not None
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_the_tls_settings_of_mlflow_are_used(monkeypatch: pytest.MonkeyPatch, insecure: bool):
+    """A bundle of certificates, or none."""
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", str(insecure).lower())
+    assert (server._tls().verify_mode == ssl.CERT_NONE) == insecure
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", "missing.pem")
+    with pytest.raises(FileNotFoundError):
+        server._tls()

@@ -11,6 +11,7 @@ from support.journals import of_type, write_run, write_sweep_run
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Killed, Pruned, RequestError
+from mnist_exp.report.sweep_progress import Watch
 from mnist_exp.runs.directory import RunDirectory
 from mnist_exp.runs.events import ArtifactEvent, EndEvent, ResumedEvent, RunEvent
 from mnist_exp.runs.journal import Journal, read
@@ -44,6 +45,24 @@ def record_study(directory: Path) -> StudyRecord:
 
 def kinds(folder: Path) -> list[str]:
     return [event.kind for event in read(folder)]
+
+
+def test_a_preempted_job_is_not_a_failed_one(tmp_path: Path):
+    """Submitit ends its worker with `SystemExit`, and starts the job again."""
+    watch = Watch(tmp_path, 1, 0)
+    with (
+        pytest.raises(SystemExit),
+        RunDirectory.create(tmp_path, "run") as directory,
+        record_run(directory),
+    ):
+        raise SystemExit(144)
+    result = read_result(directory.path)
+    assert result is not None
+    assert (result.status, result.reason) == ("interrupted", "preempted, queued again")
+    [end] = of_type(EndEvent, read(directory.path))
+    assert end.status == "KILLED"
+    [line] = watch.list_ended()
+    assert line == "run  preempted, queued again"
 
 
 def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):

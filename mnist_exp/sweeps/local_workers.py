@@ -1,0 +1,61 @@
+"""End the processes of submitit's local launcher: by themselves, they outlive the sweep that started them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from mnist_exp.runs import signals
+from mnist_exp.runs.log import warn
+
+# Seconds to wait after each signal. The first one lets a worker write a checkpoint; upon the second, submitit's
+# process kills its worker.
+_ENDING = ((signal.SIGTERM, 20.0), (signal.SIGINT, 5.0))
+
+Process = subprocess.Popen[bytes]
+
+
+@contextmanager
+def ending_local_workers() -> Iterator[None]:
+    """At the end of the block, end the processes that submitit started in it on this machine."""
+    from submitit.local import local
+
+    start, started = local.start_controller, list[Process]()
+
+    def start_and_keep(*arguments: Any, **more: Any) -> Process:
+        with signals.held():
+            started.append(start(*arguments, **more))
+        return started[-1]
+
+    local.start_controller = start_and_keep
+    try:
+        yield
+    finally:
+        local.start_controller = start
+        with signals.held():
+            _end(started)
+
+
+def _end(processes: Sequence[Process]) -> None:
+    """End processes, and warn of those that cannot be ended."""
+    left = _still_running(processes, 0)
+    for number, patience in _ENDING:
+        for process in left:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+        left = _still_running(left, patience)
+    if left:
+        numbers = ", ".join(str(process.pid) for process in left)
+        warn(f"workers continue to train: {'process' if len(left) == 1 else 'processes'} {numbers}")
+
+
+def _still_running(processes: Sequence[Process], patience: float) -> list[Process]:
+    """Wait up to `patience` seconds for processes to end, and return those that have not."""
+    deadline = time.monotonic() + patience
+    while (left := [process for process in processes if process.poll() is None]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
