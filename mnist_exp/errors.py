@@ -61,7 +61,7 @@ class Problem:
         return self.sort_key() < other.sort_key()
 
     def sort_key(self) -> list[tuple[int, int | str]]:
-        """Return the key of this order."""
+        """Return the sort key for this order."""
         parts = re.split(r"(\d+)", f"{self.place}\0{self.message}")
         return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
@@ -93,7 +93,7 @@ class RequestError(MnistExpError):
 
 
 DIVERGED = "the loss is no longer a number"
-"""The start of the message of a diverged training, by which such a run is recognized later."""
+"""Prefix of the error message for a run that diverged; used to recognize such runs later."""
 
 PREEMPTED = "preempted, queued again"
 """The reason of a job that submitit stopped on behalf of its queue, which starts it again later."""

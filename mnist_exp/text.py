@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# A URI in a text: it ends at a blank, a quote, or a comma followed by another URI.
+# A URI in a text: it ends at whitespace, a quote, or a comma followed by another URI.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!,\s*[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>])+")
-# The user name and password of a URI. Drivers of databases allow `/`, `?` and `@` in a password.
+# The user name and password of a URI. Database drivers allow `/`, `?` and `@` in a password.
 _CREDENTIALS = re.compile(r"://(?:[^/?#@:]*:.*@|[^/?#]*@)")
 # The same in an HTTP address, where they end at the first slash.
 _CREDENTIALS_OF_HTTP = re.compile(r"://[^/?#]*@")
@@ -20,7 +20,7 @@ _SECRET_PARAMETER = re.compile(
 # Characters that a terminal acts on, except tab and line feed, and those that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-_LARGE = 1000  # from here on, losses have six significant digits, from 1e6 on in scientific notation
+_LARGE = 1000  # losses from here on have six significant digits; from 1e6 on, they are in scientific notation
 
 
 def display_path(path: Path) -> Path:
@@ -39,7 +39,7 @@ def shorten(text: str, most: int = 200) -> str:
 
 
 def format_loss(value: float, sign: str = "") -> str:
-    """Format a loss or another metric that is no share: `0.0512`, `1234.57`, `1e+20`."""
+    """Format a loss or another metric that is not a fraction: `0.0512`, `1234.57`, `1e+20`."""
     return f"{value:{sign}.4f}" if abs(value) < _LARGE else f"{value:{sign}.6g}"
 
 

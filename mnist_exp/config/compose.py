@@ -62,7 +62,7 @@ class Composition:
     remark: str | None = None
     """A warning about a combination that is valid but may be unintended."""
     refusal: RequestError | None = None
-    """Why values that are null could not be inferred; placeholders take their place then."""
+    """Why null values could not be inferred and were replaced by placeholders."""
 
     def problem(self, path: str, message: str, code: Code) -> Problem:
         """Return a problem with the value at a dotted path, located where the value was set."""
@@ -145,7 +145,7 @@ def compose(request: Request, complete: Complete | None = None) -> Composition:
 
 
 def _complete(config: DictConfig, complete: Complete) -> RequestError | None:
-    """Put inferred values into the group `data`, or placeholders if the returned error prevents it."""
+    """Put inferred values into the group `data`; if that fails, put placeholders there and return the error."""
     try:
         data = OmegaConf.to_container(config.data, resolve=True)
     except (OmegaConfBaseException, ValueError):  # reported with the other problems
@@ -255,7 +255,7 @@ class _Steps:
 
 
 def _misplaced_presets(loader: ConfigLoader, choices: Mapping[str, str]) -> list[Problem]:
-    """Return a problem for each chosen preset whose keys are not those of the whole config."""
+    """Return a problem for each selected preset that lacks the line `# @package _global_`."""
     chosen = [(group, choices.get(group)) for group in PRESETS]
     files = [loader.option_file(group, option) for group, option in chosen if option not in (None, "none")]
     return [problem for file in files if file is not None and (problem := misplaced_preset(file))]

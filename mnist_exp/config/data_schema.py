@@ -13,7 +13,7 @@ from mnist_exp.suggest import did_you_mean
 
 
 class FileSpec(Frozen):
-    """A file of a data set: in YAML, its name, or a mapping of its name and digests."""
+    """A file of a data set; in YAML, either its name or a mapping of its name and digests."""
 
     name: str
     sha256: str | None = None
@@ -56,15 +56,15 @@ class DataConfig(Frozen):
     resize: Literal["fit", "crop", "stretch"] | None = None
     """How image files of other sizes are scaled to `shape`; None: they are refused."""
     scale: float | tuple[float, float] | None = None
-    """The value of white, or those of black and white; None: 0 and 255, or as the file's type says."""
+    """The value of white, or those of black and white; None: 0 and 255, or 0 and 65,535 in 16-bit image files."""
     label_offset: int | None = None
     """The label of the first class; None: 0."""
     label_column: int | str | None = None
-    """The column of a CSV file that holds the label; None: as its header says, or else the first one."""
+    """The column of a CSV file that holds the label; None: the one that the header names, or else the first."""
     transpose: bool | None = None
     """Whether rows and columns are exchanged; None: only in EMNIST's files."""
     skip_bad: bool = False
-    """Whether damaged image files are left out rather than refused."""
+    """Whether damaged image files are skipped instead of causing an error."""
     verify: bool = False
     """Whether `check` reads the pixels as well."""
 

@@ -1,4 +1,4 @@
-"""Explain, in one line that the user can act on, why an override or a file could not be composed."""
+"""Explain in one actionable line why an override or a file could not be composed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _yaml_problem(error: BaseException) -> Problem | None:
 
 
 def explain(override: Override, error: Exception, config: DictConfig, loader: ConfigLoader) -> list[Problem]:
-    """Return the problems of an override, or of the option file that it chooses."""
+    """Return the problems with an override, or with the option file that it selects."""
     key = override.key_or_group
     if problem := _yaml_problem(error):
         return [problem]
@@ -180,7 +180,7 @@ def _describe_value(node: object) -> str:
 
 
 def _whole_key(key: str, parent: str, missing: str, near: str, known: Sequence[str]) -> str:
-    """Return the key with its missing part replaced by a near one, or the existing key that is nearest to that."""
+    """Return the key with its missing part replaced by a similar one, or the existing key most similar to that."""
     start = f"{parent}." if parent else ""
     rest = key.removeprefix(f"{start}{missing}")
     whole = f"{start}{near}{rest}"
@@ -276,7 +276,7 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
 
 
 def misplaced_preset(file: Path) -> Problem | None:
-    """Return the problem with a preset whose keys are not keys of the whole config; None if they are."""
+    """Return the problem with a preset that lacks the line `# @package _global_`; None if it has that line."""
     if re.search(r"^# *@package +_global_", file.read_text(encoding="utf-8"), re.MULTILINE):
         return None
     message = "a preset's first line is '# @package _global_': its keys are then those of the whole config"
@@ -284,7 +284,7 @@ def misplaced_preset(file: Path) -> Problem | None:
 
 
 def _not_overriding(file: Path, defaults: yaml.Node) -> Iterator[Problem]:
-    """Yield a problem for each entry of a preset's defaults list that adds an option instead of choosing it."""
+    """Yield a problem for each entry of a preset's defaults list that does not override the selected option."""
     for entry in defaults.value:
         for name, option in entry.value if isinstance(entry, yaml.MappingNode) else ():
             if not name.value.startswith("override /"):
@@ -302,7 +302,7 @@ def _choices(defaults: yaml.Node) -> Iterator[tuple[int, str]]:
 
 
 def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[int, str]]:
-    """Yield the line of each value in a mapping, and an override that is refused if its key does not exist."""
+    """Yield the line of each value in a mapping, and an override that is rejected if the key does not exist."""
     if not isinstance(node, yaml.MappingNode):
         yield node.start_mark.line + 1, f"{path}=null"
         return

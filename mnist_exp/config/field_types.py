@@ -28,7 +28,7 @@ class Frozen(BaseModel):
 
 @dataclass(frozen=True)
 class _ParsedBy:
-    """Parse a list of layers with a function, and write it as it was given."""
+    """Parses a list of layers with a function, and serializes it as it was written."""
 
     parse: Callable[[tuple[Any, ...]], LayerList]
 

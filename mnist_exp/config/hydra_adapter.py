@@ -1,7 +1,7 @@
 """The only module that uses internals of Hydra, OmegaConf and PyYAML, or parses their error messages.
 
-`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py tests the behaviour that is
-relied on here.
+`hydra-core` is pinned below 1.4 for this reason. tests/config/test_hydra_adapter.py tests the behaviour that
+this module relies on.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def conf_folder() -> Path:
 
 
 def _put_over(config: DictConfig, saved: Mapping[str, Any]) -> None:
-    """Put saved values over those of a config. Keys added after they were saved keep their default values."""
+    """Replace a config's values with saved ones. Keys that the saved config lacks keep their default values."""
     OmegaConf.set_struct(config, False)
     for key, value in saved.items():
         known = config.get(key) if key != "model" and isinstance(value, Mapping) else None
@@ -120,17 +120,17 @@ class ConfigLoader:
         return OverridesParser.create(config_loader=self._loader).parse_overrides([text])[0]
 
     def is_group(self, override: Override) -> bool:
-        """Return whether an override chooses a group's option."""
+        """Return whether an override selects an option of a group."""
         try:
             return bool(self._loader.repository.group_exists(override.key_or_group))
-        except OSError:  # the key is too long for a file's name
+        except OSError:  # the key is too long for a file name
             return False
 
     def option_file(self, group: str, option: str) -> Path | None:
         """Return the file of an option, searched for in Hydra's order; None if there is none."""
         folders = [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
         files = [folder / group / f"{option}.yaml" for folder in folders]
-        return next((file for file in files if os.path.isfile(file)), None)  # also for a name that is too long
+        return next((file for file in files if os.path.isfile(file)), None)  # `Path.is_file` fails for long names
 
     def user_folders(self) -> list[Path]:
         """Return the folders given by --config-dir."""
@@ -168,7 +168,7 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
 
 
 def _refuse_excesses(folder: Path) -> None:
-    """Raise `RequestError` for the user's option files that exceed a limit of YAML files."""
+    """Raise `RequestError` if any of the user's option files exceeds a limit for YAML files."""
     groups = [path.name for path in conf_folder().iterdir() if path.is_dir()]
     files = [file for group in groups for file in sorted((folder / group).rglob("*.yaml")) if file.is_file()]
     problems = [
@@ -254,7 +254,7 @@ def run_flags(name: str, words: Sequence[str]) -> int:
 
 @contextmanager
 def _listing_groups_directly() -> Iterator[None]:
-    """List groups' options without copying Hydra's repository: `--help` makes about a hundred such calls."""
+    """List groups' options without copying Hydra's repository, which `--help` would do about a hundred times."""
     copying = ConfigLoaderImpl.get_group_options
 
     def get_group_options(
@@ -289,14 +289,14 @@ class MissingOption:
 
 @dataclass(frozen=True)
 class MissingKey:
-    """A key that an interpolation refers to but that does not exist."""
+    """A nonexistent key that an interpolation refers to."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class MissingVariable:
-    """An environment variable that an interpolation refers to but that is not set."""
+    """An unset environment variable that an interpolation refers to."""
 
     name: str
 
@@ -322,7 +322,7 @@ def missing_option(error: Exception) -> MissingOption | None:
 
 
 def missing_reference(error: Exception) -> MissingKey | MissingVariable | None:
-    """Return the key or variable that an interpolation did not find; None for any other error."""
+    """Return the missing key or variable that an interpolation refers to; None for any other error."""
     text = str(error)
     if match := re.search(r"Interpolation key '([^']*)' not found", text):
         return MissingKey(match[1])

@@ -102,7 +102,7 @@ def _literal_path(text: str, multirun: bool) -> str:
     try:
         parsed = parse_override(text)
         found = parsed.value()
-        # Lists with quotes are left to Hydra; all others are parsed by `several`, which is more lenient.
+        # Lists with quotes are left to Hydra; all others are parsed by `split_names`, which is more lenient.
         listed = found if isinstance(found, list) and key in _LISTS and re.search("['\"]", value) else [found]
         plain = found is None or all(isinstance(one, str) for one in listed)
         if (multirun and parsed.is_sweep_override()) or (plain and not parsed.is_sweep_override()):
@@ -122,7 +122,7 @@ def _literal_name(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Quote a text so that Hydra's grammar takes it literally."""
+    """Quote a string so that Hydra's grammar takes it literally."""
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", "\\'")
     return f"'{escaped}'"
 

@@ -104,8 +104,8 @@ class Places:
 def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
     """Return the line of the deepest part of `path` that exists in a file.
 
-    This is the first line of the content if no part exists, and None if the file is empty. With `whole_path`, it
-    is also None unless the whole path exists.
+    If no part exists, return the first line of the content. Return None if the file is empty, or if `whole_path`
+    is set and any part does not exist.
     """
     node = yaml.compose(file.read_text(encoding="utf-8"))
     line = None if node is None else node.start_mark.line + 1

@@ -60,7 +60,7 @@ class AugConfig(Frozen):
     """Random augmentation of training images.
 
     The transforms have the names and meanings of Keras' `ImageDataGenerator`. Elastic distortion and Keras layers
-    are additional.
+    are additions.
     """
 
     name: str
@@ -157,7 +157,7 @@ class OptimizerConfig(Frozen):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of the optimizer's class; those that are null are left at its defaults."""
+        """The arguments of the optimizer's class, except null ones, which keep their defaults."""
         return {key: value for key, value in self.model_dump(exclude={"type"}).items() if value is not None}
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from mnist_exp.text import mask_credentials
 
 _SERVERS = ("http", "https", "databricks")
-# The databases that MLflow takes, and the Python package for each unless `+<driver>` names another.
+# The databases that MLflow supports, and the Python package for each unless `+<driver>` names another.
 _DRIVERS = {"sqlite": None, "mysql": "MySQLdb", "postgresql": "psycopg2", "mssql": "pyodbc"}
 _MODULES = {"mysqldb": "MySQLdb", "mysqlconnector": "mysql"}  # drivers whose package has another name
 

@@ -25,7 +25,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def limit_exceeded(text: str) -> tuple[int, str] | None:
     """Return the line and description of the first limit that a YAML text exceeds; None if it exceeds none.
 
-    A text that is not valid YAML is accepted up to its fault.
+    Invalid YAML is checked only up to its first syntax error.
     """
     if len(text) > MOST_BYTES:
         return 1, f"is {len(text):,} characters long; the limit is {MOST_BYTES:,}"

@@ -18,7 +18,7 @@ from mnist_exp.runs.result import RESULT, read_result, write_result
 
 
 def mark_abandoned(path: Path) -> bool:
-    """Mark a run or sweep as killed if its process died without recording an end.
+    """Mark a run or sweep as killed if its process died without recording its end.
 
     The mark goes into `result.json`, if there is one, and into the journal as an `end` event with the time of the
     last write. Returns whether anything was marked.
@@ -58,7 +58,7 @@ def _write_end(path: Path, status: str, at: float) -> None:
 
 
 def mark_killed(paths: Sequence[Path]) -> None:
-    """Mark the directories whose process died as killed. No store is contacted: `sync` delivers these ends."""
+    """Mark as killed every directory whose process has died. No store is contacted; `sync` delivers the events."""
     for path in paths:
         mark_abandoned(path)
 

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-# A compressed data set or model takes a third to a twentieth of its size.
+# Data sets and models compress to between a third and a twentieth of their size.
 MOST_UNCHECKED = 64 * 2**20  # bytes that are accepted at any ratio
 MOST_RATIO = 100
 _MOST_JSON = 16 * 2**20  # bytes of a model's config: a thousand layers take 1 MB

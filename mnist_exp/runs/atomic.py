@@ -15,7 +15,7 @@ from mnist_exp.errors import RequestError
 def replace_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path with the same suffix that replaces `path` when the block succeeds.
 
-    Raises `OSError` that names `path`.
+    Raises an `OSError` that names `path`.
     """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
@@ -34,12 +34,12 @@ def replace_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to `path` when the block succeeds, and removed otherwise.
 
-    `path` must not exist, or be an empty folder. Raises `OSError`.
+    `path` must either not exist or be an empty folder. Raises `OSError`.
     """
     missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        temporary.mkdir(parents=True)  # if this fails, the folder is another's: don't remove it
+        temporary.mkdir(parents=True)  # if this fails, the folder belongs to another process: don't remove it
         try:
             yield temporary
             _flush_all(temporary)
@@ -86,7 +86,7 @@ def _flush(path: Path) -> None:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise `RequestError` unless the path is free or an empty folder."""
+    """Raise `RequestError` unless the path does not exist or is an empty folder."""
     if not target.name:
         raise RequestError(f"output: {target} is not the name of a new folder; give one")
     try:

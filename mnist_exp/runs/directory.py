@@ -33,8 +33,8 @@ RUNS, SWEEPS = "runs", "sweeps"
 PLOTS = "plots"
 """The folder of a run's pictures."""
 _HISTORY = "history.csv"
-CLOCK_DRIFT = 60.0  # seconds by which clocks of machines that share a folder may differ
-_ATTEMPTS = 6  # attempts to get a lock, within 0.3 s
+CLOCK_DRIFT = 60.0  # maximum clock difference, in seconds, between machines that share a folder
+_ATTEMPTS = 6  # attempts to acquire a lock, within 0.3 s
 
 
 @dataclass
@@ -76,7 +76,7 @@ class RunDirectory:
         self.release()
 
     def release(self) -> None:
-        """Release the lock. May be called again."""
+        """Release the lock. Further calls have no effect."""
         if self._lock >= 0:
             with contextlib.suppress(OSError):  # the directory was removed or has become read-only
                 (self.path / _LOCK).unlink()  # before unlocking: afterwards it may belong to another process
@@ -91,7 +91,7 @@ class RunDirectory:
         return summary.result
 
     def remove_leftovers(self) -> None:
-        """Remove the temporary files that a killed process left."""
+        """Remove the temporary files that a killed process left behind."""
         for path in self.path.rglob(".[0-9]*.*"):
             path.unlink(missing_ok=True)
 
@@ -155,7 +155,7 @@ def find_outputs(run: Path) -> Path | None:
 
 
 def columns(history: Sequence[Mapping[str, float]]) -> list[str]:
-    """Return the columns of `history.csv`: the usual ones in a fixed order, with further metrics in between."""
+    """Return the columns of `history.csv`: the usual ones in a fixed order, followed by any other metrics."""
     first = ["epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy"]
     last = ["learning_rate", "seconds"]
     more = [name for name in (history[0] if history else {}) if name not in first + last]

@@ -55,19 +55,19 @@ class RunEvent(SingleEvent):
     kind: Literal["run"] = "run"
     name: str
     key: str
-    """A key that is unique, even among runs of the same name."""
+    """A key that is unique even among runs with the same name."""
     experiment: str
     tags: dict[str, str]
     enabled: bool = False
     """Whether the run is tracked."""
     uri: str | None = None
-    """The store; None for that of the output folder."""
+    """The store; None for the output folder's own."""
     parent: str | None = None
     """The directory of the run's sweep or search."""
 
 
 class ParamsEvent(SingleEvent):
-    """The run's parameters, which MLflow does not allow to change."""
+    """The run's parameters, which cannot be changed in MLflow."""
 
     kind: Literal["params"] = "params"
     values: dict[str, str]
@@ -136,7 +136,7 @@ class ModelEvent(JournalEvent):
 
     @property
     def subject(self) -> tuple[object, ...]:
-        """The model's weights: a run that is trained longer may have others."""
+        """The model's weights, which change if the run is trained further."""
         return (self.kind, self.weights_sha256)
 
 
@@ -180,11 +180,11 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def parse_event(line: bytes) -> Event:
-    """Parse a line of a journal, also of earlier versions. Raises `ValueError` if it is not an event."""
+    """Parse a journal line, including lines written by earlier versions. Raises `ValueError` for other lines."""
     excerpt = repr(line[:_EXCERPT].decode(errors="replace"))
     try:
         values = json.loads(line)
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested too deeply
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise ValueError(f"damaged: {excerpt}") from error
     if not isinstance(values, dict) or "time" not in values:
         raise ValueError(f"not an event: {excerpt}")
@@ -197,7 +197,7 @@ def parse_event(line: bytes) -> Event:
 
 
 def format_event(event: Event) -> bytes:
-    """Return the line of a journal for an event, without passwords, and with its newline."""
+    """Return the journal line for an event, without passwords and with a trailing newline."""
     content = masked_values(event.model_dump(exclude_unset=True, exclude={"kind", "time"}))
     values = {"kind": event.kind, "time": event.time, **content}
     return json.dumps(values, ensure_ascii=False).encode() + b"\n"

@@ -13,7 +13,7 @@ from typing import Any
 
 from mnist_exp.config.schema import TrainConfig
 
-# Keys that do not affect the weights. Those of `data` say where the images are; their content is in its digest.
+# Keys that do not affect the weights. Those of `data` describe the files; the data's digest covers their content.
 _WITHOUT_EFFECT = ("name", "outputs", "from", "init_from", "any_version", "sweep", "budget", "tracking")
 _WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds", "watch")
 _WITHOUT_EFFECT_ON_DATA = (
@@ -26,7 +26,7 @@ CODE_ROOTS = (
     "mnist_exp.data.load", "mnist_exp.model.backend", "mnist_exp.model.build", "mnist_exp.model.warm_start",
     "mnist_exp.training.device", "mnist_exp.training.loop",
 )  # fmt: skip
-"""The modules that read the data, build the model and train it. All that they import can change the weights."""
+"""The modules that read the data, build the model and train it. Everything they import can change the weights."""
 # Functions that only print or collect messages.
 _REPORTS = ("Problem", "refuse", "report", "say", "tell", "warn")
 
@@ -57,14 +57,14 @@ def fingerprint(
     threads: int,
     init_sha256: str | None = None,
 ) -> str:
-    """Return the SHA-256 of the config (its device as resolved), the data, the code and the libraries.
+    """Return the SHA-256 of the config (with the resolved device), the data, the code and the libraries.
 
     Args:
         values: The config, as `as_values` returns it.
         data_sha256: Digest of the images and labels.
         kind: `cpu` or `gpu`.
         precision: `float32` or `bfloat16`.
-        threads: Number of TensorFlow's threads.
+        threads: Number of TensorFlow threads.
         init_sha256: Digest of the weights that the run starts from; None for random weights.
     """
     config = with_effect(values)
@@ -81,15 +81,16 @@ def fingerprint(
 
 @cache
 def code_digest() -> str:
-    """Return the SHA-256 of the package's code that can change the weights: what building and training import."""
+    """Return the SHA-256 of the code that can change the weights: `CODE_ROOTS` and everything they import."""
     return digest_of(import_closure(CODE_ROOTS))
 
 
 def digest_of(trees: Mapping[str, ast.Module]) -> str:
     """Return the SHA-256 of modules' syntax trees, given by dotted name.
 
-    Comments, layout, docstrings and the wording of messages do not count, so that a better sentence does not make
-    a sweep train again: an error ends the run and a report is printed, so their arguments reach no weight.
+    Comments, layout, docstrings and the wording of messages do not count, so that improving a sentence does not
+    make a sweep train again. This is safe: an error ends the run and a report is only printed, so their arguments
+    cannot affect the weights.
     """
     digest = hashlib.sha256()
     for name in sorted(trees):
@@ -98,9 +99,10 @@ def digest_of(trees: Mapping[str, ast.Module]) -> str:
 
 
 def import_closure(roots: Iterable[str]) -> dict[str, ast.Module]:
-    """Return the syntax trees of the package's modules that the roots import, directly or not, by dotted name.
+    """Return the syntax trees of the package's modules that the roots import, directly or indirectly.
 
-    Imports inside functions count; those for annotations only (`if TYPE_CHECKING`) do not.
+    The keys are dotted names. Imports inside functions count; those for annotations only (`if TYPE_CHECKING`) do
+    not.
     """
     package = Path(__file__).resolve().parent.parent
     trees: dict[str, ast.Module] = {}
@@ -129,7 +131,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 def _without_wording(node: object) -> str:
     """Write a syntax tree as text, without docstrings and the arguments of errors and reports.
 
-    Empty fields are left out, because which ones exist depends on the Python version.
+    Empty fields are left out, because they vary with the Python version.
     """
     if isinstance(node, list):
         return f"[{','.join(map(_without_wording, node))}]"

@@ -49,7 +49,8 @@ class Journal:
 class IdempotentJournal:
     """A journal with one event per subject: an event that it already has is not written again.
 
-    A resumed run therefore repeats no parameters and no metrics of a step, and the model only for other weights.
+    A resumed run therefore repeats neither its parameters nor the metrics of a step, and records its model again
+    only if the weights differ.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +63,7 @@ class IdempotentJournal:
             raise
 
     def write(self, event: Event) -> None:
-        """Append an event, unless there is one with its subject."""
+        """Append an event, unless the journal has one with the same subject."""
         if event.subject is None or event.subject not in self._subjects:
             self._journal.write(event)
             self._subjects.add(event.subject)
@@ -73,7 +74,7 @@ class IdempotentJournal:
 
 
 def read(folder: Path) -> list[Event]:
-    """Read the journal's complete lines. Raises `ValueError` for one that is damaged or not an event."""
+    """Read the journal's complete lines. Raises `ValueError` if one is damaged or not an event."""
     return read_from(folder, 0)[0]
 
 
@@ -100,7 +101,7 @@ def first_run(events: Sequence[Event]) -> RunEvent | None:
 
 
 def flush(folder: Path) -> None:
-    """Flush the journal to disk, for which its writer does not wait."""
+    """Flush the journal to disk. `Journal.write` does not wait for this."""
     descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)

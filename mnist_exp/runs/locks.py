@@ -51,8 +51,8 @@ def is_locked(path: Path) -> bool:
 def exclusive(path: Path, patience: float = 120) -> Iterator[None]:
     """Hold a file lock. Raises `TimeoutError` if another process holds it for `patience` seconds.
 
-    It guards a journal's delivery, a study's claims, and the creation of an SQLite store, whose migration would
-    fail in all processes that open it at once.
+    Such locks guard a journal's delivery, a study's claims, and the creation of an SQLite store, whose migration
+    would fail if several processes opened it at once.
     """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     deadline = time.monotonic() + patience

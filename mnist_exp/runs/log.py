@@ -81,7 +81,7 @@ class _File(logging.FileHandler):
 
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        """Format a message or traceback without credentials and control characters."""
+        """Format a message or traceback without credentials or control characters."""
         return printable(super().format(record))
 
 

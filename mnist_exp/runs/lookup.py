@@ -42,11 +42,11 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
             one's data, except those whose initial weights were trained on validation images), an MLflow run id,
             or the beginning of a name.
         outputs: The output folder.
-        latest: Whether a run is one of those that `latest` chooses from.
+        latest: Returns whether `latest` may refer to a run.
 
     Raises:
-        RequestError: There is no such run, or several; the message lists the candidates. Or its directory contains
-            something other than regular files and folders.
+        RequestError: There is no such run, or there are several (the message lists them), or its directory
+            contains something other than regular files and folders.
     """
     run = _find_run(wanted, outputs, latest)
     refuse_irregular(run.path)
@@ -125,8 +125,8 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
     """Find one or more runs, which may be unfinished or damaged.
 
     Args:
-        wanted: What `find_run` takes, a sweep's directory or name, a folder of runs, or a pattern of paths or
-            names such as `pyramid*`.
+        wanted: Anything that `find_run` accepts, a sweep's directory or name, a folder of runs, or a pattern of
+            paths or names such as `pyramid*`.
         outputs: The output folder.
 
     Raises:
@@ -177,7 +177,7 @@ def _matches_pattern(run: RunSummary, pattern: str) -> bool:
 
 
 def _has_name(name: str, wanted: str) -> bool:
-    """Whether a directory has that name, perhaps with a time stamp appended (after `name=…`)."""
+    """Whether a directory has the wanted name, or that name followed by a time stamp (as with `name=…`)."""
     return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 MOST_TEXT = 64 * 2**20
-"""Bytes: the maximum size of a text file of a run. A journal of 10,000 epochs takes 3 MB."""
+"""Maximum size of a run's text file, in bytes. A journal of 10,000 epochs takes 3 MB."""
 
 
 def open_regular(path: Path, most: int | None = None) -> BinaryIO:
@@ -44,7 +44,7 @@ def open_regular(path: Path, most: int | None = None) -> BinaryIO:
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """Read a UTF-8 text file. Raises `OSError` as `open_regular` does, and `UnicodeDecodeError`."""
+    """Read a UTF-8 text file. Raises `OSError`, as `open_regular` does, or `UnicodeDecodeError`."""
     with open_regular(path, most) as file:
         return file.read().decode("utf-8")
 
@@ -77,7 +77,7 @@ def is_relative(name: str) -> bool:
 
 
 def first_irregular(folder: Path) -> Path | None:
-    """Return an entry of a folder, at any depth, that is neither a regular file nor a folder; None if all are."""
+    """Return an entry, at any depth of a folder, that is neither a regular file nor a folder; None if none is."""
     for parent, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             path = Path(parent) / name

@@ -37,7 +37,7 @@ class DataRecord(Record):
     images: dict[str, int] = {}
     """Number of images in each part."""
     stands_in_for: str | None = None
-    """The data set that was requested and not found, if this is its fallback."""
+    """The requested data set, if it was not found and this is its fallback."""
     skipped: list[str] = []
     """The paths of damaged files that `data.skip_bad` left out."""
 
@@ -56,7 +56,7 @@ class DeviceRecord(Record):
     precision: str | None = None
     deterministic: bool | None = None
     cpu_features: list[str] | None = None
-    """The CPU's instruction sets by which oneDNN selects its code."""
+    """The CPU's instruction sets, from which oneDNN selects its code."""
     onednn: dict[str, str] | None = None
     """The environment variables that change this selection."""
 
@@ -114,7 +114,7 @@ class RunResult(Record):
     init_from: WarmStartRecord | None = None
     overrides: list[str] = []
     withholds_test: bool = False
-    """Whether the test set is not scored: a trial of a search."""
+    """Whether the test set is not scored, as in a trial of a search."""
     planned_epochs: int | None = None
     parameters: int | None = None
     data: DataRecord
@@ -132,7 +132,7 @@ class RunResult(Record):
     seconds: dict[str, float] = {}
     """Duration of each phase of the last process, and `total`, by its monotonic clock.
 
-    In a run that has not finished, they are those of the last epoch or of the end.
+    In an unfinished run, these are the durations up to the last recorded epoch, or up to the end of the process.
     """
     earlier_seconds: float | None = None
     """`training_seconds` of the processes before the last; None if they did not record it."""
@@ -159,9 +159,9 @@ class RunResult(Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """How long processes worked on the run, without starting TensorFlow and reading data, which jobs share.
+        """The time that processes spent on the run, except for start-up and reading data, which jobs share.
 
-        None if a process did not record it: older versions did not.
+        None if a process did not record it, as in older versions.
         """
         if "total" not in self.seconds or (self.resumed and self.earlier_seconds is None):
             return None
@@ -189,18 +189,21 @@ DAMAGED = RunResult(started=0, status="damaged", data=DataRecord())
 
 
 def read_result(directory: Path) -> RunResult | None:
-    """Read a run's result; None if there is none. Raises `ValueError` for a damaged one, `OSError`."""
+    """Read a run's result; None if there is none.
+
+    Raises `ValueError` if the file is damaged, or `OSError` if it cannot be read.
+    """
     file = directory / RESULT
     try:
         return parse_result(json.loads(read_text(file)))
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:  # of JSON, UTF-8 or a field
+    except (ValueError, RecursionError) as error:  # invalid JSON, UTF-8 or field
         raise ValueError(f"{file}: damaged") from error
 
 
 def parse_result(values: Any) -> RunResult:
-    """Convert the values of a `result.json`, also of an earlier version, to a result. Raises `ValueError`."""
+    """Convert the values of a `result.json` of this or an earlier version to a result. Raises `ValueError`."""
     try:
         return RunResult.model_validate(values)
     except ValidationError as error:

@@ -1,7 +1,8 @@
 """Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
 
-Handlers raise an exception. It is lost if Python happens to run a weak-reference callback or `__del__`, or if a
-library turns it into one of its own. The signal is therefore also remembered: `check` raises it at the next step.
+Handlers raise an exception. It is lost if Python happens to be running a weak-reference callback or `__del__`, or
+if a library turns it into one of its own. The signal is therefore also remembered: `check` raises it at the next
+step.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def check() -> None:
 
 
 class Pending:
-    """A received signal that waits for a safe point. A second one does not wait."""
+    """A received signal that waits for a safe point. A second signal is raised at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
