@@ -19,7 +19,7 @@ $(READY): pyproject.toml pins.txt
 
 setup: $(READY) ## make the environment .venv with the pinned versions
 
-run: $(READY) ## set up, then train: MNIST if it can be had, else the embedded digits
+run: $(READY) ## set up, then train: MNIST if it can be had, else the built-in digits
 	$(BIN)/mnist-exp
 
 ui: $(READY) ## browse the runs in MLflow

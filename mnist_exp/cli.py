@@ -53,13 +53,13 @@ ACTIONS = ("fetch", "verify", "convert")
 _HELP = """\
 mnist-exp trains image classifiers that YAML files describe.
 
-  mnist-exp [verb] [group=option …] [key=value …]
+  mnist-exp [command] [group=option …] [key=value …]
 
 {verbs}
 
-Without a verb it trains:  mnist-exp model=pyramid aug=rotate45
-A verb's groups and keys:  mnist-exp {default} --help
-Versions:                  mnist-exp --version
+Without a command it trains:  mnist-exp model=pyramid aug=rotate45
+A command's groups and keys:  mnist-exp {default} --help
+Versions:                     mnist-exp --version
 """
 # Flags of Hydra that print something instead of running the verb.
 _INFORMATION_FLAGS = (
@@ -181,7 +181,7 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
     if words[0] in VERBS:
         return words[0], words[1:]
     verbs = ", ".join(VERBS)
-    raise RequestError(f"{words[0]}: no such verb{did_you_mean(words[0], VERBS)}; the verbs are {verbs}")
+    raise RequestError(f"{words[0]}: no such command{did_you_mean(words[0], VERBS)}; the commands are {verbs}")
 
 
 def _begins_with_a_name(words: list[str]) -> bool:
@@ -198,7 +198,7 @@ def _take_action(words: list[str]) -> list[str]:
 
     actions = ", ".join(ACTIONS)
     if not _begins_with_a_name(words):
-        raise RequestError(f"dataset: give an action after the verb: {actions}")
+        raise RequestError(f"dataset: give an action: {actions}")
     return [f"action={words[0]}", *words[1:]]  # rejected with all other problems
 
 

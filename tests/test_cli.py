@@ -42,10 +42,10 @@ def test_versions_are_printed(cli: Cli):
     [
         (
             ["trian"],
-            "no such verb (did you mean 'train'?); the verbs are train, resume, show, check, runs, dataset, ui",
+            "no such command (did you mean 'train'?); the commands are train, resume, show, check, runs, dataset, ui",
         ),
-        (["frobnicate"], "frobnicate: no such verb; the verbs are"),
-        (["model=linear", "runs"], "runs: expected key=value (a verb would be the first word)"),
+        (["frobnicate"], "frobnicate: no such command; the commands are"),
+        (["model=linear", "runs"], "runs: expected key=value (a command would be the first word)"),
         (["--confg-dir", "x"], "--confg-dir: no such flag (did you mean '--config-dir'?)"),
         (
             ["--epochs=3", "modl=linear"],

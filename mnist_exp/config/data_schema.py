@@ -193,7 +193,7 @@ class DataConfig(Frozen):
                         f"files.{part} must have a sha256 or gz_sha256, to be downloaded from mirrors"
                     )
         if self.source == "digits" and self.dir is not None:
-            raise ValueError(f"dir={self.dir}: the digits are embedded, so no folder is read")
+            raise ValueError(f"dir={self.dir}: the digits are built in, so no folder is read")
         return self
 
 

@@ -37,7 +37,7 @@ def explain_unparsable(text: str) -> str:
     if text.startswith("-"):
         return f"{text}: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5"
     if "=" not in text:
-        return f"{text}: expected key=value (a verb would be the first word)"
+        return f"{text}: expected key=value (a command would be the first word)"
     if re.match(r"[^=]*\[\d+\]", text):
         better = re.sub(r"\[(\d+)\]", r".\1", text.split("=")[0])
         return f"{text}: write a list entry with dots: {better}=…"

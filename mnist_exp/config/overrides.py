@@ -18,7 +18,7 @@ from mnist_exp.suggest import did_you_mean
 
 # Hydra flags that are not supported, and what to use instead.
 _NOT_HERE = {
-    "config_name": "the verb selects the config",
+    "config_name": "the command selects the config",
     "config_path": "add a folder of your own options with --config-dir",
     "experimental_rerun": "from=<run> runs an earlier run's config again",
 }

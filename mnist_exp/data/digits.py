@@ -1,4 +1,4 @@
-"""The handwritten digits embedded in scikit-learn, converted to MNIST's form."""
+"""The handwritten digits included in scikit-learn, converted to MNIST's form."""
 
 from __future__ import annotations
 

@@ -341,7 +341,7 @@ def test_a_problem_in_a_saved_config_is_reported_with_its_line(tmp_path: Path):
     [
         (["+hydra.callbacks.x._target_=builtins.print"], "a config must not name code to run"),
         (["+model.x._target_=os.system"], "a config must not name code to run"),
-        (["-cn", "other"], "--config-name: the verb selects the config"),
+        (["-cn", "other"], "--config-name: the command selects the config"),
         (["-cp", "/tmp"], "--config-path: add a folder of your own options with --config-dir"),
     ],
 )
