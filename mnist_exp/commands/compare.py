@@ -11,7 +11,7 @@ from mnist_exp.config.metric_directions import Direction, direction_of
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.errors import DIVERGED, Problem, RequestError
+from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.directory import RunSummary, list_runs
 from mnist_exp.runs.lookup import find_runs, is_finished, read_config
 from mnist_exp.suggest import near_or_all
@@ -83,7 +83,7 @@ def _choose_newest(outputs: Path, across_data: bool) -> tuple[list[RunSummary], 
     finished = [run for run in runs if is_finished(run)]
     if not finished:
         raise RequestError(f"no finished run in {outputs}; 'mnist-exp' trains one")
-    counted = [run for run in runs if is_finished(run) or DIVERGED in run.result.reason]
+    counted = [run for run in runs if is_finished(run) or run.result.diverged]
     if across_data:
         return counted, ""
     data = finished[0].result.data.sha256
@@ -112,7 +112,7 @@ def select_comparable(chosen: Sequence[RunSummary], metric: str) -> tuple[list[T
 def _reason_against(run: RunSummary, metric: str) -> str | None:
     """Return why a run cannot be compared, according to its result; None if it can."""
     if not is_finished(run):
-        return "diverged" if DIVERGED in run.result.reason else run.status
+        return "diverged" if run.result.diverged else run.status
     if metric.startswith("val/") and (count := run.result.validation_images_seen):
         return f"started from weights that were trained on {count} of its validation images"
     if not run.result.exact:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mnist_exp.errors import DIVERGED
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.text import masked_values
@@ -146,6 +147,11 @@ class RunResult(Record):
     def validation_images_seen(self) -> int:
         """Number of validation images that the run's initial weights were trained on, as far as is known."""
         return (self.init_from.validation_images_seen or 0) if self.init_from else 0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended because its loss or weights were no longer numbers."""
+        return DIVERGED in self.reason
 
     @property
     def val_accuracy(self) -> float | None:

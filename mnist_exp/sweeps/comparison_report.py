@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mnist_exp.config.command_schemas import CompareConfig
 from mnist_exp.config.metric_directions import Direction
-from mnist_exp.errors import DIVERGED, RequestError
+from mnist_exp.errors import RequestError
 from mnist_exp.report import plots
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, add_timestamp, make_directory, read_history
@@ -145,7 +145,7 @@ def find_diverged(groups: Sequence[Group], chosen: Sequence[RunSummary]) -> set[
     marks = set()
     for summary in chosen:
         values = [*(summary.result.best or {}).values(), *(summary.result.test or {}).values()]
-        if DIVERGED not in summary.result.reason and all(map(math.isfinite, values)):
+        if not summary.result.diverged and all(map(math.isfinite, values)):
             continue
         try:
             run = TrainedRun.of(summary, read_config(summary.path))
