@@ -181,6 +181,7 @@ def interrupted(cli: Cli, uri: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_resume_does_not_contact_the_address_of_a_config(cli: Cli, collector: Collector):
     """The message says how to allow the address and how to train without it; both work."""
     path = interrupted(cli, collector.uri)

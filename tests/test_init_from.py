@@ -66,6 +66,7 @@ def test_other_preprocessing_is_reported(cli: Cli):
     assert re.search("not taken: preprocessing: unit .*, standardize ", done.out)
 
 
+@pytest.mark.slow
 def test_a_frozen_layer_stays_as_it_was(cli: Cli):
     """With `trainable: false`, its weights are bit-identical while other layers are trained."""
     donor = cli(NET % "", small=True)
@@ -99,6 +100,7 @@ def test_a_limit_does_not_mix_the_parts_of_two_runs(cli: Cli):
     assert "validation images of this run" not in done.out
 
 
+@pytest.mark.slow
 def test_validating_on_images_already_trained_on_is_reported(cli: Cli):
     """Their number is reported and recorded, including images that the other run's own start had seen."""
     digits = ("data=digits",)  # of MNIST's 60,000 images, two small samples would hardly share one

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from support.cli import Cli
 
@@ -40,6 +41,7 @@ print(sum(name == file.parent.name for name, file in zip(found, files)), "of", l
 """
 
 
+@pytest.mark.slow
 def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
     """Only the data is declared, for `model=lenet5x5`; plain Keras classifies the files."""
     write_photos(Path("photos"))

@@ -358,6 +358,7 @@ def test_a_finished_run_is_refused(cli: Cli, golden: Golden):
     golden(cli("resume", f"run={early.run}", "training.epochs=9", status=2).err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "refused"),
     [("cosine", True), ("one_cycle", True), ("exponential", True), ("linear", True), ("reduce_on_plateau", False)],
@@ -445,6 +446,7 @@ def test_resume_requires_a_run(cli: Cli, golden: Golden):
     golden(cli("resume", status=2).err)
 
 
+@pytest.mark.slow
 def test_a_damaged_journal_is_reported_before_anything_changes(cli: Cli):
     """The message names the line; without the file, the run can be resumed."""
     run = cli("name=f1", "training.keep_checkpoint=true", small=True).run

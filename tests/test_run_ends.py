@@ -104,6 +104,7 @@ def test_a_signal_at_the_start_is_recorded(
     assert f"mnist-exp resume run={the_run()}" in done.out + done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_wait_for_the_tracker(cli: Cli, number: signal.Signals):
     """The run itself has finished, and leaves the files that every finished run does."""
@@ -207,6 +208,7 @@ def after_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], 
     return arrange
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
     """The message names the file, the exit status is 1, and the previous checkpoint can be resumed."""
     after_epoch(2, lambda: fill(small_disk))

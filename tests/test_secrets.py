@@ -76,6 +76,7 @@ def test_a_training_does_not_reveal_the_stores_credentials(
     refuse_secrets(*done)
 
 
+@pytest.mark.slow
 def test_other_addresses_and_hydras_flags_do_not_reveal_theirs(cli: Cli):
     """This covers mirrors and study storages in configs, parameters, tags and errors."""
     cli("dataset", "convert", "data=digits", "to=idx", "output=idx")
@@ -101,6 +102,7 @@ def test_other_addresses_and_hydras_flags_do_not_reveal_theirs(cli: Cli):
     refuse_secrets(trained, searched, shown, wrong)
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_reveal_the_stores_credentials(cli: Cli, collector: Collector):
     """The sweep's own files do not contain them either."""
     done = cli("-m", *TRAIN, "seed=0,1", f"tracking.uri={with_secret(collector)}", status=None)

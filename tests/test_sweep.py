@@ -29,6 +29,7 @@ def test_jobs_are_checked_with_keras(cli: Cli, home_data: list[str]):
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_job_has_the_weights_that_it_has_alone(cli: Cli, home_data: list[str]):
     """They do not depend on what ran before in the same process."""
     cli("-m", *SMALL, *home_data, "seed=3,4", "aug=shift")
@@ -166,6 +167,7 @@ def test_a_sweep_is_recognized_by_a_common_job(cli: Cli, home_data: list[str]):
     assert len(list(Path("outputs/sweeps").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_failed_jobs_are_retried(cli: Cli, home_data: list[str]):
     """A job that appears under two names is trained once."""
     words = ("-m", *SMALL, *home_data, "optimizer.learning_rate=1e38,0.1,1e-1")
@@ -177,6 +179,7 @@ def test_failed_jobs_are_retried(cli: Cli, home_data: list[str]):
     assert sorted(result["status"] for result in results(sweep).values()) == ["failed", "finished"]
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_run_the_same_sweep(cli: Cli, home_data: list[str], golden: Golden):
     """The second one is refused, and nothing is lost."""
     from mnist_exp.runs.directory import RunDirectory

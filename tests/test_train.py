@@ -80,6 +80,7 @@ def test_history_has_a_row_per_epoch(cli: Cli):
     assert best["val/accuracy"] == max(float(row["val/accuracy"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(cli: Cli):
     """They are bit-identical with augmentation and dropout; another seed gives others."""
     words = ("model=lenet5x5", "model.filters=[4,4,4]", "model.dense=16", "aug=rotate45", "training.epochs=1")
@@ -286,6 +287,7 @@ def test_a_checkpoint_is_kept_if_asked_for(cli: Cli):
     assert [file.name for file in (done.run / "checkpoint").iterdir()][-1].endswith(".state")
 
 
+@pytest.mark.slow
 def test_a_few_images_can_be_overfitted(cli: Cli, home_data: list[str]):
     """`debug=overfit` reaches a training accuracy near 1 for a model that can learn."""
     done = cli("debug=overfit", "tracking=none", *home_data)
@@ -294,6 +296,7 @@ def test_a_few_images_can_be_overfitted(cli: Cli, home_data: list[str]):
         assert round(float(list(csv.DictReader(file))[-1]["train/accuracy"]), 6) >= 0.95  # a float32
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_does_not_end_a_run(home_data: list[str]):
     """`mnist-exp … | head -1` trains to its end."""
     words = shlex.join([sys.executable, "-m", "mnist_exp", *SMALL, *home_data])

@@ -199,6 +199,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
     assert tags == (1,)
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
     """It counts as ended, its reason is reported, and it is not retried."""
     words = (

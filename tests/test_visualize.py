@@ -75,6 +75,7 @@ def pictures(folder: Path) -> set[str]:
     return {file.name for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_every_picture_is_drawn_and_delivered(cli: Cli, tracked: Path):
     """Pictures are in a folder of the run and in its MLflow run, whose end time is unchanged."""
     from mlflow.tracking import MlflowClient

@@ -115,6 +115,7 @@ print(*(name for name, module in sys.modules.items() if name.startswith("mnist_e
 """
 
 
+@pytest.mark.slow
 def test_the_code_digest_covers_all_that_builds_and_trains(use: Callable[[str], None]):
     """All modules that a process loads to build and train a model count, except those that compose configs."""
     use("digits")

@@ -222,6 +222,7 @@ def test_parameters_have_dotted_names():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", [None, "sqlite"])
 def test_the_store_is_the_configured_one(cli: Cli, home_data: list[str], tmp_path: Path, variable: str | None):
     """MLFLOW_TRACKING_URI and tracking.uri name it; by default, it is in the output folder."""

@@ -112,6 +112,7 @@ def test_a_faulty_server_is_retried(tmp_path: Path, nonsense: str):
     assert err.strip()
 
 
+@pytest.mark.slow
 def test_every_error_is_retried(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch):
     """Events arrive in order and once after errors of MLflow, its libraries or any other type."""
     import requests

@@ -162,6 +162,7 @@ FORGOTTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", FORGOTTEN)
 def test_every_array_is_needed(straight: dict[str, Any], stopped: Path, tmp_path: Path, piece: str):
     """As a control, the outcome differs if any array is not restored."""

@@ -28,6 +28,7 @@ def setting(*overrides: str) -> tuple[TrainConfig, Dataset, Any]:
     return config, data, build(config, statistics(data.train.images, config.preprocess), "float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [64, 37, 2, 1])
 @pytest.mark.parametrize("layers", [f"model.layers={LAYERS}", "model=pyramid"])
 def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, layers: str, images: int):
