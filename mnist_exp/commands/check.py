@@ -27,9 +27,10 @@ def check(request: Request, started: float) -> None:
         _, config, _ = check_config(request)
     from mnist_exp.data.declaration import examine  # NumPy
     from mnist_exp.engine.model_description import describe_model  # Keras
+    from mnist_exp.report.progress import images_bar
 
     for data in {config.data.as_found for config in jobs.values()} or {config.data}:
-        if counts := examine(data, say):
+        if counts := examine(data, say, images_bar):
             sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
             say(f"data    {data.name} from {data.dir or 'scikit-learn'}: {sizes}")
 

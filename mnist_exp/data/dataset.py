@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ CHUNK = 2048
 """Number of images converted at a time: enough to be fast, few enough to need little memory."""
 
 Advance = Callable[[int], None]
-"""Progress callback; its argument is the number of images written since the last call."""
+"""Progress callback; its argument is the number of images written or read since the last call."""
+
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
+"""Shows the progress of a task in a `with` block; its arguments are what is done, and the number of images."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,12 @@ class Dataset:
     class_names: tuple[str, ...]
     sha256: str
     """SHA-256 of the images and labels in use: training with validation, then test."""
+
+
+@contextmanager
+def no_progress(task: str, images: int) -> Iterator[Advance]:
+    """Show nothing."""
+    yield lambda count: None
 
 
 def default_class_names(classes: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
-from mnist_exp.data.dataset import Part, RawPart, Shape
+from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, no_progress
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.labels import RawLabels, as_labels, count_classes
 from mnist_exp.data.load import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
@@ -29,7 +29,7 @@ _LARGE = 128  # pixels: images of this size or less keep it
 _SIDES = (64, 32)  # to which larger images are scaled, if their shorter side is not below it in most cases
 
 
-def infer(text: str, tell: Tell) -> Mapping[str, Any]:
+def infer(text: str, tell: Tell, progress: Progress = no_progress) -> Mapping[str, Any]:
     """Return the `shape` and `classes` of a data config, given in JSON; infer those that are null.
 
     Reports the overrides that pin the inferred values. Raises `RequestError` if the data is missing or ambiguous.
@@ -43,14 +43,14 @@ def infer(text: str, tell: Tell) -> Mapping[str, Any]:
         data = DataConfig.model_validate_json(json.dumps({**values, **known}))
     except ValueError:  # reported with all other problems of the config
         return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
-    shape, classes = _look(data, values["shape"])
+    shape, classes = _look(data, values["shape"], progress)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
     words = [f"data.{key}={str(value).replace(' ', '')}" for key, value in declared.items() if values[key] is None]
     tell(f"declare {' '.join(words)} (inferred from {data.dir})")
     return declared
 
 
-def examine(data: DataConfig, tell: Tell) -> dict[str, int]:
+def examine(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> dict[str, int]:
     """Check what can be seen in file names, headers and labels; with `data.verify`, read all pixels.
 
     Data that is not in a given folder, and may have to be fetched, is not looked at.
@@ -62,12 +62,12 @@ def examine(data: DataConfig, tell: Tell) -> dict[str, int]:
         RequestError: The data is missing, damaged or not as declared.
     """
     if data.verify or data.source == "digits":
-        return {name: len(part) for name, part in find(data, tell).parts.items()}
+        return {name: len(part) for name, part in find(data, tell, progress).parts.items()}
     if data.dir is None:
         return {}
     paths = given_paths(data, tell)
     if data.source == "folder":
-        return _examine_folders(paths, data, tell)
+        return _examine_folders(paths, data, tell, progress)
     swaps = transposes(data, paths.values())
     parts, named = _raw_parts(paths, data, stored_shape(data.shape, swaps))
     labels, _ = as_labels(_labels_of(parts), data, named)
@@ -80,11 +80,13 @@ def examine(data: DataConfig, tell: Tell) -> dict[str, int]:
     return {name: len(part.images) for name, part in parts.items()}
 
 
-def _examine_folders(paths: Mapping[str, Path], data: DataConfig, tell: Tell) -> dict[str, int]:
+def _examine_folders(
+    paths: Mapping[str, Path], data: DataConfig, tell: Tell, progress: Progress
+) -> dict[str, int]:
     listing = folder.list_images(paths)
     classes_of(listing.files, paths, data, tell)
     refuse_empty_classes(listing, paths)
-    sizes = folder.measure(listing)
+    sizes = folder.measure(listing, progress)
     listing.faults.include(sizes.faults)
     height, width = stored_shape(data.shape, bool(data.transpose))[:2]
     others = sizes.other_than((height, width)) if data.resize is None else folder.Sizes()
@@ -98,12 +100,12 @@ def _examine_folders(paths: Mapping[str, Path], data: DataConfig, tell: Tell) ->
     return counts
 
 
-def _look(data: DataConfig, shape: list[int] | None) -> tuple[Shape, int]:
+def _look(data: DataConfig, shape: list[int] | None, progress: Progress) -> tuple[Shape, int]:
     """Return the shape and the number of classes of a data set, the shape as declared if it is."""
     declared = (shape[0], shape[1], shape[2]) if shape else None
     paths = given_paths(data, _nothing)
     if data.source == "folder":
-        return _look_at_folders(paths, data, declared)
+        return _look_at_folders(paths, data, declared, progress)
     swaps = transposes(data, paths.values())
     parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None)
     train = parts["train"]
@@ -139,12 +141,14 @@ def _nothing(message: str) -> None:
     """Ignore a note: reading the data reports it."""
 
 
-def _look_at_folders(paths: Mapping[str, Path], data: DataConfig, shape: Shape | None) -> tuple[Shape, int]:
+def _look_at_folders(
+    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress
+) -> tuple[Shape, int]:
     listing = folder.list_images(paths)
     classes = len(listing.files["train"])
     if shape is not None:
         return shape, classes
-    sizes = folder.measure(listing)
+    sizes = folder.measure(listing, progress)
     return _shape_of(sizes, data), classes
 
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
-from mnist_exp.data.dataset import Advance, Part, default_class_names
+from mnist_exp.data.dataset import Advance, Part, Progress, Shape, default_class_names, no_progress
+from mnist_exp.data.decoded_cache import Decoded, Entry
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.pictures import ENDINGS, NAMED, OtherSize, Unusable, decoder, read_header, read_picture_file
 from mnist_exp.data.pixels import TWELVE_BITS
@@ -24,6 +28,17 @@ from mnist_exp.text import format_shape
 
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 _TEXTS = (".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".db", ".log", ".html")
+
+WORTH_KEEPING = 0.5  # seconds of decoding, from which its result is kept in the cache
+_AT_A_TIME = 64  # files decoded by a thread
+_MOST_THREADS = 8
+_SMALL_FILE = 4096  # bytes
+_SAMPLE = 50  # files
+
+MANY = 1000  # files whose sizes are kept in the cache
+
+Result = TypeVar("Result")
+Tell = Callable[[str], None]
 
 
 @dataclass
@@ -65,6 +80,20 @@ class Sizes:
         self.counts[size] += 1
         self.examples.setdefault(size, path)
 
+    def as_values(self) -> dict[str, Any]:
+        """Return the sizes as values for the cache."""
+        counts = [[*size, count, self.examples[size]] for size, count in self.counts.items()]
+        return {"counts": counts, "coloured": self.coloured}
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Sizes:
+        """Return the sizes that `as_values` returned."""
+        sizes = cls(coloured=values["coloured"])
+        for height, width, count, example in values["counts"]:
+            sizes.counts[height, width] = count
+            sizes.examples[height, width] = example
+        return sizes
+
     def __str__(self) -> str:
         """Describe the sizes, such as `37 sizes from 20×31 to 400×300`."""
         sizes = sorted(self.counts, key=lambda size: (size[0] * size[1], size))
@@ -103,21 +132,17 @@ def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=_natural))
 
 
-def measure(listing: Listing) -> Sizes:
+def measure(listing: Listing, progress: Progress = no_progress) -> Sizes:
     """Read the headers of all images. Files that cannot be read are left to `read`, unless they are all.
 
     Raises `RequestError` if no image can be read.
     """
-    sizes = Sizes()
-    with decoder():
-        for path in (path for part in listing.files.values() for paths in part.values() for path in paths):
-            try:
-                size, coloured = read_header(path)
-            except Unusable as error:
-                sizes.faults.add(error.kind, path, str(error))
-                continue
-            sizes.add(size, path)
-            sizes.coloured += coloured
+    paths = [path for part in listing.files.values() for paths in part.values() for path in paths]
+    entry = _entry_of(paths, "headers")
+    known = entry.load_values() if entry else None
+    sizes = Sizes.from_values(known) if known else _read_headers(paths, progress)
+    if entry and not known and len(paths) >= MANY and not len(sizes.faults):
+        entry.save_values(sizes.as_values())
     if not sizes.counts:
         sizes.faults.include(listing.faults)
         sizes.faults.raise_any("the data set")
@@ -125,7 +150,37 @@ def measure(listing: Listing) -> Sizes:
     return sizes
 
 
-def read(images: Mapping[str, list[str]], classes: Sequence[str], data: DataConfig, faults: Faults) -> Part:
+def _read_headers(paths: Sequence[str], progress: Progress) -> Sizes:
+    sizes = Sizes()
+    with decoder(), progress("reading headers", len(paths)) as advance:
+        for path in paths:
+            advance(1)
+            try:
+                size, coloured = read_header(path)
+            except Unusable as error:
+                sizes.faults.add(error.kind, path, str(error))
+                continue
+            sizes.add(size, path)
+            sizes.coloured += coloured
+    return sizes
+
+
+def _entry_of(paths: Sequence[str], options: object) -> Entry | None:
+    """Return the place in the cache for what is read from files; None if there is a broken link or no file."""
+    try:
+        return Entry.of(paths, options) if paths else None
+    except OSError:
+        return None
+
+
+def read(
+    images: Mapping[str, list[str]],
+    classes: Sequence[str],
+    data: DataConfig,
+    faults: Faults,
+    tell: Tell = print,
+    progress: Progress = no_progress,
+) -> Part:
     """Read the images of a part, labelled by the order of `classes`, in the shape of the config.
 
     Adds the files that cannot be used to `faults`. Raises `RequestError` if the config does not fit all images.
@@ -135,29 +190,95 @@ def read(images: Mapping[str, list[str]], classes: Sequence[str], data: DataConf
         for label, name in enumerate(classes)
         for path in images.get(name, ())
     )
+    paths = [path for _, _, path in files]
+    decoded = _decode_or_load(paths, data, faults, tell, progress)
+    for index, (kind, text) in decoded.unusable.items():
+        faults.add(kind, paths[index], text)
+    labels = np.array(
+        [label for index, (_, label, _) in enumerate(files) if index not in decoded.unusable], np.int64
+    )
+    return Part(decoded.images, labels)
+
+
+def _decode_or_load(
+    paths: Sequence[str], data: DataConfig, faults: Faults, tell: Tell, progress: Progress
+) -> Decoded:
+    """Return the images of files, from the cache if they were decoded before. Raises `RequestError`."""
     shape = (data.shape[1], data.shape[0], data.shape[2]) if data.transpose else data.shape
-    pixels = np.empty((len(files), *shape), np.uint8)
-    labels = np.array([label for _, label, _ in files], np.int64)
-    good = np.ones(len(files), bool)
-    others, unfit, largest = Sizes(), Faults(), 0
-    with decoder():
-        # Sequential: for small images, threads were slower by a half.
-        for index, (_, _, path) in enumerate(files):
+    entry = _entry_of(paths, [shape, data.resize, data.scale])
+    if entry and (known := entry.load(verify=data.verify)):
+        tell(f"{data.dir}: {len(paths):,} images were decoded before and come from {entry.folder.parent}")
+        return known
+    started = time.perf_counter()
+    decoded = _decode(paths, shape, data, faults, progress)
+    if entry and time.perf_counter() - started > WORTH_KEEPING:
+        entry.save(decoded)
+    return decoded
+
+
+def _decode(paths: Sequence[str], shape: Shape, data: DataConfig, faults: Faults, progress: Progress) -> Decoded:
+    """Decode files. Raises `RequestError` if the config does not fit all images."""
+    images = np.empty((len(paths), *shape), np.uint8)
+    largest = 0
+    unusable: dict[int, tuple[str, str]] = {}
+    others, unfit = Sizes(), Faults()
+
+    def read_some(start: int) -> tuple[int, list[tuple[int, Unusable | OtherSize]]]:
+        deepest, failed = 0, []
+        for index in range(start, min(start + _AT_A_TIME, len(paths))):
             try:
-                pixels[index], deepest = read_picture_file(path, shape, data.resize, data.scale)
-                largest = max(largest, deepest)
-            except Unusable as error:
-                good[index] = False
-                (unfit if error.of_the_config else faults).add(error.kind, path, str(error))
-            except OtherSize as error:
-                others.add(error.size, path)
-    refuse_other_sizes(others, len(files), data, faults, unfit)
+                images[index], deep = read_picture_file(paths[index], shape, data.resize, data.scale)
+                deepest = max(deepest, deep)
+            except (Unusable, OtherSize) as error:
+                failed.append((index, error))
+        return deepest, failed
+
+    with decoder(), progress("reading", len(paths)) as advance:
+        for start, (deepest, failed) in _in_threads(
+            read_some, range(0, len(paths), _AT_A_TIME), _threads_for(paths)
+        ):
+            advance(min(_AT_A_TIME, len(paths) - start))
+            largest = max(largest, deepest)
+            for index, error in failed:
+                if isinstance(error, OtherSize):
+                    others.add(error.size, paths[index])
+                elif error.of_the_config:
+                    unfit.add(error.kind, paths[index], str(error))
+                else:
+                    unusable[index] = error.kind, str(error)
+    for index, (kind, text) in unusable.items() if others.counts or len(unfit) else ():
+        faults.add(kind, paths[index], text)
+    refuse_other_sizes(others, len(paths), data, faults, unfit)
     if data.scale is None and 0 < largest <= TWELVE_BITS:
         raise RequestError(
-            f"{os.path.dirname(files[0][2])}: files of 16 bits whose largest value is {largest}; data.scale="
+            f"{os.path.dirname(paths[0])}: files of 16 bits whose largest value is {largest}; data.scale="
             f"{TWELVE_BITS} (12 bits) or data.scale=65535 declares the value of white"
         )
-    return Part(pixels, labels) if good.all() else Part(pixels[good], labels[good])
+    good = np.ones(len(paths), bool)
+    good[list(unusable)] = False
+    return Decoded(images if good.all() else images[good], unusable)
+
+
+def _threads_for(paths: Sequence[str]) -> int:
+    """Return the number of threads that decode fastest: one for small files, for which threads only wait."""
+    some = paths[:: max(1, len(paths) // _SAMPLE)]
+    size = sum(os.path.getsize(path) for path in some if os.path.exists(path)) / max(1, len(some))
+    return min(len(os.sched_getaffinity(0)), _MOST_THREADS) if size > _SMALL_FILE else 1
+
+
+def _in_threads(
+    function: Callable[[int], Result], values: Iterable[int], threads: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield each value with the function's result, in order. After an exception, no further call begins."""
+    if threads == 1:
+        yield from ((value, function(value)) for value in values)
+        return
+    values = list(values)
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            yield from zip(values, pool.map(function, values), strict=True)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Faults, unfit: Faults) -> None:

@@ -12,7 +12,17 @@ import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, digits, folder, idx, npz, pixels
-from mnist_exp.data.dataset import Dataset, Labels, Part, RawPart, Source, default_class_names, digest
+from mnist_exp.data.dataset import (
+    Dataset,
+    Labels,
+    Part,
+    Progress,
+    RawPart,
+    Source,
+    default_class_names,
+    digest,
+    no_progress,
+)
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.labels import RawLabels, as_labels
 from mnist_exp.data.memory import refuse_too_large
@@ -28,15 +38,20 @@ _EMPTY = "no images in this class folder; remove it, or put images into it"
 Tell = Callable[[str], None]
 
 
-def find(data: DataConfig, tell: Tell) -> Source:
+def find(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> Source:
     """Read a data set and verify that it is as the config declares.
+
+    Args:
+        data: The config.
+        tell: Prints a note.
+        progress: Shows the progress of reading image files.
 
     Raises:
         RequestError: The data is damaged or differs from the config.
         sources.NotFound: The data set is in none of the places searched.
     """
-    read = {"idx": _idx, "csv": _csv, "npz": _npz, "folder": _folder, "digits": lambda *_: digits.load()}
-    source = read[data.source](data, tell)
+    read = {"idx": _idx, "csv": _csv, "npz": _npz, "digits": lambda *_: digits.load()}
+    source = _folder(data, tell, progress) if data.source == "folder" else read[data.source](data, tell)
     for name, part in source.parts.items():
         verify(part, data, f"{source.origin}: {'training' if name == 'train' else 'test'} set")
     if data.scale is None and data.dir is not None and not data.mirrors:
@@ -209,14 +224,17 @@ def _assemble(
     return Source(parts["train"], parts.get("test"), origin, names)
 
 
-def _folder(data: DataConfig, tell: Tell) -> Source:
+def _folder(data: DataConfig, tell: Tell, progress: Progress) -> Source:
     paths = given_paths(data, tell)
     listing = folder.list_images(paths)
     folders, names = classes_of(listing.files, paths, data, tell)
     refuse_empty_classes(listing, paths)
     count = sum(len(images) for part in listing.files.values() for images in part.values())
     refuse_too_large(count, math.prod(data.shape), data)
-    parts = {part: folder.read(images, folders, data, listing.faults) for part, images in listing.files.items()}
+    parts = {
+        part: folder.read(images, folders, data, listing.faults, tell, progress)
+        for part, images in listing.files.items()
+    }
     if listing.clutter:
         tell(f"{data.dir}: {listing.note_clutter()}")
     if data.transpose:

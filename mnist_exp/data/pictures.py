@@ -25,6 +25,8 @@ NAMED = "PNG, JPEG, GIF, BMP, WebP or TIFF"
 MOST_PIXELS = 100_000_000  # of one file: checked against its header before anything is decoded
 
 _ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # the EXIF tag, and its values for images that lie on their side
+_EXIF_IN_PNG = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+_LONGEST_START = 64  # bytes of a file that show what it is
 _PLAIN = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "CMYK", "YCbCr")  # modes that Pillow converts without loss
 _NEARLY_GREY = 32  # of 255: difference between the channels up to which an image is grey (JPEG, scanners)
 _DEPTH = slice(24, 26)  # of a PNG file: bits per channel, and the type of colours
@@ -76,7 +78,7 @@ def decoder() -> Iterator[None]:
 
 def read_header(path: str) -> tuple[tuple[int, int], bool]:
     """Return the height and width of an upright image, and whether it is in colour. Raises `Unusable`."""
-    with _opened(path) as (image, _):
+    with _opened(path, whole=False) as (image, _):
         coloured = image.mode not in ("1", "L", "LA") and not image.mode.startswith(("I", "F"))
         if image.mode == "P":
             palette = np.asarray(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
@@ -109,7 +111,8 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
             if resize is None:
                 raise OtherSize(*size)
             image.draft(image.mode, (2 * max(height, width),) * 2)  # decodes a large JPEG file at a fraction
-        plain, largest = _plain(ImageOps.exif_transpose(image), deep, scale)
+        upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
+        plain, largest = _plain(upright, deep, scale)
         if size != (height, width):
             plain = resized(plain, height, width, str(resize))
     if channels == 1 and plain.mode != "L":
@@ -152,37 +155,52 @@ def resized(image: Image.Image, height: int, width: int, how: str) -> Image.Imag
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple[Image.Image, bool]]:
-    """Open an image file. Yields the image, and whether it has colours of 16 bits. Raises `Unusable`."""
+def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, bool]]:
+    """Open an image file; read it as a whole, or only what is looked at.
+
+    Yields the image, and whether it has colours of 16 bits. Raises `Unusable`.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open(path, "rb") as file:
-            content = file.read()
+        file = open(path, "rb")  # noqa: SIM115 - it stays open while the image is used
+        start = file.read(_LONGEST_START)
+        stream = io.BytesIO(start + file.read()) if whole else file
     except OSError as error:
         raise Unusable("files that cannot be read", f"cannot be read: {error.strerror}") from error
-    if not content:
-        raise Unusable("empty files", "is empty")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if not start:
+            raise Unusable("empty files", "is empty")
+        stream.seek(0)
+        with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 text = f"claims {image.height:,}×{image.width:,} pixels (height×width); at most {MOST_PIXELS:,}"
                 raise Unusable("gigantic images", text)
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            # An MPO file is a photograph with a preview or a depth map after it.
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise Unusable("animations", f"has {frames} frames; expected a single image")
-            yield image, image.format == "PNG" and content[_DEPTH] in _DEEP_COLOURS
+            yield image, image.format == "PNG" and start[_DEPTH] in _DEEP_COLOURS
     except (Unusable, OtherSize):
         raise
     except UnidentifiedImageError as error:
-        what = next((f": it is {what}" for start, what in _STARTS.items() if content.startswith(start)), "")
+        what = next((f": it is {what}" for begin, what in _STARTS.items() if start.startswith(begin)), "")
         raise Unusable("files that are not images", f"not a {NAMED} image{what}") from error
     except Exception as error:  # Pillow has no specific exception for damaged files
         raise Unusable("damaged images", f"a damaged image ({error})") from error
+    finally:
+        file.close()
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+    sideways = _orientation(image) in _SIDEWAYS
     return (image.width, image.height) if sideways else (image.height, image.width)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation. In PNG files, only what precedes the pixels counts: the rest takes decoding."""
+    if image.format == "PNG" and not set(_EXIF_IN_PNG) & set(image.info):
+        return 1
+    return image.getexif().get(_ORIENTATION) or 1
 
 
 def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, int]:

@@ -19,6 +19,7 @@ from mnist_exp.config.data_schema import DataConfig, FileSpec
 from mnist_exp.data.idx import IMAGES, read_content, read_header, unpack
 from mnist_exp.data.layout import find_files, find_image_folders, given_by
 from mnist_exp.data.memory import refuse_too_large
+from mnist_exp.data.user_cache import cache_folder as cache_folder
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
@@ -45,12 +46,6 @@ class Located:
     npz: Path | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     """The names of the IDX files, for messages."""
-
-
-def cache_folder(name: str) -> Path:
-    """Return the folder for a data set in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "mnist-exp" / name
 
 
 def given_paths(data: DataConfig, tell: Callable[[str], None]) -> dict[str, Path]:

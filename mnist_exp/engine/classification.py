@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.config.schema import TrainConfig
@@ -16,6 +17,7 @@ from mnist_exp.report.predictions import (
     Prediction,
     top_two,
 )
+from mnist_exp.report.progress import images_bar
 from mnist_exp.text import display_path
 
 
@@ -42,14 +44,22 @@ def classify(
     note = lambda text: tell(f"note    {text}")  # noqa: E731
     files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
-    for batch in read_inputs(
-        files,
-        predictor.shape,
-        normalized=predictor.normalizes,
-        tell=note,
-        refuse=problems.append,
-        resize=predictor.config.data.resize,
-        scale=predictor.config.data.scale,
-    ):
-        predictions += top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
+    with images_bar("reading", len(files), tell, sys.stderr) as advance:
+        for batch in read_inputs(
+            _counting(files, advance),
+            predictor.shape,
+            normalized=predictor.normalizes,
+            tell=note,
+            refuse=problems.append,
+            resize=predictor.config.data.resize,
+            scale=predictor.config.data.scale,
+        ):
+            predictions += top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
     return predictions, problems
+
+
+def _counting(files: Sequence[str], advance: Callable[[int], None]) -> Iterator[str]:
+    """Yield files, and advance the progress by each."""
+    for file in files:
+        yield file
+        advance(1)

@@ -97,7 +97,7 @@ def convert_images(config: DatasetConfig, started: float) -> None:
 def read_source(config: DatasetConfig) -> Source:
     """Read the images and labels, up to the limit. Raises `RequestError` if they are not found."""
     try:
-        return limit_source(find(config.data, say), config.data)
+        return limit_source(find(config.data, say, images_bar), config.data)
     except sources.NotFound as error:
         raise RequestError(f"{error}\n{error.advice}") from error
 

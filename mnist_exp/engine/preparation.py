@@ -75,8 +75,9 @@ def complete_data(data: Mapping[str, Any]) -> Mapping[str, Any]:
 @lru_cache(maxsize=16)  # for the jobs of a sweep
 def _inferred(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
     from mnist_exp.data.declaration import infer
+    from mnist_exp.report.progress import images_bar
 
-    return infer(data, say)
+    return infer(data, say, images_bar)
 
 
 def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
@@ -161,9 +162,10 @@ def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainC
     """
     from mnist_exp.data.load import find
     from mnist_exp.data.sources import NotFound
+    from mnist_exp.report.progress import images_bar
 
     try:
-        return request, config, find(config.data, say), None
+        return request, config, find(config.data, say, images_bar), None
     except NotFound as error:
         wanted, fallback = config.data.name, config.data.fallback
         if fallback is None:
@@ -172,6 +174,6 @@ def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainC
         warn(f"{error}\n{instead}. data.fallback=null makes this an error.")
     request, config = recheck_with_data(request, fallback)
     try:
-        return request, config, find(config.data, say), wanted
+        return request, config, find(config.data, say, images_bar), wanted
     except NotFound as error:
         raise RequestError(f"data.fallback={fallback}: {error}") from error

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,7 @@ def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[Requ
 
 
 def read_inputs(
-    files: Sequence[str],
+    files: Iterable[str],
     shape: Shape,
     *,
     normalized: bool,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mnist_exp.runs.log import is_quiet, say
 from mnist_exp.text import format_loss
 from mnist_exp.training.callback import Callback
+
+LINE_SECONDS = 5.0  # between lines of progress, where there is no bar
 
 
 class TrainingDisplay(Callback):
@@ -56,9 +60,24 @@ class TrainingDisplay(Callback):
 
 
 @contextmanager
-def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal. Yields a function that advances it by a number of images."""
-    console = Console(file=sys.stdout)
+def images_bar(
+    description: str, total: int, tell: Callable[[str], None] = say, file: TextIO | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Show the progress of a task: a bar on a terminal, elsewhere a line every few seconds.
+
+    Args:
+        description: What is done with the images.
+        total: The number of images.
+        tell: Prints a line.
+        file: Where a bar is shown; None: on standard output.
+
+    Yields:
+        A function that advances the progress by a number of images.
+    """
+    console = Console(file=file or sys.stdout)
+    if is_quiet() or not console.is_terminal:
+        yield _advance_by_lines(description, total, tell)
+        return
     bar = Progress(
         TextColumn(description),
         BarColumn(),
@@ -66,11 +85,23 @@ def images_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
     )
     with bar:
         task = bar.add_task("", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def _advance_by_lines(description: str, total: int, tell: Callable[[str], None]) -> Callable[[int], None]:
+    done, last = 0, time.monotonic()
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        if (now := time.monotonic()) - last >= LINE_SECONDS:
+            last = now
+            tell(f"{description}: {done:,} of {total:,} images")
+
+    return advance
 
 
 def format_epoch(row: Mapping[str, float], epochs: int, is_best: bool) -> str:

@@ -229,8 +229,9 @@ def compute_fingerprint(config: TrainConfig, computer: Device) -> str:
 def load_source(data: DataConfig) -> Source:
     """Read a data set; it is cached for the next jobs of this process."""
     from mnist_exp.data.load import find
+    from mnist_exp.report.progress import images_bar
 
-    return find(data, say)
+    return find(data, say, images_bar)
 
 
 @lru_cache(maxsize=16)

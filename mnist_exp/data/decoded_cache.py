@@ -1,0 +1,127 @@
+"""Keep decoded images in the user's cache, so that the same files are not decoded again.
+
+An entry belongs to a folder and to the options that decide how its files are read. It is used as long as the
+paths, sizes and modification times of all files are the same, and replaced when they have changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mnist_exp.data import pictures, pixels
+from mnist_exp.data.dataset import Images
+from mnist_exp.data.user_cache import cache_folder
+from mnist_exp.runs.atomic import new_folder, remove_folder
+from mnist_exp.runs.regular_files import read_text
+
+_IMAGES, _ABOUT = "images.npy", "about.json"
+_READERS = 4  # threads that hash files
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The images of a list of files, without those of unusable files."""
+
+    images: Images
+    unusable: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """The kind and the description of what is wrong with a file, by its index."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The place in the cache for the images of a list of files."""
+
+    folder: Path
+    paths: Sequence[str]
+    state: str
+    """Digest of the files' paths, sizes and modification times, and of the code that reads them."""
+
+    @classmethod
+    def of(cls, paths: Sequence[str], options: object) -> Entry:
+        """Return the entry of files that are read with certain options. Raises `OSError` if a file is missing."""
+        place = os.path.commonpath(list(map(os.path.dirname, paths)))
+        name = hashlib.sha256(json.dumps([place, options]).encode(errors="surrogateescape")).hexdigest()[:32]
+        state = hashlib.sha256(_code_digest().encode())
+        for path in paths:
+            status = os.stat(path)
+            state.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        return cls(cache_folder("decoded") / name, paths, state.hexdigest())
+
+    def load(self, *, verify: bool) -> Decoded | None:
+        """Return the images, mapped into memory; None if they are not there, or of files that have changed.
+
+        Args:
+            verify: Whether the content of the files is compared too.
+        """
+        about = self.load_values()
+        try:
+            if about is None or (verify and about["contents"] != _hash_contents(self.paths)):
+                return None
+            images = np.lib.format.open_memmap(self.folder / _IMAGES, mode="r")  # refuses pickled objects
+            unusable = {int(index): (str(kind), str(text)) for index, kind, text in about["unusable"]}
+        except (OSError, ValueError, KeyError, TypeError, EOFError):  # damaged: decode the files
+            return None
+        is_whole = images.dtype == np.uint8 and images.ndim == 4
+        return Decoded(images, unusable) if is_whole and len(images) + len(unusable) == len(self.paths) else None
+
+    def save(self, decoded: Decoded) -> None:
+        """Write the images. If the cache cannot be written, they are decoded again the next time."""
+        with suppress(OSError):
+            unusable = [[index, *fault] for index, fault in decoded.unusable.items()]
+            self._write({"contents": _hash_contents(self.paths), "unusable": unusable}, decoded.images)
+
+    def load_values(self) -> Any:
+        """Return what `save_values` wrote; None if there is nothing, or it is of files that have changed."""
+        try:
+            about = json.loads(read_text(self.folder / _ABOUT))
+            return about if about["state"] == self.state else None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def save_values(self, values: Mapping[str, Any]) -> None:
+        """Write values that were read from the files, if the cache can be written."""
+        with suppress(OSError):
+            self._write(values, None)
+
+    def _write(self, values: Mapping[str, Any], images: Images | None) -> None:
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        remove_folder(self.folder)
+        with new_folder(self.folder) as folder:
+            if images is not None:
+                np.save(folder / _IMAGES, images, allow_pickle=False)
+            (folder / _ABOUT).write_text(json.dumps({**values, "state": self.state}), encoding="utf-8")
+
+
+def _hash_contents(paths: Sequence[str]) -> str:
+    """Return the SHA-256 of the content of all files. Raises `OSError`."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(_READERS) as threads:
+        for one in threads.map(_hash_file, paths):
+            digest.update(one)
+    return digest.hexdigest()
+
+
+def _hash_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@cache
+def _code_digest() -> str:
+    """Return the SHA-256 of the code that decodes images."""
+    digest = hashlib.sha256(version("pillow").encode())
+    for module in (pictures, pixels):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
