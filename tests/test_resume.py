@@ -232,7 +232,7 @@ OTHERWISE: dict[str, tuple[Callable[[pytest.MonkeyPatch, Path], object], str]] =
     "damaged checkpoints": (
         damage("000001-00000000.state", "000001-00000020.state"), "000001-00000020.state: "
     ),
-    "another run's": (lambda _, run: edit(run, lambda result: result.update(started=1)), "of another run"),
+    "another run's": (lambda _, run: edit(run, lambda result: result.update(started=1)), "to another run"),
     "threads": (
         lambda _, run: edit(run, lambda result: result["device"].update(threads=999)),
         "999 threads",

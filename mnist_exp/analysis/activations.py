@@ -21,16 +21,16 @@ Floats = npt.NDArray[np.float32]
 
 
 def compute_outputs(model: keras.Model, layers: Sequence[keras.Layer], images: Images) -> list[Floats]:
-    """Return each layer's output for raw images (n, height, width, channels), computed as for a prediction."""
+    """Return each layer's output for raw images (n, height, width, channels), computed in inference mode."""
     if not layers:
         return []
     found = keras.Model(model.input, [layer.output for layer in layers])(images, training=False)
-    outputs = found if isinstance(found, (list, tuple)) else [found]  # Keras unpacks a list of one
+    outputs = found if isinstance(found, (list, tuple)) else [found]  # Keras unwraps a list of one
     return [np.asarray(keras.ops.convert_to_numpy(output), np.float32) for output in outputs]
 
 
 def is_spatial(layer: keras.Layer) -> bool:
-    """Whether a layer's output has rows, columns and channels, and more than one position."""
+    """Return whether a layer's output has rows, columns and channels, and more than one position."""
     shape = layer.output.shape
     return len(shape) == 4 and shape[1] * shape[2] > 1
 
@@ -40,7 +40,7 @@ def find_averaged_layer(model: keras.Model) -> tuple[keras.Layer, Floats | None]
 
     Returns:
         The layer and the kernel (channels, classes) of the dense layer after the average; the kernel is None if
-        there is no dense layer. None instead of the pair if the model ends in another way.
+        there is no dense layer. None instead of the pair if the model does not end this way.
     """
     graph, kernel = Graph(model), None
     layer = graph.source(model.output)
@@ -62,7 +62,7 @@ def _activation(layer: keras.Layer) -> str | None:
 
 
 def _keeps_order(layer: keras.Layer) -> bool:
-    """Whether a layer after the class scores is a softmax or does nothing."""
+    """Return whether a layer after the class scores is a softmax or a linear activation."""
     kind = type(layer).__name__
     return kind == "Softmax" or (kind == "Activation" and _activation(layer) in ("linear", "softmax"))
 
@@ -95,7 +95,7 @@ def _last_of_each_path(graph: Graph, layers: Sequence[keras.Layer]) -> list[kera
 
 
 def _bottlenecks(graph: Graph, layers: Sequence[keras.Layer]) -> list[keras.Layer]:
-    """Return the layers, in order of computation, after which only their own output is still needed."""
+    """Return, in computation order, each layer whose output is the only one that later layers need."""
     last_use = {source.name: number for number, layer in enumerate(layers) for source in graph.inputs_of(layer)}
     of_others = set(last_use) - {layer.name for layer in layers}  # the pixels, which a shortcut may need again
     found, needed_until = [], max((last_use[name] for name in of_others), default=0)
@@ -113,8 +113,8 @@ def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[n
     Discriminative Localization" (2016).
 
     Args:
-        maps: The output (n, rows, columns, channels) of the layer that `find_averaged_layer` finds.
-        kernel: The kernel that `find_averaged_layer` finds.
+        maps: The output (n, rows, columns, channels) of the layer that `find_averaged_layer` returns.
+        kernel: The kernel that `find_averaged_layer` returns.
         classes: The class of each image.
 
     Returns:
@@ -165,8 +165,8 @@ def _scores(model: keras.Model) -> Iterator[Any]:
 def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
     """Resize maps (n, rows, columns) to the image.
 
-    Each unit lies at the center of its receptive field, with linear interpolation between units, fading to zero at
-    the edges of the outermost receptive fields.
+    Each unit is placed at the centre of its receptive field. Values are interpolated linearly between units and
+    fade to zero at the edges of the outermost receptive fields.
 
     Args:
         maps: Values of a layer's units.
@@ -186,7 +186,7 @@ def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float6
     ordered = axis if axis is not None and not axis.is_uneven else None
     known = [ordered.span(unit, inside=False) if ordered else None for unit in range(units)]
     spans = [span for span in known if span is not None]
-    if len(spans) < units:  # every receptive field is the whole image, or they are in no order
+    if len(spans) < units:  # the receptive fields are the whole image, or unevenly spaced
         spans = [(unit * pixels // units, (unit + 1) * pixels // units - 1) for unit in range(units)]
     middles = [spans[0][0] - 1, *np.mean(spans, axis=1), spans[-1][1] + 1]
     return np.stack([np.interp(np.arange(pixels), middles, [0, *one, 0]) for one in np.eye(units)])

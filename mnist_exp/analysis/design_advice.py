@@ -1,4 +1,4 @@
-"""Design advice on an architecture, with reasons. It never stops a run."""
+"""Advice on the design of an architecture, with reasons. It never stops a run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _dense_holds_most(rows: Sequence[LayerRow]) -> str | None:
             share = f"{100 * row.parameters // total}%"
             return (
                 f"{row.name} holds {share} of the parameters: "
-                "pooling or a narrower layer before it would save most."
+                "pooling or a narrower layer before it would save most of them."
             )
     return None
 

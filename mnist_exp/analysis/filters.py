@@ -16,7 +16,7 @@ from mnist_exp.model.preprocessing import is_preprocessing
 
 @dataclass(frozen=True)
 class Filters:
-    """Kernels (rows, columns, inputs, outputs); 1×1 for weights without a position in an image."""
+    """Kernels (rows, columns, inputs, outputs); 1×1 for non-spatial weights."""
 
     name: str
     """Keras' name for these weights."""
@@ -31,7 +31,7 @@ class Filters:
 
 
 def list_filters(layer: keras.Layer, model: keras.Model) -> list[Filters]:
-    """Return the kernels of a model's layer; those of a dense layer on a flattened image get the image's shape."""
+    """Return a layer's kernels. If a dense layer reads a flattened image, its kernel has the image's shape."""
     graph, filters = Graph(model), []
     for weight in layer.weights:
         if "kernel" in weight.name and len(weight.shape) > 1:

@@ -1,4 +1,4 @@
-"""Select layers of a model as the user names them: by place in the list of layers, or by name."""
+"""Select layers of a model as the user specifies them: by position in the list of layers, or by name."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _LIST = "model.layers."
 
 
 class NoSuchLayer(Exception):
-    """No layer has the given name or place; the message lists the existing ones."""
+    """No layer has the given name or position; the message lists the existing layers."""
 
 
 def locate_layers(specs: Sequence[Spec], shape: tuple[int, ...]) -> dict[str, str]:
-    """Return the place of each layer in a list, such as `model.layers.3.layers.0`, by the layer's name.
+    """Return the path of each layer in a list, such as `model.layers.3.layers.0`, by the layer's name.
 
     Args:
         specs: The list of layers.
-        shape: The shape of the images that it takes.
+        shape: The shape of the input images.
     """
     places: dict[str, str] = {}
     apply_layers(specs, keras.Input(shape), lambda path, message: None, places)
@@ -37,7 +37,10 @@ def number_layers(model: keras.Model) -> dict[str, str]:
 
 
 def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> list[keras.Layer]:
-    """Return the layer with a name, or the layers at and below a place in the list. Raises `NoSuchLayer`."""
+    """Return the layer with the given name, or the layers at and below the given position in the list.
+
+    Raises `NoSuchLayer`.
+    """
     by_name = {layer.name: layer for layer in model.layers}
     if wanted in by_name:
         return [by_name[wanted]]
@@ -64,7 +67,7 @@ def designed_layers(model: keras.Model) -> list[keras.Layer]:
 
 
 def informative_layers(model: keras.Model) -> list[keras.Layer]:
-    """Return the layers of `designed_layers` whose output at inference is more than their reshaped input."""
+    """Return the `designed_layers` that do more at inference than copy, reshape or repeat their input."""
     return [
         layer
         for layer in designed_layers(model)

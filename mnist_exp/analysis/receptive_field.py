@@ -21,7 +21,7 @@ from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.model.keras_graph import input_tensors
 
 Reads = Callable[[int], Sequence[int]]
-"""Maps an index to the indices that it reads on an earlier axis, which may lie outside of that axis."""
+"""Maps an index to the indices that it reads on an earlier axis; they may lie outside that axis."""
 Span = tuple[int, int] | None
 
 _REPEATS = 60  # a multiple of all numbers up to 6
@@ -60,13 +60,13 @@ class Axis:
             inside: If False, treat the image and every layer as unbounded, so that padding counts.
 
         Returns:
-            None if the index depends on no pixel, only on padding.
+            None if the index depends only on padding.
         """
         if not self.before:
             return (index, index)
         key = (index, inside)
         if key not in self._spans:
-            # All indices that are read, not only the outermost: with dilation, an inner one may reach further.
+            # Follow all indices, not only the outermost: with dilation, an inner one may reach further.
             spans = [
                 span
                 for axis, reads in self.before
@@ -89,7 +89,7 @@ class Field:
     stride: float
     start: int
     is_bound: bool = False
-    """Whether `size` is only known not to be larger."""
+    """Whether `size` is only an upper bound."""
 
 
 Axes = dict[int, Axis]
@@ -119,7 +119,7 @@ def fields(axes: Axes) -> tuple[Field, Field]:
     """Return the receptive field of a layer's units along the rows and the columns of the image."""
     along = [Field(None, 0, 0), Field(None, 0, 0)]
     for axis in axes.values():
-        # After upsampling, the fields of neighbours may differ in size, in a pattern that repeats.
+        # After upsampling, the fields of neighbours may differ in size, in a repeating pattern.
         units = range(axis.length if axis.is_uneven else _REPEATS)
         spans = [span for unit in units if (span := axis.span(unit, inside=False))]
         last = axis.span(_REPEATS, inside=False)
@@ -194,7 +194,7 @@ def _along(before: Axes, shape: Sequence[int], reads: Callable[[int, int], Reads
 
 
 def _scaled(layer: keras.Layer, before: Axes, shape: Sequence[int]) -> Axes:
-    """Return the axes of upsampling, which is exact for `nearest` and `bilinear`."""
+    """Return the axes of an upsampling layer's output; they are exact for `nearest` and `bilinear`."""
     sizes = _pair(layer.size)
     reach = _REACH.get(getattr(layer, "interpolation", "nearest"))
 
@@ -208,7 +208,7 @@ def _scaled(layer: keras.Layer, before: Axes, shape: Sequence[int]) -> Axes:
 
 
 _REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos3": 3, "lanczos5": 5}
-"""How many pixels on either side an interpolation reads."""
+"""The number of pixels that an interpolation reads on either side."""
 
 
 def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
@@ -218,7 +218,7 @@ def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
     """
     if reach is None:
         return range(length)
-    # The centre is at `twice` / (2 × size). A pixel at the reach itself has no weight.
+    # The centre is at `twice` / (2 × size). A pixel exactly at the reach has weight 0.
     twice = 2 * index + 1 - size
     return range((twice - 2 * size * reach) // (2 * size) + 1, -((-twice - 2 * size * reach) // (2 * size)))
 
@@ -236,7 +236,7 @@ def _window(layer: keras.Layer, number: int, length: int, outputs: int) -> Reads
     dilation = _pair(getattr(layer, "dilation_rate", 1))[number]
     span = dilation * (size - 1) + 1
     if traits(layer).reads == "transposed window":
-        # The inverse: an output reads each input at which a convolution with these strides would read the output.
+        # The inverse of a convolution: an output reads each input whose window would contain that output.
         padding = max((length - 1) * stride + span - outputs, 0) // 2 if layer.padding == "same" else 0
         return lambda i: [
             j

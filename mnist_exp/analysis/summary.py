@@ -78,7 +78,7 @@ def multiply_adds(layer: keras.Layer) -> int:
 
 
 def _einsum_multiply_adds(equation: str, inputs: tuple[int, ...], kernel: tuple[int, ...]) -> int:
-    """Multiply the sizes of all axes of `EinsumDense`, including those that its equation calls `...`."""
+    """Multiply the sizes of all axes of `EinsumDense`, including those that its equation writes as `...`."""
     left, right = equation.split("->")[0].split(",")
     before, _, after = left.partition("...")
     between = inputs[len(before) : len(inputs) - len(after)]

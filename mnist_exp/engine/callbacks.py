@@ -45,14 +45,14 @@ class Checkpointing(Callback):
 
 
 class Recording(Callback):
-    """Adds each epoch to the history file and the journal, and keeps the seconds within long epochs."""
+    """Adds each epoch to the history file and the journal, and saves the elapsed time during long epochs."""
 
     def __init__(self, record: RunRecord, progress: Progress) -> None:
         self._record, self._progress = record, progress
         self._timer = Timer(_KEEP_SECONDS)
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Keep the seconds so far if it is time: a process may be killed."""
+        """Save the elapsed time if that is due, in case the process is killed."""
         if self._timer.is_up():
             self._record.keep_seconds()
             self._timer.restart()

@@ -1,4 +1,4 @@
-"""Classify images with a saved model, and write the classes."""
+"""Classify images with a saved model."""
 
 from __future__ import annotations
 

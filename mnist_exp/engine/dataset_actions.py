@@ -1,4 +1,4 @@
-"""Fetch, verify or convert a data set, as `mnist-exp dataset` does."""
+"""The actions of `mnist-exp dataset`: fetch, verify and convert a data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mnist_exp.runs.log import say, warn
 
 
 def fetch(config: DatasetConfig, started: float) -> None:
-    """Fetch a data set into the cache, unless it is there. Raises `RequestError` or `WorkError`."""
+    """Fetch a data set into the cache, unless it is already there. Raises `RequestError` or `WorkError`."""
     data = config.data
     if not data.mirrors:
         raise RequestError(f"data={data.name}: nothing to fetch, as it has no mirrors")

@@ -1,4 +1,4 @@
-"""Score a saved model on labelled images; print, write and plot the figures."""
+"""Score a saved model on labelled images; print, write and plot the results."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _MEANING = {
 def evaluate_model(
     request: Request, config: EvaluateConfig, saved: Saved, run_config: TrainConfig, device: Device
 ) -> None:
-    """Score a saved model; print, write and plot the figures.
+    """Score a saved model; print, write and plot the results.
 
     Args:
         request: The command line.
-        config: Its own config.
+        config: The verb's own config.
         saved: The model.
         run_config: The config of the model's run, with the overrides of the command line.
         device: The device, on which TensorFlow was started.
@@ -52,7 +52,7 @@ def evaluate_model(
         RequestError: The model or the data is unusable, or they do not fit each other.
         WorkError: The disk is full.
     """
-    # Load the model first: a damaged one, or one that is no classifier, is reported even if the data is missing.
+    # Load the model first: if it is damaged or not a classifier, that is reported even if the data is missing.
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     data = load_data(run_config, request)
@@ -94,7 +94,7 @@ def with_part(config: EvaluateConfig, data: Dataset) -> EvaluateConfig:
 
 
 def environment(device: Device) -> dict[str, Any]:
-    """Return the device and the versions that the figures were computed with."""
+    """Return the device and the library versions that the results were computed with."""
     return {
         "device": {"kind": device.kind, "device": device.name, "threads": device.threads},
         "versions": {name: version(name) for name in ("mnist-exp", *LIBRARIES)},
@@ -102,10 +102,10 @@ def environment(device: Device) -> dict[str, Any]:
 
 
 def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, about: Mapping[str, Any]) -> None:
-    """Print remarks on the figures of a model on its run's own data."""
+    """Print caveats about results on the data of the model's own run."""
     part = about["data"]["part"]
     if part != "test" and not has_runs_split(saved, request, run_config):
-        warn(f"the run split its images differently and may have been trained on some of this {part} part")
+        warn(f"the run split its images differently and may have been trained on some images of this {part} part")
     else:
         explain_figures(saved, about)
     if saved.result and (instead := saved.result.data.stands_in_for):
@@ -113,7 +113,7 @@ def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, abo
 
 
 def print_evaluation(saved: Saved, about: Mapping[str, Any], scores: Scores, assessment: Assessment) -> None:
-    """Print what was evaluated, and its figures."""
+    """Print what was evaluated, and the results."""
     data, device = about["data"], about["device"]
     whose = "" if data["of_the_run"] or saved.run is None else ", not the data of the run"
     say(f"model   {display_path(saved.file)}")
@@ -124,13 +124,13 @@ def print_evaluation(saved: Saved, about: Mapping[str, Any], scores: Scores, ass
 
 
 def has_runs_split(saved: Saved, request: Request, run_config: TrainConfig) -> bool:
-    """Whether the data is split as in the run."""
+    """Return whether the data is split as in the model's run."""
     its = compose_run_config(saved, request, ()).data
     return (run_config.data.val_fraction, run_config.data.split_seed) == (its.val_fraction, its.split_seed)
 
 
 def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
-    """Explain figures on a run's own data, and say whether they equal those in its result."""
+    """Explain results on a run's own data, and report whether they equal those in its `result.json`."""
     part, result = about["data"]["part"], saved.result
     assert result is not None
     if about["weights_sha256"] != result.weights_sha256:
@@ -194,7 +194,7 @@ def write_evaluation(
     scores: Scores,
     assessment: Assessment,
 ) -> Path:
-    """Write the figures and pictures into a new folder. Returns it. Raises `RequestError` or `WorkError`."""
+    """Write results and plots into a new folder, and return its path. Raises `RequestError` or `WorkError`."""
     names, data = about["data"]["class_names"], about["data"]
     title = f"{saved.name} · {data['name']}, {data['part']} part"
     accuracy = f"accuracy {assessment.accuracy:.2%}, on {len(part):,} images"
@@ -237,7 +237,7 @@ def write_evaluation(
 
 
 def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], part: str) -> None:
-    """Print the figures, overall and by class."""
+    """Print the results, overall and by class."""
     low, high = (f"{100 * bound:.2f}" for bound in assessment.interval)
     others = ", ".join(
         f"{name} {format_loss(value)}" for name, value in scores.metrics.items() if name != "accuracy"
@@ -259,7 +259,7 @@ def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], 
 
 
 def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
-    """Print the table of the classes, and which of them were never predicted."""
+    """Print a table of metrics by class, and the classes that were never predicted."""
     columns = ("precision", "recall", "f1")
     by_class = list(zip(names, assessment.classes, strict=True))
     rows = [

@@ -42,7 +42,7 @@ class Checked:
     """Size in bytes."""
     runtime: str
     difference: float
-    """The largest difference of a probability, over all images and classes."""
+    """The largest difference in probability, over all images and classes."""
     seconds: tuple[float, float]
     """Seconds per image, one at a time and in batches of `BATCH`."""
 
@@ -59,17 +59,17 @@ def export_model(
 
     Args:
         request: The command line.
-        config: Its own config.
+        config: The verb's own config.
         saved: The model.
         run_config: The config of the model's run, with the command line's overrides applied.
         target: The folder or file to write.
-        is_file: Whether the target is a file.
+        is_single_file: Whether the target is a file rather than a folder.
 
     Raises:
         RequestError: The model or the data is unusable, or the target cannot be written.
-        WorkError: A format is not kept.
+        WorkError: Some format is not kept.
     """
-    # Load the model first: a damaged one, or one that is no classifier, is reported even if the data is missing.
+    # Load the model first: if it is damaged or not a classifier, that is reported even if the data is missing.
     model = saved.load()
     refuse_unless_classifier(model, saved)
     data = load_data(run_config, request)
@@ -97,7 +97,7 @@ def write_formats(
     """Write the formats that agree with the model.
 
     Returns:
-        Those formats, and the others, each with the reason.
+        Those formats, and a message for each of the others.
 
     Raises:
         RequestError: The target cannot be written.
@@ -208,7 +208,7 @@ def write_format(
 
 
 def refuse_difference(probabilities: Probabilities, expected: Probabilities, tolerance: float) -> None:
-    """Raise `Unfit` unless all classes are equal, and all probabilities within the tolerance."""
+    """Raise `Unfit` unless all predicted classes are equal and all probabilities are within the tolerance."""
     if probabilities.shape != expected.shape:
         raise Unfit(f"returns {probabilities.shape[1:]} numbers per image instead of {expected.shape[1:]}")
     others = int((probabilities.argmax(axis=1) != expected.argmax(axis=1)).sum())
@@ -220,9 +220,9 @@ def refuse_difference(probabilities: Probabilities, expected: Probabilities, tol
 
 
 def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]) -> Iterator[str]:
-    """Yield remarks that users of the files should know."""
+    """Yield notes for users of the exported files."""
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
-        yield "without the optimizer's state: Keras drops it when loading HDF5"
+        yield "the files lack the optimizer's state, which Keras drops when it loads HDF5"
     elif "h5" in formats and model.optimizer is not None and not fits_hdf5(model.optimizer):
         yield f"h5 lacks {type(model.optimizer).__name__}'s state, which Keras cannot restore from HDF5"
     if "savedmodel" in formats and set("[]*?") & set(str(target)):

@@ -1,4 +1,4 @@
-"""`training.watch`: feature maps of chosen layers after each epoch."""
+"""Draw feature maps of chosen layers after each epoch, for `training.watch`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FeatureMaps(Callback):
     """Draws the feature maps of the watched layers after each epoch, for the same few images.
 
     The maps are those of the model that would be saved: in float32, with the mean of the weights if `training.ema`
-    is set. A twin of the model computes them, so that training itself is not affected.
+    is set. A separate copy of the model computes them, so that training itself is not affected.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class Resumption:
 
     directory: RunDirectory
     result: RunResult
-    """The run's result, with this resumption as the last of `resumed`."""
+    """The run's result, with this resumption as the last entry of `resumed`."""
     values: Mapping[str, Any]
     """The config of the remaining epochs."""
     state: State | None
@@ -44,7 +44,7 @@ class Job:
     name: str
     """Name of the run's directory in `parent`."""
     stands_in_for: str | None = None
-    """The data set that was requested and not found, if `source` is its fallback."""
+    """The data set that was requested but not found, if `source` is its fallback."""
     sweep: Path | None = None
     """The sweep's directory, if the job belongs to one."""
     resumption: Resumption | None = None

@@ -25,14 +25,14 @@ from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
 
 
 def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
-    """Find the problems of a config that only Keras can find: layers, shapes, optimizer, loss and metrics.
+    """Find the problems of a config that only Keras can detect: layers, shapes, optimizer, loss and metrics.
 
     The model is built for the data that the config declares; no data is read.
 
     Args:
-        config: The config; if problems were reported already, with defaults in place of invalid values.
+        config: The config; if problems have already been reported, with defaults in place of invalid values.
         composition: Where the values of the config were set.
-        faults: The faults that are already known; objects that have one are not created.
+        faults: The faults that are already known. Objects with faults are not created.
 
     Raises:
         RequestError: With all problems found.
@@ -120,7 +120,7 @@ class _KerasCheck:
         return model
 
     def _check_regularizers(self, layer: keras.Layer) -> None:
-        """Check that a layer's penalties can be computed: some need a matrix, which weights or outputs are not.
+        """Check that a layer's penalties can be computed: some of them require a matrix.
 
         In training, the number of images in a batch is unknown, unlike in the step that `_train` makes.
         """

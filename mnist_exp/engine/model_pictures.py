@@ -47,7 +47,7 @@ class Picture:
 
 
 def list_pictures(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
-    """List the pictures of the requested kinds. Raises `RequestError` for a unit that no layer has."""
+    """List the pictures of the requested kinds. Raises `RequestError` if no layer has the requested unit."""
     by_kind = {
         "filters": _list_filters,
         "features": _list_feature_maps,
@@ -152,7 +152,7 @@ def _list_receptive_fields(subject: Subject) -> Iterator[Picture]:
 
 
 def _first_of_each_field(layers: Sequence[keras.Layer], axes: Mapping[str, Axes]) -> list[keras.Layer]:
-    """Return the first one of several layers with the same receptive field."""
+    """Return the first layer of each group that shares a receptive field."""
     first: dict[object, keras.Layer] = {}
     for layer in layers:
         first.setdefault(tuple((number, id(axis)) for number, axis in axes[layer.name].items()), layer)

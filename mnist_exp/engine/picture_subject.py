@@ -1,4 +1,4 @@
-"""The subject of pictures of a model's internals: the layers and images that the user chose."""
+"""Choose the layers and images for pictures of a model's internals."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from mnist_exp.text import display_path
 
 CHOSEN = "chosen"
 """Describes images that were chosen by number."""
-_MOST_IMAGES = 50  # images in a request
-_DEFAULT_IMAGES = 10  # images by default, and for images=wrong
+_MOST_IMAGES = 50  # maximum number of images per request
+_DEFAULT_IMAGES = 10  # number of images by default, and maximum for images=wrong
 _LONGEST_NAME = 10
 
 
@@ -41,7 +41,7 @@ class Chosen:
     """Images, and a model's predictions for them."""
 
     what: str
-    """Describes the selection, for a title."""
+    """A description of the selection, for titles."""
     images: Images
     names: tuple[str, ...]
     """The name of each image, such as `test 17`."""
@@ -95,7 +95,7 @@ class Subject:
 
 
 def choose_subject(request: Request, saved: Saved, config: TrainConfig, options: VisualizeConfig) -> Subject:
-    """Return the requested layers and images of a model. Raises `RequestError` with all that do not exist.
+    """Return the requested layers and images of a model. Raises `RequestError` listing those that do not exist.
 
     Args:
         request: The command line.
@@ -120,7 +120,7 @@ def load_graph(saved: Saved) -> keras.Model:
 def choose_layers_and_images(
     model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
 ) -> tuple[list[keras.Layer], Chosen]:
-    """Return the requested layers and images. Raises `RequestError` with all that do not exist."""
+    """Return the requested layers and images. Raises `RequestError` listing those that do not exist."""
     try:
         layers = choose_layers(model, saved, config, options)
     except RequestError as error:
@@ -138,7 +138,7 @@ def choose_layers(
 ) -> list[keras.Layer]:
     """Return the requested layers in the order of computation.
 
-    Raises `RequestError` with all that do not exist.
+    Raises `RequestError` listing those that do not exist.
     """
     if options.layers is None:
         return informative_layers(model)
@@ -160,7 +160,7 @@ def choose_layers(
 def choose_images(
     model: keras.Model, saved: Saved, config: TrainConfig, request: Request, options: VisualizeConfig
 ) -> Chosen:
-    """Return the requested images. Raises `RequestError` with all that do not exist."""
+    """Return the requested images. Raises `RequestError` listing those that do not exist."""
     wanted, shape = options.images, model.input_shape[1:]
     refuse_unusable(wanted)
     files = [one for one in wanted or () if isinstance(one, str) and one != "wrong"]
@@ -198,9 +198,9 @@ def _file_name(file: str) -> str:
 
 
 def refuse_unusable(wanted: Sequence[int | str] | None) -> None:
-    """Raise `RequestError` for too many images, and for a combination of images that is not possible."""
+    """Raise `RequestError` for too many images, or for a combination that is not supported."""
     if wanted is not None and len(wanted) > _MOST_IMAGES:
-        raise _image_error(f"images: {len(wanted)} are too many for one picture; at most {_MOST_IMAGES}")
+        raise _image_error(f"images: must name at most {_MOST_IMAGES} images, found {len(wanted)}")
     if wanted is not None and "wrong" in wanted and len(wanted) > 1:
         raise _image_error(
             "images: 'wrong' cannot be combined with other images; it selects the most confident mistakes"
@@ -210,16 +210,16 @@ def refuse_unusable(wanted: Sequence[int | str] | None) -> None:
 def choose_numbers(
     model: keras.Model, wanted: Sequence[int | str] | None, part_name: str, part: Part
 ) -> tuple[str, list[int]]:
-    """Return a description of the requested images and their numbers in a part of the data, which may not exist.
+    """Return a description of the requested images and their indices in a part of the data.
 
-    Raises `RequestError` if the most wrong images are wanted, and none is wrong.
+    The indices may not exist. Raises `RequestError` for `images=wrong` if the model misclassifies no image.
     """
     if wanted is None:
         return "the first of each class", [*map(int, part.first_of_each(_DEFAULT_IMAGES))]
     if tuple(wanted) != ("wrong",):
         return CHOSEN, [one for one in wanted if isinstance(one, int)]
     if numbers := find_most_wrong(model, part):
-        return "the most wrong", numbers
+        return "the most confident mistakes", numbers
     raise _image_error(f"images=wrong: the model misclassifies none of the {len(part):,} {part_name} images")
 
 
@@ -266,7 +266,7 @@ def select_part(data: Dataset, saved: Saved) -> tuple[str, Part]:
 
 
 def find_most_wrong(model: keras.Model, part: Part) -> list[int]:
-    """Return the misclassified images with the highest confidence, in descending order."""
+    """Return the indices of the misclassified images with the highest confidence, in descending order."""
     probabilities = predict(model, part.images)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != part.labels)

@@ -17,9 +17,9 @@ def load(run: str | Path = "latest", outputs: str | Path = "outputs", normalize:
     """Load a saved model as a predictor.
 
     Args:
-        run: What `run=` takes: a run's directory or name, `latest`, `best`, or a model file.
+        run: As for `run=`: a run's directory or name, `latest`, `best`, or a model file.
         outputs: The output folder.
-        normalize: Whether image files are converted to MNIST's form; None for models of digits only.
+        normalize: Whether to convert image files to MNIST's form. None converts them for models of digits only.
 
     Raises:
         RequestError: There is no such model, or it cannot be loaded.

@@ -39,7 +39,7 @@ def load_base_run(request: Request) -> Request:
     if wanted is None:
         return request
     if not isinstance(wanted, str):
-        raise RequestError("from: takes one run")
+        raise RequestError("from: must be a single run")
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
     saved = {key: value for key, value in read_config(run.path).items() if key not in NOT_INHERITED}
     return replace(request, base=saved, base_file=run.path / "config.yaml")
@@ -54,7 +54,7 @@ def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, T
     except RequestError as error:
         raise RequestError([Problem("not-found", COMMAND_LINE, f"init_from={error}", "init_from")]) from error
     if run.status == "running" or not (run.path / "model.keras").is_file():
-        message = f"init_from={config.init_from}: this run is {run.status}; one with a saved model is needed"
+        message = f"init_from={config.init_from}: must be a run with a saved model; this one is {run.status}"
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "init_from")])
     path = str(run.path.resolve())
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
@@ -67,7 +67,7 @@ def complete_data(data: Mapping[str, Any]) -> Mapping[str, Any]:
     state: tuple[tuple[str, int], ...] = ()
     if folder := data.get("dir"):
         folder = os.path.abspath(os.path.expanduser(str(folder)))
-        with suppress(OSError), os.scandir(folder) as entries:  # what is wrong with it is reported later
+        with suppress(OSError), os.scandir(folder) as entries:  # problems with the folder are reported later
             state = tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))
     return _inferred(json.dumps({**data, "dir": folder}, sort_keys=True, default=str), state)
 
@@ -102,7 +102,7 @@ def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[R
 
 
 def _refusal(request: Request, checked: CheckResult[TrainConfig]) -> RequestError:
-    """Return the error for a request with problems. Those that Keras finds stay pending, as it is slow."""
+    """Return the error for a request with problems. Checks that need Keras stay pending, as they are slow."""
     problems, config = checked.problems, checked.config
     if config is None:
         return RequestError(problems)
@@ -118,7 +118,7 @@ def _refusal(request: Request, checked: CheckResult[TrainConfig]) -> RequestErro
 def _problems_with_keras(
     config: TrainConfig, checked: CheckResult[TrainConfig], *, reported: tuple[Problem, ...]
 ) -> tuple[Problem, ...]:
-    """Return what Keras finds wrong in addition to the reported problems."""
+    """Return the problems that Keras finds in addition to the reported ones."""
     try:
         set_up(config)
         check_with_keras(config, checked.composition, checked.faults)

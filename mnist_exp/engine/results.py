@@ -23,7 +23,7 @@ def save_best(
     """Save the best epoch in all formats, in float32. Returns the model as plain Keras loads it.
 
     Args:
-        model: A float32 twin of the trained model.
+        model: A float32 model with the same architecture as the trained one.
         progress: Holds the best epoch's weights.
         record: The run's record.
         config: The run's config.
@@ -54,7 +54,7 @@ def score_and_draw(
     progress: Progress,
     stopwatch: Stopwatch,
 ) -> None:
-    """Score the saved model on the test set, if there is one, while the other plots are drawn."""
+    """Score the saved model on the test set, if there is one, while drawing the plots that need no scores."""
     scoring = ThreadPoolExecutor(1)
     try:
         scores = scoring.submit(score_test, saved, test, config, stopwatch) if test is not None else None
@@ -71,6 +71,6 @@ def score_and_draw(
 
 
 def score_test(saved: keras.Model, test: Part, config: TrainConfig, stopwatch: Stopwatch) -> Scores:
-    """Score the saved model on the test set: once, unless a finished run is trained longer."""
+    """Score the saved model on the test set. This is done only once, unless a finished run is trained further."""
     with stopwatch.phase("test"):
         return score(saved, test, config.training)

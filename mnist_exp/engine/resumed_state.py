@@ -49,7 +49,7 @@ def check_data(
     *,
     same_code: bool,
 ) -> None:
-    """Raise `RequestError` if images or config changed, or further epochs would change past learning rates.
+    """Raise `RequestError` if images or config changed, or if more epochs would alter past learning rates.
 
     Without `same_code`, the config is not compared: its fingerprint, which covers the code, differs anyway.
     """
@@ -82,5 +82,5 @@ def check_data(
         raise RequestError(
             f"training.epochs={config.training.epochs}: schedule={config.schedule.type} depends on the number of "
             f"epochs: with {config.training.epochs} instead of {same.training.epochs}, the {done} finished steps "
-            f"would have had other learning rates"
+            f"would have had different learning rates"
         )

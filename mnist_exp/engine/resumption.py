@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mnist_exp.training.checkpoint import State
 
 
-# Keys and groups that may change at a resumption: they do not affect the steps already done.
+# Keys and groups that may change when a run is resumed: they do not affect the steps already done.
 MAY_DIFFER = (
     "outputs", "any_version", "tracking.wait_seconds", "budget",
     "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
@@ -79,7 +79,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     entry = ResumptionRecord(at=time.time(), epochs=epochs, steps=steps, overrides=overrides, exact=exact)
     if not exact:
         why = "; ".join(others)
-        warn(f"{why}: from here on, its results are not bit-identical to those of an uninterrupted run")
+        warn(f"{why}: from here on, the results are not bit-identical to those of an uninterrupted run")
     values = {**saved, "training": {**saved["training"], "epochs": config.training.epochs}}
     known = result.as_resumed(entry)
     sweep = path.parent if path.parent.parent.name == SWEEPS else None
@@ -95,7 +95,7 @@ def check_versions(request: Request, path: Path, versions: Sequence[str]) -> Non
     if versions and not override_value(request, "any_version"):
         raise RequestError(
             f"{display_path(path)}: cannot be resumed exactly: {'; '.join(versions)}. any_version=true resumes"
-            f" it nevertheless; mnist-exp from={display_path(path)} trains its config again"
+            f" it anyway; mnist-exp from={display_path(path)} trains its config again"
         )
 
 
@@ -133,7 +133,7 @@ def with_saved_config(
 
 
 def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> None:
-    """Raise `RequestError` for overrides that would turn it into another run."""
+    """Raise `RequestError` for overrides that would make the resumed run a different one."""
     here, there = journal.flatten(as_values(config)), journal.flatten(as_values(same))
     if not config.tracking.enabled:
         here["tracking.enabled"] = there["tracking.enabled"]  # a run can be resumed without its tracker
@@ -153,7 +153,7 @@ def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> Non
 
 
 def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: State | None) -> None:
-    """Raise `RequestError` if nothing is left to do, or fewer epochs are requested than were done."""
+    """Raise `RequestError` if nothing is left to do, or if fewer epochs are requested than are already done."""
     epochs = config.training.epochs
     done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
     if result.status == "finished" and result.stopped_early and epochs >= done:
@@ -162,7 +162,9 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
         )
     if epochs < done + (steps > 0):
         more = f" and {steps} steps" if steps else ""
-        raise RequestError(f"training.epochs={epochs}: {display_path(path)} has already done {done} epochs{more}")
+        raise RequestError(
+            f"training.epochs={epochs}: {display_path(path)} has already completed {done} epochs{more}"
+        )
     if result.status == "finished" and epochs == done:
         raise RequestError(
             f"{display_path(path)}: nothing to resume: it has finished its {done} epochs; a larger "
@@ -198,9 +200,9 @@ def check_device(
 
 
 def device_differences(result: RunResult, computer: Device) -> list[str]:
-    """Return how the run's device differs from this one in what can change the bits.
+    """Return the differences between the run's device and this one that can change the bits.
 
-    The code that oneDNN selects counts on CPUs, unless the run is of a version that did not record it.
+    On CPUs, these include the kernels that oneDNN selects, unless the run's version did not record them.
     """
     had = result.device
     found = []

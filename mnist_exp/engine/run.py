@@ -43,7 +43,7 @@ from mnist_exp.training.callback import Callback
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
 from mnist_exp.training.loop import Progress, fit
 
-_IMPRECISE = 0.1  # of an accuracy
+_IMPRECISE = 0.1  # half the width of an accuracy's 95 % interval
 
 
 class TrainingRun:
@@ -56,12 +56,12 @@ class TrainingRun:
         self._stopwatch = stopwatch
 
     def execute(self) -> RunResult:
-        """Run from the data to the finished directory, and return the run's result.
+        """Run everything from loading the data to completing the directory, and return the run's result.
 
         Raises:
-            WorkError: The work failed: a diverged training, a full disk.
-            KeyboardInterrupt, Killed: A signal ended it. What was finished is kept, and `resume` continues it.
-            Pruned: `Job.observe` ended it.
+            WorkError: The training diverged, or a file could not be written.
+            KeyboardInterrupt, Killed: A signal ended the run. Finished work is kept; `resume` continues from it.
+            Pruned: `Job.observe` ended the run.
         """
         job, config = self._job, self._config
         self.prepare()
@@ -84,7 +84,7 @@ class TrainingRun:
     # ---------------------------------------------------------------- data, model, directory
 
     def prepare(self) -> None:
-        """Load the data and build the model, with random, given or resumed weights. Creates the directory."""
+        """Load the data, build the model with random, transferred or restored weights, and create a directory."""
         job, config, resumption = self._job, self._config, self._resumption
         signals.check()
         keras.utils.clear_session()  # an earlier job of a sweep may have run in this process
@@ -104,11 +104,11 @@ class TrainingRun:
         self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
 
     def _restore(self, state: State) -> Progress:
-        """Load a checkpoint. Raises `RequestError` if it is that of another model, as after an upgrade."""
+        """Load a checkpoint. Raises `RequestError` if it belongs to a different model, as after an upgrade."""
         try:
             return state.restore(self._model)
         except (ValueError, KeyError) as error:
-            message = f"{state.path}: does not fit the model that is built here: {first_line(error)}"
+            message = f"{state.path}: does not fit the model built from the config: {first_line(error)}"
             raise RequestError(message) from error
 
     # ---------------------------------------------------------------- training loop
@@ -135,7 +135,7 @@ class TrainingRun:
         except Diverged:
             if progress.best is not None:
                 self._save_and_score(final=False)
-                say(f"saved   epoch {progress.best_epoch}, the best before the loss was no longer a number")
+                say(f"saved   epoch {progress.best_epoch}, the best before the training diverged")
             raise
         except Pruned as pruned:
             say(f"pruned  {pruned}")
@@ -148,9 +148,9 @@ class TrainingRun:
             self._record.result.stopped_early = True
 
     def _callbacks(self, display: TrainingDisplay, signal: signals.Pending) -> list[Callback]:
-        """Return the callbacks in their order.
+        """Return the callbacks in the order in which they are called.
 
-        A finished epoch is in the checkpoint before the journal has it, and in both before its line is printed.
+        A finished epoch is first saved in the checkpoint, then recorded in the journal, and only then printed.
         """
         config, progress, record = self._config, self._progress, self._record
         state = self._resumption.state if self._resumption else None
@@ -251,7 +251,7 @@ def start_record(
 ) -> RunRecording:
     """Start a run's record, or continue that of a resumed run.
 
-    Raises `RequestError` if a new run's files cannot be written; its directory is removed then.
+    Raises `RequestError` if a new run's files cannot be written; in that case, its directory is removed.
     """
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
@@ -318,14 +318,14 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
 
 
 def report_quality(job: Job) -> None:
-    """Warn of weaknesses of the user's own data."""
+    """Warn about weaknesses of the user's own data."""
     if job.config.data.dir is not None and not job.config.data.mirrors:
         for remark in remarks(job.source):
             warn(remark)
 
 
 def report_missing_classes(job: Job, data: Dataset) -> None:
-    """Warn of declared classes without a training image, which the model cannot learn."""
+    """Warn about declared classes without training images, which the model cannot learn."""
     missing = missing_classes(data.train, data.class_names)
     if missing:
         limit = job.config.data.limit
@@ -356,16 +356,16 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
 
 
 def report_imprecise(accuracy: float, images: int) -> None:
-    """Warn if the validation accuracy is of so few images that not even its first digit is certain.
+    """Warn if the validation accuracy is based on so few images that even its first digit is uncertain.
 
-    Half its 95 % interval is wider than 10 percentage points then; with 93 images or more, it never is.
+    Half of its 95 % interval then exceeds 10 percentage points, which never happens with 93 images or more.
     """
     from mnist_exp.inference.metrics import wilson
 
     low, high = wilson(round(accuracy * images), images)
     if (high - low) / 2 > _IMPRECISE:
         warn(
-            f"the validation accuracy is of {images} image{'s' * (images > 1)}: its 95 % interval is "
+            f"the validation accuracy is based on {images} image{'s' * (images > 1)}: its 95 % interval is "
             f"{low:.0%} … {high:.0%}; a larger data.limit or data.val_fraction makes it more precise"
         )
 

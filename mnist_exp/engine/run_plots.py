@@ -45,7 +45,7 @@ def draw_training(
 
 
 def draw_test(record: RunRecord, test: Part, names: tuple[str, ...], scores: Scores) -> None:
-    """Plot the confusion matrix and misclassified images; `names` are those of the classes."""
+    """Plot the confusion matrix and misclassified images; `names` are the class names."""
     folder, title = record.path / PLOTS, plot_title(record)
     accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
     plots.confusion_matrix(

@@ -38,13 +38,13 @@ Own = TypeVar("Own", bound=SavedConfig)
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 # The groups that may override the config of the model's run.
 OVER_RUN = ("data", "device")
-# Data sets of digits in MNIST's form, into which photographs are converted.
+# Digit data sets in MNIST's format; photographs are converted to that format.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model, from a run or a file without a run."""
+    """A saved model, from a run or from a file that belongs to no run."""
 
     name: str
     file: Path
@@ -78,7 +78,7 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
 
     Raises:
         RequestError: There is no such model.
-        WorkError: MLflow does not answer.
+        WorkError: MLflow does not respond.
     """
     if wanted is None:
         raise RequestError("run: must be given: run=latest, run=best, a run's directory or name, or a .keras file")
@@ -157,7 +157,7 @@ def split_overrides(request: Request) -> tuple[Request, tuple[str, ...]]:
 def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]) -> TrainConfig:
     """Return the config of the model's run (for a file, the default config), with overrides applied.
 
-    It has no data fallback. Raises `RequestError`.
+    The returned config has no data fallback. Raises `RequestError`.
     """
     base = read_config(saved.settings) if saved.settings else None
     base_file = saved.settings / "config.yaml" if saved.settings else None
@@ -177,7 +177,7 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
 
 
 def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
-    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless given."""
+    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless set."""
     given = dict(text.split("=", 1) for text in over_run if "=" in text)
     data = base.get("data")
     if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):
@@ -198,7 +198,7 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
 
 
 def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
-    """Whether image files are converted to MNIST's form.
+    """Return whether image files are converted to MNIST's form.
 
     They are if the model was trained on digits or, for a file without a run, takes 28×28×1.
     """

@@ -15,7 +15,7 @@ from mnist_exp.runs.result import SplitRecord, read_result
 
 
 def list_splits(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | None:
-    """Return what a run was trained on, and the runs that it started from; None if its files do not say.
+    """Return the splits that a run, and the runs it started from, were trained on; None if its files do not say.
 
     Args:
         run: The run's directory.
@@ -28,7 +28,7 @@ def list_splits(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | N
             return None
         data = {key: settings["data"][key] for key in keys}
         own = SplitRecord.model_validate({"sha256": result.data.sha256, **data})
-    except (OSError, KeyError, TypeError, ValueError):  # written by others, or damaged
+    except (OSError, KeyError, TypeError, ValueError):  # written by another program, or damaged
         return None
     earlier = result.init_from.trained_on if result.init_from else []
     return [own, *(other for other in earlier if other != own)]
@@ -37,7 +37,7 @@ def list_splits(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | N
 def count_seen(trained_on: Sequence[SplitRecord], data: DataConfig, source: Source) -> int | None:
     """Count the validation images of `data` that are training images of the given splits.
 
-    Returns None if a split is not of this data set, so that its images are not known.
+    Returns None if a split belongs to another data set, because its images are then unknown.
     """
     labels = source.train.labels
     seen = np.zeros(len(labels), bool)

@@ -29,11 +29,11 @@ def permit_store(
         request: The command line.
         tracking: The settings, perhaps from a file that came from elsewhere.
         outputs: The output folder.
-        place: The file that the address is from, unless it is from the command line.
-        run_id: The MLflow run that is to be continued.
+        place: The file that contains the address, if it was not given on the command line.
+        run_id: The MLflow run to continue.
 
     Raises:
-        RequestError: The address is from a file, and not one that this user has used; or the output folder's own
+        RequestError: The address comes from a file and this user has never used it; or the output folder's own
             store keeps artifacts elsewhere; or the experiment or the run was deleted.
     """
     if not tracking.enabled:
@@ -42,7 +42,8 @@ def permit_store(
     deleted = find_deleted(tracking_uri(tracking, outputs), tracking.experiment, run_id)
     if deleted and request.verb != "ui":  # which can restore it
         message = (
-            f"tracking.experiment: {deleted}; tracking.experiment=… uses another, tracking.enabled=false none"
+            f"tracking.experiment: {deleted}; tracking.experiment=… selects another, "
+            "tracking.enabled=false disables tracking"
         )
         raise RequestError([Problem("unusable", place, message, "tracking.experiment")])
     return tracking
@@ -60,7 +61,7 @@ def _with_permitted_store(request: Request, tracking: TrackingConfig, outputs: P
     try:
         uri = resolve_permitted(tracking.uri, own_store_uri(outputs), given)
     except NotPermitted as error:
-        message = f"tracking.uri: {error}; {_ADVICE}tracking.enabled=false uses none"
+        message = f"tracking.uri: {error}; {_ADVICE}tracking.enabled=false disables tracking"
         raise RequestError([Problem("invalid-value", place, mask_credentials(message), "tracking.uri")]) from error
     if uri != own_store_uri(outputs):
         remember(uri)
@@ -68,7 +69,7 @@ def _with_permitted_store(request: Request, tracking: TrackingConfig, outputs: P
 
 
 def _packaged_uri(request: Request) -> list[str]:
-    """Return the address in the built-in option that the command line chooses."""
+    """Return the address in the built-in option that the command line selects, if any."""
     chosen = tuple(text for text in request.overrides if key_of(text) == "tracking")
     uri = compose(Request("ui", chosen)).values["tracking"].get("uri") if chosen else None
     return [uri] if isinstance(uri, str) else []

@@ -12,11 +12,11 @@ from mnist_exp.keras_spec.layer_types import TRAITS
 from mnist_exp.keras_spec.signatures import Arguments, class_arguments, names
 from mnist_exp.suggest import did_you_mean, near_or_all, nearest
 
-# Arguments whose values Keras looks up by name: the last word of the argument, and the module searched.
+# Arguments whose values Keras looks up by name: the last word of the argument, and the module that Keras searches.
 _NAMED = {"activation": "activations", "initializer": "initializers", "regularizer": "regularizers"} | {
     "constraint": "constraints"
 }
-# Arguments that take numbers, but have no default that shows it.
+# Arguments that take numbers, although they have no default that shows it.
 _WHOLE = frozenset({"filters", "units", "n"})
 _NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
 _SIZES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "size", "cropping"})
@@ -36,14 +36,14 @@ class Fault:
     message: str
 
     def at(self, place: str) -> Fault:
-        """Return the fault with its path below a place."""
+        """Return the fault with a place prepended to its path."""
         return replace(self, path=f"{place}.{self.path}" if self.path else place)
 
 
 def argument_faults(
     kind: str, name: str, arguments: Mapping[str, Any], also: Set[str] = frozenset()
 ) -> Iterator[Fault]:
-    """Yield the faults of the arguments of a class of `keras.<kind>`: unknown, missing, or of the wrong type.
+    """Yield the faults of a Keras class's arguments: unknown or missing ones, and values of the wrong type.
 
     Args:
         kind: The Keras module, such as `layers`.
@@ -73,13 +73,13 @@ def key_faults(title: str, arguments: Mapping[str, Any], known: Set[str], requir
 
 
 def required_arguments(kind: str, name: str) -> frozenset[str]:
-    """Return the arguments without which a class of `keras.<kind>` cannot be made."""
+    """Return the required arguments of a class of `keras.<kind>`; empty if there is no such class."""
     signature = class_arguments(kind, name)
     return frozenset() if signature is None else signature.required
 
 
 def is_beside_shape(argument: str) -> bool:
-    """Return whether a layer's output shape does not depend on an argument."""
+    """Return whether an argument has no effect on its layer's output shape."""
     return argument in _BESIDE_SHAPE or argument.rpartition("_")[2] in _NAMED
 
 
@@ -89,7 +89,7 @@ def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
 
 
 def _value_fault(class_name: str, key: str, value: Any, signature: Arguments) -> Fault | None:
-    """Return the fault of an argument's value, if it has one. Keras checks its range."""
+    """Return the fault of an argument's value, if any. Ranges are left for Keras to check."""
     if key in (*signature.switches, "trainable"):
         return None if isinstance(value, bool) else _wrong_type(key, value, "true or false")
     if kind := _NAMED.get(key.rpartition("_")[2]):
@@ -132,7 +132,7 @@ def _wrong_type(key: str, value: Any, expected: str) -> Fault:
 
 
 def _lookup_fault(kind: str, key: str, value: Any) -> Fault | None:
-    # With arguments, in Keras' own format. Other keys are rejected: `module` could name any code.
+    # A name with arguments, in Keras' own format. Other keys are rejected: `module` could name any code.
     if isinstance(value, Mapping):
         if value.keys() - {"class_name", "config"} or not isinstance(value.get("class_name"), str):
             return Fault("invalid-entry", key, "expected a name, or a mapping of class_name and config")

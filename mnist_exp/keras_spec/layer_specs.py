@@ -38,19 +38,19 @@ COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 # Arguments that every layer inherits from the base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 # Arguments that augmentation layers accept but a config may not set, and why.
-_NOT_FOR_AUGMENTATIONS = {"seed": "follows from the run's seed", "name": "layers in aug.layers have no names"}
+_NOT_FOR_AUGMENTATIONS = {"seed": "is derived from the run's seed", "name": "layers in aug.layers have no names"}
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A layer of Keras."""
+    """A Keras layer."""
 
     place: str
     """The layer's dotted path in the config."""
     type: str
     arguments: Mapping[str, Any]
     shape_is_known: bool = True
-    """False if an argument that determines the output's shape was invalid and is left out."""
+    """False if an argument that determines the output's shape was invalid and has been left out."""
 
     @property
     def keeps_shape(self) -> bool:
@@ -219,14 +219,14 @@ def _parse_merge(entry: Any, place: str, faults: list[Fault]) -> LayerSpec | Non
 
 
 def _parse_layer(entry: Any, place: str, faults: list[Fault], allowed: Set[str], where: str) -> Spec:
-    """Parse an entry that is a layer of Keras.
+    """Parse an entry for a Keras layer.
 
     Args:
         entry: The layer's name, or a mapping of its `type` and arguments.
         place: Its dotted path.
         faults: Receives its faults.
         allowed: The layer types allowed here.
-        where: What the entry belongs to, for messages.
+        where: The kind of list that contains the entry, as named in messages.
     """
     arguments = dict(entry) if isinstance(entry, Mapping) else {}
     kind = arguments.pop("type", None) if isinstance(entry, Mapping) else entry

@@ -25,7 +25,7 @@ Reads = Literal[
     "pooled",  # everything, reduced to one value per channel
     "everything",
 ]
-"""Which values of its input a unit of a layer's output depends on."""
+"""The input values that a unit of a layer's output depends on."""
 
 Kernel = Literal["convolution", "transposed", "depthwise", "separable", "dense", "einsum", "recurrent"]
 """How a layer's kernels are laid out and used."""
@@ -51,7 +51,7 @@ class Traits:
     mixes_batch: bool = False
     """Whether the output for an image depends on the other images of the batch in training."""
     accepts_causal: bool = False
-    """Whether `padding: causal` works (in Keras 3.15, other 1D convolutions document it, but reject it)."""
+    """Whether `padding: causal` works (in Keras 3.15, other 1D convolutions document it but reject it)."""
     is_step: bool = True
     """Whether the layer is a design step of its own, rather than an addition to the previous layer."""
 

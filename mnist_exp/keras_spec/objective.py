@@ -1,4 +1,4 @@
-"""The checks of optimizers, losses and metrics that do not need Keras."""
+"""Check optimizers, losses and metrics as far as that is possible without importing Keras."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _metric_fault(name: str, path: str, loss: str, earlier: list[str]) -> Fault 
     if metric is None:
         return _unknown(name, "metrics", "metric", path)
     if find_class("losses", loss) is None:
-        return None  # the loss determines the targets
+        return None  # unknown targets: they depend on the loss
     if metric.startswith("Sparse") and takes_one_hot(loss):
         message = f"{name} takes class indices, but {loss} trains on one-hot targets"
         return Fault("contradiction", path, message)
@@ -90,7 +90,7 @@ def _metric_fault(name: str, path: str, loss: str, earlier: list[str]) -> Fault 
         message = f"{name} takes one-hot targets; with {loss}, use sparse_{snake_case(metric)}"
         return Fault("contradiction", path, message)
     if snake_case(metric) in earlier:
-        return Fault("given-twice", path, f"{name} is computed already")
+        return Fault("given-twice", path, f"{name} is already computed")
     return None
 
 

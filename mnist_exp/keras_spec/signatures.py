@@ -1,4 +1,4 @@
-"""The names and arguments of Keras' classes, read from its source, as importing Keras takes three seconds.
+"""The names and arguments of Keras' classes, read from its source because importing Keras takes three seconds.
 
 A test verifies that they agree with `inspect.signature` of the imported classes.
 """
@@ -73,7 +73,7 @@ def names(kind: str) -> frozenset[str]:
 
 
 def find_class(kind: str, name: str) -> str | None:
-    """Return the class of `keras.<kind>` with this name, as it is or in snake case; None if there is none."""
+    """Return the class of `keras.<kind>` with this name, in Keras' spelling or in snake case, or None."""
     return next((known for known in classes(kind) if name in (known, snake_case(known))), None)
 
 

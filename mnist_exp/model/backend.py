@@ -31,12 +31,12 @@ def load() -> None:
 
     TensorFlow's C++ code logs to standard error before any setting can reach it: information and warnings are
     dropped, everything else is passed on. If `process_is_ours`, optional libraries are hidden from Keras during
-    its import only. Raises `RequestError` if the environment asks for another backend of Keras.
+    its import only. Raises `RequestError` if the environment selects another Keras backend.
     """
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend != "tensorflow":
         raise RequestError(f"KERAS_BACKEND={backend}: mnist-exp trains with TensorFlow; unset KERAS_BACKEND")
-    os.environ["KERAS_BACKEND"] = backend  # else ~/.keras/keras.json decides
+    os.environ["KERAS_BACKEND"] = backend  # otherwise ~/.keras/keras.json decides
     # Failures raise exceptions; the log only adds remarks on drivers.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" in sys.modules and "keras" in sys.modules:
@@ -49,7 +49,7 @@ def load() -> None:
         import keras
         import tensorflow as tf
 
-        # "This file format is considered legacy", and the like.
+        # Silence "This file format is considered legacy" and similar warnings.
         logging.getLogger("absl").setLevel(logging.ERROR)
         tf.get_logger().setLevel(logging.ERROR)
         keras.utils.disable_interactive_logging()
@@ -71,7 +71,7 @@ class _Absent(MetaPathFinder):
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
         if name in self._names and get_ident() == self._thread:
-            raise ModuleNotFoundError(f"{name} is not looked for", name=name)
+            raise ModuleNotFoundError(f"{name} is hidden during this import", name=name)
 
 
 @contextmanager

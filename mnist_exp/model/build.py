@@ -1,4 +1,4 @@
-"""Build the Keras model of a config, whose input is raw pixels."""
+"""Build the Keras model of a config. Its input is raw pixels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def build(config: TrainConfig, statistics: Statistics, precision: str, *, compil
     Initial weights are a function of `config.seed`. The learning rate is a variable that the training loop sets.
 
     Args:
-        config: Must have passed `engine.keras_check.check`.
+        config: A config that has passed `engine.keras_check.check`.
         statistics: The statistics of the training images, for preprocessing.
         precision: `float32` or `bfloat16`, for computations; weights, input and output are float32.
-        compiled: Whether it also gets its optimizer, loss and metrics.
+        compiled: Whether to compile the model with its optimizer, loss and metrics.
 
     Returns:
         A model with input (batch, height, width, channels) of raw pixels 0…255 and output (batch, classes).

@@ -1,4 +1,4 @@
-"""Create the optimizer, loss and metrics of a config, which are named as in Keras."""
+"""Create the optimizer, loss and metrics of a config, where they have the names that Keras gives them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
     optimizer_class = getattr(keras.optimizers, config.type)
     more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
     if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:
-        more["weight_decay"] = 0.0  # null means no decay, also for AdamW and others that decay by default
+        more["weight_decay"] = 0.0  # null means no decay, even for AdamW and others that decay by default
     try:
         return optimizer_class(**config.arguments, **more)
     except (ValueError, TypeError) as error:
@@ -59,7 +59,7 @@ def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
     for index, name in enumerate(config.metrics):
         class_name = str(find_class("metrics", name))
         try:
-            # An explicit name, as Keras' default is numbered within the process.
+            # An explicit name: Keras numbers its default names within the process.
             metrics.append(getattr(keras.metrics, class_name)(name=snake_case(class_name)))
         except (ValueError, TypeError) as error:
             message = f"{name} cannot be created: {first_sentence(error)}"

@@ -1,4 +1,4 @@
-"""Build a graph from the specs of layers: plain layers in sequence, and `Repeat`, `Residual` and `Parallel`.
+"""Build a graph from layer specs: plain layers in sequence, and `Repeat`, `Residual` and `Parallel`.
 
 These three are only notation: the model that is built and saved consists of Keras' own layers.
 """
@@ -36,14 +36,14 @@ def apply_layers(specs: Sequence[Spec], x: Tensor, report: Report, places: dict[
     """Apply layers to a symbolic tensor.
 
     After a layer that rejects its input, the remaining layers are still created, and checked if their input shape
-    is known. The last layer computes in float32, as the loss is inaccurate for probabilities in half
-    precision.
+    is known. The last layer computes in float32, because half-precision probabilities would make the loss
+    inaccurate.
 
     Args:
         specs: The layers.
         x: The input.
         report: Takes the path and the message of each problem that Keras finds.
-        places: If given, is filled with the path of each layer, by layer name.
+        places: If given, receives the path of each layer, by layer name.
 
     Returns:
         The output; None if its shape is not known because a layer rejected its input.
@@ -52,7 +52,7 @@ def apply_layers(specs: Sequence[Spec], x: Tensor, report: Report, places: dict[
 
 
 class _Graph:
-    """A graph under construction; layer names are numbered as Keras does in a fresh process."""
+    """A graph under construction. Layer names are numbered as in a fresh Keras process."""
 
     def __init__(self, report: Report, places: dict[str, str]) -> None:
         self._report = report
@@ -127,7 +127,7 @@ class _Graph:
         if output is not None and shortcut is not None and output.shape != shortcut.shape:
             self._report(
                 spec.place,
-                f"the layers of Residual return {_shape(output)}, but its shortcut {_shape(shortcut)}: "
+                f"the layers of Residual return {_shape(output)}, but its shortcut returns {_shape(shortcut)}: "
                 f"the shapes must be equal{self._turn}",
             )
             return output

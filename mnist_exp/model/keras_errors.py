@@ -61,7 +61,7 @@ def explain_rejection(layer: keras.Layer, shape: str, previous: str, error: Base
     Args:
         shape: The input's shape without the batch axis, as text.
         previous: The place and type of the layer that the input comes from.
-        error: What Keras raised when the layer was called.
+        error: The exception that Keras raised when it called the layer.
     """
     kind, sentence = type(layer).__name__, first_sentence(error)
     if match := re.search(r"expected (?:min_)?ndim=(\d), found ndim=\d", sentence):

@@ -25,23 +25,23 @@ class Graph:
                 self._consumers[source.name].append(layer)
 
     def source(self, tensor: Tensor) -> keras.Layer | None:
-        """Return the layer whose output a tensor is."""
+        """Return the layer that produces a tensor; None if no layer does."""
         return self._sources.get(id(tensor))
 
     def inputs_of(self, layer: keras.Layer) -> list[keras.Layer]:
-        """Return the layers whose outputs a layer takes, in the order of its inputs."""
+        """Return the layers that feed the given layer, in the order of its inputs."""
         if isinstance(layer, keras.layers.InputLayer):
             return []
         sources = [self.source(tensor) for tensor in input_tensors(layer)]
         return [source for source in sources if source is not None]
 
     def input_of(self, layer: keras.Layer) -> keras.Layer | None:
-        """Return the layer before one with a single input; None if there are several, or none."""
+        """Return the layer that feeds the given layer, or None if it does not have exactly one input layer."""
         inputs = self.inputs_of(layer)
         return inputs[0] if len(inputs) == 1 else None
 
     def is_sole_consumer(self, layer: keras.Layer, source: keras.Layer) -> bool:
-        """Whether a layer, and nothing else, takes the output of another."""
+        """Return whether only the given layer takes the output of `source`."""
         is_output = any(output is source.output for output in self._outputs)
         return not is_output and self._consumers[source.name] == [layer]
 

@@ -23,7 +23,7 @@ class Whitening:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of the training images: mean and deviation of all pixels (0…255), and the whitening matrix."""
+    """Statistics of the training images: mean and standard deviation of all pixels (0…255), and whitening."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -33,8 +33,8 @@ class Statistics:
 def statistics(images: Images, config: PreprocessConfig) -> Statistics:
     """Compute the statistics that preprocessing needs.
 
-    They are based on exact sums of integers, so that neither the order of addition nor the number of threads
-    matters.
+    They are based on exact sums of integers, so they depend neither on the order of addition nor on the number
+    of threads.
     """
     if config.type == "unit":
         return Statistics()  # it needs none
@@ -78,7 +78,7 @@ def whitening(images: Images, config: PreprocessConfig) -> Whitening:
 def apply_preprocessing(
     config: PreprocessConfig, found: Statistics, pixels: keras.KerasTensor
 ) -> keras.KerasTensor:
-    """Preprocess raw pixels, in layers whose names begin with `preprocess`.
+    """Preprocess raw pixels with layers whose names begin with `preprocess`.
 
     `Normalization` is not used: if it is adapted to a single mean, it cannot be loaded from HDF5, and its exports
     are wrong.
@@ -89,7 +89,7 @@ def apply_preprocessing(
         return keras.layers.Rescaling(1 / found.std, -found.mean / found.std, name="preprocess")(pixels)
     shape = pixels.shape[1:]
     size = int(np.prod(shape))
-    # Always in float32, as it computes small differences of large sums.
+    # Always in float32: the layer computes small differences of large sums.
     dense = keras.layers.Dense(
         size, kernel_initializer="zeros", trainable=False, dtype="float32", name="preprocess"
     )
@@ -101,7 +101,7 @@ def apply_preprocessing(
 
 
 def is_preprocessing(layer: keras.Layer) -> bool:
-    """Whether a layer of a built or loaded model belongs to its preprocessing."""
+    """Return whether a layer of a built or loaded model belongs to its preprocessing."""
     return bool(layer.name.split("_")[0] == "preprocess")
 
 

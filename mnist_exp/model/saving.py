@@ -51,9 +51,9 @@ def save_hdf5(model: keras.Model, folder: Path) -> None:
 
 
 def fits_hdf5(optimizer: keras.Optimizer) -> bool:
-    """Whether Keras can write a built optimizer into HDF5 and read it back.
+    """Return whether Keras can write a built optimizer to HDF5 and read it back.
 
-    Keras 3.15 cannot read Lamb, and gives some of Adafactor's variables the same name.
+    Keras 3.15 cannot read Lamb back, and gives some of Adafactor's variables the same name.
     """
     paths = [variable.path for variable in optimizer.variables]
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))

@@ -1,4 +1,4 @@
-"""Warm start: take the weights of a finished run as another run's initial weights."""
+"""Warm start: use the weights of a finished run as another run's initial weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mnist_exp.runs.archives import refuse_oversized
 
 @dataclass(frozen=True)
 class Transfer:
-    """The layers whose weights can be transferred, and why those of others cannot."""
+    """The layers whose weights can be transferred, and why those of the others cannot."""
 
     taken: tuple[str, ...]
     left: tuple[str, ...]
-    """A message for each layer that keeps its initial weights, and for each of the donor's that is not used."""
+    """A message for each layer that keeps its initial weights, and for each donor layer that is not used."""
 
 
 def load_donor(run: Path) -> keras.Model:

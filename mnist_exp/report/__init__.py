@@ -2,7 +2,7 @@ import logging
 
 
 def _is_of_interest(record: logging.LogRecord) -> bool:
-    """Whether a message of Matplotlib concerns the user: not that it found no folder for its cache."""
+    """Return whether a message from Matplotlib concerns the user; those about its cache directory do not."""
     return "cache directory" not in record.getMessage() and "mkdir" not in record.getMessage()
 
 

@@ -24,15 +24,15 @@ from mnist_exp.report.figure import DPI, new_figure, wrap_title, write
 
 Floats = npt.NDArray[Any]
 Drawn = npt.NDArray[np.float32]
-"""An image ready to draw: (height, width, 3), 0…1."""
+"""An image ready to draw: (height, width, 3), with values 0…1."""
 Span = tuple[int, int] | None
 
 _SIGNED, _RESPONSE = "RdBu_r", "viridis"
 _BOX = "#D55E00"
 _WIDTH = 1010  # pixels: width of a figure without tiles
 _ACROSS = 900  # pixels: maximum width of a row of tiles, unless a single tile is wider
-_TILE = 56  # pixels: approximate side of a tile
-_MAP = 84  # pixels: approximate side of a class activation map
+_TILE = 56  # pixels: approximate side length of a tile
+_MAP = 84  # pixels: approximate side length of a class activation map
 _LARGEST = 224  # pixels: larger images are scaled down
 _GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels: gap, text line, character, colour bar
 _MOST = 256  # maximum number of rows or columns in a matrix
@@ -41,7 +41,7 @@ _PANELS = 5  # maximum number of panels in a row
 
 @dataclass(frozen=True)
 class Row:
-    """Tiles side by side, with optional captions above them and a label on their left."""
+    """Tiles side by side, with optional captions above them and a label to their left."""
 
     tiles: Sequence[Drawn]
     captions: Sequence[str] = ()
@@ -57,8 +57,8 @@ def filters(weights: Floats, names: Sequence[str], channels: int | None, title: 
     Args:
         weights: The kernels.
         names: The names of the inputs.
-        channels: Maximum number of inputs and of outputs (of a single input, `channels`² outputs); those with the
-            largest weights are drawn. None: all.
+        channels: The maximum number of inputs and of outputs (for a single input, `channels`² outputs). Those with
+            the largest weights are drawn. None draws all.
         title: The title of the figure.
         path: The PNG file to write.
     """
@@ -92,8 +92,8 @@ def matrix(
     Args:
         values: The values; at most 256 rows and columns are drawn, those with the largest mean magnitude.
         names: The names of the rows.
-        axes_names: What rows and columns are, in the singular.
-        what: What a value is; "weight" selects the signed colour scale.
+        axes_names: What a row and a column represent, in the singular.
+        what: What a value represents; "weight" selects the signed colour scale.
         title: The title of the figure.
         path: The PNG file to write.
     """
@@ -166,7 +166,7 @@ def _feature_maps(
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence in an image for a class: the image's index, a caption, and a map (height, width) of its size."""
+    """Evidence for a class in an image: the image's index, a caption, and a map (height, width) of its size."""
 
     image: int
     caption: str
@@ -176,7 +176,7 @@ class Evidence:
 def class_activation(
     images: Images, labels: Sequence[str], evidence: Sequence[Evidence], unit: str | None, title: str, path: Path
 ) -> None:
-    """Overlay evidence maps on their images: red for the class, blue against it; the image shows through.
+    """Overlay evidence maps on their images: red is evidence for the class, blue against it.
 
     `unit` is the unit of the maps, which share one scale. If it is None, each map is relative to its own maximum.
     """
@@ -208,11 +208,11 @@ def _rows_of_columns(columns: Sequence[Sequence[tuple[Drawn, str]]], blank: tupl
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """A unit's receptive field: its first and last row and column, or None if it contains none."""
+    """A unit's receptive field: its first and last row, and its first and last column; None if it has none."""
 
     caption: str
     reach: tuple[Span, Span]
-    """The receptive field including padding, as row and column spans."""
+    """The receptive field including padding, as spans of rows and of columns."""
     inside: tuple[Span, Span]
 
 
@@ -329,7 +329,7 @@ def _drawn(image: Images) -> Drawn:
 
 
 def _over(image: Images, values: Floats, scale: ScalarMappable) -> Drawn:
-    """Colour the values of a map, darkened by the dark parts of its image."""
+    """Colour the values of a map, darkened where its image is dark."""
     light = _drawn(image).mean(axis=2, keepdims=True)
     darkest = 0.3 if image.shape[2] == 1 else 0.55  # photographs are mostly dark
     return np.asarray(

@@ -1,6 +1,7 @@
 """Create titled figures and write them as PNG files.
 
-The project's own figures do not use pyplot: no global state, no display, and start-up is half a second faster.
+The project's own figures avoid pyplot: there is no global state, no display is needed, and start-up is half a
+second faster.
 """
 
 from __future__ import annotations

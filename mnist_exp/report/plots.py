@@ -199,7 +199,7 @@ def reliability(
     upper.bar(centres[filled], right, width, color=TRAIN, edgecolor="white", label="accuracy")
     upper.bar(
         centres[filled], sure - right, width, right, fill=False, edgecolor=VALIDATION, hatch="///",
-        label="gap to the confidence",
+        label="gap to confidence",
     )  # fmt: skip
     upper.plot([0, 1], [0, 1], "--", color="black", linewidth=1, label="perfectly calibrated")
     upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))

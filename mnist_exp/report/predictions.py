@@ -115,10 +115,10 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _harmless(cell: object) -> object:
-    """Return a cell that a spreadsheet does not compute: the text may be a file's name."""
+    """Return a cell that spreadsheets do not evaluate as a formula: its text may be the name of any file."""
     if not isinstance(cell, str):
         return cell
-    cell = cell.replace("\r", "\\r")  # would end a row
+    cell = cell.replace("\r", "\\r")  # it would end the row
     formula = cell[:1] in tuple("=+-@\t") and not re.fullmatch(r"[+-]?[\d.]+(?:e[+-]?\d+)?", cell)
     return f"'{cell}" if formula else cell
 

@@ -62,7 +62,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
 
 
 def _cell(content: str | Text) -> Text:
-    """Return the content of a cell in one line: text from files is neither markup nor a terminal's commands."""
+    """Return a cell's content on one line, so that text from files cannot act as markup or control sequences."""
     plain, style = (content.plain, content.style) if isinstance(content, Text) else (content, "")
     return Text(escape_controls(plain, one_line=True), style=style)
 

@@ -1,9 +1,9 @@
-"""Random transforms of a batch: affine and elastic in a single resampling per image, then Keras' own layers.
+"""Augment batches: affine and elastic transforms in a single resampling per image, then Keras' own layers.
 
 Terms, distributions and order of composition follow Keras' `ImageDataGenerator`: rotation, shift, shear and zoom
 about the image's centre, then flips. `fill_mode` and `cval` mean the same as there, that is, as in SciPy's
-`affine_transform`: `constant` does not blend the border with `cval`, and `wrap` repeats the image
-with its first and last pixels on each other. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
+`affine_transform`: `constant` does not blend the border with `cval`, and in `wrap`, the first and
+last pixels of adjacent copies coincide. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
 `width_shift_range` and `height_shift_range`, and rotates non-square images about a point that is not their centre.
 
 Elastic distortion follows Simard, Steinkraus and Platt (2003): uniform random displacements are smoothed with a
@@ -122,7 +122,7 @@ def matrices(parameters: dict[str, Tensor], shape: tuple[int, int, int]) -> Tens
 def resample(images: Tensor, transforms: Tensor, config: AugConfig) -> Tensor:
     """Resample images with bilinear interpolation, given one matrix per image."""
     height, width = images.shape[1:3]
-    if config.fill_mode == "wrap":  # TensorFlow repeats the image with another period than SciPy
+    if config.fill_mode == "wrap":  # TensorFlow's period differs from SciPy's
         return warp(images, transforms, tf.zeros([1, height, width, 2]), config)
     resampled = tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
@@ -148,14 +148,14 @@ def sources(transforms: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x: The columns of the output pixels, in a shape that broadcasts to (count, height, width).
         y: The rows of the output pixels, likewise.
     """
-    # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 reduces that to `[:, i]` of the stack.
+    # Not `[:, i, None, None]`: with a static batch size, TensorFlow 2.21 simplifies it to `[:, i]` of the stack.
     xx, xy, offset_x, yx, yy, offset_y = (transforms[:, i][:, None, None] for i in range(6))
-    # The brackets leave one addition of full size if x is a row and y a column.
+    # If x is a row and y a column, the parentheses leave only one full-size addition.
     return xx * x + (xy * y + offset_x), yx * x + (yy * y + offset_y)
 
 
 def fill_outside(images: Tensor, from_centre_x: Tensor, from_centre_y: Tensor, config: AugConfig) -> Tensor:
-    """Set the pixels that are read from outside the image to `cval`, given the distances from its centre."""
+    """Set pixels whose source lies outside the image to `cval`; the sources are given relative to its centre."""
     height, width = images.shape[1:3]
     inside = (tf.abs(from_centre_x) <= (width - 1) / 2) & (tf.abs(from_centre_y) <= (height - 1) / 2)
     return tf.where(inside[..., None], images, tf.constant(config.cval, tf.float32))
@@ -166,7 +166,7 @@ def displacements(
 ) -> Tensor:
     """Draw elastic displacements (x, y) for each output pixel, in pixels: shape (count, height, width, 2)."""
     height, width, _ = shape
-    key = tf.stack([tf.constant(seed, tf.int64), -1 - tf.cast(step, tf.int64)])  # never a key of `draw`
+    key = tf.stack([tf.constant(seed, tf.int64), -1 - tf.cast(step, tf.int64)])  # negative: never a key of `draw`
     field = tf.random.stateless_uniform([count, height, width, 2], key, -1.0, 1.0)
     reach = math.ceil(3 * config.elastic_sigma)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / config.elastic_sigma) ** 2)
@@ -201,7 +201,7 @@ def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -
 
 
 def fold(place: Tensor, size: int, fill_mode: str) -> Tensor:
-    """Map coordinates to those inside the image that a fill mode reads, as SciPy does."""
+    """Map coordinates outside the image to the ones inside that a fill mode reads instead, as in SciPy."""
     if fill_mode == "reflect":  # d c b a | a b c d | d c b a
         place = tf.math.floormod(place, 2.0 * size)
         place = tf.where(place < size, place, 2.0 * size - 1 - place)

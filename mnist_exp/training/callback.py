@@ -13,7 +13,7 @@ class Callback:
     """
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """React to `done` of an epoch's `steps`, given its metrics so far. Epochs count from 1."""
+        """Called after `done` of the epoch's `steps`, with the metrics so far. Epochs count from 1."""
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
-        """React to the end of an epoch, given its row of the history."""
+        """Called at the end of an epoch, with its row of the history."""

@@ -1,4 +1,4 @@
-"""Write and read checkpoints: the training state after a step, for exact resume, written atomically.
+"""Write the training state after a step to a checkpoint, atomically, and read it to resume training exactly.
 
 `checkpoint/<finished epochs>-<steps>.state` is an NPZ archive with the arrays `model/…`, `optimizer/…`,
 `metrics/…` (of the current epoch), `best/model/…`, `best/optimizer/…` and `progress` (JSON), followed by the
@@ -82,8 +82,8 @@ def read_newest(folder: Path, run: str) -> tuple[State | None, list[str]]:
     """Read the newest intact checkpoint of a run.
 
     Returns:
-        The checkpoint, or None, and the problems of newer, damaged ones. None without problems means that there
-        is no checkpoint.
+        The checkpoint, or None if there is no intact one, and a message for each newer checkpoint that is damaged.
+        None without messages means that there is no checkpoint at all.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob(f"[0-9]*{ENDING}"), reverse=True):
@@ -100,7 +100,7 @@ def read(path: Path, run: str) -> State:
         content = path.read_bytes()
         packed, digest = content[:-_DIGEST], content[-_DIGEST:]
         if hashlib.sha256(packed).digest() != digest:
-            raise DamagedCheckpoint(f"{path}: damaged: its SHA-256 is not that of its content")
+            raise DamagedCheckpoint(f"{path}: damaged: its content does not match its SHA-256")
         with zipfile.ZipFile(io.BytesIO(packed)) as members:
             refuse_bombs(members.infolist())
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
@@ -110,7 +110,7 @@ def read(path: Path, run: str) -> State:
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     if found != run:
-        raise DamagedCheckpoint(f"{path}: of another run, {found}")
+        raise DamagedCheckpoint(f"{path}: belongs to another run, {found}")
     return State(path, progress, arrays)
 
 

@@ -14,14 +14,14 @@ from mnist_exp.config.schema import DeviceConfig
 from mnist_exp.errors import RequestError
 
 GPU_INSTALL = "pip install 'mnist-exp[gpu]'"
-# Instruction sets by which oneDNN selects its code, as Linux names them on x86-64 and ARM.
+# Instruction sets that determine which kernels oneDNN selects, by their names in Linux on x86-64 and ARM.
 _DISPATCHED = frozenset(
     ("sse4_1", "avx", "avx2", "fma", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl",
      "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "amx_fp16",
      "asimd", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16")
 )  # fmt: skip
 CPUINFO = Path("/proc/cpuinfo")
-_PREFIXES = ("ONEDNN_", "DNNL_")  # of oneDNN's environment variables; the second is its former name
+_PREFIXES = ("ONEDNN_", "DNNL_")  # of oneDNN's environment variables; DNNL is its former name
 _WITHOUT_EFFECT = ("VERBOSE", "JIT_DUMP", "JIT_PROFILE", "PRIMITIVE_CACHE_CAPACITY")
 
 
@@ -34,9 +34,9 @@ class Device:
     threads: int
     precision: str
     cpu_features: tuple[str, ...] = ()
-    """The instruction sets by which oneDNN selects its code, sorted."""
+    """The instruction sets that determine which kernels oneDNN selects, sorted."""
     onednn: Mapping[str, str] = field(default_factory=dict)
-    """The environment variables that change this selection."""
+    """The environment variables that affect this selection."""
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -48,7 +48,7 @@ def resolve(config: DeviceConfig) -> Device:
 
     Raises:
         RequestError: A GPU was requested but none is visible, or TensorFlow is already running in this process
-            with other settings, which it fixes at its first operation.
+            with other settings, which cannot change after its first operation.
     """
     import tensorflow as tf
 
@@ -63,7 +63,7 @@ def resolve(config: DeviceConfig) -> Device:
             f"TensorFlow's list of GPUs (empty; tensorflow {version}, {built} CUDA), "
             f"an NVIDIA driver ({'loaded' if driver else 'not loaded'}), "
             f"CUDA_VISIBLE_DEVICES ({'not set' if shown is None else repr(shown)}). "
-            f"GPU support is installed with: {GPU_INSTALL}"
+            f"To install GPU support: {GPU_INSTALL}"
         )
     threads = available_cores() if config.threads == "auto" else config.threads
     _configure(tf, gpus, threads, deterministic=config.deterministic)
@@ -78,7 +78,10 @@ def resolve(config: DeviceConfig) -> Device:
 
 
 def leave_gpus_alone() -> None:
-    """Compute on the CPU, with TensorFlow's default number of threads, unless it is already initialized."""
+    """Compute on the CPU, with TensorFlow's default number of threads.
+
+    Has no effect if TensorFlow is already initialized.
+    """
     import tensorflow as tf
 
     with suppress(RuntimeError):
@@ -98,7 +101,7 @@ def available_cores() -> int:
 
 
 def halves_batches() -> bool:
-    """Return whether there are threads to compute both halves of a batch in parallel."""
+    """Return whether the halves of a batch can be computed in parallel: on a CPU, with several threads."""
     import tensorflow as tf
 
     return not tf.config.get_visible_devices("GPU") and tf.config.threading.get_inter_op_parallelism_threads() != 1
@@ -110,12 +113,12 @@ def cpu_computes_in_bfloat16(cpuinfo: Path = CPUINFO) -> bool:
 
 
 def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
-    """Return the CPU's instruction sets that oneDNN selects its kernels by; empty if the system lists none."""
+    """Return the CPU's instruction sets that oneDNN selects kernels for; empty if the system lists none."""
     return tuple(sorted(_DISPATCHED & _cpu_flags(cpuinfo)))
 
 
 def onednn_settings() -> dict[str, str]:
-    """Return the environment variables that change the code that TensorFlow and oneDNN select, and so the bits."""
+    """Return the environment variables that affect which kernels TensorFlow and oneDNN select, and so the bits."""
     return {
         name: value
         for name, value in sorted(os.environ.items())

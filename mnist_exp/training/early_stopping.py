@@ -1,6 +1,6 @@
 """Derive decisions from the history: the best epoch, a lower learning rate, early stopping.
 
-All are functions of the history, so a resumed run needs no saved counters.
+Each depends on nothing but the history, so a resumed run needs no saved counters.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
 def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
     """Return the factor of `reduce_on_plateau` for the next epoch's learning rate; 1 for other schedules.
 
-    After `patience` epochs without improvement, it is multiplied by `factor`, but not reduced below
-    `final_fraction`, and the count starts again.
+    After every `patience` epochs without improvement, it is multiplied by `factor`, but never falls below
+    `final_fraction`.
     """
     plateau = config.schedule.plateau
     scale, best, waited = 1.0, 0, 0

@@ -1,4 +1,4 @@
-"""Faster operations for the layers of a model in training.
+"""Faster operations for a model's layers and optimizer during training.
 
 The model and its files do not change: names, weights and (except for rounding) results are those of Keras' layers.
 """
@@ -21,14 +21,14 @@ MONOTONIC = frozenset(
     ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "sigmoid", "hard_sigmoid", "log_sigmoid", "tanh",
      "hard_tanh", "softplus", "softsign")
 )  # fmt: skip
-"""Activations that never decrease: they can be computed before or after the maximum of a window."""
+"""Activations that never decrease: they can be applied before or after max pooling, with the same result."""
 
 
 @contextmanager
 def use_fused_layers(model: keras.Model) -> Iterator[None]:
-    """Replace the operations of a model's layers and optimizer by faster equivalents.
+    """Replace the operations of a model's layers and optimizer with faster equivalents.
 
-    The model is restored afterwards. Functions that were traced in between keep the faster operations.
+    The model is restored at the end of the block. Functions traced inside it keep the faster operations.
     """
     graph = Graph(model)
     with ExitStack() as restore:
@@ -51,14 +51,14 @@ def use_fused_layers(model: keras.Model) -> Iterator[None]:
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Batch normalization of (batch, height, width, channels) in one operation forward and one backward.
+    """Batch normalization of (batch, height, width, channels) with one operation forward and one backward.
 
-    Keras uses about twenty, in float32 whatever the layer's precision, which took 60 % of a step of a network with
-    batch normalization. The statistics are float32 here as well.
+    Keras uses about twenty, in float32 regardless of the layer's precision; they took 60 % of a training step.
+    The statistics are float32 here as well.
     """
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor = None) -> Tensor:
-        """Compute the same as Keras' layer. Masks are ignored: lists of image layers have none."""
+        """Compute the same result as Keras' layer. The mask is ignored, because image layers produce none."""
         learns = bool(training and self.trainable)
         channels = inputs.shape[-1]
         output = tf.raw_ops.FusedBatchNormV3(

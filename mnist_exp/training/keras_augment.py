@@ -12,7 +12,7 @@ from mnist_exp.keras_spec.layer_specs import LayerSpec, Spec
 from mnist_exp.model.keras_errors import ArgumentError, first_sentence
 from mnist_exp.model.layers import make_layer
 
-# More draws than any layer makes in a step.
+# An upper bound on the random draws of a layer in one step.
 _DRAWS_PER_STEP = 256
 
 
@@ -22,7 +22,7 @@ def make_layers(specs: Sequence[Spec]) -> list[keras.Layer]:
 
 
 def make_augmentation(spec: LayerSpec) -> keras.Layer:
-    """Create a float32 layer. Raises `ArgumentError` for values that Keras rejects."""
+    """Create an augmentation layer in float32. Raises `ArgumentError` for values that Keras rejects."""
     layer = make_layer(spec)
     layer.dtype_policy = keras.DTypePolicy("float32")
     return layer
@@ -41,7 +41,7 @@ def try_augmentation(layer: keras.Layer, shape: tuple[int, ...]) -> None:
 
 
 def change(layer: keras.Layer, images: Any) -> Any:
-    """Apply a layer to images (batch, height, width, channels) with values from 0 to 255, and return such images.
+    """Apply a layer to images (batch, height, width, channels) with values from 0 to 255.
 
     Noise is clipped: Keras' `GaussianNoise` is meant for features and does not clip, but all other layers that
     `aug.layers` accepts do, and image files have no pixels below black or above white. In `model.layers`, where it

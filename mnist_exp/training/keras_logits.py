@@ -1,9 +1,8 @@
-"""The logits that Keras attaches to a model's output: the only module that relies on this private attribute.
+"""Read the logits that Keras attaches to a model's output. Only this module relies on that private attribute.
 
-The softmax and sigmoid of Keras attach their input to their output. Its cross entropies compute with these logits
-in place of the probabilities, which round to 0 and 1 for confident models. TensorFlow loses the attribute whenever
-it makes a new tensor: the loss of joined outputs, or of NumPy arrays, is computed from clipped probabilities, and
-is another number.
+Keras' softmax and sigmoid attach their input to their output. Its cross entropies use these logits instead of the
+probabilities, which round to 0 and 1 for confident models. TensorFlow drops the attribute whenever it creates a
+new tensor, so the loss for concatenated outputs or NumPy arrays comes from clipped probabilities and differs.
 
 `tests/training/test_keras_logits.py` fails first if a new version of Keras changes this.
 """

@@ -1,4 +1,4 @@
-"""Changes inside Keras' optimizers: the only module that relies on their private members.
+"""Modify the internals of Keras' optimizers. Only this module relies on their private members.
 
 `tests/training/test_keras_optimizer.py` fails first if a new version of Keras renames or changes them.
 """
@@ -14,10 +14,10 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 
 def skip_gradient_reduction(optimizer: keras.Optimizer) -> None:
-    """Let an optimizer take gradients as they are, without summing them over devices.
+    """Make an optimizer use gradients as they are, without summing them over devices.
 
-    There is only one device, and TensorFlow keeps a graph in which Keras traced that sum as long as the process
-    runs.
+    There is only one device, and TensorFlow would keep the graph that Keras traces for the sum until the process
+    ends.
     """
     optimizer._all_reduce_sum_gradients = list
 
@@ -26,7 +26,7 @@ class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
     """Adam with one operation per variable instead of twelve that each read and write memory."""
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
-        """Update a variable by Keras' formula."""
+        """Update a variable with Keras' formula."""
         index = self._get_variable_index(variable)
         step = tf.cast(tf.convert_to_tensor(self.iterations) + 1, variable.dtype)
         tf.raw_ops.ResourceApplyAdam(

@@ -104,7 +104,7 @@ def fit(
         config: The config of the run.
         callbacks: Called in this order after each compiled call and after each epoch.
         progress: The progress to resume from. It is updated in place: after an exception, including
-            `KeyboardInterrupt`, it holds what was finished.
+            `KeyboardInterrupt`, it holds the steps and epochs finished so far.
     """
     training, progress = config.training, progress or Progress()
     steps = steps_per_epoch(len(data.train), config)
@@ -140,7 +140,7 @@ def fit(
 
 
 def start_epoch(model: keras.Model, progress: Progress) -> dict[str, float]:
-    """Reset the model's metrics or, inside an epoch, restore them. Returns their values."""
+    """Reset the model's metrics or, when resuming within an epoch, restore them. Returns their values."""
     model.reset_metrics()
     if progress.steps:
         assign(model.metrics_variables, progress.metrics)
@@ -230,14 +230,14 @@ def locate_divergence(
     call: tuple[int, npt.NDArray[np.int32]],
     before: Snapshot | None,
 ) -> Diverged:
-    """Return the error for a loss that is not finite: where it appeared and, with `debug.check_finite`, why.
+    """Return the error for a non-finite loss. It names the step and, with `debug.check_finite`, the layer.
 
     Args:
         model: The model after the step.
         train: The training part.
         config: The config of the run.
         rates: The learning rate of every step.
-        epoch: The number of the epoch, from 0.
+        epoch: The epoch number, starting from 0.
         call: The first step of the compiled call, and its image indices.
         before: The state before the call, to which the model is reset; None without `debug.check_finite`.
     """

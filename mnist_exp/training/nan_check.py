@@ -13,7 +13,7 @@ def first_not_finite(model: keras.Model, batch: Any) -> str:
     for layer in model.layers:
         for weight in layer.weights:
             if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
-                return f"The weights '{weight.path}' are not finite before this step."
+                return f"The weights '{weight.path}' were already non-finite before this step."
     outputs = keras.Model(model.inputs, [layer.output for layer in model.layers])(batch, training=True)
     for layer, output in zip(model.layers, outputs, strict=True):
         values = keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))

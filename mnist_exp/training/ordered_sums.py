@@ -1,9 +1,9 @@
-"""Sums of a network's branches in a fixed order: floating-point results depend on it.
+"""Sum a network's branches in a fixed order, because floating-point results depend on it.
 
 TensorFlow's arithmetic optimizer joins additions into one `AddN` operation. With three or more terms, that
 operation begins with whichever term's memory it can reuse, or, if the memory optimizer replaced it, adds the terms
-as they arrive. Both depend on timing, in spite of `enable_op_determinism`: a `Parallel` of three branches ended
-with different weights in each training.
+as they arrive. Both depend on timing, despite `enable_op_determinism`: a model with a `Parallel` of three branches
+ended with different weights each time it was trained.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OPTION = "arithmetic_optimization"
 def ordered_sums(model: keras.Model) -> Iterator[None]:
     """If the model adds branches, run compiled functions without the arithmetic optimizer.
 
-    Its absence made no measurable difference to the time of a training step. Other models keep it, and their bits.
+    Disabling it had no measurable effect on the time of a training step. Other models keep it, and their bits.
     """
     if not any(isinstance(layer, (keras.layers.Add, keras.layers.Average)) for layer in model.layers):
         yield

@@ -1,7 +1,7 @@
 """Compute the learning rate of every step in advance.
 
-A table rather than a Keras schedule object: the training loop assigns the rate at each step, so any schedule is
-possible, and the saved model's optimizer remains a plain Keras one.
+The result is a table rather than a Keras schedule object: the training loop assigns the rate at each step, so any
+schedule is possible, and the saved model's optimizer remains a plain Keras one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def learning_rates(
 
     During warm-up, the rate rises from `initial_fraction` of `base` to `base` at the last warm-up step; without
     warm-up, the first step has `base`. The rise is linear; for `one_cycle` (Smith, 2018) it follows half a cosine,
-    as does the descent. Decaying schedules would reach `final_fraction` of `base` one step after the last, so that
-    the last step learns if they end at 0. `reduce_on_plateau` is constant here, since its reductions are not known
-    in advance.
+    as does the descent. Decaying schedules would reach `final_fraction` of `base` one step after the last, so the
+    last step still changes the weights if that is 0. `reduce_on_plateau` is constant here, because its reductions
+    are not known in advance.
 
-    Without warm-up, the rates are those of Keras' `CosineDecay`, `PolynomialDecay` and `ExponentialDecay` with as
-    many `decay_steps` as there are steps. Keras' warm-up begins and ends one step later: its first step has the
-    initial rate itself, and learns nothing if that is 0.
+    Without warm-up, the rates are those of Keras' `CosineDecay`, `PolynomialDecay` and `ExponentialDecay` with
+    `decay_steps` equal to the number of steps. Keras' warm-up begins and ends one step later: its first step has
+    the initial rate itself, and changes nothing if that is 0.
     """
     total = steps_per_epoch * epochs
     warmup = min(round(config.warmup_epochs * steps_per_epoch + config.warmup_fraction * total), total)

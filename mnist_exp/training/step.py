@@ -1,4 +1,4 @@
-"""The compiled parts of training: a chunk of steps, and validation.
+"""The compiled parts of training: several steps in one call, and validation.
 
 Images stay in memory as bytes; each batch is gathered by index and then augmented. With several threads, the two
 halves of a batch are computed in parallel: on two cores, this takes up to a fifth less time than using both for
@@ -36,9 +36,9 @@ def compile_steps(
     rates: npt.NDArray[np.float32],
     class_weights: npt.NDArray[np.float32] | None = None,
 ) -> Callable[[npt.NDArray[np.int32], int, float], None]:
-    """Compile a function that makes one training step per row of image indices.
+    """Compile a function that performs one training step per row of image indices.
 
-    `class_weights` multiply the losses of the images of each class.
+    `class_weights` holds, for each class, a factor for the losses of its images.
 
     Returns:
         A function of the rows, the number of the first step, and a factor for the learning rate.
@@ -158,7 +158,7 @@ def _by_size(compiled: Callable[[int], Any], halves: bool) -> Callable[[int], An
 
 
 def learns_in_halves(model: keras.Model, config: TrainConfig) -> bool:
-    """Whether a batch's gradient is the mean of its halves'.
+    """Return whether a batch's gradient is the mean of the gradients of its halves.
 
     It is not if a layer normalizes over the batch, uses the same noise for all images, or penalizes its outputs,
     or if the loss is not a mean over images.
@@ -201,7 +201,7 @@ def _targets(part: Part, config: TrainConfig) -> Any:
 
 
 def build_state(model: keras.Model) -> None:
-    """Create every variable that training uses: they cannot be created inside a compiled function."""
+    """Create all variables that training uses, because none can be created inside a compiled function."""
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     shape = (1, *model.output_shape[1:])
@@ -215,5 +215,5 @@ def _takes_one_hot(model: keras.Model) -> bool:
 
 
 def read_metrics(model: keras.Model) -> dict[str, float]:
-    """Return the metrics since their last reset."""
+    """Return the metrics accumulated since their last reset."""
     return {name: float(value) for name, value in model.get_metrics_result().items()}

@@ -92,7 +92,7 @@ def waited(folder: Path) -> float:
 def warnings_of_tracking(out: str) -> list[str]:
     """Return the warnings of a training, without the one that its few validation images cause."""
     lines = [line for line in out.splitlines() if line.startswith("warning")]
-    return [line for line in lines if "the validation accuracy is of" not in line]
+    return [line for line in lines if "the validation accuracy is based on" not in line]
 
 
 def print_figures(what: str, folder: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_checkpoint_of_another_run_is_refused(stopped: Path):
     state, damaged = read_newest(stopped, "another")
     assert state is None
     assert len(damaged) == 2
-    assert damaged[0].endswith("of another run, run")
+    assert damaged[0].endswith("belongs to another run, run")
 
 
 def test_temporary_files_of_a_killed_process_are_removed(stopped: Path, tmp_path: Path):
