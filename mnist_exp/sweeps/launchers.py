@@ -23,7 +23,7 @@ from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
 from mnist_exp.training.device import available_cores
 
-_RAY_SECONDS = 15  # to wait for a cluster's answer
+_RAY_SECONDS = 15  # to wait for a cluster to respond
 
 
 def launch(
