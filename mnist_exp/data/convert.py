@@ -37,7 +37,7 @@ def write(source: Source, to: str, target: Path, header: bool, advance: Advance)
 
 
 def list_settings(source: Source, to: str) -> dict[str, object]:
-    """Return the `data` settings that read the written data set back; some may equal their defaults."""
+    """Return the `data` settings needed to read the written data set; some may equal their defaults."""
     keys: dict[str, object] = {}
     shape = source.train.images.shape[1:]
     if to == "csv" and square(math.prod(shape)) != shape:

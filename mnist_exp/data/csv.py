@@ -29,7 +29,7 @@ Tell = Callable[[str], None]
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # used by some programs in their "CSV" files
 _BLOCK = 1 << 20  # bytes per read: larger blocks were hardly faster and took 40 MB more
-_PROBED = 5  # lines that are looked at to describe columns
+_PROBED = 5  # lines that are examined to determine the columns
 _LABELS = ("label", "labels", "class", "target", "y", "digit", "letter")  # headers of the label's column
 _NUMBERS = ("", "id", "index", "unnamed: 0")  # headers of a column that counts the lines
 _STARTS = {
@@ -65,7 +65,7 @@ def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda 
 
 
 def read_images(path: Path, shape: Shape, scale: Scale = None) -> tuple[Images, bool]:
-    """Read the images of a file and ignore any labels. Raises `RequestError` with the lines of all problems.
+    """Read the images from a file, ignoring any labels. Raises `RequestError` with the lines of all problems.
 
     Returns:
         The images, and whether each line has a label before its pixels.
@@ -94,7 +94,7 @@ class _Table:
     def of(
         cls, path: Path, shape: Shape | None, *, labelled: bool, column: int | str | None, tell: Tell
     ) -> _Table:
-        """Look at the first lines of a file. Raises `RequestError` if it is no table of images."""
+        """Examine the first lines of a file. Raises `RequestError` if it is not a table of images."""
         _refuse_other_kinds(path)
         rows = list(islice(_rows(path), _PROBED))
         pixels = "its label, then its pixels" if labelled else "its pixels"
@@ -162,7 +162,7 @@ def _label_column(
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """Raise `RequestError` for a file that is no CSV text, with what it is."""
+    """Raise `RequestError` if a file is known not to be CSV text, naming what it is instead."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -174,9 +174,9 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 def _read(table: _Table, scale: Scale) -> tuple[Array, Array]:
-    """Read pixels (images, values) and labels, numbers or texts, which are not checked.
+    """Read pixels (images, values) and labels (numbers or strings), without checking the labels.
 
-    Raises `RequestError` for lines of another length and values that are not pixels.
+    Raises `RequestError` for lines of the wrong length and values that are not pixels.
     """
     if not _has_hexadecimals(table.path, table.skip):  # pyarrow would read them as numbers
         for pixel in ("uint8", "float32"):
@@ -222,9 +222,9 @@ def _read_as(table: _Table, pixel: str, label: str) -> tuple[Array, Array] | Non
 
 
 def _scan(table: _Table, scale: Scale) -> tuple[Array, Array]:
-    """Read a file line by line. Raises `RequestError` with all lines that are wrong.
+    """Read a file line by line. Raises a `RequestError` that lists all invalid lines.
 
-    Slow, so only for files with numbers in an unusual notation, or with faults.
+    Slow, so used only for files that contain faults, or numbers in an unusual notation.
     """
     faults, pixels, labels = Faults(), [], []
     bounds: list[float] = []
@@ -262,7 +262,7 @@ def _number(text: str) -> float:
 
 
 def _looks_like_labels(values: Array) -> bool:
-    """Return whether values are words, or few numbers that follow each other from 0 or 1."""
+    """Return whether values are words, or a few consecutive integers starting at 0 or 1."""
     try:
         numbers = np.unique(values.astype(str).astype(np.float64) if values.dtype.kind in "OU" else values)
     except ValueError:
@@ -365,7 +365,7 @@ def _other_length(
 
 
 def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
-    """Return what a column too many is, if all lines have it, as the rest of a message; else an empty text."""
+    """Explain a superfluous column that all lines have, as the rest of a message; empty if there is none."""
     texts = [[text.strip() for text in row] for _, row in rows]
     if all(len(row) > 1 and not row[-1] for row in texts):
         return "; the last column is empty, as each line ends with a comma: remove it"

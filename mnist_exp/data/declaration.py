@@ -24,9 +24,9 @@ from mnist_exp.errors import RequestError
 
 Tell = Callable[[str], None]
 
-_ODD = 0.1  # share of images up to which those of another size are mistakes, which reading the images reports
-_LARGE = 128  # pixels: images of this size or less keep it
-_SIDES = (64, 32)  # to which larger images are scaled, if their shorter side is not below it in most cases
+_ODD = 0.1  # up to this share, images of another size count as mistakes, reported when the images are read
+_LARGE = 128  # pixels: images up to this size are not scaled
+_SIDES = (64, 32)  # sides to scale larger images to: the first that their median shorter side reaches, or the last
 
 
 def infer(text: str, tell: Tell, progress: Progress = no_progress) -> Mapping[str, Any]:
@@ -53,10 +53,10 @@ def infer(text: str, tell: Tell, progress: Progress = no_progress) -> Mapping[st
 def examine(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> dict[str, int]:
     """Check what can be seen in file names, headers and labels; with `data.verify`, read all pixels.
 
-    Data that is not in a given folder, and may have to be fetched, is not looked at.
+    Data outside a given folder, which may have to be downloaded, is not examined.
 
     Returns:
-        The number of images in each part; nothing for data that is not looked at.
+        The number of images in each part; empty for data that is not examined.
 
     Raises:
         RequestError: The data is missing, damaged or not as declared.
@@ -101,7 +101,7 @@ def _examine_folders(
 
 
 def _look(data: DataConfig, shape: list[int] | None, progress: Progress) -> tuple[Shape, int]:
-    """Return the shape and the number of classes of a data set, the shape as declared if it is."""
+    """Return the shape (as declared, if it is) and the number of classes of a data set."""
     declared = (shape[0], shape[1], shape[2]) if shape else None
     paths = given_paths(data, _nothing)
     if data.source == "folder":
@@ -121,7 +121,7 @@ def _labels_of(parts: Mapping[str, RawPart]) -> dict[str, RawLabels]:
 def _raw_parts(
     paths: Mapping[str, Path], data: DataConfig, shape: Shape | None
 ) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
-    """Return the parts with their labels. The images of IDX and NPZ files are not read, and black."""
+    """Return the parts with their labels. Black images replace those of IDX and NPZ files, which are not read."""
     if data.source == "csv":
         return {part: csv.read(path, shape, data) for part, path in paths.items()}, None
     if data.source == "npz":

@@ -1,4 +1,4 @@
-"""Collect what is wrong with a data set, to report all of it together, counted by kind."""
+"""Collect the faults of a data set and report them together, counted by kind."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Faults:
         return "; ".join(_line(kind, faults) for kind, faults in self.by_kind.items())
 
     def raise_any(self, subject: str, advice: str = "") -> None:
-        """Raise `RequestError` if there are faults: with the fault if it is the only one, else with their numbers.
+        """Raise `RequestError` if there are faults: with the text of a single one, else with a line per kind.
 
         Args:
-            subject: What has the faults, such as a folder.
-            advice: What resolves all of them.
+            subject: The name of the data set, file or folder with the faults.
+            advice: How to resolve all of them, as the rest of the message.
         """
         if len(self) == 1:
             [[(place, text)]] = self.by_kind.values()

@@ -62,7 +62,7 @@ class Listing:
 
 @dataclass
 class Sizes:
-    """How many images have which size."""
+    """The number of images of each size."""
 
     counts: Counter[tuple[int, int]] = field(default_factory=Counter)
     examples: dict[tuple[int, int], str] = field(default_factory=dict)

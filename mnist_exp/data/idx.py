@@ -66,7 +66,7 @@ def unpack(content: bytes, spec: FileSpec, name: str) -> bytes:
 def _decompressed(archive: bytes) -> bytes:
     """Decompress an archive up to one byte more than its IDX header declares or, if it is not IDX, only its start.
 
-    The limit protects memory from small archives of huge files.
+    The limit guards against small archives that expand to huge files.
     """
     with gzip.GzipFile(fileobj=io.BytesIO(archive)) as file:
         start = file.read(4)

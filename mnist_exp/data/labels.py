@@ -24,13 +24,13 @@ Array = npt.NDArray[Any]
 
 _MOST_NAMES = 12  # in a message
 _MOST_CLASSES = 2**20
-_MOSTLY = 0.5  # share of distinct labels that are numbers, above which the others are mistakes
+_MOSTLY = 0.5  # if more than this share of the distinct labels are numbers, the others count as mistakes
 _TRUE_LABELS = ("U", "S", "O", "T")
 
 
 @dataclass(frozen=True)
 class RawLabels:
-    """The labels of a part as they are in its file: numbers or texts."""
+    """The labels of a part as they are in its file: numbers or strings."""
 
     values: Array
     place: Callable[[int], str]
@@ -40,12 +40,12 @@ class RawLabels:
 def as_labels(
     parts: Mapping[str, RawLabels], data: DataConfig, named: tuple[str, ...] | None = None
 ) -> tuple[dict[str, Labels], tuple[str, ...]]:
-    """Return the labels of each part from 0, and the class names.
+    """Return the labels of each part, counted from 0, and the class names.
 
     Args:
         parts: The raw labels.
         data: The config; its number of classes must be that of the labels.
-        named: The class names that the file declares, if it does.
+        named: The class names that the file declares, if any.
 
     Raises:
         RequestError: A label is not allowed.

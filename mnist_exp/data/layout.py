@@ -1,8 +1,8 @@
 """Find a data set's files in its folder: under the config's names, or under those that archives give them.
 
 A file is also found if Windows or an unpacking program changed its name (`train (1).csv`, a folder with the file
-in it, `train-images.idx3-ubyte`), and under EMNIST's and Kaggle's names. A file that is found under another name
-than the config's is reported, and a choice between several files is refused.
+in it, `train-images.idx3-ubyte`), and under EMNIST's and Kaggle's names. A file found under a name other than the
+config's is reported. If several files match, an error asks the user to choose.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def find_files(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
     """Return the path of each part of a CSV, NPZ or IDX data set; a test part that does not exist is left out.
 
     Raises:
-        RequestError: A file is missing, or there are several that could be it.
+        RequestError: A file is missing, or several files match.
     """
     there = _files_in(folder)
     paths: dict[str, Path] = {}
@@ -116,7 +116,7 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, 
 
 
 def _enter_only_folders(outer: Path, tell: Tell) -> Path:
-    """Return the folder within single folders, such as an unpacked archive leaves."""
+    """Skip outer folders that contain only another folder, as those of unpacked archives do."""
     folder = outer
     while len(inside := _folders_in(folder)) == 1 and inside[0].lower() not in _TRAINING:
         if not _folders_in(folder / inside[0]):
@@ -216,5 +216,5 @@ def _listed(names: list[str]) -> str:
 
 
 def _quoted(name: str) -> str:
-    """Return a name as a shell and Hydra take it."""
+    """Quote a name for the shell and Hydra, if necessary."""
     return name if re.fullmatch(r"[\w./-]+", name) else f"\"'{name}'\""

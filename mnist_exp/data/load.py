@@ -63,9 +63,9 @@ def find(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> Sour
 
 
 def split(labels: Labels, data: DataConfig) -> tuple[Indices, Indices]:
-    """Divide the training set into images to train on and to validate on, at most `data.limit` in total.
+    """Split the training set into training and validation images, at most `data.limit` in total.
 
-    The limit is applied to each part after the division, so it moves no image from one part to the other, and the
+    The limit is applied to each part after the split, so it moves no image from one part to the other, and the
     parts for a smaller limit are contained in those for a larger one.
 
     Returns:
@@ -114,7 +114,7 @@ def prepare(source: Source, data: DataConfig) -> Dataset:
 
 
 def smallest_limit(labels: Labels, data: DataConfig) -> int | None:
-    """Return the smallest `data.limit` that leaves every class a training image, and an image to validate on.
+    """Return the smallest `data.limit` that leaves a training image of every class and a validation image.
 
     Returns None if some class has no training image even without a limit.
     """
@@ -204,7 +204,7 @@ def transposes(data: DataConfig, files: Iterable[str | Path]) -> bool:
 def _assemble(
     raw: Mapping[str, RawPart], data: DataConfig, origin: str, named: tuple[str, ...] | None, tell: Tell
 ) -> Source:
-    """Turn parts as they are in their files into bytes and labels from 0. Raises `RequestError`."""
+    """Convert raw parts to pixels as bytes and labels counted from 0. Raises `RequestError`."""
     swaps = transposes(data, [part.images_place for part in raw.values()])
     if swaps and data.transpose is None:
         tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false leaves them")

@@ -25,7 +25,7 @@ def available() -> int:
         if limit != "max":
             found = min(found, int(limit) - used + int(inactive))
     except (OSError, ValueError, IndexError, StopIteration):
-        pass  # not Linux, or no control group: what is known so far
+        pass  # not Linux, or no control group: use what is known so far
     return found
 
 
@@ -34,9 +34,9 @@ def refuse_too_large(images: int, values: int, data: DataConfig, itemsize: int =
 
     Args:
         images: The number of images.
-        values: The number of values of each.
+        values: The number of values per image.
         data: The config, for the advice in the message.
-        itemsize: The bytes of a value in the file.
+        itemsize: The size of a value in the file, in bytes.
     """
     free = available()
     needed = images * values * (_COPIES + (itemsize if itemsize > 1 else 0))

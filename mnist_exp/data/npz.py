@@ -57,9 +57,10 @@ def _read_part(arrays: Mapping[str, Array], x: str, y: str, path: Path) -> RawPa
 
 
 def array_names(there: Collection[str], path: Path) -> dict[str, str]:
-    """Return the names that the arrays `x_train`, `y_train`, `x_test` and `y_test` have.
+    """Return the names that the arrays `x_train`, `y_train`, `x_test` and `y_test` have in an archive.
 
-    Known are also `X_train`, `train_images`, `train_labels` and the like. Raises `RequestError` if one is missing.
+    `X_train`, `train_images`, `train_labels` and the like are also recognized. Raises `RequestError` if one is
+    missing.
     """
     names: dict[str, str] = {}
     for part in ("train", "test"):
@@ -165,7 +166,7 @@ def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], ad
 
 
 def _as_vector(labels: Array, place: str) -> Array:
-    """Return a label per image, also of one-hot rows. Raises `RequestError`."""
+    """Return one label per image, converting one-hot rows. Raises `RequestError`."""
     if labels.ndim == 1 or labels.shape[1:] == (1,):
         return labels.reshape(-1)
     if (
@@ -180,7 +181,7 @@ def _as_vector(labels: Array, place: str) -> Array:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive. Raises `RequestError` for all that zipfile raises in the block."""
+    """Open an archive. Raises `RequestError` for any exception that zipfile raises in the block."""
     try:
         with zipfile.ZipFile(path) as archive:
             refuse_bombs(archive.infolist())
@@ -195,7 +196,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def _explained(place: str) -> Iterator[None]:
-    """Raise `RequestError` for any error in the block: Python's parser may raise any for a damaged header."""
+    """Raise `RequestError` for any error in the block: a damaged header may cause exceptions of any type."""
     try:
         yield
     except RequestError as error:

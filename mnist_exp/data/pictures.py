@@ -28,8 +28,10 @@ _ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # the EXIF tag, and its values fo
 _EXIF_IN_PNG = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _LONGEST_START = 64  # bytes of a file that show what it is
 _PLAIN = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "CMYK", "YCbCr")  # modes that Pillow converts without loss
-_NEARLY_GREY = 32  # of 255: difference between the channels up to which an image is grey (JPEG, scanners)
-_DEPTH = slice(24, 26)  # of a PNG file: bits per channel, and the type of colours
+# Maximum difference between channels (out of 255) for an image to count as grey; allows for JPEG and scanner
+# noise.
+_NEARLY_GREY = 32
+_DEPTH = slice(24, 26)  # of a PNG file: bits per channel, and the colour type
 _DEEP_COLOURS = (b"\x10\x02", b"\x10\x06")
 _STARTS = {
     b"<!DOCTYPE": "an HTML page",
@@ -57,7 +59,7 @@ class Unusable(Exception):
 
 
 class OtherSize(Exception):
-    """An image file of another size than `data.shape`."""
+    """An image file whose size is not that of `data.shape`."""
 
     def __init__(self, height: int, width: int) -> None:
         self.size = height, width
@@ -87,16 +89,16 @@ def read_header(path: str) -> tuple[tuple[int, int], bool]:
 
 
 def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = None) -> tuple[Images, int]:
-    """Read an image file in a shape.
+    """Read an image file as pixels of the given shape.
 
     Args:
         path: The file.
         shape: Height, width and channels.
         resize: How to scale an image of another size.
-        scale: The value of white, or those of black and white; None: 255, or 65,535 in files of 16 bits.
+        scale: The value of white, or those of black and white; None: 255, or 65,535 in 16-bit files.
 
     Returns:
-        The pixels, and the largest value in a file of 16 bits (0 for others).
+        The pixels, and the largest value in a 16-bit file (0 for other files).
 
     Raises:
         Unusable: The file is damaged, or its pixels are not plain.
@@ -216,7 +218,7 @@ def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, i
         if image.getchannel("A").getextrema()[0] != 255:
             raise Unusable("transparent images", "is transparent; expected an opaque image")
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    # A white above 255 is that of files with 16 bits.
+    # A white value above 255 applies only to 16-bit files.
     return (image if max(limits(scale)) > 255 or scale is None else _rescaled(np.asarray(image), limits(scale))), 0
 
 

@@ -29,7 +29,7 @@ def limits(scale: Scale, default: float = 255) -> tuple[float, float]:
 
 
 def rescaled(values: Array, scale: tuple[float, float]) -> Images:
-    """Return values between black and white as 0…255. Raises `ValueError` for a value outside."""
+    """Scale values from black to white to 0…255. Raises `ValueError` if a value is outside this range."""
     black, white = scale
     low, high = float(values.min()), float(values.max())
     if not min(scale) <= low <= high <= max(scale):
@@ -61,7 +61,7 @@ def as_bytes(array: Array, place: str, scale: Scale) -> Images:
 
 
 def allowed(values: Array, scale: Scale) -> npt.NDArray[np.bool_]:
-    """Return which values are pixels."""
+    """Return which values are valid pixels."""
     low, high = sorted(limits(scale))
     with np.errstate(invalid="ignore"):
         inside = (values >= low) & (values <= high)
@@ -111,7 +111,7 @@ def refuse_zeros_and_ones(brightest: int, place: str) -> None:
 def as_images(array: Array, place: str, shape: Shape | None) -> tuple[Array, str]:
     """Return images as (images, height, width, channels), and a note if their original layout was different.
 
-    Without channels, with the channels first, and as rows of pixels are recognized.
+    Arrays without a channel axis, with channels first, or with one row of pixels per image are also recognized.
 
     Args:
         array: The array.

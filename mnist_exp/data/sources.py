@@ -137,7 +137,7 @@ def fetch(data: DataConfig, tell: Callable[[str], None]) -> str:
 
 
 def given_folder(directory: str) -> Path:
-    """Return the folder that the user gave. Raises `RequestError` if it is none."""
+    """Return the folder that the user gave. Raises `RequestError` if it is not a folder."""
     folder = Path(directory)
     if os.path.isfile(folder):
         raise RequestError(f"{given_by(folder)}={folder}: is a file; data.dir={folder.parent} is its folder")
@@ -191,7 +191,7 @@ def _download_from_any(
 
 
 def _reason(error: Exception) -> str:
-    """Return why a mirror could not be used: what it answered, or that it is down."""
+    """Return why a mirror could not be used: its response, or the reason why there was none."""
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
         cause = error.reason
         return f"no answer: {getattr(cause, 'strerror', None) or cause}"

@@ -46,7 +46,7 @@ class Pair:
 
 
 def sort_groups(groups: Sequence[Group], metric: str, direction: Direction) -> list[Group]:
-    """Return the groups sorted by their mean of a metric, best first. Every run must have a value of it."""
+    """Return the groups sorted by their mean of a metric, best first. Every run must have a value for it."""
     sign = 1 if direction == "min" else -1
     return sorted(groups, key=lambda group: sign * mean_of(list(group.values(metric).values())).mean)
 
@@ -59,7 +59,7 @@ def compare_pairs(groups: Sequence[Group], metric: str, diverged: Container[str]
     Args:
         groups: The groups.
         metric: The metric to compare.
-        diverged: The marks of the groups with a diverged run, whose other runs alone look too good.
+        diverged: The marks of groups with a diverged run, which look too good by their other runs alone.
     """
     shared = [_shared_values(first, second, metric) for first, second in combinations(groups, 2)]
     tested = [values for values in shared if len(values[0]) > 1]

@@ -81,7 +81,7 @@ def report_comparison(
 
 
 def print_left_out(left_out: Mapping[Path, str]) -> None:
-    """Print the omitted runs; of many, only the first ones and the number of the others."""
+    """Print the omitted runs; if there are many, only the first ones and the number of the others."""
     lines = [f"without {display_path(path)}: {reason}" for path, reason in left_out.items()]
     if len(lines) > _MOST_LEFT_OUT:
         lines[_MOST_LEFT_OUT - 1 :] = [f"without {len(lines) - _MOST_LEFT_OUT + 1} more"]

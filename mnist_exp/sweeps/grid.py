@@ -38,7 +38,7 @@ class Grid:
 def expand(request: Request) -> Grid:
     """Return the jobs of a sweep, in the order in which Hydra's own sweeper would run them.
 
-    Raises `RequestError` for a grid without jobs.
+    Raises `RequestError` if the grid has no jobs.
     """
     with config_loader(request.config_dir) as loader:
         texts, problems = split_parsable(request.overrides)
@@ -81,8 +81,8 @@ def _values(override: Override, text: str) -> list[str]:
 def compose_with_hydra(loader: ConfigLoader, request: Request) -> DictConfig | None:
     """Return the config including Hydra's own settings; None if those cannot be composed.
 
-    Errors are reported later, when the jobs are composed. If only the other settings cannot be composed, as over a
-    saved config, they have their defaults.
+    Errors are reported later, when the jobs are composed. If only settings other than Hydra's cannot be composed,
+    such as those that apply to a saved config, they keep their defaults.
     """
     of_hydra = [text for text in request.overrides if key_of(text).startswith("hydra")]
     for overrides in (request.overrides, of_hydra):

@@ -33,21 +33,21 @@ class TrainedRun:
 
     @classmethod
     def of(cls, summary: RunSummary, values: Mapping[str, Any]) -> TrainedRun:
-        """Return a finished run in the form that is grouped and compared.
+        """Return a finished run in the form used for grouping and comparison.
 
         Args:
             summary: The run.
             values: Its resolved config.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: It is not that of a finished run.
+            KeyError, TypeError, ValueError, AttributeError: The config or result is not that of a finished run.
         """
         config = with_effect(values)
         del config["seed"]
         result = summary.result
         if result.device.precision is None or result.data.sha256 is None:
             raise ValueError("its result lacks the device or the data")
-        device = result.device  # as resolved, with what can change the weights
+        device = result.device  # as resolved: these settings can change the weights
         config["device"] |= {"kind": device.kind, "precision": device.precision, "threads": device.threads}
         config["data"] = {**config["data"], "sha256": result.data.sha256[:8]}
         if origin := result.init_from:
@@ -77,7 +77,7 @@ class TrainedRun:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that the run has values of, except `seconds`."""
+        """The metrics for which the run has values, except `seconds`."""
         result = self.summary.result
         validated = [name for name in result.best or {} if name.startswith("val/")]
         return validated + [f"test/{name}" for name in result.test or {}]
@@ -149,7 +149,7 @@ def _labels(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def _columns(part: str, keys: Sequence[str], runs: Sequence[TrainedRun]) -> list[list[str]]:
-    """Return what the labels say about one config group, as columns with a text for each run.
+    """Return the parts of the labels that describe one config group, as columns with a text for each run.
 
     The names of the options are enough if they account for all differences. Otherwise parameters are added or, if
     these do not account for the rest either, all differing values, including those of layers.

@@ -1,6 +1,7 @@
 """Confidence intervals and significance tests for results over a few seeds.
 
-All intervals are Student's. They describe how a value varies with the seed, for a fixed set of images.
+All intervals are based on Student's t distribution. They describe how a value varies with the seed, for a fixed
+set of images.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ In simulations of 3 to 10 seeds and 2 to 6 groups, these limits keep false verdi
 below 7 % for exponentially distributed ones, whatever the groups' spreads (docs/comparing.md)."""
 SIGN_FLIP_SEEDS = 6
 """The smallest number of seeds for which the sign-flip test can find a difference at `ALPHA`: 2 / 2⁶ = 0.031."""
-# Metrics are float32: values are equal if they differ by less than this, relative to the largest.
+# Metrics are float32: values count as equal if they differ by less than this, relative to the largest.
 _SAME = 1e-6
 
 Values = npt.NDArray[np.float64]
@@ -59,7 +60,7 @@ class Difference:
     interval: tuple[float, float] | None
     p: float
     smallest: float | None = None
-    """The smallest difference that would be significant for these numbers of seeds and pairs, and this spread."""
+    """The smallest difference that would be significant with these numbers of seeds and pairs and this spread."""
     spread_ratio: float = 1.0
     """The larger standard deviation of the two groups, divided by the smaller one."""
 
@@ -99,15 +100,15 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
     5 %, however many pairs there are.
 
     The intervals use Bonferroni's (Dunn, Multiple comparisons among means, JASA 56, 1961): the probability that
-    any of them misses the true difference is at most 5 %. Holm's later steps find differences that these intervals
-    do not exclude; such an interval is cut off at 0, so that it never contradicts the verdict. Each interval by
+    any of them misses the true difference is at most 5 %. Holm's later steps also find differences whose intervals
+    contain 0; such an interval is cut off at 0, so that it never contradicts the verdict. Each interval by
     itself still has a coverage of at least 95 %. All verdicts and intervals together are correct with a
     probability of at least 90 %, as 5 % is allowed for each of the two (in simulations, 91.6 % at worst).
     Intervals that share Holm's 5 % would often show no more than the sign (Strassburger and Bretz, Statistics in
     Medicine 27, 2008).
 
     If a pair has the same difference for all seeds, it has no interval and is not significant: two seeds on few
-    images agree by chance.
+    images may agree by chance.
 
     Args:
         pairs: Lists of equal length with the values of the same two or more seeds.
@@ -180,8 +181,8 @@ def sign_flip(first: Sequence[float], second: Sequence[float]) -> float | None:
     Unlike the t test, it needs no normal values, only differences that are as likely to be too large as too small.
 
     Returns:
-        The two-sided p-value (exact for up to 14 seeds, else from 16,384 random flips); None for fewer seeds than
-        could ever show a difference.
+        The two-sided p-value (exact for up to 14 seeds, else from 16,384 random flips); None if there are too few
+        seeds to ever show a difference.
     """
     if len(first) < SIGN_FLIP_SEEDS:
         return None
@@ -192,7 +193,7 @@ def sign_flip(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def holm(p: Values) -> Values:
-    """Return Holm's adjusted p-values, each to be compared with `ALPHA` itself, for those of several tests."""
+    """Adjust the p-values of several tests by Holm's method, so that each can be compared with `ALPHA` itself."""
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
     corrected = np.empty(len(p))

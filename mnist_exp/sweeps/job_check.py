@@ -39,7 +39,7 @@ def format_job_count(count: int) -> str:
 def check_jobs(request: Request, grid: Grid, names: Sequence[str]) -> dict[str, tuple[Request, TrainConfig]]:
     """Return the request and config of every job by its name; with `sweep.skip_invalid`, only of valid jobs.
 
-    Raises `RequestError` with the problems of all jobs, each once with the names of its jobs.
+    Raises `RequestError` with the problems of all jobs, each listed once with the names of the jobs it affects.
     """
     problems = _grid_problems(grid, names)
     of_the_grid, subject = bool(problems), f"this sweep of {format_job_count(len(names))}"

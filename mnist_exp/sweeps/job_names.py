@@ -45,7 +45,7 @@ def sweep_name(swept: Sequence[str], fixed: Sequence[str]) -> str:
 
 
 def _value(text: str) -> object:
-    """Return what an override sets, regardless of notation, and whether it removes the key instead (`~key`)."""
+    """Return an override's value, regardless of notation, and whether it sets or removes (`~key`) the key."""
     try:
         override = parse_override(text)
     except HydraException:

@@ -24,7 +24,7 @@ from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_cod
 from mnist_exp.sweeps.local_workers import ending_local_workers
 from mnist_exp.training.device import available_cores
 
-_RAY_SECONDS = 15  # to wait for a cluster's answer
+_RAY_SECONDS = 15  # to wait for a cluster to respond
 
 
 def launch(

@@ -44,7 +44,7 @@ class Leaderboard:
             say("* best validation accuracy")
 
     def as_csv(self) -> str:
-        """Return the table as CSV; accuracies are from 0 to 1, missing values are empty."""
+        """Return the table as CSV. Accuracies range from 0 to 1; missing values are empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self._header())

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 def read_trial(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
-    """Return the trial as it is in the storage now."""
+    """Return the trial's current state in the storage."""
     return study._storage.get_trial(trial._trial_id)
 
 
@@ -88,5 +88,5 @@ class FlockedFile(BaseJournalFileLock):
         return True
 
     def release(self) -> None:
-        """Let other processes write."""
+        """Release the lock."""
         os.close(self._descriptor)

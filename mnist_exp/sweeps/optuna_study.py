@@ -1,9 +1,8 @@
 """The study of a search: its trials, shared by all processes that work on it, and the values that Optuna suggests.
 
-The trials of a study are created in advance, numbered 0 to N - 1 and waiting, so that there are N of them no
-matter which process dies. The storage decides which process gets a waiting trial. A running trial belongs to the
-directory of its run, and to the process that holds the trial's lock there; if that process dies, the next one
-resumes it.
+The N trials of a study are created in advance, waiting and numbered from 0 to N - 1, so that none is missing if a
+process dies. The storage decides which process gets a waiting trial. A running trial belongs to the directory of
+its run, and to the process that holds the trial's lock there; if that process dies, the next one resumes it.
 
 If directories are not shared, a storage with a clock of its own (a database) detects that a machine is gone: its
 trial is marked as lost, and another trial with the same values replaces it.
@@ -125,7 +124,7 @@ class Claim:
 
 
 class Study:
-    """A study in a storage, on which this process works."""
+    """A study that this process works on."""
 
     def __init__(
         self,
@@ -266,7 +265,7 @@ def open_study(
     pruner: str,
     epochs: int,
 ) -> optuna.Study:
-    """Create a study, or load it. `epochs` is the maximum for a trial.
+    """Create a study, or load an existing one. `epochs` is the maximum number of epochs of a trial.
 
     Raises `RequestError` if the storage does not answer, or if the study has another definition.
     """

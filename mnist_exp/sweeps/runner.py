@@ -31,7 +31,7 @@ from mnist_exp.text import display_path
 from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
 from mnist_exp.training.device import available_cores
 
-_DEATHS = 2  # deaths of a job's workers, after which it is not retried
+_DEATHS = 2  # number of worker deaths after which a job is not retried
 _POLL = 1.0  # seconds between checks of jobs that a launcher left running
 
 

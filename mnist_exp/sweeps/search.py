@@ -41,17 +41,17 @@ class Search:
     request: Request
     """The request to train, with the overrides that all trials share."""
     config: TrainConfig
-    """The config of one point of the space; only what is the same at all points may be read from it."""
+    """The config of one point of the space. Use only those of its settings that are the same at all points."""
     space: Space
     tune: TuneConfig
     name: str
     trials: int
     seed: int
     epochs: int
-    """The maximum for a trial."""
+    """The maximum number of epochs of a trial."""
     stands_in_for: str | None
     definition: Mapping[str, Any]
-    """The settings that identify the study: it is continued only if they are the same."""
+    """The settings that identify the study: it is continued only if they are unchanged."""
 
     @property
     def directory(self) -> Path:
@@ -103,7 +103,7 @@ def check_search(request: Request) -> Search:
 
 
 def check_settings(request: Request) -> tuple[TuneConfig | None, list[Problem]]:
-    """Check the settings of a search. Returns them (None if they are wrong), and their problems."""
+    """Check the settings of a search. Returns the settings (None if they are invalid) and their problems."""
     try:
         return compose_checked(request, StudyConfig)[0].tune, []
     except RequestError as error:
@@ -119,7 +119,7 @@ def default_name(space: Space, model: str) -> str:
 
 
 def check_space(space: Space, settings: TuneConfig | None) -> list[Problem]:
-    """Return the problems of a space other than those of single dimensions, and those of its sampler."""
+    """Return the problems with a space as a whole, beyond those with single dimensions, and with its sampler."""
     problems = []
 
     def report(code: Code, message: str, key: str = "") -> None:
@@ -162,7 +162,7 @@ def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
 
 
 def _grid_problems(space: Space, numeric: Sequence[Numbers], trials: int) -> list[Problem]:
-    """Return why a space is no grid, or has fewer points than the requested trials."""
+    """Return why a space is not a grid, or has fewer points than requested trials."""
     if endless := [numbers for numbers in numeric if numbers.points is None or numbers.log]:
         return [
             Problem(
@@ -206,9 +206,9 @@ def check_points(
 
 
 def as_search_problem(problem: Problem, space: Space) -> Problem:
-    """Rephrase a problem of some points as one of the search.
+    """Rephrase a problem with some points as a problem with the search.
 
-    If a key does not exist, the problem is the same for each of its values; it becomes one problem of all values.
+    A key that does not exist causes the same problem for every value, so it is reported only once.
     """
     message = problem.message.replace("  [all jobs]", "").replace("for all jobs of a sweep", "for all trials")
     for dimension in space.dimensions:

@@ -65,7 +65,7 @@ class Numbers:
 
     @property
     def points(self) -> tuple[str, ...] | None:
-        """All values; None if there is no finite number of them."""
+        """All values; None if there are infinitely many."""
         if self.step is None:
             return None
         count = round((self.high - self.low) / self.step) + 1
@@ -119,7 +119,7 @@ class Space:
 
 
 def read_space(request: Request, preset: Mapping[str, Any]) -> Space:
-    """Return the space given by the command line and a preset (`tune.space`); the command line wins."""
+    """Return the space given by the command line and a preset (`tune.space`); the former takes precedence."""
     dimensions: dict[str, Dimension] = {}
     with config_loader(request.config_dir) as loader:
         good, problems = split_parsable(request.overrides)
@@ -205,7 +205,7 @@ def _faults(sweep: Any) -> Iterator[str]:
 
 
 def _interval_faults(sweep: IntervalSweep, log: bool) -> Iterator[str]:
-    """Yield a message for each fault of the ends of an interval, which is sampled on a log scale if `log`."""
+    """Yield a message for each fault of an interval's bounds; `log` means that it is sampled on a log scale."""
     assert sweep.start is not None
     assert sweep.end is not None
     low, high = sweep.start, sweep.end

@@ -1,4 +1,4 @@
-"""Run a search: its trials one after another, then the score and the results of the best one."""
+"""Run a search: run its trials one after another, then score the best one and report the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mnist_exp.sweeps.trials import run_trial, score_best, trial_name
 from mnist_exp.text import display_path
 from mnist_exp.tracking.study_record import StudyRecord
 
-_PATIENCE = 60  # seconds to wait for another process that finishes the search
+_PATIENCE = 60  # seconds to wait for another process that is finishing the search
 
 
 def run_search(search: Search, overrides: Sequence[str]) -> Path:
@@ -29,7 +29,7 @@ def run_search(search: Search, overrides: Sequence[str]) -> Path:
         overrides: The overrides of the command line, for the record.
 
     Raises:
-        RequestError: Before anything is created.
+        RequestError: The study's directory or storage cannot be used.
         WorkError: No trial finished, or the machine failed (such as a full disk).
     """
     select, settings = search.config.training.select, search.tune
@@ -92,7 +92,7 @@ def without_storage(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def next_claim(study: Study) -> Claim | None:
-    """Claim the next trial. A signal waits until then: Python drops exceptions in weak-reference callbacks."""
+    """Claim the next trial. Signals are held meanwhile: Python drops exceptions in weak-reference callbacks."""
     signals.check()
     with signals.held():
         return study.claim()
@@ -115,7 +115,7 @@ def print_trial(search: Search, study: Study, number: int, directory: Path) -> N
 
 
 def finish_study(search: Search, study: Study, record: StudyRecord, directory: Path) -> None:
-    """If all trials have ended, score the best and write table and pictures.
+    """If all trials have ended, score the best one and write the table and the plots.
 
     Raises `WorkError` if none finished.
     """

@@ -34,7 +34,7 @@ from mnist_exp.training.early_stopping import is_better
 def run_trial(search: Search, claim: Claim, directory: Path) -> None:
     """Run or resume a trial, and report its end to the study.
 
-    Raises `WorkError` for a fault of the machine, such as a full disk: the trial is resumed later.
+    Raises `WorkError` if the machine is at fault (such as a full disk), so that the trial can be resumed later.
     """
     path = directory / trial_name(claim.number)
     stopwatch = Stopwatch(time.perf_counter())
@@ -60,9 +60,9 @@ def run_trial(search: Search, claim: Claim, directory: Path) -> None:
 
 
 def read_figures(run: Path, metric: str) -> tuple[float | None, float]:
-    """Return a trial's value of a metric at its best epoch, and how long processes worked on it.
+    """Return a trial's value of a metric at its best epoch, and the seconds spent on the trial.
 
-    The value is None, and the seconds are 0, if they are unknown.
+    An unknown value is None; unknown seconds are 0.
     """
     summary = summarize(run)
     if summary is None or summary.status == DAMAGED.status:
@@ -126,7 +126,7 @@ def make_observer(config: TrainConfig, claim: Claim) -> Any:
 
 
 def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float] | None:
-    """Score the best trial's saved model on the test set, unless that was done. Returns the metrics, if any."""
+    """Score the best trial's saved model on the test set, unless it already was. Returns the metrics, if any."""
     path = directory / trial_name(best.number)
     summary = summarize(path)
     if summary is None or summary.status != "finished":

@@ -1,6 +1,6 @@
 """Run one job of a sweep, in the process that a launcher chose.
 
-Jobs are identified by fingerprint, also after a crash: before starting a job, a worker looks in the sweep's
+Jobs are identified by fingerprint, even after a crash: before starting a job, a worker looks in the sweep's
 directory for a finished run of it, or for an earlier attempt to resume.
 """
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mnist_exp.training.device import Device
 
 _STARTS = ".starts"
-_POLL = 0.5  # seconds between checks whether another process has ended its work on a job
+_POLL = 0.5  # seconds between checks for another process working on the same job
 _INHERITED = ("MNIST_EXP_", "MLFLOW_", "KERAS_HOME")
 _SECRET = ("_USERNAME", "_PASSWORD", "_TOKEN")
 
@@ -57,7 +57,7 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a process needs in order to run the jobs of a sweep."""
+    """Everything a process needs to run the jobs of a sweep."""
 
     directory: Path
     jobs: tuple[PlannedJob, ...]
@@ -95,7 +95,7 @@ def note_start(directory: Path, job: PlannedJob) -> None:
 
 
 def count_starts(directory: Path, job: PlannedJob) -> int:
-    """Return how often workers have started a job."""
+    """Return how many times workers have started a job."""
     try:
         return _starts_file(directory, job).stat().st_size
     except FileNotFoundError:
@@ -103,7 +103,7 @@ def count_starts(directory: Path, job: PlannedJob) -> int:
 
 
 def forget_starts(directory: Path) -> None:
-    """Remove what `note_start` wrote."""
+    """Remove the files that `note_start` wrote."""
     for file in directory.glob(f".*{_STARTS}"):
         file.unlink(missing_ok=True)
 
@@ -171,7 +171,7 @@ def train_job(
 
 @contextmanager
 def lock_job(directory: Path, fingerprint: str) -> Iterator[None]:
-    """Lock a job against other processes, after waiting for any that works on it.
+    """Lock a job against other processes, waiting for any that is already working on it.
 
     A sweep that was killed may have left such a process running.
     """

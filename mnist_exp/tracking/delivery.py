@@ -2,7 +2,7 @@
 
 `delivery.json` in the run's directory records the MLflow run id and the number of delivered lines for each store.
 It is a hint, not the truth: the process may be killed before writing it, it may be lost, and a request that timed
-out may have succeeded. Delivering a line again therefore changes nothing that MLflow shows:
+out may have succeeded. Delivery is therefore idempotent: sending a line again changes nothing that MLflow shows:
 
     run        is found by a tag with its key
     params     only those that the run does not have are sent
@@ -50,7 +50,7 @@ from mnist_exp.tracking.store import artifact_root, connect, default_uri, make_a
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
 _DIGEST_TAG = "mnist_exp.sha256"  # of a logged model: the SHA-256 of its file
-_LONGEST_TEXT = 8000  # characters that MLflow keeps of a description
+_LONGEST_TEXT = 8000  # maximum length of a description that MLflow keeps, in characters
 
 
 @dataclass
@@ -78,7 +78,7 @@ def _read_stores(folder: Path) -> dict[str, Any]:
         stores = json.loads(read_text(folder / STATE))
     except (OSError, ValueError):
         return {}
-    # Earlier versions kept whole addresses.
+    # Earlier versions stored whole addresses.
     return {identify_store(store): state for store, state in stores.items()} if isinstance(stores, dict) else {}
 
 
@@ -124,7 +124,7 @@ class Delivery:
         return self._events[self.delivered().lines :]
 
     def pending(self) -> bool:
-        """Deliver the journal's events so far. Returns whether more may follow: the last one is not an `end`.
+        """Deliver the journal's events so far. Returns whether the last one is not an `end`, so more may follow.
 
         May raise any MLflow, requests or SQLAlchemy exception.
         """
@@ -135,7 +135,7 @@ class Delivery:
         return not self._events or not isinstance(self._events[-1], EndEvent)
 
     def run_id(self) -> str:
-        """Return the MLflow run's id, creating the run if necessary. Raises like `pending`."""
+        """Return the MLflow run's id, creating the run if necessary. Raises the same exceptions as `pending`."""
         if self.delivered().run_id is None:
             self._deliver_lines(1)
         run_id = self.delivered().run_id
@@ -144,14 +144,14 @@ class Delivery:
         return run_id
 
     def logged_model(self) -> Any:
-        """Return the run's logged model; None if the store has none that is complete. Raises like `pending`."""
+        """Return the run's logged model; None if the store has no complete one. Raises the same as `pending`."""
         run_id = self.run_id()
         self._client = self._client or connect(str(self.uri))
         experiment = self._client.get_run(run_id).info.experiment_id
         return next((model for model in self._models(experiment, run_id) if model.status == "READY"), None)
 
     def note_run_id(self) -> None:
-        """Record the MLflow run in `result.json`. A process that works on the run does so itself at its end."""
+        """Record the MLflow run in `result.json`, unless a process works on the run, which does so at its end."""
         if self._is_own and (run_id := self.delivered().run_id):
             record_mlflow_run(self._folder, run_id)
 
@@ -167,10 +167,10 @@ class Delivery:
         self._behind |= bool(events)
 
     def _without_repeated(self, event: MetricsEvent) -> MetricsEvent:
-        """Leave out the metrics that were logged for that step before.
+        """Return an event without the metrics that were already logged for its step.
 
-        A resumed run repeats the epochs after its checkpoint with equal values, except for the seconds: the first
-        ones are kept.
+        A resumed run repeats the epochs after its checkpoint. Their values are the same except for the durations,
+        of which the first are kept.
         """
         new = {}
         for key, value in event.values.items():
@@ -197,7 +197,7 @@ class Delivery:
                 state.write(self._folder, self._noted_as)
 
     def _deliver(self, event: Event, run_id: str | None) -> str:
-        """Deliver an event to an MLflow run, which the first one creates. Returns the run's id."""
+        """Deliver an event to an MLflow run, which the first event creates. Returns the run's id."""
         if isinstance(event, RunEvent):
             return self._create_run(event)
         if run_id is None:
@@ -226,14 +226,14 @@ class Delivery:
         return run_id
 
     def _permitting_command(self) -> str:
-        """Return advice: the command that delivers the journal to its own store."""
+        """Return the command that delivers the journal to its own store, as advice for the user."""
         address = mask_credentials(str(self._own_uri)).replace("://***@", "://<user>:<password>@")
         run = shlex.quote(f"run={display_path(self._folder)}")
         return f"'mnist-exp sync {run} {shlex.quote(f'tracking.uri={address}')}' delivers it there"
 
     def _create_run(self, event: RunEvent) -> str:
         tags = {**event.tags, _KEY_TAG: event.key}
-        sweep = self._folder.parent  # the parent's place, unless the folder was moved
+        sweep = self._folder.parent  # the sweep's directory, unless the run's was moved elsewhere
         if event.parent is not None and (sweep / journal.FILE).is_file():
             tags["mlflow.parentRunId"] = Delivery(sweep, self.uri).run_id()
         experiment = self._experiment(event.experiment)
@@ -242,7 +242,7 @@ class Delivery:
         return str(self._client.create_run(experiment, event.time, tags, run_name=event.name).info.run_id)
 
     def _runs(self, experiment: str, key: str) -> list[str]:
-        """The MLflow runs with a key: one, unless a request that timed out succeeded late."""
+        """Return the MLflow runs with a key: only one, unless a request that timed out succeeded later."""
         runs = self._client.search_runs([experiment], f"tags.`{_KEY_TAG}` = '{key}'")
         return sorted(run.info.run_id for run in runs)
 
@@ -355,7 +355,7 @@ class Delivery:
         self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
     def _models(self, experiment: str, run_id: str) -> list[Any]:
-        """The run's logged models: one, unless a request that timed out succeeded late."""
+        """Return the run's logged models: only one, unless a request that timed out succeeded later."""
         found = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
         return sorted(found, key=lambda model: (model.status != "READY", model.model_id))
 

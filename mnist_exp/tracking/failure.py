@@ -36,7 +36,7 @@ def describe_failure(error: BaseException, uri: str | None = None) -> str:
 
 
 def _explain_request(text: str, uri: str | None, store: str) -> str | None:
-    """Explain the message about a failed request to a server; None if it is another message."""
+    """Return an explanation of a message about a failed server request, or None for any other message."""
     if request := re.match(r"API request to (\w+://[^/ ]+).* failed with (?:timeout )?exception (.*)", text):
         system = re.search(r"\[Errno -?\d+\] ([^\"')]+)", request[2])
         why = system[1] if system else "no answer" if "timed out" in text else request[2]
@@ -79,7 +79,7 @@ def _address(uri: str) -> str:
 
 
 def _restoring(database: Path | None) -> str:
-    """Return advice for a database that is damaged."""
+    """Return advice for a damaged database."""
     if database is None:
         return ""
     return (
@@ -97,7 +97,7 @@ def _status(code: int) -> str:
 
 
 def _through_proxy(uri: str | None) -> str:
-    """Return which proxy the environment puts between us and a server; empty without one."""
+    """Name the proxy through which the environment routes requests to a server; empty if there is none."""
     parts = urlsplit(uri or "")
     if parts.scheme not in ("http", "https") or parts.hostname is None or proxy_bypass(parts.hostname):
         return ""

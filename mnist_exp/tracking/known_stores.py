@@ -1,6 +1,6 @@
 """Decide which MLflow stores may be contacted.
 
-A journal or a config may come from elsewhere, so the address in it proves nothing. An address is used if this user
+A journal or a config may come from elsewhere, so its address cannot be trusted. An address is used if this user
 gives it (on the command line or in `MLFLOW_TRACKING_URI`), if it is the output folder's own store, or if the user
 gave it earlier. Used addresses are remembered without credentials, one per line, in a private file.
 """
@@ -24,13 +24,13 @@ class NotPermitted(Exception):
 
 
 def state_file() -> Path:
-    """Return the file of the addresses that this user has used."""
+    """Return the path of the file that lists the addresses this user has used."""
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(base).expanduser() / "mnist-exp" / "stores"
 
 
 def identify_store(uri: str) -> str:
-    """Return the identity of a store: its address without credentials and a final slash."""
+    """Return a store's identity: its address without credentials or a trailing slash."""
     return without_credentials(uri).rstrip("/")
 
 
@@ -51,7 +51,7 @@ def remember(uri: str) -> None:
 
 
 def read_known_stores() -> set[str]:
-    """Return the addresses that this user has used; none if others could write to the file."""
+    """Return the addresses that this user has used; an empty set if other users could write to the file."""
     try:
         with state_file().open("rb") as file:
             status = os.fstat(file.fileno())
@@ -63,7 +63,7 @@ def read_known_stores() -> set[str]:
 
 
 def resolve_permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
-    """Return the address to contact, given one read from a file, with the credentials that the user gives.
+    """Return the address to contact for one that was read from a file, with the credentials that the user gave.
 
     Args:
         uri: The address as read, perhaps with masked credentials.

@@ -50,12 +50,12 @@ class ForeignLocation(Exception):
 
 
 def is_of_an_output_folder(database: Path) -> bool:
-    """Whether a database is the own store of a folder of runs, rather than one that the user keeps elsewhere."""
+    """Whether a database is an output folder's own store, rather than one that the user keeps elsewhere."""
     return any((database.parent / name).exists() for name in (RUNS, SWEEPS, ARTIFACTS))
 
 
 def refuse_foreign_locations(database: Path) -> None:
-    """Raise `ForeignLocation` if a location leaves the output folder. Raises `sqlite3.Error`."""
+    """Raise `ForeignLocation` if a location is outside the output folder. May raise `sqlite3.Error`."""
     root = database.resolve().parent / ARTIFACTS
     if root.is_symlink():
         raise ForeignLocation(f"{display_path(root)}: is a symbolic link; the folder of artifacts must not be one")
@@ -78,7 +78,7 @@ def _first_irregular(root: Path) -> Path | None:
 
 
 def repair_locations(database: Path) -> int:
-    """Replace the locations that leave the output folder by ones inside it.
+    """Replace the locations outside the output folder with ones inside it.
 
     Returns their number. Raises `sqlite3.Error`.
     """

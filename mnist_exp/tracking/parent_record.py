@@ -72,6 +72,6 @@ class ParentRecord:
         self._journal.write(MetricsEvent(step=step, values=dict(values)))
 
     def end(self, status: str) -> None:
-        """Record the end, with a status of `result.json`."""
+        """Record the end of the run, with one of the statuses used in `result.json`."""
         self._journal.write(EndEvent(status=END_STATUS[status]))
         self._journal.close()

@@ -1,4 +1,4 @@
-"""Load a Keras model so that MLflow can serve it on images without an axis for a single channel.
+"""Load a Keras model so that MLflow can serve it for images without a channel axis.
 
 A copy of this file is part of each logged model, so that serving needs only MLflow and Keras.
 """

@@ -1,4 +1,4 @@
-"""Record runs: in their directories, which are the truth, and in journals, which mirror them to the tracker.
+"""Record runs in their directories, which are authoritative, and in journals, which mirror them to the tracker.
 
 A `RunRecord` records what happens in a run. Two context managers provide one: `RunRecording` from a run's start to
 its end, and `ReopenedRecording` for a finished trial that is scored on the test set.
@@ -63,7 +63,7 @@ class RunRecord:
         self._journal = journal
 
     def epoch(self, history: list[dict[str, float]], best_epoch: int | None) -> None:
-        """Record the last epoch of the history, and which is the best so far."""
+        """Record the last epoch of the history, and the best epoch so far."""
         self.history(history)
         if best_epoch is not None:
             self.result.best = _validated_row(history[best_epoch - 1])
@@ -122,7 +122,7 @@ class RunRecord:
         self._journal.write(NoteEvent(text=text))
 
     def keep_seconds(self) -> None:
-        """Write the result with the seconds so far: what is left if the process is killed."""
+        """Write the result with the durations so far, in case the process is killed."""
         self.result.seconds = self._clock()
         self.directory.write_result(self.result)
 
@@ -155,7 +155,7 @@ class RunRecording:
             tracking: Where to report.
             sweep: The directory of the sweep that the run is a job of.
             earlier: The result of a resumed run. Its journal is continued, without repeating anything.
-            clock: Returns this process's seconds by phase so far, and `total`.
+            clock: Returns the seconds that this process has spent in each phase so far, and in `total`.
         """
         self._directory = directory
         path = directory.path
@@ -199,7 +199,7 @@ class RunRecording:
     def _end(self, status: str) -> None:
         self._result.status = status
         self._result.ended = time.time()
-        if status != "finished":  # whose seconds are recorded already
+        if status != "finished":  # otherwise, the seconds are already recorded
             self._result.seconds = self._clock()
         # Before waiting for the tracker: the run has ended, whatever happens there.
         wait = True
@@ -298,7 +298,7 @@ class ReopenedRecording:
     """
 
     def __init__(self, directory: RunDirectory) -> None:
-        """Raise `RequestError` for a damaged `result.json` or journal."""
+        """Raise `RequestError` if `result.json` or the journal is damaged."""
         self._directory = directory
         self._result = directory.read_result()
         try:
@@ -322,7 +322,7 @@ class ReopenedRecording:
 
 
 def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:
-    """Send files to the tracker that were added to the directory of a finished run.
+    """Send the tracker files that were added to the directory of a finished run.
 
     Raises `OSError` or `ValueError` if the journal cannot be written or read.
     """

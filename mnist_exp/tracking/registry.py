@@ -31,7 +31,7 @@ class Registered:
 
 
 def register(run: Path, store: str | None, name: str, alias: str | None) -> Registered:
-    """Register a finished run's model as the next version of a registered model, unless it is a version already.
+    """Register a finished run's model as the next version of a registered model, unless it already is a version.
 
     Events of the run that the store lacks are delivered first.
 

@@ -20,7 +20,7 @@ def new_run_event(
 
     Args:
         name: The run's name.
-        tracking: Where to report. The store of the output folder gets no URI, so that the folder can be moved.
+        tracking: Where to report. The URI of the output folder's own store is not recorded, as it may move.
         tags: Tags in addition to the source and the user.
         parent: The directory of the run's sweep or search.
     """

@@ -1,7 +1,7 @@
 """Locate and open MLflow stores.
 
-An output folder's own store is a database in it, found from a run's directory, so that the folder can be moved.
-Every other store has a URI.
+An output folder's own store is a database in that folder. It is located relative to a run's directory, so that the
+folder can be moved. Every other store has a URI.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def own_store_uri(outputs: Path) -> str:
 
 
 def connect(uri: str) -> Any:
-    """Return a client for a store that answers. Raises any exception of MLflow, `sqlite3.Error` or `OSError`."""
+    """Connect to a store and return its client. Raises any exception of MLflow, `sqlite3.Error` or `OSError`."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     database = database_path(uri)
@@ -105,22 +105,22 @@ def _open(database: Path) -> Any:
 
 
 def check_own_store(outputs: Path) -> None:
-    """Raise `ForeignLocation` if the output folder's own store is one that must not be used. Contacts nothing."""
+    """Raise `ForeignLocation` if the output folder's own store must not be used. Contacts no server."""
     database = outputs.resolve() / DATABASE
     if database.is_symlink():
         raise ForeignLocation(
             f"{display_path(database)}: is a symbolic link; use tracking.uri=sqlite:///<path> for another database"
         )
-    with suppress(sqlite3.Error):  # damaged, or of another user: MLflow reports it
+    with suppress(sqlite3.Error):  # damaged, or owned by another user: MLflow reports it
         if database.is_file() and database.stat().st_size:
             update_moved_locations(database)
             refuse_foreign_locations(database)
 
 
 def find_deleted(uri: str, experiment: str, run_id: str | None = None) -> str:
-    """Return which of an experiment and a run was deleted in a store, and the command that restores it.
+    """Report that an experiment or a run was deleted in a store, with the command that restores it.
 
-    Empty if neither was, or if that cannot be found out quickly.
+    Returns an empty string if neither was deleted, or if that cannot be found out quickly.
     """
     if uri.startswith(("http://", "https://")):
         return _find_deleted_on_server(uri, experiment, run_id)
@@ -170,7 +170,7 @@ def _deleted_run(uri: str, run_id: object) -> str:
 
 
 def restoring_command(uri: str, kind: str, number: object) -> str:
-    """Return the command that restores a deleted experiment or run, as advice."""
+    """Return the command that restores a deleted experiment or run, as advice for the user."""
     variable = f"MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(uri))}"
     return f"'{variable} mlflow {kind}s restore --{kind}-id {shlex.quote(shorten(str(number)))}' restores it"
 

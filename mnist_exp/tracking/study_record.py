@@ -19,12 +19,12 @@ from mnist_exp.tracking.uploader_process import Upload
 class StudyRecord:
     """The record of a search. The process that holds the directory's lock writes and delivers it.
 
-    The same process delivers the trials. A context manager: at its end, it writes everything that another process
-    needs, then releases the lock.
+    The same process also delivers the trials. As a context manager, the record writes everything that another
+    process needs at the end of the block, then releases the lock.
     """
 
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
-        """Start the record unless another process has. Raises `RequestError` if the journal cannot be read."""
+        """Start the record unless it exists. Raises `RequestError` if the journal cannot be read."""
         self._directory, self._tracking = directory, tracking
         self._lock = -1
         self._parent: ParentRecord | None = None
@@ -34,7 +34,7 @@ class StudyRecord:
         self.key = read_run(directory).key
 
     def take(self, patience: float = 0) -> bool:
-        """Try for `patience` seconds to become the writing process, and return whether this process is."""
+        """Try for `patience` seconds to become the writing process; return whether this process is the writer."""
         deadline = time.monotonic() + patience
         while self._parent is None:
             try:

@@ -3,8 +3,9 @@
     python -m mnist_exp.tracking.uploader <directory> …
 
 Each directory is that of a run, or of a sweep with its jobs. The process delivers until its standard input is
-closed: the writer has then finished, or it has died and its open runs are marked as killed. The process delivers
-the rest once and exits with status 0, or with status 1 and the reason as its last line.
+closed, which means that the writer has finished or died; a dead writer's open runs are marked as killed. The
+process then tries once to deliver the rest, and exits with status 0, or with status 1 and the reason as its last
+line.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mnist_exp.tracking.store import connect
 _POLL = 0.2  # seconds between checks of the journals
 _LONGEST_PAUSE = 30  # seconds between attempts while the store is unreachable
 _LONGEST_ANSWER = 20  # seconds that a request may take after a time-out
-_DEATH = 5  # seconds until the lock of a dead process is free
+_DEATH = 5  # seconds to wait for the lock of a dead process to become free
 
 
 def list_journals(root: Path) -> list[Path]:
@@ -95,5 +96,5 @@ def _mark_all_abandoned(roots: Iterable[Path]) -> None:
 
 
 if __name__ == "__main__":
-    os.nice(5)  # low priority: importing MLflow takes a CPU second, and training uses all cores
+    os.nice(5)  # low priority: importing MLflow takes a second of CPU time, and training uses all cores
     sys.exit(deliver_until_closed([Path(argument) for argument in sys.argv[1:]]))

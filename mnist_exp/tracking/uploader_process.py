@@ -1,7 +1,7 @@
 """Start and end the process that delivers growing journals.
 
 Uploads run in a process of their own so that they cannot slow down or block training: neither a dead server nor
-the second that importing MLflow takes affects it.
+the second it takes to import MLflow affects it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Sender:
     """Delivers the journal of a run, or of a sweep and its jobs, in the background."""
 
     def __init__(self, folder: Path, uri: str | None = None) -> None:
-        """`uri` is the store that this user chose, with credentials; None for that of the output folder."""
+        """`uri` is the store that this user chose, with credentials; None for the output folder's own."""
         self._folder = folder
         (folder / "delivery.log").unlink(missing_ok=True)
         self._log = (folder / "delivery.log").open("x+b")
-        # A session of its own: Ctrl-C reaches only the training, which then ends this process.
+        # A session of its own: Ctrl-C reaches only the training process, which then ends the uploader.
         # `-P`: don't import modules such as `mlflow.py` from the user's folder.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", str(folder)],
@@ -71,7 +71,7 @@ class Upload:
     """The delivery of a journal while this process works on its run or sweep. Does nothing without tracking."""
 
     def __init__(self, directory: Path, wait_seconds: float, *, enabled: bool, uri: str | None = None) -> None:
-        """`uri` is the store that this user chose; None for that of the output folder."""
+        """`uri` is the store that this user chose; None for the output folder's own."""
         self._directory, self._wait_seconds = directory, wait_seconds
         self._sender = Sender(directory, uri) if enabled else None
 
