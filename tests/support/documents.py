@@ -2,8 +2,8 @@
 
 A `console` block has commands (`$ mnist-exp …`), each followed by the output that is shown for it, if any; a line `…` in
 an output stands for lines left out. A `yaml` block is written to the file that one of its comments names. A `python`
-block runs in the page's folder if it uses `mnist_exp` or `outputs`, and otherwise in the newest run's directory. A
-command whose shown output contains `^C` is interrupted there.
+block that names a run's model file without a folder runs in the newest run's directory, any other in the page's folder.
+A command whose shown output contains `^C` is interrupted there.
 
 Outputs are compared after masking what differs from run to run. If a message was changed, `pytest --update-messages
 tests/test_readme.py` rewrites the outputs in the pages; review the difference before committing it.
@@ -82,7 +82,7 @@ class Command:
 
     @property
     def needs_mnist(self) -> bool:
-        """Whether the command is refused without MNIST's files; others then use the embedded digits."""
+        """Whether the command is refused without MNIST's files; others then use the built-in digits."""
         preset = any(word.startswith("experiment=") for word in self.words)
         return "data=mnist" in self.words or (preset and "data=digits" not in self.words)
 
@@ -166,7 +166,7 @@ def write_file(block: Block, folder: Path) -> None:
 
 def run_python(code: str, folder: Path) -> None:
     """Run a Python block."""
-    if "mnist_exp" not in code and "outputs" not in code:
+    if '"model.' in code:
         folder = max((folder / "outputs" / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
     subprocess.run(
         [sys.executable, "-c", code],
