@@ -215,7 +215,7 @@ def _explaining_resume(path: Path) -> Iterator[None]:
 
 
 def _has_finished(path: Path) -> bool:
-    """Whether the run's result says that it finished."""
+    """Return whether the run's result says that it finished."""
     summary = summarize(path)
     return summary is not None and summary.status == "finished"
 

@@ -1,4 +1,4 @@
-"""Create the optimizer, loss and metrics of a config, where they have the names that Keras gives them."""
+"""Create the optimizer, loss and metrics of a config, which names them as Keras does."""
 
 from __future__ import annotations
 
