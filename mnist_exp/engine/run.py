@@ -221,16 +221,18 @@ def _has_finished(path: Path) -> bool:
 
 
 def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source) -> WarmStartRecord | None:
-    """With `init_from`, load the other run's weights that fit. Return a record of it for the result."""
+    """With `init_from`, load the other model's weights that fit. Return a record of it for the result."""
     if config.init_from is None:
         return None
     path = Path(config.init_from)
     donor = load_donor(path)
     transfer = take_weights(model, donor)
-    settings = read_config(path)
+    settings = read_config(path) if path.is_dir() else {}
     theirs, ours = (settings.get("preprocess") or {}).get("type"), config.preprocess.type
     trained_on = list_splits(path, settings)
-    of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} in that run, {ours} in this one"]
+    of_pixels = (
+        [] if theirs == ours else [f"preprocessing: {theirs or 'unknown'} in the other model, {ours} in this one"]
+    )
     return WarmStartRecord(
         run=config.init_from,
         weights_sha256=weights_sha256(donor),
@@ -345,7 +347,8 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
     run = display_path(Path(origin.run))
     if origin.validation_images_seen is None:
         say(
-            f"        unknown whether {run} was trained on validation images of this run, as its data is different"
+            f"        unknown whether {run} was trained on validation images of this run, as its data is unknown "
+            "or different"
         )
     elif origin.validation_images_seen:
         warn(
