@@ -205,7 +205,8 @@ def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -
 
 
 def load_data(config: TrainConfig, request: Request) -> Dataset:
-    """Load the configured data, split as in training. Raises `RequestError`."""
+    """Load the configured data, split as in training, without repeated images. Raises `RequestError`."""
     from mnist_exp.data.load import prepare
 
-    return prepare(resolve_data(request, config)[2], config.data)
+    data = config.data.model_copy(update={"balance": None})
+    return prepare(resolve_data(request, config)[2], data)
