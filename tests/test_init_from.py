@@ -203,3 +203,35 @@ def test_a_damaged_or_missing_model_is_refused(cli: Cli, golden: Golden):
     golden(cli("init_from=latest", small=True, status=2).err)
     (donor.run / "model.keras").unlink()
     golden(cli("init_from=latest", small=True, status=2).err)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_a_keras_file_starts_a_run_whose_frozen_layers_stay(cli: Cli, ending: str):
+    """The other layers are trained; the run records the file, and its config the frozen layers."""
+    keras.utils.set_random_seed(3)
+    layers = keras.layers
+    hidden, out = layers.Dense(12, name="hidden"), layers.Dense(10, name="out")
+    keras.Sequential([keras.Input((28, 28, 1)), layers.Flatten(), hidden, out]).save(f"donor.{ending}")
+    done = cli(NET % "", f"init_from=donor.{ending}", "training.freeze=[1]", small=True)
+    trained = weights(done.run)
+    assert close(trained["hidden"], hidden.get_weights())
+    assert not close(trained["out"], out.get_weights())
+    assert done.result["init_from"]["run"] == str(Path(f"donor.{ending}").resolve())
+    assert done.result["init_from"]["taken"] == ["hidden", "out"]
+    assert done.result["init_from"]["validation_images_seen"] is None
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "meant"),
+    [
+        ("training.freeze=[hiden]", "training.freeze.0", "hidden"),
+        ("training.freeze=[0,7]", "training.freeze.1", "out"),
+        ("training.freeze=[hidden,out]", "training.freeze", ""),
+        ("init_from=donor.keras", "init_from", ""),
+    ],
+)
+def test_check_refuses_layers_and_files_that_are_not_there(cli: Cli, override: str, place: str, meant: str):
+    """With the nearest names."""
+    refused = cli("check", "data=digits", NET % "", override, status=2).err
+    assert place in refused
+    assert meant in refused

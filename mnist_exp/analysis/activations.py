@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from mnist_exp.analysis.layer_selection import designed_layers
 from mnist_exp.analysis.receptive_field import Axes, Axis
 from mnist_exp.data.dataset import Images
 from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.model.keras_graph import Graph
+from mnist_exp.model.layer_selection import designed_layers
 
 Floats = npt.NDArray[np.float32]
 

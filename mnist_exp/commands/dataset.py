@@ -9,7 +9,7 @@ from mnist_exp.engine.preparation import complete_data
 from mnist_exp.errors import RequestError
 
 # Keys of `data` that only affect training, and further keys that an action does not use.
-_OF_A_TRAINING = ("data.val_fraction", "data.fallback")
+_OF_A_TRAINING = ("data.val_fraction", "data.fallback", "data.balance")
 _WITHOUT_USE = {"fetch": (*_OF_A_TRAINING, "data.dir", "data.limit", "data.split_seed")}
 
 

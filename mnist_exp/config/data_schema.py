@@ -53,6 +53,8 @@ class DataConfig(Frozen):
     split_seed: Seed
     limit: Count | None
     fallback: str | None
+    balance: Literal["oversample"] | None = None
+    """Whether training images of rarer classes are repeated until all classes have equally many."""
     resize: Literal["fit", "crop", "stretch"] | None = None
     """How image files of other sizes are scaled to `shape`; None: they are refused."""
     scale: float | tuple[float, float] | None = None
@@ -78,11 +80,11 @@ class DataConfig(Frozen):
 
     @property
     def as_found(self) -> DataConfig:
-        """The config without the settings that split or limit the images after reading them.
+        """The config without the settings that split, limit or repeat the images after reading them.
 
         Configs that differ only in these settings become equal.
         """
-        return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
+        return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0, "balance": None})
 
     @field_validator("files", mode="before")
     @classmethod

@@ -230,6 +230,7 @@ class TrainingConfig(Frozen):
     checkpoint_seconds: Annotated[float, Field(gt=0)] | None
     keep_checkpoint: bool
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    freeze: tuple[LayerChoice, ...] = ()
 
     @property
     def one_hot(self) -> bool:

@@ -28,7 +28,7 @@ from mnist_exp.data.labels import RawLabels, as_labels
 from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import described, dimness, refuse_zeros_and_ones
 from mnist_exp.data.sources import given_paths, locate
-from mnist_exp.data.splits import Indices, split_stratified, stratified_order
+from mnist_exp.data.splits import Indices, oversampled, split_stratified, stratified_order
 from mnist_exp.errors import RequestError
 from mnist_exp.suggest import did_you_mean
 
@@ -98,7 +98,10 @@ def limit_source(source: Source, data: DataConfig) -> Source:
 
 
 def prepare(source: Source, data: DataConfig) -> Dataset:
-    """Split off the validation part and apply `data.limit`. Raises `RequestError` if either part is empty."""
+    """Split off the validation part, apply `data.limit`, and balance the training part.
+
+    Raises `RequestError` if either part is empty.
+    """
     kept, held_out = split(source.train.labels, data)
     if not len(kept) or (data.val_fraction and not len(held_out)):
         place = f"data.val_fraction={data.val_fraction}" if data.limit is None else f"data.limit={data.limit}"
@@ -110,6 +113,9 @@ def prepare(source: Source, data: DataConfig) -> Dataset:
     val = source.train.take(held_out) if len(held_out) else None
     used = limit_source(source, data)
     sha256 = digest([used.train, used.test])
+    if data.balance == "oversample":
+        kept = kept[oversampled(source.train.labels[kept], data.split_seed)]
+        refuse_too_large(len(kept), math.prod(data.shape), data)
     return Dataset(source.train.take(kept), val, used.test, source.origin, source.class_names, sha256)
 
 

@@ -8,10 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.data.dataset import Part, Source
+from mnist_exp.data.near_duplicates import find_near_pairs
 
 _FEW = 10  # training images of a class
 _IMBALANCED = 3  # times as many images in the largest class as in the smallest
 _MOST_NAMES = 5  # in a remark
+_BY_CHANCE = 0.002  # share of images that are nearly the same without being copies, as of MNIST's ones
+_LIGHT = 170  # of 255: from here, the pixels at the border are a light background
+_SAMPLE = 1000  # images whose borders are looked at
+MNISTS_SHAPE = (28, 28, 1)
 
 
 def remarks(source: Source) -> list[str]:
@@ -21,6 +26,7 @@ def remarks(source: Source) -> list[str]:
     """
     keys = {name: _keys(part) for name, part in source.parts.items()}
     found = [_few(source), _imbalance(source), _blank(source), *_duplicates(source, keys)]
+    found += [*_near_duplicates(source, keys), light_background(source.train)]
     return [remark for remark in found if remark]
 
 
@@ -90,6 +96,52 @@ def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
             "so the test figures are too optimistic"
         )
     return found
+
+
+def _near_duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
+    """Return remarks on images that are nearly, but not exactly, the same."""
+    key = np.array([one for part in keys.values() for one in part])
+    labels = np.concatenate([part.labels for part in source.parts.values()])
+    pairs = find_near_pairs([part.images for part in source.parts.values()])
+    pairs = pairs[key[pairs[:, 0]] != key[pairs[:, 1]]]
+    first, second = pairs[:, 0], pairs[:, 1]
+    train = len(source.train)
+    differ, tested = labels[first] != labels[second], (first < train) & (second >= train)
+    found = []
+    if count := len(np.unique(second[differ & (second < train)])):
+        pair = pairs[differ & (second < train)][0]
+        example = " and ".join(source.class_names[label] for label in labels[pair])
+        found.append(
+            f"{count:,} training image{'s are' if count > 1 else ' is'} nearly the same as another with a "
+            f"different label, such as {example}"
+        )
+    count = len(np.unique(second[~differ & (second < train)]))
+    if count > train * _BY_CHANCE:
+        found.append(
+            f"{count:,} training image{'s are' if count > 1 else ' is'} nearly the same as others of their class, "
+            "such as scaled or compressed copies"
+        )
+    count, tests = len(np.unique(second[tested])), len(labels) - train
+    if count > tests * _BY_CHANCE:
+        found.append(
+            f"{count:,} of {tests:,} test images {'are' if count > 1 else 'is'} nearly the same as training "
+            "images, so the test figures are too optimistic"
+        )
+    return found
+
+
+def light_background(part: Part) -> str:
+    """Return a remark if images in MNIST's size are dark on light, unlike MNIST's; empty otherwise."""
+    if part.images.shape[1:] != MNISTS_SHAPE:
+        return ""
+    some = part.images[:: max(1, len(part) // _SAMPLE), ..., 0]
+    border = np.concatenate([some[:, 0], some[:, -1], some[:, :, 0], some[:, :, -1]], axis=1)
+    if np.median(border) < _LIGHT:
+        return ""
+    return (
+        "the images have a light background, but models trained on MNIST's digits expect a dark one; "
+        "data.scale=[255,0] inverts the images"
+    )
 
 
 def _keys(part: Part) -> list[int]:

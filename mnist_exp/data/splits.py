@@ -33,6 +33,20 @@ def split_stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indice
     return np.setdiff1d(np.arange(len(labels)), held_out, assume_unique=True), held_out
 
 
+def oversampled(labels: Labels, seed: int) -> Indices:
+    """Return the indices of all images, with repetitions after which all present classes have equally many.
+
+    Within a class, no image is repeated twice as often as another, but for one repetition. The selection depends
+    only on `seed` and the labels.
+    """
+    rng = np.random.default_rng([seed, len(labels)])
+    members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    most = max(map(len, members), default=0)
+    return (
+        np.sort(np.concatenate([np.resize(images, most) for images in members])) if members else np.empty(0, int)
+    )
+
+
 def stratified_order(labels: Labels, seed: int) -> Indices:
     """Order the images so that the first n contain the classes in proportion, for any n.
 

@@ -14,6 +14,7 @@ from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part, default_class_names
+from mnist_exp.data.quality import light_background
 from mnist_exp.engine.saved_model import Saved, compose_run_config, load_data, refuse_other_form
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
@@ -59,6 +60,8 @@ def evaluate_model(
     config = with_part(config, data)
     part = select_part(data, str(config.part), run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
+    if remark := light_background(part):
+        warn(remark)
     names = resolve_class_names(saved, classes, data, run_config)
     scores = score(model, part, run_config.training)
     assessment = assess(part.labels, scores.probabilities)

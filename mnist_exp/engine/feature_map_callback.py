@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import keras
 
 from mnist_exp.analysis.activations import compute_outputs
-from mnist_exp.analysis.layer_selection import find_layers, locate_layers
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.model.build import build
+from mnist_exp.model.layer_selection import find_layers, locate_layers
 from mnist_exp.model.preprocessing import Statistics
 from mnist_exp.report import feature_maps
 from mnist_exp.text import format_shape

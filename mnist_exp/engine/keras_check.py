@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from mnist_exp.analysis.layer_selection import NoSuchLayer, find_layers
 from mnist_exp.analysis.summary import multiply_adds
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
@@ -19,6 +18,7 @@ from mnist_exp.keras_spec.layer_specs import LayerSpec
 from mnist_exp.model.compile_args import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
 from mnist_exp.model.graph import apply_layers
 from mnist_exp.model.keras_errors import Report, first_sentence, reporting_at
+from mnist_exp.model.layer_selection import NoSuchLayer, find_layers, freeze
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.warm_start import compare, load_donor
 from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
@@ -151,6 +151,7 @@ class _KerasCheck:
                 find_layers(model, wanted, self._places)
             except NoSuchLayer as error:
                 self._report(f"training.watch.{index}", str(error))
+        self._freeze(model)
         if config.init_from is not None:
             _check_donor(model, config.init_from, self._report)
         for key, most, found, what in (
@@ -161,6 +162,17 @@ class _KerasCheck:
                 message = f"the model has {found:,} {what}, {found - most:,} more than the limit of {most:,}"
                 self._report(f"budget.{key}", message)
         return True
+
+    def _freeze(self, model: keras.Model) -> None:
+        """Freeze layers as in training, and check that some are left to train."""
+        wanted = self._config.training.freeze
+        for index, layer in enumerate(wanted):
+            try:
+                freeze(model, layer, self._places)
+            except NoSuchLayer as error:
+                self._report(f"training.freeze.{index}", str(error))
+        if wanted and not model.trainable_variables:
+            self._report("training.freeze", "freezes all weights, so that there is nothing to train")
 
     def _train(self, model: keras.Model, optimizer: keras.Optimizer, loss: keras.Loss) -> None:
         """Check that the model ends in probabilities, makes a training step on two images, and can be saved."""

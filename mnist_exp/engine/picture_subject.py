@@ -10,13 +10,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.analysis.layer_selection import (
-    NoSuchLayer,
-    find_layers,
-    informative_layers,
-    locate_layers,
-    number_layers,
-)
 from mnist_exp.config.command_schemas import VisualizeConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
@@ -26,6 +19,13 @@ from mnist_exp.engine.saved_model import Saved, load_data, normalizes, refuse_ot
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.inference.image_files import read_picture
 from mnist_exp.inference.scoring import inspect_classifier, predict
+from mnist_exp.model.layer_selection import (
+    NoSuchLayer,
+    find_layers,
+    informative_layers,
+    locate_layers,
+    number_layers,
+)
 from mnist_exp.runs.log import warn
 from mnist_exp.text import display_path
 

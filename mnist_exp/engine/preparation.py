@@ -29,6 +29,8 @@ from mnist_exp.training.device import Device, leave_gpus_alone, resolve
 if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
 
+MODEL_FILES = (".keras", ".h5", ".hdf5")
+
 # Keys that a new run does not inherit from the one that it starts from.
 NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
 
@@ -46,9 +48,12 @@ def load_base_run(request: Request) -> Request:
 
 
 def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """Replace the name in `init_from=<run>` by the path of that run. Raises `RequestError`."""
+    """Replace what `init_from` names by the path of the run or model file. Raises `RequestError`."""
     if config.init_from is None:
         return request, config
+    file = Path(config.init_from).expanduser()
+    if file.suffix.lower() in MODEL_FILES and file.is_file():
+        return _with_init_from(request, config, file)
     try:
         run = find_run(config.init_from, Path(config.outputs))
     except RequestError as error:
@@ -56,7 +61,11 @@ def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, T
     if run.status == "running" or not (run.path / "model.keras").is_file():
         message = f"init_from={config.init_from}: must be a run with a saved model; this one is {run.status}"
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "init_from")])
-    path = str(run.path.resolve())
+    return _with_init_from(request, config, run.path)
+
+
+def _with_init_from(request: Request, config: TrainConfig, place: Path) -> tuple[Request, TrainConfig]:
+    path = str(place.resolve())
     kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
     request = replace(request, overrides=(*kept, f"init_from={quoted(path)}"))
     return request, config.model_copy(update={"init_from": path})

@@ -16,7 +16,7 @@ from mnist_exp.analysis.summary import as_markdown
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Source
-from mnist_exp.data.load import missing_classes, prepare, smallest_limit
+from mnist_exp.data.load import missing_classes, prepare, smallest_limit, split
 from mnist_exp.data.quality import remarks
 from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, StopOnSignal
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
@@ -221,16 +221,18 @@ def _has_finished(path: Path) -> bool:
 
 
 def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source) -> WarmStartRecord | None:
-    """With `init_from`, load the other run's weights that fit. Return a record of it for the result."""
+    """With `init_from`, load the other model's weights that fit. Return a record of it for the result."""
     if config.init_from is None:
         return None
     path = Path(config.init_from)
     donor = load_donor(path)
     transfer = take_weights(model, donor)
-    settings = read_config(path)
+    settings = read_config(path) if path.is_dir() else {}
     theirs, ours = (settings.get("preprocess") or {}).get("type"), config.preprocess.type
     trained_on = list_splits(path, settings)
-    of_pixels = [] if theirs == ours else [f"preprocessing: {theirs} in that run, {ours} in this one"]
+    of_pixels = (
+        [] if theirs == ours else [f"preprocessing: {theirs or 'unknown'} in the other model, {ours} in this one"]
+    )
     return WarmStartRecord(
         run=config.init_from,
         weights_sha256=weights_sha256(donor),
@@ -271,6 +273,7 @@ def start_record(
             shape=list(config.data.shape),
             class_names=list(data.class_names),
             images={name: len(part) if part else 0 for name, part in parts.items()},
+            distinct_training_images=distinct_training_images(job.source, config),
             stands_in_for=job.stands_in_for,
             skipped=list(job.source.skipped),
         ),
@@ -290,6 +293,11 @@ def start_record(
         raise
 
 
+def distinct_training_images(source: Source, config: TrainConfig) -> int | None:
+    """Return the number of training images before `data.balance` repeats some; None if it repeats none."""
+    return None if config.data.balance is None else len(split(source.train.labels, config.data)[0])
+
+
 def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
     """Print what is about to be trained, and write the model's summary card."""
     config, origin = job.config, record.result.init_from
@@ -297,6 +305,8 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     say(f"run     {display_path(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
+    if (distinct := record.result.data.distinct_training_images) is not None:
+        say(f"balance {len(data.train):,} training images by repeating {distinct:,}")
     report_missing_classes(job, data)
     report_quality(job)
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
@@ -345,7 +355,8 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
     run = display_path(Path(origin.run))
     if origin.validation_images_seen is None:
         say(
-            f"        unknown whether {run} was trained on validation images of this run, as its data is different"
+            f"        unknown whether {run} was trained on validation images of this run, as its data is unknown "
+            "or different"
         )
     elif origin.validation_images_seen:
         warn(

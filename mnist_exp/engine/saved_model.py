@@ -15,7 +15,7 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
 from mnist_exp.config.validation import check_request, compose_checked
-from mnist_exp.engine.preparation import complete_data, resolve_data
+from mnist_exp.engine.preparation import MODEL_FILES, complete_data, resolve_data
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import list_runs
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 Own = TypeVar("Own", bound=SavedConfig)
 
-MODEL_FILES = (".keras", ".h5", ".hdf5")
 # The groups that may override the config of the model's run.
 OVER_RUN = ("data", "device")
 # Digit data sets in MNIST's format; photographs are converted to that format.
@@ -206,7 +205,8 @@ def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -
 
 
 def load_data(config: TrainConfig, request: Request) -> Dataset:
-    """Load the configured data, split as in training. Raises `RequestError`."""
+    """Load the configured data, split as in training, without repeated images. Raises `RequestError`."""
     from mnist_exp.data.load import prepare
 
-    return prepare(resolve_data(request, config)[2], config.data)
+    data = config.data.model_copy(update={"balance": None})
+    return prepare(resolve_data(request, config)[2], data)

@@ -8,6 +8,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.model.compile_args import make_loss, make_metrics, make_optimizer
 from mnist_exp.model.graph import apply_layers
+from mnist_exp.model.layer_selection import freeze
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -33,8 +34,11 @@ def build(config: TrainConfig, statistics: Statistics, precision: str, *, compil
     try:
         inputs = keras.Input(config.data.shape, name="pixels", dtype="float32")
         x = apply_preprocessing(config.preprocess, statistics, inputs)
-        outputs = apply_layers(config.model.layers.specs, x, _refuse)
+        places: dict[str, str] = {}
+        outputs = apply_layers(config.model.layers.specs, x, _refuse, places)
         model = keras.Model(inputs, outputs, name=_identifier(config.model.name))
+        for wanted in config.training.freeze:
+            freeze(model, wanted, places)
         if compiled:
             model.compile(
                 optimizer=make_optimizer(config.optimizer, config.training.ema),

@@ -21,9 +21,9 @@ class Transfer:
     """A message for each layer that keeps its initial weights, and for each donor layer that is not used."""
 
 
-def load_donor(run: Path) -> keras.Model:
-    """Load the model that a run saved. Raises `RequestError`."""
-    file = run / "model.keras"
+def load_donor(place: Path) -> keras.Model:
+    """Load the model that a run saved, given its directory, or a model file. Raises `RequestError`."""
+    file = place / "model.keras" if place.is_dir() else place
     try:
         refuse_oversized(file)
         return keras.saving.load_model(file, compile=False, safe_mode=True)
@@ -44,10 +44,10 @@ def compare(model: keras.Model, donor: keras.Model) -> Transfer:
         if shapes == _shapes(layer):
             taken.append(layer.name)
         elif shapes is None:
-            left.append(f"{layer.name}: not in that run")
+            left.append(f"{layer.name}: not in the other model")
         else:
             own = _format_shapes(_shapes(layer))
-            left.append(f"{layer.name}: {_format_shapes(shapes)} in that run, {own} in this model")
+            left.append(f"{layer.name}: {_format_shapes(shapes)} in the other model, {own} in this one")
     left += [f"{name}: not in this model" for name in theirs]
     return Transfer(tuple(taken), tuple(left))
 

@@ -41,8 +41,10 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
-    if config["training"].get("class_weight") is None:  # as in configs of versions without this key
-        config["training"].pop("class_weight", None)
+    # Newer keys without an effect are left out, as in configs of versions without them.
+    for group, key in (("training", "class_weight"), ("training", "freeze"), ("data", "balance")):
+        if not config[group].get(key):
+            config[group].pop(key, None)
     for group in ("preprocess", "aug", "model", "debug"):
         config[group] = {k: v for k, v in config[group].items() if k != "name"}
     return config

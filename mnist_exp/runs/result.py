@@ -37,6 +37,8 @@ class DataRecord(Record):
     class_names: list[str] = []
     images: dict[str, int] = {}
     """Number of images in each part."""
+    distinct_training_images: int | None = None
+    """Number of training images before `data.balance` repeated some; None if none is repeated."""
     stands_in_for: str | None = None
     """The requested data set, if it was not found and this is its fallback."""
     skipped: list[str] = []

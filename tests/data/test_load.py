@@ -17,6 +17,7 @@ from mnist_exp.data.dataset import Part, Source, default_class_names
 from mnist_exp.data.load import find, prepare, smallest_limit, split
 from mnist_exp.data.splits import split_stratified
 from mnist_exp.errors import RequestError
+from mnist_exp.runs.fingerprint import with_effect
 
 
 def data_config(*overrides: str) -> DataConfig:
@@ -178,3 +179,28 @@ def test_a_source_without_test_part_has_none():
     assert data.test is None
     assert data.val is None
     assert len(data.train) == 40
+
+
+def test_oversampling_repeats_training_images_of_rarer_classes():
+    """As evenly as possible, by a fixed seed, and only in the training part; the digest stays."""
+    source = numbered_images(np.repeat([0, 1, 2], [40, 13, 4]))
+    plain = data_config("data=digits", "data.val_fraction=0.25")
+    balanced = plain.model_copy(update={"balance": "oversample"})
+    first, second, before = (prepare(source, data) for data in (balanced, balanced, plain))
+    assert np.bincount(first.train.labels).tolist() == [30, 30, 30]
+    assert numbers_of(first.train) == numbers_of(before.train)
+    of_the_rarest = first.train.images[first.train.labels == 2].reshape(30, -1)
+    assert set(np.unique(of_the_rarest, axis=0, return_counts=True)[1]) == {10}
+    assert (first.train.images == second.train.images).all()
+    assert numbers_of(first.val) == numbers_of(before.val)
+    assert first.sha256 == before.sha256
+
+
+def test_balancing_is_part_of_a_runs_identity():
+    """But configs of versions without the key keep theirs."""
+    values = {name: {} for name in ("data", "training", "preprocess", "aug", "model", "debug")}
+    plain = with_effect(values)
+    assert with_effect({**values, "data": {"balance": None}}) == plain
+    assert with_effect({**values, "training": {"freeze": [], "class_weight": None}}) == plain
+    assert with_effect({**values, "data": {"balance": "oversample"}}) != plain
+    assert with_effect({**values, "training": {"freeze": ["dense"]}}) != plain

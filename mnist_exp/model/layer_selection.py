@@ -57,6 +57,12 @@ def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]
     return [layer for layer in model.layers if layer in layers]
 
 
+def freeze(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> None:
+    """Keep the weights of the layers that `find_layers` returns from being trained. Raises `NoSuchLayer`."""
+    for layer in find_layers(model, wanted, places):
+        layer.trainable = False
+
+
 def designed_layers(model: keras.Model) -> list[keras.Layer]:
     """Return a model's layers, without its input and its preprocessing."""
     return [
