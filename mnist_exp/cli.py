@@ -164,7 +164,7 @@ def _report(error: Exception) -> int:
 
 
 def _ended_by(signal: BaseException) -> int:
-    """Print which signal ended the command line, and return the exit status."""
+    """Print which signal ended the command, and return the exit status."""
     text, status = describe_ending(signal)
     print(text, file=sys.stderr)
     return status

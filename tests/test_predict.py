@@ -245,7 +245,7 @@ def write_bad(images: np.ndarray) -> dict[str, str]:
         "wrong.csv": "wrong.csv, line 2, column 784: expected a pixel, a whole number from 0 to 255, found '256'",
         "nothing.csv": "nothing.csv: is empty",
         "labels": "labels: not an IDX file in 2 or 3 or 4 dimensions",
-        "more.idx": "more.idx: its header promises 12×28×28 = 9408 values, 9407 follow",
+        "more.idx": "more.idx: the header declares 12×28×28 = 9408 values, but 9407 follow",
         "small.npz": "small.npz: images of 8×8×1; the model takes 28×28×1",
         "two.npz": "two.npz: expected one array of images",
         "float.npz": "float.npz: a[0, 0, 0]: expected a whole number from 0 to 255, found 0.5",

@@ -142,7 +142,7 @@ def test_another_search_does_not_mix_with_a_study(cli: Cli, home_data: list[str]
         assert what in cli(*words, *space, word, status=2).err
     Path("outputs/sweeps/mine/notes").mkdir(parents=True)
     assert (
-        "already exists, and is not a study"
+        "already exists and is not a study"
         in cli("tune", *SMALL, *home_data, RATE, "tune.name=mine", status=2).err
     )
 

@@ -97,8 +97,8 @@ def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray
     if follow != promised:
         values = f"{math.prod(shape)} values" + (f" of {kind.itemsize} bytes" if kind.itemsize > 1 else "")
         raise RequestError(
-            f"{name}: its header promises {'×'.join(map(str, shape))} = {values}, "
-            f"{follow if follow < promised else 'more'} follow"
+            f"{name}: the header declares {'×'.join(map(str, shape))} = {values}, "
+            f"but {follow if follow < promised else 'more'} follow"
         )
     return np.frombuffer(content, kind, offset=header).reshape(shape)
 
@@ -119,8 +119,8 @@ def read_header(path: Path, dimensions: tuple[int, ...]) -> tuple[tuple[int, ...
         raise RequestError(f"{path}: it promises {promised:,} bytes in {size:,}, which is not unpacked")
     if not packed and size != promised:
         raise RequestError(
-            f"{path}: its header promises {'×'.join(map(str, shape))} = {math.prod(shape)} values, "
-            f"{size - header if size < promised else 'more'} follow"
+            f"{path}: the header declares {'×'.join(map(str, shape))} = {math.prod(shape)} values, "
+            f"but {size - header if size < promised else 'more'} follow"
         )
     return shape, kind
 

@@ -81,7 +81,7 @@ def _find_array(there: Collection[str], letter: str, part: str, path: Path) -> s
     if wanted in there:
         return wanted
     if len(near) > 1:
-        raise RequestError(f"{path}: has no array {wanted}, but {', '.join(near)}; expected one of them")
+        raise RequestError(f"{path}: expected an array named {wanted}, found {', '.join(near)}")
     return near[0] if near else None
 
 
@@ -222,8 +222,8 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
         promised, follow = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
         if promised != follow:
             raise RequestError(
-                f"its header promises {'×'.join(map(str, shape))} values of {dtype} = "
-                f"{promised} bytes, {follow} follow"
+                f"the header declares {'×'.join(map(str, shape))} values of {dtype} = "
+                f"{promised} bytes, but {follow} follow"
             )
         return np.frombuffer(file.read(promised), dtype).reshape(shape, order="F" if by_column else "C")
 

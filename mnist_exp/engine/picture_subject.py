@@ -81,7 +81,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model, layers and images that pictures are drawn of."""
+    """The model, layers and images to visualize."""
 
     model: keras.Model
     layers: Sequence[keras.Layer]

@@ -87,7 +87,7 @@ class _PrintableFormatter(logging.Formatter):
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """In the block, also write messages to a file, with Python's warnings and the traceback of an error."""
+    """Within the `with` block, also write messages, Python warnings and the traceback of any error to a file."""
     handler = _File(path, encoding="utf-8")
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")

@@ -168,7 +168,7 @@ def _spread_ratio(first: Sequence[float], second: Sequence[float]) -> float:
 def verdicts(tested: Sequence[Difference]) -> list[Verdict]:
     """Return the verdict on each of several pairs that were tested together.
 
-    A group whose spread is more than ten times another's casts doubt on every verdict: all are withheld.
+    If one group's spread is more than ten times another's, no verdict is reliable, and all are withheld.
     """
     if any(difference.verdict == "extreme" for difference in tested):
         return ["extreme"] * len(tested)

@@ -67,7 +67,7 @@ def study_directory(search: Search) -> Iterator[Path]:
     # An empty directory belongs to another process that is creating the study right now.
     if directory.exists() and any(directory.iterdir()) and not (directory / ".claims").is_dir():
         raise RequestError(
-            f"{display_path(directory)}: already exists, and is not a study; tune.name=… gives it another name"
+            f"{display_path(directory)}: already exists and is not a study; choose another name with tune.name=…"
         )
     created = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     try:

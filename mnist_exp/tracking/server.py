@@ -19,7 +19,7 @@ _LONGEST = 1 << 20  # bytes of an answer
 
 
 def ask(address: str, endpoint: str, values: Mapping[str, str], timeout: float) -> dict[str, Any]:
-    """Return a server's answer to a question of MLflow's REST API.
+    """Return a server's response to a request of MLflow's REST API.
 
     Args:
         address: The server's address, perhaps with credentials.

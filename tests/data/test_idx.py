@@ -33,7 +33,7 @@ def test_an_array_is_read_as_it_was_written():
         (b"\x00\x00\x08\x01" + CONTENT[4:], "begins with 00 00 08 01, expected 00 00 08 03 or 00 00 08 04"),
         (b"\x89PNG" + CONTENT[4:], "begins with 89 50 4e 47"),
         (CONTENT[:10], "ends inside its header, after 10 of 16 bytes"),
-        (CONTENT[:-1], "its header promises 2×3×4 = 24 values, 23 follow"),
+        (CONTENT[:-1], "the header declares 2×3×4 = 24 values, but 23 follow"),
         (CONTENT + b"x", "24 values, more follow"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 2**31, 4), "values, 0 follow"),
     ],
@@ -110,8 +110,8 @@ LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
 @pytest.mark.parametrize(
     ("images", "labels", "told"),
     [
-        (CONTENT, LABELS[:-1], "train-labels-idx1-ubyte: its header promises 2 = 2 values, 1 follow"),
-        (CONTENT[:-1], LABELS, "train-images-idx3-ubyte: its header promises 2×3×4 = 24 values, 23 follow"),
+        (CONTENT, LABELS[:-1], "train-labels-idx1-ubyte: the header declares 2 = 2 values, but 1 follow"),
+        (CONTENT[:-1], LABELS, "train-images-idx3-ubyte: the header declares 2×3×4 = 24 values, but 23 follow"),
         (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file in 2 or 3 or 4 dimensions"),
         (b"", LABELS, "train-images-idx3-ubyte: not an IDX file"),
         (gzip.compress(CONTENT, mtime=0)[:-9], LABELS, "train-images-idx3-ubyte: a damaged gzip archive"),

@@ -138,7 +138,7 @@ def test_a_huge_promise_is_not_believed(refused: Refused):
     with zipfile.ZipFile("data.npz", "w") as archive:
         archive.writestr("x_train.npy", npy((10**9, 28, 28), b"few"))
         archive.writestr("y_train.npy", npy((1,), b"\0"))
-    told = "x_train.npy: its header promises 1000000000×28×28 values of uint8 = 784000000000 bytes, 3 follow"
+    told = "x_train.npy: the header declares 1000000000×28×28 values of uint8 = 784000000000 bytes, but 3 follow"
     assert told in refused("npz")
 
 

@@ -352,7 +352,7 @@ def test_headers_and_labels_are_examined_without_pixels(monkeypatch: pytest.Monk
     with pytest.raises(RequestError, match=r"y_train\[7\]: expected a label"):
         examine(own_data("npz", shape=(6, 6, 1), classes=4), print)
     cut_idx()
-    with pytest.raises(RequestError, match="its header promises"):
+    with pytest.raises(RequestError, match="the header declares"):
         examine(own_data("idx", shape=(6, 6, 1), classes=4), print)
     write("npz", IMAGES / 255)
     examine(own_data("npz", shape=(6, 6, 1), classes=4), print)
