@@ -65,7 +65,7 @@ _JSON = "format=json"
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 
 _HELP = """\
-mnist-exp trains image classifiers that YAML files describe.
+mnist-exp trains image classifiers described by YAML files.
 
   mnist-exp [command] [group=option …] [key=value …]
 

@@ -45,11 +45,11 @@ def test_versions_are_printed(cli: Cli):
             "no such command (did you mean 'train'?); the commands are train, resume, show, check, runs, dataset, ui",
         ),
         (["frobnicate"], "frobnicate: no such command; the commands are"),
-        (["model=linear", "runs"], "runs: expected key=value (a command would be the first word)"),
+        (["model=linear", "runs"], "runs: expected key=value (only the first word can be a command)"),
         (["--confg-dir", "x"], "--confg-dir: no such flag (did you mean '--config-dir'?)"),
         (
             ["--epochs=3", "modl=linear"],
-            "--epochs=3: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5",
+            "--epochs=3: no such flag (--hydra-help lists the flags); write keys without dashes: training.epochs=5",
         ),
         (["--config-dir", "nope"], "--config-dir nope: there is no such folder"),
         (["from=nope"], "nope: there is no such run in outputs"),

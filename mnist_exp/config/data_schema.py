@@ -184,7 +184,7 @@ class DataConfig(Frozen):
             raise ValueError(f"class_names has {names} for {self.classes} classes")
         if self.class_names is not None and len(set(self.class_names)) < self.classes:
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
-            raise ValueError(f"class_names has {twice!r} twice; expected a name for each class")
+            raise ValueError(f"class_names contains {twice!r} twice; the names must be distinct")
         return self
 
     @model_validator(mode="after")
@@ -193,12 +193,14 @@ class DataConfig(Frozen):
             used = {"name": self.name, **{f"files.{part}": spec.name for part, spec in self.parts.items()}}
             for key, name in used.items():
                 if not re.fullmatch(r"\w[\w.+-]*", name):
-                    raise ValueError(f"{key} must be letters, digits, '_', '.', '+' and '-', found {name!r}")
+                    raise ValueError(
+                        f"{key} must consist of letters, digits, '_', '.', '+' and '-', found {name!r}"
+                    )
         if self.mirrors and self.dir is None:
             for part, spec in self.parts.items():
                 if spec.sha256 is None and spec.gz_sha256 is None:
                     raise ValueError(
-                        f"files.{part} must have a sha256 or gz_sha256, to be downloaded from mirrors"
+                        f"files.{part} must have a sha256 or gz_sha256 to be downloaded from a mirror"
                     )
         if self.source == "digits" and self.dir is not None:
             raise ValueError(f"dir={self.dir}: the digits are built in, so no folder is read")

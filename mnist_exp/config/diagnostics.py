@@ -35,12 +35,12 @@ def explain_unparsable(text: str) -> str:
     """Explain why an override is not valid Hydra syntax."""
     text = shorten(text)
     if text.startswith("-"):
-        return f"{text}: no such flag (--hydra-help lists them); keys have no dashes: training.epochs=5"
+        return f"{text}: no such flag (--hydra-help lists the flags); write keys without dashes: training.epochs=5"
     if "=" not in text:
-        return f"{text}: expected key=value (a command would be the first word)"
+        return f"{text}: expected key=value (only the first word can be a command)"
     if re.match(r"[^=]*\[\d+\]", text):
         better = re.sub(r"\[(\d+)\]", r".\1", text.split("=")[0])
-        return f"{text}: write a list entry with dots: {better}=…"
+        return f"{text}: index a list with dots: {better}=…"
     return f"{text}: not valid in Hydra's override syntax; quote values with special characters: 'key=\"value\"'"
 
 
@@ -66,7 +66,7 @@ def _yaml_problem(error: BaseException) -> Problem | None:
     fault = invalid_yaml(error)
     if fault is None:
         return None
-    since = f" {fault.context} that begins in line {fault.context_line}" if fault.context else ""
+    since = f" {fault.context} that begins on line {fault.context_line}" if fault.context else ""
     return Problem("invalid-yaml", f"{short(fault.file)}:{fault.line}", f"not valid YAML{since}: {fault.problem}")
 
 
@@ -176,7 +176,7 @@ def _describe_value(node: object) -> str:
     """Describe a value that has no keys."""
     if not isinstance(node, list):
         return f"is {'null' if node is None else node} here"
-    return f"has the entries {f'0 to {len(node) - 1}' if node else 'nothing'}"
+    return f"has entries 0 to {len(node) - 1}" if node else "has no entries"
 
 
 def _whole_key(key: str, parent: str, missing: str, near: str, known: Sequence[str]) -> str:
@@ -279,7 +279,7 @@ def misplaced_preset(file: Path) -> Problem | None:
     """Return the problem with a preset that lacks the line `# @package _global_`; None if it has that line."""
     if re.search(r"^# *@package +_global_", file.read_text(encoding="utf-8"), re.MULTILINE):
         return None
-    message = "a preset's first line is '# @package _global_': its keys are then those of the whole config"
+    message = "a preset must begin with '# @package _global_', so that its keys are those of the whole config"
     return Problem("missing-value", f"{short(file)}:1", message, file.parent.name)
 
 

@@ -58,8 +58,8 @@ def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda 
     undeclared = data.label_column is None and table.header is None
     if undeclared and _looks_like_labels(pixels[:, -1]) and not _looks_like_labels(labels):
         raise RequestError(
-            f"{path}: the first column does not look like labels, but the last one does; data.label_column=-1 "
-            "reads the labels there, data.label_column=0 in the first"
+            f"{path}: the first column does not look like labels, but the last one does; use data.label_column=-1 "
+            "to read the labels from the last column, or data.label_column=0 to read them from the first"
         )
     return part
 
@@ -156,7 +156,7 @@ def _label_column(
     if names and re.fullmatch(r"pixel\d*|\d+x\d+", names[0]):
         raise RequestError(
             f"{path}, line {line}: the header goes from {first[0][:40]!r} to {first[-1][:40]!r}; "
-            "data.label_column=… names the column of the label, or its number (0 is the first, -1 the last)"
+            "set data.label_column=… to the name or number of the label's column (0 is the first, -1 the last)"
         )
     return 0
 
@@ -234,7 +234,7 @@ def _scan(table: _Table, scale: Scale) -> tuple[Array, Array]:
         place = f"{table.path}, line {line}"
         if len(row) != table.count:
             text = _other_length(row, table.shape, table.labelled, [(line, row)])
-            faults.add("lines of another length", place, text)
+            faults.add("lines of the wrong length", place, text)
             continue
         values = [text.strip() for index, text in enumerate(row) if not (table.labelled and index == table.column)]
         numbers = np.array([_number(text) for text in values])

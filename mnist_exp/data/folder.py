@@ -57,7 +57,7 @@ class Listing:
         names = Counter(os.path.basename(path) for path in self.clutter)
         shown = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.most_common(4))
         count = len(self.clutter)
-        return f"skipped {count:,} file{'s' * (count != 1)} that are no images: {shown}{', …' * (len(names) > 4)}"
+        return f"skipped {count:,} file{'s' * (count != 1)} that are not images: {shown}{', …' * (len(names) > 4)}"
 
 
 @dataclass
@@ -291,7 +291,7 @@ def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Fau
         if count == images and len(others.counts) == 1:
             text += f"; data.shape=[{size[0]},{size[1]},{channels}] declares it, data.resize=fit scales it"
         elif count > 1:
-            text += f", as are {count - 1:,} more of {images:,}, {others}; data.resize=fit scales them"
+            text += f"; {count - 1:,} more of {images:,} also differ ({others}); data.resize=fit scales them"
         else:
             text += "; data.resize=fit scales it"
         unfit.add("images of other sizes", path, text)

@@ -77,7 +77,7 @@ def _decompressed(archive: bytes) -> bytes:
             return start + sizes
         promised = math.prod(struct.unpack(f">{start[3]}I", sizes)) * np.dtype(_TYPES[start[2]]).itemsize
         if is_bomb(len(archive), promised):
-            raise ValueError(f"it promises {promised:,} bytes in {len(archive):,}, which is not unpacked")
+            raise ValueError(f"would unpack from {len(archive):,} to {promised:,} bytes, which is implausible")
         file.seek(0)
         return file.read(min(4 + len(sizes) + promised + 1, _MOST_UNPACKED * len(archive)))
 
@@ -116,7 +116,7 @@ def read_header(path: Path, dimensions: tuple[int, ...]) -> tuple[tuple[int, ...
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error
     if packed and is_bomb(size, promised):
-        raise RequestError(f"{path}: it promises {promised:,} bytes in {size:,}, which is not unpacked")
+        raise RequestError(f"{path}: would unpack from {size:,} to {promised:,} bytes, which is implausible")
     if not packed and size != promised:
         raise RequestError(
             f"{path}: the header declares {'×'.join(map(str, shape))} = {math.prod(shape)} values, "

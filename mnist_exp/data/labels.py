@@ -71,8 +71,8 @@ def count_classes(parts: Mapping[str, RawLabels], data: DataConfig) -> int:
     lowest, highest = min(int(found.min()) for found in present), max(int(found.max()) for found in present)
     if data.label_offset is None and lowest > 0:
         raise RequestError(
-            f"{_where(parts['train'])}: no label is 0; they go from {lowest} to {highest}: "
-            f"data.label_offset={lowest} counts them from {lowest}, data.label_offset=0 keeps them"
+            f"{_where(parts['train'])}: the labels range from {lowest} to {highest}; set "
+            f"data.label_offset={lowest} to count them from {lowest}, or data.label_offset=0 to count them from 0"
         )
     return max(highest - (data.label_offset or 0) + 1, 2)
 
@@ -121,7 +121,7 @@ def _from_words(
     if len(names) != data.classes:
         raise RequestError(
             f"{_where(parts['train'])}: {len(names)} words as labels ({_listed(names)}), but data.classes="
-            f"{data.classes}; data.classes={len(names)} would declare them"
+            f"{data.classes}; set data.classes={len(names)} to match"
         )
     numbers = {name: label for label, name in enumerate(names)}
     labels = {}
@@ -151,9 +151,9 @@ def _refuse_outside(parts: Mapping[str, RawLabels], labels: Mapping[str, Labels]
         others = f", and {len(wrong) - 1:,} more such labels" if len(wrong) > 1 else ""
         advice = ""
         if data.label_offset is None and lowest > 0 and highest - lowest < data.classes:
-            advice = f"; no label is 0; they go from {lowest} to {highest}: data.label_offset={lowest} declares it"
+            advice = f"; the labels range from {lowest} to {highest}: set data.label_offset={lowest}"
         elif first <= lowest and highest < _MOST_CLASSES:
-            advice = f"; data.classes={highest - first + 1} would declare them"
+            advice = f"; set data.classes={highest - first + 1} to include them"
         raise RequestError(
             f"{parts[name].place(int(wrong[0]))}: expected a label, a whole number from {first} to {last}, "
             f"found {found[wrong[0]]}{others}{advice}"

@@ -84,8 +84,8 @@ def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[s
     if len(near) > 1:
         shown = ", ".join(str(path.relative_to(folder)) for path in near[:_MOST_NAMES])
         raise RequestError(
-            f"data.dir={folder}: there is no file {wanted}, but {shown}; "
-            f"data.files.{part}={_quoted(str(near[0].relative_to(folder)))} names one of them"
+            f"data.dir={folder}: there is no file {wanted}, but there are {shown}; choose one, "
+            f"for example with data.files.{part}={_quoted(str(near[0].relative_to(folder)))}"
         )
     return near[0] if near else None
 
@@ -152,12 +152,12 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell) -> dict[str, P
 
 def _report_validation_folders(folder: Path, names: list[str], tell: Tell) -> None:
     if unread := [name for name in names if name.lower() in _VALIDATION]:
-        tell(f"{folder}: {_listed(unread)} is not read; images to validate on are taken from the training part")
+        tell(f"{folder}: {_listed(unread)} is not read; validation images are taken from the training part")
 
 
 def _advise_on_tests(others: list[str]) -> str:
-    other = f", data.files.test={_quoted(others[0])} names one" if others else ""
-    return f"; data.files.test=null says that there is none{other}"
+    other = f", or data.files.test={_quoted(others[0])} to use that folder" if others else ""
+    return f"; set data.files.test=null if there is no test part{other}"
 
 
 def _explain_missing(
@@ -175,15 +175,14 @@ def _explain_missing(
         tell(f"{folder}: there is no {', '.join(names)}; the data set has no test part")
         return
     if missing == tests:
-        advice = f"; {' '.join(f'data.files.{part}=null' for part in tests)} says that there is none"
+        advice = f"; set {' '.join(f'data.files.{part}=null' for part in tests)} if there is no test part"
     elif others:
-        advice = f"; there are {_listed(others)}: data.files.{missing[0]}={_quoted(others[0])} names one"
+        choice = f"data.files.{missing[0]}={_quoted(others[0])}"
+        advice = f"; the folder contains {_listed(others)}; choose one, for example with {choice}"
     else:
-        advice = f"; there are {_listed(there)}" * bool(there)
+        advice = f"; the folder contains {_listed(there)}" * bool(there)
     if data.source == "idx":
-        raise RequestError(
-            f"{given_by(folder)}={folder}: not there, with or without .gz: {', '.join(names)}{advice}"
-        )
+        raise RequestError(f"{given_by(folder)}={folder}: has no {', '.join(names)}, with or without .gz{advice}")
     raise RequestError(f"data.dir={folder}: there is no file {', '.join(names)}{advice}")
 
 

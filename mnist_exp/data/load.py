@@ -192,11 +192,11 @@ def _npz(data: DataConfig, tell: Tell) -> Source:
     if named is not None and len(named) != data.classes:
         raise RequestError(
             f"{path}: class_names has {len(named)} names, but data.classes={data.classes}; "
-            f"data.classes={len(named)} would declare them"
+            f"set data.classes={len(named)} to match"
         )
     if named and data.class_names and named != data.class_names:
         raise RequestError(
-            f"{path}: its class_names {_listed(named)} are not data.class_names={_listed(data.class_names)}"
+            f"{path}: its class_names {_listed(named)} do not match data.class_names={_listed(data.class_names)}"
         )
     return _assemble(parts, data, str(path), named, tell)
 
@@ -213,7 +213,7 @@ def _assemble(
     """Convert raw parts to pixels as bytes and labels counted from 0. Raises `RequestError`."""
     swaps = transposes(data, [part.images_place for part in raw.values()])
     if swaps and data.transpose is None:
-        tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false leaves them")
+        tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false prevents it")
     stored = pixels.stored_shape(data.shape, swaps)
     images = {}
     for name, part in raw.items():
@@ -272,23 +272,24 @@ def classes_of(
     if len(folders) != data.classes:
         raise RequestError(
             f"{paths['train']}: {len(folders)} class folders ({_listed(folders)}), "
-            f"but data.classes={data.classes}; data.classes={len(folders)} would declare them"
+            f"but data.classes={data.classes}; set data.classes={len(folders)} to match"
         )
     if unknown := sorted(set(files.get("test", ())) - set(folders)):
         differing = sorted(set(files["test"]) ^ set(folders))
         near = "".join(did_you_mean(name, folders) for name in unknown[:1])
         raise RequestError(
-            f"{paths['test']}: its class folders are not those of {paths['train']}: {_listed(tuple(differing))} "
-            f"only in one of them{near}"
+            f"{paths['test']}: its class folders differ from those of {paths['train']}: "
+            f"{_listed(tuple(differing))} only in one of them{near}"
         )
     if "test" in files and (missing := [name for name in folders if name not in files["test"]]):
-        tell(f"{paths['test']}: no folder of the classes {_listed(tuple(missing))}, which are not tested")
+        tell(f"{paths['test']}: no folders for the classes {_listed(tuple(missing))}, which are not tested")
     names = data.class_names or folders
     if set(names) == set(folders):
         folders = names  # labels follow the declared order
     elif folders != default_class_names(data.classes):  # numbered folders may be given any names
         raise RequestError(
-            f"{paths['train']}: its class folders {_listed(folders)} are not data.class_names={_listed(names)}"
+            f"{paths['train']}: its class folders {_listed(folders)} do not match "
+            f"data.class_names={_listed(names)}"
         )
     return folders, names
 
@@ -305,5 +306,5 @@ def verify(part: Part, data: DataConfig, name: str) -> None:
         found, expected = ("×".join(map(str, shape)) for shape in (part.images.shape[1:], data.shape))
         raise RequestError(
             f"{name}: images of {found}, but data.shape says {expected}; "
-            f"data.shape=[{','.join(map(str, part.images.shape[1:]))}] would declare them"
+            f"set data.shape=[{','.join(map(str, part.images.shape[1:]))}] to match"
         )

@@ -50,8 +50,8 @@ def refuse_too_large(images: int, values: int, data: DataConfig, itemsize: int =
             how = data.resize or "fit"
             advice = f"; data.resize={how} data.shape=[{side},{side},{channels}] fits"
     raise RequestError(
-        f"{data.dir}: {images:,} images of {values:,} values need {_size(needed)} of memory, and {_size(free)} "
-        f"are available{advice}"
+        f"{data.dir}: {images:,} images of {values:,} values need {_size(needed)} of memory, but "
+        f"only {_size(free)} is available{advice}"
     )
 
 

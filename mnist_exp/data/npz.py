@@ -42,10 +42,10 @@ def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | 
     if renamed := [name for wanted, name in names.items() if wanted != name]:
         tell(f"{path}: {', '.join(renamed)} are read as {', '.join(w for w, name in names.items() if w != name)}")
     if unread := [name for name in there if name not in {*names.values(), "class_names"}]:
-        tell(f"{path}: not read: {', '.join(unread)}; images to validate on are taken from {names['x_train']}")
+        tell(f"{path}: not read: {', '.join(unread)}; validation images are taken from {names['x_train']}")
     named = arrays.get("class_names")
     if named is not None and (named.ndim != 1 or named.dtype.kind != "U"):
-        raise RequestError(f"{path}: class_names: expected a list of texts, found {described(named)}")
+        raise RequestError(f"{path}: class_names: expected a list of strings, found {described(named)}")
     return parts, None if named is None else tuple(map(str, named))
 
 
@@ -191,7 +191,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile raises various types for names and versions it cannot read
-        raise RequestError(f"{path}: a damaged NPZ archive, or none ({error})") from error
+        raise RequestError(f"{path}: not an NPZ archive, or a damaged one ({error})") from error
 
 
 @contextmanager

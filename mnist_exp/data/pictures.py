@@ -209,7 +209,7 @@ def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, i
     """Return an image in mode L or RGB, and its largest value if it has 16 bits. Raises `Unusable`."""
     if deep or (image.mode not in _PLAIN and not image.mode.startswith("I")):
         what = "16 bits per channel, in colour" if deep else f"{image.mode} colours"
-        raise Unusable("images of other colours", f"{what}; expected 8 bits, grey or RGB")
+        raise Unusable("images with unsupported colours", f"{what}; expected 8 bits, grey or RGB")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         return _rescaled(values, limits(scale, SIXTEEN_BITS)), int(values.max())

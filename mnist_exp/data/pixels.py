@@ -84,13 +84,13 @@ def advice(values: Array, scale: Scale) -> str:
         return ""
     low, high = float(finite.min()), float(finite.max())
     if values.dtype == np.int8 and low < 0:
-        return "; int8 holds values up to 127, so that brighter pixels became negative: save them as uint8"
+        return "; int8 holds values up to 127, so brighter pixels became negative: save them as uint8"
     known = [(0, 1), (-1, 1), (0, TWELVE_BITS), (0, SIXTEEN_BITS)]
     white = next(((b, w) for b, w in known if b <= low and high <= w and (w > 1 or high > 0)), None)
     if white is None or 1 < high <= 255:
         return ""
     declared = f"{white[1]}" if white[0] == 0 else f"[{white[0]},{white[1]}]"
-    return f"; the values go from {low:g} to {high:g}: data.scale={declared} declares {white[1]} as white"
+    return f"; the values range from {low:g} to {high:g}: data.scale={declared} declares {white[1]} as white"
 
 
 def dimness(brightest: int) -> str:

@@ -95,7 +95,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
     try:
         _keep(data, archives, contents)
     except OSError as error:
-        tell(f"not kept for the next time: {cache_folder(data.name)}: {error.strerror}")
+        tell(f"the data set was not cached: {cache_folder(data.name)}: {error.strerror}")
     return Located(mirror, contents, names=_names(mirror, files))
 
 

@@ -23,7 +23,7 @@ def refuse_bombs(members: Iterable[zipfile.ZipInfo]) -> None:
         if is_bomb(member.compress_size, member.file_size):
             raise ValueError(
                 f"{member.filename} would unpack from {member.compress_size:,} to {member.file_size:,} bytes; "
-                f"at most {MOST_RATIO} times the size is accepted"
+                f"the limit is {MOST_RATIO} times the compressed size"
             )
 
 

@@ -88,7 +88,7 @@ def _flush(path: Path) -> None:
 def refuse_existing(target: Path) -> None:
     """Raise `RequestError` unless the path does not exist or is an empty folder."""
     if not target.name:
-        raise RequestError(f"output: {target} is not the name of a new folder; give one")
+        raise RequestError(f"output: {target} does not name a new folder")
     try:
         if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
             return

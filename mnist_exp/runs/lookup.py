@@ -71,7 +71,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
     if wanted == "latest":
         newest = _select_runs(latest, runs, wanted, outputs)[0]
         if newest.result.started > time.time() + CLOCK_DRIFT:
-            warn(f"latest is {newest.name}, whose start lies in the future: the clock was set back, or was wrong")
+            warn(f"latest is {newest.name}, which started in the future: the clock was wrong or has been set back")
         return newest
     if wanted == "best":
         return _choose_best(_select_runs(is_finished, runs, wanted, outputs))
@@ -82,7 +82,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         names = "".join(f"\n  {run.name}" for run in matches)
         raise Ambiguous(f"{wanted}: {len(matches)} runs have this name:{names}")
     if path.is_dir():  # a folder that only shares a run's name does not hide the run
-        raise RequestError(f"{wanted}: not a run's directory: it has no {RESULT}")
+        raise RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
         raise RequestError(
             f"{wanted}: no run in {outputs} has this MLflow run id; 'mnist-exp runs' lists the runs"
@@ -141,7 +141,7 @@ def find_runs(wanted: str, outputs: Path) -> list[RunSummary]:
         except Ambiguous:
             raise
         except RequestError as error:
-            raise RequestError(f"{wanted}: neither a run's directory nor a folder of runs") from error
+            raise RequestError(f"{wanted}: neither a run directory nor a folder of runs") from error
     if set("*?[") & set(wanted):
         folders = [Path(match) for match in sorted(glob(str(path))) if Path(match).is_dir()]
         runs = [run for folder in folders for run in _read_runs_in(folder)]

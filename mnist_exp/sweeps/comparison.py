@@ -149,7 +149,7 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
-    return f"This number of seeds with this spread could show differences of {size} or more."
+    return f"With this number of seeds and this spread, the tests could show differences of {size} or more."
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:

@@ -129,7 +129,7 @@ def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[
         return []
     choice = chosen_launcher(config)
     extra = choice.split("_")[0]
-    how = f"; pip install 'mnist-exp[{extra}]' does that" if extra in _EXTRAS else ""
+    how = f"; install it with pip install 'mnist-exp[{extra}]'" if extra in _EXTRAS else ""
     message = f"hydra/launcher={choice}: {plugin} is not installed{how}"
     return [Problem("not-installed", COMMAND_LINE, message, "hydra/launcher")]
 

@@ -100,7 +100,7 @@ class Claim:
 
     def is_behind(self) -> bool:
         """Whether the pruner would end the trial."""
-        with _tolerate_silence("did not answer about pruning"):
+        with _tolerate_silence("could not decide on pruning"):
             return bool(self._trial.should_prune())
         return False
 

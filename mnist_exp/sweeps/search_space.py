@@ -210,10 +210,10 @@ def _interval_faults(sweep: IntervalSweep, log: bool) -> Iterator[str]:
     assert sweep.end is not None
     low, high = sweep.start, sweep.end
     if not (math.isfinite(low) and math.isfinite(high)):
-        yield "both ends must be numbers"
+        yield "both bounds must be finite numbers"
     elif low > high:
-        yield f"ends in the wrong order: must be interval({high:g},{low:g})"
+        yield f"bounds are in the wrong order: must be interval({high:g},{low:g})"
     elif low == high:
-        yield f"both ends are {low:g}; give a single value"
+        yield f"both bounds are {low:g}; give a single value"
     if log and low <= 0:
         yield f"a log scale must begin above 0, found {low:g}"

@@ -44,7 +44,7 @@ def _explain_request(text: str, uri: str | None, store: str) -> str | None:
     if answer := re.match(_STATUS, text):
         return f"{store}the server answered {_status(int(answer[1]))}{_through_proxy(uri)}"
     if text.startswith(_NO_JSON):
-        return f"{store}the answer is not MLflow's: is this its address?{_through_proxy(uri)}"
+        return f"{store}the response did not come from MLflow; is the address correct?{_through_proxy(uri)}"
     if uri and (deleted := re.match(r"The run (\w+) must be in the 'active' state", text)):
         return f"{store}the run {deleted[1]} was deleted: {restoring_command(uri, 'run', deleted[1])}"
     return None
@@ -56,7 +56,7 @@ def _explain_cause(error: BaseException, uri: str | None, store: str) -> str | N
     for cause in _innermost_first(error):
         if re.search(_OTHER_VERSION, str(cause)) and uri:
             command = f"'mlflow db upgrade {mask_credentials(uri)}'"
-            return f"{store}was made by another version of MLflow: {command} upgrades it; keep a copy"
+            return f"{store}was created by another version of MLflow; back it up, then upgrade it with {command}"
         if isinstance(cause, sqlite3.Error):
             return f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else ''}"
         if isinstance(cause, OSError) and cause.filename and cause.strerror:
@@ -83,7 +83,7 @@ def _restoring(database: Path | None) -> str:
     if database is None:
         return ""
     return (
-        "; restore a copy, or move it and the runs' delivery.json away: "
+        "; restore a backup, or move it and the runs' delivery.json files away: "
         f"'mnist-exp sync outputs={display_path(database.parent)}' then delivers everything again"
     )
 

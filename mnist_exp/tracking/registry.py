@@ -46,7 +46,7 @@ def register(run: Path, store: str | None, name: str, alias: str | None) -> Regi
     delivery.note_run_id()
     logged = delivery.logged_model()
     if logged is None:
-        raise FileNotFoundError("MLflow has no model of this run")
+        raise FileNotFoundError("MLflow has no model for this run")
     client = connect(str(delivery.uri))
     try:
         client.create_registered_model(name)
@@ -96,7 +96,7 @@ class Origin:
         fetched = artifacts.download_artifacts(self.place, dst_path=to, tracking_uri=self.store)
         file = Path(fetched) / "data" / "model.keras"
         if not file.is_file():
-            raise FileNotFoundError("holds no data/model.keras: it was not saved by MLflow's Keras flavour")
+            raise FileNotFoundError("contains no data/model.keras: it was not saved by MLflow's Keras flavour")
         if self.run_id is not None:
             client = connect(self.store)
             if any(entry.path == "config.yaml" for entry in client.list_artifacts(self.run_id)):

@@ -132,7 +132,7 @@ def test_invalid_yaml_is_reported_with_its_line(tmp_path: Path):
     (options / "model" / "broken.yaml").write_text("name: broken\nlayers: [Flatten\nother: 1\n")
     [(place, text)] = problems("model=broken", config_dir=str(options))
     assert place.endswith("mine/model/broken.yaml:3")
-    assert text.startswith("not valid YAML while parsing a flow sequence that begins in line 2")
+    assert text.startswith("not valid YAML while parsing a flow sequence that begins on line 2")
 
 
 def test_an_empty_file_is_reported(tmp_path: Path):

@@ -210,7 +210,7 @@ NOT_AN_IMAGE = "not a PNG, JPEG, GIF, BMP, WebP or TIFF image"
         (lambda: save("train/dog/x.png", save_all=True, append_images=[Image.fromarray(GREY + 1)]), "train/dog/x.png: has 2 frames; expected a single image"),
         (lambda: Path(os.fsdecode(b"train/d\xf6g")).mkdir(), r"train/d\xf6g: its name is not UTF-8; rename it"),
         (lambda: save(os.fsdecode(b"train/dog/\xff.png")), r"train/dog/\xff.png: its name is not UTF-8; rename it"),
-        (lambda: Path("train/bird").mkdir(), "train: 3 class folders ([bird, cat, dog]), but data.classes=2; data.classes=3 would"),
+        (lambda: Path("train/bird").mkdir(), "train: 3 class folders ([bird, cat, dog]), but data.classes=2; set data.classes=3"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_file(spoil: Callable[[], object], told: str):
@@ -263,7 +263,7 @@ def test_sizes_are_counted():
     save("photos/b/0.png", np.zeros((20, 40), np.uint8))
     with pytest.raises(RequestError) as caught:
         find(config("photos", (20, 40, 1)), print)
-    assert "as are 18 more of 21, 19 sizes from 21×40 to 39×40; data.resize=fit" in str(caught.value)
+    assert "18 more of 21 also differ (19 sizes from 21×40 to 39×40); data.resize=fit" in str(caught.value)
     assert len(find(config("photos", (20, 40, 1), resize="fit"), print).train) == 21
 
 
@@ -350,7 +350,9 @@ def test_a_folder_that_may_be_the_test_part_is_named():
     for folder in ("train/a", "train/b", "eval/a"):
         save(f"set/{folder}/1.png")
     files = {"train": FileSpec(name="train"), "test": FileSpec(name="test")}
-    with pytest.raises(RequestError, match="data.files.test=null says that there is none, data.files.test=eval"):
+    with pytest.raises(
+        RequestError, match="set data.files.test=null if there is no test part, or data.files.test=eval"
+    ):
         find_image_folders(config("set", dir="set", files=files), Path("set"), print)
 
 
@@ -365,12 +367,12 @@ def test_classes_without_test_images_are_noted():
     assert tested.labels.tolist() == [0]
     assert any("[dog]" in note for note in told)
     save("test/dgo/a.png")
-    with pytest.raises(RequestError, match=r"test: its class folders are not those of .*did you mean 'dog'"):
+    with pytest.raises(RequestError, match=r"test: its class folders differ from those of .*did you mean 'dog'"):
         find(config(files=files), told.append)
 
 
 def test_declared_class_names_must_match_the_folders(refused: Refused):
     """Names set the order of the folders; they do not rename them."""
     two_classes()
-    told = "train: its class folders [cat, dog] are not data.class_names=[cat, cow]"
+    told = "train: its class folders [cat, dog] do not match data.class_names=[cat, cow]"
     assert told in refused("folder", TRAIN_ONLY, "data.class_names=[cat,cow]")

@@ -90,14 +90,14 @@ SPOILT[2, 1, 0] = np.nan
         ({"x_train": np.full((4, 2, 3), "a")}, "x_train: expected numbers, found <U1 of shape (4, 2, 3)"),
         ({"x_train": IMAGES.astype(object)}, "x_train.npy: holds pickled Python objects, which are never loaded"),
         ({"y_train": LABELS + 0.5}, "y_train[0]: expected a label, a whole number, found 0.5"),
-        ({"y_train": LABELS + 5}, "y_train[0]: expected a label, a whole number from 0 to 1, found 5, and 3 more such labels; data.classes=7 would"),
+        ({"y_train": LABELS + 5}, "y_train[0]: expected a label, a whole number from 0 to 1, found 5, and 3 more such labels; set data.classes=7"),
         ({"y_test": LABELS[:2] - 1}, "y_test[0]: expected a label, a whole number from 0 to 1, found -1"),
         ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "training set: no images"),
         ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "test set: no images"),
-        ({"x_train": np.zeros((4, 5, 4), np.uint8)}, "images of 5×4×1, but data.shape says 2×3×1; data.shape=[5,4,1] would"),
+        ({"x_train": np.zeros((4, 5, 4), np.uint8)}, "images of 5×4×1, but data.shape says 2×3×1; set data.shape=[5,4,1]"),
         ({"x_test": np.zeros((2, 5, 4), np.uint8)}, "test set: images of 5×4×1"),
-        ({"class_names": np.array(["a", "b", "c"])}, "class_names has 3 names, but data.classes=2; data.classes=3 would"),
-        ({"class_names": np.array([1, 2])}, "class_names: expected a list of texts, found int64 of shape (2)"),
+        ({"class_names": np.array(["a", "b", "c"])}, "class_names has 3 names, but data.classes=2; set data.classes=3"),
+        ({"class_names": np.array([1, 2])}, "class_names: expected a list of strings, found int64 of shape (2)"),
     ],
 )  # fmt: skip
 def test_invalid_arrays_are_reported(refused: Refused, changes: dict[str, Any], told: str):
@@ -109,7 +109,7 @@ def test_invalid_arrays_are_reported(refused: Refused, changes: dict[str, Any], 
 def test_class_names_must_agree_with_the_config(refused: Refused):
     """Other names in the archive are refused."""
     save(class_names=np.array(["cat", "dog"]))
-    assert "class_names [cat, dog] are not data.class_names=[dog, cat]" in refused(
+    assert "class_names [cat, dog] do not match data.class_names=[dog, cat]" in refused(
         "npz", "data.class_names=[dog,cat]"
     )
 
@@ -119,7 +119,7 @@ def test_a_truncated_archive_is_refused(refused: Refused, cut: int):
     """This holds wherever it is cut."""
     whole = save().read_bytes()
     Path("data.npz").write_bytes(whole[:cut])
-    assert "data.npz: a damaged NPZ archive, or none" in refused("npz")
+    assert "data.npz: not an NPZ archive, or a damaged one" in refused("npz")
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -130,7 +130,10 @@ def test_changed_bytes_are_detected(refused: Refused, compressed: bool):
     content = bytearray(Path("data.npz").read_bytes())
     content[5000:5010] = b"0123456789"
     Path("data.npz").write_bytes(content)
-    assert "data.npz: a damaged NPZ archive, or none" in (said := refused("npz")) or "x_train.npy: damaged" in said
+    assert (
+        "data.npz: not an NPZ archive, or a damaged one" in (said := refused("npz"))
+        or "x_train.npy: damaged" in said
+    )
 
 
 def test_a_huge_promise_is_not_believed(refused: Refused):
@@ -185,6 +188,6 @@ def test_files_that_are_no_archive_are_refused(refused: Refused):
     """Other files, empty files and missing files are reported."""
     for content in (b"", b"label,pixel0\n"):
         Path("data.npz").write_bytes(content)
-        assert "data.npz: a damaged NPZ archive, or none" in refused("npz")
+        assert "data.npz: not an NPZ archive, or a damaged one" in refused("npz")
     Path("data.npz").unlink()
     assert "there is no file data.npz" in refused("npz")

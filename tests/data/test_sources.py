@@ -110,7 +110,7 @@ def test_a_given_folder_without_the_files_is_refused(tmp_path: Path):
     """No fallback replaces a folder that the user named."""
     folder = write(tmp_path / "given")
     (folder / "test_labels").unlink()
-    with pytest.raises(RequestError, match="not there, with or without .gz: test_labels"):
+    with pytest.raises(RequestError, match="has no test_labels, with or without .gz"):
         find(config(dir=str(folder), fallback="digits"), print)
     with pytest.raises(RequestError, match="there is no such folder"):
         find(config(dir=str(tmp_path / "nope")), print)

@@ -27,9 +27,9 @@ def test_a_folder_with_the_name_of_a_run_does_not_hide_it():
 def test_a_folder_that_is_no_run_is_reported_as_such():
     """It is reported if no run has its name either."""
     Path("empty").mkdir()
-    with pytest.raises(RequestError, match=r"not a run's directory: it has no result\.json"):
+    with pytest.raises(RequestError, match=r"not a run directory: it has no result\.json"):
         find_run("empty", Path("outputs"))
-    with pytest.raises(RequestError, match="neither a run's directory nor a folder of runs"):
+    with pytest.raises(RequestError, match="neither a run directory nor a folder of runs"):
         find_runs("empty", Path("outputs"))
 
 
