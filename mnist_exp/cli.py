@@ -56,8 +56,8 @@ VERBS = {
 DEFAULT_VERB = "train"
 # Verbs with the root config of `train`; their run= starts from the config of a run.
 OF_TRAINING = ("resume", "check", "show")
-# Verbs that print their result as a JSON document with `format=json`. Those that compose the config of a training
-# have no such key in it, so the word is taken off the command line.
+# Verbs that print their result as a JSON document with `format=json`. The config of training verbs has no such
+# key, so the word is removed from the command line.
 _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
 WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
 _JSON = "format=json"
@@ -171,7 +171,7 @@ def _ended_by(signal: BaseException) -> int:
 
 
 def _print_more(error: RequestError, find: Callable[[], tuple[Problem, ...]]) -> None:
-    """Print the problems that take long to find, and add them to those of the error."""
+    """Print the problems that take a long time to find, and add them to those of the error."""
     try:
         if more := find():
             error.problems += more
@@ -226,7 +226,7 @@ def _take_format(words: list[str]) -> list[str]:
 
 
 def _import_command(verb: str, multirun: bool) -> Callable[..., Document | None]:
-    """Return the function of a verb. Raises `RequestError` for `-m` and a verb that it does not work with."""
+    """Return the function of a verb. Raises `RequestError` if `-m` is given and the verb does not support it."""
     module = verb
     if multirun and verb == "train":
         module = "sweep"

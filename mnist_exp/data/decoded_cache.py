@@ -36,7 +36,7 @@ class Decoded:
 
     images: Images
     unusable: dict[int, tuple[str, str]] = field(default_factory=dict)
-    """The kind and the description of what is wrong with a file, by its index."""
+    """The kind and the description of the fault of each unusable file, by the file's index."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Entry:
         return cls(cache_folder("decoded") / name, paths, state.hexdigest())
 
     def load(self, *, verify: bool) -> Decoded | None:
-        """Return the images, mapped into memory; None if they are not there, or of files that have changed.
+        """Return the images, memory-mapped; None if there are none, or if the files have changed.
 
         Args:
-            verify: Whether the content of the files is compared too.
+            verify: Whether to compare the content of the files as well.
         """
         about = self.load_values()
         try:
@@ -83,7 +83,7 @@ class Entry:
             self._write({"contents": _hash_contents(self.paths), "unusable": unusable}, decoded.images)
 
     def load_values(self) -> Any:
-        """Return what `save_values` wrote; None if there is nothing, or it is of files that have changed."""
+        """Return the values that `save_values` wrote; None if there are none, or if the files have changed."""
         try:
             about = json.loads(read_text(self.folder / _ABOUT))
             return about if about["state"] == self.state else None

@@ -29,7 +29,7 @@ from mnist_exp.text import format_shape
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 _TEXTS = (".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".db", ".log", ".html")
 
-WORTH_KEEPING = 0.5  # seconds of decoding, from which its result is kept in the cache
+WORTH_KEEPING = 0.5  # seconds: images that take longer to decode are kept in the cache
 _AT_A_TIME = 64  # files decoded by a thread
 _MOST_THREADS = 8
 _SMALL_FILE = 4096  # bytes
@@ -166,7 +166,7 @@ def _read_headers(paths: Sequence[str], progress: Progress) -> Sizes:
 
 
 def _entry_of(paths: Sequence[str], options: object) -> Entry | None:
-    """Return the place in the cache for what is read from files; None if there is a broken link or no file."""
+    """Return the cache entry for what is read from files; None if there are no files, or a link is broken."""
     try:
         return Entry.of(paths, options) if paths else None
     except OSError:
@@ -251,7 +251,7 @@ def _decode(paths: Sequence[str], shape: Shape, data: DataConfig, faults: Faults
     refuse_other_sizes(others, len(paths), data, faults, unfit)
     if data.scale is None and 0 < largest <= TWELVE_BITS:
         raise RequestError(
-            f"{os.path.dirname(paths[0])}: files of 16 bits whose largest value is {largest}; data.scale="
+            f"{os.path.dirname(paths[0])}: 16-bit files whose largest value is {largest}; data.scale="
             f"{TWELVE_BITS} (12 bits) or data.scale=65535 declares the value of white"
         )
     good = np.ones(len(paths), bool)

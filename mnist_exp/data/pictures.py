@@ -26,7 +26,7 @@ MOST_PIXELS = 100_000_000  # of one file: checked against its header before anyt
 
 _ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # the EXIF tag, and its values for images that lie on their side
 _EXIF_IN_PNG = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-_LONGEST_START = 64  # bytes of a file that show what it is
+_LONGEST_START = 64  # bytes at the start of a file that identify its format
 _PLAIN = ("1", "L", "P", "RGB", "LA", "PA", "RGBA", "CMYK", "YCbCr")  # modes that Pillow converts without loss
 # Maximum difference between channels (out of 255) for an image to count as grey; allows for JPEG and scanner
 # noise.
@@ -158,9 +158,9 @@ def resized(image: Image.Image, height: int, width: int, how: str) -> Image.Imag
 
 @contextmanager
 def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, bool]]:
-    """Open an image file; read it as a whole, or only what is looked at.
+    """Open an image file, reading either all of it or only the parts that are used.
 
-    Yields the image, and whether it has colours of 16 bits. Raises `Unusable`.
+    Yields the image, and whether it has 16-bit colours. Raises `Unusable`.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -13,9 +13,9 @@ from mnist_exp.data.near_duplicates import find_near_pairs
 _FEW = 10  # training images of a class
 _IMBALANCED = 3  # times as many images in the largest class as in the smallest
 _MOST_NAMES = 5  # in a remark
-_BY_CHANCE = 0.002  # share of images that are nearly the same without being copies, as of MNIST's ones
+_BY_CHANCE = 0.002  # share of images that are nearly the same without being copies, as among MNIST's images of 1
 _LIGHT = 170  # of 255: from here, the pixels at the border are a light background
-_SAMPLE = 1000  # images whose borders are looked at
+_SAMPLE = 1000  # images whose borders are examined
 MNISTS_SHAPE = (28, 28, 1)
 
 

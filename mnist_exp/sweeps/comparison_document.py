@@ -10,7 +10,7 @@ from mnist_exp.sweeps.intervals import mean_of
 
 
 def group_entry(group: Group, metric: str) -> GroupEntry:
-    """Return the entry of a group, with its mean of the metric that decides."""
+    """Return the entry for a group, with its mean of the decisive metric."""
     mean = mean_of(list(group.values(metric).values()))
     names = dict.fromkeys(name for run in group.runs for name in run.metrics)
     return GroupEntry(
@@ -26,7 +26,7 @@ def group_entry(group: Group, metric: str) -> GroupEntry:
 
 
 def pair_entry(pair: Pair, direction: Direction) -> PairEntry:
-    """Return the entry of a pair of groups."""
+    """Return the entry for a pair of groups."""
     difference = pair.difference
     better = None
     if difference is not None and pair.verdict == "different":

@@ -8,7 +8,7 @@ from mnist_exp.tracking.delivery import Delivery
 
 
 def delete_run(folder: Path, run_id: str | None) -> None:
-    """Delete the MLflow run of a run's directory, in the store that it was delivered to.
+    """Delete a run directory's MLflow run from the store that it was delivered to.
 
     Raises `ValueError` if there is no such run or the store must not be contacted, and any exception of MLflow.
     """

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from mnist_exp.text import without_credentials
 
-_LONGEST = 1 << 20  # bytes of an answer
+_LONGEST = 1 << 20  # bytes of a response
 
 
 def ask(address: str, endpoint: str, values: Mapping[str, str], timeout: float) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def open_url(url: str | urllib.request.Request, timeout: float) -> Any:
 
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
-    """Follows redirects on the same host only: they take the credentials with them."""
+    """Follows redirects on the same host only, as they carry the credentials."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -63,7 +63,7 @@ class _SameHost(urllib.request.HTTPRedirectHandler):
 
 
 def _tls() -> ssl.SSLContext:
-    """Return the TLS settings of MLflow's client: its variables for a bundle of certificates, or for none."""
+    """Return a TLS context configured by the environment variables that MLflow's client reads."""
     bundle = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or os.environ.get("REQUESTS_CA_BUNDLE")
     if os.path.isdir(bundle or ""):
         context = ssl.create_default_context(capath=bundle)
@@ -77,7 +77,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _is_own_address(host: str) -> bool:
-    """Whether a host is a loopback address, or the one that stands for all of this machine's."""
+    """Whether a host is a loopback address, or the unspecified address (`0.0.0.0` or `::`)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -86,7 +86,7 @@ def _is_own_address(host: str) -> bool:
 
 
 def _authorization(address: str) -> dict[str, str]:
-    """Return the header for an address with a user name and password, or for those that MLflow's client reads."""
+    """Return the authorization header, with credentials from the address or from MLflow's variables."""
     parts = urllib.parse.urlsplit(address)
     name = urllib.parse.unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = urllib.parse.unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")
