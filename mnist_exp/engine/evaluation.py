@@ -104,7 +104,7 @@ def as_document(
     of_run: Saved | None,
     bounds: Sequence[BoundEntry],
 ) -> EvaluateDocument:
-    """Return the figures as a document; `of_run` is the model if it was scored on its run's data."""
+    """Return the results as a document; `of_run` is the model if it was scored on its run's data."""
     fallback_for = of_run.result.data.stands_in_for if of_run and of_run.result else None
     return EvaluateDocument(
         model=about["model"],

@@ -164,7 +164,7 @@ class _KerasCheck:
         return True
 
     def _freeze(self, model: keras.Model) -> None:
-        """Freeze layers as in training, and check that some are left to train."""
+        """Freeze layers as in training, and check that some weights remain trainable."""
         wanted = self._config.training.freeze
         for index, layer in enumerate(wanted):
             try:
@@ -172,7 +172,7 @@ class _KerasCheck:
             except NoSuchLayer as error:
                 self._report(f"training.freeze.{index}", str(error))
         if wanted and not model.trainable_variables:
-            self._report("training.freeze", "freezes all weights, so that there is nothing to train")
+            self._report("training.freeze", "freezes all weights, so nothing is left to train")
 
     def _train(self, model: keras.Model, optimizer: keras.Optimizer, loss: keras.Loss) -> None:
         """Check that the model ends in probabilities, makes a training step on two images, and can be saved."""

@@ -29,7 +29,7 @@ def check_model(config: TrainConfig, job: str | None) -> CheckedModel:
 
 
 def show_model(config: TrainConfig) -> ShowDocument:
-    """Print the summary card of the config's model, and design advice. Returns the same as a document."""
+    """Print the summary card of the config's model, and design advice. Returns both as a document."""
     model = build(config, Statistics(), "float32", compiled=False)
     say(f"model   {config.model.name} on {'×'.join(map(str, config.data.shape))}, {config.data.classes} classes")
     rows, remarks = card(model), advice(model)

@@ -48,7 +48,7 @@ def load_base_run(request: Request) -> Request:
 
 
 def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """Replace what `init_from` names by the path of the run or model file. Raises `RequestError`."""
+    """Replace the value of `init_from` with the path of the run or model file. Raises `RequestError`."""
     if config.init_from is None:
         return request, config
     file = Path(config.init_from).expanduser()

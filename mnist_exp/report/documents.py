@@ -80,7 +80,7 @@ class RunEntry(_Part):
     tags: list[str]
     note: str
     fault: str | None
-    """What keeps other verbs from using the run."""
+    """The reason why other verbs cannot use the run."""
 
 
 class RunsDocument(Document):
@@ -115,7 +115,7 @@ class CheckedModel(_Part):
 
 
 class CheckedData(_Part):
-    """Data that was checked, with the number of images in each part; empty if it was not looked at."""
+    """Data that was checked, with the number of images in each part; empty if they were not counted."""
 
     name: str
     dir: str | None
@@ -383,7 +383,7 @@ class PredictDocument(Document):
     model: str
     predictions: list[PredictionEntry]
     unreadable: list[str]
-    """What is wrong with the inputs that `predict.skip_bad=true` left out."""
+    """The problems of the inputs that `predict.skip_bad=true` skipped."""
 
 
 class VerifyDocument(Document):

@@ -16,7 +16,7 @@ from mnist_exp.runs.log import is_quiet, say
 from mnist_exp.text import format_loss
 from mnist_exp.training.callback import Callback
 
-LINE_SECONDS = 5.0  # between lines of progress, where there is no bar
+LINE_SECONDS = 5.0  # between lines of progress, if no bar is shown
 
 
 class TrainingDisplay(Callback):
@@ -63,7 +63,7 @@ class TrainingDisplay(Callback):
 def images_bar(
     description: str, total: int, tell: Callable[[str], None] = say, file: TextIO | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a task: a bar on a terminal, elsewhere a line every few seconds.
+    """Show the progress of a task: a bar on a terminal, otherwise a line every few seconds.
 
     Args:
         description: What is done with the images.

@@ -13,7 +13,7 @@ from mnist_exp.runs.selection import ListedRun, differing_settings, figures_of, 
 
 
 def train_document(result: RunResult, path: Path) -> TrainDocument:
-    """Return the document of a run that a training ended."""
+    """Return the document of a run, which `train` and `resume` print."""
     return TrainDocument(
         run=result.name,
         path=str(path.resolve()),
@@ -34,7 +34,7 @@ def train_document(result: RunResult, path: Path) -> TrainDocument:
 
 
 def runs_document(shown: Sequence[ListedRun], total: int) -> RunsDocument:
-    """Return the document of a list of runs, of `total` ones."""
+    """Return the document of a list of runs; `total` is their number before `limit`."""
     differing = differing_settings(run.config for run in shown)
     return RunsDocument(runs=[_run_entry(run, differing) for run in shown], total=total)
 
