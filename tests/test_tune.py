@@ -201,7 +201,7 @@ def test_hopeless_trials_end_early(cli: Cli, home_data: list[str]):
 
 @pytest.mark.slow
 def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
-    """It counts as ended, its reason is reported, and it is not retried."""
+    """It counts as ended, its reason is reported, and it is not retried; the tracker shows a failed search."""
     words = (
         "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,0.001", "tune.sampler=grid",
         "tune.name=s",
@@ -210,6 +210,7 @@ def test_a_trial_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[s
     assert [row["state"] for row in rows()] == ["failed", "finished"]
     assert re.search(r"the loss is no longer a number.* \(.*trial-000/run.log\)", done.out)
     assert "1 finished, 1 failed" in done.out
+    assert json.loads((STUDY / "journal.jsonl").read_text().splitlines()[-1])["status"] == "FAILED"
     assert "2 already ended" in cli(*words).out
     done = cli(
         "tune", *SMALL, *home_data, "model=mlp", "optimizer.learning_rate=1e38,1e37", "tune.sampler=grid", status=1

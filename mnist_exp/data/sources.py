@@ -28,6 +28,13 @@ SLOWEST = 2**14  # bytes per second that a mirror must send on average, once PAT
 SCHEMES = ("http", "https", "file")  # of a mirror
 MOST = 2**30  # bytes: maximum size of a downloaded file
 
+Show = Callable[[str, int, int | None], None]
+"""Shows a download: the file's name, the bytes so far, and its size, if the mirror says it."""
+
+
+def _show_nothing(name: str, done: int, size: int | None) -> None:
+    """A `Show`."""
+
 
 class NotFound(Exception):
     """The data set is in none of the places searched; the message lists them."""
@@ -124,14 +131,14 @@ def verify_cache(data: DataConfig) -> None:
     _read(cache_folder(data.name), data.parts)
 
 
-def fetch(data: DataConfig, tell: Callable[[str], None]) -> str:
+def fetch(data: DataConfig, tell: Callable[[str], None], show: Show) -> str:
     """Download a data set into the user's cache and return the mirror it came from.
 
     Raises:
         NotFound: No mirror has the data set.
         OSError: The cache cannot be written.
     """
-    mirror, archives, contents = _download_from_any(data, [], tell)
+    mirror, archives, contents = _download_from_any(data, [], tell, show)
     _keep(data, archives, contents)
     return mirror
 
@@ -172,7 +179,7 @@ def _sha256(path: Path) -> str:
 
 
 def _download_from_any(
-    data: DataConfig, asked: list[str], tell: Callable[[str], None]
+    data: DataConfig, asked: list[str], tell: Callable[[str], None], show: Show = _show_nothing
 ) -> tuple[str, dict[str, bytes], dict[str, bytes]]:
     """Download a data set from the first mirror that has all files intact.
 
@@ -184,7 +191,7 @@ def _download_from_any(
     """
     for mirror in data.mirrors:
         try:
-            return mirror, *_download(mirror, data.parts, tell)
+            return mirror, *_download(mirror, data.parts, tell, show)
         except (OSError, http.client.HTTPException, ValueError, RequestError) as error:
             asked.append(f"{mirror}  ({_reason(error)})")
     raise NotFound(data.name, asked)
@@ -215,11 +222,13 @@ def _open(address: str) -> Any:
     return urllib.request.build_opener(_SameScheme).open(address, timeout=PATIENCE)
 
 
-def _read_answer(answer: Any, name: str) -> bytes:
+def _read_answer(answer: Any, name: str, show: Show) -> bytes:
     """Read a file from a mirror. Raises `ValueError` if it is too large or too slow."""
     content, start = bytearray(), time.monotonic()
+    size = getattr(answer, "length", None)
     while piece := answer.read1(2**20):
         content += piece
+        show(name, len(content), size)
         seconds = time.monotonic() - start
         if len(content) > MOST:
             raise ValueError(f"{name}: more than {MOST:,} bytes")
@@ -229,7 +238,7 @@ def _read_answer(answer: Any, name: str) -> bytes:
 
 
 def _download(
-    mirror: str, files: dict[str, FileSpec], tell: Callable[[str], None]
+    mirror: str, files: dict[str, FileSpec], tell: Callable[[str], None], show: Show
 ) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Download and verify a data set's archives; return them and their contents.
 
@@ -241,7 +250,7 @@ def _download(
             raise ValueError(f"{spec.name}: has no sha256 or gz_sha256, without which nothing is downloaded")
         with _open(f"{mirror.rstrip('/')}/{spec.name}.gz") as answer:
             tell(f"fetching {answer.url}")
-            archives[part] = _read_answer(answer, f"{spec.name}.gz")
+            archives[part] = _read_answer(answer, f"{spec.name}.gz", show)
             if missing := getattr(answer, "length", None):
                 raise http.client.IncompleteRead(archives[part], missing)
         contents[part] = unpack(archives[part], spec, f"{spec.name}.gz")

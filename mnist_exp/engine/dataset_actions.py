@@ -17,7 +17,7 @@ from mnist_exp.data.load import find, limit_source, missing_classes
 from mnist_exp.data.quality import remarks
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.report.documents import VerifyDocument
-from mnist_exp.report.progress import images_bar
+from mnist_exp.report.progress import download_bar, images_bar
 from mnist_exp.report.tables import print_table
 from mnist_exp.runs.atomic import new_folder, refuse_existing
 from mnist_exp.runs.log import say, warn
@@ -38,7 +38,8 @@ def fetch(config: DatasetConfig, started: float) -> None:
             say(f"{data.name} is already in {cache}, verified")
             return
     try:
-        mirror = sources.fetch(data, say)
+        with download_bar() as show:
+            mirror = sources.fetch(data, say, show)
     except sources.NotFound as error:
         raise WorkError(str(error)) from error
     except OSError as error:

@@ -10,10 +10,18 @@ from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from mnist_exp.runs.log import is_quiet, say
-from mnist_exp.text import format_loss
+from mnist_exp.text import escape_controls, format_loss
 from mnist_exp.training.callback import Callback
 
 LINE_SECONDS = 5.0  # between lines of progress, if no bar is shown
@@ -102,6 +110,31 @@ def _advance_by_lines(description: str, total: int, tell: Callable[[str], None])
             tell(f"{description}: {done:,} of {total:,} images")
 
     return advance
+
+
+@contextmanager
+def download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show downloads on a terminal.
+
+    Yields a function that takes a file's name, the bytes so far, and the file's size, if known.
+    """
+    console = Console(file=sys.stdout)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def show(name: str, done: int, size: int | None) -> None:
+            bar.update(task, description=escape_controls(name, one_line=True), completed=done, total=size)
+
+        yield show
 
 
 def format_epoch(row: Mapping[str, float], epochs: int, is_best: bool) -> str:

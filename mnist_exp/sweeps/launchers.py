@@ -24,7 +24,10 @@ from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_cod
 from mnist_exp.sweeps.local_workers import ending_local_workers
 from mnist_exp.training.device import available_cores
 
-_RAY_SECONDS = 15  # to wait for a cluster to respond
+_RAY_SECONDS = 15.0  # to wait for a cluster to respond
+# Ray's servers speak gRPC, over HTTP/2: a client sends these bytes first, and the server a frame of this type.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = 4
 
 
 def launch(
@@ -104,10 +107,16 @@ def _ray_address(init: Mapping[str, Any]) -> str | None:
 
 
 def _connect(address: str) -> None:
-    """Raise `OSError` unless something answers at the address of a cluster: Ray itself would try for minutes."""
+    """Raise `OSError` unless a server of Ray's kind answers at an address: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_RAY_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_RAY_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return  # without Ray's certificates, there is no answer
+            connection.sendall(_PREFACE)
+            frame = connection.recv(9)
+        if frame[3:4] != bytes([_SETTINGS]):
+            raise OSError("what answers there is not Ray")
 
 
 @contextmanager

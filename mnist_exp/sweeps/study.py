@@ -120,6 +120,7 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
     Raises `WorkError` if none finished.
     """
     trials = study.trials()
+    record.failed = any(trial.state == "failed" for trial in trials)
     running = [trial.number for trial in trials if trial.state == "running"]
     if not study.is_complete():
         numbers = ", ".join(map(str, running))

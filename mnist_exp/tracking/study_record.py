@@ -26,6 +26,8 @@ class StudyRecord:
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
         """Start the record unless it exists. Raises `RequestError` if the journal cannot be read."""
         self._directory, self._tracking = directory, tracking
+        self.failed = False
+        """Whether a trial failed, so that the search is not recorded as finished."""
         self._lock = -1
         self._parent: ParentRecord | None = None
         self._upload: Upload | None = None
@@ -74,7 +76,7 @@ class StudyRecord:
     ) -> None:
         if self._parent is None:
             return
-        self._parent.end(run_status(error))
+        self._parent.end("failed" if error is None and self.failed else run_status(error))
         (self._directory / LOCK).unlink(missing_ok=True)
         os.close(self._lock)
         if self._upload is not None:

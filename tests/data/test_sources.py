@@ -22,8 +22,9 @@ from support.cli import Cli
 from mnist_exp.config.schema import DataConfig, FileSpec
 from mnist_exp.data import sources
 from mnist_exp.data.load import find
-from mnist_exp.data.sources import NotFound, cache_folder
+from mnist_exp.data.sources import NotFound, cache_folder, fetch
 from mnist_exp.errors import RequestError
+from mnist_exp.report.progress import download_bar
 
 RNG = np.random.default_rng(0)
 
@@ -92,6 +93,25 @@ def mirror(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def test_the_bytes_of_a_download_are_shown(
+    mirror: tuple[str, Path, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """On a terminal, with the file's size; names from a config cannot control it."""
+    address, folder, _ = mirror
+    write(folder, packed=True)
+    shown: list[tuple[str, int, int | None]] = []
+    fetch(config(mirrors=(address,)), print, lambda *values: shown.append(values))
+    sizes = {f"{part}.gz": (folder / f"{part}.gz").stat().st_size for part in CONTENTS}
+    assert {name: (done, size) for name, done, size in shown} == {name: (n, n) for name, n in sizes.items()}
+    capsys.readouterr()
+    for terminal in ("", "1"):
+        monkeypatch.setenv("FORCE_COLOR", terminal)
+        with download_bar() as show:
+            show("images\x1b]0;x[red].gz", 1000, 2000)
+        said = capsys.readouterr().out
+        assert ("1.0/2.0 kB" in said) == ("images\\x1b]0;x[red].gz" in said) == bool(terminal)
 
 
 def test_a_given_folder_comes_first(tmp_path: Path):
@@ -340,7 +360,7 @@ def test_a_file_without_a_digest_is_not_downloaded(mirror: tuple[str, Path, list
     write(folder, packed=True)
     files = {part: FileSpec(name=part) for part in CONTENTS}
     with pytest.raises(NotFound, match="sha256"):
-        sources.fetch(config(mirrors=(address,), files=files, dir=str(tmp_path)), print)
+        sources.fetch(config(mirrors=(address,), files=files, dir=str(tmp_path)), print, lambda *_: None)
     assert not asked
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,3 +98,33 @@ def test_a_stale_ray_address_is_reported_at_once(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="refused"):
         launchers._connect(f"ray://{stale}")
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n"])
+def test_an_address_without_ray_is_reported(monkeypatch: pytest.MonkeyPatch, answer: bytes):
+    """Whatever listens there never answers, or answers something else."""
+    monkeypatch.setattr(launchers, "_RAY_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def serve() -> None:
+            connection, _ = other.accept()
+            with connection, suppress(ConnectionError):
+                connection.sendall(answer)
+                connection.recv(100)  # what the client sends
+                connection.recv(100)  # until the client gives up
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(OSError, match="not Ray" if answer else "timed out"):
+            launchers._connect(f"127.0.0.1:{other.getsockname()[1]}")
+        thread.join()
+
+
+def test_a_server_of_rays_kind_is_accepted():
+    """It speaks gRPC."""
+    grpc = pytest.importorskip("grpc")
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    launchers._connect(f"127.0.0.1:{port}")
+    server.stop(None).wait()
