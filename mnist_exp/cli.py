@@ -17,7 +17,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from mnist_exp import __version__
-from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, describe_ending, format_problems
+from mnist_exp.errors import (
+    Killed,
+    MnistExpError,
+    Problem,
+    RequestError,
+    describe_ending,
+    format_problems,
+)
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
 from mnist_exp.runs.log import to_console, warn
@@ -26,6 +33,7 @@ from mnist_exp.text import mask_credentials, printable
 
 if TYPE_CHECKING:
     from mnist_exp.config.overrides import Request
+    from mnist_exp.report.documents import Document
 
 # Each verb has a root config conf/<verb>.yaml, and a function of its name in mnist_exp.commands.<verb>.
 VERBS = {
@@ -33,7 +41,7 @@ VERBS = {
     "resume": "resume an interrupted run bit for bit: resume run=latest",
     "show": "print the architecture of a config or a run (run=…), and examples of its augmentation",
     "check": "report all problems of a config or, with -m, of every job of a sweep",
-    "runs": "list the runs: name, status, data, epochs, accuracy, age",
+    "runs": "list the runs: where=… sort=…; or tag, note, rm, diff: runs diff run=[a,b]",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "open the table of runs in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
@@ -43,12 +51,18 @@ VERBS = {
     "evaluate": "score a saved model: accuracy, per-class figures, calibration: evaluate run=latest",
     "predict": "classify image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
     "sync": "deliver pending events to MLflow",
+    "schema": "print a JSON Schema: of the config, of a group's options, or of a verb's format=json",
 }
 DEFAULT_VERB = "train"
 # Verbs with the root config of `train`; their run= starts from the config of a run.
 OF_TRAINING = ("resume", "check", "show")
-# The word after `dataset`.
-ACTIONS = ("fetch", "verify", "convert")
+# Verbs that print their result as a JSON document with `format=json`. Those that compose the config of a training
+# have no such key in it, so the word is taken off the command line.
+_WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
+WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
+_JSON = "format=json"
+# The words after a verb.
+ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 
 _HELP = """\
 mnist-exp trains image classifiers that YAML files describe.
@@ -80,17 +94,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     words = list(sys.argv[1:] if arguments is None else arguments)
     _tolerate_unprintable()
+    if _wants_json(words):
+        return _print_document(words, started)
+    return _attempt(words, started)[0]
+
+
+def _attempt(words: list[str], started: float) -> tuple[int, Document | BaseException | None]:
+    """Run a command line. Returns the exit status, and the result or the error, which has been printed."""
     try:
-        return _run(words, started)
+        return 0, _run(words, started)
     except (KeyboardInterrupt, Killed) as signal:
-        return _ended_by(signal)
+        return _ended_by(signal), signal
     except BrokenPipeError:  # the reader of our output (`| head`) has exited
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 0
+        return 0, None
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        return _report(error)
+        return _report(error), error
+
+
+def _wants_json(words: list[str]) -> bool:
+    verb = words[0] if words and words[0] in VERBS else DEFAULT_VERB
+    return verb in WITH_JSON and _JSON in words and not any(map(_asks_for_information, words))
+
+
+def _asks_for_information(word: str) -> bool:
+    return word.split("=")[0] in (*_INFORMATION_FLAGS, "--version")
+
+
+def _print_document(words: list[str], started: float) -> int:
+    """Run a command line with all messages on standard error, and print its result as one JSON document."""
+    output = sys.stdout
+    with redirect_stdout(sys.stderr):
+        status, result = _attempt(words, started)
+    from mnist_exp.report.documents import Document, failure_document  # pydantic
+
+    document: object = result
+    if isinstance(result, BaseException):
+        document = getattr(result, "document", None) or failure_document(result, status, words[0])
+    try:
+        if isinstance(document, Document):
+            print(document.as_json(), end="", file=output, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    return status
 
 
 def _tolerate_unprintable() -> None:
@@ -105,7 +153,7 @@ def _report(error: Exception) -> int:
     if isinstance(error, MnistExpError):
         print(f"mnist-exp: {printable(str(error))}", file=sys.stderr, flush=True)
         if isinstance(error, RequestError) and error.pending is not None:
-            _print_more(error.pending)
+            _print_more(error, error.pending)
         return error.exit_status
     if (cause := signals.received()) is not None:  # a library turned its exception into another
         return _ended_by(cause)
@@ -122,29 +170,33 @@ def _ended_by(signal: BaseException) -> int:
     return status
 
 
-def _print_more(find: Callable[[], tuple[Problem, ...]]) -> None:
+def _print_more(error: RequestError, find: Callable[[], tuple[Problem, ...]]) -> None:
+    """Print the problems that take long to find, and add them to those of the error."""
     try:
         if more := find():
+            error.problems += more
             print(printable(format_problems(more, "Keras found {count} more problem{s}:")), file=sys.stderr)
     except KeyboardInterrupt:
         print("mnist-exp: interrupted before Keras could check the rest", file=sys.stderr)
-    except Exception as error:
-        print(f"mnist-exp: Keras could not check the rest: {printable(str(error))}", file=sys.stderr)
+    except Exception as failure:
+        print(f"mnist-exp: Keras could not check the rest: {printable(str(failure))}", file=sys.stderr)
 
 
-def _run(words: list[str], started: float) -> int:
-    """Run the verb, or print what a flag asks for. Returns the exit status; raises any error."""
+def _run(words: list[str], started: float) -> Document | None:
+    """Run the verb and return its result, or print what a flag asks for. Raises any error."""
     if words and words[0] in ("--help", "-h"):
         width = max(map(len, VERBS))
         verbs = "\n".join(f"  {verb:<{width}}  {does}" for verb, does in VERBS.items())
         print(_HELP.format(verbs=verbs, default=DEFAULT_VERB), end="")
-        return 0
+        return None
     if "--version" in words:
         _print_versions()
-        return 0
+        return None
     verb, words = _take_verb(words)
-    if verb == "dataset":
-        words = _take_action(words)
+    if verb in _WITHOUT_FORMAT_KEY:
+        words = _take_format(words)
+    if verb in ACTIONS:
+        words = _take_action(verb, words)
     from mnist_exp.config.hydra_adapter import hidden_options
     from mnist_exp.config.overrides import parse, request_from
 
@@ -152,26 +204,35 @@ def _run(words: list[str], started: float) -> int:
     if verb in OF_TRAINING:
         root, words = "train", [re.sub("^run=", "from=", word) for word in words]
     request = request_from(root, parse(words))
-    if any(word.split("=")[0] in _INFORMATION_FLAGS for word in words):
-        return _run_hydra_flags(request, verb, words)
+    if any(map(_asks_for_information, words)):
+        _run_hydra_flags(request, verb, words)
+        return None
     command = _import_command(verb, request.multirun)
     signals.start()
     to_console()
     backend.process_is_ours = True
     for file in hidden_options(request.config_dir):
         warn(f"{file}: hidden by the built-in option of the same name; rename the file")
-    command(request, started)
-    return 0
+    return command(request, started)
 
 
-def _import_command(verb: str, multirun: bool) -> Callable[..., None]:
+def _take_format(words: list[str]) -> list[str]:
+    """Return the words without `format=json`. Raises `RequestError` for another format."""
+    for word in words:
+        if word.startswith("format=") and word != _JSON:
+            message = f"{word}: must be json, found {word.removeprefix('format=')}"
+            raise RequestError([Problem("unknown-option", "command line", message, "format")])
+    return [word for word in words if word != _JSON]
+
+
+def _import_command(verb: str, multirun: bool) -> Callable[..., Document | None]:
     """Return the function of a verb. Raises `RequestError` for `-m` and a verb that it does not work with."""
     module = verb
     if multirun and verb == "train":
         module = "sweep"
     elif multirun and verb != "check":
         raise RequestError(f"-m works with train and check, not with {verb}")
-    command: Callable[..., None] = getattr(import_module(f"mnist_exp.commands.{module}"), module)
+    command: Callable[..., Document | None] = getattr(import_module(f"mnist_exp.commands.{module}"), module)
     return command
 
 
@@ -189,20 +250,22 @@ def _begins_with_a_name(words: list[str]) -> bool:
     return bool(words) and not words[0].startswith(("-", "+", "~")) and "=" not in words[0]
 
 
-def _take_action(words: list[str]) -> list[str]:
-    """Turn the word after `dataset` into an override of `action`."""
-    if words and words[0] in ACTIONS:
+def _take_action(verb: str, words: list[str]) -> list[str]:
+    """Turn the word after `dataset` or `runs` into an override of `action`."""
+    if words and words[0] in ACTIONS[verb]:
         return [f"action={words[0]}", *words[1:]]
-    if any(word.split("=")[0] in ("action", *_INFORMATION_FLAGS) for word in words):
+    if any(word.startswith("action=") or _asks_for_information(word) for word in words):
         return words
 
-    actions = ", ".join(ACTIONS)
+    actions = ", ".join(ACTIONS[verb])
     if not _begins_with_a_name(words):
+        if verb == "runs":
+            return words
         raise RequestError(f"dataset: give an action: {actions}")
     return [f"action={words[0]}", *words[1:]]  # rejected with all other problems
 
 
-def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> int:
+def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
     from mnist_exp.config.compose import compose_or_explain
     from mnist_exp.config.hydra_adapter import run_flags
@@ -221,7 +284,8 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> int:
         with redirect_stdout(shown):
             status = run_flags(request.verb, [*request.overrides, *flags])
         print(mask_credentials(shown.getvalue()), end="")
-        return status
+        if status:
+            sys.exit(status)
     except Exception:
         if os.environ.get("HYDRA_FULL_ERROR") != "1":
             compose_or_explain(request)  # raises all problems at once
@@ -234,8 +298,8 @@ def _hide_verb_from_completion(verb: str) -> None:
     if not space:
         return
     length = len(before) + 1 + len(verb) + 1 + len(after)
-    if verb == "dataset":
-        after = re.sub(rf"^({'|'.join(ACTIONS)}) ", "", after)
+    if verb in ACTIONS:
+        after = re.sub(rf"^({'|'.join(ACTIONS[verb])}) ", "", after)
     os.environ["COMP_LINE"] = f"{before} {after}"
     removed = length - len(before) - 1 - len(after)
     os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", length)) - removed)

@@ -115,6 +115,9 @@ def first_line(error: BaseException) -> str:
 class WorkError(MnistExpError):
     """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
 
+    document: object = None
+    """The document of `format=json`, if there are results in spite of the failure."""
+
 
 class Diverged(WorkError):
     """The loss or a weight is no longer finite. The best epoch before that can still be saved."""

@@ -80,3 +80,14 @@ def masked_values(values: Any) -> Any:
     if isinstance(values, (list, tuple)):
         return [masked_values(value) for value in values]
     return values
+
+
+def format_value(value: Any) -> str:
+    """Format a value of a config or result for a table cell, as YAML would write it on one line."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(format_value, value))}]"
+    return str(value)

@@ -19,7 +19,7 @@ ORDER = [
 ROOMS = {
     "hydra": {"config", "cli", "sweeps"},  # cli: its information flags; sweeps: its launchers
     "omegaconf": {"config", "sweeps"},
-    "pydantic": {"config", "runs"},  # runs: the schema of result.json
+    "pydantic": {"config", "runs", "report"},  # runs: the schema of result.json; report: the JSON documents
     "keras": {"model", "training", "inference", "analysis", "engine", "commands"},  # commands: annotations only, see below
     "onnxruntime": {"inference"},
     "ai_edge_litert": {"inference"},

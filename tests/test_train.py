@@ -250,7 +250,7 @@ def test_the_fallback_is_reported_everywhere(cli: Cli, monkeypatch: pytest.Monke
 def test_without_fallback_missing_data_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """This includes presets that claim an accuracy; nothing is created."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
-    for words in (["data.fallback=null"], ["experiment=lenet5x5"]):
+    for words in (["data.fallback=error"], ["experiment=lenet5x5"]):
         done = cli("data.mirrors=[]", *words, status=2)
         assert "mnist was not found in any of these places" in done.err
         assert "data.dir=…" in done.err

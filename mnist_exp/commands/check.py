@@ -10,13 +10,15 @@ import time
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.engine.preparation import check_config, load_base_run
+from mnist_exp.report.documents import CheckDocument, CheckedData, CheckedModel
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import expand
 from mnist_exp.sweeps.job_check import check_jobs
 from mnist_exp.sweeps.job_names import job_names
+from mnist_exp.text import format_shape
 
 
-def check(request: Request, started: float) -> None:
+def check(request: Request, started: float) -> CheckDocument:
     """Report that there are no problems, or raise `RequestError` with all of them."""
     request = load_base_run(request)
     jobs: dict[str, TrainConfig] = {}
@@ -26,15 +28,24 @@ def check(request: Request, started: float) -> None:
     else:
         _, config, _ = check_config(request)
     from mnist_exp.data.declaration import examine  # NumPy
-    from mnist_exp.engine.model_description import describe_model  # Keras
+    from mnist_exp.engine.model_description import check_model  # Keras
     from mnist_exp.report.progress import images_bar
 
-    for data in {config.data.as_found for config in jobs.values()} or {config.data}:
-        if counts := examine(data, say, images_bar):
+    data: list[CheckedData] = []
+    for one in {config.data.as_found for config in jobs.values()} or {config.data}:
+        counts = examine(one, say, images_bar)
+        if counts:
             sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-            say(f"data    {data.name} from {data.dir or 'scikit-learn'}: {sizes}")
+            say(f"data    {one.name} from {one.dir or 'scikit-learn'}: {sizes}")
+        data.append(CheckedData(name=one.name, dir=one.dir, images=counts))
 
-    for name, config in jobs.items():
-        say(f"{name:<{max(map(len, jobs))}}  {describe_model(config)}")
-    what = f" in any of {len(jobs)} jobs" if request.multirun else f": {describe_model(config)}"
+    models = [check_model(config, name) for name, config in jobs.items()] or [check_model(config, None)]
+    for model in models if request.multirun else ():
+        say(f"{model.job:<{max(map(len, jobs))}}  {_describe(model)}")
+    what = f" in any of {len(jobs)} jobs" if request.multirun else f": {_describe(models[0])}"
     say(f"no problems{what} ({time.perf_counter() - started:.1f} s)")
+    return CheckDocument(ok=True, problems=[], models=models, data=data)
+
+
+def _describe(model: CheckedModel) -> str:
+    return f"model {model.model}, {model.parameters:,} parameters, for {format_shape(model.shape)}"

@@ -12,6 +12,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import Problem, RequestError
+from mnist_exp.report.documents import CompareDocument
 from mnist_exp.runs.directory import RunSummary, list_runs
 from mnist_exp.runs.lookup import find_runs, is_finished, read_config
 from mnist_exp.suggest import near_or_all
@@ -19,7 +20,7 @@ from mnist_exp.sweeps.groups import TrainedRun, map_repeated
 from mnist_exp.text import display_path
 
 
-def compare(request: Request, started: float) -> None:
+def compare(request: Request, started: float) -> CompareDocument:
     """Print the results of groups of runs and which groups differ, and plot their curves.
 
     Raises `RequestError`.
@@ -34,7 +35,7 @@ def compare(request: Request, started: float) -> None:
     refuse_different_data(runs, config)
     from mnist_exp.sweeps.comparison_report import report_comparison  # SciPy, Matplotlib
 
-    report_comparison(config, direction, runs, chosen, left_out, remark)
+    return report_comparison(config, direction, runs, chosen, left_out, remark)
 
 
 def direction_by(config: CompareConfig) -> Direction:

@@ -9,10 +9,11 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, resolve_saved
 from mnist_exp.errors import RequestError
+from mnist_exp.report.documents import EvaluateDocument
 from mnist_exp.runs.atomic import refuse_existing
 
 
-def evaluate(request: Request, started: float) -> None:
+def evaluate(request: Request, started: float) -> EvaluateDocument:
     """Score a saved model; print, write and plot the figures. Raises `RequestError` or `WorkError`."""
     config, saved, run_config = resolve_saved(request, EvaluateConfig)
     if config.output is not None:
@@ -21,7 +22,7 @@ def evaluate(request: Request, started: float) -> None:
     device = set_up(run_config)
     from mnist_exp.engine.evaluation import evaluate_model  # Keras
 
-    evaluate_model(request, config, saved, run_config, device)
+    return evaluate_model(request, config, saved, run_config, device)
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:

@@ -13,11 +13,12 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import resolve_saved
 from mnist_exp.errors import RequestError
+from mnist_exp.report.documents import PredictDocument
 from mnist_exp.runs.log import say
 from mnist_exp.text import display_path
 
 
-def predict(request: Request, started: float) -> None:
+def predict(request: Request, started: float) -> PredictDocument:
     """Classify the inputs, and print or write the classes. Raises `RequestError`."""
     config, saved, of_run = resolve_saved(request, PredictConfig)
     refuse_existing(config)
@@ -25,7 +26,7 @@ def predict(request: Request, started: float) -> None:
     tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
     set_up(of_run)
     from mnist_exp.engine.classification import classify, make_predictor  # Keras
-    from mnist_exp.report.predictions import write_predictions  # NumPy
+    from mnist_exp.report.predictions import predict_document, write_predictions  # NumPy
 
     predictor = make_predictor(saved, of_run, config.predict.normalize)
     tell(f"model   {display_path(saved.file)}")
@@ -33,9 +34,11 @@ def predict(request: Request, started: float) -> None:
     if problems and (not config.predict.skip_bad or not predictions):
         advice = "\npredict.skip_bad=true skips them" if predictions and config.format != "kaggle" else ""
         raise RequestError(format_problems(problems, len(predictions)) + advice)
-    write_predictions(predictions, config, tell)
+    if config.format != "json":
+        write_predictions(predictions, config, tell)
     if problems:
         tell(f"warning: {format_problems(problems, len(predictions))}")
+    return predict_document(saved.file, predictions, list(map(str, problems)))
 
 
 def refuse_existing(config: PredictConfig) -> None:

@@ -13,6 +13,8 @@ from mnist_exp.engine.job import run_training
 from mnist_exp.engine.resumption import check_resumption
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError
+from mnist_exp.report.documents import TrainDocument
+from mnist_exp.report.run_documents import train_document
 from mnist_exp.runs.directory import RunDirectory, RunSummary
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.runs.stopwatch import Stopwatch
@@ -20,7 +22,7 @@ from mnist_exp.suggest import nearest
 from mnist_exp.text import display_path
 
 
-def resume(request: Request, started: float) -> None:
+def resume(request: Request, started: float) -> TrainDocument:
     """Resume a run. Raises `RequestError` before anything is changed, `WorkError` after."""
     stopwatch = Stopwatch(started)
     wanted = override_value(request, "from")
@@ -36,7 +38,7 @@ def resume(request: Request, started: float) -> None:
         place, run_id = f"{display_path(run.path)}/config.yaml", run.result.mlflow_run_id
         tracking = permit_store(request, config.tracking, Path(config.outputs), place, run_id)
         job = replace(job, config=config.model_copy(update={"tracking": tracking}))
-        run_training(job, stopwatch)
+        return train_document(run_training(job, stopwatch), run.path)
 
 
 def is_resumable(run: RunSummary) -> bool:

@@ -18,6 +18,7 @@ from mnist_exp.config.schema import SweepConfig, TrainConfig
 from mnist_exp.engine.preparation import load_base_run, set_up
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import WorkError
+from mnist_exp.report.documents import SweepDocument
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, make_directory, safe_name
 from mnist_exp.runs.log import say, warn
@@ -26,7 +27,7 @@ from mnist_exp.sweeps.grid import Grid, expand
 from mnist_exp.sweeps.job_check import check_jobs, format_job_count, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.launchers import refuse_unusable, threads_per_job
-from mnist_exp.sweeps.leaderboard import Outcome
+from mnist_exp.sweeps.leaderboard import Outcome, sweep_document
 from mnist_exp.sweeps.runner import complete_sweep
 from mnist_exp.sweeps.worker import Plan, PlannedJob, compute_fingerprint, find_jobs
 from mnist_exp.text import display_path, masked_values
@@ -35,7 +36,7 @@ from mnist_exp.training.device import available_cores
 SWEEP_FILE = "sweep.json"
 
 
-def sweep(request: Request, started: float) -> None:
+def sweep(request: Request, started: float) -> SweepDocument:
     """Check all jobs, run the missing ones, and print the table of all. Raises `WorkError` if any failed."""
     request = load_base_run(request)
     grid = share_cores(request, expand(request))
@@ -62,7 +63,12 @@ def sweep(request: Request, started: float) -> None:
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
     if stands_in_for:
         warn(f"these figures are for {config.data.name}, the fallback for {stands_in_for}")
-    refuse_failures(failed, len(outcomes))
+    document = sweep_document(path, outcomes, grid.swept, stands_in_for)
+    if failed:
+        error = WorkError(describe_failures(failed, len(outcomes)))
+        error.document = document
+        raise error
+    return document
 
 
 def share_cores(request: Request, grid: Grid) -> Grid:
@@ -138,15 +144,14 @@ def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None
         say(f"        {format_job_count(others)} with other values, settings or code are left unchanged")
 
 
-def refuse_failures(failed: Sequence[Outcome], jobs: int) -> None:
-    """Raise `WorkError` if jobs failed, with each reason and the jobs that failed for it."""
-    if failed:
-        by_reason: dict[str, list[Outcome]] = {}
-        for outcome in failed:
-            by_reason.setdefault(outcome.reason, []).append(outcome)
-        lines = []
-        for reason, outcomes in by_reason.items():
-            others = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
-            log = f" ({outcomes[0].log})" if outcomes[0].log else ""
-            lines.append(f"  {outcomes[0].name}{others}: {reason}{log}")
-        raise WorkError(f"{len(failed)} of {jobs} jobs failed\n" + "\n".join(lines))
+def describe_failures(failed: Sequence[Outcome], jobs: int) -> str:
+    """Describe the jobs that failed, grouped by reason."""
+    by_reason: dict[str, list[Outcome]] = {}
+    for outcome in failed:
+        by_reason.setdefault(outcome.reason, []).append(outcome)
+    lines = []
+    for reason, outcomes in by_reason.items():
+        others = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
+        log = f" ({outcomes[0].log})" if outcomes[0].log else ""
+        lines.append(f"  {outcomes[0].name}{others}: {reason}{log}")
+    return f"{len(failed)} of {jobs} jobs failed\n" + "\n".join(lines)

@@ -13,11 +13,13 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.job import Job, run_training
 from mnist_exp.engine.preparation import check_config, load_base_run, resolve_data
 from mnist_exp.engine.store_permission import permit_store
+from mnist_exp.report.documents import TrainDocument
+from mnist_exp.report.run_documents import train_document
 from mnist_exp.runs.directory import RUNS, add_timestamp
 from mnist_exp.runs.stopwatch import Stopwatch
 
 
-def train(request: Request, started: float) -> None:
+def train(request: Request, started: float) -> TrainDocument:
     """Check the request and train. Raises `RequestError` before anything is created, `WorkError` after."""
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
@@ -28,7 +30,8 @@ def train(request: Request, started: float) -> None:
         request, config, source, stands_in_for = resolve_data(request, config)
     name = add_timestamp(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
-    run_training(job, stopwatch)
+    result = run_training(job, stopwatch)
+    return train_document(result, job.parent / result.name)
 
 
 def import_plots() -> None:

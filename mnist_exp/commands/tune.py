@@ -11,18 +11,21 @@ from pathlib import Path
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.store_permission import permit_store
+from mnist_exp.report.documents import TuneDocument
 from mnist_exp.runs.log import say, warn
 from mnist_exp.sweeps.search import check_search
 from mnist_exp.text import display_path
 
 
-def tune(request: Request, started: float) -> None:
+def tune(request: Request, started: float) -> TuneDocument:
     """Search, and score the best trial. Raises `RequestError` before anything is created, `WorkError` after."""
     search = check_search(request)
     permit_store(request, search.config.tracking, Path(search.config.outputs))
     from mnist_exp.sweeps.study import run_search  # Keras, Optuna
+    from mnist_exp.sweeps.study_results import tune_document
 
-    directory = run_search(search, request.overrides)
+    directory, trials = run_search(search, request.overrides)
     say(f"{display_path(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
         warn(f"these figures are for {search.config.data.name}, the fallback for {search.stands_in_for}")
+    return tune_document(search, trials, directory)

@@ -8,20 +8,77 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_validator
 
+from mnist_exp.config.conditions import Condition
 from mnist_exp.config.field_types import Count, Frozen, LayerChoice, Seed
 from mnist_exp.config.schema import DataConfig, TrackingConfig
 from mnist_exp.config.store_uri import a_store
 
 Index = Annotated[int, Field(ge=0)]
+Json = Literal["json"] | None
+"""`format=json` prints the result as a JSON document."""
 
 
 class RunsConfig(Frozen):
     """Config of `mnist-exp runs`."""
 
+    action: Literal["list", "tag", "note", "rm", "diff"]
     outputs: Annotated[str, Field(min_length=1)]
     limit: Count | None
+    where: InstanceOf[Condition] | None
+    sort: Annotated[str, Field(min_length=1)] | None
+    run: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    tags: tuple[str, ...] | None
+    note: str | None
+    yes: bool
+    from_mlflow: bool
+    format: Json
+
+    _names = field_validator("run", "tags", mode="before")(lambda value: split_names(value))
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _a_condition(cls, value: Any) -> Any:
+        return None if value is None else Condition.parse(str(value))
+
+    @field_validator("tags")
+    @classmethod
+    def _some_tags(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(dict.fromkeys(tag for tag in value if tag))
+
+    @model_validator(mode="after")
+    def _of_the_action(self) -> RunsConfig:
+        uses = {"list": ("where", "sort"), "tag": ("run", "tags"), "note": ("run", "note"), "diff": ("run",)}
+        uses["rm"] = ("run", "yes", "from_mlflow")
+        given = {name for name in ("where", "sort", "run", "tags", "note", "yes", "from_mlflow")
+                 if getattr(self, name) not in (None, False)}  # fmt: skip
+        used = uses[self.action]
+        verb = "runs" if self.action == "list" else f"runs {self.action}"
+        wrong = [f"{name}: has no effect on '{verb}'" for name in sorted(given - set(used))]
+        if self.action != "list":
+            needed = [name for name in used if name in ("run", "tags", "note")]
+            wrong += [f"{name}: must be given for '{verb}'" for name in needed if getattr(self, name) is None]
+        if self.action == "diff" and self.run and len(self.run) != 2:
+            wrong.append(f"run: must be two runs, [a,b], for 'runs diff', found {len(self.run)}")
+        if self.format is not None and self.action not in ("list", "diff"):
+            wrong.append(f"format: has no effect on '{verb}'")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
+
+
+class SchemaConfig(Frozen):
+    """Config of `mnist-exp schema`: a group, a document, or neither for the whole config."""
+
+    group: str | None
+    output: str | None
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> SchemaConfig:
+        if self.group is not None and self.output is not None:
+            raise ValueError("group: must not be given together with output")
+        return self
 
 
 class UiConfig(Frozen):
@@ -89,6 +146,7 @@ class CompareConfig(Frozen):
     across_data: bool
     full: bool
     output: Annotated[str, Field(min_length=1)] | None
+    format: Json
 
     _runs = field_validator("run", mode="before")(split_names)
 
@@ -138,6 +196,23 @@ class EvaluateConfig(SavedConfig):
 
     part: Literal["test", "val", "train"] | None
     output: Annotated[str, Field(min_length=1)] | None
+    format: Json
+    require: tuple[InstanceOf[Condition], ...] | None
+
+    @field_validator("require", mode="before")
+    @classmethod
+    def _bounds(cls, value: Any) -> Any:
+        """Parse bounds that are joined by `and`, or that are the entries of a list."""
+        if value is None:
+            return None
+        return tuple(bound for text in split_bounds(str(value)) for bound in Condition.parse(text).conjuncts())
+
+
+def split_bounds(text: str) -> list[str]:
+    """Split `[a>1,b<2]` or `a>1,b<2` at its commas, except those inside brackets, parentheses and quotes."""
+    inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", text)
+    parts = re.findall(r"""(?:[^,\[\]()'"]|\[[^\]]*\]|\([^)]*\)|'[^']*'|"[^"]*")+""", inner)
+    return [part.strip() for part in parts] or [text]
 
 
 class PicturesConfig(Frozen):
@@ -156,7 +231,7 @@ class PredictConfig(SavedConfig):
 
     inputs: tuple[Annotated[str, Field(min_length=1)], ...] | None
     output: Annotated[str, Field(min_length=1)] | None
-    format: Literal["csv", "jsonl", "kaggle"] | None
+    format: Literal["csv", "jsonl", "kaggle", "json"] | None
     predict: PicturesConfig
 
     _inputs = field_validator("inputs", mode="before")(split_names)
@@ -177,6 +252,8 @@ class PredictConfig(SavedConfig):
         if self.output is not None and self.format is None and Path(self.output).suffix.lower() not in _FORMATS:
             endings = ", ".join(_FORMATS)
             raise ValueError(f"output: must end in {endings}, or be given with format=csv, jsonl or kaggle")
+        if self.output is not None and self.format == "json":
+            raise ValueError("output: must not be given with format=json, which prints to standard output")
         if self.format == "kaggle" and self.predict.skip_bad:
             raise ValueError("predict.skip_bad: must be false with format=kaggle, which numbers the images")
         return self
@@ -288,6 +365,7 @@ class DatasetConfig(Frozen):
     to: Literal["idx", "csv", "npz", "folder"] | None
     output: Annotated[str, Field(min_length=1)] | None
     header: bool
+    format: Json
     outputs: Annotated[str, Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -298,6 +376,8 @@ class DatasetConfig(Frozen):
         for key, value in given.items():
             if self.action != "convert" and value is not None:
                 raise ValueError(f"{key}: only for 'dataset convert'")
+        if self.format is not None and self.action != "verify":
+            raise ValueError("format: only for 'dataset verify'")
         if self.header and self.to != "csv":
             raise ValueError("header: only for to=csv")
         return self

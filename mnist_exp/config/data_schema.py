@@ -53,6 +53,7 @@ class DataConfig(Frozen):
     split_seed: Seed
     limit: Count | None
     fallback: str | None
+    """The option of `data` that is used if this data is not found; None: that is an error."""
     resize: Literal["fit", "crop", "stretch"] | None = None
     """How image files of other sizes are scaled to `shape`; None: they are refused."""
     scale: float | tuple[float, float] | None = None
@@ -83,6 +84,11 @@ class DataConfig(Frozen):
         Configs that differ only in these settings become equal.
         """
         return self.model_copy(update={"limit": None, "val_fraction": 0.0, "split_seed": 0})
+
+    @field_validator("fallback")
+    @classmethod
+    def _an_option_or_none(cls, value: str | None) -> str | None:
+        return None if value == "error" else value
 
     @field_validator("files", mode="before")
     @classmethod

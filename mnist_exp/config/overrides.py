@@ -29,6 +29,8 @@ PATH_KEYS = frozenset(
 )
 # Keys whose values are names: a number is taken as text.
 _NAMES = ("name", "sweep.name", "tune.name", "register", "alias", "tracking.experiment")
+# Keys whose values are taken as typed: conditions and texts may contain any character.
+VERBATIM = ("where", "sort", "require", "note", "tags")
 _LISTS = ("inputs", "images")  # path keys whose lists Hydra parses if they contain quotes
 
 
@@ -95,6 +97,8 @@ def request_from(verb: str, arguments: Namespace) -> Request:
 
 def _literal_path(text: str, multirun: bool) -> str:
     key, equals, value = text.partition("=")
+    if equals and key in VERBATIM:
+        return f"{key}=null" if value in ("", "null") else f"{key}={quoted(value)}"
     if equals and key in _NAMES:
         return _literal_name(text)
     if not equals or key.lstrip("+") not in PATH_KEYS or not value:

@@ -16,6 +16,7 @@ from mnist_exp.data.dataset import Source, digest
 from mnist_exp.data.load import find, limit_source, missing_classes
 from mnist_exp.data.quality import remarks
 from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.report.documents import VerifyDocument
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
 from mnist_exp.runs.atomic import new_folder, refuse_existing
@@ -45,8 +46,8 @@ def fetch(config: DatasetConfig, started: float) -> None:
     say(f"{data.name} is in {cache}, from {mirror}, in {time.perf_counter() - started:.1f} s")
 
 
-def verify(config: DatasetConfig, started: float) -> None:
-    """Print the classes and the digest of a data set. Raises `RequestError`."""
+def verify(config: DatasetConfig) -> VerifyDocument:
+    """Print the classes and the digest of a data set, and return them as a document. Raises `RequestError`."""
     source = read_source(config)
     shape = "×".join(map(str, source.train.images.shape[1:]))
     say(f"data    {config.data.name} from {source.origin}")
@@ -57,11 +58,21 @@ def verify(config: DatasetConfig, started: float) -> None:
         for label, name in enumerate(source.class_names)
     ]
     print_table(["label", "class", *source.parts], rows, right=("label", *source.parts))
-    if missing := missing_classes(source.train, source.class_names):
-        warn(missing)
-    for remark in remarks(source):
+    missing = missing_classes(source.train, source.class_names)
+    weaknesses = [*([missing] if missing else []), *remarks(source)]
+    for remark in weaknesses:
         warn(remark)
-    say(f"SHA-256 {digest([source.train, source.test])} of pixels and labels")
+    sha256 = digest([source.train, source.test])
+    say(f"SHA-256 {sha256} of pixels and labels")
+    return VerifyDocument(
+        data=config.data.name,
+        origin=source.origin,
+        sha256=sha256,
+        shape=list(source.train.images.shape[1:]),
+        class_names=list(source.class_names),
+        images={name: count.tolist() for name, count in zip(source.parts, counts, strict=True)},
+        remarks=weaknesses,
+    )
 
 
 def convert_images(config: DatasetConfig, started: float) -> None:

@@ -14,12 +14,14 @@ from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part, default_class_names
+from mnist_exp.engine.bounds import check_bounds, measured_values, refuse_missed
 from mnist_exp.engine.saved_model import Saved, compose_run_config, load_data, refuse_other_form
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
 from mnist_exp.inference.scoring import Scores, inspect_classifier, score
 from mnist_exp.model.saving import weights_sha256
 from mnist_exp.report import plots
+from mnist_exp.report.documents import BoundEntry, ClassEntry, EvaluatedData, EvaluateDocument
 from mnist_exp.report.predictions import COLUMNS, as_table, top_two
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.atomic import new_folder, write_text
@@ -38,8 +40,8 @@ _MEANING = {
 
 def evaluate_model(
     request: Request, config: EvaluateConfig, saved: Saved, run_config: TrainConfig, device: Device
-) -> None:
-    """Score a saved model; print, write and plot the results.
+) -> EvaluateDocument:
+    """Score a saved model; print, write and plot the results, and return them as a document.
 
     Args:
         request: The command line.
@@ -81,11 +83,43 @@ def evaluate_model(
         "expected_calibration_error": assessment.calibration.error,
         **environment(device),
     }
+    bounds = check_bounds(config, measured_values(saved, str(config.part), scores, assessment))
     folder = write_evaluation(config, saved, about, part, scores, assessment)
     print_evaluation(saved, about, scores, assessment)
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)
     say(f"kept    {display_path(folder)}")
+    document = as_document(about, assessment, folder, saved if is_runs_data else None, bounds)
+    refuse_missed(document)
+    return document
+
+
+def as_document(
+    about: Mapping[str, Any],
+    assessment: Assessment,
+    folder: Path,
+    of_run: Saved | None,
+    bounds: Sequence[BoundEntry],
+) -> EvaluateDocument:
+    """Return the figures as a document; `of_run` is the model if it was scored on its run's data."""
+    fallback_for = of_run.result.data.stands_in_for if of_run and of_run.result else None
+    return EvaluateDocument(
+        model=about["model"],
+        run=about["run"],
+        weights_sha256=about["weights_sha256"],
+        data=EvaluatedData(**about["data"], fallback_for=fallback_for),
+        metrics=about["metrics"],
+        accuracy=assessment.accuracy,
+        interval=assessment.interval,
+        classes=[
+            ClassEntry(name=name, **dataclasses.asdict(figures))
+            for name, figures in zip(about["data"]["class_names"], assessment.classes, strict=True)
+        ],
+        confusion=[list(row) for row in assessment.confusion],
+        expected_calibration_error=assessment.calibration.error,
+        bounds=list(bounds),
+        folder=str(folder.resolve()),
+    )
 
 
 def with_part(config: EvaluateConfig, data: Dataset) -> EvaluateConfig:

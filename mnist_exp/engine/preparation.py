@@ -171,7 +171,7 @@ def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainC
         if fallback is None:
             raise RequestError(f"{error}\n{error.advice}") from error
         instead = f"USING {fallback.upper()} INSTEAD OF {wanted.upper()}"
-        warn(f"{error}\n{instead}. data.fallback=null makes this an error.")
+        warn(f"{error}\n{instead}. data.fallback=error refuses this.")
     request, config = recheck_with_data(request, fallback)
     try:
         return request, config, find(config.data, say, images_bar), wanted

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.errors import WorkError
+from mnist_exp.report.documents import PredictDocument, PredictionEntry
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.text import display_path, escape_controls
@@ -142,3 +143,9 @@ def write_predictions(
     except OSError as error:
         raise WorkError(f"{error.filename or file}: cannot be written: {error.strerror}") from error
     tell(f"written {display_path(file)}: {len(predictions):,} images")
+
+
+def predict_document(model: Path, predictions: Sequence[Prediction], unreadable: list[str]) -> PredictDocument:
+    """Return the predictions of a model's file as a document, with the messages about unreadable inputs."""
+    entries = [PredictionEntry(**asdict(prediction)) for prediction in predictions]
+    return PredictDocument(model=str(model.resolve()), predictions=entries, unreadable=unreadable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -20,10 +20,18 @@ _STYLES = {
 }  # fmt: skip
 
 
-def print_runs(runs: Sequence[RunSummary]) -> None:
-    """Print a table of runs: name, status, data, epochs, accuracy, age."""
+def print_runs(runs: Sequence[RunSummary], settings: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Print a table of runs: name, status, data, epochs, accuracy, age.
+
+    Args:
+        runs: The runs.
+        settings: Additional columns: the values of a key, for each run.
+    """
+    settings = dict(settings or {})
+    if any(run.result.tags for run in runs):
+        settings["tags"] = [", ".join(run.result.tags) for run in runs]
     rows: list[list[str | Text]] = []
-    for run in runs:
+    for number, run in enumerate(runs):
         result = run.result
         epochs = "–" if result.planned_epochs is None else f"{result.epochs}/{result.planned_epochs}"
         rows.append(
@@ -35,10 +43,11 @@ def print_runs(runs: Sequence[RunSummary]) -> None:
                 format_percent(result.val_accuracy),
                 format_percent(result.test_accuracy),
                 format_age(time.time() - result.started) if run.status != "damaged" else "–",
+                *(values[number] for values in settings.values()),
             ]
         )
     print_table(
-        ["run", "status", "data", "epochs", "val", "test", "age"],
+        ["run", "status", "data", "epochs", "val", "test", "age", *settings],
         rows,
         right=("epochs", "val", "test", "age"),
     )

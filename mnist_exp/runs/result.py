@@ -142,6 +142,9 @@ class RunResult(Record):
     resumed: list[ResumptionRecord] = []
     exact: bool = True
     """Whether the weights are those of an uninterrupted run."""
+    tags: list[str] = []
+    note: str = ""
+    """`tags` and `note` are what the user wrote (`runs tag`, `runs note`)."""
 
     @property
     def validation_images_seen(self) -> int:

@@ -10,6 +10,7 @@ from mnist_exp.config.command_schemas import CompareConfig
 from mnist_exp.config.metric_directions import Direction
 from mnist_exp.errors import RequestError
 from mnist_exp.report import plots
+from mnist_exp.report.documents import CompareDocument, LeftOutEntry
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, add_timestamp, make_directory, read_history
 from mnist_exp.runs.fingerprint import LIBRARIES
@@ -26,6 +27,7 @@ from mnist_exp.sweeps.comparison import (
     sort_groups,
     summarize_groups,
 )
+from mnist_exp.sweeps.comparison_document import group_entry, pair_entry
 from mnist_exp.sweeps.groups import Group, TrainedRun, group_key, group_runs, mark_groups
 from mnist_exp.sweeps.model_comparison import compare_models
 from mnist_exp.text import display_path
@@ -41,8 +43,8 @@ def report_comparison(
     chosen: Sequence[RunSummary],
     left_out: Mapping[Path, str],
     remark: str,
-) -> None:
-    """Print the results of groups of runs and which groups differ, and plot their curves.
+) -> CompareDocument:
+    """Print the results of groups of runs and which groups differ, plot their curves, and return a document.
 
     Args:
         config: The config of the verb.
@@ -75,9 +77,22 @@ def report_comparison(
         notes = len(list_remarks(groups, config.metric))
         and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
         say(f"full=true prints all groups and metrics, the tests of each pair, and the omitted runs{and_notes}.")
-    if names := {str(name) for run in runs if (name := run.summary.result.data.stands_in_for)}:
-        warn(f"these figures are for the fallback of {', '.join(sorted(names))}")
+    names = sorted({name for run in runs if (name := run.summary.result.data.stands_in_for)})
+    if names:
+        warn(f"these figures are for the fallback of {', '.join(names)}")
     say(f"picture {display_path(picture)}")
+    return CompareDocument(
+        metric=config.metric,
+        mode=direction,
+        summary=summarize_groups(groups, pairs, config.metric, direction),
+        data=_data_titles(groups),
+        fallback_for=names,
+        groups=[group_entry(group, config.metric) for group in groups],
+        pairs=[pair_entry(pair, direction) for pair in pairs],
+        left_out=[LeftOutEntry(path=str(path.resolve()), reason=reason) for path, reason in left_out.items()],
+        remarks=[*([remark] if remark else []), *list_remarks(groups, config.metric)],
+        picture=str(picture.resolve()),
+    )
 
 
 def print_left_out(left_out: Mapping[Path, str]) -> None:

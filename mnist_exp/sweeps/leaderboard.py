@@ -6,8 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mnist_exp.config.overrides import key_of
+from mnist_exp.report.documents import JobEntry, SweepDocument
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
@@ -27,6 +29,8 @@ class Outcome:
     test: float | None = None
     seconds: float | None = None
     remark: str = ""
+    path: Path | None = None
+    """The directory of the job's run; None if there is none."""
 
 
 class Leaderboard:
@@ -62,8 +66,7 @@ class Leaderboard:
         return [*self._swept, "status", "epochs", "val", "test", "seconds"]
 
     def _job(self, outcome: Outcome) -> list[str]:
-        given = {key_of(text): text.split("=", 1)[1] for text in outcome.overrides if "=" in text}
-        return [*(given[key] for key in self._swept), outcome.status]
+        return [*swept_values(outcome, self._swept).values(), outcome.status]
 
     def _rows(self) -> list[list[str]]:
         rows = []
@@ -74,3 +77,38 @@ class Leaderboard:
             accuracies = [format_percent(outcome.val) + mark, format_percent(outcome.test)]
             rows.append([*self._job(outcome), epochs, *accuracies, seconds])
         return rows
+
+
+def swept_values(outcome: Outcome, swept: Sequence[str]) -> dict[str, str]:
+    """Return a job's values of the swept keys, as written in overrides."""
+    given = {key_of(text): text.split("=", 1)[1] for text in outcome.overrides if "=" in text}
+    return {key: given[key] for key in swept}
+
+
+def sweep_document(
+    directory: Path, outcomes: Sequence[Outcome], swept: Sequence[str], stands_in_for: str | None
+) -> SweepDocument:
+    """Return the document of a sweep. `stands_in_for` is the data that the fallback replaced, if any."""
+    jobs = [
+        JobEntry(
+            name=outcome.name,
+            path=str(outcome.path.resolve()) if outcome.path else None,
+            values=swept_values(outcome, swept),
+            status=outcome.status,
+            reason=outcome.reason,
+            epochs=outcome.epochs,
+            val_accuracy=outcome.val,
+            test_accuracy=outcome.test,
+            seconds=outcome.seconds,
+        )
+        for outcome in outcomes
+    ]
+    best = max(jobs, key=lambda job: -1.0 if job.val_accuracy is None else job.val_accuracy)
+    return SweepDocument(
+        sweep=directory.name,
+        path=str(directory.resolve()),
+        swept=list(swept),
+        jobs=jobs,
+        best=None if best.val_accuracy is None else best.path,
+        fallback_for=stands_in_for,
+    )

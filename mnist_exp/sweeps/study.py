@@ -11,7 +11,7 @@ from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.log import LOG, say
-from mnist_exp.sweeps.optuna_study import Claim, Study, open_study
+from mnist_exp.sweeps.optuna_study import Claim, Study, Trial, open_study
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.trial_table import TABLE, best_trial, format_csv, rank_trials, shorten
 from mnist_exp.sweeps.trials import run_trial, score_best, trial_name
@@ -21,8 +21,8 @@ from mnist_exp.tracking.study_record import StudyRecord
 _PATIENCE = 60  # seconds to wait for another process that is finishing the search
 
 
-def run_search(search: Search, overrides: Sequence[str]) -> Path:
-    """Run the trials that are missing, and score the best one. Returns the study's directory.
+def run_search(search: Search, overrides: Sequence[str]) -> tuple[Path, list[Trial]]:
+    """Run the trials that are missing, and score the best one. Returns the study's directory and trials.
 
     Args:
         search: The search.
@@ -57,7 +57,7 @@ def run_search(search: Search, overrides: Sequence[str]) -> Path:
         except (KeyboardInterrupt, Killed):
             say(f"{display_path(directory)}: interrupted; run the same command again to resume it")
             raise
-    return directory
+        return directory, study.trials()
 
 
 @contextmanager

@@ -6,13 +6,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mnist_exp.report.documents import TrialEntry, TuneDocument
 from mnist_exp.report.tables import print_table
 from mnist_exp.runs.directory import PLOTS, summarize
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.optuna_study import Study, Trial
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.study_plots import draw_study, importances
-from mnist_exp.sweeps.trial_table import format_best_trials
+from mnist_exp.sweeps.trial_table import best_trial, format_best_trials
 from mnist_exp.sweeps.trials import trial_name
 from mnist_exp.text import display_path, format_loss
 from mnist_exp.tracking.study_record import StudyRecord
@@ -57,3 +58,31 @@ def print_results(search: Search, study: Study, order: Sequence[Trial], best: Tr
     overrides = search.space.overrides(list(best.values.values()))
     flag = ["--config-dir", search.request.config_dir] if search.request.config_dir else []
     say(f"again   mnist-exp {shlex.join([*flag, *overrides])}")
+
+
+def tune_document(search: Search, trials: Sequence[Trial], directory: Path) -> TuneDocument:
+    """Return the document of a search."""
+    is_complete = all(trial.state != "running" for trial in trials)
+    best = best_trial(search, trials) if is_complete else None
+    summary = summarize(directory / trial_name(best.number)) if best else None
+    return TuneDocument(
+        study=directory.name,
+        path=str(directory.resolve()),
+        metric=search.metric,
+        mode="max" if search.maximizes else "min",
+        trials=[
+            TrialEntry(
+                number=trial.number,
+                status=trial.state,
+                value=trial.value,
+                values=dict(trial.values),
+                seconds=trial.seconds,
+                reason=trial.reason,
+            )
+            for trial in trials
+        ],
+        best=best.number if best else None,
+        best_run=str(summary.path.resolve()) if summary else None,
+        test=dict(summary.result.test) if summary and summary.result.test else None,
+        fallback_for=search.stands_in_for,
+    )

@@ -217,6 +217,7 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
         val=result.val_accuracy,
         test=result.test_accuracy,
         seconds=result.training_seconds,
+        path=run.path,
     )
 
 

@@ -228,6 +228,7 @@ def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None
     identity: dict[str, Any] = {"name": name, "started": time.time(), "mlflow_run_id": None}
     if earlier is not None:
         identity = {key: getattr(earlier, key) for key in (*identity, "resumed", "exact", "earlier_seconds")}
+        identity |= {key: value for key in ("tags", "note") if (value := getattr(earlier, key))}
     return RunResult(
         schema_version=SCHEMA_VERSION,
         **identity,
@@ -326,12 +327,38 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
 
     Raises `OSError` or `ValueError` if the journal cannot be written or read.
     """
+    added = [ArtifactEvent(file=file, folder=str(Path(file).parent)) for file in files]
+    _add_events(directory, added, wait_seconds)
+
+
+def annotate(directory: RunDirectory, tags: Sequence[str] | None, note: str | None, wait_seconds: float) -> None:
+    """Set a run's tags and note (None leaves them unchanged), in its result and in the tracker.
+
+    Raises `RequestError` for a damaged result, `OSError` or `ValueError` if the journal cannot be written or read.
+    """
+    result = directory.read_result()
+    events: list[Event] = []
+    if tags is not None:
+        result.tags = list(tags)
+        events.append(TagsEvent(values={"tags": ", ".join(tags)}))
+    if note is not None:
+        result.note = note
+        has_journal = (directory.path / FILE).is_file()
+        earlier = read(directory.path) if has_journal else []
+        card = next((event.text for event in earlier if isinstance(event, NoteEvent)), "")
+        events.append(NoteEvent(text="\n\n".join(filter(None, [note, card]))))
+    directory.write_result(result)
+    _add_events(directory, events, wait_seconds)
+
+
+def _add_events(directory: RunDirectory, added: Sequence[Event], wait_seconds: float) -> None:
+    """Append events to the journal of a run that has ended, and deliver them."""
     if not (directory.path / FILE).is_file():
         return
     events = read(directory.path)
     journal = Journal(directory.path)
-    for file in files:
-        journal.write(ArtifactEvent(file=file, folder=str(Path(file).parent)))
+    for event in added:
+        journal.write(event)
     for last in events[-1:]:
         if isinstance(last, EndEvent):
             journal.write(last)  # with the time at which the run ended

@@ -1,0 +1,36 @@
+"""`mnist-exp schema`: print JSON Schemas for editors and for programs that read `format=json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from mnist_exp.config.command_schemas import SchemaConfig
+from mnist_exp.config.json_schema import GROUPS, config_schema, group_schema
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.errors import Problem, RequestError
+from mnist_exp.report.documents import DOCUMENTS, document_schema
+from mnist_exp.suggest import near_or_all
+
+
+def schema(request: Request, started: float) -> None:
+    """Print the schema. Raises `RequestError` for a group or document that does not exist."""
+    config, _ = compose_checked(request, SchemaConfig)
+    if config.output is not None:
+        _refuse_unknown("output", config.output, DOCUMENTS)
+        found = document_schema(config.output)
+    elif config.group is not None:
+        _refuse_unknown("group", config.group, GROUPS)
+        found = group_schema(config.group)
+    else:
+        found = config_schema()
+    print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _refuse_unknown(key: str, name: str, known: Iterable[str]) -> None:
+    names = list(known)
+    if name not in names:
+        message = f"{key}={name}: there is no such schema{near_or_all(name, names)}"
+        raise RequestError([Problem("unknown-option", COMMAND_LINE, message, key)])
