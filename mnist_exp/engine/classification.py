@@ -11,6 +11,7 @@ from mnist_exp.data.dataset import default_class_names
 from mnist_exp.engine.saved_model import Saved, normalizes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.inputs import find_inputs, read_inputs
+from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.predictor import Predictor
 from mnist_exp.inference.scoring import inspect_classifier
 from mnist_exp.report.predictions import (
@@ -33,7 +34,7 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None) ->
         raise RequestError(f"predict.normalize: {saved.name} takes colour images, but MNIST's form is grey")
     if normalize is None:
         normalize = normalizes(saved, config, shape)
-    return Predictor(model, names, config, shape, normalize)
+    return Predictor(model, names, config, shape, normalize, saved.settings is not None)
 
 
 def classify(
@@ -44,6 +45,7 @@ def classify(
     note = lambda text: tell(f"note    {text}")  # noqa: E731
     files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
+    is_known = predictor.is_of_run  # and takes raw pixels
     with images_bar("reading", len(files), tell, sys.stderr) as advance:
         for batch in read_inputs(
             _counting(files, advance),
@@ -54,6 +56,9 @@ def classify(
             resize=predictor.config.data.resize,
             scale=predictor.config.data.scale,
         ):
+            if not is_known and (remark := find_scaling(predictor.model, batch.images)):
+                tell(f"warning: {remark}")
+            is_known = True
             predictions += top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
     return predictions, problems
 

@@ -19,6 +19,7 @@ from mnist_exp.engine.bounds import check_bounds, measured_values, refuse_missed
 from mnist_exp.engine.saved_model import Saved, compose_run_config, load_data, refuse_other_form
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
+from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.scoring import Scores, inspect_classifier, score
 from mnist_exp.model.saving import weights_sha256
 from mnist_exp.report import plots
@@ -65,6 +66,8 @@ def evaluate_model(
     if remark := light_background(part):
         warn(remark)
     names = resolve_class_names(saved, classes, data, run_config)
+    if saved.settings is None and (remark := find_scaling(model, part.images)):
+        warn(remark)
     scores = score(model, part, run_config.training)
     assessment = assess(part.labels, scores.probabilities)
     is_runs_data = saved.result is not None and data.sha256 == saved.result.data.sha256

@@ -18,7 +18,7 @@ from mnist_exp.data.dataset import Dataset, Images, Part
 from mnist_exp.engine.saved_model import Saved, load_data
 from mnist_exp.errors import RequestError, WorkError, first_line
 from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_image
-from mnist_exp.inference.scoring import Probabilities, predict
+from mnist_exp.inference.scoring import Probabilities, predict, refuse_logits
 from mnist_exp.model import backend
 from mnist_exp.model.preprocessing import count_parameters
 from mnist_exp.model.saving import fits_hdf5
@@ -137,10 +137,11 @@ def write_formats(
 
 
 def refuse_unless_classifier(model: keras.Model, saved: Saved) -> None:
-    """Raise `RequestError` unless the model takes images and returns a number per class."""
+    """Raise `RequestError` unless the model takes images and returns a probability per class."""
     takes, gives = model.input_shape, model.output_shape
     if not (isinstance(takes, tuple) and isinstance(gives, tuple) and len(takes) == 4 and len(gives) == 2):
         raise RequestError(f"{display_path(saved.file)}: not an image classifier: takes {takes}, returns {gives}")
+    refuse_logits(model, str(display_path(saved.file)))
 
 
 def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None:

@@ -33,6 +33,8 @@ class Predictor:
     shape: Shape
     normalizes: bool
     """Whether image files are converted to MNIST's form or only scaled."""
+    is_of_run: bool = True
+    """Whether the model is that of a run, and takes raw pixels."""
 
     @property
     def classes(self) -> int:

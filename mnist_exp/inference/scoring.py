@@ -28,6 +28,8 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 # Fixed because results with another batch size differ in their last bits.
 BATCH = 250
+_INEXACT = 1e-3  # of a sum of probabilities
+_ANY = 32  # pixels, for a model that takes images of any size
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,31 @@ def inspect_classifier(model: keras.Model, name: str) -> tuple[Shape, int]:
             f"{name}: not a classifier of small images: expected one input (height, width, 1 or 3) and a "
             f"probability for each class, found {inputs} and {outputs}"
         )
-    total = float(np.sum(predict(model, np.full((1, *inputs[0]), 128, np.uint8))))
-    if not abs(total - 1) < 1e-3:
-        raise RequestError(f"{name}: its outputs are not probabilities: they sum to {total:.3g}, expected 1")
+    total = sum_of_outputs(model, inputs[0])
+    if not abs(total - 1) < _INEXACT:
+        raise RequestError(not_probabilities(name, total))
     return inputs[0], outputs[0][0]
+
+
+def refuse_logits(model: keras.Model, name: str) -> None:
+    """Raise `RequestError` if a model from images to numbers returns no probabilities; NaN is accepted."""
+    height, width, channels = (size or _ANY for size in model.input_shape[1:])
+    total = sum_of_outputs(model, (height, width, channels))
+    if abs(total - 1) >= _INEXACT:
+        raise RequestError(not_probabilities(name, total))
+
+
+def sum_of_outputs(model: keras.Model, shape: Shape) -> float:
+    """Return the sum of a model's outputs for a grey image."""
+    return float(np.sum(predict(model, np.full((1, *shape), 128, np.uint8))))
+
+
+def not_probabilities(name: str, total: float) -> str:
+    """Return the message about a model whose outputs have a sum other than 1."""
+    return (
+        f"{name}: its outputs are not probabilities: they sum to {total:.3g}, expected 1; if they are logits, "
+        "keras.Sequential([model, keras.layers.Softmax()]) makes them probabilities"
+    )
 
 
 def predict(model: keras.Model, images: Images) -> Probabilities:

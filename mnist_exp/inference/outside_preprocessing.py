@@ -1,0 +1,44 @@
+"""Recognize a model whose preprocessing lies outside: it was trained on scaled pixels, but is given raw ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from mnist_exp.data.dataset import Images
+from mnist_exp.inference.scoring import predict
+
+_SCALINGS: Mapping[str, tuple[float, float]] = {"0…1": (1 / 255, 0.0), "-1…1": (1 / 127.5, -1.0)}
+"""The factor and the offset by which pixels are scaled, by the range that results."""
+_SOME = 64  # images
+_SURE = 0.5  # mean confidence; a model trained on raw pixels has the least, 1 / classes, on scaled ones
+_ALIKE = 0.5  # share of images whose class is the same with and without scaling
+
+
+def find_scaling(model: keras.Model, images: Images) -> str:
+    """Return a warning if a model recognizes a handful of images after scaling as well; empty if it does not.
+
+    To a model that was trained on raw pixels, scaled ones are almost black.
+
+    Args:
+        model: A model from images to class probabilities.
+        images: Raw pixels, 0…255.
+    """
+    some = images[np.linspace(0, len(images) - 1, min(_SOME, len(images))).astype(int)]
+    classes = predict(model, some).argmax(axis=1)
+    best, highest = "", _SURE
+    for name, (factor, offset) in _SCALINGS.items():
+        scaled = predict(model, some.astype(np.float32) * np.float32(factor) + np.float32(offset))
+        sure, chosen = float(scaled.max(axis=1).mean()), scaled.argmax(axis=1)
+        if sure > highest and np.ptp(chosen) > 0 and (chosen == classes).mean() >= _ALIKE:
+            best, highest = name, sure
+    if not best:
+        return ""
+    factor, offset = _SCALINGS[best]
+    return (
+        f"the model was probably trained on pixels of {best}, but is given 0…255, as its preprocessing is not "
+        f"part of it; keras.Sequential([keras.Input({model.input_shape[1:]}), "
+        f"keras.layers.Rescaling({factor:.8g}, {offset:g}), model]) adds it"
+    )
