@@ -408,7 +408,8 @@ def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", norm
     Raises:
         RequestError: There is no such run or file.
     """
-    from mnist_exp.engine.saved_model import MODEL_FILES, find_saved
+    from mnist_exp.engine.preparation import MODEL_FILES
+    from mnist_exp.engine.saved_model import find_saved
 
     wanted, folder = _place(run), Path(outputs).expanduser()
     if wanted.startswith("models:/") or Path(wanted).suffix.lower() in MODEL_FILES:
