@@ -1,20 +1,50 @@
-"""A config-driven experiment runner for image classification with Keras, Hydra and MLflow."""
+"""A config-driven experiment runner for image classification with Keras, Hydra and MLflow.
+
+Its functions are those of the command: `train`, `sweep`, `tune`, `resume`, `evaluate`, `compare`, `check`,
+`runs` and `load`. `mnist_exp.api` documents them.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mnist_exp.engine.prediction import load
+    from mnist_exp.api import (
+        Comparison,
+        Evaluation,
+        Problem,
+        RequestError,
+        Run,
+        Study,
+        Sweep,
+        WorkError,
+        check,
+        compare,
+        evaluate,
+        load,
+        resume,
+        runs,
+        sweep,
+        train,
+        tune,
+    )
 
-__all__ = ["__version__", "load"]
+__all__ = [
+    "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "__version__",
+    "check", "compare", "evaluate", "load", "resume", "runs", "sweep", "train", "tune",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """Import `load` on first use: it is slow to import, and every command imports this module."""
-    if name == "load":
-        from mnist_exp.engine.prediction import load
+    """Import the API on first use: every command imports this module."""
+    if name in __all__:
+        from mnist_exp import api
 
-        return load
+        return sys.modules["mnist_exp.runs"] if name == "runs" else getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

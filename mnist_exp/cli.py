@@ -6,6 +6,7 @@ Exit status: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
@@ -87,12 +88,25 @@ _INFORMATION_FLAGS = (
     "--shell-completion",
     "-sc",
 )
+# Flags of Hydra whose value is the next word.
+_FLAGS_WITH_VALUES = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. Errors are printed, not raised."""
     started = time.perf_counter()
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _verb_first(list(sys.argv[1:] if arguments is None else arguments))
     _tolerate_unprintable()
     if _wants_json(words):
         return _print_document(words, started)
@@ -100,6 +114,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _attempt(words: list[str], started: float) -> tuple[int, Document | BaseException | None]:
+    """Run a command line, and report its end if it trains.
+
+    Returns the exit status, and the result or the error, which has been printed.
+    """
+    status, result = _run_catching(words, started)
+    trains = _verb_of(words) in ("train", "resume", "tune") and not any(map(_asks_for_information, words))
+    # The environment is looked at first, as few users want this and every start-up pays for an import.
+    if trains and status != 2 and ("MNIST_EXP_ON_END" in os.environ or "MNIST_EXP_WEBHOOK" in os.environ):
+        _report_end(_verb_of(words), status, result)
+    return status, result
+
+
+def _report_end(verb: str, status: int, result: Document | BaseException | None) -> None:
+    """Report the end of a run, sweep or search to the command and the address in the environment."""
+    from mnist_exp.runs.notification import notify
+
+    document = getattr(result, "document", None) if isinstance(result, BaseException) else result
+    message = {
+        "command": verb,
+        "exit_status": status,
+        "message": mask_credentials(str(result)) if isinstance(result, BaseException) else "",
+        "result": json.loads(document.as_json()) if document else None,
+    }
+    notify(message, signalled=status > 128)
+
+
+def _run_catching(words: list[str], started: float) -> tuple[int, Document | BaseException | None]:
     """Run a command line. Returns the exit status, and the result or the error, which has been printed."""
     try:
         return 0, _run(words, started)
@@ -115,8 +156,11 @@ def _attempt(words: list[str], started: float) -> tuple[int, Document | BaseExce
 
 
 def _wants_json(words: list[str]) -> bool:
-    verb = words[0] if words and words[0] in VERBS else DEFAULT_VERB
-    return verb in WITH_JSON and _JSON in words and not any(map(_asks_for_information, words))
+    return _verb_of(words) in WITH_JSON and _JSON in words and not any(map(_asks_for_information, words))
+
+
+def _verb_of(words: list[str]) -> str:
+    return words[0] if words and words[0] in VERBS else DEFAULT_VERB
 
 
 def _asks_for_information(word: str) -> bool:
@@ -132,7 +176,7 @@ def _print_document(words: list[str], started: float) -> int:
 
     document: object = result
     if isinstance(result, BaseException):
-        document = getattr(result, "document", None) or failure_document(result, status, words[0])
+        document = getattr(result, "document", None) or failure_document(result, status, _verb_of(words))
     try:
         if isinstance(document, Document):
             print(document.as_json(), end="", file=output, flush=True)
@@ -234,6 +278,18 @@ def _import_command(verb: str, multirun: bool) -> Callable[..., Document | None]
         raise RequestError(f"-m works with train and check, not with {verb}")
     command: Callable[..., Document | None] = getattr(import_module(f"mnist_exp.commands.{module}"), module)
     return command
+
+
+def _verb_first(words: list[str]) -> list[str]:
+    """Move the verb before the flags that precede it, and turn `help` and `help <verb>` into `--help`."""
+    if words and words[0] == "help":
+        return [*words[1:2], "--help"]
+    number = 0
+    while number < len(words) and words[number].startswith("-"):
+        number += 2 if words[number] in _FLAGS_WITH_VALUES else 1
+    if 0 < number < len(words) and words[number] in VERBS:
+        return [words[number], *words[:number], *words[number + 1 :]]
+    return words
 
 
 def _take_verb(words: list[str]) -> tuple[str, list[str]]:

@@ -12,7 +12,7 @@ PACKAGE = Path(mnist_exp.__file__).parent
 # A room imports from itself and from rooms before it.
 ORDER = [
     "immediate_exit", "errors", "text", "suggest", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
-    "report", "tracking", "engine", "sweeps", "commands", "cli",
+    "report", "tracking", "engine", "sweeps", "commands", "cli", "child_command", "api",
 ]  # fmt: skip
 
 # Where each heavy library may be imported at all.
@@ -20,7 +20,7 @@ ROOMS = {
     "hydra": {"config", "cli", "sweeps"},  # cli: its information flags; sweeps: its launchers
     "omegaconf": {"config", "sweeps"},
     "pydantic": {"config", "runs", "report"},  # runs: the schema of result.json; report: the JSON documents
-    "keras": {"model", "training", "inference", "analysis", "engine", "commands"},  # commands: annotations only, see below
+    "keras": {"model", "training", "inference", "analysis", "engine", "commands", "api"},  # commands, api: annotations only, see below
     "onnxruntime": {"inference"},
     "ai_edge_litert": {"inference"},
     "tensorflow": {"training", "model", "inference", "analysis"},  # model: `backend` imports it quietly

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.cli import PATIENCE, Cli
 
-from mnist_exp.cli import VERBS
+from mnist_exp.cli import VERBS, _verb_first
 
 
 def test_help_lists_the_verbs(cli: Cli):
@@ -211,3 +211,36 @@ def test_help_and_simple_errors_import_nothing_heavy():
             check=False,
         )
         assert done.returncode == 0, (words, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "same"),
+    [
+        (["help"], ["--help"]),
+        (["help", "runs"], ["runs", "--help"]),
+        (["--config-dir", "mine", "check", "seed=1"], ["check", "--config-dir", "mine", "seed=1"]),
+        (["-m", "train", "seed=0,1"], ["train", "-m", "seed=0,1"]),
+        (["--config-dir", "runs", "seed=1"], ["--config-dir", "runs", "seed=1"]),
+        (["-m", "seed=0,1"], ["-m", "seed=0,1"]),
+    ],
+)
+def test_help_is_a_word_and_flags_may_precede_the_verb(words: list[str], same: list[str]):
+    """As Hydra's users type it; the value of a flag is not taken for a verb."""
+    assert _verb_first(words) == same
+
+
+@pytest.mark.parametrize(
+    "key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.job.name", "hydra.verbose", "hydra/job_logging"]
+)
+def test_keys_of_hydra_without_effect_are_refused(cli: Cli, key: str):
+    """The message says what to use instead, along with all other problems."""
+    err = cli(f"{key}=x", "seeed=1", status=2).err
+    assert f"{key}=x: has no effect; " in err
+    assert "seeed=1" in err
+
+
+def test_a_preset_may_have_a_plus_sign():
+    """As in configs of Hydra's users, in which no experiment is chosen by default."""
+    from mnist_exp.config.overrides import parse, request_from
+
+    assert request_from("train", parse(["+experiment=fast"])).overrides == ("experiment=fast",)

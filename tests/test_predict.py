@@ -289,7 +289,7 @@ def test_unusable_inputs_can_be_skipped(cli: Cli, run: Path, images: np.ndarray)
         (["run=latest", "inputs=whole.png", "output=mine.csv"], "output=mine.csv:"),
         (["run=latest", "inputs=whole.png", "output=mine.txt"], "output:"),
         (["run=latest", "inputs=whole.png", "output=mine.csv/a.csv"], "mine.csv"),
-        (["run=latest", "inputs=whole.png", "format=json"], "format=json:"),
+        (["run=latest", "inputs=whole.png", "format=xml"], "format=xml:"),
         (["run=latest", "inputs=whole.png", "format=kaggle", "predict.skip_bad=true"], "predict.skip_bad:"),
         (["run=latest", "inputs=whole.png", "predict.normalise=true"], "predict.normalise"),
         (["run=latest", "inputs=whole.png", "format=x", "device.kind=x"], "2 problems"),

@@ -175,10 +175,36 @@ def compose_or_explain(request: Request) -> Composition:
     return composition
 
 
+# Keys of Hydra that have no effect here, and what to use instead.
+_INSTEAD_OF_HYDRAS = {
+    "hydra.run.dir": "outputs=<folder> is where runs are kept, and name=… names a run",
+    "hydra.sweep.dir": "outputs=<folder> is where sweeps are kept, and sweep.name=… names a sweep",
+    "hydra.sweep.subdir": "jobs are named by the values that are swept",
+    "hydra.output_subdir": "the config is written to config.yaml in the run's directory",
+    "hydra.verbose": "run.log in the run's directory has all messages",
+    "hydra.mode": "-m runs a sweep",
+    "hydra.job": "name=… names a run, and the working directory is not changed",
+    "hydra.job_logging": "run.log in the run's directory has all messages",
+    "hydra.hydra_logging": "run.log in the run's directory has all messages",
+}
+
+
+def _instead_of_hydras(key: str) -> str | None:
+    """Return what to use instead of a key of Hydra that has no effect; None for any other key."""
+    key = key.replace("/", ".")
+    found = (text for name, text in _INSTEAD_OF_HYDRAS.items() if key == name or key.startswith(f"{name}."))
+    return next(found, None)
+
+
 def split_parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
-    """Return the overrides that are valid Hydra syntax, and a problem for each of the others."""
+    """Return the overrides that are valid and have an effect, and a problem for each of the others."""
     good, problems = [], []
     for text in overrides:
+        key = key_of(text)
+        if instead := _instead_of_hydras(key):
+            message = f"{text}: has no effect; {instead}"
+            problems.append(Problem("invalid-override", COMMAND_LINE, message, key))
+            continue
         try:
             parse_override(text)
             good.append(text)

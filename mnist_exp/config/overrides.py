@@ -96,6 +96,7 @@ def request_from(verb: str, arguments: Namespace) -> Request:
 
 
 def _literal_path(text: str, multirun: bool) -> str:
+    text = re.sub(r"^\+(?=(experiment|debug)=)", "", text)  # Hydra's templates need the plus sign
     key, equals, value = text.partition("=")
     if equals and key in VERBATIM:
         return f"{key}=null" if value in ("", "null") else f"{key}={quoted(value)}"

@@ -1,0 +1,464 @@
+"""The Python API: the verbs of the command as functions. `import mnist_exp` offers everything in `__all__`.
+
+Whatever trains or scores runs in a child process, as the command would: with the same weights, whatever this
+process does with TensorFlow, and interruptible by Ctrl-C. Arguments are overrides as on the command line, or
+keywords, with `__` or a literal dot between the parts of a key:
+
+    run = mnist_exp.train("model=mlp", seed=1, training__epochs=3)
+    run = mnist_exp.train("model=mlp", **{"training.epochs": 3})
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from mnist_exp.child_command import override_text, problem_of, run_verb
+from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.runs.directory import PLOTS, list_runs, read_history, summarize_runs
+from mnist_exp.runs.lookup import find_run
+
+if TYPE_CHECKING:
+    import keras
+    import numpy.typing as npt
+    import pandas as pd
+
+    from mnist_exp.config.schema import TrainConfig
+    from mnist_exp.engine.saved_model import Saved
+    from mnist_exp.inference.predictor import FileName, Predictor
+    from mnist_exp.inference.scoring import Probabilities
+    from mnist_exp.runs.result import RunResult
+
+__all__ = [
+    "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "check",
+    "compare", "evaluate", "load", "resume", "runs", "sweep", "train", "tune",
+]  # fmt: skip
+
+
+# ── Results ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Run:
+    """A run: its files, its results, and its model."""
+
+    def __init__(self, path: str | Path, saved: Saved | None = None, normalize: bool | None = None) -> None:
+        self.path = Path(path).resolve()
+        """The run's directory, or the file of a model that belongs to no run."""
+        self._found, self._normalize = saved, normalize
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def result(self) -> RunResult:
+        """The content of `result.json`. Raises `RequestError` for a model file without a run."""
+        for summary in summarize_runs([self.path]):
+            return summary.result
+        raise RequestError(f"{self.path}: not a run's directory")
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The run's resolved config; the default one for a model file without a run."""
+        from mnist_exp.config.overrides import Request
+        from mnist_exp.engine.saved_model import compose_run_config
+
+        return compose_run_config(self._saved, Request("train"), ())
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """The metrics of each epoch."""
+        import pandas as pd
+
+        return pd.DataFrame(read_history(self.path)).set_index("epoch")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The `val/…` metrics of the saved epoch and the `test/…` metrics of the saved model."""
+        from mnist_exp.runs.selection import metrics_of
+
+        return metrics_of(self.result)
+
+    @property
+    def plots(self) -> dict[str, Path]:
+        """The pictures by name, such as `accuracy`."""
+        return {picture.stem: picture for picture in sorted((self.path / PLOTS).glob("*.png"))}
+
+    @cached_property
+    def _saved(self) -> Saved:
+        from mnist_exp.engine.saved_model import find_saved
+
+        return self._found or find_saved(str(self.path), self.path.parent)
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from mnist_exp.engine.prediction import load_predictor
+
+        return load_predictor(self._saved, self.config, self._normalize)
+
+    @property
+    def model(self) -> keras.Model:
+        """The saved Keras model, which takes raw pixels. Loading it imports TensorFlow into this process."""
+        return self._predictor.model
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in label order."""
+        return self._predictor.class_names
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return self._predictor.classes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return self._predictor.shape
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether image files are converted to MNIST's form or only scaled."""
+        return self._predictor.normalizes
+
+    def predict(self, images: npt.ArrayLike | FileName | Sequence[FileName]) -> Probabilities:
+        """Return class probabilities (n, classes).
+
+        Args:
+            images: Pixels from 0 to 255, shape (n, height, width) or (n, height, width, channels), or without n
+                for a single image; or one or more file names, as for `mnist-exp predict`.
+
+        Raises:
+            RequestError: The images or files are unusable.
+        """
+        return self._predictor.predict(images)
+
+    def evaluate(self, *overrides: str, **keys: Any) -> Evaluation:
+        """Score the model on its own data or another, as `mnist-exp evaluate` does."""
+        return evaluate(self, *overrides, **keys)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name}: {self.result.status}>" if self.path.is_dir() else f"<Run {self.path}>"
+
+    def _repr_html_(self) -> str:
+        rows = {"run": self.name}
+        if self.path.is_dir():
+            rows["status"] = self.result.status
+            rows |= {name: f"{value:.4f}" for name, value in self.metrics.items()}
+            rows["path"] = str(self.path)
+        picture = self.plots.get("accuracy")
+        return _table(list(rows.items())) + (_picture(picture) if picture else "")
+
+
+class _Documented:
+    """A result that a command printed as a document."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = dict(document)
+        """The document of `format=json`."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._title()}>"
+
+    def _title(self) -> str:
+        return str(self.document["document"])
+
+
+class Sweep(_Documented):
+    """The jobs of a sweep."""
+
+    @property
+    def path(self) -> Path:
+        """The sweep's directory."""
+        return Path(self.document["path"])
+
+    @property
+    def jobs(self) -> pd.DataFrame:
+        """A row per job: the swept keys, the status and the results."""
+        return _frame(self.document["jobs"])
+
+    @property
+    def runs(self) -> list[Run]:
+        """The jobs that have a run."""
+        return [Run(job["path"]) for job in self.document["jobs"] if job["path"]]
+
+    @property
+    def best(self) -> Run | None:
+        """The job with the best validation accuracy."""
+        return Run(self.document["best"]) if self.document["best"] else None
+
+    def _title(self) -> str:
+        return f"{self.document['sweep']}: {len(self.document['jobs'])} jobs"
+
+    def _repr_html_(self) -> str:
+        return _html_of(self.jobs.drop(columns=["path", "reason"]))
+
+
+class Study(_Documented):
+    """The trials of a search."""
+
+    @property
+    def path(self) -> Path:
+        """The study's directory."""
+        return Path(self.document["path"])
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial: the searched keys, the status and the value."""
+        return _frame(self.document["trials"])
+
+    @property
+    def best(self) -> Run | None:
+        """The run of the best trial."""
+        return Run(self.document["best_run"]) if self.document["best_run"] else None
+
+    def _title(self) -> str:
+        return f"{self.document['study']}: {len(self.document['trials'])} trials"
+
+    def _repr_html_(self) -> str:
+        return _html_of(self.trials.drop(columns=["reason"]))
+
+
+class Comparison(_Documented):
+    """Groups of runs that differ only in their seed, and which groups differ."""
+
+    @property
+    def summary(self) -> str:
+        """The result in one sentence."""
+        return str(self.document["summary"])
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """A row per group, best first."""
+        return _frame({**group, "metrics": {}} for group in self.document["groups"])
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """A row per pair of groups: the difference, its interval and the verdict."""
+        return _frame(self.document["pairs"])
+
+    @property
+    def picture(self) -> Path:
+        """The plot of the learning curves."""
+        return Path(self.document["picture"])
+
+    def _title(self) -> str:
+        return self.summary
+
+    def _repr_html_(self) -> str:
+        groups = self.groups.drop(columns=["runs"])
+        return f"<p>{html.escape(self.summary)}</p>" + _html_of(groups) + _picture(self.picture)
+
+
+class Evaluation(_Documented):
+    """The figures of a saved model."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The loss, the accuracy and further metrics."""
+        return dict(self.document["metrics"])
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """A row per class: images, precision, recall and F1 score."""
+        return _frame(self.document["classes"]).set_index("name")
+
+    @property
+    def folder(self) -> Path:
+        """The folder with the pictures and tables."""
+        return Path(self.document["folder"])
+
+    def _title(self) -> str:
+        return f"accuracy {self.document['accuracy']:.2%} on {self.document['data']['images']:,} images"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._title())}</p>" + _html_of(self.classes)
+
+
+# ── Verbs ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def train(*overrides: str, **keys: Any) -> Run:
+    """Train a model as `mnist-exp train` does, and return the run.
+
+    Args:
+        *overrides: Overrides and flags of the command line, such as `model=mlp`.
+        **keys: Values by key, such as `seed=1` or `training__epochs=3`.
+
+    Raises:
+        RequestError: The request was wrong; nothing was created.
+        WorkError: The training failed.
+        KeyboardInterrupt: It was interrupted; `resume` continues it.
+    """
+    return Run(run_verb("train", overrides, keys)["path"])
+
+
+def sweep(*overrides: str, **keys: Any) -> Sweep:
+    """Train all combinations of several values, as `mnist-exp -m` does. A tuple is swept: `seed=(0, 1, 2)`.
+
+    Raises:
+        RequestError: A job is invalid; nothing was created.
+        WorkError: Jobs failed. Calling it again runs what is missing.
+    """
+    return Sweep(run_verb("train", ("-m", *overrides), keys, choices=True))
+
+
+def tune(*overrides: str, **keys: Any) -> Study:
+    """Search with Optuna as `mnist-exp tune` does. A tuple is a list of choices.
+
+    Raises:
+        RequestError: The search is invalid; nothing was created.
+        WorkError: No trial finished.
+    """
+    return Study(run_verb("tune", overrides, keys, choices=True))
+
+
+def resume(run: Run | str | Path = "latest", *overrides: str, **keys: Any) -> Run:
+    """Continue an interrupted run exactly, or train a finished one longer, as `mnist-exp resume` does.
+
+    Raises:
+        RequestError: The run cannot be resumed.
+        WorkError: The training failed.
+    """
+    return Run(run_verb("resume", (f"run={override_text(_place(run))}", *overrides), keys)["path"])
+
+
+def evaluate(run: Run | str | Path = "latest", *overrides: str, **keys: Any) -> Evaluation:
+    """Score a saved model as `mnist-exp evaluate` does.
+
+    Raises:
+        RequestError: There is no such model, or the data does not fit it.
+        WorkError: A bound of `require` does not hold.
+    """
+    return Evaluation(run_verb("evaluate", (f"run={override_text(_place(run))}", *overrides), keys))
+
+
+def compare(*runs: Run | Sweep | str | Path, **keys: Any) -> Comparison:
+    """Compare runs and sweeps as `mnist-exp compare` does; without any, all runs on the newest run's data.
+
+    Args:
+        *runs: Runs, sweeps, their names or paths, or patterns.
+        **keys: Keys of `compare`, such as `metric="test/accuracy"`.
+
+    Raises:
+        RequestError: The runs cannot be compared.
+    """
+    names = ",".join(json.dumps(_place(run), ensure_ascii=False) for run in runs)
+    return Comparison(run_verb("compare", (f"run=[{names}]",) if runs else (), keys))
+
+
+def check(*overrides: str, **keys: Any) -> list[Problem]:
+    """Return all problems of a config; none if it can be trained. A wrong config raises nothing.
+
+    Raises:
+        WorkError: The check itself failed.
+    """
+    document = run_verb("check", overrides, keys, raises=False)
+    if document["document"] != "check":
+        raise WorkError(str(document["message"]))
+    return [problem_of(entry) for entry in document["problems"]]
+
+
+def runs(
+    where: str | None = None, sort: str | None = None, limit: int | None = None, outputs: str | Path = "outputs"
+) -> pd.DataFrame:
+    """List runs as a table: status, metrics, the settings that differ, tags, note and path.
+
+    Args:
+        where: A condition, such as `"val/accuracy>0.99 and model.name=='pyramid'"`.
+        sort: A metric or key, preceded by `-` for descending order. By default, the newest run is first.
+        limit: The maximum number of rows.
+        outputs: The output folder.
+
+    Raises:
+        RequestError: The condition is wrong.
+    """
+    from mnist_exp.config.conditions import Condition
+    from mnist_exp.report.run_documents import runs_document
+    from mnist_exp.runs.selection import ListedRun, select_runs
+
+    try:
+        condition = None if where is None else Condition.parse(where)
+    except ValueError as error:
+        raise RequestError(f"where: {error}") from error
+    listed = [ListedRun.read(summary) for summary in list_runs(Path(outputs))]
+    selected = select_runs(listed, condition, sort)
+    entries = [entry.model_dump() for entry in runs_document(selected[:limit], len(selected)).runs]
+    kept = ("run", "status", "epochs", "data", "tags", "note", "path")
+    frame = _frame({key: entry[key] for key in (*kept, "metrics", "settings")} for entry in entries)
+    return frame.set_index("run") if entries else frame
+
+
+def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", normalize: bool | None = None) -> Run:
+    """Find a run, or a model file. Its model is loaded when it is first used.
+
+    Args:
+        run: What `run=` takes: a run's directory or name, `latest`, `best`, or a model file.
+        outputs: The output folder.
+        normalize: Whether image files are converted to MNIST's form; None for models of digits only.
+
+    Raises:
+        RequestError: There is no such run or file.
+    """
+    from mnist_exp.engine.preparation import MODEL_FILES
+    from mnist_exp.engine.saved_model import find_saved
+
+    wanted, folder = _place(run), Path(outputs).expanduser()
+    if wanted.startswith("models:/") or Path(wanted).suffix.lower() in MODEL_FILES:
+        saved = find_saved(wanted, folder)
+        return Run(saved.run or saved.file, saved, normalize)
+    return Run(find_run(wanted, folder).path, normalize=normalize)
+
+
+class _CallableModule(ModuleType):
+    """The subpackage `mnist_exp.runs`, which shares its name with the function."""
+
+    def __call__(self, *arguments: Any, **keys: Any) -> pd.DataFrame:
+        """List runs: see `mnist_exp.api.runs`."""
+        return runs(*arguments, **keys)
+
+
+sys.modules["mnist_exp.runs"].__class__ = _CallableModule
+sys.modules["mnist_exp.runs"].__doc__ = runs.__doc__
+
+
+def _place(run: Run | Sweep | str | Path) -> str:
+    return str(run.path if isinstance(run, (Run, Sweep)) else run)
+
+
+# ── Display ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _frame(entries: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a table with a row per entry; the mappings `values`, `metrics` and `settings` become columns."""
+    import pandas as pd
+
+    rows = []
+    for entry in entries:
+        row: dict[str, Any] = {}
+        for key, value in entry.items():
+            row |= value if key in ("values", "metrics", "settings") else {key: value}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _html_of(frame: pd.DataFrame) -> str:
+    return str(frame.to_html(float_format="{:.4f}".format, na_rep="–"))
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in rows)
+    return f"<table>{cells}</table>"
+
+
+def _picture(path: Path) -> str:
+    encoded = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{encoded}" style="max-width: 40em">'
