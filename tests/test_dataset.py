@@ -254,5 +254,5 @@ def test_help_names_every_data_set(cli: Cli):
     out = cli("dataset", "--help").out
     for file in (conf_folder() / "data").glob("*.yaml"):
         assert re.search(rf"^Options of data: .*\b{file.stem}\b", out, re.MULTILINE), file.stem
-    for action in ACTIONS:
+    for action in ACTIONS["dataset"]:
         assert f"mnist-exp dataset {action} " in out
