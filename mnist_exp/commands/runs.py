@@ -48,21 +48,23 @@ def list_selected(config: RunsConfig) -> Document | None:
     listed = [ListedRun.read(run) if reads else ListedRun(run, {}) for run in summaries]
     selected = select_runs(listed, config.where, config.sort)
     shown = selected[: config.limit]
-    document = None
-    if config.format == "json":
-        document = runs_document([run if reads else ListedRun.read(run.summary) for run in shown], len(selected))
-    if not summaries:
-        return document
+    if summaries:
+        _print_table(shown)
+    if omitted := len(selected) - len(shown):
+        print(f"{omitted} {'more' if reads else 'older'} runs: limit=null shows them.")
+    if config.format != "json":
+        return None
+    return runs_document([run if reads else ListedRun.read(run.summary) for run in shown], len(selected))
+
+
+def _print_table(shown: Sequence[ListedRun]) -> None:
+    """Print runs with the settings in which they differ, and the faults of damaged runs."""
     differing = differing_settings(run.config for run in shown)[:_MOST_COLUMNS]
     settings = {key: [format_value(run.setting(key)) for run in shown] for key in differing}
     print_runs([run.summary for run in shown], settings)
     for run in shown:
         if fault := find_fault(run.summary):
             print(printable(fault))
-    if config.limit is not None and len(selected) > config.limit:
-        kind = "more" if reads else "older"
-        print(f"{len(selected) - config.limit} {kind} runs: limit=null shows them.")
-    return document
 
 
 def choose_runs(config: RunsConfig) -> list[RunSummary]:

@@ -136,7 +136,11 @@ def _evaluate(node: ast.expr, lookup: Lookup) -> Any:
     if isinstance(node, ast.BoolOp):
         combine = all if isinstance(node.op, ast.And) else any
         return combine(_evaluate(value, lookup) for value in node.values)
-    values = [_evaluate(child, lookup) for child in _children(node) or ()]
+    return _apply(node, [_evaluate(child, lookup) for child in _children(node) or ()])
+
+
+def _apply(node: ast.expr, values: Sequence[Any]) -> Any:
+    """Return the value of a unary operator, a comparison or a list whose operands have been evaluated."""
     if isinstance(node, ast.UnaryOp):
         return not values[0] if isinstance(node.op, ast.Not) else _negative(values[0])
     if isinstance(node, ast.Compare):

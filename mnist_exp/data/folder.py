@@ -249,14 +249,20 @@ def _decode(paths: Sequence[str], shape: Shape, data: DataConfig, faults: Faults
     for index, (kind, text) in unusable.items() if others.counts or len(unfit) else ():
         faults.add(kind, paths[index], text)
     refuse_other_sizes(others, len(paths), data, faults, unfit)
-    if data.scale is None and 0 < largest <= TWELVE_BITS:
-        raise RequestError(
-            f"{os.path.dirname(paths[0])}: 16-bit files whose largest value is {largest}; data.scale="
-            f"{TWELVE_BITS} (12 bits) or data.scale=65535 declares the value of white"
-        )
+    if data.scale is None:
+        _refuse_twelve_bits(largest, os.path.dirname(paths[0]) if paths else "")
     good = np.ones(len(paths), bool)
     good[list(unusable)] = False
     return Decoded(images if good.all() else images[good], unusable)
+
+
+def _refuse_twelve_bits(largest: int, place: str) -> None:
+    """Raise `RequestError` if the largest value of 16-bit files suggests that only 12 bits are used."""
+    if 0 < largest <= TWELVE_BITS:
+        raise RequestError(
+            f"{place}: 16-bit files whose largest value is {largest}; data.scale={TWELVE_BITS} (12 bits) or "
+            "data.scale=65535 declares the value of white"
+        )
 
 
 def _threads_for(paths: Sequence[str]) -> int:

@@ -99,8 +99,15 @@ def select_runs(runs: Sequence[ListedRun], where: Condition | None, sort: str | 
     Raises:
         RequestError: A name occurs in no run.
     """
-    wanted = [("where", name) for name in (where.names if where else ())]
     key = sort.removeprefix("-") if sort else None
+    _refuse_unknown_names(runs, where, key)
+    selected = [run for run in runs if where is None or where.holds(run.lookup)]
+    return selected if key is None or sort is None else _sorted(selected, key, descending=sort.startswith("-"))
+
+
+def _refuse_unknown_names(runs: Sequence[ListedRun], where: Condition | None, key: str | None) -> None:
+    """Raise `RequestError` with every name of a condition or sort key that occurs in no run."""
+    wanted = [("where", name) for name in (where.names if where else ())]
     wanted += [("sort", key)] if key else []
     known = {name for run in runs for name in run.names} if runs else set()
     problems = [
@@ -110,8 +117,6 @@ def select_runs(runs: Sequence[ListedRun], where: Condition | None, sort: str | 
     ]
     if problems:
         raise RequestError("\n".join(problems))
-    selected = [run for run in runs if where is None or where.holds(run.lookup)]
-    return selected if key is None or sort is None else _sorted(selected, key, descending=sort.startswith("-"))
 
 
 def _sorted(runs: Sequence[ListedRun], key: str, *, descending: bool) -> list[ListedRun]:

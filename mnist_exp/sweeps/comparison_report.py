@@ -60,7 +60,8 @@ def report_comparison(
     groups = mark_groups(sort_groups(group_runs(runs), config.metric, direction))
     pairs = compare_pairs(groups, config.metric, find_diverged(groups, chosen))
     picture = draw_curves(groups, config)
-    say(summarize_groups(groups, pairs, config.metric, direction))
+    summary = summarize_groups(groups, pairs, config.metric, direction)
+    say(summary)
     if remark:
         say(remark)
     if config.full:
@@ -69,14 +70,8 @@ def report_comparison(
         print_left_out(left_out)
         say(f"data    {_data_titles(groups)}")
         print_best_groups(groups, pairs, config.metric, direction)
-    if tests := sum(pair.difference is not None for pair in pairs):
-        say(describe_conditions(tests))
-        if sentence := describe_sensitivity(pairs, config.metric):
-            say(sentence)
-    if not config.full:
-        notes = len(list_remarks(groups, config.metric))
-        and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
-        say(f"full=true prints all groups and metrics, the tests of each pair, and the omitted runs{and_notes}.")
+    remarks = list_remarks(groups, config.metric)
+    _print_conditions(pairs, config, len(remarks))
     names = sorted({name for run in runs if (name := run.summary.result.data.stands_in_for)})
     if names:
         warn(f"these figures are for the fallback of {', '.join(names)}")
@@ -84,15 +79,26 @@ def report_comparison(
     return CompareDocument(
         metric=config.metric,
         mode=direction,
-        summary=summarize_groups(groups, pairs, config.metric, direction),
+        summary=summary,
         data=_data_titles(groups),
         fallback_for=names,
         groups=[group_entry(group, config.metric) for group in groups],
         pairs=[pair_entry(pair, direction) for pair in pairs],
         left_out=[LeftOutEntry(path=str(path.resolve()), reason=reason) for path, reason in left_out.items()],
-        remarks=[*([remark] if remark else []), *list_remarks(groups, config.metric)],
+        remarks=[*filter(None, [remark]), *remarks],
         picture=str(picture.resolve()),
     )
+
+
+def _print_conditions(pairs: Sequence[Pair], config: CompareConfig, notes: int) -> None:
+    """Print what the verdicts assume, what they could have shown, and how to see the rest."""
+    if tests := sum(pair.difference is not None for pair in pairs):
+        say(describe_conditions(tests))
+        if sentence := describe_sensitivity(pairs, config.metric):
+            say(sentence)
+    if not config.full:
+        and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
+        say(f"full=true prints all groups and metrics, the tests of each pair, and the omitted runs{and_notes}.")
 
 
 def print_left_out(left_out: Mapping[Path, str]) -> None:
