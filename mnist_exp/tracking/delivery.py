@@ -99,6 +99,7 @@ class Delivery:
         """Files that should have been delivered but cannot be, each with the reason."""
         self._read()
         run = journal.first_run(self._events)
+        self._key = run.key if run else None
         self.tracked = run is not None and run.enabled
         """Whether the run is tracked."""
         own, default = run.uri if run else None, default_uri(folder)
@@ -133,6 +134,10 @@ class Delivery:
             self._deliver_lines(None)
             self._behind = False
         return not self._events or not isinstance(self._events[-1], EndEvent)
+
+    def is_of(self, run: Any) -> bool:
+        """Whether an MLflow run is that of this journal. A `result.json` from elsewhere may name any run."""
+        return self._key is not None and run.data.tags.get(_KEY_TAG) == self._key
 
     def run_id(self) -> str:
         """Return the MLflow run's id, creating the run if necessary. Raises the same exceptions as `pending`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.store import connect
 
 
 def delete_run(folder: Path, run_id: str | None) -> None:
@@ -17,6 +18,7 @@ def delete_run(folder: Path, run_id: str | None) -> None:
         raise ValueError(delivery.refusal or "its MLflow store is unknown")
     if run_id is None:
         raise ValueError("it is not in MLflow")
-    import mlflow
-
-    mlflow.MlflowClient(tracking_uri=delivery.uri).delete_run(run_id)
+    client = connect(delivery.uri)
+    if not delivery.is_of(client.get_run(run_id)):
+        raise ValueError(f"the run {run_id} in MLflow is another one")
+    client.delete_run(run_id)
