@@ -85,7 +85,7 @@ def _examine_folders(
 ) -> dict[str, int]:
     listing = folder.list_images(paths)
     classes_of(listing.files, paths, data, tell)
-    refuse_empty_classes(listing, paths)
+    refuse_empty_classes(listing, paths, tell)
     sizes = folder.measure(listing, progress)
     listing.faults.include(sizes.faults)
     height, width = stored_shape(data.shape, bool(data.transpose))[:2]

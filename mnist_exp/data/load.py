@@ -234,7 +234,7 @@ def _folder(data: DataConfig, tell: Tell, progress: Progress) -> Source:
     paths = given_paths(data, tell)
     listing = folder.list_images(paths)
     folders, names = classes_of(listing.files, paths, data, tell)
-    refuse_empty_classes(listing, paths)
+    refuse_empty_classes(listing, paths, tell)
     count = sum(len(images) for part in listing.files.values() for images in part.values())
     refuse_too_large(count, math.prod(data.shape), data)
     parts = {
@@ -249,15 +249,21 @@ def _folder(data: DataConfig, tell: Tell, progress: Progress) -> Source:
     if data.skip_bad and skipped:
         tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
     else:
-        listing.faults.raise_any(f"{data.dir}, {count:,} images", "; data.skip_bad=true leaves such files out")
+        advice = "; data.skip_bad=true leaves such files out" if len(listing.faults) < count else ""
+        listing.faults.raise_any(f"{data.dir}, {count:,} images", advice)
     return Source(parts["train"], parts.get("test"), str(data.dir), names, skipped)
 
 
-def refuse_empty_classes(listing: folder.Listing, paths: Mapping[str, Path]) -> None:
-    """Raise `RequestError` if a class has no training image, with the other faults found so far."""
+def refuse_empty_classes(listing: folder.Listing, paths: Mapping[str, Path], tell: Tell) -> None:
+    """Raise `RequestError` if a class has no image at all, with the other faults found so far.
+
+    A class that has only test images is noted.
+    """
     empty = Faults()
     for name, images in listing.files["train"].items():
-        if not images:
+        if not images and listing.files.get("test", {}).get(name):
+            tell(f"{paths['train'] / name}: no images; the class has test images only")
+        elif not images:
             empty.add("class folders without images", str(paths["train"] / name), _EMPTY)
     if len(empty):
         empty.include(listing.faults)

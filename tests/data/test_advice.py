@@ -1,0 +1,106 @@
+"""The advice in messages about data works: following it leads to images, not to the next refusal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.cli import Cli
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(30) % 3
+IMAGES = RNG.integers(0, 256, (30, 6, 6), dtype=np.uint8)
+IMAGES[:, 0, :2] = 0, 255  # the range is known
+KEY = re.compile(r"(data\.[\w.]+)=(\[[^\]]*\]|[\w.-]*\w)")
+
+
+def csv(rows: np.ndarray) -> None:
+    for name in ("train.csv", "test.csv"):
+        np.savetxt(name, rows, fmt="%.6g", delimiter=",")
+
+
+def table(labels: np.ndarray = LABELS, images: np.ndarray = IMAGES) -> np.ndarray:
+    return np.column_stack([labels, images.reshape(len(images), -1)])
+
+
+def npz(images: np.ndarray, labels: np.ndarray = LABELS) -> None:
+    np.savez("data.npz", x_train=images, y_train=labels)
+
+
+def folders() -> None:
+    for index, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        path = Path("train", "abc"[label], f"{index}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+def one_of_another_size() -> None:
+    folders()
+    Image.fromarray(IMAGES[0]).resize((9, 7)).save("train/a/0.png")
+
+
+def two_that_are_damaged() -> None:
+    folders()
+    Path("train/a/0.png").write_bytes(b"")
+    Path("train/b/1.png").write_text("<html>")
+
+
+def no_test_folder() -> None:
+    folders()
+    Path("testing material").mkdir()
+
+
+CASES: dict[str, tuple[str, Callable[[], None], tuple[str, ...]]] = {
+    "labels from 1": ("csv", lambda: csv(table(LABELS + 1)), ()),
+    "pixels from 0 to 1": ("csv", lambda: csv(table(images=IMAGES / 255)), ()),
+    "label in the last column": ("csv", lambda: csv(np.roll(table(), -1, axis=1)), ()),
+    "fewer classes declared": ("csv", lambda: csv(table()), ("data.classes=2",)),
+    "pixels from -1 to 1": ("npz", lambda: npz(IMAGES / 127.5 - 1), ()),
+    "16 bits": ("npz", lambda: npz(IMAGES.astype(np.uint16) * 257), ()),
+    "zeros and ones": ("npz", lambda: npz((IMAGES > 127).astype(np.uint8)), ()),
+    "another shape": ("npz", lambda: npz(IMAGES), ("data.shape=[5,5,1]",)),
+    "one of another size": ("folder", one_of_another_size, ()),
+    "damaged files": ("folder", two_that_are_damaged, ()),
+    "no test folder": ("folder", no_test_folder, ()),
+    "more class folders": ("folder", folders, ("data.classes=2",)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_following_the_advice_leads_to_images(cli: Cli, case: str):
+    """Each key that a message names is set as it says; of alternatives, the first."""
+    source, write, declared = CASES[case]
+    write()
+    words = ["dataset", "verify", f"data={source}", "data.dir=."]
+    refused = cli(*words, *declared, status=2).err
+    advice = dict(reversed(KEY.findall(refused.replace(declared[0] if declared else "\0", ""))))
+    assert advice, refused
+    followed = [f"{key}={value}" for key, value in advice.items() if key != "data.dir"]
+    kept = [word for word in declared if word.split("=")[0] not in advice]
+    assert "SHA-256" in cli(*words, *kept, *followed).out
+
+
+def test_a_class_may_have_test_images_only(cli: Cli):
+    """Its training folder is empty; a note says so."""
+    folders()
+    for path in sorted(Path("train/c").iterdir()):
+        target = Path("test/c", path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    done = cli("dataset", "verify", "data=folder", "data.dir=.").out
+    assert "train/c: no images" in done
+    assert "class c without a training image" in done
+
+
+def test_damaged_files_are_not_left_out_if_all_are(cli: Cli):
+    """There would be no image."""
+    folders()
+    for path in Path("train").glob("*/*.png"):
+        Image.fromarray(IMAGES[0]).save(path, transparency=0)
+    refused = cli("dataset", "verify", "data=folder", "data.dir=.", status=2).err
+    assert "transparent images (30)" in refused
+    assert "skip_bad" not in refused
