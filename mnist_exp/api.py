@@ -21,9 +21,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mnist_exp.child_command import override_text, problem_of, run_verb
+from mnist_exp.config.conditions import Condition
+from mnist_exp.config.overrides import Request
+from mnist_exp.engine.preparation import MODEL_FILES
+from mnist_exp.engine.saved_model import Saved, compose_run_config, find_saved
 from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.report.run_documents import runs_document
 from mnist_exp.runs.directory import PLOTS, list_runs, read_history, summarize_runs
 from mnist_exp.runs.lookup import find_run
+from mnist_exp.runs.selection import ListedRun, metrics_of, select_runs
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +37,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mnist_exp.config.schema import TrainConfig
-    from mnist_exp.engine.saved_model import Saved
     from mnist_exp.inference.predictor import FileName, Predictor
     from mnist_exp.inference.scoring import Probabilities
     from mnist_exp.runs.result import RunResult
@@ -68,23 +73,16 @@ class Run:
     @cached_property
     def config(self) -> TrainConfig:
         """The run's resolved config; the default one for a model file without a run."""
-        from mnist_exp.config.overrides import Request
-        from mnist_exp.engine.saved_model import compose_run_config
-
         return compose_run_config(self._saved, Request("train"), ())
 
     @property
     def history(self) -> pd.DataFrame:
         """The metrics of each epoch."""
-        import pandas as pd
-
-        return pd.DataFrame(read_history(self.path)).set_index("epoch")
+        return _frame(read_history(self.path)).set_index("epoch")
 
     @property
     def metrics(self) -> dict[str, float]:
         """The `val/…` metrics of the saved epoch and the `test/…` metrics of the saved model."""
-        from mnist_exp.runs.selection import metrics_of
-
         return metrics_of(self.result)
 
     @property
@@ -94,8 +92,6 @@ class Run:
 
     @cached_property
     def _saved(self) -> Saved:
-        from mnist_exp.engine.saved_model import find_saved
-
         return self._found or find_saved(str(self.path), self.path.parent)
 
     @cached_property
@@ -381,10 +377,6 @@ def runs(
     Raises:
         RequestError: The condition is wrong.
     """
-    from mnist_exp.config.conditions import Condition
-    from mnist_exp.report.run_documents import runs_document
-    from mnist_exp.runs.selection import ListedRun, select_runs
-
     try:
         condition = None if where is None else Condition.parse(where)
     except ValueError as error:
@@ -408,9 +400,6 @@ def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", norm
     Raises:
         RequestError: There is no such run or file.
     """
-    from mnist_exp.engine.preparation import MODEL_FILES
-    from mnist_exp.engine.saved_model import find_saved
-
     wanted, folder = _place(run), Path(outputs).expanduser()
     if wanted.startswith("models:/") or Path(wanted).suffix.lower() in MODEL_FILES:
         saved = find_saved(wanted, folder)

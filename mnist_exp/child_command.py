@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from mnist_exp.config.hydra_adapter import parse_override
+from mnist_exp.config.overrides import VERBATIM, quoted
 from mnist_exp.errors import Code, Problem, RequestError, WorkError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -102,16 +104,11 @@ def problem_of(entry: Mapping[str, Any]) -> Problem:
 
 def _value(key: str, value: Any) -> str:
     """Return the value of a key in the syntax of overrides."""
-    from mnist_exp.config.overrides import VERBATIM
-
     return str(value) if key in VERBATIM and isinstance(value, str) else override_text(value)
 
 
 def override_text(value: Any) -> str:
     """Return a value in the syntax of overrides."""
-    from mnist_exp.config.hydra_adapter import parse_override
-    from mnist_exp.config.overrides import quoted
-
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):

@@ -19,6 +19,8 @@ from mnist_exp.runs.directory import RunDirectory, RunSummary, find_fault, list_
 from mnist_exp.runs.lookup import find_runs, refuse_irregular
 from mnist_exp.runs.selection import ListedRun, differing_settings, select_runs
 from mnist_exp.text import display_path, format_value, printable, shorten
+from mnist_exp.tracking.recorder import annotate
+from mnist_exp.tracking.removal import delete_run
 
 _MOST_COLUMNS = 6  # of settings that differ, in the printed table
 _WAIT_SECONDS = 5.0  # for the tracker
@@ -86,8 +88,6 @@ def choose_runs(config: RunsConfig) -> list[RunSummary]:
 
 def annotate_runs(chosen: Sequence[RunSummary], config: RunsConfig) -> None:
     """Set the tags or the note of runs. Raises `RequestError` for a run that is in use or damaged."""
-    from mnist_exp.tracking.recorder import annotate
-
     for run in chosen:
         refuse_irregular(run.path)
         with RunDirectory.open(run.path) as directory:
@@ -131,8 +131,6 @@ def _confirms(chosen: Sequence[RunSummary]) -> bool:
 
 
 def _remove_from_mlflow(run: RunSummary) -> None:
-    from mnist_exp.tracking.removal import delete_run
-
     try:
         delete_run(run.path, run.result.mlflow_run_id)
     except Exception as error:  # MLflow raises errors of many types

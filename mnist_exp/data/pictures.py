@@ -8,16 +8,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_exp.data.dataset import Images, Shape
 from mnist_exp.data.pixels import SIXTEEN_BITS, Scale, limits, rescaled
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
@@ -69,8 +67,6 @@ class OtherSize(Exception):
 @contextmanager
 def decoder() -> Iterator[None]:
     """Lift Pillow's own limit on the size of an image: `MOST_PIXELS` applies instead, with a better message."""
-    from PIL import Image
-
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -104,8 +100,6 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
         Unusable: The file is damaged, or its pixels are not plain.
         OtherSize: It has another size, and `resize` is None.
     """
-    from PIL import ImageOps
-
     height, width, channels = shape
     with _opened(path) as (image, deep):
         size = _upright_size(image)
@@ -139,8 +133,6 @@ def resized(image: Image.Image, height: int, width: int, how: str) -> Image.Imag
         how: `fit` scales the whole image and fills the rest with the median colour of its border, `crop` cuts off
             what protrudes, and `stretch` does not preserve the proportions.
     """
-    from PIL import Image, ImageOps
-
     size, method = (width, height), Image.Resampling.BILINEAR  # antialiases when reducing
     if how == "stretch":
         return image.resize(size, method)
@@ -162,8 +154,6 @@ def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, boo
 
     Yields the image, and whether it has 16-bit colours. Raises `Unusable`.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         file = open(path, "rb")  # noqa: SIM115 - it stays open while the image is used
         start = file.read(_LONGEST_START)
@@ -223,8 +213,6 @@ def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, i
 
 
 def _rescaled(values: npt.NDArray[Any], scale: tuple[float, float]) -> Image.Image:
-    from PIL import Image
-
     try:
         return Image.fromarray(rescaled(values, scale))
     except ValueError as error:
