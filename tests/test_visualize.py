@@ -110,7 +110,7 @@ def test_only_the_same_pictures_are_overwritten(cli: Cli, run: Path):
     ):
         cli("visualize", name, "pictures=features", "layers=0", *words)
     folders = sorted(path.name.rpartition("-")[0] for path in (run / "plots" / "visualize").iterdir())
-    assert folders == ["test-0-test-3", "test-0-test-3", "test-3-test-0", "the-most-wrong-test"]
+    assert folders == ["test-0-test-3", "test-0-test-3", "test-3-test-0", "the-most-confident-mistakes-test"]
 
 
 @pytest.mark.parametrize(
