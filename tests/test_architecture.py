@@ -32,10 +32,11 @@ ROOMS = {
     "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
     "pyarrow": {"data"},
     "PIL": {"data", "inference"},
+    "cv2": {"inference"},
 }  # fmt: skip
 
 # Libraries that take time to import: a wrong request is reported without them.
-HEAVY = {"numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "PIL"}
+HEAVY = {"numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "PIL", "cv2"}
 # Libraries that few requests need, some of which may not be installed: imported inside functions everywhere.
 RARE = {"sklearn", "pyarrow", "onnxruntime", "ai_edge_litert", "ray"}
 

@@ -6,14 +6,17 @@ Training rejects files that need guesswork (`data.folder`); prediction makes a b
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_exp.data.dataset import Images, Shape
 from mnist_exp.data.pictures import FORMATS, NAMED, Resize, resized
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.mnist_form import LARGE, normalize
+from mnist_exp.inference.digit_finder import LARGE, Box
+from mnist_exp.inference.mnist_form import Reading, read_digits
 
 MOST_PIXELS = 100_000_000  # per file: checked against its header before anything is decoded
 
@@ -23,6 +26,44 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, r
 
     `normalized` converts the image to MNIST's form; otherwise it is scaled as `resize` says (None: stretched).
     """
+    if normalized:
+        return read_photograph(content, name, shape)[0].image
+    return _scaled(_decoded(content, name)[0], shape, resize)
+
+
+def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = False) -> list[Reading]:
+    """Read the digits in a photograph or scan: all in reading order if `many`, otherwise one.
+
+    Raises `RequestError`, with `name` in its message, also if there is none.
+    """
+    picture, scale = _decoded(content, name, for_digits=True)
+    readings = read_digits(picture.convert("L"), *shape[:2], many=many)
+    if not readings:
+        raise RequestError(f"{name}: no digit found: nothing stands out from the background")
+    return [replace(one, box=enlarge(one.box, scale)) for one in readings]
+
+
+def enlarge(box: Box, scale: float) -> Box:
+    """Return a box in a picture that is `scale` times as large."""
+    left, top, right, bottom = (round(scale * side) for side in box)
+    return left, top, right, bottom
+
+
+def read_thumbnail(content: bytes, name: str, size: int) -> tuple[npt.NDArray[np.uint8], float]:
+    """Read an image file in colour, reduced to at most `size` pixels on its longer side.
+
+    Returns:
+        The pixels (height, width, 3), and the size of the picture in relation to them.
+    """
+    picture, scale = _decoded(content, name, for_digits=True)
+    longest = max(picture.size)
+    picture = picture.convert("RGB")
+    picture.thumbnail((size, size))
+    return np.asarray(picture), scale * longest / max(picture.size)
+
+
+def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Image.Image, float]:
+    """Return the upright, opaque picture, and how many times larger the file's is. Raises `RequestError`."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own check gives a better message
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -33,9 +74,9 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, r
                 )
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
-            if normalized:
-                image.draft("L", (LARGE, LARGE))  # decodes a large JPEG file at a fraction of its size
-            picture = _opaque(ImageOps.exif_transpose(image))
+            if for_digits:
+                image.draft("L", (2 * LARGE, 2 * LARGE))  # decodes a large JPEG file at a fraction of its size
+            return _opaque(ImageOps.exif_transpose(image)), width / image.size[0]
     except RequestError:
         raise
     except UnidentifiedImageError as error:
@@ -44,12 +85,6 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, r
         raise RequestError(f"{name}: a damaged image ({error})") from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    if not normalized:
-        return _scaled(picture, shape, resize)
-    found = normalize(picture.convert("L"), *shape[:2])
-    if found is None:
-        raise RequestError(f"{name}: no digit found: nothing stands out from the background")
-    return found
 
 
 def _scaled(picture: Image.Image, shape: Shape, resize: Resize) -> Images:

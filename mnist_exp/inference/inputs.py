@@ -21,7 +21,7 @@ from mnist_exp.data.dataset import CHUNK, Images, Shape
 from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.image_files import read_picture
+from mnist_exp.inference.image_files import read_photograph, read_picture
 from mnist_exp.suggest import did_you_mean
 
 STANDARD_INPUT = "-"
@@ -93,8 +93,15 @@ def read_inputs(
                         is_announced = True
                         tell(_NORMALIZED if normalized else f"image files are scaled to {shape[0]}×{shape[1]}")
                     content = path.read_bytes()
-                    picture = read_picture(content, _shown(name), shape, normalized=normalized, resize=resize)
-                    pictures.append(picture)
+                    if normalized:
+                        [reading] = read_photograph(content, _shown(name), shape)
+                        if reading.warning:
+                            tell(f"{_shown(name)}: {reading.warning}")
+                        pictures.append(reading.image)
+                    else:
+                        pictures.append(
+                            read_picture(content, _shown(name), shape, normalized=False, resize=resize)
+                        )
                     names.append(_shown(name))
                     images = None
                 else:
