@@ -193,3 +193,11 @@ def test_groups_are_listed_as_hydra_lists_them():
                     assert hydras.get_group_options(group, kind) == expected
                     assert hydras.get_group_options(group, kind, "train", []) == expected
     assert hydras.get_group_options("model")
+
+
+def test_errors_that_cause_each_other_have_an_end():
+    """OmegaConf makes such errors if `OC_CAUSE=1` or in a debugger."""
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert invalid_yaml(first) is None
+    assert unreadable(first) == ""
