@@ -20,7 +20,7 @@ from support.cli import Cli
 from support.golden import Golden
 from support.photographs import FORMS
 
-COLUMNS = ["input", "class", "probability", "runner_up", "runner_up_probability"]
+COLUMNS = ["input", "class", "probability", "runner_up", "runner_up_probability", "warning"]
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,49 @@ def test_normalized_files_are_seen_as_the_digits_that_they_are(cli: Cli, run: Pa
         cli("predict", "run=latest", f"inputs={folder}", f"output={folder}.csv")
     first, second = ([row["class"] for row in rows(Path(f"{name}.csv"))] for name in ("photos", "originals"))
     assert sum(a == b for a, b in zip(first, second, strict=True)) >= 11
+
+
+def test_all_digits_in_a_picture_are_read(cli: Cli, run: Path, images: np.ndarray):
+    """They have a row each, in reading order, with their box and the class that they have alone; without, a warning."""
+    write_pngs(Path("alone"), images[:6])
+    page = np.zeros((400, 600), np.uint8)
+    places = [(30 + 180 * line, 40 + 180 * column) for line in range(2) for column in range(3)]
+    for image, (top, left) in zip(images, places, strict=False):
+        large = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BILINEAR))
+        page[top : top + 112, left : left + 112] = large
+    Path("pages").mkdir()
+    Image.fromarray(255 - page).save("pages/one.png")
+
+    cli("predict", "run=latest", "inputs=alone", "output=alone.csv")
+    done = cli("predict", "run=latest", "inputs=pages", "predict.many=true", "output=many.csv")
+    found = rows(Path("many.csv"))
+    assert [row["input"] for row in found] == ["pages/one.png"] * 6
+    for row, (top, left) in zip(found, places, strict=True):
+        assert left <= int(row["left"]) < int(row["right"]) <= left + 113
+        assert top <= int(row["top"]) < int(row["bottom"]) <= top + 113
+    same = [row["class"] == alone["class"] for row, alone in zip(found, rows(Path("alone.csv")), strict=True)]
+    assert sum(same) >= 5
+    [sheet] = Path("outputs/predict").glob("*/inputs-001.png")
+    assert f"inputs  {sheet.parent}: 1 page" in done.out
+
+    words = ["predict", "run=latest", "inputs=pages", "predict.save_inputs=sheets"]
+    done = cli(*words, "output=one.csv")
+    [row] = rows(Path("one.csv"))
+    assert row["warning"].startswith("6 digits found")
+    assert "1 of 1 images may not show one digit" in done.out
+    assert [file.name for file in Path("sheets").iterdir()] == ["inputs-001.png"]
+    assert "sheets: already exists" in cli(*words, status=2).err
+
+
+def test_reading_all_digits_requires_their_conversion(cli: Cli, run: Path, images: np.ndarray):
+    """Otherwise the request is refused, and nothing is created."""
+    write_pngs(Path("pngs"), images[:1])
+    for words in (["predict.normalize=false"], ["format=kaggle"]):
+        assert (
+            "predict.many"
+            in cli("predict", "run=latest", "inputs=pngs", "predict.many=true", *words, status=2).err
+        )
+    assert not Path("outputs/predict").exists()
 
 
 @pytest.mark.parametrize("mode", ["black ink", "white ink", "16 bits", "palette", "CMYK", "1 bit", "colour"])

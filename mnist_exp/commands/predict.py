@@ -25,15 +25,16 @@ def predict(request: Request, started: float) -> PredictDocument:
     # Predictions on standard output are for another program: print nothing else there.
     tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
     set_up(of_run)
-    from mnist_exp.engine.classification import classify, make_predictor  # Keras
+    from mnist_exp.engine.classification import classify, input_sheets, make_predictor  # Keras
     from mnist_exp.report.predictions import predict_document, write_predictions  # NumPy
 
-    predictor = make_predictor(saved, of_run, config.predict.normalize)
+    predictor = make_predictor(saved, of_run, config.predict.normalize, many=config.predict.many)
     tell(f"model   {display_path(saved.file)}")
-    predictions, problems = classify(predictor, config, tell)
-    if problems and (not config.predict.skip_bad or not predictions):
-        advice = "\npredict.skip_bad=true skips them" if predictions and config.format != "kaggle" else ""
-        raise RequestError(format_problems(problems, len(predictions)) + advice)
+    with input_sheets(config, saved, tell) as sheets:
+        predictions, problems = classify(predictor, config, sheets, tell)
+        if problems and (not config.predict.skip_bad or not predictions):
+            advice = "\npredict.skip_bad=true skips them" if predictions and config.format != "kaggle" else ""
+            raise RequestError(format_problems(problems, len(predictions)) + advice)
     if config.format != "json":
         write_predictions(predictions, config, tell)
     if problems:
@@ -42,15 +43,19 @@ def predict(request: Request, started: float) -> PredictDocument:
 
 
 def refuse_existing(config: PredictConfig) -> None:
-    """Raise `RequestError` if the output file exists or cannot be written."""
-    if config.output is None:
-        return
-    file = Path(config.output).expanduser()
-    if file.exists():
-        raise RequestError(f"output={config.output}: already exists; give a new file")
-    folder = next(parent for parent in file.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise RequestError(f"output={config.output}: {folder} cannot be written")
+    """Raise `RequestError` if the output file or folder exists or cannot be written."""
+    for key, value, kind in (
+        ("output", config.output, "file"),
+        ("predict.save_inputs", config.predict.save_inputs, "folder"),
+    ):
+        if value is None:
+            continue
+        path = Path(value).expanduser()
+        if path.exists():
+            raise RequestError(f"{key}={value}: already exists; give a new {kind}")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            raise RequestError(f"{key}={value}: {folder} cannot be written")
 
 
 def format_problems(problems: Sequence[RequestError], good: int) -> str:

@@ -219,6 +219,8 @@ class PicturesConfig(Frozen):
     """How image files are prepared for prediction, and whether unreadable ones are skipped."""
 
     normalize: bool | None
+    many: bool
+    save_inputs: Annotated[str, Field(min_length=1)] | None
     skip_bad: bool
 
 
@@ -256,6 +258,8 @@ class PredictConfig(SavedConfig):
             raise ValueError("output: must not be given with format=json, which prints to standard output")
         if self.format == "kaggle" and self.predict.skip_bad:
             raise ValueError("predict.skip_bad: must be false with format=kaggle, which numbers the images")
+        if self.format == "kaggle" and self.predict.many:
+            raise ValueError("predict.many: must be false with format=kaggle, which numbers the images")
         return self
 
 

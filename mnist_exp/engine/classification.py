@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import default_class_names
 from mnist_exp.engine.saved_model import Saved, normalizes
-from mnist_exp.errors import RequestError
-from mnist_exp.inference.inputs import find_inputs, read_inputs
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.inference.inputs import Batch, PictureOptions, find_inputs, read_inputs
 from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.predictor import Predictor
 from mnist_exp.inference.scoring import inspect_classifier
-from mnist_exp.report.predictions import (
-    Prediction,
-    top_two,
-)
+from mnist_exp.report.input_sheets import InputSheets, ReadPicture
+from mnist_exp.report.predictions import Prediction, top_two
 from mnist_exp.report.progress import images_bar
+from mnist_exp.report.tables import format_percent
+from mnist_exp.runs.atomic import new_folder
+from mnist_exp.runs.directory import add_timestamp
 from mnist_exp.text import display_path
 
 
-def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None) -> Predictor:
-    """Load a saved model with the class names and settings of its run. Raises `RequestError`."""
+def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *, many: bool = False) -> Predictor:
+    """Load a saved model with the class names and settings of its run. Raises `RequestError`.
+
+    `many` requires a predictor that finds the digits in a picture.
+    """
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     known = (config.data.class_names, saved.result and saved.result.data.class_names)
@@ -34,11 +42,33 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None) ->
         raise RequestError(f"predict.normalize: {saved.name} takes colour images, but MNIST's form is grey")
     if normalize is None:
         normalize = normalizes(saved, config, shape)
+    if many and not normalize:
+        advice = "predict.normalize=true finds digits" if shape[2] == 1 else "the model takes colour images"
+        raise RequestError(f"predict.many: the inputs are not converted to MNIST's form; {advice}")
     return Predictor(model, names, config, shape, normalize, saved.settings is not None)
 
 
+@contextmanager
+def input_sheets(config: PredictConfig, saved: Saved, tell: Callable[[str], None]) -> Iterator[InputSheets | None]:
+    """Yield what draws the inputs into a new folder, if that is requested; after an error, nothing is left."""
+    wanted = config.predict.save_inputs
+    if wanted is None and not config.predict.many:
+        yield None
+        return
+    path = Path(wanted).expanduser() if wanted else Path(config.outputs) / "predict" / add_timestamp(saved.name)
+    try:
+        with new_folder(path) as folder:
+            sheets = InputSheets(folder, f"{saved.name}: inputs")
+            yield sheets
+            sheets.finish()
+    except OSError as error:
+        raise WorkError(f"{error.filename or path}: cannot be written: {error.strerror}") from error
+    pages = f"{sheets.pages} page{'s' * (sheets.pages != 1)}" if sheets.pages else "no image files"
+    tell(f"inputs  {display_path(path)}: {pages}")
+
+
 def classify(
-    predictor: Predictor, config: PredictConfig, tell: Callable[[str], None]
+    predictor: Predictor, config: PredictConfig, sheets: InputSheets | None, tell: Callable[[str], None]
 ) -> tuple[list[Prediction], list[RequestError]]:
     """Return the predictions for the readable inputs, in their order, and the problems of the others."""
     assert config.inputs is not None
@@ -46,21 +76,45 @@ def classify(
     files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
     is_known = predictor.is_of_run  # and takes raw pixels
+    options = PictureOptions(
+        predictor.normalizes,
+        predictor.config.data.resize,
+        many=config.predict.many,
+        keep_originals=sheets is not None,
+    )
     with images_bar("reading", len(files), tell, sys.stderr) as advance:
         for batch in read_inputs(
             _counting(files, advance),
             predictor.shape,
-            normalized=predictor.normalizes,
+            options,
             tell=note,
             refuse=problems.append,
-            resize=predictor.config.data.resize,
             scale=predictor.config.data.scale,
         ):
             if not is_known and (remark := find_scaling(predictor.model, batch.images)):
                 tell(f"warning: {remark}")
             is_known = True
-            predictions += top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
+            found = top_two(batch.names, predictor.predict(batch.images), predictor.class_names)
+            if batch.readings:
+                found = [
+                    replace(one, warning=reading.warning, box=reading.box)
+                    for one, reading in zip(found, batch.readings, strict=True)
+                ]
+            if sheets is not None:
+                _add_to_sheets(sheets, batch, found)
+            predictions += found
+    if doubtful := sum(bool(prediction.warning) for prediction in predictions):
+        tell(f"warning: {doubtful} of {len(predictions)} images may not show one digit")
     return predictions, problems
+
+
+def _add_to_sheets(sheets: InputSheets, batch: Batch, predictions: Sequence[Prediction]) -> None:
+    """Draw the pictures of a batch, each with all that was read in it."""
+    entries = zip(batch.originals, batch.readings, predictions, strict=True)
+    for _, group in groupby(entries, key=lambda entry: id(entry[0])):
+        originals, readings, found = zip(*group, strict=True)
+        captions = [f"{one.name}  {format_percent(one.probability)}" for one in found]
+        sheets.add(ReadPicture(str(found[0].input), originals[0], readings, captions))
 
 
 def _counting(files: Sequence[str], advance: Callable[[int], None]) -> Iterator[str]:

@@ -6,7 +6,7 @@ Training rejects files that need guesswork (`data.folder`); prediction makes a b
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,26 +40,32 @@ def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = Fal
     readings = read_digits(picture.convert("L"), *shape[:2], many=many)
     if not readings:
         raise RequestError(f"{name}: no digit found: nothing stands out from the background")
-    return [replace(one, box=enlarge(one.box, scale)) for one in readings]
+    return [replace(one, box=one.box and scaled_box(one.box, scale)) for one in readings]
 
 
-def enlarge(box: Box, scale: float) -> Box:
+def scaled_box(box: Box, scale: float) -> Box:
     """Return a box in a picture that is `scale` times as large."""
     left, top, right, bottom = (round(scale * side) for side in box)
     return left, top, right, bottom
 
 
-def read_thumbnail(content: bytes, name: str, size: int) -> tuple[npt.NDArray[np.uint8], float]:
-    """Read an image file in colour, reduced to at most `size` pixels on its longer side.
+@dataclass(frozen=True)
+class Thumbnail:
+    """A reduced picture."""
 
-    Returns:
-        The pixels (height, width, 3), and the size of the picture in relation to them.
-    """
-    picture, scale = _decoded(content, name, for_digits=True)
-    longest = max(picture.size)
+    pixels: npt.NDArray[np.uint8]
+    """Shape (height, width, 3)."""
+    scale: float
+    """Its size in relation to the picture's."""
+
+
+def read_thumbnail(content: bytes, name: str, size: int) -> Thumbnail:
+    """Read an image file in colour, reduced to at most `size` pixels on its longer side. Raises `RequestError`."""
+    picture, scale = _decoded(content, name)
+    whole = scale * max(picture.size)
     picture = picture.convert("RGB")
     picture.thumbnail((size, size))
-    return np.asarray(picture), scale * longest / max(picture.size)
+    return Thumbnail(np.asarray(picture), max(picture.size) / whole)
 
 
 def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Image.Image, float]:

@@ -21,13 +21,15 @@ from mnist_exp.data.dataset import CHUNK, Images, Shape
 from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.image_files import read_photograph, read_picture
+from mnist_exp.inference.image_files import Thumbnail, read_photograph, read_picture, read_thumbnail
+from mnist_exp.inference.mnist_form import Reading
 from mnist_exp.suggest import did_you_mean
 
 STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
+_THUMBNAIL = 320  # pixels: the longer side of the pictures that are kept
 _NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
 
 Tell = Callable[[str], None]
@@ -39,6 +41,24 @@ class Batch:
 
     names: list[str]
     images: Images
+    readings: Sequence[Reading] = ()
+    """What was found in each picture; empty for images that are not from image files."""
+    originals: Sequence[Thumbnail] = ()
+    """The picture of each image, reduced; empty unless they were requested."""
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How image files are read."""
+
+    normalized: bool
+    """Whether they are converted to MNIST's form rather than only scaled."""
+    resize: Resize = None
+    """How they are scaled; None: without preserving their proportions."""
+    many: bool = False
+    """Whether all digits in a picture are read, each as an image."""
+    keep_originals: bool = False
+    """Whether the pictures are returned as well."""
 
 
 def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[RequestError]]:
@@ -62,11 +82,10 @@ def find_inputs(wanted: Sequence[str], tell: Tell) -> tuple[list[str], list[Requ
 def read_inputs(
     files: Iterable[str],
     shape: Shape,
+    options: PictureOptions,
     *,
-    normalized: bool,
     tell: Tell,
     refuse: Callable[[RequestError], None],
-    resize: Resize = None,
     scale: Scale = None,
 ) -> Iterator[Batch]:
     """Yield the images in files, in order.
@@ -76,46 +95,67 @@ def read_inputs(
     Args:
         files: Names of files, or `-` for standard input.
         shape: Height, width and channels that the model takes.
-        normalized: Convert image files to MNIST's form rather than only scaling them.
+        options: How image files are read.
+        tell: Prints a note.
         refuse: Called with the error for each file that cannot be used; the others are still read.
-        resize: How image files are scaled; None: without preserving their proportions.
         scale: The value of white in arrays, or those of black and white; None: 255.
     """
-    names: list[str] = []
-    pictures: list[Images] = []
-    is_announced = False
+    pictures = _Pictures(shape, options, tell)
     for name in files:
         try:
             with _opened(name) as path:
                 kind = _kind(path, name)
                 if kind == "picture":
-                    if not is_announced:
-                        is_announced = True
-                        tell(_NORMALIZED if normalized else f"image files are scaled to {shape[0]}×{shape[1]}")
-                    content = path.read_bytes()
-                    if normalized:
-                        [reading] = read_photograph(content, _shown(name), shape)
-                        if reading.warning:
-                            tell(f"{_shown(name)}: {reading.warning}")
-                        pictures.append(reading.image)
-                    else:
-                        pictures.append(
-                            read_picture(content, _shown(name), shape, normalized=False, resize=resize)
-                        )
-                    names.append(_shown(name))
+                    pictures.add(_shown(name), path.read_bytes())
                     images = None
                 else:
                     images = _read_array(kind, path, _shown(name), shape, scale, tell)
         except (RequestError, OSError) as error:
             refuse(error if isinstance(error, RequestError) else _unreadable(name, error))
             continue
-        if names and (images is not None or len(names) == CHUNK):
-            yield Batch(names, np.stack(pictures))
-            names, pictures = [], []
+        if pictures.names and (images is not None or len(pictures.names) >= CHUNK):
+            yield pictures.take()
         if images is not None:
             yield Batch([f"{_shown(name)}[{index}]" for index in range(len(images))], images)
-    if names:
-        yield Batch(names, np.stack(pictures))
+    if pictures.names:
+        yield pictures.take()
+
+
+class _Pictures:
+    """Collects the images in image files."""
+
+    def __init__(self, shape: Shape, options: PictureOptions, tell: Tell) -> None:
+        self._shape, self._options, self._tell = shape, options, tell
+        self._is_announced = False
+        self._start()
+
+    def _start(self) -> None:
+        self.names: list[str] = []
+        self._readings: list[Reading] = []
+        self._originals: list[Thumbnail] = []
+
+    def add(self, name: str, content: bytes) -> None:
+        """Read an image file. Raises `RequestError`."""
+        height, width, _ = self._shape
+        if not self._is_announced:
+            self._is_announced = True
+            self._tell(_NORMALIZED if self._options.normalized else f"image files are scaled to {height}×{width}")
+        if self._options.normalized:
+            readings = read_photograph(content, name, self._shape, many=self._options.many)
+        else:
+            resize = self._options.resize
+            readings = [Reading(read_picture(content, name, self._shape, normalized=False, resize=resize))]
+        if self._options.keep_originals:
+            self._originals += [read_thumbnail(content, name, _THUMBNAIL)] * len(readings)
+        self.names += [name] * len(readings)
+        self._readings += readings
+
+    def take(self) -> Batch:
+        """Return the images collected so far, and start afresh."""
+        images = np.stack([reading.image for reading in self._readings])
+        batch = Batch(self.names, images, self._readings, self._originals)
+        self._start()
+        return batch
 
 
 def _unreadable(name: str, error: OSError) -> RequestError:

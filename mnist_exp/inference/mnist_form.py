@@ -30,13 +30,13 @@ _INK = 0.2  # of full ink: anything fainter is a stroke's blurred edge
 
 @dataclass(frozen=True)
 class Reading:
-    """A digit as the model is given it, and where it was found."""
+    """An image as the model is given it, and where in a picture it was found."""
 
     image: Images
-    """In MNIST's form, (height, width, 1), uint8."""
-    box: Box
-    """Its place in the upright picture, in pixels: left, top, right, bottom."""
-    warning: str
+    """The image, (height, width, channels), uint8."""
+    box: Box | None = None
+    """The digit's place in the upright picture, in pixels: left, top, right, bottom; None for a whole picture."""
+    warning: str = ""
     """Why it may not be one digit; empty if it looks like one."""
 
 
@@ -62,7 +62,7 @@ def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = F
     for digit in chosen:
         image = render(digit, height, width)
         count = 1 if many else len(digits)
-        warning = f"{count} digits found; the one with the most ink is read" if count > 1 else _doubt(digit, image)
+        warning = f"{count} digits found; predict.many=true reads all" if count > 1 else _doubt(digit, image)
         readings.append(Reading(image, digit.box, warning))
     return readings
 

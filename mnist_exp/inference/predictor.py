@@ -16,7 +16,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Shape
 from mnist_exp.data.pixels import as_bytes
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.inputs import find_inputs, read_inputs
+from mnist_exp.inference.inputs import PictureOptions, find_inputs, read_inputs
 from mnist_exp.inference.scoring import Probabilities, predict
 
 FileName = str | Path
@@ -62,10 +62,9 @@ class Predictor:
         batches = read_inputs(
             files,
             self.shape,
-            normalized=self.normalizes,
+            PictureOptions(self.normalizes, self.config.data.resize),
             tell=lambda _: None,
             refuse=problems.append,
-            resize=self.config.data.resize,
             scale=self.config.data.scale,
         )
         found = [predict(self.model, batch.images) for batch in batches]

@@ -374,6 +374,10 @@ class PredictionEntry(_Part):
     probability: float
     runner_up: str
     runner_up_probability: float
+    warning: str = ""
+    """Why the input may not show one digit; empty if it seems to, or was not searched for digits."""
+    box: tuple[int, int, int, int] | None = None
+    """Left, top, right and bottom of the digit in the upright picture, in pixels; None for other inputs."""
 
 
 class PredictDocument(Document):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.errors import WorkError
+from mnist_exp.inference.digit_finder import Box
 from mnist_exp.report.documents import PredictDocument, PredictionEntry
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.atomic import write_text
@@ -36,6 +37,10 @@ class Prediction:
     probability: float
     runner_up: str
     runner_up_probability: float
+    warning: str = ""
+    """Why the image may not show one digit."""
+    box: Box | None = None
+    """The digit's place in its picture."""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -62,25 +67,33 @@ def top_two(
     ]
 
 
-def print_predictions(predictions: Sequence[Prediction]) -> None:
-    """Print predictions as a table."""
-    rows = [
-        [
-            str(prediction.input),
-            prediction.name,
-            format_percent(prediction.probability),
-            prediction.runner_up,
-            format_percent(prediction.runner_up_probability),
-        ]
-        for prediction in predictions
-    ]
-    heads = ["input", "class", "probability", "runner-up", "its probability"]
-    print_table(heads, rows, right=("probability", "its probability"))
+def print_predictions(predictions: Sequence[Prediction], *, boxes: bool) -> None:
+    """Print predictions as a table, with warnings if there are any."""
+    columns = {
+        "input": [str(prediction.input) for prediction in predictions],
+        "class": [prediction.name for prediction in predictions],
+        "probability": [format_percent(prediction.probability) for prediction in predictions],
+        "runner-up": [prediction.runner_up for prediction in predictions],
+        "its probability": [format_percent(prediction.runner_up_probability) for prediction in predictions],
+    }
+    if boxes:
+        columns["box"] = [" ".join(map(str, prediction.box or ())) for prediction in predictions]
+    if any(prediction.warning for prediction in predictions):
+        columns["warning"] = [prediction.warning for prediction in predictions]
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    print_table(list(columns), rows, right=("probability", "its probability"))
 
 
-def as_csv(predictions: Sequence[Prediction]) -> str:
-    """Format predictions as CSV, with one row per image: its name and `COLUMNS`."""
-    return as_table(("input", *COLUMNS), [(prediction.input, *prediction.cells) for prediction in predictions])
+def as_csv(predictions: Sequence[Prediction], *, boxes: bool) -> str:
+    """Format predictions as CSV, with one row per image: its name, `COLUMNS`, its warning, and perhaps its box."""
+    rows = [(prediction.input, *prediction.cells, prediction.warning) for prediction in predictions]
+    header = ("input", *COLUMNS, "warning")
+    if not boxes:
+        return as_table(header, rows)
+    sides = [prediction.box or (None,) * 4 for prediction in predictions]
+    return as_table(
+        (*header, "left", "top", "right", "bottom"), [(*row, *box) for row, box in zip(rows, sides, strict=True)]
+    )
 
 
 def as_json_lines(predictions: Sequence[Prediction]) -> str:
@@ -93,6 +106,8 @@ def as_json_lines(predictions: Sequence[Prediction]) -> str:
             "probability": round(prediction.probability, 6),
             "runner_up": prediction.runner_up,
             "runner_up_probability": round(prediction.runner_up_probability, 6),
+            "warning": prediction.warning,
+            "box": prediction.box,
         }
         for prediction in predictions
     ]
@@ -129,9 +144,12 @@ def write_predictions(
 ) -> None:
     """Write the predictions in the requested format. Raises `RequestError` or `WorkError`."""
     if config.written_format is None:
-        print_predictions(predictions)
+        print_predictions(predictions, boxes=config.predict.many)
         return
-    text = {"csv": as_csv, "jsonl": as_json_lines, "kaggle": as_submission}[config.written_format](predictions)
+    if config.written_format == "csv":
+        text = as_csv(predictions, boxes=config.predict.many)
+    else:
+        text = {"jsonl": as_json_lines, "kaggle": as_submission}[config.written_format](predictions)
     if config.output is None:
         # Names are escaped for a terminal, but left unchanged for a program.
         print(escape_controls(text) if sys.stdout.isatty() else text, end="", flush=True)
