@@ -6,9 +6,10 @@ Of data in a folder, the files, headers and labels are checked, and with `data.v
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from mnist_exp.config.overrides import Request
-from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.engine.preparation import check_config, load_base_run
 from mnist_exp.report.documents import CheckDocument, CheckedData, CheckedModel
 from mnist_exp.runs.log import say
@@ -31,20 +32,22 @@ def check(request: Request, started: float) -> CheckDocument:
     from mnist_exp.engine.model_description import check_model  # Keras
     from mnist_exp.report.progress import images_bar
 
-    data: list[CheckedData] = []
-    for one in {config.data.as_found for config in jobs.values()} or {config.data}:
-        counts = examine(one, say, images_bar)
-        if counts:
-            sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-            say(f"data    {one.name} from {one.dir or 'scikit-learn'}: {sizes}")
-        data.append(CheckedData(name=one.name, dir=one.dir, images=counts))
-
+    data_sets = {config.data.as_found for config in jobs.values()} or {config.data}
+    data = [_describe_data(one, examine(one, say, images_bar)) for one in data_sets]
     models = [check_model(config, name) for name, config in jobs.items()] or [check_model(config, None)]
     for model in models if request.multirun else ():
         say(f"{model.job:<{max(map(len, jobs))}}  {_describe(model)}")
     what = f" in any of {len(jobs)} jobs" if request.multirun else f": {_describe(models[0])}"
     say(f"no problems{what} ({time.perf_counter() - started:.1f} s)")
     return CheckDocument(ok=True, problems=[], models=models, data=data)
+
+
+def _describe_data(data: DataConfig, counts: Mapping[str, int]) -> CheckedData:
+    """Print the number of images in each part, if they were counted."""
+    if counts:
+        sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        say(f"data    {data.name} from {data.dir or 'scikit-learn'}: {sizes}")
+    return CheckedData(name=data.name, dir=data.dir, images=dict(counts))
 
 
 def _describe(model: CheckedModel) -> str:

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
@@ -63,11 +65,8 @@ def evaluate_model(
     config = with_part(config, data)
     part = select_part(data, str(config.part), run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
-    if remark := light_background(part):
-        warn(remark)
     names = resolve_class_names(saved, classes, data, run_config)
-    if saved.settings is None and (remark := find_scaling(model, part.images)):
-        warn(remark)
+    _warn_of_other_pixels(saved, model, part)
     scores = score(model, part, run_config.training)
     assessment = assess(part.labels, scores.probabilities)
     is_runs_data = saved.result is not None and data.sha256 == saved.result.data.sha256
@@ -76,17 +75,12 @@ def evaluate_model(
         "run": saved.name if saved.run else None,
         "weights_sha256": weights_sha256(model),
         "data": {
+            **_describe_part(data, part, config),
             "name": saved.result.data.title if saved.result and is_runs_data else run_config.data.name,
-            "sha256": data.sha256,
-            "origin": data.origin,
-            "part": config.part,
-            "images": len(part),
             "class_names": list(names),
             "of_the_run": is_runs_data,
         },
-        "metrics": scores.metrics,
-        **dataclasses.asdict(assessment),
-        "expected_calibration_error": assessment.calibration.error,
+        **_figures(scores, assessment),
         **environment(device),
     }
     bounds = check_bounds(config, measured_values(saved, str(config.part), scores, assessment))
@@ -98,6 +92,24 @@ def evaluate_model(
     document = as_document(about, assessment, folder, saved if is_runs_data else None, bounds)
     refuse_missed(document)
     return document
+
+
+def _warn_of_other_pixels(saved: Saved, model: keras.Model, part: Part) -> None:
+    """Warn if the images are inverted, or a model of plain Keras was trained on scaled pixels."""
+    scaling = "" if saved.settings is not None else find_scaling(model, part.images)
+    for remark in filter(None, (light_background(part), scaling)):
+        warn(remark)
+
+
+def _describe_part(data: Dataset, part: Part, config: EvaluateConfig) -> dict[str, Any]:
+    """Return what identifies the scored images."""
+    return {"sha256": data.sha256, "origin": data.origin, "part": config.part, "images": len(part)}
+
+
+def _figures(scores: Scores, assessment: Assessment) -> dict[str, Any]:
+    """Return all figures by name."""
+    error = assessment.calibration.error
+    return {"metrics": scores.metrics, **dataclasses.asdict(assessment), "expected_calibration_error": error}
 
 
 def as_document(

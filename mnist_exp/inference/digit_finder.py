@@ -263,20 +263,7 @@ def _without_lines(mask: Mask, paper: Mask) -> Mask:
     longest, thickest = max(mask.shape), max(mask.shape) // 50
     if longest <= _SMALL:
         return mask
-    # What a square fits into is no line.
-    thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((thickest + 2,) * 2, np.uint8))
-    shortest = longest // 5
-    found = cv2.HoughLinesP(thin, 2, np.pi / 180, shortest // 2, minLineLength=shortest, maxLineGap=longest // 8)
-    distinct = {_rough(segment): segment for segment in (() if found is None else found.reshape(-1, 4)[:500])}
-    lines = [_Line(segment, mask.shape) for segment in distinct.values()]
-    covered = [line.covered(mask, paper) for line in lines]
-    angles = np.array([line.angle for line in lines])
-    kept = np.array([share > 0.5 for share in covered], bool)
-    lines = [
-        line
-        for line, share in zip(lines, covered, strict=True)
-        if share > 0.92 or (share > 0.5 and _parallel(line.angle, angles[kept]) >= 4)
-    ]
+    lines = _find_lines(mask, paper, thickest)
     widths = [line.width(mask) for line in lines]
     if not widths or (width := round(float(np.median(widths)))) > 2 * thickest:
         return mask
@@ -288,6 +275,25 @@ def _without_lines(mask: Mask, paper: Mask) -> Mask:
     crossing = cv2.morphologyEx(left, cv2.MORPH_CLOSE, np.ones((width + 5,) * 2, np.uint8))
     kept_ink: Mask = left | (mask & crossing)
     return kept_ink
+
+
+def _find_lines(mask: Mask, paper: Mask, thickest: int) -> list[_Line]:
+    """Return the straight lines that cross the paper: inked throughout, or mostly if others are parallel."""
+    longest = max(mask.shape)
+    # What a square fits into is no line.
+    thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((thickest + 2,) * 2, np.uint8))
+    shortest = longest // 5
+    found = cv2.HoughLinesP(thin, 2, np.pi / 180, shortest // 2, minLineLength=shortest, maxLineGap=longest // 8)
+    distinct = {_rough(segment): segment for segment in (() if found is None else found.reshape(-1, 4)[:500])}
+    lines = [_Line(segment, mask.shape) for segment in distinct.values()]
+    covered = [line.covered(mask, paper) for line in lines]
+    angles = np.array([line.angle for line in lines])
+    kept = np.array([share > 0.5 for share in covered], bool)
+    return [
+        line
+        for line, share in zip(lines, covered, strict=True)
+        if share > 0.92 or (share > 0.5 and _parallel(line.angle, angles[kept]) >= 4)
+    ]
 
 
 def _parallel(angle: float, angles: npt.NDArray[np.float64]) -> int:

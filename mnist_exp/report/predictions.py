@@ -69,19 +69,15 @@ def top_two(
 
 def print_predictions(predictions: Sequence[Prediction], *, boxes: bool) -> None:
     """Print predictions as a table, with warnings if there are any."""
-    columns = {
-        "input": [str(prediction.input) for prediction in predictions],
-        "class": [prediction.name for prediction in predictions],
-        "probability": [format_percent(prediction.probability) for prediction in predictions],
-        "runner-up": [prediction.runner_up for prediction in predictions],
-        "its probability": [format_percent(prediction.runner_up_probability) for prediction in predictions],
-    }
-    if boxes:
-        columns["box"] = [" ".join(map(str, prediction.box or ())) for prediction in predictions]
-    if any(prediction.warning for prediction in predictions):
-        columns["warning"] = [prediction.warning for prediction in predictions]
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    print_table(list(columns), rows, right=("probability", "its probability"))
+    warned = any(prediction.warning for prediction in predictions)
+    rows = []
+    for one in predictions:
+        row = [str(one.input), one.name, format_percent(one.probability), one.runner_up]
+        row.append(format_percent(one.runner_up_probability))
+        rows.append([*row, *[" ".join(map(str, one.box or ()))] * boxes, *[one.warning] * warned])
+    heads = ["input", "class", "probability", "runner-up", "its probability"]
+    heads += ["box"] * boxes + ["warning"] * warned
+    print_table(heads, rows, right=("probability", "its probability"))
 
 
 def as_csv(predictions: Sequence[Prediction], *, boxes: bool) -> str:

@@ -72,22 +72,28 @@ def report_comparison(
         print_best_groups(groups, pairs, config.metric, direction)
     remarks = list_remarks(groups, config.metric)
     _print_conditions(pairs, config, len(remarks))
-    names = sorted({name for run in runs if (name := run.summary.result.data.stands_in_for)})
-    if names:
-        warn(f"these figures are for the fallback of {', '.join(names)}")
+    fallback_for = _warn_of_fallbacks(runs)
     say(f"picture {display_path(picture)}")
     return CompareDocument(
         metric=config.metric,
         mode=direction,
         summary=summary,
         data=_data_titles(groups),
-        fallback_for=names,
+        fallback_for=fallback_for,
         groups=[group_entry(group, config.metric) for group in groups],
         pairs=[pair_entry(pair, direction) for pair in pairs],
         left_out=[LeftOutEntry(path=str(path.resolve()), reason=reason) for path, reason in left_out.items()],
         remarks=[*filter(None, [remark]), *remarks],
         picture=str(picture.resolve()),
     )
+
+
+def _warn_of_fallbacks(runs: Sequence[TrainedRun]) -> list[str]:
+    """Warn if runs used other data than their config names; return the names of the missing data sets."""
+    names = sorted({name for run in runs if (name := run.summary.result.data.stands_in_for)})
+    if names:
+        warn(f"these figures are for the fallback of {', '.join(names)}")
+    return names
 
 
 def _print_conditions(pairs: Sequence[Pair], config: CompareConfig, notes: int) -> None:
