@@ -1,6 +1,6 @@
 """Shared fixtures: the command line in this process, the data, and a count of the data sets used.
 
-Tests run on MNIST where MNIST_EXP_DATA names its folder, else on the embedded digits. The summary says how
+Tests run on MNIST where MNIST_EXP_DATA names its folder, else on the built-in digits. The summary says how
 many ran on which. A test marked `mnist` is skipped without the files, and fails when they are there and it did
 not use them.
 """
@@ -86,7 +86,7 @@ def home_data() -> list[str]:
 
 @pytest.fixture
 def run(trained: Path, use: Callable[[str], None]) -> Path:
-    """Return the directory of the module's `trained` run on the embedded digits, copied into `outputs`."""
+    """Return the directory of the module's `trained` run on the built-in digits, copied into `outputs`."""
     shutil.copytree(trained, "outputs")
     use("digits")
     [found] = Path("outputs/runs").iterdir()

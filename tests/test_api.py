@@ -22,7 +22,7 @@ from mnist_exp.errors import Problem, RequestError, WorkError
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an output folder with one run on the embedded digits."""
+    """Return an output folder with one run on the built-in digits."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"

@@ -17,7 +17,7 @@ from support.golden import Golden
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an output folder with one run on the embedded digits, shared by many tests."""
+    """Return an output folder with one run on the built-in digits, shared by many tests."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"

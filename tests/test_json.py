@@ -23,7 +23,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an output folder with two runs on the embedded digits that differ in their seed."""
+    """Return an output folder with two runs on the built-in digits that differ in their seed."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"

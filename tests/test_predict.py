@@ -25,7 +25,7 @@ COLUMNS = ["input", "class", "probability", "runner_up", "runner_up_probability"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an output folder with a run on the embedded digits."""
+    """Return an output folder with a run on the built-in digits."""
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"

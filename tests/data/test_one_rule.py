@@ -374,7 +374,7 @@ def test_data_that_does_not_fit_into_memory_is_refused(source: str, monkeypatch:
 
 
 def test_a_data_set_without_weaknesses_has_no_remark():
-    """The embedded digits are one."""
+    """The built-in digits are one."""
     assert remarks(digits.load()) == []
 
 

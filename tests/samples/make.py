@@ -1,6 +1,6 @@
 """Make the sample directories of this folder: python make.py <checkout of the version that writes them>.
 
-One run, one sweep of two jobs, one study of three trials and one interrupted run, on the embedded digits, without
+One run, one sweep of two jobs, one study of three trials and one interrupted run, on the built-in digits, without
 plots. They are written under a neutral folder, so that no path in them depends on the machine.
 """
 
