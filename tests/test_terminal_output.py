@@ -47,7 +47,7 @@ def test_predictions_on_a_terminal_are_escaped():
     code = (
         "from types import SimpleNamespace as N; from mnist_exp.report.predictions import write_predictions; "
         "from mnist_exp.report.predictions import Prediction as P; "
-        "write_predictions([P('a\\x1b[31m', 0, '0', .5, '1', .5)], N(written_format='csv', output=None), print)"
+        "write_predictions([P('a\\x1b[31m', 0, '0', .5, '1', .5)], N(written_format='csv', output=None, predict=N(many=False)), print)"
     )
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-c", code], stdout=theirs, check=True)
