@@ -6,7 +6,7 @@ study=(-m data=digits model=linear,mlp seed=0,1 training.epochs=4 sweep.name=stu
 mnist-exp check "${study[@]}" format=json | jq -e .ok > /dev/null
 mnist-exp "${study[@]}" format=json > sweep.json
 
-# Which model is better, over the seeds? `verdict` is null, "same", "different", or the reason why there is none.
+# Which model is better, over the seeds? `verdict` is "different", "indistinguishable", or why there is none.
 mnist-exp compare run=study format=json > compare.json
 jq -r '.summary, (.pairs[] | "\(.first) − \(.second): \(.difference), \(.verdict)")' compare.json
 

@@ -281,7 +281,7 @@ class PairEntry(_Part):
     """The smallest difference that would be significant."""
     p: float | None
     sign_flip_p: float | None
-    verdict: Literal["different", "same", "unequal", "extreme", "diverged"] | None
+    verdict: Literal["different", "indistinguishable", "unequal", "extreme", "diverged"] | None
     """null for fewer than two common seeds."""
     better: str | None
     """The mark of the better group, if the verdict is `different`."""

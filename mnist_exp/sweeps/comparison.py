@@ -115,7 +115,7 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
         elif pair.verdict == "different":
             text = f"{mark} by {_format_range(pair.difference, metric)}"
             (better if (pair.difference.mean < 0) == (direction == "min") else worse).append(text)
-        elif pair.verdict == "same":
+        elif pair.verdict == "indistinguishable":
             other.setdefault("not distinguishable from", []).append(mark)
         else:
             other.setdefault(f"verdict {_WITHHELD[pair.verdict]}, on", []).append(mark)
@@ -164,8 +164,8 @@ def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: st
             cells = _format_difference(pair, metric, direction)
             row += [cells[0], cells[-1]]
         rows.append(row + [""] * (7 - len(row)))
-    header = ["", "group", "seeds", metric, "95 % interval", f"{groups[0].mark} − it", "verdict"]
-    print_table(header, rows, right=("seeds", metric, "95 % interval", f"{groups[0].mark} − it"))
+    header = ["", "group", "seeds", metric, "95 % interval", f"{groups[0].mark} minus this", "verdict"]
+    print_table(header, rows, right=("seeds", metric, "95 % interval", f"{groups[0].mark} minus this"))
 
 
 def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
@@ -250,7 +250,7 @@ def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
                 f"{first} − {second}",
                 *counts,
                 _format_p(p),
-                format_verdict(better, worse, "different" if p < ALPHA else "same"),
+                format_verdict(better, worse, "different" if p < ALPHA else "indistinguishable"),
             ]
         )
     header = ["models", "only the first right", "only the second right", "p", "verdict"]

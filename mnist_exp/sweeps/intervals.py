@@ -30,7 +30,7 @@ _SAME = 1e-6
 Values = npt.NDArray[np.float64]
 Verdict = Literal[
     "different",
-    "same",  # not distinguishable
+    "indistinguishable",
     "unequal",  # withheld: significant at 5 %, but not at the level for unequal spreads
     "extreme",  # withheld: a group's spread is more than ten times another's
     "diverged",  # withheld: a run of one of the groups diverged
@@ -70,7 +70,7 @@ class Difference:
         if self.spread_ratio > EXTREME:
             return "extreme"
         if not self.is_real:
-            return "same"
+            return "indistinguishable"
         return "different" if self.spread_ratio <= UNEQUAL or self.p < STRICT else "unequal"
 
     @property
