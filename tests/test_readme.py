@@ -126,7 +126,8 @@ def write_leaves(folder: Path) -> None:
         for kind, name in enumerate(("ash", "beech", "birch", "maple", "oak")):
             (folder / part / name).mkdir(parents=True)
             for number in range(count):
-                pixels = rng.integers(0, 60, (32, 32, 3), np.uint8)
+                pixels = rng.integers(0, 20, (32, 32, 3), np.uint8)
+                pixels += np.kron(rng.integers(0, 50, (4, 4, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
                 pixels[4 * kind : 4 * kind + 9] += np.array([30 * kind, 180, 90 - 20 * kind], np.uint8)
                 Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
 
