@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTEST := pytest# with coverage: PYTEST="coverage run -m pytest", then make coverage
+# With coverage: make test PYTEST="coverage run -m pytest", then make coverage.
+PYTEST := pytest
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help

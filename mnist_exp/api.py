@@ -1,7 +1,7 @@
 """The Python API: the verbs of the command as functions. `import mnist_exp` offers everything in `__all__`.
 
-Whatever trains or scores runs in a child process, as the command would: with the same weights, whatever this
-process does with TensorFlow, and interruptible by Ctrl-C. Arguments are overrides as on the command line, or
+Training and scoring run in a child process, as the command would: with the same weights, regardless of this
+process' TensorFlow settings, and interruptible by Ctrl-C. Arguments are overrides as on the command line, or
 keywords, with `__` or a literal dot between the parts of a key:
 
     run = mnist_exp.train("model=mlp", seed=1, training__epochs=3)

@@ -18,14 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from mnist_exp import __version__
-from mnist_exp.errors import (
-    Killed,
-    MnistExpError,
-    Problem,
-    RequestError,
-    describe_ending,
-    format_problems,
-)
+from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, describe_ending, format_problems
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
 from mnist_exp.runs.log import to_console, warn

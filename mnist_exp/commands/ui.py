@@ -108,7 +108,7 @@ def _runs_table(address: str, experiment: str) -> str:
     except OSError as error:
         raise WorkError(f"{bare}: no MLflow server answers: {getattr(error, 'reason', error)}") from error
     except (HTTPException, ValueError, KeyError, TypeError) as error:
-        raise WorkError(f"{bare}: the answer is not MLflow's: is this its address?") from error
+        raise WorkError(f"{bare}: the response did not come from MLflow; is the address correct?") from error
     return f"{bare}/#/experiments/{quote(str(number), safe='')}/runs?workflowType=machine_learning"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,13 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.config.data_schema import DataConfig
-from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape, Tell
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.pixels import Scale, advice, allowed, as_bytes, expected, square
 from mnist_exp.errors import RequestError
 
 Array = npt.NDArray[Any]
-Tell = Callable[[str], None]
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # used by some programs in their "CSV" files
 _BLOCK = 1 << 20  # bytes per read: larger blocks were hardly faster and took 40 MB more

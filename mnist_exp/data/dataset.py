@@ -19,6 +19,9 @@ Shape = tuple[int, int, int]
 CHUNK = 2048
 """Number of images converted at a time: enough to be fast, few enough to need little memory."""
 
+Tell = Callable[[str], None]
+"""Prints a line."""
+
 Advance = Callable[[int], None]
 """Progress callback; its argument is the number of images written or read since the last call."""
 

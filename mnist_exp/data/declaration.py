@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
-from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, no_progress
+from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, Tell, no_progress
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.labels import RawLabels, as_labels, count_classes
 from mnist_exp.data.load import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
@@ -21,8 +21,6 @@ from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import as_images, stored_shape
 from mnist_exp.data.sources import given_paths
 from mnist_exp.errors import RequestError
-
-Tell = Callable[[str], None]
 
 _ODD = 0.1  # up to this share, images of another size count as mistakes, reported when the images are read
 _LARGE = 128  # pixels: images up to this size are not scaled

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
-from mnist_exp.data.dataset import Advance, Part, Progress, Shape, default_class_names, no_progress
+from mnist_exp.data.dataset import Advance, Part, Progress, Shape, Tell, default_class_names, no_progress
 from mnist_exp.data.decoded_cache import Decoded, Entry
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.pictures import ENDINGS, NAMED, OtherSize, Unusable, decoder, read_header, read_picture_file
@@ -38,7 +38,6 @@ _SAMPLE = 50  # files
 MANY = 1000  # files whose sizes are kept in the cache
 
 Result = TypeVar("Result")
-Tell = Callable[[str], None]
 
 
 @dataclass

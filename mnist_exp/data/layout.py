@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data.dataset import Tell
 from mnist_exp.data.folder import is_clutter
 from mnist_exp.data.pictures import ENDINGS
 from mnist_exp.errors import RequestError
-
-Tell = Callable[[str], None]
 
 _MOST_NAMES = 6  # listed in a message
 _COPY = r"( ?\(\d+\)| - copy)?"

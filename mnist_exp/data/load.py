@@ -19,6 +19,7 @@ from mnist_exp.data.dataset import (
     Progress,
     RawPart,
     Source,
+    Tell,
     default_class_names,
     digest,
     no_progress,
@@ -34,8 +35,6 @@ from mnist_exp.suggest import did_you_mean
 
 _MOST_NAMES = 12  # in a message
 _EMPTY = "no images in this class folder; remove it, or put images into it"
-
-Tell = Callable[[str], None]
 
 
 def find(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> Source:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape, default_class_names
+from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape, Tell, default_class_names
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, described
 from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.archives import refuse_bombs
@@ -25,8 +25,6 @@ Array = npt.NDArray[Any]
 _WORDS = {"x": ("x", "images", "data"), "y": ("y", "labels", "label", "targets")}  # in the names of arrays
 _OF_IMAGES = (3, 4)  # numbers of dimensions
 _UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
-
-Tell = Callable[[str], None]
 
 
 def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:

@@ -19,7 +19,7 @@ from mnist_exp.config.data_schema import DataConfig, FileSpec
 from mnist_exp.data.idx import IMAGES, read_content, read_header, unpack
 from mnist_exp.data.layout import find_files, find_image_folders, given_by
 from mnist_exp.data.memory import refuse_too_large
-from mnist_exp.data.user_cache import cache_folder as cache_folder
+from mnist_exp.data.user_cache import cache_folder
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 

@@ -34,10 +34,10 @@ def split_stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indice
 
 
 def oversampled(labels: Labels, seed: int) -> Indices:
-    """Return the indices of all images, with repetitions after which all present classes have equally many.
+    """Return the indices of all images, repeated so that all classes present have the same number of images.
 
-    Within a class, no image is repeated twice as often as another, but for one repetition. The selection depends
-    only on `seed` and the labels.
+    Within a class, the numbers of repetitions differ by at most one. The selection depends only on `seed` and the
+    labels.
     """
     rng = np.random.default_rng([seed, len(labels)])
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]

@@ -15,6 +15,7 @@ from mnist_exp.data import convert, sources
 from mnist_exp.data.dataset import Source, digest
 from mnist_exp.data.load import find, limit_source, missing_classes
 from mnist_exp.data.quality import remarks
+from mnist_exp.data.user_cache import cache_folder
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.report.documents import VerifyDocument
 from mnist_exp.report.progress import download_bar, images_bar
@@ -28,7 +29,7 @@ def fetch(config: DatasetConfig, started: float) -> None:
     data = config.data
     if not data.mirrors:
         raise RequestError(f"data={data.name}: nothing to fetch, as it has no mirrors")
-    cache = sources.cache_folder(data.name)
+    cache = cache_folder(data.name)
     if sources.is_cached(data):
         try:
             sources.verify_cache(data)

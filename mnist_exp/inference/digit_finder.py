@@ -27,7 +27,7 @@ _SMALL = 128  # pixels: in larger pictures, single pixels are noise rather than 
 _NEIGHBOURHOODS = (1 / 10, 1 / 6, 1 / 4, 1 / 2)  # shares of the longer side, within which paper is looked for
 _STROKES = 2.2  # a neighbourhood must be that many times as wide as a stroke
 _FAINTEST = 0.08  # contrast with the paper: blank paper varies by less
-_PALE = 0.3  # of full ink: the palest stroke beside others
+_PALE = 0.3  # of full ink: the palest stroke among others
 _BLURRED = 0.2  # the same in small pictures, whose strokes are blurred
 _SPECK = 0.03  # of the largest piece's area: anything up to this is dropped
 _SHORTEST = LARGE // 50  # pixels: the length of a stroke in a picture that was reduced
@@ -106,7 +106,7 @@ def _digits(grey: Mask) -> list[Digit]:
         level = int(np.median(grey[within][inside]))
         page = np.where(inside, grey[within], np.uint8(level))
         found = _digits_on(page, sheet[within])
-        # A solid shape is no digit, but the inside of one.
+        # A solid shape is the inside of a digit, not a digit.
         if found and not any(digit.at_edge or digit.stroke > 0.35 * max(digit.ink.shape) for digit in found):
             return [replace(digit, box=_shifted(digit.box, left, top)) for digit in found]
     return _digits_on(grey, np.ones_like(grey))
@@ -280,7 +280,7 @@ def _without_lines(mask: Mask, paper: Mask) -> Mask:
 def _find_lines(mask: Mask, paper: Mask, thickest: int) -> list[_Line]:
     """Return the straight lines that cross the paper: inked throughout, or mostly if others are parallel."""
     longest = max(mask.shape)
-    # What a square fits into is no line.
+    # Shapes that a square fits into are too thick to be lines.
     thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((thickest + 2,) * 2, np.uint8))
     shortest = longest // 5
     found = cv2.HoughLinesP(thin, 2, np.pi / 180, shortest // 2, minLineLength=shortest, maxLineGap=longest // 8)
@@ -326,7 +326,7 @@ class _Line:
         return (round(self.x[0]), round(self.y[0])), (round(self.x[-1]), round(self.y[-1]))
 
     def strip(self, mask: Mask, reach: int) -> Mask:
-        """Return the pixels along the line and up to `reach` beside it, shape (2·reach+1, samples)."""
+        """Return the pixels within `reach` of the line, shape (2·reach+1, samples)."""
         (cos, sin), x, y = self.along, self.x[0], self.y[0]
         matrix = np.array([[cos, -sin, x + reach * sin], [sin, cos, y - reach * cos]])
         how = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST

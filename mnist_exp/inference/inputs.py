@@ -17,7 +17,7 @@ import numpy as np
 
 from mnist_exp.config.schema import FileSpec
 from mnist_exp.data import csv, idx, npz
-from mnist_exp.data.dataset import CHUNK, Images, Shape
+from mnist_exp.data.dataset import CHUNK, Images, Shape, Tell
 from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
@@ -32,8 +32,6 @@ _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 _THUMBNAIL = 320  # pixels: the longer side of the pictures that are kept
 _NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
 
-Tell = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -42,7 +40,7 @@ class Batch:
     names: list[str]
     images: Images
     readings: Sequence[Reading] = ()
-    """What was found in each picture; empty for images that are not from image files."""
+    """The image found in each picture file; empty for images from arrays."""
     originals: Sequence[Thumbnail] = ()
     """The picture of each image, reduced; empty unless they were requested."""
 

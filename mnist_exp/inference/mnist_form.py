@@ -40,18 +40,10 @@ class Reading:
     """Why it may not be one digit; empty if it looks like one."""
 
 
-def normalize(picture: Image.Image, height: int, width: int) -> Images | None:
-    """Convert a grey picture (mode L) of a digit to MNIST's form, (height, width, 1), uint8.
-
-    The digit may be dark on light or light on dark, and the background unevenly lit. Of several digits, the one
-    with the most ink is converted. Returns None for a blank picture.
-    """
-    readings = read_digits(picture, height, width)
-    return readings[0].image if readings else None
-
-
 def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = False) -> list[Reading]:
     """Find the digits in a grey picture (mode L) and convert them to MNIST's form.
+
+    A digit may be dark on light or light on dark, and the background unevenly lit.
 
     Returns:
         With `many`, all digits in reading order; otherwise the one with the most ink. Empty for a blank picture.

@@ -1,6 +1,6 @@
 """Report the end of a run, sweep or search to a command or an address.
 
-Both are read from the environment only, never from a config or a run: whoever could set them could run code.
+Both are read from the environment only, never from a config or a run: setting them is enough to run code.
 """
 
 from __future__ import annotations

@@ -109,11 +109,12 @@ def _refuse_unknown_names(runs: Sequence[ListedRun], where: Condition | None, ke
     """Raise `RequestError` with every name of a condition or sort key that occurs in no run."""
     wanted = [("where", name) for name in (where.names if where else ())]
     wanted += [("sort", key)] if key else []
-    known = {name for run in runs for name in run.names} if runs else set()
+    missing = [(option, name) for option, name in wanted if runs and all(run.lookup(name) is None for run in runs)]
+    known = {name for run in runs for name in run.names} if missing else set()
     problems = [
         f"{option}: {name} is neither a metric nor a key of any of these runs{near_or_all(name, known)}"
-        for option, name in wanted
-        if runs and name not in known and all(run.lookup(name) is None for run in runs)
+        for option, name in missing
+        if name not in known
     ]
     if problems:
         raise RequestError("\n".join(problems))

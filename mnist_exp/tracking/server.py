@@ -36,7 +36,7 @@ def ask(address: str, endpoint: str, values: Mapping[str, str], timeout: float) 
     with open_url(urllib.request.Request(url, headers=_authorization(address)), timeout) as answer:
         found = json.loads(answer.read(_LONGEST))
     if not isinstance(found, dict):
-        raise ValueError(f"{bare}: the answer is not MLflow's")
+        raise ValueError(f"{bare}: the response did not come from MLflow")
     return found
 
 

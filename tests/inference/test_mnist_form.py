@@ -14,7 +14,7 @@ from support.cli import MNIST
 from support.photographs import FORMS, as_jpeg, larger, on_canvas
 from support.surroundings import SURROUNDINGS, photograph
 
-from mnist_exp.inference.mnist_form import normalize, read_digits
+from mnist_exp.inference.mnist_form import read_digits
 
 Pixels = npt.NDArray[Any]
 
@@ -35,15 +35,14 @@ def digits(count: int) -> tuple[Pixels, Pixels]:
 
 
 def normalized(image: Pixels, height: int = 28, width: int = 28) -> Pixels:
-    found = normalize(Image.fromarray(image), height, width)
-    assert found is not None
-    return found[..., 0].astype(float)
+    [found] = read_digits(Image.fromarray(image), height, width)
+    return found.image[..., 0].astype(float)
 
 
 def distance(one: Pixels, other: Pixels) -> float:
     """Return the mean pixel difference of two images at their best overlap, within one pixel in each direction.
 
-    Rounding the centre of mass moves an image by one pixel, which alone changes blurred strokes (the embedded
+    Rounding the centre of mass moves an image by one pixel, which alone changes blurred strokes (the built-in
     digits are enlarged from 8×8) as much as another writer would.
     """
     steps = (-1, 0, 1)
@@ -127,7 +126,7 @@ def test_strokes_of_one_pixel_are_seen(size: int):
     """Also on a sheet that is reduced sixfold; dust of a pixel is none."""
     paper = Image.new("L", (size, size), 255)
     paper.putpixel((size // 3, size // 2), 0)
-    assert normalize(paper, 28, 28) is None
+    assert read_digits(paper, 28, 28) == []
     at = [(round(x * size), round(y * size)) for x, y in ((0.2, 0.1), (0.2, 0.9), (0.75, 0.9))]
     ImageDraw.Draw(paper).line(at, 0, width=1)
     found = normalized(np.asarray(paper))
@@ -144,7 +143,7 @@ def test_blank_paper_is_no_digit(size: tuple[int, int]):
     light = np.clip(np.linspace(120, 220, size[1]) + np.zeros(size), 0, 255).astype(np.uint8)
     noisy = np.clip(rng.normal(200, 3, size), 0, 255).astype(np.uint8)
     for paper in (even, light, noisy, as_jpeg(noisy)):
-        assert normalize(Image.fromarray(paper), 28, 28) is None
+        assert read_digits(Image.fromarray(paper), 28, 28) == []
 
 
 @pytest.mark.parametrize("around", ["ruled", "squared", "frame", "table"])
