@@ -24,16 +24,16 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
 PATIENCE = 5.0  # seconds to wait for a mirror's response
-SLOWEST = 2**14  # bytes per second that a mirror must send on average, once PATIENCE is over
+SLOWEST = 2**14  # bytes per second that a mirror must send on average, after the first PATIENCE seconds
 SCHEMES = ("http", "https", "file")  # of a mirror
 MOST = 2**30  # bytes: maximum size of a downloaded file
 
 Show = Callable[[str, int, int | None], None]
-"""Shows a download: the file's name, the bytes so far, and its size, if the mirror says it."""
+"""Shows a download: the file's name, the bytes received, and the file's size, if the mirror reports it."""
 
 
 def _show_nothing(name: str, done: int, size: int | None) -> None:
-    """A `Show`."""
+    """A `Show` that shows nothing."""
 
 
 class NotFound(Exception):
@@ -147,7 +147,7 @@ def given_folder(directory: str) -> Path:
     """Return the folder that the user gave. Raises `RequestError` if it is not a folder."""
     folder = Path(directory)
     if os.path.isfile(folder):
-        raise RequestError(f"{given_by(folder)}={folder}: is a file; data.dir={folder.parent} is its folder")
+        raise RequestError(f"{given_by(folder)}={folder}: is a file; give its folder: data.dir={folder.parent}")
     if not os.path.isdir(folder):
         raise RequestError(f"{given_by(folder)}={folder}: there is no such folder")
     return folder
@@ -201,7 +201,7 @@ def _reason(error: Exception) -> str:
     """Return why a mirror could not be used: its response, or the reason why there was none."""
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
         cause = error.reason
-        return f"no answer: {getattr(cause, 'strerror', None) or cause}"
+        return f"no response: {getattr(cause, 'strerror', None) or cause}"
     return str(error)
 
 
@@ -218,7 +218,7 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 def _open(address: str) -> Any:
     """Open an address of a mirror."""
     if urlsplit(address).scheme not in SCHEMES:
-        raise ValueError(f"unknown url type: must be one of {', '.join(SCHEMES)}")
+        raise ValueError(f"unknown URL scheme: must be {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
     return urllib.request.build_opener(_SameScheme).open(address, timeout=PATIENCE)
 
 

@@ -92,7 +92,7 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "1,0,0,NaN,0,0,9\n", "found 'NaN'"),
         (GOOD + "1,0,0,²,0,0,9\n", "found '²'"),
         (GOOD + "1,0,0,0x1F,0,0,9\n", "found '0x1F'"),
-        (GOOD + "2,0,0,0,0,0,9\n7,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found 2, and 1 more such labels; set data.classes=8 to include them"),
+        (GOOD + "2,0,0,0,0,0,9\n7,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found 2; 1 more out of range; set data.classes=8 to include them"),
         (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found -1"),
         ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number, found 'a'"),
         (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
