@@ -224,7 +224,7 @@ class Study(_Documented):
 
 
 class Comparison(_Documented):
-    """Groups of runs that differ only in their seed, and which groups differ."""
+    """A comparison between groups of runs. The runs of a group differ only in their seed."""
 
     @property
     def summary(self) -> str:

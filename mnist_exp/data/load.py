@@ -209,7 +209,10 @@ def transposes(data: DataConfig, files: Iterable[str | Path]) -> bool:
 def _assemble(
     raw: Mapping[str, RawPart], data: DataConfig, origin: str, named: tuple[str, ...] | None, tell: Tell
 ) -> Source:
-    """Convert the pixels of raw parts to bytes, and their labels to numbers counted from 0."""
+    """Convert the pixels of raw parts to bytes, and their labels to numbers counted from 0.
+
+    Raises `RequestError` if a pixel or a label is not allowed.
+    """
     swaps = transposes(data, [part.images_place for part in raw.values()])
     if swaps and data.transpose is None:
         tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false prevents this")
@@ -283,8 +286,8 @@ def classes_of(
         differing = sorted(set(files["test"]) ^ set(folders))
         near = "".join(did_you_mean(name, folders) for name in unknown[:1])
         raise RequestError(
-            f"{paths['test']}: its class folders differ from those of {paths['train']}: "
-            f"only one of them has {_listed(tuple(differing))}{near}"
+            f"{paths['test']}: its class folders differ from those of {paths['train']}; "
+            f"in only one of the two: {_listed(tuple(differing))}{near}"
         )
     if "test" in files and (missing := [name for name in folders if name not in files["test"]]):
         tell(f"{paths['test']}: no folders for the classes {_listed(tuple(missing))}, which are not tested")

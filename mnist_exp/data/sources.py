@@ -223,7 +223,7 @@ def _open(address: str) -> Any:
 
 
 def _read_answer(answer: Any, name: str, show: Show) -> bytes:
-    """Read a file from a mirror. Raises `ValueError` if it is too large or too slow."""
+    """Read a file from a mirror. Raises `ValueError` if it is too large or arrives too slowly."""
     content, start = bytearray(), time.monotonic()
     size = getattr(answer, "length", None)
     while piece := answer.read1(2**20):
@@ -247,7 +247,7 @@ def _download(
     archives, contents = {}, {}
     for part, spec in files.items():
         if spec.sha256 is None and spec.gz_sha256 is None:
-            raise ValueError(f"{spec.name}: has no sha256 or gz_sha256, without which nothing is downloaded")
+            raise ValueError(f"{spec.name}: set its sha256 or gz_sha256; files without one are not downloaded")
         with _open(f"{mirror.rstrip('/')}/{spec.name}.gz") as answer:
             tell(f"fetching {answer.url}")
             archives[part] = _read_answer(answer, f"{spec.name}.gz", show)

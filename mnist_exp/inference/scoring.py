@@ -94,7 +94,7 @@ def sum_of_outputs(model: keras.Model, shape: Shape) -> float:
 
 
 def not_probabilities(name: str, total: float) -> str:
-    """Return the message about a model whose outputs have a sum other than 1."""
+    """Return the message about a model whose outputs do not sum to 1."""
     return (
         f"{name}: its outputs are not probabilities: they sum to {total:.3g}, expected 1; if they are logits, "
         "keras.Sequential([model, keras.layers.Softmax()]) makes them probabilities"

@@ -81,7 +81,7 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (HEADER + "\n" + GOOD + "1,0,0,0,0,0,9,9\n", "train.csv, line 5: 8 values, expected 7"),
         ("0,1,2,3,4\n", "train.csv, line 1: 5 values, expected 7: a label and the pixels of data.shape=[2,3,1]; data.shape=[2,2,1] would fit"),
         ("0,1,2,3,4,5,6,7,8,9,10,11,12\n", "data.shape=[2,2,3] would fit"),
-        ("1,2,3,4,5,6\n", "train.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], but no label before them"),
+        ("1,2,3,4,5,6\n", "train.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], without a label before them"),
         (GOOD + "1,0,0,x,0,0,9\n", "train.csv, line 3, column 4: expected a pixel, a whole number from 0 to 255, found 'x'"),
         ("0,1,2,x,4,5,255\n" + GOOD, "train.csv, line 1, column 4: expected a pixel, a whole number from 0 to 255, found 'x'"),
         (GOOD + "1,0,0,,0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found ''"),
