@@ -1,8 +1,8 @@
 """The Python API: the verbs of the command as functions. `import mnist_exp` offers everything in `__all__`.
 
-Training and scoring run in a child process, as the command would: with the same weights, regardless of this
-process' TensorFlow settings, and interruptible by Ctrl-C. Arguments are overrides as on the command line, or
-keywords, with `__` or a literal dot between the parts of a key:
+Training and scoring run in a child process, so they yield the same weights as the command, whatever the TensorFlow
+settings of this process, and Ctrl-C interrupts them. Arguments are overrides as on the command line, or keywords,
+with `__` or a literal dot between the parts of a key:
 
     run = mnist_exp.train("model=mlp", seed=1, training__epochs=3)
     run = mnist_exp.train("model=mlp", **{"training.epochs": 3})
@@ -68,7 +68,7 @@ class Run:
         """The content of `result.json`. Raises `RequestError` for a model file without a run."""
         for summary in summarize_runs([self.path]):
             return summary.result
-        raise RequestError(f"{self.path}: not a run's directory")
+        raise RequestError(f"{self.path}: not a run directory")
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -138,7 +138,7 @@ class Run:
         return self._predictor.predict(images)
 
     def evaluate(self, *overrides: str, **keys: Any) -> Evaluation:
-        """Score the model on its own data or another, as `mnist-exp evaluate` does."""
+        """Score the model on its own or another data set, as `mnist-exp evaluate` does."""
         return evaluate(self, *overrides, **keys)
 
     def __repr__(self) -> str:
@@ -155,7 +155,7 @@ class Run:
 
 
 class _Documented:
-    """A result that a command printed as a document."""
+    """A result that a command printed as a JSON document."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = dict(document)
@@ -183,12 +183,12 @@ class Sweep(_Documented):
 
     @property
     def runs(self) -> list[Run]:
-        """The jobs that have a run."""
+        """The runs of the jobs; jobs without a run are left out."""
         return [Run(job["path"]) for job in self.document["jobs"] if job["path"]]
 
     @property
     def best(self) -> Run | None:
-        """The job with the best validation accuracy."""
+        """The run of the job with the best validation accuracy; None if there is none."""
         return Run(self.document["best"]) if self.document["best"] else None
 
     def _title(self) -> str:
@@ -213,7 +213,7 @@ class Study(_Documented):
 
     @property
     def best(self) -> Run | None:
-        """The run of the best trial."""
+        """The run of the best trial; None if there is none."""
         return Run(self.document["best_run"]) if self.document["best_run"] else None
 
     def _title(self) -> str:
@@ -224,7 +224,7 @@ class Study(_Documented):
 
 
 class Comparison(_Documented):
-    """Groups of runs that differ only in their seed, and which groups differ."""
+    """A comparison between groups of runs. The runs of a group differ only in their seed."""
 
     @property
     def summary(self) -> str:
@@ -292,23 +292,23 @@ def train(*overrides: str, **keys: Any) -> Run:
     Raises:
         RequestError: The request was wrong; nothing was created.
         WorkError: The training failed.
-        KeyboardInterrupt: It was interrupted; `resume` continues it.
+        KeyboardInterrupt: The training was interrupted; `resume` continues it.
     """
     return Run(run_verb("train", overrides, keys)["path"])
 
 
 def sweep(*overrides: str, **keys: Any) -> Sweep:
-    """Train all combinations of several values, as `mnist-exp -m` does. A tuple is swept: `seed=(0, 1, 2)`.
+    """Train all combinations of several values, as `mnist-exp -m` does. A tuple lists them: `seed=(0, 1, 2)`.
 
     Raises:
         RequestError: A job is invalid; nothing was created.
-        WorkError: Jobs failed. Calling it again runs what is missing.
+        WorkError: Some jobs failed. The same call runs the unfinished jobs again.
     """
     return Sweep(run_verb("train", ("-m", *overrides), keys, choices=True))
 
 
 def tune(*overrides: str, **keys: Any) -> Study:
-    """Search with Optuna as `mnist-exp tune` does. A tuple is a list of choices.
+    """Search with Optuna as `mnist-exp tune` does. A tuple gives the choices of a key.
 
     Raises:
         RequestError: The search is invalid; nothing was created.
@@ -338,7 +338,7 @@ def evaluate(run: Run | str | Path = "latest", *overrides: str, **keys: Any) -> 
 
 
 def compare(*runs: Run | Sweep | str | Path, **keys: Any) -> Comparison:
-    """Compare runs and sweeps as `mnist-exp compare` does; without any, all runs on the newest run's data.
+    """Compare runs and sweeps as `mnist-exp compare` does; by default, all runs on the data of the newest run.
 
     Args:
         *runs: Runs, sweeps, their names or paths, or patterns.
@@ -352,7 +352,7 @@ def compare(*runs: Run | Sweep | str | Path, **keys: Any) -> Comparison:
 
 
 def check(*overrides: str, **keys: Any) -> list[Problem]:
-    """Return all problems of a config; none if it can be trained. A wrong config raises nothing.
+    """Return all problems of a config, or an empty list if it can be trained. Problems are not raised.
 
     Raises:
         WorkError: The check itself failed.
@@ -390,12 +390,12 @@ def runs(
 
 
 def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", normalize: bool | None = None) -> Run:
-    """Find a run, or a model file. Its model is loaded when it is first used.
+    """Find a run or a model file. The model is loaded on first use.
 
     Args:
         run: What `run=` takes: a run's directory or name, `latest`, `best`, or a model file.
         outputs: The output folder.
-        normalize: Whether image files are converted to MNIST's form; None for models of digits only.
+        normalize: Whether to convert image files to MNIST's form; None: only if the model was trained on digits.
 
     Raises:
         RequestError: There is no such run or file.
@@ -408,7 +408,7 @@ def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", norm
 
 
 class _CallableModule(ModuleType):
-    """The subpackage `mnist_exp.runs`, which shares its name with the function."""
+    """The subpackage `mnist_exp.runs`, which can be called as the function of the same name."""
 
     def __call__(self, *arguments: Any, **keys: Any) -> pd.DataFrame:
         """List runs: see `mnist_exp.api.runs`."""

@@ -23,14 +23,16 @@ _PATIENCE = 60.0  # seconds for an interrupted process to save what it has
 def run_verb(
     verb: str, overrides: Sequence[str], keys: Mapping[str, Any], *, raises: bool = True, choices: bool = False
 ) -> dict[str, Any]:
-    """Run a verb in a child process and return its document, with its messages on this process' standard error.
+    """Run a verb in a child process and return its JSON document.
+
+    The messages of the child process are printed on standard error.
 
     Args:
         verb: The verb.
         overrides: Words of the command line.
-        keys: Values by key.
-        raises: Whether to raise the error that a document describes.
-        choices: Whether a tuple is a list of values to choose from.
+        keys: Values by key; `__` in a key becomes a dot.
+        raises: Whether to raise the error that the document describes.
+        choices: Whether a tuple gives several values to sweep or search over, rather than a list.
     """
     words = [*overrides]
     for key, value in keys.items():
@@ -46,7 +48,7 @@ def run_verb(
         encoding="utf-8",
         errors="replace",
         env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # Ctrl-C reaches it once, from here
+        start_new_session=True,  # so that Ctrl-C reaches the child only through `_wait`
     )
     assert child.stdout is not None
     assert child.stderr is not None
@@ -59,7 +61,7 @@ def run_verb(
 
 
 def _wait(child: subprocess.Popen[str], stdout: IO[str]) -> str:
-    """Return what a process prints. If this process is interrupted, so is the child, which may save its work."""
+    """Return the output of the child. If this process is interrupted, let the child save its work and end."""
     try:
         output = stdout.read()
         child.wait()
@@ -67,7 +69,7 @@ def _wait(child: subprocess.Popen[str], stdout: IO[str]) -> str:
         child.send_signal(signal.SIGINT)
         try:
             child.wait(_PATIENCE)
-        except BaseException:  # a second interrupt, or it does not end
+        except BaseException:  # a second interrupt, or the child did not end in time
             child.kill()
             child.wait()
         raise
@@ -84,7 +86,7 @@ def _document_of(output: str, status: int, *, raises: bool) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(output)
     except ValueError as error:
-        raise WorkError(f"mnist-exp ended with exit status {status} and no result") from error
+        raise WorkError(f"mnist-exp ended with exit status {status} and without a result") from error
     if status == 0 or not raises:
         return document
     if status == 2:
@@ -98,6 +100,7 @@ def _document_of(output: str, status: int, *, raises: bool) -> dict[str, Any]:
 
 
 def problem_of(entry: Mapping[str, Any]) -> Problem:
+    """Return the problem that an entry of a document describes."""
     code: Code = entry["code"] or "invalid-value"
     return Problem(code, entry["place"], entry["message"], entry["path"])
 

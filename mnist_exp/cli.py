@@ -48,14 +48,14 @@ VERBS = {
     "schema": "print a JSON Schema: of the config, of a group's options, or of a verb's format=json",
 }
 DEFAULT_VERB = "train"
-# Verbs with the root config of `train`; their run= starts from the config of a run.
+# Verbs that use the root config of `train`. Their run=… becomes from=…, which loads the config of a run.
 OF_TRAINING = ("resume", "check", "show")
-# Verbs that print their result as a JSON document with `format=json`. The config of training verbs has no such
-# key, so the word is removed from the command line.
+# Verbs whose config has no key `format`, so that `format=json` is removed from the command line.
 _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
+# Verbs that print their result as a JSON document with `format=json`.
 WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
 _JSON = "format=json"
-# The words after a verb.
+# The actions of a verb, given by the word after it.
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 
 _HELP = """\
@@ -109,18 +109,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _attempt(words: list[str], started: float) -> tuple[int, Document | BaseException | None]:
     """Run a command line, and report its end if it trains.
 
-    Returns the exit status, and the result or the error, which has been printed.
+    Returns the exit status, and the result or the error. An error has already been printed.
     """
     status, result = _run_catching(words, started)
     trains = _verb_of(words) in ("train", "resume", "tune") and not any(map(_asks_for_information, words))
-    # The environment is looked at first, as few users want this and every start-up pays for an import.
+    # Check the environment here: few users want these reports, and importing `notification` takes time.
     if trains and status != 2 and ("MNIST_EXP_ON_END" in os.environ or "MNIST_EXP_WEBHOOK" in os.environ):
         _report_end(_verb_of(words), status, result)
     return status, result
 
 
 def _report_end(verb: str, status: int, result: Document | BaseException | None) -> None:
-    """Report the end of a run, sweep or search to the command and the address in the environment."""
+    """Report the end of a run, sweep or search to the command and the webhook given by the environment."""
     from mnist_exp.runs.notification import notify
 
     document = getattr(result, "document", None) if isinstance(result, BaseException) else result
@@ -134,7 +134,7 @@ def _report_end(verb: str, status: int, result: Document | BaseException | None)
 
 
 def _run_catching(words: list[str], started: float) -> tuple[int, Document | BaseException | None]:
-    """Run a command line. Returns the exit status, and the result or the error, which has been printed."""
+    """Run a command line and return its exit status, and its result or its error, which has been printed."""
     try:
         return 0, _run(words, started)
     except (KeyboardInterrupt, Killed) as signal:
@@ -192,7 +192,7 @@ def _report(error: Exception) -> int:
         if isinstance(error, RequestError) and error.pending is not None:
             _print_more(error, error.pending)
         return error.exit_status
-    if (cause := signals.received()) is not None:  # a library turned its exception into another
+    if (cause := signals.received()) is not None:  # a library replaced the signal's exception with another
         return _ended_by(cause)
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     print(f"mnist-exp: unexpected {type(error).__name__}: {printable(first)}", file=sys.stderr)
@@ -220,7 +220,7 @@ def _print_more(error: RequestError, find: Callable[[], tuple[Problem, ...]]) ->
 
 
 def _run(words: list[str], started: float) -> Document | None:
-    """Run the verb and return its result, or print what a flag asks for. Raises any error."""
+    """Run the verb and return its result; for a flag such as `--help`, print the information and return None."""
     if words and words[0] in ("--help", "-h"):
         width = max(map(len, VERBS))
         verbs = "\n".join(f"  {verb:<{width}}  {does}" for verb, does in VERBS.items())
@@ -311,7 +311,7 @@ def _take_action(verb: str, words: list[str]) -> list[str]:
         if verb == "runs":
             return words
         raise RequestError(f"dataset: give an action: {actions}")
-    return [f"action={words[0]}", *words[1:]]  # rejected with all other problems
+    return [f"action={words[0]}", *words[1:]]  # rejected later, together with all other problems
 
 
 def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
@@ -323,7 +323,7 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     if verb == "tune":
         request = without_space(request)
     _hide_verb_from_completion(verb)
-    # Hydra's parser wants all overrides in one place.
+    # Hydra's parser expects all overrides in one place.
     flags = [word for word in words if word not in request.words]
     if verb != request.verb and {"--help", "-h"} & set(flags):
         run = "run=<run>" if verb == "resume" else "[run=<run>]"

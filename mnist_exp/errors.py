@@ -20,10 +20,10 @@ from typing import Literal, get_args
 # Codes are part of the contract: scripts may rely on them, so they are never renamed.
 Code = Literal[
     "contradiction",  # two settings are mutually exclusive
-    "given-twice",  # one key or image is given more than once
+    "given-twice",  # a key or image is given more than once
     "invalid-entry",  # a layer entry, or the name of a Keras object, is malformed
     "invalid-interpolation",  # an interpolation is malformed, or refers to nothing
-    "invalid-override",  # not in Hydra's syntax, or not possible here
+    "invalid-override",  # an override is not in Hydra's syntax, or not allowed here
     "invalid-value",  # the type is right, but the value is not allowed
     "invalid-yaml",  # a YAML file cannot be read
     "missing-value",  # a required key or value is not given
@@ -32,8 +32,8 @@ Code = Literal[
     "not-installed",  # a package that the request needs is not installed
     "out-of-range",  # a number or length is too small or too large
     "rejected-by-keras",  # Keras cannot build, compile or train the model
-    "several-values",  # several values where there must be one
-    "unknown-argument",  # a class of Keras does not take this argument
+    "several-values",  # several values are given where one is expected
+    "unknown-argument",  # a Keras class does not take this argument
     "unknown-key",  # a key or group does not exist
     "unknown-layer",  # a layer type does not exist, or is not allowed
     "unknown-option",  # a group has no such option, or an enumeration no such value
@@ -54,14 +54,14 @@ class Problem:
     message: str
     """The key, what was expected, and what was found."""
     path: str = field(default="", compare=False)
-    """The dotted path of the key at fault; empty if it is not a single one."""
+    """The dotted path of the key at fault; empty if no single key is at fault."""
 
     def __lt__(self, other: Problem) -> bool:
-        """Order by place, then message, with numbers by size: line 3 before line 10."""
+        """Order by place, then message, comparing numbers by value: line 3 precedes line 10."""
         return self.sort_key() < other.sort_key()
 
     def sort_key(self) -> list[tuple[int, int | str]]:
-        """Return the sort key for this order."""
+        """Return a key that sorts problems by place, then message."""
         parts = re.split(r"(\d+)", f"{self.place}\0{self.message}")
         return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
@@ -73,7 +73,7 @@ class MnistExpError(Exception):
 
 
 class RequestError(MnistExpError):
-    """The request was wrong: a config, an override, a data file, an output directory."""
+    """The request was wrong: for example, a config, an override, a data file or an output directory."""
 
     exit_status = 2
 
@@ -84,7 +84,13 @@ class RequestError(MnistExpError):
         *,
         pending: Callable[[], tuple[Problem, ...]] | None = None,
     ) -> None:
-        """`pending` finds further problems. It is slow, so it is called after these have been printed."""
+        """Create the error from a list of problems or from a message.
+
+        Args:
+            problems: The problems, or a message that describes the only one.
+            subject: The name of what the problems are in, for the heading.
+            pending: Finds further problems. It is slow, so it is called after `problems` have been printed.
+        """
         self.problems = () if isinstance(problems, str) else tuple(problems)
         self.pending = pending
         heading = f"{{count}} problem{{s}} in {subject}"
@@ -96,7 +102,7 @@ DIVERGED = "the loss is no longer a number"
 """Prefix of the error message for a run that diverged; used to recognize such runs later."""
 
 PREEMPTED = "preempted, queued again"
-"""The reason of a job that submitit stopped on behalf of its queue, which starts it again later."""
+"""The reason recorded for a job that submitit stopped for its queue; the queue will start the job again."""
 
 
 def format_problems(problems: Sequence[Problem], heading: str) -> str:
@@ -113,10 +119,10 @@ def first_line(error: BaseException) -> str:
 
 
 class WorkError(MnistExpError):
-    """The request was right, but the work failed: a diverged training, a full disk, a failed job."""
+    """The request was right, but the work failed: for example, training diverged, or the disk is full."""
 
     document: object = None
-    """The document of `format=json`, if there are results in spite of the failure."""
+    """The document of `format=json`, if there are results despite the failure."""
 
 
 class Diverged(WorkError):
@@ -124,7 +130,7 @@ class Diverged(WorkError):
 
 
 class Pruned(BaseException):
-    """A trial of a search ends before its last epoch, because it is worse than the others."""
+    """A trial of a search is stopped before its last epoch because it is worse than the others."""
 
 
 def describe_ending(signalled: BaseException) -> tuple[str, int]:

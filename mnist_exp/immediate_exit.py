@@ -1,4 +1,4 @@
-"""End the process at once, from a signal handler. Imports nothing slow: the program imports it first."""
+"""End the process at once, from a signal handler. The program imports this module first, so it must load fast."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# A URI in a text: it ends at whitespace, a quote, or a comma followed by another URI.
+# A URI in a text. It ends at whitespace, a quote, an angle bracket, or a comma followed by another URI.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:(?!,\s*[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>])+")
 # The user name and password of a URI. Database drivers allow `/`, `?` and `@` in a password.
 _CREDENTIALS = re.compile(r"://(?:[^/?#@:]*:.*@|[^/?#]*@)")
-# The same in an HTTP address, where they end at the first slash.
+# The same for an HTTP address, in which a user name or password cannot contain `/`, `?` or `#`.
 _CREDENTIALS_OF_HTTP = re.compile(r"://[^/?#]*@")
 # A parameter of a URI whose name suggests that its value is secret.
 _SECRET_PARAMETER = re.compile(
@@ -20,11 +20,11 @@ _SECRET_PARAMETER = re.compile(
 # Characters that a terminal acts on, except tab and line feed, and those that change the direction of text.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
-_LARGE = 1000  # losses from here on have six significant digits; from 1e6 on, they are in scientific notation
+_LARGE = 1000  # losses from here on get six significant digits, and from 1e6 on scientific notation
 
 
 def display_path(path: Path) -> Path:
-    """Return the path relative to the working directory if it is inside it, else unchanged."""
+    """Return the path relative to the working directory if it lies inside, otherwise unchanged."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
@@ -34,7 +34,7 @@ def format_shape(shape: Sequence[int]) -> str:
 
 
 def shorten(text: str, most: int = 200) -> str:
-    """Return a text of at most about `most` characters, for a message: the start, and the full length."""
+    """Return a text unchanged, or its first `most` characters and its full length if it is longer."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
@@ -83,7 +83,7 @@ def masked_values(values: Any) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Format a value of a config or result for a table cell, as YAML would write it on one line."""
+    """Format a value of a config or result for a table cell: as one line of YAML, but with a dash for null."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if value is None or isinstance(value, bool):

@@ -40,7 +40,7 @@ def find_averaged_layer(model: keras.Model) -> tuple[keras.Layer, Floats | None]
 
     Returns:
         The layer and the kernel (channels, classes) of the dense layer after the average; the kernel is None if
-        there is no dense layer. None instead of the pair if the model does not end this way.
+        there is no dense layer. If the model does not end this way, None instead of the pair.
     """
     graph, kernel = Graph(model), None
     layer = graph.source(model.output)
@@ -109,7 +109,7 @@ def _bottlenecks(graph: Graph, layers: Sequence[keras.Layer]) -> list[keras.Laye
 def class_activation(maps: Floats, kernel: Floats | None, classes: npt.NDArray[np.int64]) -> Floats:
     """Compute how much each position adds to the score of an image's class.
 
-    The mean over all positions is the score without its bias. Zhou et al., "Learning Deep Features for
+    The mean over all positions is the score without its bias. See Zhou et al., "Learning Deep Features for
     Discriminative Localization" (2016).
 
     Args:
@@ -163,7 +163,7 @@ def _scores(model: keras.Model) -> Iterator[Any]:
 
 
 def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
-    """Resize maps (n, rows, columns) to the image.
+    """Resize maps (n, rows, columns) to the size of the image.
 
     Each unit is placed at the centre of its receptive field. Values are interpolated linearly between units and
     fade to zero at the edges of the outermost receptive fields.
@@ -186,7 +186,7 @@ def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float6
     ordered = axis if axis is not None and not axis.is_uneven else None
     known = [ordered.span(unit, inside=False) if ordered else None for unit in range(units)]
     spans = [span for span in known if span is not None]
-    if len(spans) < units:  # the receptive fields are the whole image, or unevenly spaced
+    if len(spans) < units:  # the receptive fields cover the whole image or are unevenly spaced
         spans = [(unit * pixels // units, (unit + 1) * pixels // units - 1) for unit in range(units)]
     middles = [spans[0][0] - 1, *np.mean(spans, axis=1), spans[-1][1] + 1]
     return np.stack([np.interp(np.arange(pixels), middles, [0, *one, 0]) for one in np.eye(units)])

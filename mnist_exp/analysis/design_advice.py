@@ -1,4 +1,4 @@
-"""Advice on the design of an architecture, with reasons. It never stops a run."""
+"""Advice on the design of an architecture, with reasons. The advice never stops a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def advice(model: keras.Model) -> list[str]:
 
 
 def _small_receptive_field(rows: Sequence[LayerRow], model: keras.Model) -> str | None:
-    """Check models that end in global pooling. A dense layer always reads the whole image."""
+    """Check a model with global pooling. Units of a dense layer always read the whole image."""
     for before, row in pairwise(rows):
         if row.traits.reads == "pooled" and before.rows.size and before.columns.size:
             height, width = model.input_shape[1:3]

@@ -2,9 +2,10 @@
 
 For each axis of a layer's output, an index is mapped to the indices that it reads along the previous layer's axis.
 Following these maps back to the image is exact for strides, dilation, padding, transposed convolutions and merges
-alike. A few fields are only bounded (`Axis.is_bound`): those of upsampling by cubic and Lanczos kernels and, after
-concatenation along an axis of the image, those along the other axis, which differ between the branches.
-Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
+alike. For a few fields, only an upper bound is known (`Axis.is_bound`): those after upsampling by cubic or Lanczos
+kernels and, if branches are concatenated along one axis of the image, those along the other axis.
+
+See Araujo, Norris and Sim, "Computing Receptive Fields of Convolutional Neural Networks" (Distill, 2019).
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def _scaled(layer: keras.Layer, before: Axes, shape: Sequence[int]) -> Axes:
 
 
 _REACH = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos3": 3, "lanczos5": 5}
-"""The number of pixels that an interpolation reads on either side."""
+"""The number of pixels that an interpolation reads on either side of a position."""
 
 
 def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
@@ -224,7 +225,7 @@ def _kernel(index: int, size: int, reach: int | None, length: int) -> range:
 
 
 def _shifted(amounts: Sequence[Any], sign: int, before: Axes, shape: Sequence[int]) -> Axes:
-    """Shift each axis by the amount that is padded or cropped at its start."""
+    """Return the axes of a padded or cropped input, each shifted by the amount at its start."""
     shifts = [amounts[0]] if len(shape) == 3 else [_pair(amount)[0] for amount in amounts]
     return _along(before, shape, lambda number, _: lambda i: _only(i + sign * shifts[number]))
 

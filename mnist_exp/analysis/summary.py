@@ -26,10 +26,10 @@ class LayerRow:
     output: tuple[int, ...]
     parameters: int
     multiply_adds: int
-    """The number for one image."""
+    """Multiply-accumulate operations for one image."""
     rows: Field
     columns: Field
-    """`rows` and `columns` are the receptive field of a unit in the layer's output."""
+    """Together with `rows`, the receptive field of a unit in the layer's output."""
     memory: int
     """Bytes of the layer's output for one image, in float32."""
     learns: bool

@@ -16,11 +16,11 @@ from mnist_exp.errors import RequestError
 def check(source: Source, to: str) -> None:
     """Raise `RequestError` if the format `to` cannot hold the data set."""
     if to == "idx" and (most := max(int(part.labels.max()) for part in source.parts.values())) > 255:
-        raise RequestError(f"to=idx: the labels of IDX files are bytes, up to 255; there is a label {most}")
+        raise RequestError(f"to=idx: IDX files hold labels up to 255, but the largest label is {most}")
     counts = np.bincount(source.train.labels, minlength=len(source.class_names))
     if to == "folder" and not counts.all():
         name = source.class_names[int(np.argmin(counts))]
-        raise RequestError(f"to=folder: class {name} has no training image, and would be an empty folder")
+        raise RequestError(f"to=folder: class {name} has no training images, so its folder would be empty")
 
 
 def write(source: Source, to: str, target: Path, header: bool, advance: Advance) -> None:

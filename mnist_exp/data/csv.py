@@ -28,9 +28,9 @@ Array = npt.NDArray[Any]
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # used by some programs in their "CSV" files
 _BLOCK = 1 << 20  # bytes per read: larger blocks were hardly faster and took 40 MB more
-_PROBED = 5  # lines that are examined to determine the columns
+_PROBED = 5  # lines that are read to determine the columns
 _LABELS = ("label", "labels", "class", "target", "y", "digit", "letter")  # headers of the label's column
-_NUMBERS = ("", "id", "index", "unnamed: 0")  # headers of a column that counts the lines
+_NUMBERS = ("", "id", "index", "unnamed: 0")  # headers of a column that numbers the lines
 _STARTS = {
     b"\x1f\x8b": "a gzip archive; unpack it (gunzip)",
     b"PK\x03\x04": "a ZIP archive or an Excel workbook (.xlsx); unpack it, or save the table as CSV",
@@ -43,7 +43,7 @@ _STARTS = {
 
 
 def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda _: None) -> RawPart:
-    """Read the images and labels of a file. Raises `RequestError` with the lines of all problems, by kind.
+    """Read the images and labels of a file. Raises `RequestError` with the lines of its problems, by kind.
 
     Args:
         path: The file.
@@ -64,7 +64,7 @@ def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda 
 
 
 def read_images(path: Path, shape: Shape, scale: Scale = None) -> tuple[Images, bool]:
-    """Read the images from a file, ignoring any labels. Raises `RequestError` with the lines of all problems.
+    """Read the images from a file, ignoring any labels. Raises `RequestError` with the lines of its problems.
 
     Returns:
         The images, and whether each line has a label before its pixels.
@@ -78,7 +78,7 @@ def read_images(path: Path, shape: Shape, scale: Scale = None) -> tuple[Images, 
 
 @dataclass(frozen=True)
 class _Table:
-    """The columns of a file: in each line a label, unless there is none, and the pixels in order."""
+    """The columns of a file: each line has the pixels in order and, if `labelled`, a label."""
 
     path: Path
     shape: Shape
@@ -122,19 +122,19 @@ class _Table:
 
 
 def _find_header(path: Path, rows: Sequence[tuple[int, Sequence[str]]], tell: Tell) -> Sequence[str] | None:
-    """Return the first line if it is a header; None if it is an image. A header of numbers is reported."""
+    """Return the first line if it is a header; None if it is an image. If it consists of numbers, report it."""
     first = rows[0][1]
     if not _is_header(first) or (len(rows) == 1 and _is_number(first[0])):
         return None
     if all(map(_is_number, first)):
-        tell(f"{path}: the first line, {', '.join(first[:3])}, … {first[-1]}, is a header")
+        tell(f"{path}: the first line ({', '.join(first[:3])}, … {first[-1]}) is read as a header")
     return first
 
 
 def _label_column(
     path: Path, line: int, first: Sequence[str], header: Sequence[str] | None, wanted: int | str | None
 ) -> int:
-    """Return the number of the label's column. Raises `RequestError` if it is unknown."""
+    """Return the number of the label's column, from 0. Raises `RequestError` if it cannot be determined."""
     names = [name.strip().lower() for name in header or ()]
     if isinstance(wanted, int):
         if not -len(first) <= wanted < len(first):
@@ -177,7 +177,7 @@ def _read(table: _Table, scale: Scale) -> tuple[Array, Array]:
 
     Raises `RequestError` for lines of the wrong length and values that are not pixels.
     """
-    if not _has_hexadecimals(table.path, table.skip):  # pyarrow would read them as numbers
+    if not _has_hexadecimals(table.path, table.skip):  # pyarrow would read hexadecimals as numbers
         for pixel in ("uint8", "float32"):
             for label in ("int64", "string"):
                 found = _read_as(table, pixel, label)
@@ -188,7 +188,7 @@ def _read(table: _Table, scale: Scale) -> tuple[Array, Array]:
 
 
 def _read_as(table: _Table, pixel: str, label: str) -> tuple[Array, Array] | None:
-    """Read a file whose columns have these types; None if they have others."""
+    """Read a file whose columns have the given types. Returns None if they have others."""
     import pyarrow as pa  # imported here because it takes a sixth of a second
     from pyarrow import csv as fast
 
@@ -253,7 +253,7 @@ def _scan(table: _Table, scale: Scale) -> tuple[Array, Array]:
 
 
 def _number(text: str) -> float:
-    """Return a number, or NaN for anything that is not in ASCII digits."""
+    """Return the number that a text denotes, or NaN if it is not a number in plain ASCII."""
     try:
         return float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
@@ -338,7 +338,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _other_length(
     row: Sequence[str], shape: Shape | None, labelled: bool, rows: Sequence[tuple[int, Sequence[str]]]
 ) -> str:
-    """Describe the mismatch in a line's number of values, with what resolves it if that is known."""
+    """Describe why a line's number of values is wrong, with the remedy if it is known."""
     found = len(row)
     least = 16 if shape is None else math.prod(shape)
     separators = [name for text, name in _SEPARATORS.items() if len(row[0].split(text)) >= least]
@@ -355,7 +355,7 @@ def _other_length(
         return f"{values}, expected {pixels}: the pixels of {images}, with or without a label before them"
     declared = f"data.shape=[{','.join(map(str, shape))}]"
     if found == pixels:
-        return f"{values}: the pixels of {declared}, but no label before them; these images are not labelled"
+        return f"{values}: the pixels of {declared}, without a label before them; each line needs a label"
     message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}"
     fitting = square(found - 1)
     if extra and (found == pixels + 2 or not fitting):
@@ -364,12 +364,12 @@ def _other_length(
 
 
 def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
-    """Explain a superfluous column that all lines have, as the rest of a message; empty if there is none."""
+    """Return the end of a message, which explains an extra column in all lines; empty if there is none."""
     texts = [[text.strip() for text in row] for _, row in rows]
     if all(len(row) > 1 and not row[-1] for row in texts):
-        return "; the last column is empty, as each line ends with a comma: remove it"
+        return "; each line ends with a comma, so the last column is empty: remove this comma"
     if _counts_lines([row[0] for row in texts]):
-        return "; the first column counts the lines: remove it (in pandas, to_csv(…, index=False))"
+        return "; the first column numbers the lines: remove it (in pandas, to_csv(…, index=False))"
     return ""
 
 

@@ -26,7 +26,7 @@ Advance = Callable[[int], None]
 """Progress callback; its argument is the number of images written or read since the last call."""
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""Shows the progress of a task in a `with` block; its arguments are what is done, and the number of images."""
+"""Shows the progress of a task in a `with` block, given a description of the task and the number of images."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class Part:
 
 @dataclass(frozen=True)
 class RawPart:
-    """A part as it is in its file: images and labels of any type and arrangement, with their names in messages."""
+    """A part as it is in its file: images and labels of any type and arrangement, with names for messages."""
 
     images: npt.NDArray[Any]
     labels: npt.NDArray[Any]
     images_place: str
     label_place: Callable[[int], str]
-    """Returns where the label of an image is."""
+    """Describes the place of an image's label, given the image's index."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Dataset:
 
 @contextmanager
 def no_progress(task: str, images: int) -> Iterator[Advance]:
-    """Show nothing."""
+    """Return a `Progress` that shows nothing."""
     yield lambda count: None
 
 

@@ -22,9 +22,9 @@ from mnist_exp.data.pixels import as_images, stored_shape
 from mnist_exp.data.sources import given_paths
 from mnist_exp.errors import RequestError
 
-_ODD = 0.1  # up to this share, images of another size count as mistakes, reported when the images are read
+_ODD = 0.1  # images of another size up to this share count as mistakes, which are reported when they are read
 _LARGE = 128  # pixels: images up to this size are not scaled
-_SIDES = (64, 32)  # sides to scale larger images to: the first that their median shorter side reaches, or the last
+_SIDES = (64, 32)  # sides of scaled images: the first that the median shorter side reaches, or else the last
 
 
 def infer(text: str, tell: Tell, progress: Progress = no_progress) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ def _examine_folders(
 
 
 def _look(data: DataConfig, shape: list[int] | None, progress: Progress) -> tuple[Shape, int]:
-    """Return the shape (as declared, if it is) and the number of classes of a data set."""
+    """Return a data set's shape, declared or found, and its number of classes."""
     declared = (shape[0], shape[1], shape[2]) if shape else None
     paths = given_paths(data, _nothing)
     if data.source == "folder":
@@ -119,7 +119,7 @@ def _labels_of(parts: Mapping[str, RawPart]) -> dict[str, RawLabels]:
 def _raw_parts(
     paths: Mapping[str, Path], data: DataConfig, shape: Shape | None
 ) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
-    """Return the parts with their labels. Black images replace those of IDX and NPZ files, which are not read."""
+    """Return the parts with their labels. Images in IDX and NPZ files are not read, but replaced by black ones."""
     if data.source == "csv":
         return {part: csv.read(path, shape, data) for part, path in paths.items()}, None
     if data.source == "npz":
@@ -136,7 +136,7 @@ def _raw_parts(
 
 
 def _nothing(message: str) -> None:
-    """Ignore a note: reading the data reports it."""
+    """Ignore a note, which will be reported when the data is read."""
 
 
 def _look_at_folders(
@@ -151,7 +151,7 @@ def _look_at_folders(
 
 
 def _shape_of(sizes: folder.Sizes, data: DataConfig) -> Shape:
-    """Return the shape for images of given sizes. Raises `RequestError` if they differ and are not scaled."""
+    """Return the shape for images of given sizes. Raises `RequestError` if sizes differ, but are not scaled."""
     channels = 3 if sizes.coloured else 1
     [(most, count)] = sizes.counts.most_common(1)
     few_others = sizes.counts.total() - count <= _ODD * sizes.counts.total()

@@ -12,7 +12,11 @@ _TEST_SEED = 0  # fixed: the test split does not depend on the config
 
 
 def load() -> Source:
-    """Load 1,797 images of 8×8 (0…16), enlarged to 20×20 (0…255) and centred in 28×28; a sixth is for testing."""
+    """Load the 1,797 digits in MNIST's form; a sixth of them are the test part.
+
+    The original images have 8×8 pixels from 0 to 16. They are enlarged to 20×20, scaled to 0…255, and centred in
+    28×28 pixels.
+    """
     # Imported here because importing scikit-learn takes about a second.
     from scipy.ndimage import zoom
     from sklearn.datasets import load_digits

@@ -39,7 +39,7 @@ class Faults:
 
         Args:
             subject: The name of the data set, file or folder with the faults.
-            advice: How to resolve all of them, as the rest of the message.
+            advice: How to resolve all faults; appended to the first line of the message.
         """
         if len(self) == 1:
             [[(place, text)]] = self.by_kind.values()

@@ -30,12 +30,12 @@ _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$r
 _TEXTS = (".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".db", ".log", ".html")
 
 WORTH_KEEPING = 0.5  # seconds: images that take longer to decode are kept in the cache
-_AT_A_TIME = 64  # files decoded by a thread
+_AT_A_TIME = 64  # files that a thread decodes at a time
 _MOST_THREADS = 8
 _SMALL_FILE = 4096  # bytes
 _SAMPLE = 50  # files
 
-MANY = 1000  # files whose sizes are kept in the cache
+MANY = 1000  # minimum number of files whose sizes are kept in the cache
 
 Result = TypeVar("Result")
 
@@ -47,7 +47,7 @@ class Listing:
     files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """The paths of the images in each class folder of each part; the class folders are in class order."""
     clutter: list[str] = field(default_factory=list)
-    """The paths of files and folders that are skipped, as they are not meant as images."""
+    """The paths of files and folders that are skipped because they are not meant as images."""
     faults: Faults = field(default_factory=Faults)
     """Files that cannot be used; `data.skip_bad` leaves them out."""
 
@@ -70,12 +70,12 @@ class Sizes:
     """Files whose header cannot be read."""
 
     def other_than(self, size: tuple[int, int]) -> Sizes:
-        """Return the images of other sizes."""
+        """Return the counts of all other sizes."""
         counts = Counter({other: count for other, count in self.counts.items() if other != size})
         return Sizes(counts, {other: path for other, path in self.examples.items() if other != size})
 
     def add(self, size: tuple[int, int], path: str) -> None:
-        """Count an image of a height and width."""
+        """Count an image of the given height and width."""
         self.counts[size] += 1
         self.examples.setdefault(size, path)
 
@@ -132,7 +132,7 @@ def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def measure(listing: Listing, progress: Progress = no_progress) -> Sizes:
-    """Read the headers of all images. Files that cannot be read are left to `read`, unless they are all.
+    """Return the sizes of all images, from their headers. Unreadable files are left for `read` to report.
 
     Raises `RequestError` if no image can be read.
     """
@@ -206,7 +206,7 @@ def _decode_or_load(
     shape = (data.shape[1], data.shape[0], data.shape[2]) if data.transpose else data.shape
     entry = _entry_of(paths, [shape, data.resize, data.scale])
     if entry and (known := entry.load(verify=data.verify)):
-        tell(f"{data.dir}: {len(paths):,} images were decoded before and come from {entry.folder.parent}")
+        tell(f"{data.dir}: {len(paths):,} images are loaded from the cache in {entry.folder.parent}")
         return known
     started = time.perf_counter()
     decoded = _decode(paths, shape, data, faults, progress)
@@ -259,13 +259,13 @@ def _refuse_twelve_bits(largest: int, place: str) -> None:
     """Raise `RequestError` if the largest value of 16-bit files suggests that only 12 bits are used."""
     if 0 < largest <= TWELVE_BITS:
         raise RequestError(
-            f"{place}: 16-bit files whose largest value is {largest}; data.scale={TWELVE_BITS} (12 bits) or "
-            "data.scale=65535 declares the value of white"
+            f"{place}: the largest value in these 16-bit files is {largest}, so white may be {TWELVE_BITS} "
+            "(12 bits) or 65535; set data.scale to one of them"
         )
 
 
 def _threads_for(paths: Sequence[str]) -> int:
-    """Return the number of threads that decode fastest: one for small files, for which threads only wait."""
+    """Return the number of threads that decode fastest: one for small files, for which more are no faster."""
     some = paths[:: max(1, len(paths) // _SAMPLE)]
     size = sum(os.path.getsize(path) for path in some if os.path.exists(path)) / max(1, len(some))
     return min(len(os.sched_getaffinity(0)), _MOST_THREADS) if size > _SMALL_FILE else 1
@@ -274,7 +274,7 @@ def _threads_for(paths: Sequence[str]) -> int:
 def _in_threads(
     function: Callable[[int], Result], values: Iterable[int], threads: int
 ) -> Iterator[tuple[int, Result]]:
-    """Yield each value with the function's result, in order. After an exception, no further call begins."""
+    """Yield each value with the function's result, in order. After an exception, no further call is started."""
     if threads == 1:
         yield from ((value, function(value)) for value in values)
         return
@@ -287,14 +287,14 @@ def _in_threads(
 
 
 def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Faults, unfit: Faults) -> None:
-    """Raise `RequestError` for images of other sizes and colours than the config's, with all other faults."""
+    """Raise `RequestError` with all faults if the sizes or colours of images differ from those in the config."""
     height, width, channels = data.shape
     if others.counts:
         [(size, path), *_] = others.examples.items()
         count = others.counts.total()
         text = f"an image of {format_shape(size)} (height×width), but data.shape says {height}×{width}"
         if count == images and len(others.counts) == 1:
-            text += f"; data.shape=[{size[0]},{size[1]},{channels}] declares it, data.resize=fit scales it"
+            text += f"; data.shape=[{size[0]},{size[1]},{channels}] reads it as it is, data.resize=fit scales it"
         elif count > 1:
             text += f"; {count - 1:,} more of {images:,} also differ ({others}); data.resize=fit scales them"
         else:

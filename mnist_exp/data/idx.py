@@ -104,7 +104,7 @@ def parse(content: bytes, name: str, dimensions: tuple[int, ...]) -> npt.NDArray
 
 
 def read_header(path: Path, dimensions: tuple[int, ...]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and type of the array in a file, gzip or not. Raises `RequestError`."""
+    """Return the shape and type of the array in a file, which may be a gzip archive. Raises `RequestError`."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP
@@ -128,11 +128,14 @@ def read_header(path: Path, dimensions: tuple[int, ...]) -> tuple[tuple[int, ...
 def parse_header(
     start: bytes, name: str, dimensions: tuple[int, ...]
 ) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Return the shape and type that IDX content promises, and the size of the header. Raises `RequestError`."""
+    """Return the shape and type that an IDX header declares, and the header's size in bytes.
+
+    `dimensions` lists the permitted numbers of dimensions. Raises `RequestError`, with `name` in its message.
+    """
     if start[:2] != _START[:2] or len(start) < 4 or start[2] not in _TYPES or start[3] not in dimensions:
         expected = " or ".join(f"{_START.hex(' ')} {number:02x}" for number in dimensions)
         raise RequestError(
-            f"{name}: not an IDX file in {' or '.join(map(str, dimensions))} dimensions: "
+            f"{name}: not an IDX file with {' or '.join(map(str, dimensions))} dimensions: "
             f"begins with {start[:4].hex(' ') or 'nothing'}, expected {expected}"
         )
     header = 4 + 4 * start[3]

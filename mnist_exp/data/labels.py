@@ -44,7 +44,7 @@ def as_labels(
 
     Args:
         parts: The raw labels.
-        data: The config; its number of classes must be that of the labels.
+        data: The config; `data.classes` must match the labels.
         named: The class names that the file declares, if any.
 
     Raises:
@@ -90,7 +90,7 @@ def _numbers(part: RawLabels) -> Labels | None:
             raise RequestError(f"{part.place(index)}: expected a label, a whole number, found {found!r}")
         values = values.astype(str).astype(np.float64)
     if values.dtype.kind not in "buif":
-        raise RequestError(f"{part.place(0)}: expected labels, numbers or words, found {described(values)}")
+        raise RequestError(f"{part.place(0)}: expected numbers or words as labels, found {described(values)}")
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             good = (values == np.floor(values)) & (np.abs(values) < 2**31)
@@ -120,7 +120,7 @@ def _from_words(
     names = named or data.class_names or _words(parts["train"])
     if len(names) != data.classes:
         raise RequestError(
-            f"{_where(parts['train'])}: {len(names)} words as labels ({_listed(names)}), but data.classes="
+            f"{_where(parts['train'])}: the labels are {len(names)} words ({_listed(names)}), but data.classes="
             f"{data.classes}; set data.classes={len(names)} to match"
         )
     numbers = {name: label for label, name in enumerate(names)}
@@ -131,7 +131,7 @@ def _from_words(
             if not word or word not in numbers:
                 what = f"found {word[:40]!r}" if word else "found none"
                 raise RequestError(
-                    f"{part.place(index)}: expected a label, one of {_listed(names)}, {what}"
+                    f"{part.place(index)}: expected one of the labels {_listed(names)}, {what}"
                     f"{did_you_mean(word, names)}"
                 )
         labels[name] = np.array([numbers[word] for word in words], np.int64)
@@ -148,7 +148,7 @@ def _refuse_outside(parts: Mapping[str, RawLabels], labels: Mapping[str, Labels]
         wrong = np.flatnonzero((found < first) | (found > last))
         if not len(wrong):
             continue
-        others = f", and {len(wrong) - 1:,} more such labels" if len(wrong) > 1 else ""
+        others = f"; {len(wrong) - 1:,} more out of range" if len(wrong) > 1 else ""
         advice = ""
         if data.label_offset is None and lowest > 0 and highest - lowest < data.classes:
             advice = f"; the labels range from {lowest} to {highest}: set data.label_offset={lowest}"

@@ -1,4 +1,4 @@
-"""Find a data set's files in its folder: under the config's names, or under those that archives give them.
+"""Find a data set's files in its folder: under the names in the config, or under those that archives use.
 
 A file is also found if Windows or an unpacking program changed its name (`train (1).csv`, a folder with the file
 in it, `train-images.idx3-ubyte`), and under EMNIST's and Kaggle's names. A file found under a name other than the
@@ -20,7 +20,7 @@ from mnist_exp.errors import RequestError
 
 _MOST_NAMES = 6  # listed in a message
 _COPY = r"( ?\(\d+\)| - copy)?"
-# The names that files may have besides those of the config, by source and part, in lower case.
+# Names of files that are accepted as well as those in the config, by source and part, in lower case.
 _NEAR: Mapping[str, Mapping[str, str]] = {
     "csv": {"train": rf"(.*[-_. ])?train(ing)?{_COPY}\.csv(\.csv|\.txt)?",
         "test": rf"(.*[-_. ])?test(ing)?{_COPY}\.csv(\.csv|\.txt)?"},
@@ -68,17 +68,17 @@ def find_files(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
         if exact is None:
             renamed.append(str(path.relative_to(folder)))
     if renamed:
-        tell(f"{folder}: read under other names: {', '.join(renamed)}")
+        tell(f"{folder}: files found under other names: {', '.join(renamed)}")
     if missing:
         _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
     return paths
 
 
 def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[str, Path]]) -> Path | None:
-    """Return the file that is a part under another name, if there is one. Raises `RequestError` for several."""
+    """Return the file that holds a part under another name, or None. Raises `RequestError` if several match."""
     wanted = data.parts[part].name
     if wanted != _DEFAULTS[data.source][part]:
-        return None  # the user named it
+        return None  # the user chose this name
     near = [path for name, path in there if re.fullmatch(_NEAR[data.source][part], name.lower())]
     if len(near) > 1:
         shown = ", ".join(str(path.relative_to(folder)) for path in near[:_MOST_NAMES])
@@ -90,7 +90,7 @@ def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[s
 
 
 def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
-    """Return the folder of each part of an image-folder data set; a test part that does not exist is left out.
+    """Return the folder of each part of a data set of image folders, without a test part if there is none.
 
     A folder that holds the class folders themselves has no test part.
 
@@ -108,21 +108,21 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, 
     parts = lower & {*_TESTING, *_VALIDATION}
     if not any(_has_images(folder / name) for name in inside) or parts:
         missing = [name for name in names.values() if name not in inside]
-        there = f"; it has {_listed(inside)}" if inside else ""
+        there = f"; the folder contains {_listed(inside)}" if inside else ""
         raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
     tell(f"{folder}: its {len(inside)} folders are the classes; there is no test part")
     return {"train": folder}
 
 
 def _enter_only_folders(outer: Path, tell: Tell) -> Path:
-    """Skip outer folders that contain only another folder, as those of unpacked archives do."""
+    """Return the folder inside outer folders that contain only one folder, as in unpacked archives."""
     folder = outer
     while len(inside := _folders_in(folder)) == 1 and inside[0].lower() not in _TRAINING:
         if not _folders_in(folder / inside[0]):
             break
         folder /= inside[0]
     if folder != outer:
-        tell(f"{outer}: its only folder {folder.relative_to(outer)} is read")
+        tell(f"{outer}: reading its only folder, {folder.relative_to(outer)}")
     return folder
 
 
@@ -186,13 +186,13 @@ def _explain_missing(
 
 
 def given_by(folder: Path) -> str:
-    """Return the name of the key or environment variable that gives a data set's folder."""
+    """Return the name of the key or environment variable that the data set's folder comes from."""
     variable = os.environ.get("MNIST_EXP_DATA")
     return "MNIST_EXP_DATA" if variable and os.path.abspath(variable) == str(folder) else "data.dir"
 
 
 def _files_in(folder: Path) -> list[tuple[str, Path]]:
-    """Return the name and path of each file, including the only file of a folder, sorted by name."""
+    """Return the name and path of each file, including files that are alone in a subfolder."""
     files = []
     for path in sorted(folder.iterdir()):
         inner = [one for one in path.iterdir() if not is_clutter(one.name)] if path.is_dir() else [path]

@@ -105,7 +105,7 @@ def prepare(source: Source, data: DataConfig) -> Dataset:
     if not len(kept) or (data.val_fraction and not len(held_out)):
         place = f"data.val_fraction={data.val_fraction}" if data.limit is None else f"data.limit={data.limit}"
         message = (
-            f"{place} leaves {len(kept)} training and {len(held_out)} validation images; both need at least one"
+            f"{place} leaves {len(kept)} training and {len(held_out)} validation images; each needs at least one"
         )
         least = _smallest(source.train.labels, data, lambda train, val: len(train) > 0 and len(val) > 0)
         raise RequestError(message + (f"; data.limit={least} is the smallest that works" if least else ""))
@@ -132,7 +132,7 @@ def smallest_limit(labels: Labels, data: DataConfig) -> int | None:
 
 
 def _smallest(labels: Labels, data: DataConfig, works: Callable[[Indices, Indices], bool]) -> int | None:
-    """Return the smallest limit that works, provided that all larger ones work too; None if there is none."""
+    """Return the smallest limit that works, assuming that all larger limits work too; None if none works."""
 
     def is_enough(limit: int) -> bool:
         return works(*split(labels, data.model_copy(update={"limit": limit})))
@@ -142,7 +142,7 @@ def _smallest(labels: Labels, data: DataConfig, works: Callable[[Indices, Indice
 
 
 def missing_classes(train: Part, names: Sequence[str]) -> str:
-    """Return a sentence about the declared classes without a training image; empty if all have one."""
+    """Return a remark on the declared classes without a training image; empty if all have one."""
     missing = [name for label, name in enumerate(names) if not (train.labels == label).any()]
     if not missing:
         return ""
@@ -166,7 +166,7 @@ def _idx(data: DataConfig, tell: Tell) -> Source:
 
 
 def idx_part(images: pixels.Array, labels: bytes, images_name: str, labels_name: str) -> RawPart:
-    """Return images with the labels in the content of an IDX file. Raises `RequestError`."""
+    """Return the part of the given images and the labels in an IDX file's content. Raises `RequestError`."""
     found = idx.parse(labels, labels_name, idx.LABELS)
     if found.ndim != 1 and found.shape[1:] != (1,):
         raise RequestError(f"{labels_name}: expected a label per image, found {described(found)}")
@@ -201,7 +201,7 @@ def _npz(data: DataConfig, tell: Tell) -> Source:
 
 
 def transposes(data: DataConfig, files: Iterable[str | Path]) -> bool:
-    """Return whether rows and columns are exchanged: as the config says, or if the files are EMNIST's."""
+    """Return whether rows and columns are exchanged: as the config says or, by default, for EMNIST's files."""
     emnist = any("emnist" in Path(file).name.lower() for file in files)
     return emnist if data.transpose is None else data.transpose
 
@@ -209,10 +209,13 @@ def transposes(data: DataConfig, files: Iterable[str | Path]) -> bool:
 def _assemble(
     raw: Mapping[str, RawPart], data: DataConfig, origin: str, named: tuple[str, ...] | None, tell: Tell
 ) -> Source:
-    """Convert raw parts to pixels as bytes and labels counted from 0. Raises `RequestError`."""
+    """Convert the pixels of raw parts to bytes, and their labels to numbers counted from 0.
+
+    Raises `RequestError` if a pixel or a label is not allowed.
+    """
     swaps = transposes(data, [part.images_place for part in raw.values()])
     if swaps and data.transpose is None:
-        tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false prevents it")
+        tell(f"{origin}: EMNIST's images are transposed to stand upright; data.transpose=false prevents this")
     stored = pixels.stored_shape(data.shape, swaps)
     images = {}
     for name, part in raw.items():
@@ -254,9 +257,9 @@ def _folder(data: DataConfig, tell: Tell, progress: Progress) -> Source:
 
 
 def refuse_empty_classes(listing: folder.Listing, paths: Mapping[str, Path], tell: Tell) -> None:
-    """Raise `RequestError` if a class has no image at all, with the other faults found so far.
+    """Raise `RequestError` with all faults found so far if a class has no images at all.
 
-    A class that has only test images is noted.
+    A class that has only test images is only reported.
     """
     empty = Faults()
     for name, images in listing.files["train"].items():
@@ -283,8 +286,8 @@ def classes_of(
         differing = sorted(set(files["test"]) ^ set(folders))
         near = "".join(did_you_mean(name, folders) for name in unknown[:1])
         raise RequestError(
-            f"{paths['test']}: its class folders differ from those of {paths['train']}: "
-            f"{_listed(tuple(differing))} only in one of them{near}"
+            f"{paths['test']}: its class folders differ from those of {paths['train']}; "
+            f"in only one of the two: {_listed(tuple(differing))}{near}"
         )
     if "test" in files and (missing := [name for name in folders if name not in files["test"]]):
         tell(f"{paths['test']}: no folders for the classes {_listed(tuple(missing))}, which are not tested")

@@ -7,7 +7,7 @@ from pathlib import Path
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.errors import RequestError
 
-_COPIES = 3  # of the pixels at the peak: as read, as split, and as tensors
+_COPIES = 3  # copies of the pixels at the peak: as read, as split, and as tensors
 _LEAST_SIDE = 8  # pixels: smaller images are not suggested
 _UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB")
 

@@ -11,20 +11,20 @@ Vectors = npt.NDArray[np.float32]
 Pairs = npt.NDArray[np.int64]
 
 SIMILAR = 0.998
-"""Least correlation of the thumbnails of two images that are nearly the same."""
-_SIDE = 8  # pixels of a thumbnail
-_MOST = 6 * _SIDE  # pixels that are averaged along each side: of larger images, every second, third, …
+"""Minimum correlation at which the thumbnails of two images count as nearly the same."""
+_SIDE = 8  # pixels: side of a thumbnail
+_MOST = 6 * _SIDE  # pixels per side: in images twice, three times, … as large, every second, third, … is used
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _TABLES, _BITS = 8, 20
-_NEIGHBOURS = 3  # with the same hash, that an image is compared with
-_FLAT = 2.0  # of 255: deviation within a thumbnail, below which an image shows nothing to compare
+_NEIGHBOURS = 3  # images with the same hash that an image is compared with
+_FLAT = 2.0  # of 255: an image shows nothing to compare if the standard deviation of its thumbnail is lower
 
 
 def find_near_pairs(images: list[Images]) -> Pairs:
     """Return the pairs of images that are nearly or exactly the same, as indices into all images, (pairs, 2).
 
-    Images are hashed by the signs of random projections of their thumbnails, and compared only with those of the
-    same hash, so that time grows with the number of images and not with its square. A few pairs may be missed.
+    Images are hashed by the signs of random projections of their thumbnails, and compared only with images of the
+    same hash, so that the time grows with the number of images, not with its square. A few pairs may be missed.
     """
     vectors = np.concatenate([thumbnails(part) for part in images])
     rng = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def find_near_pairs(images: list[Images]) -> Pairs:
 
 
 def thumbnails(images: Images) -> Vectors:
-    """Return the grey thumbnail of each image, (n, values): with mean 0 and length 1, or 0 for a single colour."""
+    """Return each image's grey thumbnail as a vector, (n, values), of mean 0 and length 1, or 0 if it is flat."""
     height, width = images.shape[1:3]
     steps = max(1, height // _MOST), max(1, width // _MOST)
     vectors = np.empty((len(images), _SIDE * _SIDE), np.float32)
@@ -58,7 +58,7 @@ def thumbnails(images: Images) -> Vectors:
 
 
 def _block_means(values: Vectors, axis: int) -> Vectors:
-    """Return the means of `_SIDE` blocks along an axis; shorter axes are repeated first."""
+    """Return the means of `_SIDE` blocks along an axis; the values of a shorter axis are repeated first."""
     size = values.shape[axis]
     if size < _SIDE:
         values, size = np.repeat(values, -(-_SIDE // size), axis), size * -(-_SIDE // size)

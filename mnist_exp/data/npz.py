@@ -22,8 +22,8 @@ from mnist_exp.errors import RequestError, first_line
 from mnist_exp.runs.archives import refuse_bombs
 
 Array = npt.NDArray[Any]
-_WORDS = {"x": ("x", "images", "data"), "y": ("y", "labels", "label", "targets")}  # in the names of arrays
-_OF_IMAGES = (3, 4)  # numbers of dimensions
+_WORDS = {"x": ("x", "images", "data"), "y": ("y", "labels", "label", "targets")}  # in names of arrays
+_OF_IMAGES = (3, 4)  # numbers of dimensions that an array of images may have
 _UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
 
 
@@ -38,7 +38,7 @@ def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | 
         if f"x_{part}" in names
     }
     if renamed := [name for wanted, name in names.items() if wanted != name]:
-        tell(f"{path}: {', '.join(renamed)} are read as {', '.join(w for w, name in names.items() if w != name)}")
+        tell(f"{path}: reading {', '.join(renamed)} as {', '.join(w for w, name in names.items() if w != name)}")
     if unread := [name for name in there if name not in {*names.values(), "class_names"}]:
         tell(f"{path}: not read: {', '.join(unread)}; validation images are taken from {names['x_train']}")
     named = arrays.get("class_names")
@@ -79,7 +79,7 @@ def _find_array(there: Collection[str], letter: str, part: str, path: Path) -> s
     if wanted in there:
         return wanted
     if len(near) > 1:
-        raise RequestError(f"{path}: expected an array named {wanted}, found {', '.join(near)}")
+        raise RequestError(f"{path}: {', '.join(near)} may all be {wanted}; rename one of them to {wanted}")
     return near[0] if near else None
 
 
@@ -100,7 +100,7 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
 
 
 def read_labels(path: Path) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
-    """Return the parts and the class names, with black images in the shapes and types of the pixels.
+    """Return the parts, with black images of the same shape and type instead of the pixels, and the class names.
 
     Raises `RequestError`.
     """
@@ -140,8 +140,8 @@ def read_images(path: Path, shape: Shape | None, scale: Scale) -> tuple[str, Ima
         return name, images, others
     held = "; ".join(f"{name}: {described(array)}" for name, array in arrays.items()) or "no array"
     raise RequestError(
-        f"{path}: expected one array of images, (images, height, width) or (images, height, width, channels), "
-        f"or x_test among several; found {held}"
+        f"{path}: expected an array named x_test, or a single array of images, (images, height, width) or "
+        f"(images, height, width, channels); found {held}"
     )
 
 
@@ -204,7 +204,7 @@ def _explained(place: str) -> Iterator[None]:
 
 
 def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Array]:
-    """Read the arrays named in `wanted`, or all. Raises `RequestError`."""
+    """Read the arrays named in `wanted`, or all if it is None. Raises `RequestError`."""
     with _archive(path) as archive:
         return {
             name: _read_array(archive, member, path)
@@ -214,7 +214,7 @@ def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Arra
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
-    """Read an array after checking its header against the data's size; a false header allocates no memory."""
+    """Read an array. Its header is checked against the data's size, so that a false one allocates no memory."""
     with _explained(f"{path}: {member.filename}"), archive.open(member) as file:
         shape, by_column, dtype = _header(file)
         promised, follow = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
@@ -227,7 +227,7 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read an array's shape, whether it is in Fortran order, and its type. Raises any error if it is damaged."""
+    """Read an array's shape, whether it is in Fortran order, and its type. A damaged one may raise any error."""
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, by_column, dtype = header[np.lib.format.read_magic(file)](file)
     if min(shape, default=0) < 0:

@@ -1,4 +1,4 @@
-"""Read an image file for training: its pixels as they are, upright, and scaled to a shape if that is requested.
+"""Read an image file for training: its unchanged pixels, turned upright and, if requested, scaled to a shape.
 
 PNG, JPEG, GIF, BMP, WebP and TIFF files are recognized by their content.
 """
@@ -20,7 +20,7 @@ from mnist_exp.data.pixels import SIXTEEN_BITS, Scale, limits, rescaled
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
 NAMED = "PNG, JPEG, GIF, BMP, WebP or TIFF"
-MOST_PIXELS = 100_000_000  # of one file: checked against its header before anything is decoded
+MOST_PIXELS = 100_000_000  # maximum per file, checked in its header before anything is decoded
 
 _ORIENTATION, _SIDEWAYS = 0x0112, range(5, 9)  # the EXIF tag, and its values for images that lie on their side
 _EXIF_IN_PNG = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
@@ -97,8 +97,8 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
         The pixels, and the largest value in a 16-bit file (0 for other files).
 
     Raises:
-        Unusable: The file is damaged, or its pixels are not plain.
-        OtherSize: It has another size, and `resize` is None.
+        Unusable: The file is damaged, or its colours are not supported.
+        OtherSize: The image has another size, and `resize` is None.
     """
     height, width, channels = shape
     with _opened(path) as (image, deep):
@@ -106,7 +106,7 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
         if size != (height, width):
             if resize is None:
                 raise OtherSize(*size)
-            image.draft(image.mode, (2 * max(height, width),) * 2)  # decodes a large JPEG file at a fraction
+            image.draft(image.mode, (2 * max(height, width),) * 2)  # decodes large JPEG files at reduced size
         upright = image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
         plain, largest = _plain(upright, deep, scale)
         if size != (height, width):
@@ -115,7 +115,7 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
         colours = np.asarray(plain).astype(np.int16)
         if np.ptp(colours, axis=2).max() > _NEARLY_GREY:
             text = (
-                f"a colour image, but data.shape says one channel; data.shape=[{height},{width},3] declares three"
+                f"a colour image, but data.shape says one channel; data.shape=[{height},{width},3] keeps colours"
             )
             raise Unusable("colour images", text, of_the_config=True)
     wanted = "L" if channels == 1 else "RGB"
@@ -129,9 +129,9 @@ def resized(image: Image.Image, height: int, width: int, how: str) -> Image.Imag
     Args:
         image: Grey (L) or in colour (RGB).
         height: Height of the result.
-        width: Its width.
-        how: `fit` scales the whole image and fills the rest with the median colour of its border, `crop` cuts off
-            what protrudes, and `stretch` does not preserve the proportions.
+        width: Width of the result.
+        how: `fit` scales the whole image and fills the rest with the median colour of its border, `crop` fills
+            the shape and cuts off the rest, and `stretch` does not preserve the proportions.
     """
     size, method = (width, height), Image.Resampling.BILINEAR  # antialiases when reducing
     if how == "stretch":
@@ -166,7 +166,7 @@ def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, boo
         stream.seek(0)
         with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                text = f"claims {image.height:,}×{image.width:,} pixels (height×width); at most {MOST_PIXELS:,}"
+                text = f"claims {image.height:,}×{image.width:,} pixels (height×width); allowed: {MOST_PIXELS:,}"
                 raise Unusable("gigantic images", text)
             # An MPO file is a photograph with a preview or a depth map after it.
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
@@ -189,7 +189,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation. In PNG files, only what precedes the pixels counts: the rest takes decoding."""
+    """Return the EXIF orientation. In PNG files, metadata after the pixels is ignored, as reading it is slow."""
     if image.format == "PNG" and not set(_EXIF_IN_PNG) & set(image.info):
         return 1
     return image.getexif().get(_ORIENTATION) or 1

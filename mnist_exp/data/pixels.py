@@ -1,6 +1,6 @@
 """One rule for pixels, whatever file or array they come from.
 
-Pixels are booleans, or whole numbers from 0 (black) to 255 (white) of any type. Any other range needs
+Pixels are booleans, or whole numbers of any type, from 0 (black) to 255 (white). Any other range needs
 `data.scale`, the value of white or those of black and white: a range is never guessed.
 """
 
@@ -24,7 +24,7 @@ _DIM = 63  # of 255: a set without a brighter pixel is reported
 
 
 def limits(scale: Scale, default: float = 255) -> tuple[float, float]:
-    """Return the values of black and white."""
+    """Return the values of black and white; `default` is the value of white if no scale is given."""
     return scale if isinstance(scale, tuple) else (0, default if scale is None else scale)
 
 
@@ -39,7 +39,7 @@ def rescaled(values: Array, scale: tuple[float, float]) -> Images:
 
 
 def as_bytes(array: Array, place: str, scale: Scale) -> Images:
-    """Return pixels as bytes. Raises `RequestError` at the first value that is not allowed, named by `place`."""
+    """Return pixels as bytes. Raises `RequestError` for the first invalid value; `place` names the array."""
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind not in "uif":
@@ -70,7 +70,7 @@ def allowed(values: Array, scale: Scale) -> npt.NDArray[np.bool_]:
 
 
 def expected(scale: Scale) -> str:
-    """Describe what pixels must be."""
+    """Describe which values are allowed."""
     if scale is None:
         return "a whole number from 0 to 255"
     low, high = sorted(limits(scale))
@@ -78,7 +78,7 @@ def expected(scale: Scale) -> str:
 
 
 def advice(values: Array, scale: Scale) -> str:
-    """Return which `data.scale` would allow all values, as the rest of a message; empty if none is likely."""
+    """Return the end of a message, with the `data.scale` that probably fits all values; empty if none does."""
     finite = values[np.isfinite(values)]
     if scale is not None or not finite.size or finite.size < values.size:
         return ""
@@ -142,12 +142,12 @@ def as_images(array: Array, place: str, shape: Shape | None) -> tuple[Array, str
 
 
 def stored_shape(shape: Shape, swaps: bool) -> Shape:
-    """Return the shape of images in their file, if rows and columns are exchanged when they are read."""
+    """Return the shape of images in their file; with `swaps`, rows and columns are exchanged in reading."""
     return (shape[1], shape[0], shape[2]) if swaps else shape
 
 
 def square(pixels: int) -> Shape | None:
-    """Return the shape of a square image with n values; None if no square has that many."""
+    """Return the shape of a square image with this many values, grey or RGB; None if there is none."""
     for channels in (1, 3):
         side = math.isqrt(max(pixels, 0) // channels)
         if side and side * side * channels == pixels:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mnist_exp.data.dataset import Part, Source
 from mnist_exp.data.near_duplicates import find_near_pairs
 
-_FEW = 10  # training images of a class
+_FEW = 10  # a class with fewer training images is reported
 _IMBALANCED = 3  # times as many images in the largest class as in the smallest
 _MOST_NAMES = 5  # in a remark
 _BY_CHANCE = 0.002  # share of images that are nearly the same without being copies, as among MNIST's images of 1

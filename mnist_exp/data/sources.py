@@ -24,16 +24,16 @@ from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 
 PATIENCE = 5.0  # seconds to wait for a mirror's response
-SLOWEST = 2**14  # bytes per second that a mirror must send on average, once PATIENCE is over
+SLOWEST = 2**14  # bytes per second that a mirror must send on average, after the first PATIENCE seconds
 SCHEMES = ("http", "https", "file")  # of a mirror
 MOST = 2**30  # bytes: maximum size of a downloaded file
 
 Show = Callable[[str, int, int | None], None]
-"""Shows a download: the file's name, the bytes so far, and its size, if the mirror says it."""
+"""Shows a download: the file's name, the bytes received, and the file's size, if the mirror reports it."""
 
 
 def _show_nothing(name: str, done: int, size: int | None) -> None:
-    """A `Show`."""
+    """A `Show` that shows nothing."""
 
 
 class NotFound(Exception):
@@ -147,7 +147,7 @@ def given_folder(directory: str) -> Path:
     """Return the folder that the user gave. Raises `RequestError` if it is not a folder."""
     folder = Path(directory)
     if os.path.isfile(folder):
-        raise RequestError(f"{given_by(folder)}={folder}: is a file; data.dir={folder.parent} is its folder")
+        raise RequestError(f"{given_by(folder)}={folder}: is a file; give its folder: data.dir={folder.parent}")
     if not os.path.isdir(folder):
         raise RequestError(f"{given_by(folder)}={folder}: there is no such folder")
     return folder
@@ -201,7 +201,7 @@ def _reason(error: Exception) -> str:
     """Return why a mirror could not be used: its response, or the reason why there was none."""
     if isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError):
         cause = error.reason
-        return f"no answer: {getattr(cause, 'strerror', None) or cause}"
+        return f"no response: {getattr(cause, 'strerror', None) or cause}"
     return str(error)
 
 
@@ -218,12 +218,12 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
 def _open(address: str) -> Any:
     """Open an address of a mirror."""
     if urlsplit(address).scheme not in SCHEMES:
-        raise ValueError(f"unknown url type: must be one of {', '.join(SCHEMES)}")
+        raise ValueError(f"unknown URL scheme: must be {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
     return urllib.request.build_opener(_SameScheme).open(address, timeout=PATIENCE)
 
 
 def _read_answer(answer: Any, name: str, show: Show) -> bytes:
-    """Read a file from a mirror. Raises `ValueError` if it is too large or too slow."""
+    """Read a file from a mirror. Raises `ValueError` if it is too large or arrives too slowly."""
     content, start = bytearray(), time.monotonic()
     size = getattr(answer, "length", None)
     while piece := answer.read1(2**20):
@@ -247,7 +247,7 @@ def _download(
     archives, contents = {}, {}
     for part, spec in files.items():
         if spec.sha256 is None and spec.gz_sha256 is None:
-            raise ValueError(f"{spec.name}: has no sha256 or gz_sha256, without which nothing is downloaded")
+            raise ValueError(f"{spec.name}: set its sha256 or gz_sha256; files without one are not downloaded")
         with _open(f"{mirror.rstrip('/')}/{spec.name}.gz") as answer:
             tell(f"fetching {answer.url}")
             archives[part] = _read_answer(answer, f"{spec.name}.gz", show)

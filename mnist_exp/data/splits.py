@@ -34,7 +34,7 @@ def split_stratified(labels: Labels, fraction: float, seed: int) -> tuple[Indice
 
 
 def oversampled(labels: Labels, seed: int) -> Indices:
-    """Return the indices of all images, repeated so that all classes present have the same number of images.
+    """Return the indices of all images, repeated so that all classes that occur have the same number of images.
 
     Within a class, the numbers of repetitions differ by at most one. The selection depends only on `seed` and the
     labels.
@@ -50,8 +50,8 @@ def oversampled(labels: Labels, seed: int) -> Indices:
 def stratified_order(labels: Labels, seed: int) -> Indices:
     """Order the images so that the first n contain the classes in proportion, for any n.
 
-    Each selection contains those for smaller n; with `split_stratified`, rounding may drop an image when more are
-    selected. The order depends only on `seed` and the labels.
+    Each selection contains all smaller ones, unlike those of `split_stratified`, where rounding may drop an image
+    from a larger selection. The order depends only on `seed` and the labels.
     """
     rng = np.random.default_rng(seed)
     members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]

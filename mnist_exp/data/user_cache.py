@@ -1,4 +1,4 @@
-"""The folder in which data is kept for this user."""
+"""The user's cache folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Find the digits in a photograph or scan: on a sheet of any kind, in any light.
 
-The picture is reduced to at most `LARGE` pixels. The ink is what is darker (or lighter) than the paper around it,
-in relation to the paper's brightness, so that shadows and glare make little difference. Ruled lines, frames,
-specks and the surroundings of the sheet are removed; the connected pieces that remain are grouped to digits.
+The picture is reduced to at most `LARGE` pixels on its longer side. Ink is whatever is darker (or lighter) than
+the paper around it, relative to the paper's brightness, so that shadows and glare make little difference. Ruled
+lines, frames, specks and everything around the sheet are removed; the remaining connected pieces are grouped into
+digits.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from PIL import Image
 Grey = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.uint8]  # 0 or 1
 Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels; the last two are outside of it."""
+"""Left, top, right and bottom in pixels; right and bottom are exclusive."""
 
 LARGE = 512
 """Maximum length of the longer side, in pixels: larger pictures are reduced to it."""
 _SMALL = 128  # pixels: in larger pictures, single pixels are noise rather than strokes
-_NEIGHBOURHOODS = (1 / 10, 1 / 6, 1 / 4, 1 / 2)  # shares of the longer side, within which paper is looked for
-_STROKES = 2.2  # a neighbourhood must be that many times as wide as a stroke
+# Widths of the areas that are searched for paper, as shares of the longer side.
+_NEIGHBOURHOODS = (1 / 10, 1 / 6, 1 / 4, 1 / 2)
+_STROKES = 2.2  # a neighbourhood must be at least this many times as wide as a stroke
 _FAINTEST = 0.08  # contrast with the paper: blank paper varies by less
-_PALE = 0.3  # of full ink: the palest stroke among others
-_BLURRED = 0.2  # the same in small pictures, whose strokes are blurred
-_SPECK = 0.03  # of the largest piece's area: anything up to this is dropped
-_SHORTEST = LARGE // 50  # pixels: the length of a stroke in a picture that was reduced
+_PALE = 0.3  # minimum contrast of ink, as a share of the strongest
+_BLURRED = 0.2  # the same minimum in small pictures, whose strokes are blurred
+_SPECK = 0.03  # share of the largest piece's area: smaller pieces are dropped
+_SHORTEST = LARGE // 50  # pixels: in a reduced picture, a digit must be longer than this
 _DETAIL = 100  # pixels: a smaller digit is read again from the unreduced picture
 
 
@@ -39,7 +41,7 @@ class Digit:
     """A digit in a picture."""
 
     ink: Grey
-    """How much of each pixel within its box is covered, 0…1, shape (height, width)."""
+    """The share of each pixel in the box that is covered with ink, 0…1, shape (height, width)."""
     box: Box
     """Its place in the picture."""
     pieces: int
@@ -47,7 +49,7 @@ class Digit:
     stroke: float
     """The width of its strokes, in pixels of `ink`."""
     at_edge: bool
-    """Whether it reaches to the edge of the picture or sheet."""
+    """Whether it reaches the edge of the picture or sheet."""
 
 
 def find_digits(picture: Image.Image) -> list[Digit]:
@@ -64,9 +66,10 @@ def find_digits(picture: Image.Image) -> list[Digit]:
 
 
 def _reduced(whole: Mask) -> Iterator[Mask]:
-    """Yield a large picture reduced to `LARGE`: by means, then by the darkest and the lightest pixels of blocks.
+    """Yield a large picture reduced to `LARGE`: to the mean, the darkest and the lightest pixel of each block.
 
-    Means are less noisy, but a stroke that is much thinner than a block is lost in them.
+    Means are less noisy, but they lose strokes that are much thinner than a block. A small picture is yielded
+    unchanged.
     """
     longest = max(whole.shape)
     if longest <= LARGE:
@@ -80,7 +83,7 @@ def _reduced(whole: Mask) -> Iterator[Mask]:
 
 
 def _enlarged(digit: Digit, whole: Mask, scale: float) -> Digit:
-    """Return the digit with its box in the unreduced picture; read a small one again from there."""
+    """Return the digit with its box in the unreduced picture; a small digit is also read again from there."""
     left, top, right, bottom = (round(scale * side) for side in digit.box)
     placed = replace(digit, box=(left, top, right, bottom))
     if scale < 1.2 or max(digit.ink.shape) >= _DETAIL:
@@ -94,7 +97,7 @@ def _enlarged(digit: Digit, whole: Mask, scale: float) -> Digit:
 
 
 def _digits(grey: Mask) -> list[Digit]:
-    """Find the digits in a picture of moderate size: on a sheet that lies in it, or else anywhere."""
+    """Find the digits in a picture of moderate size: on a sheet of paper if it shows one, or else anywhere."""
     if max(grey.shape) <= _SMALL:
         return _digits_on(grey, np.ones_like(grey))
     grey = _without_dust(grey)
@@ -113,7 +116,7 @@ def _digits(grey: Mask) -> list[Digit]:
 
 
 def _sheet(grey: Mask) -> Mask | None:
-    """Return a mask of the sheet of paper that lies on something else, if there is one."""
+    """Return a mask of the sheet of paper that lies on another surface; None if there is none."""
     soft = cv2.GaussianBlur(grey, (0, 0), max(grey.shape) / 100)
     _, light = cv2.threshold(soft, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     for mask in (light, 1 - light):
@@ -161,7 +164,7 @@ def _digits_on(grey: Mask, page: Mask) -> list[Digit]:
 
 
 def _is_whole(piece: _Piece, grey: Mask, size: int) -> bool:
-    """Whether a neighbourhood is large enough for a piece: its strokes are not cut off."""
+    """Return whether a neighbourhood is large enough for a piece, so that its strokes are not cut off."""
     if _STROKES * piece.stroke > size:
         return False
     left, top, right, bottom = piece.box
@@ -178,7 +181,7 @@ def _is_whole(piece: _Piece, grey: Mask, size: int) -> bool:
 def _without_dust(grey: Mask) -> Mask:
     """Replace pixels that are darker or lighter than all but one of their neighbours.
 
-    A stroke's pixels, however thin, have two others of it around them; a noisy pixel rarely has.
+    Even in a thin stroke, each pixel is next to two others of the stroke; a noisy pixel rarely is.
     """
     bordered = cv2.copyMakeBorder(grey, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
     height, width = grey.shape
@@ -196,17 +199,17 @@ def _without_dust(grey: Mask) -> Mask:
 
 
 def _contrast(grey: Mask, size: int, levels: tuple[Grey, ...]) -> tuple[Grey, float, Mask]:
-    """Return the ink's contrast with the paper within a neighbourhood, its noise, and where the paper is.
+    """Return the ink's contrast with the paper in its neighbourhood, the noise, and a mask of the paper.
 
-    The contrast is relative to the paper's brightness, which shadows change as they change the ink's.
+    The contrast is relative to the paper's brightness, because shadows darken ink and paper alike.
     """
     best: tuple[float, Mask, Mask] | None = None
     for picture, sign in ((grey, 1), (255 - grey, -1)):
         paper = _closed(picture, size)
         ink = paper - picture
-        # Areas that strokes enclose differ from their neighbourhood only, shadows from the whole only.
+        # Areas inside strokes stand out only from their neighbourhood, shadows only from the whole picture.
         stands_out = [float(cv2.min(ink.astype(np.float32), sign * (level - grey)).max()) for level in levels]
-        seen = sum(stands_out) if stands_out[0] > 255 * _FAINTEST / 2 else 0  # uneven light is no ink
+        seen = sum(stands_out) if stands_out[0] > 255 * _FAINTEST / 2 else 0  # uneven light is not ink
         if best is None or seen > best[0]:
             best = seen, ink, paper
     assert best is not None
@@ -216,7 +219,7 @@ def _contrast(grey: Mask, size: int, levels: tuple[Grey, ...]) -> tuple[Grey, fl
     white = float(np.percentile(paper[::4, ::4], 95))
     contrast = ink / np.maximum(paper, 0.4 * white).astype(np.float32)
     tenth, quarter = np.percentile(contrast[::3, ::3], (10, 25))
-    noise = float(quarter - tenth) / 0.607  # of a normal distribution
+    noise = float(quarter - tenth) / 0.607  # the standard deviation, if it is normally distributed
     level = float(quarter) + 0.674 * noise
     return np.maximum(contrast - level, 0), noise, (paper > 0.6 * white).astype(np.uint8)
 
@@ -228,7 +231,7 @@ def _closed(picture: Mask, size: int) -> Mask:
 
 
 def _usual(grey: Mask) -> Grey:
-    """Return the median of each place's surroundings, a third of the picture."""
+    """Return the median of each pixel's surroundings, a third of the picture in width and height."""
     size = 64
     small = cv2.medianBlur(cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA), size // 3 | 1)
     usual: Grey = cv2.resize(small, grey.shape[::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
@@ -236,7 +239,7 @@ def _usual(grey: Mask) -> Grey:
 
 
 def _plane(grey: Mask) -> Grey:
-    """Fit a plane to the values at the picture's edge, ignoring outliers."""
+    """Return a plane fitted to the values at the picture's edge, ignoring outliers."""
     step = max(1, max(grey.shape) // _SMALL)
     coarse = grey[::step, ::step]
     width = max(1, min(coarse.shape) // 16)
@@ -259,7 +262,7 @@ def _plane(grey: Mask) -> Grey:
 
 
 def _without_lines(mask: Mask, paper: Mask) -> Mask:
-    """Erase straight lines across the sheet, but not the strokes that cross them."""
+    """Erase the straight lines across the sheet from a mask, but not the strokes that cross them."""
     longest, thickest = max(mask.shape), max(mask.shape) // 50
     if longest <= _SMALL:
         return mask
@@ -278,7 +281,7 @@ def _without_lines(mask: Mask, paper: Mask) -> Mask:
 
 
 def _find_lines(mask: Mask, paper: Mask, thickest: int) -> list[_Line]:
-    """Return the straight lines that cross the paper: inked throughout, or mostly if others are parallel."""
+    """Return the straight lines across the paper that are inked throughout or, if several are parallel, mostly."""
     longest = max(mask.shape)
     # Shapes that a square fits into are too thick to be lines.
     thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((thickest + 2,) * 2, np.uint8))
@@ -311,7 +314,7 @@ class _Line:
     """A straight line across a picture."""
 
     def __init__(self, segment: npt.NDArray[np.int32], shape: tuple[int, ...]) -> None:
-        """Prolong a segment to the picture's edges."""
+        """Extend a segment to the picture's edges."""
         x0, y0, x1, y1 = map(float, segment)
         self.angle = math.atan2(y1 - y0, x1 - x0)
         self.along = math.cos(self.angle), math.sin(self.angle)
@@ -334,7 +337,7 @@ class _Line:
         return strip
 
     def covered(self, mask: Mask, paper: Mask) -> float:
-        """Return the share of the line that is ink, as far as it is on paper."""
+        """Return the inked share of the line's part on the paper; 0 if that part is short."""
         on_paper = self.strip(paper, 0)[0] > 0
         if on_paper.sum() < max(mask.shape) / 3:
             return 0
@@ -342,7 +345,7 @@ class _Line:
         return float(inked[on_paper].mean())
 
     def width(self, mask: Mask) -> float:
-        """Return how many pixels wide it is mostly."""
+        """Return the median width of the line, in pixels."""
         widths = self.strip(mask, max(mask.shape) // 40).sum(axis=0)
         return float(np.median(widths[widths > 0]))
 
@@ -355,7 +358,7 @@ class _Piece:
     """A connected piece of ink."""
 
     mask: Mask
-    """Within its box."""
+    """The piece's pixels in its box."""
     box: Box
     area: int
     stroke: float
@@ -391,7 +394,7 @@ def _pieces(mask: Mask, contrast: Grey, top: float) -> list[_Piece]:
 
 
 def _likely(pieces: list[_Piece], shape: tuple[int, ...]) -> list[_Piece]:
-    """Drop frames and what reaches into the picture from outside, unless there is little else."""
+    """Drop frames and pieces that reach into the picture from outside, unless little else remains."""
     inside = [piece for piece in pieces if not piece.at_edge]
     if inside and max(piece.area for piece in inside) >= 0.1 * max(piece.area for piece in pieces):
         pieces = inside
@@ -409,7 +412,7 @@ def _likely(pieces: list[_Piece], shape: tuple[int, ...]) -> list[_Piece]:
 
 
 def _encloses(frame: _Piece, other: _Piece) -> bool:
-    """Whether a piece is a rectangular frame around another."""
+    """Return whether a piece is a rectangular frame around another."""
     outer, inner = frame.box, other.box
     around = outer[0] < inner[0] and outer[1] < inner[1] and outer[2] > inner[2] and outer[3] > inner[3]
     if not around or other.size < 0.3 * frame.size:
@@ -426,7 +429,7 @@ def _stroke(piece: Mask) -> float:
 
 
 def _grouped(pieces: list[_Piece]) -> list[list[_Piece]]:
-    """Group pieces to digits, and drop groups that are much smaller than the largest."""
+    """Group pieces into digits, and drop groups that are much smaller than the largest."""
     tallest = max(piece.size for piece in pieces)
     groups = [[piece] for piece in pieces]
     joined = True
@@ -442,7 +445,7 @@ def _grouped(pieces: list[_Piece]) -> list[list[_Piece]]:
 
 
 def _belong_together(one: Box, other: Box, tallest: int) -> bool:
-    """Whether two boxes are parts of a digit: one above the other, or nearly touching."""
+    """Return whether two boxes belong to one digit: one lies above the other, or they nearly touch."""
     across = min(one[2], other[2]) - max(one[0], other[0])
     down = min(one[3], other[3]) - max(one[1], other[1])
     narrower = min(one[2] - one[0], other[2] - other[0])
@@ -471,7 +474,7 @@ def _digit(group: list[_Piece], contrast: Grey, noise: float, page: Mask) -> Dig
     around, stroke = contrast[y:bottom, x:right], max(piece.stroke for piece in group)
     near = np.ones((3, 3), np.uint8)
     full = cv2.dilate(full, near)
-    if max(contrast.shape) > _SMALL:  # two pens differ in their full ink
+    if max(contrast.shape) > _SMALL:  # pens differ in how dark their ink is
         reach = np.ones((int(stroke) | 1,) * 2, np.uint8)
         full = np.minimum(full, cv2.blur(cv2.dilate(around * kept, reach), (3, 3)))
     lowest = np.minimum(3 * noise, 0.2 * full)

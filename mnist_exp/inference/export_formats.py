@@ -34,7 +34,7 @@ class Written:
     write: Callable[[keras.Model, Path], None]
     load: Callable[[Path], Run]
     runtime: str
-    """The name of the distribution that `load` uses."""
+    """The name of the Python package that `load` uses."""
 
     def size(self, folder: Path) -> int:
         """Return the total size of the format's files in `folder`, in bytes."""
@@ -89,7 +89,7 @@ def _load_litert(folder: Path) -> Run:
     except RuntimeError as error:
         if "Select TensorFlow op" not in str(error):
             raise
-        raise ValueError("LiteRT cannot run one of the model's layers; it has no recurrent layers") from error
+        raise ValueError("LiteRT cannot run one of the layers; it supports no recurrent layers") from error
 
     def run(images: Pixels) -> Probabilities:
         if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:

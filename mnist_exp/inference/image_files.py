@@ -18,7 +18,7 @@ from mnist_exp.errors import RequestError
 from mnist_exp.inference.digit_finder import LARGE, Box
 from mnist_exp.inference.mnist_form import Reading, read_digits
 
-MOST_PIXELS = 100_000_000  # per file: checked against its header before anything is decoded
+MOST_PIXELS = 100_000_000  # maximum per file, checked in its header before anything is decoded
 
 
 def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, resize: Resize = None) -> Images:
@@ -34,7 +34,7 @@ def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, r
 def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = False) -> list[Reading]:
     """Read the digits in a photograph or scan: all in reading order if `many`, otherwise one.
 
-    Raises `RequestError`, with `name` in its message, also if there is none.
+    Raises `RequestError`, with `name` in its message, if the file is unusable or shows no digit.
     """
     picture, scale = _decoded(content, name, for_digits=True)
     readings = read_digits(picture.convert("L"), *shape[:2], many=many)
@@ -69,7 +69,7 @@ def read_thumbnail(content: bytes, name: str, size: int) -> Thumbnail:
 
 
 def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Image.Image, float]:
-    """Return the upright, opaque picture, and how many times larger the file's is. Raises `RequestError`."""
+    """Return the upright, opaque picture, and the factor by which the file's is larger. Raises `RequestError`."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own check gives a better message
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -81,7 +81,7 @@ def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Im
             if (frames := getattr(image, "n_frames", 1)) > 1:
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
             if for_digits:
-                image.draft("L", (2 * LARGE, 2 * LARGE))  # decodes a large JPEG file at a fraction of its size
+                image.draft("L", (2 * LARGE, 2 * LARGE))  # decodes large JPEG files at reduced size
             return _opaque(ImageOps.exif_transpose(image)), width / image.size[0]
     except RequestError:
         raise

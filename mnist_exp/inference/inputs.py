@@ -29,7 +29,7 @@ STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
-_THUMBNAIL = 320  # pixels: the longer side of the pictures that are kept
+_THUMBNAIL = 320  # pixels: maximum side of the pictures that are kept
 _NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
 
 
@@ -40,7 +40,7 @@ class Batch:
     names: list[str]
     images: Images
     readings: Sequence[Reading] = ()
-    """The image found in each picture file; empty for images from arrays."""
+    """How each image was found in its picture file; empty for images from arrays."""
     originals: Sequence[Thumbnail] = ()
     """The picture of each image, reduced; empty unless they were requested."""
 
@@ -193,7 +193,7 @@ def _pictures_in(folder: str, tell: Tell) -> list[str]:
         there = f", only {others}" if found else ""
         raise RequestError(f"{_shown(folder)}: no {NAMED} files ({', '.join(ENDINGS)}) in this folder{there}")
     if len(found) > len(pictures):
-        tell(f"{_shown(folder)}: {others}, not images, skipped")
+        tell(f"{_shown(folder)}: skipped {others}, not image files")
     return sorted(pictures, key=_natural)
 
 
@@ -227,7 +227,7 @@ def _opened(name: str) -> Iterator[Path]:
 
 
 def _kind(path: Path, name: str) -> str:
-    """Return a file's kind by its first bytes or extension. Raises `RequestError` or `OSError`."""
+    """Return a file's kind, given by its first bytes or its extension. Raises `RequestError` or `OSError`."""
     with path.open("rb") as file:
         start = file.read(4096)
     if not start:

@@ -19,7 +19,7 @@ from mnist_exp.inference.digit_finder import Box, Digit, Grey, find_digits
 
 _BOX = 20 / 28  # the digit's size, as a share of the image's shorter side
 _THINNEST = 2.0  # pixels: minimum stroke width in the result; thinner strokes would be pale
-_SLANTS = (-0.6, 0.33)  # of 93 % of MNIST's digits, right and left: more slant is reduced to this
+_SLANTS = (-0.6, 0.33)  # bounds for 93 % of MNIST's digits, to the right and left: more slant is reduced to them
 # Of 6,000 of MNIST's digits, at most one in 1,000 exceeds each of these bounds.
 _FEWEST = 12  # pixels
 _WIDEST = 1.7  # times as wide as high
@@ -30,14 +30,14 @@ _INK = 0.2  # of full ink: anything fainter is a stroke's blurred edge
 
 @dataclass(frozen=True)
 class Reading:
-    """An image as the model is given it, and where in a picture it was found."""
+    """An image as it is given to the model, and the place in the picture where it was found."""
 
     image: Images
     """The image, (height, width, channels), uint8."""
     box: Box | None = None
     """The digit's place in the upright picture, in pixels: left, top, right, bottom; None for a whole picture."""
     warning: str = ""
-    """Why it may not be one digit; empty if it looks like one."""
+    """Why the image may not show one digit; empty if it seems to."""
 
 
 def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = False) -> list[Reading]:
@@ -60,7 +60,7 @@ def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = F
 
 
 def _doubt(digit: Digit, image: Images) -> str:
-    """Say how a digit differs from all of MNIST's; empty if it does not."""
+    """Describe how a digit differs from nearly all of MNIST's; empty if it does not."""
     height, width = digit.ink.shape
     left, top, right, bottom = digit.box
     if max(right - left, bottom - top) < _FEWEST:

@@ -1,4 +1,4 @@
-"""Recognize a model whose preprocessing lies outside: it was trained on scaled pixels, but is given raw ones."""
+"""Recognize a model that lacks its preprocessing: it was trained on scaled pixels, but is given raw ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mnist_exp.inference.scoring import predict
 _SCALINGS: Mapping[str, tuple[float, float]] = {"0…1": (1 / 255, 0.0), "-1…1": (1 / 127.5, -1.0)}
 """The factor and the offset by which pixels are scaled, by the range that results."""
 _SOME = 64  # images
-_SURE = 0.5  # mean confidence; a model trained on raw pixels has the least, 1 / classes, on scaled ones
+_SURE = 0.5  # minimum mean confidence on scaled pixels; about 1 / classes if the model was trained on raw ones
 _ALIKE = 0.5  # share of images whose class is the same with and without scaling
 
 
 def find_scaling(model: keras.Model, images: Images) -> str:
-    """Return a warning if a model recognizes a handful of images after scaling as well; empty if it does not.
+    """Return a warning if a model recognizes a sample of images when they are scaled; empty if it does not.
 
-    To a model that was trained on raw pixels, scaled ones are almost black.
+    A model trained on raw pixels does not: scaled images look almost black to it.
 
     Args:
         model: A model from images to class probabilities.

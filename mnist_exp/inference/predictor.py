@@ -34,7 +34,7 @@ class Predictor:
     normalizes: bool
     """Whether image files are converted to MNIST's form or only scaled."""
     is_of_run: bool = True
-    """Whether the model is that of a run, and takes raw pixels."""
+    """Whether the model belongs to a run, and therefore takes raw pixels."""
 
     @property
     def classes(self) -> int:
@@ -87,7 +87,7 @@ class Predictor:
             raise RequestError(f"expected pixels, numbers from 0 to 255, found {array.dtype}")
         if whole.dtype == np.bool_:
             return as_bytes(whole, "images", None)
-        if whole.dtype == np.uint8 and whole.max() != 1:  # of 0 and 1, 1 may be white
+        if whole.dtype == np.uint8 and whole.max() != 1:  # if all are 0 or 1, 1 may be white
             return whole
         low, high = float(whole.min()), float(whole.max())
         if not 0 <= low <= high <= 255:

@@ -28,7 +28,7 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 
 # Fixed because results with another batch size differ in their last bits.
 BATCH = 250
-_INEXACT = 1e-3  # of a sum of probabilities
+_INEXACT = 1e-3  # tolerance for a sum of probabilities
 _ANY = 32  # pixels, for a model that takes images of any size
 
 
@@ -81,7 +81,7 @@ def inspect_classifier(model: keras.Model, name: str) -> tuple[Shape, int]:
 
 
 def refuse_logits(model: keras.Model, name: str) -> None:
-    """Raise `RequestError` if a model from images to numbers returns no probabilities; NaN is accepted."""
+    """Raise `RequestError` if a model of images does not return probabilities; NaN is accepted."""
     height, width, channels = (size or _ANY for size in model.input_shape[1:])
     total = sum_of_outputs(model, (height, width, channels))
     if abs(total - 1) >= _INEXACT:
@@ -94,7 +94,7 @@ def sum_of_outputs(model: keras.Model, shape: Shape) -> float:
 
 
 def not_probabilities(name: str, total: float) -> str:
-    """Return the message about a model whose outputs have a sum other than 1."""
+    """Return the message about a model whose outputs do not sum to 1."""
     return (
         f"{name}: its outputs are not probabilities: they sum to {total:.3g}, expected 1; if they are logits, "
         "keras.Sequential([model, keras.layers.Softmax()]) makes them probabilities"
@@ -112,8 +112,8 @@ def predict(model: keras.Model, images: Images) -> Probabilities:
 def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
     """Compute the loss and the configured metrics on a part of the data, as Keras' `evaluate` does.
 
-    The loss includes the penalties of the layers. It is computed from the logits if the model ends in a softmax or
-    sigmoid: in the same graph as the predictions, outside of which Keras knows neither logits nor penalties.
+    The loss includes the penalties of the layers, and is computed from the logits if the model ends in a softmax
+    or sigmoid. It is computed in the graph of the predictions, as Keras knows logits and penalties only there.
     """
     loss, classes = make_loss(training), model.output_shape[1]
     targets = keras.utils.to_categorical(part.labels, classes) if training.one_hot else part.labels

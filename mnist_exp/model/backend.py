@@ -27,7 +27,7 @@ _DISPENSABLE = ("matplotlib", "pandas", "scipy", "sklearn")
 
 
 def load() -> None:
-    """Import TensorFlow and Keras (three seconds, the first time in a process).
+    """Import TensorFlow and Keras, which takes three seconds the first time in a process.
 
     TensorFlow's C++ code logs to standard error before any setting can reach it: information and warnings are
     dropped, everything else is passed on. If `process_is_ours`, optional libraries are hidden from Keras during
@@ -64,7 +64,7 @@ def quiet() -> Iterator[None]:
 
 
 class _Absent(MetaPathFinder):
-    """Report some modules as not installed, but only to one thread: another may be importing them right now."""
+    """Report some modules as not installed, but only to one thread: others may be importing them right now."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names, self._thread = names, get_ident()
@@ -76,7 +76,7 @@ class _Absent(MetaPathFinder):
 
 @contextmanager
 def _as_if_without(names: Sequence[str]) -> Iterator[None]:
-    """Hide modules from the imports of this thread, unless they are loaded already."""
+    """Hide modules from the imports of this thread, unless they are already loaded."""
     finder = _Absent(names)
     sys.meta_path.insert(0, finder)
     try:

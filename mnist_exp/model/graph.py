@@ -1,6 +1,6 @@
 """Build a graph from layer specs: plain layers in sequence, and `Repeat`, `Residual` and `Parallel`.
 
-These three are only notation: the model that is built and saved consists of Keras' own layers.
+These three are only notation: the built and saved model consists of Keras' own layers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def apply_layers(specs: Sequence[Spec], x: Tensor, report: Report, places: dict[
     Args:
         specs: The layers.
         x: The input.
-        report: Takes the path and the message of each problem that Keras finds.
+        report: Called with the path and the message of each problem that Keras finds.
         places: If given, receives the path of each layer, by layer name.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Short sentences for errors that Keras raises: the only place that depends on the wording of its messages."""
+"""Short sentences for Keras' errors. Only this module depends on the wording of Keras' messages."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def explain_rejection(layer: keras.Layer, shape: str, previous: str, error: Base
     """Explain why a layer does not accept an input.
 
     Args:
+        layer: The layer that rejected the input.
         shape: The input's shape without the batch axis, as text.
         previous: The place and type of the layer that the input comes from.
         error: The exception that Keras raised when it called the layer.

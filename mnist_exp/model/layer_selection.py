@@ -58,7 +58,7 @@ def find_layers(model: keras.Model, wanted: int | str, places: Mapping[str, str]
 
 
 def freeze(model: keras.Model, wanted: int | str, places: Mapping[str, str]) -> None:
-    """Freeze the layers that `find_layers` returns. Raises `NoSuchLayer`."""
+    """Freeze the layers that `find_layers` finds. Raises `NoSuchLayer`."""
     for layer in find_layers(model, wanted, places):
         layer.trainable = False
 

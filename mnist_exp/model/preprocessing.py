@@ -31,15 +31,15 @@ class Statistics:
 
 
 def statistics(images: Images, config: PreprocessConfig) -> Statistics:
-    """Compute the statistics that preprocessing needs.
+    """Compute the statistics of images that the preprocessing needs.
 
     They are based on exact sums of integers, so they depend neither on the order of addition nor on the number
     of threads.
     """
     if config.type == "unit":
-        return Statistics()  # it needs none
+        return Statistics()  # `unit` needs no statistics
     counts = np.zeros(256, np.int64)
-    for start in range(0, len(images), 4096):  # in blocks, as bincount converts to eight bytes per value
+    for start in range(0, len(images), 4096):  # in blocks, as bincount takes eight bytes per value
         counts += np.bincount(images[start : start + 4096].ravel(), minlength=256)
     values = np.arange(256)
     mean = float(counts @ values / counts.sum())

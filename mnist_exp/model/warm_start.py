@@ -14,7 +14,7 @@ from mnist_exp.runs.archives import refuse_oversized
 
 @dataclass(frozen=True)
 class Transfer:
-    """The layers whose weights can be transferred, and why those of the others cannot."""
+    """The layers whose weights can be transferred, and the reasons why others cannot."""
 
     taken: tuple[str, ...]
     left: tuple[str, ...]
@@ -22,7 +22,7 @@ class Transfer:
 
 
 def load_donor(place: Path) -> keras.Model:
-    """Load the model that a run saved, given its directory, or a model file. Raises `RequestError`."""
+    """Load a model from the directory of the run that saved it, or from a file. Raises `RequestError`."""
     file = place / "model.keras" if place.is_dir() else place
     try:
         refuse_oversized(file)

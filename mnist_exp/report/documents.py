@@ -1,7 +1,7 @@
 """The JSON documents of `format=json`, one type per verb; `mnist-exp schema output=…` prints their JSON Schemas.
 
 Accuracies are from 0 to 1, times are seconds since 1970, durations are in seconds, and paths are absolute. Numbers
-that are not finite become `null`, as JSON has none.
+that are not finite become `null`, because JSON cannot represent them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class ProblemEntry(_Part):
     place: str
     """`file:line`, `command line`, or empty."""
     path: str
-    """The dotted path of the key at fault; empty if it is not a single one."""
+    """The dotted path of the key at fault; empty if no single key is at fault."""
     message: str
 
 
 class ErrorDocument(Document):
-    """A command line that failed, in place of the verb's own document."""
+    """The failure of a command line, printed instead of the verb's own document."""
 
     document: Literal["error"] = "error"
     exit_status: int
@@ -60,7 +60,7 @@ class ErrorDocument(Document):
 
 
 class RunEntry(_Part):
-    """One run of the list."""
+    """A run in the list."""
 
     run: str
     """The run's name; for a job of a sweep, `<sweep>/<job>`."""
@@ -89,7 +89,7 @@ class RunsDocument(Document):
     document: Literal["runs"] = "runs"
     runs: list[RunEntry]
     total: int
-    """Number of runs before `limit`."""
+    """The number of runs before `limit` is applied."""
 
 
 class DiffDocument(Document):
@@ -99,9 +99,9 @@ class DiffDocument(Document):
     runs: tuple[str, str]
     """The paths of the two runs."""
     settings: dict[str, tuple[Any, Any]]
-    """The settings that differ; null if a run has none."""
+    """The settings that differ; null if a run does not have the setting."""
     results: dict[str, tuple[Any, Any]]
-    """The figures of both runs; null if a run has none."""
+    """The figures of both runs; null if a run does not have the figure."""
 
 
 class CheckedModel(_Part):
@@ -115,7 +115,7 @@ class CheckedModel(_Part):
 
 
 class CheckedData(_Part):
-    """Data that was checked, with the number of images in each part; empty if they were not counted."""
+    """Data that was checked. `images` is the number of images in each part, or empty if they were not counted."""
 
     name: str
     dir: str | None
@@ -123,7 +123,7 @@ class CheckedData(_Part):
 
 
 class CheckDocument(Document):
-    """Output of `check`, also for a wrong config, with exit status 2."""
+    """Output of `check`. If the config is wrong, the exit status is 2."""
 
     document: Literal["check"] = "check"
     ok: bool
@@ -211,7 +211,7 @@ class JobEntry(_Part):
 
 
 class SweepDocument(Document):
-    """Output of a sweep, also if jobs failed, with exit status 1."""
+    """Output of a sweep. If jobs failed, the exit status is 1."""
 
     document: Literal["sweep"] = "sweep"
     sweep: str
@@ -343,7 +343,7 @@ class BoundEntry(_Part):
 
 
 class EvaluateDocument(Document):
-    """Output of `evaluate`, also if a bound of `require` does not hold, with exit status 1."""
+    """Output of `evaluate`. If a bound of `require` does not hold, the exit status is 1."""
 
     document: Literal["evaluate"] = "evaluate"
     model: str
@@ -375,9 +375,9 @@ class PredictionEntry(_Part):
     runner_up: str
     runner_up_probability: float
     warning: str = ""
-    """Why the input may not show one digit; empty if it seems to, or was not searched for digits."""
+    """Why the input may not show exactly one digit; empty if it seems to, or was not searched for digits."""
     box: tuple[int, int, int, int] | None = None
-    """Left, top, right and bottom of the digit in the upright picture, in pixels; None for other inputs."""
+    """Left, top, right and bottom of the digit in the upright picture, in pixels; null for other inputs."""
 
 
 class PredictDocument(Document):

@@ -126,8 +126,8 @@ def responses(
 ) -> None:
     """Draw a layer's outputs for images (n, …): feature maps if they have spatial axes or steps, else a heat map.
 
-    Feature maps are drawn for at most `channels` channels: the first ones if `first` is set, otherwise those with
-    the largest responses.
+    At most `channels` feature maps are drawn per image: the first ones if `first` is set, otherwise those with the
+    largest responses.
     """
     if values.ndim == 3:  # steps and channels
         values = values[..., np.newaxis]
@@ -166,7 +166,7 @@ def _feature_maps(
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence for a class in an image: the image's index, a caption, and a map (height, width) of its size."""
+    """Evidence for a class in an image: the image's index, a caption, and a map of the image's height and width."""
 
     image: int
     caption: str
@@ -198,7 +198,7 @@ def class_activation(
 
 
 def _rows_of_columns(columns: Sequence[Sequence[tuple[Drawn, str]]], blank: tuple[Drawn, str]) -> list[Row]:
-    """Return the rows of columns of captioned tiles, with blank tiles below the shorter columns."""
+    """Arrange columns of captioned tiles in rows, with blank tiles below the shorter columns."""
     rows = []
     for cells in zip_longest(*columns, fillvalue=blank):
         tiles, captions = zip(*cells, strict=True)
@@ -208,12 +208,13 @@ def _rows_of_columns(columns: Sequence[Sequence[tuple[Drawn, str]]], blank: tupl
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """A unit's receptive field: its first and last row, and its first and last column; None if it has none."""
+    """A unit's receptive field, with and without padding, as spans of rows and of columns."""
 
     caption: str
     reach: tuple[Span, Span]
-    """The receptive field including padding, as spans of rows and of columns."""
+    """The field including padding."""
     inside: tuple[Span, Span]
+    """The part of the field inside the image; None if there is none."""
 
 
 def receptive_fields(image: Images, fields: Sequence[ReceptiveField], title: str, path: Path) -> None:

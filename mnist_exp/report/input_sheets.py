@@ -41,13 +41,13 @@ class InputSheets:
         self.pages = 0
 
     def add(self, picture: ReadPicture) -> None:
-        """Add a picture; write a page if it is full."""
+        """Add a picture, and write the page if it is full."""
         self._waiting.append(picture)
         if len(self._waiting) == _PER_PAGE:
             self.finish()
 
     def finish(self) -> None:
-        """Write the last page, if there is anything on it."""
+        """Write the last page, if there is a picture on it."""
         if self._waiting:
             self.pages += 1
             _draw_page(self._waiting, self._title, self._folder / f"inputs-{self.pages:03}.png")
@@ -81,7 +81,7 @@ def _draw_original(axes: Axes, picture: ReadPicture) -> None:
 
 
 def _draw_readings(axes: Axes, picture: ReadPicture) -> None:
-    """Draw the images of a picture in lines, each with its class and warning."""
+    """Draw the images read from a picture in lines, each with its class and warning."""
     axes.axis("off")
     height, width, channels = picture.readings[0].image.shape
     down, across = round(2 * height), round(1.6 * width)

@@ -47,7 +47,7 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
 def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, title: str, path: Path) -> None:
     """Plot a metric over the epochs for groups of runs: mean ± 1 standard deviation, in one colour per group.
 
-    Each curve ends with the shortest run of its group, since beyond it the mean would cover fewer runs.
+    Each curve ends with the shortest run of its group, because the mean would cover fewer runs after it.
     """
     figure = new_figure(6.4, 4.2 + 0.17 * len(groups), title)
     axes = figure.add_subplot()
@@ -75,7 +75,7 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
 
 
 def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: str, path: Path) -> None:
-    """Plot the learning rate of every planned step."""
+    """Plot the learning rate at every planned step."""
     figure = new_figure(6.4, 3, title)
     axes = figure.add_subplot()
     # Stairs rather than a line: each rate holds for a whole step, so even a single step is visible.
@@ -127,7 +127,7 @@ def architecture(
 
 
 def _wrapped_list(texts: Sequence[str], width: int) -> list[str]:
-    """Return the lines of a list with an entry per text, at most `width` characters wide."""
+    """Format texts as the entries of a list, and return its lines, wrapped at `width` characters."""
     entries = [textwrap.wrap(f"– {text}", width, subsequent_indent="  ") for text in texts]
     return [line for entry in entries for line in entry]
 

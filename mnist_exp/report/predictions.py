@@ -38,9 +38,9 @@ class Prediction:
     runner_up: str
     runner_up_probability: float
     warning: str = ""
-    """Why the image may not show one digit."""
+    """Why the image may not show exactly one digit; empty if it seems to."""
     box: Box | None = None
-    """The digit's place in its picture."""
+    """The digit's place in its picture, in pixels; None for other inputs."""
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -81,7 +81,7 @@ def print_predictions(predictions: Sequence[Prediction], *, boxes: bool) -> None
 
 
 def as_csv(predictions: Sequence[Prediction], *, boxes: bool) -> str:
-    """Format predictions as CSV, with one row per image: its name, `COLUMNS`, its warning, and perhaps its box."""
+    """Format predictions as CSV, a row per image: its name, `COLUMNS`, its warning and, with `boxes`, its box."""
     rows = [(prediction.input, *prediction.cells, prediction.warning) for prediction in predictions]
     header = ("input", *COLUMNS, "warning")
     if not boxes:
@@ -127,10 +127,10 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _harmless(cell: object) -> object:
-    """Return a cell that spreadsheets do not evaluate as a formula: its text may be the name of any file."""
+    """Return a cell that spreadsheets do not evaluate as a formula: file names may look like one."""
     if not isinstance(cell, str):
         return cell
-    cell = cell.replace("\r", "\\r")  # it would end the row
+    cell = cell.replace("\r", "\\r")  # a carriage return would end the row
     formula = cell[:1] in tuple("=+-@\t") and not re.fullmatch(r"[+-]?[\d.]+(?:e[+-]?\d+)?", cell)
     return f"'{cell}" if formula else cell
 
@@ -138,7 +138,7 @@ def _harmless(cell: object) -> object:
 def write_predictions(
     predictions: Sequence[Prediction], config: PredictConfig, tell: Callable[[str], None]
 ) -> None:
-    """Write the predictions in the requested format. Raises `RequestError` or `WorkError`."""
+    """Write the predictions in the requested format. Raises `WorkError` if the file cannot be written."""
     if config.written_format is None:
         print_predictions(predictions, boxes=config.predict.many)
         return

@@ -77,7 +77,7 @@ def images_bar(
         description: What is done with the images.
         total: The number of images.
         tell: Prints a line.
-        file: Where a bar is shown; None: on standard output.
+        file: The stream on which a bar is shown; None: standard output.
 
     Yields:
         A function that advances the progress by a number of images.
@@ -116,7 +116,7 @@ def _advance_by_lines(description: str, total: int, tell: Callable[[str], None])
 def download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     """Show downloads on a terminal.
 
-    Yields a function that takes a file's name, the bytes so far, and the file's size, if known.
+    Yields a function that takes a file's name, the bytes received so far, and the file's size, if known.
     """
     console = Console(file=sys.stdout)
     bar = Progress(

@@ -34,7 +34,7 @@ def train_document(result: RunResult, path: Path) -> TrainDocument:
 
 
 def runs_document(shown: Sequence[ListedRun], total: int) -> RunsDocument:
-    """Return the document of a list of runs; `total` is their number before `limit`."""
+    """Return the document of a list of runs; `total` is the number of runs before `limit` is applied."""
     differing = differing_settings(run.config for run in shown)
     return RunsDocument(runs=[_run_entry(run, differing) for run in shown], total=total)
 

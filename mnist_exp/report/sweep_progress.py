@@ -26,7 +26,7 @@ from mnist_exp.text import escape_controls, mask_credentials
 
 _SECONDS = 0.5  # between polls
 _CUT_SHORT = ("killed", "interrupted")  # such jobs can be resumed
-_LATEST = 5  # epochs used to estimate the time of the next ones
+_LATEST = 5  # epochs from which the time of the remaining ones is estimated
 
 
 class Watch:
@@ -40,7 +40,7 @@ class Watch:
         self._running: list[RunSummary] = []
 
     def list_ended(self) -> list[str]:
-        """Read the directories and return a line for each job that ended since the last call."""
+        """Read the directories and return a line for each job that has ended since the last call."""
         runs = summaries(sorted(self._directory.iterdir()))
         self._running = [run for run in runs if run.status == "running"]
         lines = []
@@ -83,7 +83,7 @@ class Watch:
 
 @contextmanager
 def show_progress(directory: Path, jobs: int, done: int) -> Iterator[None]:
-    """Show the progress of a sweep's jobs: a line per job that ends, and a live display on a terminal."""
+    """Show the progress of a sweep's jobs: a line for each job that ends and, on a terminal, a live display."""
     console = Console(file=sys.stdout, highlight=False)
     watch, stop = Watch(directory, jobs, done), Event()
     live = Live(watch, console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
@@ -111,7 +111,7 @@ def show_progress(directory: Path, jobs: int, done: int) -> Iterator[None]:
 
 
 def _seconds_left(run: RunSummary, epochs: int) -> float | None:
-    """Estimate the time for `epochs` more epochs from the run's latest ones; None before its first."""
+    """Estimate the seconds for `epochs` more epochs from the run's latest ones; None before its first epoch."""
     try:
         latest = [row["seconds"] for row in read_history(run.path)[-_LATEST:]]
     except (MnistExpError, KeyError):

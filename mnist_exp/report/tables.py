@@ -71,7 +71,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
 
 
 def _cell(content: str | Text) -> Text:
-    """Return a cell's content on one line, so that text from files cannot act as markup or control sequences."""
+    """Return a cell's content on one line, with control characters escaped and markup left uninterpreted."""
     plain, style = (content.plain, content.style) if isinstance(content, Text) else (content, "")
     return Text(escape_controls(plain, one_line=True), style=style)
 

@@ -120,7 +120,7 @@ def test_images_of_16_bits_are_read_unless_they_may_have_12():
     np.testing.assert_array_equal(read().images[0, ..., 0], GREY)
     twelve = (GREY.astype(np.float64) / 255 * 4095).round().astype(np.uint16)
     save("train/a/1.png", twelve)
-    with pytest.raises(RequestError, match=r"largest value is 4095; data\.scale=4095"):
+    with pytest.raises(RequestError, match=r"is 4095, so white may be 4095 \(12 bits\) or 65535; set data\.scale"):
         read()
     np.testing.assert_array_equal(read(scale=4095.0).images[0, ..., 0], GREY)
 

@@ -112,7 +112,7 @@ LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
     [
         (CONTENT, LABELS[:-1], "train-labels-idx1-ubyte: the header declares 2 = 2 values, but 1 follow"),
         (CONTENT[:-1], LABELS, "train-images-idx3-ubyte: the header declares 2×3×4 = 24 values, but 23 follow"),
-        (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file in 2 or 3 or 4 dimensions"),
+        (LABELS, LABELS, "train-images-idx3-ubyte: not an IDX file with 2 or 3 or 4 dimensions"),
         (b"", LABELS, "train-images-idx3-ubyte: not an IDX file"),
         (gzip.compress(CONTENT, mtime=0)[:-9], LABELS, "train-images-idx3-ubyte: a damaged gzip archive"),
         (CONTENT, struct.pack(">4BI", 0, 0, 8, 1, 1) + b"\0", "2 images, but 1 labels in"),

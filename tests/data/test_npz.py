@@ -90,7 +90,7 @@ SPOILT[2, 1, 0] = np.nan
         ({"x_train": np.full((4, 2, 3), "a")}, "x_train: expected numbers, found <U1 of shape (4, 2, 3)"),
         ({"x_train": IMAGES.astype(object)}, "x_train.npy: holds pickled Python objects, which are never loaded"),
         ({"y_train": LABELS + 0.5}, "y_train[0]: expected a label, a whole number, found 0.5"),
-        ({"y_train": LABELS + 5}, "y_train[0]: expected a label, a whole number from 0 to 1, found 5, and 3 more such labels; set data.classes=7"),
+        ({"y_train": LABELS + 5}, "y_train[0]: expected a label, a whole number from 0 to 1, found 5; 3 more out of range; set data.classes=7"),
         ({"y_test": LABELS[:2] - 1}, "y_test[0]: expected a label, a whole number from 0 to 1, found -1"),
         ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "training set: no images"),
         ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "test set: no images"),

@@ -182,7 +182,7 @@ def test_words_name_the_classes(source: str):
     assert [found.class_names[label] for label in found.train.labels] == words.tolist()
     named = read(source, "data.class_names=[birch,ash,class_9,class_10]")
     assert [named.class_names[label] for label in named.train.labels] == words.tolist()
-    with pytest.raises(RequestError, match=r"expected a label, one of birch, ash, oak, elm, found 'class_10'"):
+    with pytest.raises(RequestError, match=r"expected one of the labels birch, ash, oak, elm, found 'class_10'"):
         read(source, "data.class_names=[birch,ash,oak,elm]")
 
 
@@ -199,7 +199,7 @@ def test_a_first_row_of_column_numbers_is_a_header():
     file.write_text(",".join(map(str, range(37))) + "\n" + file.read_text())
     told: list[str] = []
     assert len(read("csv", told=told).train) == 40
-    assert any("is a header" in note for note in told)
+    assert any("is read as a header" in note for note in told)
 
 
 def test_the_column_of_the_label_is_declared_or_named():
@@ -220,8 +220,8 @@ def test_the_column_of_the_label_is_declared_or_named():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda line, number: f"{number},{line}", "the first column counts the lines: remove it"),
-        (lambda line, number: f"{line},", "the last column is empty"),
+        (lambda line, number: f"{number},{line}", "the first column numbers the lines: remove it"),
+        (lambda line, number: f"{line},", "so the last column is empty"),
     ],
 )
 def test_a_column_too_many_is_named(change: Any, told: str):
@@ -286,7 +286,7 @@ def test_files_are_found_under_near_names(source: str, names: dict[str, str]):
     found = read(source, told=told).train.images[..., 0]
     swaps = "emnist" in str(names)
     np.testing.assert_array_equal(found, IMAGES.transpose(0, 2, 1) if swaps else IMAGES)
-    assert "read under other names" in told[0]
+    assert "found under other names" in told[0]
     assert swaps == any("data.transpose=false" in note for note in told)
 
 
@@ -302,8 +302,8 @@ def test_a_choice_of_files_is_refused():
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["X_train", "Y_train"], "are read as x_train, y_train"),
-        (["train_images", "train_labels"], "are read as"),
+        (["X_train", "Y_train"], "as x_train, y_train"),
+        (["train_images", "train_labels"], "reading train_images, train_labels as"),
         (["x_train", "y_train", "x_val", "y_val"], "not read: x_val, y_val"),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_bad_mirror_is_skipped(mirror: tuple[str, Path, list[str]], tmp_path: 
         "HTTP Error 404",
         "not the expected file",
         "damaged",
-        "unknown url type",
+        "unknown URL scheme",
         "IncompleteRead",
         str(cache_folder("tiny")),
     ):
