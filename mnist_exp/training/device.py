@@ -118,7 +118,7 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
 
 
 def onednn_settings() -> dict[str, str]:
-    """Return the environment variables that affect which kernels TensorFlow and oneDNN select, and so the bits."""
+    """Return the environment variables that affect the choice of kernels and therefore the exact results."""
     return {
         name: value
         for name, value in sorted(os.environ.items())
