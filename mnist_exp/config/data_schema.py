@@ -63,7 +63,9 @@ class DataConfig(Frozen):
     label_offset: int | None = None
     """The label of the first class; None: 0."""
     label_column: int | str | None = None
-    """The column of a CSV file that holds the label; None: the one named by the header, or else the first."""
+    """The column of a CSV file that holds the label.
+
+    None: the one that the header names as the label, or else the first."""
     transpose: bool | None = None
     """Whether rows and columns are exchanged; None: only in EMNIST's files."""
     skip_bad: bool = False

@@ -246,7 +246,9 @@ def _remarks_on_results(results: Sequence[RunResult]) -> list[str]:
     """Return remarks on differences between the machines, versions and interruptions of runs."""
     remarks = []
     if unknown := sum(result.training_seconds is None for result in results):
-        remarks.append(f"seconds exclude {unknown} run{'s' * (unknown > 1)} whose earlier processes recorded none")
+        remarks.append(
+            f"seconds exclude {unknown} run{'s' * (unknown > 1)} whose earlier processes did not record theirs"
+        )
     if len({(result.device.device, result.device.threads) for result in results}) > 1:
         remarks.append("seconds were measured on different devices or numbers of threads")
     versions = {tuple(result.versions.get(name) for name in LIBRARIES) for result in results}

@@ -112,9 +112,9 @@ def _launcher(config: DictConfig) -> dict[str, Any]:
 
 
 def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[Problem]:
-    """Check that the launcher is one of Hydra's and is installed.
+    """Return a problem if the launcher is not one of Hydra's, or is not installed.
 
-    It is the only object that a config names by its Python path.
+    The launcher is the only object that a config names by its Python path.
     """
     target = str(launcher.get("_target_", ""))
     if names_code(launcher):

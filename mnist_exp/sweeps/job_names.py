@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name")
 
 
 def job_names(grid: Grid) -> tuple[str, ...]:
-    """Return a unique name for each job, made of the swept keys and its values: `model-linear_seed-0`."""
+    """Return a unique name for each job, made of the swept keys and the job's values: `model-linear_seed-0`."""
     names: list[str] = []
     for job in grid.jobs:
         values = {key_of(text): text.split("=", 1)[1] for text in job if "=" in text}

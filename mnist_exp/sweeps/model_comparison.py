@@ -29,7 +29,7 @@ NamedRun = tuple[str, TrainedRun]
 def compare_models(groups: Sequence[Group]) -> None:
     """Print McNemar's exact test for groups of one run each, or for the two runs of one group.
 
-    They must share a test set.
+    Only models with the same test set are compared.
     """
     pairs = pair_models(groups)
     if not pairs:

@@ -56,7 +56,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Ignore warnings that heartbeats and fixed values are experimental: Optuna's version is bounded."""
+    """Ignore warnings that heartbeats and fixed values are experimental; Optuna's version is bounded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
@@ -267,7 +267,7 @@ def open_study(
 ) -> optuna.Study:
     """Create a study, or load an existing one. `epochs` is the maximum number of epochs of a trial.
 
-    Raises `RequestError` if the storage does not answer, or if the study has another definition.
+    Raises `RequestError` if the storage does not answer, or if the study has a different definition.
     """
     (directory / _CLAIMS).mkdir(exist_ok=True)
     with exclusive(directory / _CLAIMS / "study"):
@@ -296,7 +296,7 @@ def open_study(
 
 
 def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `RequestError` if a study was created with another definition."""
+    """Raise `RequestError` if a study was created with a different definition."""
     others = [
         line for part in now if was.get(part) != now[part] for line in _differences(part, was.get(part), now[part])
     ]
