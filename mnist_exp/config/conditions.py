@@ -69,7 +69,10 @@ class Condition:
         return [self]
 
     def holds(self, lookup: Lookup) -> bool:
-        """Whether the condition holds. A value that is missing or of another type satisfies only `!=`."""
+        """Return whether the condition holds.
+
+        A missing value is null. Comparing values of different types holds only for `!=` and `not in`.
+        """
         return bool(_evaluate(self._tree, lookup))
 
 

@@ -29,7 +29,7 @@ _WITHHELD = {
     "extreme": "withheld: a group's spread is over ten times another's",
     "diverged": "withheld: a run diverged",
 }
-_MOST_GROUPS = 6  # in the short table and the summary
+_MOST_GROUPS = 6  # maximum number of groups in the short table and the summary
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from mnist_exp.sweeps.model_comparison import compare_models
 from mnist_exp.text import display_path
 
 PICTURE = "compare.png"
-_MOST_LEFT_OUT = 2  # lines about omitted runs in the short report
+_MOST_LEFT_OUT = 2  # maximum number of lines about omitted runs in the short report
 
 
 def report_comparison(

@@ -14,7 +14,7 @@ from mnist_exp.config.overrides import key_of
 from mnist_exp.runs.directory import safe_name
 from mnist_exp.sweeps.grid import Grid
 
-_LONGEST = 120  # file systems allow 255 bytes
+_LONGEST = 120  # maximum number of characters in a name; file systems allow 255 bytes
 # Keys that do not affect the result of a job.
 _WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name")
 

@@ -48,7 +48,7 @@ _CLAIMS = ".claims"
 # Seconds between the heartbeats of a trial, and seconds without one after which its machine is considered gone.
 _HEARTBEAT, _SILENCE = 30, 150
 _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_MOST_SHOWN = 8  # differences between two studies
+_MOST_SHOWN = 8  # maximum number of differences between two studies in a message
 _ATTEMPTS = 3  # attempts to create a database's tables while other processes do the same
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -29,7 +29,7 @@ from mnist_exp.sweeps.search_space import Numbers, Space, read_space
 from mnist_exp.sweeps.worker import data_sha256
 
 _TRIALS = 20
-_MOST = 10_000  # the maximum number of points in a grid
+_MOST = 10_000  # maximum number of points in a grid
 # Groups of keys that all trials share, in addition to those that all jobs of a sweep share.
 _NOT_SEARCHED = ("tune", "name", "debug")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mnist_exp.sweeps.optuna_study import Trial
 from mnist_exp.sweeps.search import Search
 
-_SHOWN = 10  # best trials in the printed table
+_SHOWN = 10  # maximum number of trials in the printed table
 TABLE = "trials.csv"
 """The file of the table of all trials, in the study's directory."""
 
