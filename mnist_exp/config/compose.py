@@ -167,7 +167,7 @@ def compose_or_explain(request: Request) -> Composition:
     """Compose a request.
 
     Raises:
-        RequestError: If the overrides or files have problems; it contains all of them.
+        RequestError: If the overrides or files have problems; the error lists all of them.
     """
     composition = compose(request)
     if composition.problems:

@@ -19,7 +19,7 @@ class FileSpec(Frozen):
     sha256: str | None = None
     """SHA-256 of the uncompressed content."""
     gz_sha256: str | None = None
-    """SHA-256 of the archive `<name>.gz`, if that of the content is not published."""
+    """SHA-256 of the archive `<name>.gz`, for data sets without a published digest of the content."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +59,9 @@ class DataConfig(Frozen):
     resize: Literal["fit", "crop", "stretch"] | None = None
     """How image files of other sizes are scaled to `shape`; None: they are refused."""
     scale: float | tuple[float, float] | None = None
-    """The value of white, or those of black and white; None: 0 and 255, or 0 and 65,535 in 16-bit image files."""
+    """The value of white, or the values of black and white.
+
+    None: 0 and 255, or 0 and 65,535 in 16-bit image files."""
     label_offset: int | None = None
     """The label of the first class; None: 0."""
     label_column: int | str | None = None
@@ -105,7 +107,7 @@ class DataConfig(Frozen):
         cls, value: dict[str, FileSpec | None], info: ValidationInfo
     ) -> dict[str, FileSpec | None]:
         source = info.data.get("source")
-        if source is None:  # invalid, and reported as such
+        if source is None:  # the source is invalid, and reported as such
             return value
         parts = PARTS[source]
         for part in value:

@@ -127,7 +127,7 @@ class ConfigLoader:
             return False
 
     def option_file(self, group: str, option: str) -> Path | None:
-        """Return the file of an option, searched for in Hydra's order; None if there is none."""
+        """Return the file of an option, searching the folders in Hydra's order; None if there is none."""
         folders = [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
         files = [folder / group / f"{option}.yaml" for folder in folders]
         return next((file for file in files if os.path.isfile(file)), None)  # `Path.is_file` fails for long names

@@ -52,7 +52,7 @@ class CheckResult(Generic[Config]):
     needs_keras: bool
     """Whether Keras can check the config further."""
     faults: tuple[Fault, ...] = ()
-    """Those of the problems that concern names and arguments of Keras' classes."""
+    """The problems with names and arguments of Keras' classes, as faults."""
 
     def unwrap(self) -> tuple[Config, Composition]:
         """Return the config and its composition.
@@ -115,7 +115,7 @@ def compose_checked(
     """Compose and validate a request.
 
     Raises:
-        RequestError: If there are problems; it contains all of them.
+        RequestError: If there are problems; the error lists all of them.
     """
     return check_request(request, schema, complete).unwrap()
 

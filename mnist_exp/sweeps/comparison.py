@@ -42,7 +42,7 @@ class Pair:
     difference: Difference | None = None
     verdict: Verdict | None = None
     sign_flip: float | None = None
-    """The p-value of the sign-flip test, corrected for the number of pairs; None for too few seeds."""
+    """The p-value of the sign-flip test, corrected for the number of pairs; None if there are too few seeds."""
 
 
 def sort_groups(groups: Sequence[Group], metric: str, direction: Direction) -> list[Group]:

@@ -243,7 +243,7 @@ def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
 
 
 def _remarks_on_results(results: Sequence[RunResult]) -> list[str]:
-    """Return remarks on differences between the machines, versions and interruptions of runs."""
+    """Return remarks on different devices or versions, and on durations that were not recorded."""
     remarks = []
     if unknown := sum(result.training_seconds is None for result in results):
         remarks.append(

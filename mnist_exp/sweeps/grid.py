@@ -92,7 +92,7 @@ def compose_with_hydra(loader: ConfigLoader, request: Request) -> DictConfig | N
 
 
 def names_code(launcher: Mapping[str, Any]) -> bool:
-    """Whether a launcher's config names any code other than one of Hydra's launchers."""
+    """Return whether a launcher's config names any code other than one of Hydra's launchers."""
     others = {key: value for key, value in launcher.items() if key != "_target_"}
     return "_target_" in str(others) or not str(launcher.get("_target_", "")).startswith(LAUNCHER_PACKAGES)
 

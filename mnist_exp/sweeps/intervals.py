@@ -144,7 +144,7 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
 
 
 def _is_constant(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether the difference is the same for all seeds."""
+    """Return whether the difference is the same for all seeds."""
     return bool(np.ptp(np.subtract(first, second, dtype=float)) <= _SAME * np.abs([first, second]).max())
 
 

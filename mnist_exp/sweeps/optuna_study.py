@@ -99,7 +99,7 @@ class Claim:
             self._reported.add(epoch)
 
     def is_behind(self) -> bool:
-        """Whether the pruner would end the trial."""
+        """Return whether the pruner would end the trial."""
         with _tolerate_silence("could not decide on pruning"):
             return bool(self._trial.should_prune())
         return False
@@ -167,7 +167,7 @@ class Study:
         return [self._describe(trial) for trial in trials if not _is_lost(trial)]
 
     def is_complete(self) -> bool:
-        """Whether the requested number of trials has ended."""
+        """Return whether the requested number of trials has ended."""
         return sum(trial.state != "running" for trial in self.trials()) >= self._wanted
 
     def _make_all(self) -> list[FrozenTrial]:
@@ -369,13 +369,13 @@ def _suggest(trial: optuna.Trial, dimension: Dimension, sampler: str) -> str:
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial failed without a reason: no process recorded its end, so its machine is gone."""
+    """Return whether a trial failed without a reason: no process recorded its end, so its machine is gone."""
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 @contextmanager
 def _tolerate_silence(what: str) -> Iterator[None]:
-    """Warn if the storage does not answer, which must not end a training run."""
+    """Warn if the storage does not answer, instead of ending the training run."""
     try:
         yield
     except (StorageInternalError, UpdateFinishedTrialError) as error:

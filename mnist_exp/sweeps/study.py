@@ -132,7 +132,7 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
         raise WorkError(
             f"none of {len(order)} trials finished; the last one failed: {order[-1].reason or order[-1].state}"
         )
-    from mnist_exp.sweeps.study_results import print_results, write_results  # Matplotlib
+    from mnist_exp.sweeps.study_results import print_results, write_results  # imports Matplotlib
 
     text = format_csv(search, order)
     # The table is written last: if it is up to date, another process or an earlier one has done everything.
@@ -145,6 +145,6 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
 
 
 def is_written(directory: Path, table: str) -> bool:
-    """Whether the table of all trials exists with this content."""
+    """Return whether the table of all trials exists with this content."""
     file = directory / TABLE
     return file.exists() and file.read_text(encoding="utf-8") == table

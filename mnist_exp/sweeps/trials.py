@@ -140,7 +140,7 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     data = prepare(load_source(search.config.data.as_found), search.config.data)
     if data.test is None:
         return None
-    from mnist_exp.engine.run_plots import draw_test  # Matplotlib
+    from mnist_exp.engine.run_plots import draw_test  # imports Matplotlib
 
     request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
     config = compose_checked(request, TrainConfig, complete_data)[0]
