@@ -86,7 +86,7 @@ def request_from(verb: str, arguments: Namespace) -> Request:
     """
     for flag, instead in _NOT_HERE.items():
         if getattr(arguments, flag) is not None:
-            raise RequestError(f"--{flag.replace('_', '-')}: {instead}")
+            raise RequestError(f"--{flag.replace('_', '-')}: not supported; {instead}")
     for text in arguments.overrides:
         if key_of(text).startswith("hydra.callbacks") or "_target_" in text:
             raise RequestError(f"{text}: a config must not name code to run")

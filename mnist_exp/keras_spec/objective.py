@@ -1,4 +1,4 @@
-"""Check optimizers, losses and metrics as far as that is possible without importing Keras."""
+"""Check optimizers, losses and metrics as far as possible without importing Keras."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
 
 
 def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
-    """Return the scale of the next epoch's learning rate by `reduce_on_plateau`; 1 for other schedules.
+    """Return the scale that `reduce_on_plateau` applies to the next epoch's learning rate; 1 for other schedules.
 
     After every `patience` epochs without improvement, the scale is multiplied by `factor`, but never falls below
     `final_fraction`.

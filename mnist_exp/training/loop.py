@@ -82,7 +82,7 @@ class Progress:
     steps: int = 0
     """The number of finished steps in the current epoch."""
     seconds: float = 0.0
-    """The duration of these steps."""
+    """The duration of these steps, in seconds."""
     metrics: Arrays = field(default_factory=list)
     """The values of the metrics' variables after these steps, if training resumes from a checkpoint."""
 

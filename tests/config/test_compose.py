@@ -341,8 +341,8 @@ def test_a_problem_in_a_saved_config_is_reported_with_its_line(tmp_path: Path):
     [
         (["+hydra.callbacks.x._target_=builtins.print"], "a config must not name code to run"),
         (["+model.x._target_=os.system"], "a config must not name code to run"),
-        (["-cn", "other"], "--config-name: the command selects the config"),
-        (["-cp", "/tmp"], "--config-path: add a folder of your own options with --config-dir"),
+        (["-cn", "other"], "--config-name: not supported; the command selects the config"),
+        (["-cp", "/tmp"], "--config-path: not supported; add a folder of your own options with --config-dir"),
     ],
 )
 def test_unsupported_flags_and_code_are_refused(words: list[str], told: str):
