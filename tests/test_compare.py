@@ -312,7 +312,7 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
         write_run(RUNS / f"a-{seed}", "model=linear", seed=seed, val=0.9 + 0.00001 * seed)
         write_run(RUNS / f"b-{seed}", "model=mlp", seed=seed, val=0.5 + 0.01 * (seed % 2))
     out = cli("compare").out
-    assert out.startswith("A is best; verdict withheld: a group's spread is over ten times another's, on B\n")
+    assert out.startswith("A is best; verdict on B withheld: a group's spread is over ten times another's\n")
     assert "is better than" not in out
 
 
@@ -339,7 +339,7 @@ def test_a_diverged_run_withholds_the_verdict_on_its_group(cli: Cli):
             data=sha256,
         )
     out = cli("compare").out
-    assert "withheld: a run diverged, on B" in out.splitlines()[0]
+    assert "verdict on B withheld: a run diverged" in out.splitlines()[0]
     assert f"without {RUNS / folder.name}: diverged" in out
 
 

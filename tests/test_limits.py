@@ -19,7 +19,7 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{level}: &a{level} [{','.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 10)
 )
 EXCESSES = {
-    "aliases": (BOMB, 5, "aliases expand to more than"),
+    "aliases": (BOMB, 5, "counting those that aliases expand to"),
     "merged": ("a: &a {k: 1}\n" + "".join(f"m{n}: &m{n} {{<<: *{'a' if not n else f'm{n - 1}'}, v: [{', '.join([f'*m{n - 1}' if n else '*a'] * 9)}]}}\n" for n in range(9)), 6, "aliases"),
     "deep": ("x: " + "[" * 20_000 + "]" * 20_000 + "\n", 1, "nested"),
     "deep mappings": ("x: " + "{a: " * 5000 + "1" + "}" * 5000 + "\n", 1, "nested"),

@@ -69,7 +69,7 @@ class RunsConfig(Frozen):
 
 
 class SchemaConfig(Frozen):
-    """Config of `mnist-exp schema`: a group, a document, or neither for the whole config."""
+    """Config of `mnist-exp schema`: a group of options or a JSON document; by default, the whole config."""
 
     group: str | None
     output: str | None
@@ -120,7 +120,7 @@ def split_names(value: Any) -> Any:
     The path of an existing file is one name, even if it contains commas.
 
     Raises:
-        ValueError: If there is no name between two commas.
+        ValueError: If one of the names is empty.
     """
     if value is None or isinstance(value, (dict, list, tuple)):
         return tuple(value) if isinstance(value, list) else value
@@ -132,7 +132,7 @@ def split_names(value: Any) -> Any:
     quote = '"' if '"' in inner else "'"
     names = next(csv.reader([inner], quotechar=quote, skipinitialspace=True), [])
     if not all(map(str.strip, names)):
-        raise ValueError("must not have an empty name between commas")
+        raise ValueError("must not contain an empty name")
     return tuple(map(str.strip, names))
 
 
@@ -257,9 +257,9 @@ class PredictConfig(SavedConfig):
         if self.output is not None and self.format == "json":
             raise ValueError("output: must not be given with format=json, which prints to standard output")
         if self.format == "kaggle" and self.predict.skip_bad:
-            raise ValueError("predict.skip_bad: must be false with format=kaggle, which numbers the images")
+            raise ValueError("predict.skip_bad: must be false with format=kaggle, which needs one row per image")
         if self.format == "kaggle" and self.predict.many:
-            raise ValueError("predict.many: must be false with format=kaggle, which numbers the images")
+            raise ValueError("predict.many: must be false with format=kaggle, which needs one row per image")
         return self
 
 
@@ -286,7 +286,7 @@ class ExportConfig(SavedConfig):
     @field_validator("name")
     @classmethod
     def _a_registered_name(cls, value: str | None) -> str | None:
-        """Require a name that MLflow accepts, and that is one word in its URIs and on a command line."""
+        """Require a name that MLflow accepts and that needs no quotes in its URIs or on a command line."""
         if value is not None and not re.fullmatch(r"\w[\w.+-]*", value):
             raise ValueError(f"must consist of letters, digits, '_', '.', '+' and '-', found {value!r}")
         return value
@@ -322,7 +322,9 @@ class VisualizeConfig(SavedConfig):
     layers: tuple[LayerChoice, ...] | None
     """None selects every layer that can be drawn."""
     images: tuple[int | str, ...] | None
-    """Indices of test images and image files, or `("wrong",)`; None selects the first of each class."""
+    """Indices of test images, image files, or both.
+
+    `("wrong",)` selects the most confident mistakes; None selects the first image of each class."""
     channels: Count | None
     unit: tuple[Index, Index] | None
     output: Annotated[str, Field(min_length=1)] | None
@@ -379,9 +381,9 @@ class DatasetConfig(Frozen):
         given = {"to": self.to, "output": self.output, "header": self.header or None}
         for key, value in given.items():
             if self.action != "convert" and value is not None:
-                raise ValueError(f"{key}: only for 'dataset convert'")
+                raise ValueError(f"{key}: applies only to 'dataset convert'")
         if self.format is not None and self.action != "verify":
-            raise ValueError("format: only for 'dataset verify'")
+            raise ValueError("format: applies only to 'dataset verify'")
         if self.header and self.to != "csv":
-            raise ValueError("header: only for to=csv")
+            raise ValueError("header: has no effect without to=csv")
         return self

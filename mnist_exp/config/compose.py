@@ -1,7 +1,7 @@
 """Compose a request into a plain dict by Hydra's rules, with all interpolations resolved.
 
-Hydra stops at the first error. This module sets the override at fault aside, explains it and continues composing,
-so that all problems are reported at once.
+Hydra stops at the first error. This module sets the override at fault aside, explains the error and continues
+composing, so that all problems are reported at once.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Composition:
         return self.places.place(path)
 
     def _parameters(self, path: str, *, inside: bool = False) -> list[tuple[str, str]]:
-        """Return the parameter that the value at a path interpolates, as `("", name)`.
+        """Return the parameter that the value at a path interpolates, as `[("", name)]`; empty if there is none.
 
         With `inside`, return `(key, name)` for each value of the mapping at the path that interpolates one.
         """
@@ -167,7 +167,7 @@ def compose_or_explain(request: Request) -> Composition:
     """Compose a request.
 
     Raises:
-        RequestError: If the overrides or files have problems; it contains all of them.
+        RequestError: If the overrides or files have problems; the error lists all of them.
     """
     composition = compose(request)
     if composition.problems:
@@ -177,8 +177,8 @@ def compose_or_explain(request: Request) -> Composition:
 
 # Keys of Hydra that have no effect here, and what to use instead.
 _INSTEAD_OF_HYDRAS = {
-    "hydra.run.dir": "outputs=<folder> is where runs are kept, and name=… names a run",
-    "hydra.sweep.dir": "outputs=<folder> is where sweeps are kept, and sweep.name=… names a sweep",
+    "hydra.run.dir": "outputs=<folder> sets where runs are kept, and name=… names a run",
+    "hydra.sweep.dir": "outputs=<folder> sets where sweeps are kept, and sweep.name=… names a sweep",
     "hydra.sweep.subdir": "jobs are named by the values that are swept",
     "hydra.output_subdir": "the config is written to config.yaml in the run's directory",
     "hydra.verbose": "run.log in the run's directory has all messages",
@@ -269,7 +269,7 @@ class _Steps:
         self.problems += found
 
     def _refusal(self, text: str, also: Sequence[str]) -> tuple[Code, str] | None:
-        """Return why an override cannot be added to the accepted ones and `also`; None if it can."""
+        """Return why an override cannot be added to the accepted ones and those in `also`; None if it can."""
         overrides = [*self._accepted, *also]
         config = self._load(overrides)
         try:
@@ -292,7 +292,7 @@ def _presets_over_saved(overrides: Sequence[str]) -> list[Problem]:
         Problem(
             "contradiction",
             COMMAND_LINE,
-            f"{text}: a preset cannot be applied to a saved config; override its keys one by one",
+            f"{text}: a preset cannot be applied to a saved config; set the preset's keys one by one",
         )
         for text in overrides
         if key_of(text) in PRESETS and not text.endswith("=none")
@@ -324,7 +324,7 @@ def _resolve(config: DictConfig) -> tuple[dict[str, Any], list[tuple[str, str]]]
 
 
 def _preset_of_another_model(loader: ConfigLoader, choices: Mapping[str, str]) -> str | None:
-    """Return a remark if the preset was made for a model other than the chosen one."""
+    """Return a remark if the preset was made for a model other than the chosen one, else None."""
     preset, model = choices.get("experiment"), choices.get("model")
     file = loader.option_file("experiment", str(preset))
     written = yaml.safe_load(file.read_text(encoding="utf-8")) if file else None

@@ -1,7 +1,7 @@
 """Conditions on runs and metrics, such as `val/accuracy>0.99 and model.name=='pyramid'`.
 
-The syntax is Python's, but nothing is executed: a condition consists of names, numbers, texts and lists, compared
-with each other and joined by `and`, `or` and `not`. Names may contain dots and slashes.
+The syntax is Python's, but nothing is executed: a condition consists of names, numbers, strings and lists,
+compared with each other and joined by `and`, `or` and `not`. Names may contain dots and slashes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _MARK = "_reserved_"
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition that was parsed."""
+    """A parsed condition."""
 
     text: str
     _tree: ast.expr
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Parse a condition. Raises `ValueError` with what is wrong, in the form `must be …, found …`."""
+        """Parse a condition. Raises `ValueError` with a message such as `must be …, found …`."""
         if len(text) > _MOST_CHARACTERS:
             raise ValueError(f"must have at most {_MOST_CHARACTERS:,} characters, found {len(text):,}")
         try:
@@ -62,19 +62,22 @@ class Condition:
         return list(dict.fromkeys(_names(self._tree)))
 
     def conjuncts(self) -> list[Condition]:
-        """Return the conditions that a top-level `and` joins; the condition itself if there is none."""
+        """Return the conditions that a top-level `and` joins or, if there is none, the condition itself."""
         if isinstance(self._tree, ast.BoolOp) and isinstance(self._tree.op, ast.And):
             texts = [ast.unparse(value).replace(_MARK, "").replace(" / ", "/") for value in self._tree.values]
             return [Condition(text, value) for text, value in zip(texts, self._tree.values, strict=True)]
         return [self]
 
     def holds(self, lookup: Lookup) -> bool:
-        """Whether the condition holds. A value that is missing or of another type satisfies only `!=`."""
+        """Return whether the condition holds.
+
+        A missing value is null. Comparing values of different types holds only for `!=` and `not in`.
+        """
         return bool(_evaluate(self._tree, lookup))
 
 
 def _name(node: ast.expr) -> str | None:
-    """Return the dotted name that an expression is, such as `val/accuracy`; None if it is none."""
+    """Return the name that an expression represents, such as `val/accuracy`; None if it is not a name."""
     if isinstance(node, ast.Name):
         return None if node.id in _CONSTANTS else node.id.removeprefix(_MARK)
     if isinstance(node, ast.Attribute):
@@ -94,7 +97,7 @@ def _name(node: ast.expr) -> str | None:
 
 
 def _children(node: ast.expr) -> Sequence[ast.expr] | None:
-    """Return the parts of an expression; None if conditions have no such expression."""
+    """Return the parts of an expression; None if a condition may not contain such an expression."""
     if isinstance(node, ast.BoolOp):
         return node.values
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub)):
@@ -108,14 +111,14 @@ def _children(node: ast.expr) -> Sequence[ast.expr] | None:
 
 
 def _refuse_others(node: ast.expr, depth: int) -> None:
-    """Raise `ValueError` for an expression that conditions do not have, or that is nested too deeply."""
+    """Raise `ValueError` if an expression is nested too deeply or has parts that conditions may not contain."""
     children = _children(node)
     if children is None:
         raise ValueError(
-            f"must consist of names, numbers, texts, comparisons, and, or and not, found {ast.unparse(node)}"
+            f"must consist of names, numbers, strings, comparisons, and, or and not, found {ast.unparse(node)}"
         )
     if depth == 0:
-        raise ValueError(f"must not be nested more than {_MOST_DEPTH} deep")
+        raise ValueError(f"must not be nested more than {_MOST_DEPTH} levels deep")
     for child in children:
         _refuse_others(child, depth - 1)
 
@@ -156,5 +159,5 @@ def _negative(value: Any) -> Any:
 def _compare(operation: ast.cmpop, left: Any, right: Any) -> bool:
     try:
         return bool(_COMPARISONS[type(operation)](left, right))
-    except TypeError:  # an order of values of different types, or `in` something that is no list
+    except TypeError:  # ordering values of different types, or `in` with something other than a list
         return False

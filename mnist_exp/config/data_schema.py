@@ -19,7 +19,7 @@ class FileSpec(Frozen):
     sha256: str | None = None
     """SHA-256 of the uncompressed content."""
     gz_sha256: str | None = None
-    """SHA-256 of the archive `<name>.gz`, if that of the content is not published."""
+    """SHA-256 of the archive `<name>.gz`, for data sets without a published digest of the content."""
 
     @model_validator(mode="before")
     @classmethod
@@ -53,17 +53,21 @@ class DataConfig(Frozen):
     split_seed: Seed
     limit: Count | None
     fallback: str | None
-    """The option of `data` that is used if this data is not found; None: that is an error."""
+    """The option of `data` that is used if this data is not found; None: missing data is an error."""
     balance: Literal["oversample"] | None = None
-    """Whether training images of rarer classes are repeated until all classes have equally many."""
+    """Whether training images of rarer classes are repeated until all classes have the same number."""
     resize: Literal["fit", "crop", "stretch"] | None = None
     """How image files of other sizes are scaled to `shape`; None: they are refused."""
     scale: float | tuple[float, float] | None = None
-    """The value of white, or those of black and white; None: 0 and 255, or 0 and 65,535 in 16-bit image files."""
+    """The value of white, or the values of black and white.
+
+    None: 0 and 255, or 0 and 65,535 in 16-bit image files."""
     label_offset: int | None = None
     """The label of the first class; None: 0."""
     label_column: int | str | None = None
-    """The column of a CSV file that holds the label; None: the one that the header names, or else the first."""
+    """The column of a CSV file that holds the label.
+
+    None: the one that the header names as the label, or else the first."""
     transpose: bool | None = None
     """Whether rows and columns are exchanged; None: only in EMNIST's files."""
     skip_bad: bool = False
@@ -103,7 +107,7 @@ class DataConfig(Frozen):
         cls, value: dict[str, FileSpec | None], info: ValidationInfo
     ) -> dict[str, FileSpec | None]:
         source = info.data.get("source")
-        if source is None:  # invalid, and reported as such
+        if source is None:  # the source is invalid, and reported as such
             return value
         parts = PARTS[source]
         for part in value:
@@ -125,13 +129,13 @@ class DataConfig(Frozen):
     ) -> tuple[str, ...] | FileSpec | None:
         source = info.data.get("source", "idx")
         if value and source != "idx":
-            raise ValueError(f"only IDX files are searched for outside data.dir; the source is {source}")
+            raise ValueError(f"can only be set for IDX files; the source is {source}")
         return value
 
     @field_validator("dir")
     @classmethod
     def _absolute(cls, value: str | None, info: ValidationInfo) -> str | None:
-        # Absolute, as runs may be resumed and repeated from other directories. An empty environment variable
+        # Absolute, because runs may be resumed and repeated from other directories. An empty environment variable
         # counts as unset.
         if value:
             return os.path.abspath(os.path.expanduser(value))
@@ -160,28 +164,30 @@ class DataConfig(Frozen):
     def _black_is_not_white(cls, value: float | tuple[float, float] | None) -> float | tuple[float, float] | None:
         black, white = value if isinstance(value, tuple) else (0, value)
         if black == white:
-            raise ValueError(f"must be the value of white, or [black, white], found {value}")
+            raise ValueError(
+                f"must be the value of white, or [black, white]; white must differ from black, found {value}"
+            )
         return value
 
     @field_validator("resize", "skip_bad")
     @classmethod
     def _of_image_files(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("source", "folder") != "folder":
-            raise ValueError(f"only for image files (data=folder); the source is {info.data['source']}")
+            raise ValueError(f"can only be set for image files (data=folder); the source is {info.data['source']}")
         return value
 
     @field_validator("label_column")
     @classmethod
     def _of_csv(cls, value: int | str | None, info: ValidationInfo) -> int | str | None:
         if value is not None and info.data.get("source", "csv") != "csv":
-            raise ValueError(f"only CSV files have columns; the source is {info.data['source']}")
+            raise ValueError(f"can only be set for CSV files; the source is {info.data['source']}")
         return value
 
     @model_validator(mode="after")
     def _names_each_class(self) -> DataConfig:
         if self.class_names is not None and len(self.class_names) != self.classes:
             names = f"{len(self.class_names)} name{'s' * (len(self.class_names) != 1)}"
-            raise ValueError(f"class_names has {names} for {self.classes} classes")
+            raise ValueError(f"class_names must have one name per class, found {names} for {self.classes} classes")
         if self.class_names is not None and len(set(self.class_names)) < self.classes:
             twice = next(name for name in self.class_names if self.class_names.count(name) > 1)
             raise ValueError(f"class_names contains {twice!r} twice; the names must be distinct")
@@ -189,7 +195,7 @@ class DataConfig(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
-        if self.mirrors or self.keras_cache:  # the names are also those of files in the cache
+        if self.mirrors or self.keras_cache:  # these become names of files in the cache
             used = {"name": self.name, **{f"files.{part}": spec.name for part, spec in self.parts.items()}}
             for key, name in used.items():
                 if not re.fullmatch(r"\w[\w.+-]*", name):

@@ -137,7 +137,7 @@ def _explain_override(
 
 def _explain_option(missing: MissingOption, key: str, loader: ConfigLoader) -> str:
     group, wanted, options = missing.group, missing.wanted, missing.options
-    names = "no such option" if group == key else f"it names {group}={wanted}, which does not exist"
+    names = "no such option" if group == key else f"it selects {group}={wanted}, which does not exist"
     return (
         f"{names}{did_you_mean(wanted, options)}; {group} has {', '.join(options)}"
         f"{_misnamed_folder(loader, group)}"
@@ -210,7 +210,7 @@ def _plain(config: DictConfig) -> Any:
 
 
 def _at(config: DictConfig, path: str) -> Any:
-    """Return the value at a dotted path, resolved if it is itself an interpolation; None if there is none."""
+    """Return the value at a dotted path, resolved if it is itself an interpolation; None if nothing is there."""
     node = OmegaConf.select(config, path) if path else config
     return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
 

@@ -41,6 +41,6 @@ class _ParsedBy:
 
 
 Layers = Annotated[LayerList, _ParsedBy(parse_layers)]
-"""A list of layers, with `Repeat`, `Residual` and `Parallel`."""
+"""A list of layers, which may contain `Repeat`, `Residual` and `Parallel`."""
 Augmentations = Annotated[LayerList, _ParsedBy(parse_augmentations)]
 """A list of Keras' augmentation layers."""

@@ -48,7 +48,7 @@ VERSION_BASE = "1.3"
 # The packages that contain Hydra's own launchers and those of its plugins.
 LAUNCHER_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
-# The launcher options in conf/ deliberately share the names of the plugins' own, which Hydra uses as schemas.
+# The launcher options in conf/ deliberately share the names of the plugins' options, which Hydra uses as schemas.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against", category=UserWarning)
 
 # Hydra raises TypeError if an override deletes a list entry, ValueError for model=null, OSError for a file that
@@ -127,7 +127,7 @@ class ConfigLoader:
             return False
 
     def option_file(self, group: str, option: str) -> Path | None:
-        """Return the file of an option, searched for in Hydra's order; None if there is none."""
+        """Return the file of an option, searching the folders in Hydra's order; None if there is none."""
         folders = [Path(source.path) for source in self._loader.get_sources() if source.scheme() == "file"]
         files = [folder / group / f"{option}.yaml" for folder in folders]
         return next((file for file in files if os.path.isfile(file)), None)  # `Path.is_file` fails for long names
@@ -254,7 +254,7 @@ def run_flags(name: str, words: Sequence[str]) -> int:
 
 @contextmanager
 def _listing_groups_directly() -> Iterator[None]:
-    """List groups' options without copying Hydra's repository, which `--help` would do about a hundred times."""
+    """List groups' options without copying Hydra's repository: `--help` would copy it about a hundred times."""
     copying = ConfigLoaderImpl.get_group_options
 
     def get_group_options(
@@ -264,7 +264,7 @@ def _listing_groups_directly() -> Iterator[None]:
         config_name: str | None = None,
         overrides: list[str] | None = None,
     ) -> list[str]:
-        if config_name is None and not overrides:  # only these can change the search path
+        if config_name is None and not overrides:  # only a config or overrides can change the search path
             return self.repository.get_group_options(group_name, results_filter)
         return copying(self, group_name, results_filter, config_name, overrides)
 
@@ -355,7 +355,7 @@ def unreadable(error: BaseException | None) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what caused it. OmegaConf makes a circle of these if `OC_CAUSE=1` or in a debugger."""
+    """Yield an error and its causes, each once: with `OC_CAUSE=1` or a debugger, they form a circle."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
 """JSON Schemas of the config, for editors that complete and check YAML files.
 
 They describe files as users write them: an option states only the keys that it changes, and any value may be an
-interpolation or null. They accept more than `mnist-exp check`, which knows all rules.
+interpolation or null. They accept more than `mnist-exp check`, which applies all rules.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.keras_spec.layer_specs import ALLOWED, AUGMENTATIONS, COMPOSITES
 
-_DIALECT = "http://json-schema.org/draft-07/schema#"  # the one that editors' YAML servers know
+_DIALECT = "http://json-schema.org/draft-07/schema#"  # the draft that editors' YAML language servers support
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 _DEFAULTS = {"type": "array", "description": "The options that this file starts from."}
 GROUPS = (
@@ -23,7 +23,7 @@ GROUPS = (
 
 
 def config_schema() -> dict[str, Any]:
-    """Return the schema of the config of a training, as a preset or a run's `config.yaml` contains it."""
+    """Return the schema of a training config, as in a preset or a run's `config.yaml`."""
     schema = _for_editing(TrainConfig.model_json_schema(by_alias=True))
     schema["properties"]["defaults"] = _DEFAULTS
     schema["$defs"]["ModelConfig"]["properties"]["layers"] = _layers(ALLOWED | set(COMPOSITES), "layer")
@@ -34,7 +34,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def group_schema(group: str) -> dict[str, Any]:
-    """Return the schema of the options of a group; those of presets are parts of the whole config."""
+    """Return the schema of a group's options; for presets, that of the whole config."""
     schema = config_schema()
     if group in ("experiment", "debug"):
         return schema

@@ -29,6 +29,6 @@ def direction_of(metric: str) -> Direction | None:
         metric: The metric's name, with or without its part: `accuracy`, `val/loss`.
 
     Returns:
-        None if the metric is not in the table, or if neither higher nor lower is better (`mean`, `sum`).
+        None if the direction is unknown, or if neither higher nor lower values are better (`mean`, `sum`).
     """
     return _DIRECTIONS.get(metric.rpartition("/")[2])

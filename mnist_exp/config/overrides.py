@@ -58,8 +58,8 @@ class Request:
 def parse(words: Sequence[str]) -> Namespace:
     """Parse the flags and overrides of a command line.
 
-    Unknown flags are kept as overrides, so that they are reported together with all other problems, unless each
-    of them resembles a known flag.
+    Unknown flags are kept as overrides, so that they are reported together with all other problems. If each of
+    them resembles a known flag, they are reported immediately.
 
     Raises:
         RequestError: If flags are misspelled or misused.
@@ -86,7 +86,7 @@ def request_from(verb: str, arguments: Namespace) -> Request:
     """
     for flag, instead in _NOT_HERE.items():
         if getattr(arguments, flag) is not None:
-            raise RequestError(f"--{flag.replace('_', '-')}: {instead}")
+            raise RequestError(f"--{flag.replace('_', '-')}: not supported; {instead}")
     for text in arguments.overrides:
         if key_of(text).startswith("hydra.callbacks") or "_target_" in text:
             raise RequestError(f"{text}: a config must not name code to run")
@@ -96,7 +96,7 @@ def request_from(verb: str, arguments: Namespace) -> Request:
 
 
 def _literal_path(text: str, multirun: bool) -> str:
-    text = re.sub(r"^\+(?=(experiment|debug)=)", "", text)  # Hydra's templates need the plus sign
+    text = re.sub(r"^\+(?=(experiment|debug)=)", "", text)  # many Hydra projects require the plus sign
     key, equals, value = text.partition("=")
     if equals and key in VERBATIM:
         return f"{key}=null" if value in ("", "null") else f"{key}={quoted(value)}"
@@ -133,7 +133,7 @@ def quoted(text: str) -> str:
 
 
 def override_value(request: Request, key: str) -> Any:
-    """Return the value that the overrides give a key; None if there is none in valid Hydra syntax."""
+    """Return the value that the overrides give to a key; None if there is none or Hydra cannot parse it."""
     for text in reversed(request.overrides):
         if key_of(text) == key:
             with suppress(HydraException):

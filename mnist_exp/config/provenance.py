@@ -12,7 +12,7 @@ COMMAND_LINE = "command line"
 
 
 class Places:
-    """Find where the values at dotted paths, such as `model.layers.2.filters`, were set."""
+    """The places where the values of a config were set, by dotted path (`model.layers.2.filters`)."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Places:
 
         Args:
             verb: The name of the root config.
-            folders: As in Hydra, the first that contains an option's file is used.
+            folders: The folders of options. As in Hydra, the first that contains an option's file is used.
             choices: The chosen option of each group.
             override_keys: The keys and groups of the overrides.
             saved: The file of an earlier run's config, used for the groups that no override chose.
@@ -86,7 +86,7 @@ class Places:
         return f"{short(file)}:{line}" if file and line else None
 
     def _inherited(self, group: str, option: str, path: str) -> str | None:
-        """Return where an option, or one of its defaults, sets the whole path; None if they do not."""
+        """Return where an option, or one of its defaults, sets the whole path; None if neither does."""
         file = self._file(f"{group}/{option}.yaml")
         if file is None:
             return None
@@ -129,6 +129,6 @@ def _line(file: Path, path: str, *, whole_path: bool) -> int | None:
 
 
 def short(file: Path) -> str:
-    """Return the path relative to the working directory if that is shorter."""
+    """Return the path, relative to the working directory if that is shorter."""
     relative = os.path.relpath(file)
     return relative if len(relative) < len(str(file)) else str(file)

@@ -83,7 +83,7 @@ class AugConfig(Frozen):
     def _one_or_several(cls, value: Any) -> Any:
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if not all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in numbers):
-            raise ValueError(f"must be pixels, a fraction of the size, or a list of shifts, found {value}")
+            raise ValueError(f"must be a number of pixels, a fraction of the size, or a list, found {value}")
         return tuple(value) if isinstance(value, (list, tuple)) else value
 
     @field_validator("width_shift_range", "height_shift_range")
@@ -204,7 +204,7 @@ class SelectConfig(Frozen):
         mode = direction_of(self.metric)
         if mode not in (None, self.mode):
             best = f"the {'highest' if mode == 'max' else 'lowest'} {self.metric}"
-            raise ValueError(f"the best epoch has {best}: also set mode={mode} (training.select.mode={mode})")
+            raise ValueError(f"the best epoch is the one with {best}, so also set training.select.mode={mode}")
         return self
 
 
@@ -324,7 +324,7 @@ class TrainConfig(Frozen):
     def _groups_agree(self) -> TrainConfig:
         wrong = [*self._unwatched(), *self._too_large_to_whiten(), *self._warmup_without_end()]
         if wrong:
-            raise ValueError("\n".join(wrong))  # each starts with the key to change
+            raise ValueError("\n".join(wrong))  # each line starts with the key to change
         return self
 
     def _unwatched(self) -> Iterator[str]:

@@ -17,7 +17,7 @@ def a_store(value: str | None) -> str | None:
     """Return the URI of an MLflow store, with an absolute path for SQLite; None if it is empty.
 
     Raises:
-        ValueError: If it is not the URI of a database or server.
+        ValueError: If it is not the URI of a database or server, or the database's driver is not installed.
     """
     if not value:
         return None
@@ -25,11 +25,13 @@ def a_store(value: str | None) -> str | None:
     dialect, _, driver = scheme.partition("+")
     if not separator or dialect not in (*_SERVERS, *_DRIVERS):
         found = mask_credentials(value)
-        raise ValueError(f"must be sqlite:///<path>, http://… or another database (not a folder), found {found}")
+        raise ValueError(
+            f"must be an MLflow store's URI (sqlite:///<path>, http://…), not a folder, found {found}"
+        )
     if dialect == "sqlite":
         if driver or not rest[1:] or rest[0] != "/" or rest == "/:memory:" or "?" in rest:
             raise ValueError(f"must be sqlite:///<path> of a file, without options, found {value}")
-        return "sqlite:///" + os.path.abspath(rest[1:])  # as runs may be resumed elsewhere
+        return "sqlite:///" + os.path.abspath(rest[1:])  # as runs may be resumed from other directories
     module = _MODULES.get(driver, driver) or _DRIVERS.get(dialect)
     if module is not None and not (module.isidentifier() and find_spec(module)):
         raise ValueError(f"{scheme}:// needs the Python package {module}, which is not installed")

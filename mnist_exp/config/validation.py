@@ -52,7 +52,7 @@ class CheckResult(Generic[Config]):
     needs_keras: bool
     """Whether Keras can check the config further."""
     faults: tuple[Fault, ...] = ()
-    """The problems among these that concern names and arguments of Keras' classes."""
+    """The problems with names and arguments of Keras' classes, as faults."""
 
     def unwrap(self) -> tuple[Config, Composition]:
         """Return the config and its composition.
@@ -115,7 +115,7 @@ def compose_checked(
     """Compose and validate a request.
 
     Raises:
-        RequestError: If there are problems; it contains all of them.
+        RequestError: If there are problems; the error lists all of them.
     """
     return check_request(request, schema, complete).unwrap()
 
@@ -259,7 +259,7 @@ def _missing_keys(group: str, keys: Sequence[str], unknown: Set[str], compositio
     keys = [key for key in keys if not any(nearest(name, keys) == key for name in names)] or keys
     message = f"missing: {', '.join(keys)}"
     if (conf_folder() / group / "none.yaml").is_file():
-        message += "; 'defaults: [none]' at the start of the file takes them from none.yaml"
+        message += "; to take them from none.yaml, begin the file with 'defaults: [none]'"
     return composition.problem(group, message, "missing-value")
 
 

@@ -1,4 +1,4 @@
-"""Limits for YAML files that may come from elsewhere, checked on the text before it is turned into values.
+"""Limits for YAML files from untrusted sources, checked on the text before it is turned into values.
 
 A few lines with aliases can expand to billions of values; deep nesting, values that refer to themselves, and
 numbers with many digits can keep a parser busy for minutes.
@@ -69,7 +69,7 @@ def _excesses(text: str) -> Iterator[tuple[int, str]]:
             continue
         add(size)
         if size > MOST_VALUES or (open_nodes and open_nodes[-1][1] > MOST_VALUES):
-            yield line, f"its aliases expand to more than {MOST_VALUES:,} values"
+            yield line, f"has more than {MOST_VALUES:,} values, counting those that aliases expand to"
 
 
 def _of_scalar(event: yaml.ScalarEvent, line: int) -> Iterator[tuple[int, str]]:
@@ -84,7 +84,7 @@ def excess_of_file(file: Path) -> tuple[int, str] | None:
     """Return the line and description of the first limit that a YAML file exceeds; None if it exceeds none."""
     try:
         if file.stat().st_size > MOST_BYTES:
-            return 1, f"has {file.stat().st_size:,} bytes; at most {MOST_BYTES:,} are read"
+            return 1, f"is {file.stat().st_size:,} bytes long; the limit is {MOST_BYTES:,}"
         return limit_exceeded(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
-        return None  # reported when it is read
+        return None  # reported when the file is parsed

@@ -38,7 +38,10 @@ COMPOSITES: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 # Arguments that every layer inherits from the base class.
 _COMMON_ARGUMENTS = frozenset({"name", "trainable"})
 # Arguments that augmentation layers accept but a config may not set, and why.
-_NOT_FOR_AUGMENTATIONS = {"seed": "is derived from the run's seed", "name": "layers in aug.layers have no names"}
+_NOT_FOR_AUGMENTATIONS = {
+    "seed": "must not be set; it is derived from the run's seed",
+    "name": "must not be set; layers in aug.layers have no names",
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class LayerList:
     entries: tuple[Any, ...]
     """The list as written in the config."""
     specs: tuple[Spec, ...]
-    """The parsed entries; those that are null are left out."""
+    """The parsed entries, without those that are null."""
     faults: tuple[Fault, ...] = ()
     """The faults found without Keras, which also checks values and shapes."""
 
@@ -223,8 +226,8 @@ def _parse_layer(entry: Any, place: str, faults: list[Fault], allowed: Set[str],
 
     Args:
         entry: The layer's name, or a mapping of its `type` and arguments.
-        place: Its dotted path.
-        faults: Receives its faults.
+        place: The entry's dotted path.
+        faults: The entry's faults are added to this list.
         allowed: The layer types allowed here.
         where: The kind of list that contains the entry, as named in messages.
     """

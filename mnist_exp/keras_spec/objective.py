@@ -1,4 +1,4 @@
-"""Check optimizers, losses and metrics as far as that is possible without importing Keras."""
+"""Check optimizers, losses and metrics as far as possible without importing Keras."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _metric_fault(name: str, path: str, loss: str, earlier: list[str]) -> Fault 
     if metric is None:
         return _unknown(name, "metrics", "metric", path)
     if find_class("losses", loss) is None:
-        return None  # unknown targets: they depend on the loss
+        return None  # without a known loss, the kind of targets is unknown
     if metric.startswith("Sparse") and takes_one_hot(loss):
         message = f"{name} takes class indices, but {loss} trains on one-hot targets"
         return Fault("contradiction", path, message)

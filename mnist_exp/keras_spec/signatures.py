@@ -1,6 +1,6 @@
 """The names and arguments of Keras' classes, read from its source because importing Keras takes three seconds.
 
-A test verifies that they agree with `inspect.signature` of the imported classes.
+A test compares them with `inspect.signature` of the imported classes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def class_arguments(kind: str, name: str) -> Arguments | None:
 
 
 def same_class(kind: str, name: str, among: Iterable[str]) -> str | None:
-    """Return the name in `among` of the class that `name` refers to, such as MaxPooling2D for MaxPool2D."""
+    """Return the name in `among` of the class that `name` refers to (MaxPooling2D for MaxPool2D), or None."""
     found = exported(kind)
     return next((other for other in sorted(among) if name in found and found.get(other) == found[name]), None)
 

@@ -29,12 +29,12 @@ _WITHHELD = {
     "extreme": "withheld: a group's spread is over ten times another's",
     "diverged": "withheld: a run diverged",
 }
-_MOST_GROUPS = 6  # in the short table and the summary
+_MOST_GROUPS = 6  # maximum number of groups in the short table and the summary
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups and the number of seeds they share; if there are at least two, the tested difference."""
+    """Two groups and the number of seeds that they share; if they share two or more, the tested difference."""
 
     first: Group
     second: Group
@@ -42,7 +42,7 @@ class Pair:
     difference: Difference | None = None
     verdict: Verdict | None = None
     sign_flip: float | None = None
-    """The p-value of the sign-flip test, corrected for the number of pairs; None for too few seeds."""
+    """The p-value of the sign-flip test, corrected for the number of pairs; None if there are too few seeds."""
 
 
 def sort_groups(groups: Sequence[Group], metric: str, direction: Direction) -> list[Group]:
@@ -59,7 +59,7 @@ def compare_pairs(groups: Sequence[Group], metric: str, diverged: Container[str]
     Args:
         groups: The groups.
         metric: The metric to compare.
-        diverged: The marks of groups with a diverged run, which look too good by their other runs alone.
+        diverged: The marks of groups with a diverged run. Judged by their other runs alone, they look too good.
     """
     shared = [_shared_values(first, second, metric) for first, second in combinations(groups, 2)]
     tested = [values for values in shared if len(values[0]) > 1]
@@ -81,7 +81,7 @@ def compare_pairs(groups: Sequence[Group], metric: str, diverged: Container[str]
 
 
 def _shared_values(first: Group, second: Group, metric: str) -> tuple[list[float], list[float]]:
-    """Return the values of a metric of two groups for the seeds that they share."""
+    """Return two groups' values of a metric for the seeds that they share."""
     ours, theirs = first.values(metric), second.values(metric)
     seeds = sorted(ours.keys() & theirs.keys())
     return [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds]
@@ -111,15 +111,15 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
             continue
         mark = pair.second.mark
         if pair.difference is None or pair.verdict is None:
-            other.setdefault("not tested (fewer than two common seeds) against", []).append(mark)
+            other.setdefault("not tested (fewer than two common seeds) against {}", []).append(mark)
         elif pair.verdict == "different":
             text = f"{mark} by {_format_range(pair.difference, metric)}"
             (better if (pair.difference.mean < 0) == (direction == "min") else worse).append(text)
         elif pair.verdict == "indistinguishable":
-            other.setdefault("not distinguishable from", []).append(mark)
+            other.setdefault("not distinguishable from {}", []).append(mark)
         else:
-            other.setdefault(f"verdict {_WITHHELD[pair.verdict]}, on", []).append(mark)
-    statements = [f"{text} {_join_marks(marks)}" for text, marks in other.items()]
+            other.setdefault(f"verdict on {{}} {_WITHHELD[pair.verdict]}", []).append(mark)
+    statements = [text.format(_join_marks(marks)) for text, marks in other.items()]
     statements += [f"better than {_join_marks(better)}"] * bool(better) + [
         f"worse than {_join_marks(worse)}"
     ] * bool(worse)

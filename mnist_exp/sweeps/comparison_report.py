@@ -33,7 +33,7 @@ from mnist_exp.sweeps.model_comparison import compare_models
 from mnist_exp.text import display_path
 
 PICTURE = "compare.png"
-_MOST_LEFT_OUT = 2  # lines about omitted runs in the short report
+_MOST_LEFT_OUT = 2  # maximum number of lines about omitted runs in the short report
 
 
 def report_comparison(
@@ -243,10 +243,12 @@ def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
 
 
 def _remarks_on_results(results: Sequence[RunResult]) -> list[str]:
-    """Return remarks on differences between the machines, versions and interruptions of runs."""
+    """Return remarks on different devices or versions, and on durations that were not recorded."""
     remarks = []
     if unknown := sum(result.training_seconds is None for result in results):
-        remarks.append(f"seconds exclude {unknown} run{'s' * (unknown > 1)} whose earlier processes recorded none")
+        remarks.append(
+            f"seconds exclude {unknown} run{'s' * (unknown > 1)} whose earlier processes did not record theirs"
+        )
     if len({(result.device.device, result.device.threads) for result in results}) > 1:
         remarks.append("seconds were measured on different devices or numbers of threads")
     versions = {tuple(result.versions.get(name) for name in LIBRARIES) for result in results}

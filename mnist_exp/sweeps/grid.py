@@ -92,7 +92,7 @@ def compose_with_hydra(loader: ConfigLoader, request: Request) -> DictConfig | N
 
 
 def names_code(launcher: Mapping[str, Any]) -> bool:
-    """Whether a launcher's config names any code other than one of Hydra's launchers."""
+    """Return whether a launcher's config names any code other than one of Hydra's launchers."""
     others = {key: value for key, value in launcher.items() if key != "_target_"}
     return "_target_" in str(others) or not str(launcher.get("_target_", "")).startswith(LAUNCHER_PACKAGES)
 
@@ -112,9 +112,9 @@ def _launcher(config: DictConfig) -> dict[str, Any]:
 
 
 def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[Problem]:
-    """Check that the launcher is one of Hydra's and is installed.
+    """Return a problem if the launcher is not one of Hydra's, or is not installed.
 
-    It is the only object that a config names by its Python path.
+    The launcher is the only object that a config names by its Python path.
     """
     target = str(launcher.get("_target_", ""))
     if names_code(launcher):

@@ -172,5 +172,5 @@ def _columns(part: str, keys: Sequence[str], runs: Sequence[TrainedRun]) -> list
 
 
 def _is_in_list(key: str) -> bool:
-    """Whether a key belongs to an entry of a list, such as an argument of a layer."""
+    """Return whether a key belongs to an entry of a list, such as an argument of a layer."""
     return any(word.isdigit() for word in key.split("."))

@@ -16,7 +16,7 @@ from scipy import stats
 
 ALPHA = 0.05
 STRICT = 0.01
-"""The level for groups of unequal spread, whose differences may be skewed."""
+"""The significance level for groups of unequal spread, whose differences may be skewed."""
 UNEQUAL, EXTREME = 1.5, 10.0
 """Ratios of two groups' spreads: above the first, verdicts need `STRICT`; above the second, there are none.
 
@@ -99,10 +99,10 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
     Scandinavian Journal of Statistics 6, 1979): the probability that any of them is a false positive is at most
     5 %, however many pairs there are.
 
-    The intervals use Bonferroni's (Dunn, Multiple comparisons among means, JASA 56, 1961): the probability that
-    any of them misses the true difference is at most 5 %. Holm's later steps also find differences whose intervals
-    contain 0; such an interval is cut off at 0, so that it never contradicts the verdict. Each interval by
-    itself still has a coverage of at least 95 %. All verdicts and intervals together are correct with a
+    The intervals use Bonferroni's method (Dunn, Multiple comparisons among means, JASA 56, 1961): the probability
+    that any of them misses the true difference is at most 5 %. Holm's later steps also find differences whose
+    intervals contain 0; such an interval is cut off at 0, so that it never contradicts the verdict. Each interval
+    by itself still has a coverage of at least 95 %. All verdicts and intervals together are correct with a
     probability of at least 90 %, as 5 % is allowed for each of the two (in simulations, 91.6 % at worst).
     Intervals that share Holm's 5 % would often show no more than the sign (Strassburger and Bretz, Statistics in
     Medicine 27, 2008).
@@ -144,12 +144,12 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
 
 
 def _is_constant(first: Sequence[float], second: Sequence[float]) -> bool:
-    """Whether the difference is the same for all seeds."""
+    """Return whether the difference is the same for all seeds."""
     return bool(np.ptp(np.subtract(first, second, dtype=float)) <= _SAME * np.abs([first, second]).max())
 
 
 def _cut_intervals(means: Values, margins: Values, is_real: npt.NDArray[np.bool_]) -> tuple[Values, Values]:
-    """Return the bounds of the intervals; those of significant differences end at 0."""
+    """Return the bounds of the intervals; those of significant differences are cut off at 0."""
     low, high = means - margins, means + margins
     low[is_real & (means > 0)] = low[is_real & (means > 0)].clip(min=0)
     high[is_real & (means < 0)] = high[is_real & (means < 0)].clip(max=0)
@@ -178,7 +178,7 @@ def verdicts(tested: Sequence[Difference]) -> list[Verdict]:
 def sign_flip(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Test a paired difference by flipping the signs of all subsets of the seeds' differences.
 
-    Unlike the t test, it needs no normal values, only differences that are as likely to be too large as too small.
+    Unlike the t test, it does not assume normality, only that differences are as likely too large as too small.
 
     Returns:
         The two-sided p-value (exact for up to 14 seeds, else from 16,384 random flips); None if there are too few

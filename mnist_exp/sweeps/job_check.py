@@ -27,7 +27,7 @@ from mnist_exp.sweeps.grid import Grid
 
 # Keys that belong to the whole sweep, or to the process that its jobs may share.
 NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra")
-_MOST_NAMES = 3  # jobs listed in a message
+_MOST_NAMES = 3  # maximum number of jobs listed in a message
 
 Checked = tuple[TrainConfig, Composition]
 
@@ -154,7 +154,7 @@ def _with_names(problems: Mapping[Problem, Sequence[str]], names: Sequence[str])
 def resolve_data_of_all(
     jobs: Sequence[tuple[Request, TrainConfig]],
 ) -> tuple[Sequence[tuple[Request, TrainConfig]], str | None]:
-    """Find each data set of a sweep once; if it is not found, use its fallback for all jobs.
+    """Find each data set of a sweep once; if one is not found, use its fallback for all jobs.
 
     Returns the jobs, and the name of the data that the fallback replaces; None without a fallback.
     Raises `RequestError` if a fallback would be compared with other data.
@@ -169,8 +169,8 @@ def resolve_data_of_all(
     fallbacks = {data.fallback for data in wanted_by_data}
     if len(missing) > 1 or len(fallbacks) > 1 or None in wanted_by_data.values():
         raise RequestError(
-            f"{', '.join(sorted(missing))}: not found, and its fallback is never compared with other data; "
-            "sweep over one data set only"
+            f"{', '.join(sorted(missing))}: not found; results on fallback data are not comparable with those on "
+            "other data, so sweep over one data set only"
         )
     fallback = fallbacks.pop()
     assert fallback is not None

@@ -14,13 +14,13 @@ from mnist_exp.config.overrides import key_of
 from mnist_exp.runs.directory import safe_name
 from mnist_exp.sweeps.grid import Grid
 
-_LONGEST = 120  # file systems allow 255 bytes
+_LONGEST = 120  # maximum number of characters in a name; file systems allow 255 bytes
 # Keys that do not affect the result of a job.
 _WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name")
 
 
 def job_names(grid: Grid) -> tuple[str, ...]:
-    """Return a unique name for each job, made of the swept keys and its values: `model-linear_seed-0`."""
+    """Return a unique name for each job, made of the swept keys and the job's values: `model-linear_seed-0`."""
     names: list[str] = []
     for job in grid.jobs:
         values = {key_of(text): text.split("=", 1)[1] for text in job if "=" in text}

@@ -24,7 +24,7 @@ from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_cod
 from mnist_exp.sweeps.local_workers import ending_local_workers
 from mnist_exp.training.device import available_cores
 
-_RAY_SECONDS = 15.0  # to wait for a cluster to respond
+_RAY_SECONDS = 15.0  # how long to wait for a cluster to respond
 # Ray's servers speak gRPC, over HTTP/2: a client sends these bytes first, and the server a frame of this type.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = 4
@@ -33,19 +33,20 @@ _SETTINGS = 4
 def launch(
     request: Request, directory: Path, jobs: int, function: Callable[[Any], Any], at_once: int | None
 ) -> Iterator[list[Any]]:
-    """Call `function` once per job, and yield the returned values in order, in batches.
+    """Call `function` once per job; yield a list of the returned values for each batch, in the order of the jobs.
 
-    The launcher (`hydra/launcher=…`) distributes jobs and composes no configs; a job uses `job_number`.
+    The launcher (`hydra/launcher=…`) only distributes jobs and composes no configs: `function` learns from
+    `job_number` which job to run.
 
     Args:
         request: The request for the whole sweep.
         directory: The folder for the launcher's own files.
         jobs: The number of jobs.
-        function: Must not raise, and must be importable by name, as some launchers run it in other processes.
+        function: Must not raise, and must be importable by name, because some launchers run it in other processes.
         at_once: The number of jobs per batch; None for all.
 
     Raises:
-        Exception: Any error of the launcher if a worker dies. Other jobs may have died too, or still be running.
+        Exception: The launcher's own error if a worker dies. Other jobs may have died too, or still be running.
     """
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
@@ -72,12 +73,12 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
             case "JoblibLauncher" if launcher.get("n_jobs") == 0:
                 key, why = (
                     "hydra.launcher.n_jobs",
-                    "must be a positive number of workers, or negative as in joblib, found 0",
+                    "must be a number of workers, or negative (-1: one per core), found 0",
                 )
             case "JoblibLauncher" if int(launcher.get("n_jobs") or 0) > (cores := available_cores()):
                 warn(
                     f"hydra.launcher.n_jobs={launcher['n_jobs']}: more workers than the {cores} available cores "
-                    "take more memory, and are not faster"
+                    "take more memory and are no faster"
                 )
             case "SlurmLauncher" if shutil.which("srun") is None:
                 why = "srun not found: Slurm jobs cannot be submitted from this machine"
@@ -107,16 +108,16 @@ def _ray_address(init: Mapping[str, Any]) -> str | None:
 
 
 def _connect(address: str) -> None:
-    """Raise `OSError` unless a server of Ray's kind answers at an address: Ray itself would try for minutes."""
+    """Raise `OSError` unless a server like Ray's responds at an address; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_RAY_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return  # without Ray's certificates, there is no answer
+                return  # the server does not respond without Ray's certificates
             connection.sendall(_PREFACE)
             frame = connection.recv(9)
         if frame[3:4] != bytes([_SETTINGS]):
-            raise OSError("what answers there is not Ray")
+            raise OSError("the server there is not Ray")
 
 
 @contextmanager
@@ -156,7 +157,10 @@ def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
 
 
 def jobs_at_once(launcher: Mapping[str, Any], batch: int | None, cores: int) -> int | None:
-    """Return the number of jobs per batch, None for all; submitit's local launcher starts whole batches."""
+    """Return the number of jobs per batch; None if one batch contains all jobs.
+
+    Submitit's local launcher starts all jobs of a batch at once, so its batches are limited by the cores.
+    """
     if batch is None and _launcher_class(launcher) == "LocalLauncher":
         return max(1, cores // (threads_per_job(launcher, cores) or 1))
     return batch

@@ -1,4 +1,4 @@
-"""End the processes of submitit's local launcher: by themselves, they outlive the sweep that started them."""
+"""End the processes of submitit's local launcher, which would otherwise outlive the sweep that started them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ending_local_workers() -> Iterator[None]:
 
 
 def _end(processes: Sequence[Process]) -> None:
-    """End processes, and warn of those that cannot be ended."""
+    """End processes, and warn about those that do not end."""
     left = _still_running(processes, 0)
     for number, patience in _ENDING:
         for process in left:
@@ -50,7 +50,7 @@ def _end(processes: Sequence[Process]) -> None:
         left = _still_running(left, patience)
     if left:
         numbers = ", ".join(str(process.pid) for process in left)
-        warn(f"workers continue to train: {'process' if len(left) == 1 else 'processes'} {numbers}")
+        warn(f"workers could not be ended and continue to train: process{'es' * (len(left) > 1)} {numbers}")
 
 
 def _still_running(processes: Sequence[Process], patience: float) -> list[Process]:

@@ -29,7 +29,7 @@ NamedRun = tuple[str, TrainedRun]
 def compare_models(groups: Sequence[Group]) -> None:
     """Print McNemar's exact test for groups of one run each, or for the two runs of one group.
 
-    They must share a test set.
+    Only models with the same test set are compared.
     """
     pairs = pair_models(groups)
     if not pairs:
@@ -58,7 +58,7 @@ def compare_models(groups: Sequence[Group]) -> None:
 
 
 def pair_models(groups: Sequence[Group]) -> list[tuple[NamedRun, NamedRun]]:
-    """Return the pairs of models that share a test set, each with its name."""
+    """Return the pairs of models that share a test set, each model with its name."""
     single = [(group.mark, group.runs[0]) for group in groups if len(group.runs) == 1]
     if len(groups) == 1 and len(groups[0].runs) == 2:
         single = [(f"seed {run.seed}", run) for run in groups[0].runs]
@@ -97,7 +97,7 @@ def right_on_test(run: TrainedRun, data: dict[str, Dataset]) -> npt.NDArray[np.b
             f"{config.data.name} has changed since {display_path(run.summary.path)} was trained on it"
         )
     model = find_run_model(run.summary).load()
-    from mnist_exp.inference.scoring import predict  # Keras, which `load` has started
+    from mnist_exp.inference.scoring import predict  # imports Keras, which `load` has already started
 
     right: npt.NDArray[np.bool_] = predict(model, test.images).argmax(axis=1) == test.labels
     return right

@@ -24,7 +24,7 @@ def read_trial(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
 
 
 def start_trial(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Mark a waiting trial as running; False if another process was faster."""
+    """Mark a waiting trial as running. Returns False if another process was faster."""
     try:
         return study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
     except UpdateFinishedTrialError:

@@ -48,7 +48,7 @@ _CLAIMS = ".claims"
 # Seconds between the heartbeats of a trial, and seconds without one after which its machine is considered gone.
 _HEARTBEAT, _SILENCE = 30, 150
 _STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-_MOST_SHOWN = 8  # differences between two studies
+_MOST_SHOWN = 8  # maximum number of differences between two studies in a message
 _ATTEMPTS = 3  # attempts to create a database's tables while other processes do the same
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -56,7 +56,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 @contextmanager
 def _experimental() -> Iterator[None]:
-    """Ignore warnings that heartbeats and fixed values are experimental: Optuna's version is bounded."""
+    """Ignore warnings that heartbeats and fixed values are experimental; Optuna's version is bounded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield
@@ -99,7 +99,7 @@ class Claim:
             self._reported.add(epoch)
 
     def is_behind(self) -> bool:
-        """Whether the pruner would end the trial."""
+        """Return whether the pruner would end the trial."""
         with _tolerate_silence("could not decide on pruning"):
             return bool(self._trial.should_prune())
         return False
@@ -167,7 +167,7 @@ class Study:
         return [self._describe(trial) for trial in trials if not _is_lost(trial)]
 
     def is_complete(self) -> bool:
-        """Whether the requested number of trials has ended."""
+        """Return whether the requested number of trials has ended."""
         return sum(trial.state != "running" for trial in self.trials()) >= self._wanted
 
     def _make_all(self) -> list[FrozenTrial]:
@@ -267,7 +267,7 @@ def open_study(
 ) -> optuna.Study:
     """Create a study, or load an existing one. `epochs` is the maximum number of epochs of a trial.
 
-    Raises `RequestError` if the storage does not answer, or if the study has another definition.
+    Raises `RequestError` if the storage does not answer, or if the study has a different definition.
     """
     (directory / _CLAIMS).mkdir(exist_ok=True)
     with exclusive(directory / _CLAIMS / "study"):
@@ -296,7 +296,7 @@ def open_study(
 
 
 def check_definition(name: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `RequestError` if a study was created with another definition."""
+    """Raise `RequestError` if a study was created with a different definition."""
     others = [
         line for part in now if was.get(part) != now[part] for line in _differences(part, was.get(part), now[part])
     ]
@@ -369,13 +369,13 @@ def _suggest(trial: optuna.Trial, dimension: Dimension, sampler: str) -> str:
 
 
 def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial failed without a reason: no process recorded its end, so its machine is gone."""
+    """Return whether a trial failed without a reason: no process recorded its end, so its machine is gone."""
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 @contextmanager
 def _tolerate_silence(what: str) -> Iterator[None]:
-    """Warn if the storage does not answer, which must not end a training run."""
+    """Warn if the storage does not answer, instead of ending the training run."""
     try:
         yield
     except (StorageInternalError, UpdateFinishedTrialError) as error:

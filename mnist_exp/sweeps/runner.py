@@ -66,7 +66,7 @@ def complete_sweep(
 def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[PlannedJob]) -> dict[PlannedJob, Outcome]:
     """Run jobs until each has ended, and return their outcomes.
 
-    A job whose worker died is retried once, after the others; so is a job that a launcher killed along with it.
+    A job whose worker died is retried once, after the others; so is a job that the launcher killed along with it.
     """
     ended: dict[PlannedJob, Outcome] = {}
     deaths: Counter[PlannedJob] = Counter()

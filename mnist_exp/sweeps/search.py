@@ -29,7 +29,7 @@ from mnist_exp.sweeps.search_space import Numbers, Space, read_space
 from mnist_exp.sweeps.worker import data_sha256
 
 _TRIALS = 20
-_MOST = 10_000  # points in a grid
+_MOST = 10_000  # maximum number of points in a grid
 # Groups of keys that all trials share, in addition to those that all jobs of a sweep share.
 _NOT_SEARCHED = ("tune", "name", "debug")
 
@@ -113,13 +113,13 @@ def check_settings(request: Request) -> tuple[TuneConfig | None, list[Problem]]:
 
 
 def default_name(space: Space, model: str) -> str:
-    """Return the name of a search without `tune.name`: the searched keys, after the model if it is fixed."""
+    """Return the default name of a search: `tune`, the model if it is fixed, and the searched keys."""
     keys = [key.rsplit(".", 1)[-1].lstrip("+") for key in space.keys]
     return "-".join(["tune", *([] if "model" in keys else [model]), *keys])[:100]
 
 
 def check_space(space: Space, settings: TuneConfig | None) -> list[Problem]:
-    """Return the problems with a space as a whole, beyond those with single dimensions, and with its sampler."""
+    """Return the problems with a space as a whole and with its sampler, but not those in `space.problems`."""
     problems = []
 
     def report(code: Code, message: str, key: str = "") -> None:
@@ -141,14 +141,14 @@ def check_space(space: Space, settings: TuneConfig | None) -> list[Problem]:
     if any(key_of(text) == "name" for text in space.fixed):
         report(
             "contradiction",
-            "name: has no effect on a search; tune.name names it, and its trials are numbered",
+            "name: has no effect on a search; use tune.name to name it (trials are numbered)",
             "name",
         )
     return problems if settings is None or not space.dimensions else problems + _sampler_problems(space, settings)
 
 
 def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
-    """Return why the sampler cannot search the space."""
+    """Return the problems that prevent the sampler from searching the space."""
     numeric = [dimension for dimension in space.dimensions if isinstance(dimension, Numbers)]
     if settings.sampler == "grid":
         return _grid_problems(space, numeric, settings.trials or 0)
@@ -162,7 +162,7 @@ def _sampler_problems(space: Space, settings: TuneConfig) -> list[Problem]:
 
 
 def _grid_problems(space: Space, numeric: Sequence[Numbers], trials: int) -> list[Problem]:
-    """Return why a space is not a grid, or has fewer points than requested trials."""
+    """Return the problems of a space that cannot be a grid, or that has fewer points than the requested trials."""
     if endless := [numbers for numbers in numeric if numbers.points is None or numbers.log]:
         return [
             Problem(
@@ -226,11 +226,11 @@ def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
     for config in configs[1:]:
         if config.data != first.data:
             raise RequestError(
-                "data: must be the same for all trials of a search, which are compared on the same images"
+                "data: must be the same for all trials of a search, because they are compared on it"
             )
         if config.training.select != first.training.select:
             raise RequestError(
-                "training.select: must be the same for all trials of a search, which are compared by it"
+                "training.select: must be the same for all trials of a search, because it is used to compare them"
             )
 
 

@@ -98,8 +98,8 @@ class Space:
     def corners(self) -> list[tuple[str, ...]]:
         """Return the overrides of the points to check before a search starts.
 
-        These are the first values of all dimensions, each other end or choice combined with the first values of
-        the remaining dimensions, and the last values of all dimensions.
+        The points are: the first values of all dimensions; each other end or choice, combined with the first
+        values of the remaining dimensions; and the last values of all dimensions.
         """
         ends = [dimension.corners for dimension in self.dimensions]
         first = [values[0] for values in ends]

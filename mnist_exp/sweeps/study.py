@@ -30,7 +30,7 @@ def run_search(search: Search, overrides: Sequence[str]) -> tuple[Path, list[Tri
 
     Raises:
         RequestError: The study's directory or storage cannot be used.
-        WorkError: No trial finished, or the machine failed (such as a full disk).
+        WorkError: No trial finished, or the machine is at fault (for example, its disk is full).
     """
     select, settings = search.config.training.select, search.tune
     with study_directory(search) as directory:
@@ -92,7 +92,7 @@ def without_storage(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def next_claim(study: Study) -> Claim | None:
-    """Claim the next trial. Signals are held meanwhile: Python drops exceptions in weak-reference callbacks."""
+    """Claim the next trial, holding signals back: Python drops exceptions raised in weak-reference callbacks."""
     signals.check()
     with signals.held():
         return study.claim()
@@ -132,10 +132,10 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
         raise WorkError(
             f"none of {len(order)} trials finished; the last one failed: {order[-1].reason or order[-1].state}"
         )
-    from mnist_exp.sweeps.study_results import print_results, write_results  # Matplotlib
+    from mnist_exp.sweeps.study_results import print_results, write_results  # imports Matplotlib
 
     text = format_csv(search, order)
-    # The table is written last: if it is up to date, another or an earlier process has done everything.
+    # The table is written last: if it is up to date, another process or an earlier one has done everything.
     if not is_written(directory, text) and record.take(_PATIENCE) and not is_written(directory, text):
         test = score_best(search, best, directory)
         write_results(search, study, record, directory, order, best, test)
@@ -145,6 +145,6 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
 
 
 def is_written(directory: Path, table: str) -> bool:
-    """Whether the table of all trials exists with this content."""
+    """Return whether the table of all trials exists with this content."""
     file = directory / TABLE
     return file.exists() and file.read_text(encoding="utf-8") == table

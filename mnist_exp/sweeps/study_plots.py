@@ -18,7 +18,7 @@ _FEWEST_TRIALS = 4
 
 
 def draw_study(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
-    """Draw the history, slices and parallel coordinates, and the importances if there are enough trials."""
+    """Draw the history, slices, parallel coordinates and, with enough trials, importances; return the files."""
     from optuna.visualization import matplotlib as plots
 
     pictures: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""The trials of a search as tables: all of them as CSV, and the best ones."""
+"""Tables of a search's trials: all of them as CSV, and the best ones for display."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mnist_exp.sweeps.optuna_study import Trial
 from mnist_exp.sweeps.search import Search
 
-_SHOWN = 10  # best trials in the printed table
+_SHOWN = 10  # maximum number of trials in the printed table
 TABLE = "trials.csv"
 """The file of the table of all trials, in the study's directory."""
 
@@ -28,7 +28,7 @@ def best_trial(search: Search, trials: Sequence[Trial]) -> Trial | None:
 
 
 def shorten(value: str) -> str:
-    """Round a number to four significant digits; return other text unchanged."""
+    """Round a number to four significant digits; return integers and other text unchanged."""
     try:
         return value if value.lstrip("+-").isdigit() else f"{float(value):.4g}"
     except ValueError:

@@ -34,7 +34,7 @@ from mnist_exp.training.early_stopping import is_better
 def run_trial(search: Search, claim: Claim, directory: Path) -> None:
     """Run or resume a trial, and report its end to the study.
 
-    Raises `WorkError` if the machine is at fault (such as a full disk), so that the trial can be resumed later.
+    Raises `WorkError` if the machine is at fault (for example, its disk is full); the trial can be resumed later.
     """
     path = directory / trial_name(claim.number)
     stopwatch = Stopwatch(time.perf_counter())
@@ -126,18 +126,21 @@ def make_observer(config: TrainConfig, claim: Claim) -> Any:
 
 
 def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float] | None:
-    """Score the best trial's saved model on the test set, unless it already was. Returns the metrics, if any."""
+    """Score the best trial's saved model on the test set, if not done yet. Returns the metrics, if any."""
     path = directory / trial_name(best.number)
     summary = summarize(path)
     if summary is None or summary.status != "finished":
-        warn(f"trial {best.number} is the best, but its run is at {best.place}: run the same command there")
+        warn(
+            f"trial {best.number} is the best, but its run is at {best.place}; "
+            "run the same command there to score it"
+        )
         return None
     if summary.result.test:
         return dict(summary.result.test)
     data = prepare(load_source(search.config.data.as_found), search.config.data)
     if data.test is None:
         return None
-    from mnist_exp.engine.run_plots import draw_test  # Matplotlib
+    from mnist_exp.engine.run_plots import draw_test  # imports Matplotlib
 
     request = replace(search.request, overrides=search.space.overrides(list(best.values.values())))
     config = compose_checked(request, TrainConfig, complete_data)[0]

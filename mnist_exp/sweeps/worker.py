@@ -70,7 +70,8 @@ class Plan:
     @classmethod
     def of(cls, directory: Path, jobs: tuple[PlannedJob, ...], stands_in_for: str | None) -> Plan:
         """Plan jobs with the working directory and the environment of this process."""
-        # Submitit writes the plan to a file: it must not hold credentials. Only the planning process delivers.
+        # Submitit writes the plan to a file, so it must not contain credentials. Jobs need none, because only the
+        # planning process delivers to the store.
         inherited = {
             key: value
             for key, value in os.environ.items()
@@ -89,7 +90,7 @@ def _without_credentials(job: PlannedJob) -> PlannedJob:
 
 
 def note_start(directory: Path, job: PlannedJob) -> None:
-    """Note that a worker starts a job, before anything that takes time: it may be killed at any moment."""
+    """Record that a worker starts a job. Must be called first, because the worker may be killed at any moment."""
     with _starts_file(directory, job).open("ab") as file:
         file.write(b"\n")
 

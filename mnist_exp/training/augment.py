@@ -1,9 +1,9 @@
 """Augment batches: affine and elastic transforms in a single resampling per image, then Keras' own layers.
 
 Terms, distributions and order of composition follow Keras' `ImageDataGenerator`: rotation, shift, shear and zoom
-about the image's centre, then flips. `fill_mode` and `cval` mean the same as there, that is, as in SciPy's
+about the image's centre, then flips. `fill_mode` and `cval` have the same meaning as there and in SciPy's
 `affine_transform`: `constant` does not blend the border with `cval`, and in `wrap`, the first and
-last pixels of adjacent copies coincide. Two bugs of that class (in Keras 3.15) are not reproduced: it swaps
+last pixels of adjacent copies coincide. Two bugs of that class in Keras 3.15 are not reproduced: it swaps
 `width_shift_range` and `height_shift_range`, and rotates non-square images about a point that is not their centre.
 
 Elastic distortion follows Simard, Steinkraus and Platt (2003): uniform random displacements are smoothed with a
@@ -177,7 +177,7 @@ def displacements(
 
 
 def warp(images: Tensor, transforms: Tensor, moved: Tensor, config: AugConfig) -> Tensor:
-    """Resample images as `resample` does, but displace each output pixel before applying its matrix."""
+    """Resample images as `resample` does, but displace each output pixel before applying the image's matrix."""
     height, width, channels = images.shape[1:]
     x = tf.range(width, dtype=tf.float32)[None, None, :] + moved[..., 0]
     y = tf.range(height, dtype=tf.float32)[None, :, None] + moved[..., 1]

@@ -21,7 +21,7 @@ _DISPATCHED = frozenset(
      "asimd", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16")
 )  # fmt: skip
 CPUINFO = Path("/proc/cpuinfo")
-_PREFIXES = ("ONEDNN_", "DNNL_")  # of oneDNN's environment variables; DNNL is its former name
+_PREFIXES = ("ONEDNN_", "DNNL_")  # prefixes of oneDNN's environment variables; DNNL is its former name
 _WITHOUT_EFFECT = ("VERBOSE", "JIT_DUMP", "JIT_PROFILE", "PRIMITIVE_CACHE_CAPACITY")
 
 
@@ -118,7 +118,7 @@ def cpu_features(cpuinfo: Path = CPUINFO) -> tuple[str, ...]:
 
 
 def onednn_settings() -> dict[str, str]:
-    """Return the environment variables that affect which kernels TensorFlow and oneDNN select, and so the bits."""
+    """Return the environment variables that affect the choice of kernels and therefore the exact results."""
     return {
         name: value
         for name, value in sorted(os.environ.items())

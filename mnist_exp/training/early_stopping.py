@@ -1,6 +1,6 @@
 """Derive decisions from the history: the best epoch, a lower learning rate, early stopping.
 
-Each depends on nothing but the history, so a resumed run needs no saved counters.
+Each decision depends only on the history, so a resumed run needs no saved counters.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def stops_early(history: Sequence[Row], config: TrainConfig) -> bool:
 
 
 def learning_rate_scale(history: Sequence[Row], config: TrainConfig) -> float:
-    """Return the factor of `reduce_on_plateau` for the next epoch's learning rate; 1 for other schedules.
+    """Return the scale that `reduce_on_plateau` applies to the next epoch's learning rate; 1 for other schedules.
 
-    After every `patience` epochs without improvement, it is multiplied by `factor`, but never falls below
+    After every `patience` epochs without improvement, the scale is multiplied by `factor`, but never falls below
     `final_fraction`.
     """
     plateau = config.schedule.plateau

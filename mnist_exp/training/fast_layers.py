@@ -53,7 +53,7 @@ def use_fused_layers(model: keras.Model) -> Iterator[None]:
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """Batch normalization of (batch, height, width, channels) with one operation forward and one backward.
 
-    Keras uses about twenty, in float32 regardless of the layer's precision; they took 60 % of a training step.
+    Keras uses about twenty operations, in float32 whatever the layer's precision; they took 60 % of a step.
     The statistics are float32 here as well.
     """
 
@@ -101,7 +101,7 @@ class ActivatedMaxPooling2D(keras.layers.MaxPooling2D):  # type: ignore[misc]
 
 
 def _layer_to_activate(pooling: keras.Layer, graph: Graph) -> keras.Layer | None:
-    """Return the layer before a max pooling if its activation can be computed after the pooling.
+    """Return the layer before a max pooling if its activation can be computed after the pooling, else None.
 
     The activation must be monotonic, and no other layer may use its values.
     """

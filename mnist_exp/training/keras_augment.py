@@ -33,7 +33,7 @@ def try_augmentation(layer: keras.Layer, shape: tuple[int, ...]) -> None:
     kind = type(layer).__name__
     try:
         changed = change(layer, np.full((2, *shape), 128, np.float32))
-    except Exception as error:  # of any type: without this check, it would be raised in training
+    except Exception as error:  # any type: without this check, the error would be raised in training
         size = "×".join(map(str, shape))
         raise ArgumentError(f"{kind} cannot process images of {size}: {first_sentence(error)}") from error
     if tuple(changed.shape) != (2, *shape):

@@ -1,8 +1,9 @@
 """Read the logits that Keras attaches to a model's output. Only this module relies on that private attribute.
 
-Keras' softmax and sigmoid attach their input to their output. Its cross entropies use these logits instead of the
+Keras' softmax and sigmoid attach their input to their output. The cross entropies use these logits instead of the
 probabilities, which round to 0 and 1 for confident models. TensorFlow drops the attribute whenever it creates a
-new tensor, so the loss for concatenated outputs or NumPy arrays comes from clipped probabilities and differs.
+new tensor, so the loss for concatenated outputs or NumPy arrays is computed from clipped probabilities, and
+differs.
 
 `tests/training/test_keras_logits.py` fails first if a new version of Keras changes this.
 """

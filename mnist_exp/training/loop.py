@@ -82,7 +82,7 @@ class Progress:
     steps: int = 0
     """The number of finished steps in the current epoch."""
     seconds: float = 0.0
-    """The duration of these steps."""
+    """The duration of these steps, in seconds."""
     metrics: Arrays = field(default_factory=list)
     """The values of the metrics' variables after these steps, if training resumes from a checkpoint."""
 
@@ -158,7 +158,8 @@ def end_epoch(
 ) -> bool:
     """Validate, complete the row of the epoch, and add it to `progress`. Returns whether it is the best so far.
 
-    `start` is a reading of `time.perf_counter`. Raises `Diverged` if the loss or a weight is no longer finite.
+    `start` is the time at which the epoch began, by `time.perf_counter`. Raises `Diverged` if the loss or a weight
+    is no longer finite.
     """
     row = {"epoch": progress.epochs + 1, **{f"train/{name}": value for name, value in metrics.items()}}
     with mean_weights(model):

@@ -21,7 +21,8 @@ _OPTION = "arithmetic_optimization"
 def ordered_sums(model: keras.Model) -> Iterator[None]:
     """If the model adds branches, run compiled functions without the arithmetic optimizer.
 
-    Disabling it had no measurable effect on the time of a training step. Other models keep it, and their bits.
+    Disabling it had no measurable effect on the time of a training step. Other models keep it, so that
+    their results stay the same.
     """
     if not any(isinstance(layer, (keras.layers.Add, keras.layers.Average)) for layer in model.layers):
         yield

@@ -20,8 +20,8 @@ def learning_rates(
     During warm-up, the rate rises from `initial_fraction` of `base` to `base` at the last warm-up step; without
     warm-up, the first step has `base`. The rise is linear; for `one_cycle` (Smith, 2018) it follows half a cosine,
     as does the descent. Decaying schedules would reach `final_fraction` of `base` one step after the last, so the
-    last step still changes the weights if that is 0. `reduce_on_plateau` is constant here, because its reductions
-    are not known in advance.
+    last step changes the weights even if `final_fraction` is 0. `reduce_on_plateau` is constant here, because its
+    reductions are not known in advance.
 
     Without warm-up, the rates are those of Keras' `CosineDecay`, `PolynomialDecay` and `ExponentialDecay` with
     `decay_steps` equal to the number of steps. Keras' warm-up begins and ends one step later: its first step has

@@ -119,7 +119,7 @@ def _compile_learning(
 
 
 def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:
-    """Compile a function that evaluates the current model on the validation part."""
+    """Compile a function that returns the metrics of the current model on the validation part."""
     images, targets = tf.constant(val.images), _targets(val, config)
     halves = halves_batches() and not _penalizes_outputs(model)
     signature = [tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)]
@@ -185,7 +185,7 @@ def _penalizes_outputs(model: keras.Model) -> bool:
 
 
 def _bounds(count: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the start and stop of each part of `count` images."""
+    """Split `count` images into `parts` parts and return the start and stop of each."""
     return list(pairwise(count * part // parts for part in range(parts + 1)))
 
 

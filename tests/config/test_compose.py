@@ -245,7 +245,7 @@ def test_missing_keys_are_one_problem(tmp_path: Path):
     (options / "aug" / "mine.yaml").write_text("name: mine\nrotation_rage: 3\n")
     found = [text for _, text in problems("aug=mine", config_dir=str(options))]
     assert found[0].startswith("aug: missing: width_shift_range, height_shift_range, shear_range, zoom_range, ")
-    assert found[0].endswith("; 'defaults: [none]' at the start of the file takes them from none.yaml")
+    assert found[0].endswith("; to take them from none.yaml, begin the file with 'defaults: [none]'")
     assert found[1] == "aug.rotation_rage: unknown key (did you mean 'rotation_range'?)"
     (options / "aug" / "mine.yaml").write_text("defaults: [none]\nname: mine\nrotation_range: 3\n")
     assert config("aug=mine", config_dir=str(options)).aug.rotation_range == 3
@@ -341,8 +341,8 @@ def test_a_problem_in_a_saved_config_is_reported_with_its_line(tmp_path: Path):
     [
         (["+hydra.callbacks.x._target_=builtins.print"], "a config must not name code to run"),
         (["+model.x._target_=os.system"], "a config must not name code to run"),
-        (["-cn", "other"], "--config-name: the command selects the config"),
-        (["-cp", "/tmp"], "--config-path: add a folder of your own options with --config-dir"),
+        (["-cn", "other"], "--config-name: not supported; the command selects the config"),
+        (["-cp", "/tmp"], "--config-path: not supported; add a folder of your own options with --config-dir"),
     ],
 )
 def test_unsupported_flags_and_code_are_refused(words: list[str], told: str):
