@@ -27,7 +27,7 @@ def save_best(
         progress: Holds the best epoch's weights.
         record: The run's record.
         config: The run's config.
-        final: Whether the training is complete, so that the tracker gets the model.
+        final: Whether the training is complete; only then does the tracker receive the model.
     """
     assert progress.best is not None
     assert progress.best_epoch is not None
