@@ -27,7 +27,7 @@ _WAIT_SECONDS = 5.0  # for the tracker
 
 
 def runs(request: Request, started: float) -> Document | None:
-    """List the newest runs, or do what the action says. Raises `RequestError` or `WorkError`."""
+    """List the newest runs, or perform the requested action. Raises `RequestError` or `WorkError`."""
     config, _ = compose_checked(request, RunsConfig)
     if config.action == "list":
         return list_selected(config)
@@ -121,9 +121,9 @@ def remove_runs(chosen: Sequence[RunSummary], config: RunsConfig) -> None:
 
 
 def _confirms(chosen: Sequence[RunSummary]) -> bool:
-    """Ask whether to remove runs. Raises `RequestError` if there is no terminal to ask on."""
+    """Ask the user whether to remove the runs. Raises `RequestError` if there is no terminal to ask on."""
     if not sys.stdin.isatty():
-        message = "yes: must be true to remove runs without being asked on a terminal"
+        message = "yes: must be true to remove runs when there is no terminal to ask on"
         raise RequestError([Problem("missing-value", COMMAND_LINE, message, "yes")], "this request")
     for run in chosen:
         print(printable(f"  {display_path(run.path)}"))

@@ -57,7 +57,7 @@ def sync(request: Request, started: float) -> None:
 
 
 def repair(outputs: Path) -> None:
-    """Replace locations in the output folder's own store that lie outside it. Raises `RequestError`."""
+    """In the output folder's own store, replace locations that lie outside the folder. Raises `RequestError`."""
     database = outputs / DATABASE
     if not database.is_file():
         raise RequestError(f"{database}: there is no MLflow store here")
@@ -86,7 +86,7 @@ def find_journals(config: SyncConfig) -> list[Path]:
 
 
 def _may_be_tracked(folder: Path) -> bool:
-    """Whether the run is tracked, or its journal cannot be read, which `deliver_missing` reports."""
+    """Return whether the run is tracked, or its journal cannot be read, which `deliver_missing` reports."""
     try:
         run = journal.first_run(journal.read(folder))
     except (OSError, ValueError):
@@ -97,7 +97,7 @@ def _may_be_tracked(folder: Path) -> bool:
 def deliver_missing(
     folder: Path, config: SyncConfig, unreachable: dict[str, str], announced: set[str]
 ) -> tuple[int, str]:
-    """Deliver a journal's pending lines. Returns their number, and the reason for a failure."""
+    """Deliver a journal's pending lines. Returns their number, and the reason for a failure or an empty string."""
     delivery: Delivery | None = None
     try:
         delivery = Delivery(folder, config.tracking.uri)

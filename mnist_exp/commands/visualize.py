@@ -58,7 +58,7 @@ def print_pictures(
     say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
     for kind in dict.fromkeys(kinds):
         names = [picture.subject or "all" for picture in pictures if picture.kind == kind]
-        say(f"{kind:<12}{', '.join(names) or 'none: these layers have nothing to show of this kind'}")
+        say(f"{kind:<12}{', '.join(names) or 'none: these layers have no pictures of this kind'}")
     say(f"pictures    {folder}")
 
 
@@ -68,9 +68,9 @@ def picture_folder(
 ) -> Iterator[Path]:
     """Yield the folder for the pictures (`files`).
 
-    In a run, its name depends on what the pictures show, so that only equal pictures are overwritten; the tracker
-    receives them as well. Raises `RequestError` if it or a picture cannot be written, `WorkError` if the disk is
-    full.
+    For a run's model, the folder is in the run's directory. Its name depends on what the pictures show, so that
+    only equal pictures are overwritten. The tracker receives the pictures too. Raises `RequestError` if the folder
+    or a picture cannot be written, or `WorkError` if the disk is full.
     """
     try:
         if options.output is not None:

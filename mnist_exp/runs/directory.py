@@ -243,7 +243,7 @@ def find_fault(run: RunSummary) -> str | None:
 
 
 def _is_abandoned(path: Path, result: RunResult) -> bool:
-    """Whether no process works in a run's directory. A process that marks it as killed locks it only briefly."""
+    """Return whether no process works on a run. A process that marks a run as killed locks it only briefly."""
     for attempt in range(_ATTEMPTS):
         if not is_locked(path):
             return True
@@ -254,7 +254,7 @@ def _is_abandoned(path: Path, result: RunResult) -> bool:
 
 
 def _is_gone(result: RunResult) -> bool:
-    """Whether the process that `result.json` names ran on this machine and has ended."""
+    """Return whether the process that `result.json` names ran on this machine and has ended."""
     pid = result.pid
     if result.host != socket.gethostname() or pid is None or pid <= 0:
         return False

@@ -30,7 +30,7 @@ class Ambiguous(RequestError):
 
 
 def is_finished(run: RunSummary) -> bool:
-    """Whether a run has finished."""
+    """Return whether a run has finished."""
     return run.status == "finished"
 
 
@@ -177,7 +177,7 @@ def _matches_pattern(run: RunSummary, pattern: str) -> bool:
 
 
 def _has_name(name: str, wanted: str) -> bool:
-    """Whether a directory has the wanted name, or that name followed by a time stamp (as with `name=…`)."""
+    """Return whether a directory has the wanted name, or that name followed by a time stamp (as with `name=…`)."""
     return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 
@@ -195,7 +195,7 @@ def read_config(run: Path) -> dict[str, Any]:
         text = read_text(file, MOST_BYTES)
         if excess := limit_exceeded(text):
             raise RequestError(f"{file}:{excess[0]}: {excess[1]}")
-        if "${" in text:  # it could reveal the environment; saved configs contain none
+        if "${" in text:  # could reveal environment variables; saved configs contain none
             line = text[: text.index("${")].count("\n") + 1
             raise RequestError(
                 f"{file}:{line}: an interpolation (${{…}}); a run's config must contain only values"

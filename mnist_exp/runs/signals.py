@@ -62,7 +62,7 @@ class Pending:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """In the block, SIGTERM and SIGHUP raise `Killed`, as Ctrl-C raises `KeyboardInterrupt`."""
+    """In the block, SIGTERM and SIGHUP raise `Killed`, and Ctrl-C raises `KeyboardInterrupt`."""
     with _handled(_raise):
         yield
         check()
