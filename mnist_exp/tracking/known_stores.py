@@ -63,7 +63,7 @@ def read_known_stores() -> set[str]:
 
 
 def resolve_permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
-    """Return the address to contact for one that was read from a file, with the credentials that the user gave.
+    """Return the address to contact, given one that was read from a file: the same, with the user's credentials.
 
     Args:
         uri: The address as read, perhaps with masked credentials.

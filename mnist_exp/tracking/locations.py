@@ -50,7 +50,7 @@ class ForeignLocation(Exception):
 
 
 def is_of_an_output_folder(database: Path) -> bool:
-    """Whether a database is an output folder's own store, rather than one that the user keeps elsewhere."""
+    """Return whether a database is an output folder's own store, rather than one that the user keeps elsewhere."""
     return any((database.parent / name).exists() for name in (RUNS, SWEEPS, ARTIFACTS))
 
 

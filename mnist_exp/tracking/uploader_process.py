@@ -86,7 +86,7 @@ class Upload:
         return self._sender.run_id if self._sender is not None else None
 
     def finish(self, *, wait: bool = True) -> None:
-        """Wait for the delivery to finish, and report if it does not."""
+        """Wait for the delivery to finish, and print a warning if it fails."""
         if self._sender is None:
             return
         failure = self._sender.finish(self._wait_seconds if wait else 0)
