@@ -32,7 +32,7 @@ ENDINGS = {"keras": ".keras", "h5": ".h5", "onnx": ".onnx", "litert": ".tflite"}
 
 
 def export(request: Request, started: float) -> None:
-    """Write the requested formats and register the run. Raises `RequestError` or `WorkError`."""
+    """Write the formats and register the model, as requested. Raises `RequestError` or `WorkError`."""
     request, over_run = split_overrides(request)
     config, _ = compose_checked(request, ExportConfig)
     refuse_without_use(over_run, config)

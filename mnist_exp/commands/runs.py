@@ -22,8 +22,8 @@ from mnist_exp.text import display_path, format_value, printable, shorten
 from mnist_exp.tracking.recorder import annotate
 from mnist_exp.tracking.removal import delete_run
 
-_MOST_COLUMNS = 6  # of settings that differ, in the printed table
-_WAIT_SECONDS = 5.0  # for the tracker
+_MOST_COLUMNS = 6  # maximum number of differing settings in the printed table
+_WAIT_SECONDS = 5.0  # maximum wait for the tracker
 
 
 def runs(request: Request, started: float) -> Document | None:

@@ -52,8 +52,10 @@ def sync(request: Request, started: float) -> None:
             text = f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}"
             print(printable(text), flush=True)
     if failed:
-        raise WorkError(f"{failed} not delivered, {done} delivered; pending events stay in the journals")
-    print(f"{done} brought up to date." if done else "MLflow has everything.")
+        raise WorkError(
+            f"{failed} journal{'s' * (failed > 1)} not delivered, {done} delivered; pending events are kept"
+        )
+    print(f"{done} journal{'s' * (done > 1)} brought up to date." if done else "MLflow has everything.")
 
 
 def repair(outputs: Path) -> None:
@@ -69,7 +71,7 @@ def repair(outputs: Path) -> None:
 
 
 def find_journals(config: SyncConfig) -> list[Path]:
-    """Return the directories to deliver: a run's, a sweep's with its jobs', or all. Raises `RequestError`."""
+    """Return the directories to deliver: a run's, those of a sweep and its jobs, or all. Raises `RequestError`."""
     outputs = Path(config.outputs)
     if config.run is None:
         roots = [*sorted((outputs / RUNS).glob("*")), *sorted((outputs / SWEEPS).glob("*"))]

@@ -38,7 +38,7 @@ def ui(request: Request, started: float) -> None:
     """
     config, _ = compose_checked(request, UiConfig)
     if not config.tracking.enabled:
-        raise RequestError("tracking=none: nothing is logged to MLflow")
+        raise RequestError("tracking=none: nothing is logged to MLflow, so the UI has nothing to show")
     tracking = permit_store(request, config.tracking, Path(config.outputs))
     uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
@@ -78,7 +78,7 @@ def ui(request: Request, started: float) -> None:
         _show(_runs_table(address, config.tracking.experiment), config.open)
         print("Press Ctrl-C to stop it.", flush=True)
         server.wait()
-        raise WorkError("MLflow's UI exited")
+        raise WorkError("MLflow's UI exited unexpectedly")
     except KeyboardInterrupt:
         pass
     finally:

@@ -43,7 +43,7 @@ def visualize(request: Request, started: float) -> None:
     pictures = list_pictures(subject, options.pictures)
     if not pictures:
         names = ", ".join(layer.name for layer in subject.layers)
-        raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} of {names}")
+        raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} for {names}")
     wait_seconds = config.tracking.wait_seconds
     with picture_folder(saved, options, subject.chosen, [one.file for one in pictures], wait_seconds) as folder:
         for picture in pictures:

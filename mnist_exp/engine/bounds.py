@@ -68,6 +68,6 @@ def refuse_missed(document: EvaluateDocument) -> None:
             missed.append(f"  {entry.bound}: {values}")
     if missed:
         count = f"{len(missed)} of {len(document.bounds)} bound{'s' * (len(document.bounds) > 1)}"
-        error = WorkError(f"{count} of require do{'es' * (len(missed) == 1)} not hold\n" + "\n".join(missed))
+        error = WorkError(f"{count} in require do{'es' * (len(missed) == 1)} not hold\n" + "\n".join(missed))
         error.document = document
         raise error

@@ -30,7 +30,7 @@ from mnist_exp.text import display_path
 def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *, many: bool = False) -> Predictor:
     """Load a saved model with the class names and settings of its run. Raises `RequestError`.
 
-    With `many`, it must also be able to find several digits in one picture.
+    If `many` is set, the predictor must be able to find several digits in one picture.
     """
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
@@ -39,12 +39,12 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *,
         (tuple(names) for names in known if names and len(names) == classes), default_class_names(classes)
     )
     if normalize and shape[2] != 1:
-        raise RequestError(f"predict.normalize: {saved.name} takes colour images, but MNIST's form is grey")
+        raise RequestError(f"predict.normalize: must be false, as {saved.name} takes colour images")
     if normalize is None:
         normalize = normalizes(saved, config, shape)
     if many and not normalize:
-        advice = "predict.normalize=true finds digits" if shape[2] == 1 else "the model takes colour images"
-        raise RequestError(f"predict.many: the inputs are not converted to MNIST's form; {advice}")
+        advice = "; set predict.normalize=true" if shape[2] == 1 else ", but the model takes colour images"
+        raise RequestError(f"predict.many: needs inputs that are converted to MNIST's form{advice}")
     return Predictor(model, names, config, shape, normalize, saved.settings is not None)
 
 

@@ -190,7 +190,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
     if part != "test":
         say(f"note    {_MEANING[part]}")
     elif result.test == about["metrics"]:
-        say("same    bit-identical to the run's result.json")
+        say("same    bit-identical to the results in the run's result.json")
     elif result.test:
         was, now = (
             ", ".join(f"{name} {value:.8g}" for name, value in metrics.items())

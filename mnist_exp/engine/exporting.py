@@ -88,7 +88,7 @@ def export_model(
         say(f"note    {note}")
     say(f"written {display_path(target)}")
     if failed:
-        raise WorkError("not kept:\n  " + "\n  ".join(failed))
+        raise WorkError("formats not kept:\n  " + "\n  ".join(failed))
 
 
 def write_formats(
@@ -152,7 +152,7 @@ def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None
         expected, found = ("×".join(str(size or "any") for size in shape) for shape in (takes[1:], images))
         raise RequestError(
             f"{display_path(saved.file)}: takes images of {expected}, but those of {data.origin} are {found}; "
-            "use data=… data.shape=… data.classes=… for other images"
+            "data=… data.shape=… data.classes=… selects other images"
         )
 
 

@@ -32,7 +32,7 @@ def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault]
     Args:
         config: The config; if problems have already been reported, with defaults in place of invalid values.
         composition: The composed config, which knows where each value was set.
-        faults: The faults that are already known. Objects with faults are not created.
+        faults: The faults that are already known. Keras objects with faults are not created.
 
     Raises:
         RequestError: With all problems found.
@@ -44,7 +44,7 @@ def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault]
 
 
 class _KerasCheck:
-    """The checks of one config. Optimizer, loss and metrics are created once and used by all checks."""
+    """The checks of one config, and the problems that they find."""
 
     def __init__(self, config: TrainConfig, composition: Composition, faults: Sequence[Fault]) -> None:
         self._config, self._composition, self._faults = config, composition, faults

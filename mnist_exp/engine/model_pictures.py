@@ -36,7 +36,7 @@ class Picture:
 
     kind: str
     subject: str
-    """The layer, or the method; empty for a picture of all layers."""
+    """The layer, and its kernel if it has several; empty for a picture of all layers."""
     draw: Callable[..., None]
     """Draws the picture into the file `path`."""
 

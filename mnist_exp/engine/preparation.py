@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 
-# Keys that a new run does not inherit from the one that it starts from.
+# Keys that a new run does not inherit from the run that it is based on (`from=…`).
 NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
 
 
@@ -48,7 +48,7 @@ def load_base_run(request: Request) -> Request:
 
 
 def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """Replace the value of `init_from` with the path of the run or model file. Raises `RequestError`."""
+    """Return request and config with `init_from` set to the path of the run or file. Raises `RequestError`."""
     if config.init_from is None:
         return request, config
     file = Path(config.init_from).expanduser()

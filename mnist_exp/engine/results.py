@@ -20,7 +20,7 @@ from mnist_exp.training.step import build_state
 def save_best(
     model: keras.Model, progress: Progress, record: RunRecord, config: TrainConfig, final: bool
 ) -> keras.Model:
-    """Save the best epoch in all formats, in float32. Returns the model as plain Keras loads it.
+    """Save the model of the best epoch in all formats, in float32. Returns it as plain Keras loads it.
 
     Args:
         model: A float32 model with the same architecture as the trained one.

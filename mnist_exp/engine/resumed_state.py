@@ -30,7 +30,9 @@ def find_state(path: Path, result: RunResult) -> State | None:
                 "\n".join([f"{display_path(path)}: all checkpoints are damaged; {again}", *damaged])
             )
         if result.status == "finished":
-            why = "it has finished, and its checkpoint was removed; training.keep_checkpoint=true keeps it"
+            why = (
+                "it has finished, and its checkpoint was removed; training.keep_checkpoint=true would have kept it"
+            )
             raise RequestError(f"{display_path(path)}: nothing to resume: {why}")
         if (path / "history.csv").exists():
             raise RequestError(f"{path / FOLDER}: no checkpoint found; {again}")

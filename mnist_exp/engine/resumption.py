@@ -40,7 +40,7 @@ MAY_DIFFER = (
 
 
 def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopwatch) -> Job:
-    """Prepare the resumption of a run. Raises `RequestError` if it cannot be resumed."""
+    """Return the job that resumes a run. Raises `RequestError` if the run cannot be resumed."""
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
         refuse_irregular(path)

@@ -210,7 +210,7 @@ def _explaining_resume(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if os.strerror(errno.ENOSPC) in reason:  # HDF5's message contains it
             reason = os.strerror(errno.ENOSPC)
-        then = "" if _has_finished(path) else f"\nthen resume with: {command}"
+        then = "" if _has_finished(path) else f"\nfix this, then resume with: {command}"
         raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
 
 

@@ -38,9 +38,9 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
     """Find a run.
 
     Args:
-        wanted: A run's directory, `latest`, `best` (by validation accuracy, among the finished runs on the newest
-            one's data, except those whose initial weights were trained on validation images), an MLflow run id,
-            or the beginning of a name.
+        wanted: A run's directory, `latest`, `best`, an MLflow run id, or the beginning of a name. `best` has the
+            highest validation accuracy of the finished runs on the newest one's data. Runs whose initial weights
+            were trained on validation images are left out, unless there are no others.
         outputs: The output folder.
         latest: Returns whether `latest` may refer to a run.
 
@@ -198,7 +198,7 @@ def read_config(run: Path) -> dict[str, Any]:
         if "${" in text:  # could reveal environment variables; saved configs contain none
             line = text[: text.index("${")].count("\n") + 1
             raise RequestError(
-                f"{file}:{line}: an interpolation (${{…}}); a run's config must contain only values"
+                f"{file}:{line}: contains an interpolation (${{…}}); a run's config must contain only values"
             )
         values = yaml.safe_load(text)
     except OSError as error:

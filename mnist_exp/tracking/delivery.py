@@ -107,7 +107,7 @@ class Delivery:
         named = uri or own
         store = make_absolute(named) if named else default
         self.uri = store
-        """The store's URI; None if it is unknown, or must not be contacted."""
+        """The store's URI; None if the store is unknown or must not be contacted."""
         self.refusal = ""
         """Why the journal's store must not be contacted."""
         if uri is None and own is not None:

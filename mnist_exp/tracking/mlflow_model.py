@@ -35,7 +35,8 @@ def save_model(
 ) -> None:
     """Write the MLflow model's directory.
 
-    Its input is raw pixels (-1, *shape), or (-1, height, width) for one channel; its output is (-1, classes).
+    The model's input is raw pixels (-1, *shape), or (-1, height, width) for one channel. Its output is
+    (-1, classes).
 
     Args:
         path: The directory.

@@ -323,7 +323,7 @@ class ReopenedRecording:
 
 
 def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:
-    """Send the tracker files that were added to the directory of a finished run.
+    """Send files that were added to the directory of a finished run to the tracker.
 
     Raises `OSError` or `ValueError` if the journal cannot be written or read.
     """

@@ -31,7 +31,7 @@ _DEATH = 5  # seconds to wait for the lock of a dead process to become free
 
 
 def list_journals(root: Path) -> list[Path]:
-    """List the directories with a journal: the run's, or the sweep's followed by its jobs'."""
+    """List the directories with a journal: that of a run, or that of a sweep, followed by those of its jobs."""
     return [file.parent for pattern in (journal.FILE, f"*/{journal.FILE}") for file in sorted(root.glob(pattern))]
 
 

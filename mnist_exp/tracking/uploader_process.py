@@ -1,7 +1,7 @@
 """Start and end the process that delivers growing journals.
 
 Uploads run in a process of their own so that they cannot slow down or block training: neither a dead server nor
-the second it takes to import MLflow affects it.
+the second that importing MLflow takes affects training.
 """
 
 from __future__ import annotations
