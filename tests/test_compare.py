@@ -481,7 +481,7 @@ def test_omitted_runs_are_reported(cli: Cli):
     out = cli("compare", "full=true", "run=outputs/runs").out
     for told in (
         "broken: failed",
-        "resumed: was resumed on another device",
+        "resumed: was resumed on another device or with another version",
         "blind: has no val/accuracy",
         "older: repeats outputs/runs/linear-0, which is newer",
         "odd: damaged",
@@ -551,7 +551,7 @@ def test_different_data_is_refused(cli: Cli):
     assert not Path("outputs/compare").exists()
     out = cli("compare", "full=true", "run=*", "across_data=true").out
     assert "model=linear data.limit=500" in out
-    assert "without 4 runs on other data" in cli("compare", "full=true").out
+    assert "left out: 4 runs on data other than the newest run's" in cli("compare", "full=true").out
 
 
 def test_fallback_data_is_never_compared_with_other_data(cli: Cli):

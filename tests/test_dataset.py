@@ -139,7 +139,9 @@ def test_a_full_disk_leaves_nothing(to: str):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert done.stderr.startswith("mnist-exp: deep/x: File too large; nothing was written\n")  # coverage may add lines
+    assert done.stderr.startswith(
+        "mnist-exp: deep/x: File too large; nothing was written\n"
+    )  # coverage may add lines
     assert left() == []
 
 

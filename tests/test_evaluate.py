@@ -45,7 +45,7 @@ def test_a_run_is_scored_again_with_the_same_figures(cli: Cli, run: Path):
     """They are bit-identical to those of the run, whose directory is not changed."""
     before = contents(run)
     done = cli("evaluate", "run=latest")
-    assert "same    bit-identical to the run's result.json" in done.out
+    assert "same    bit-identical to the results in the run's result.json" in done.out
     assert contents(run) == before
     folder, found = kept(done.out)
     result = json.loads((run / "result.json").read_text())

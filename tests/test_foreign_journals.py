@@ -16,7 +16,7 @@ FOREIGN = {
     b"[]": "not an event: '[]'",
     b"{}": "not an event: '{}'",
     b'{"kind": "confetti", "time": 1}': "unknown event: ",
-    b'{"kind": "end", "time": 1}': "end.status missing or wrong: ",
+    b'{"kind": "end", "time": 1}': "end.status is missing or invalid: ",
     b'{"kind": "end", "time": 1, "st': "damaged: ",
     b"[" * 100_000: "damaged: ",
 }

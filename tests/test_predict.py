@@ -305,7 +305,7 @@ def test_unusable_inputs_are_reported_together(cli: Cli, run: Path, images: np.n
     done = cli("predict", "run=latest", f"inputs=[{names}]", "output=new/classes.csv", status=2)
     for told in bad.values():
         assert told in done.err
-    assert f"{len(bad)} inputs cannot be classified, 1 image can:" in done.err
+    assert f"{len(bad)} inputs cannot be classified (1 image can):" in done.err
     assert not Path("new").exists()
     assert cli("predict", "run=latest", "inputs=blank.png", status=2).err.count("\n") == 1
 

@@ -219,7 +219,7 @@ def test_a_full_disk_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any)
     assert (
         first == f"mnist-exp: {run}/checkpoint/000003-00000000.state: cannot be written: No space left on device"
     )
-    assert second == f"then resume with: mnist-exp resume run={run}"
+    assert second == f"fix this, then resume with: mnist-exp resume run={run}"
     assert "killed" in cli("runs", f"outputs={small_disk}/outputs").out or failed.result["status"] == "failed"
     again = cli("resume", f"run={run}", status=None)
     assert again.status in (1, 2)

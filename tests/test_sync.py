@@ -61,7 +61,7 @@ def test_pending_events_of_runs_and_sweeps_are_delivered(cli: Cli, here: str, tm
         "outputs/sweeps/s: delivered 2 entries",
         "outputs/sweeps/s/x: delivered 12 entries",
         "outputs/sweeps/s/y: delivered 12 entries",
-        "4 brought up to date.",
+        "4 journals brought up to date.",
     ]
     for folder in folders:
         assert held(folder, here, tmp_path / "fetched") == expected(folder)
@@ -92,7 +92,7 @@ def test_failed_deliveries_are_reported(cli: Cli, nobody: str, here: str, tmp_pa
         "outputs/runs/c: not delivered: outputs/runs/c/journal.jsonl:1: damaged: '\\x00'",
         "outputs/runs/d: not delivered: plots/loss.png no longer exists",
     ]
-    assert "3 not delivered, 1 delivered" in done.err
+    assert "3 journals not delivered, 1 delivered" in done.err
     assert held(good, here, tmp_path / "fetched") == expected(good)
     assert not (bad / "delivery.json").exists()
 
@@ -111,7 +111,7 @@ def test_runs_are_delivered_to_another_store(cli: Cli, nobody: str, tmp_path: Pa
     """The progress of delivery is recorded for each store separately."""
     folder = write_run(RUNS / "a", nobody)
     other = f"sqlite:///{tmp_path / 'other.db'}"
-    assert "1 brought up to date" in cli("sync", f"tracking.uri={other}").out
+    assert "1 journal brought up to date" in cli("sync", f"tracking.uri={other}").out
     assert held(folder, other, tmp_path / "fetched") == expected(folder)
     assert "Connection refused" in cli("sync", status=1).out
     assert cli("sync", f"tracking.uri={other}").out == "MLflow has everything.\n"

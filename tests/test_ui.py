@@ -112,14 +112,14 @@ def test_a_port_in_use_is_reported(cli: Cli, home_data: list[str]):
 def test_an_unreachable_server_is_reported(cli: Cli):
     """The message has its address, and the exit status is 1."""
     done = cli("ui", "tracking=server", "tracking.uri=http://127.0.0.1:1", status=1)
-    assert "http://127.0.0.1:1: no MLflow server answers" in done.err
+    assert "http://127.0.0.1:1: no MLflow server is responding" in done.err
 
 
 def test_the_environment_names_the_server(cli: Cli):
     """MLFLOW_TRACKING_URI is used, as by MLflow's own tools."""
     os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:2"
     try:
-        assert "http://127.0.0.1:2: no MLflow server answers" in cli("ui", status=1).err
+        assert "http://127.0.0.1:2: no MLflow server is responding" in cli("ui", status=1).err
     finally:
         del os.environ["MLFLOW_TRACKING_URI"]
 

@@ -1,6 +1,6 @@
 """`mnist-exp check`: report everything that `train` would refuse; with -m, for every job of a sweep.
 
-Of data in a folder, the files, headers and labels are checked, and with `data.verify=true` the pixels as well.
+If the data is in a folder, its files, headers and labels are checked; with `data.verify=true`, its pixels too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check(request: Request, started: float) -> CheckDocument:
 
 
 def _describe_data(data: DataConfig, counts: Mapping[str, int]) -> CheckedData:
-    """Print the number of images in each part, if they were counted."""
+    """Print the number of images in each part, if they were counted. Returns the data's entry for the document."""
     if counts:
         sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
         say(f"data    {data.name} from {data.dir or 'scikit-learn'}: {sizes}")

@@ -39,7 +39,10 @@ def compare(request: Request, started: float) -> CompareDocument:
 
 
 def direction_by(config: CompareConfig) -> Direction:
-    """Return which values of the metric are better. Raises `RequestError` if the direction is unknown."""
+    """Return whether higher (`max`) or lower values (`min`) of the metric are better.
+
+    Raises `RequestError` if that is unknown, or if `mode` contradicts it.
+    """
     known = direction_of(config.metric)
     if known is None and config.mode is None:
         message = (
@@ -48,7 +51,7 @@ def direction_by(config: CompareConfig) -> Direction:
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "mode")])
     if known is not None and config.mode not in (None, known):
         better = "higher" if known == "max" else "lower"
-        message = f"mode={config.mode}: {better} values of {config.metric} are better"
+        message = f"mode={config.mode}: must be {known}, as {better} values of {config.metric} are better"
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "mode")])
     return known or config.mode or "max"
 
@@ -57,10 +60,10 @@ def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
     """Find the requested runs; without `run=`, all finished or diverged runs on the same data as the newest run.
 
     Returns:
-        The runs, and a remark on others, which is empty if there are none.
+        The runs, and a remark on the runs left out (empty if there are none).
 
     Raises:
-        RequestError: With every name that matches no run, and a picture that would be overwritten.
+        RequestError: Names match no run, or the picture would overwrite a file; the error lists all problems.
     """
     problems: list[Problem] = []
     outputs = Path(config.outputs)
@@ -79,7 +82,10 @@ def choose_runs(config: CompareConfig) -> tuple[list[RunSummary], str]:
 
 
 def _choose_newest(outputs: Path, across_data: bool) -> tuple[list[RunSummary], str]:
-    """Return all finished or diverged runs on the newest one's data (or on any), and a remark on the others."""
+    """Return the finished or diverged runs, and a remark on those left out.
+
+    Unless `across_data` is set, the runs must be on the same data as the newest finished run.
+    """
     runs = list_runs(outputs)
     finished = [run for run in runs if is_finished(run)]
     if not finished:
@@ -89,7 +95,8 @@ def _choose_newest(outputs: Path, across_data: bool) -> tuple[list[RunSummary], 
         return counted, ""
     data = finished[0].result.data.sha256
     others = sum(run.result.data.sha256 != data for run in finished)
-    remark = f"without {others} run{'s' * (others > 1)} on other data than the newest run; run=… selects runs"
+    number = f"{others} run{'s' * (others > 1)}"
+    remark = f"left out: {number} on data other than the newest run's; run=… selects runs"
     return [run for run in counted if run.result.data.sha256 == data], remark if others else ""
 
 
@@ -117,7 +124,8 @@ def _reason_against(run: RunSummary, metric: str) -> str | None:
     if metric.startswith("val/") and (count := run.result.validation_images_seen):
         return f"started from weights that were trained on {count} of its validation images"
     if not run.result.exact:
-        return "was resumed on another device, so its result does not depend on the seed alone"
+        other = "another device or with another version"
+        return f"was resumed on {other}, so its result does not depend on the seed alone"
     return None
 
 

@@ -15,7 +15,7 @@ _WITHOUT_USE = {"fetch": (*_OF_A_TRAINING, "data.dir", "data.limit", "data.split
 
 
 def dataset(request: Request, started: float) -> VerifyDocument | None:
-    """Fetch, verify or convert. Raises `RequestError`, `WorkError`."""
+    """Fetch, verify or convert a data set. Raises `RequestError` or `WorkError`."""
     config, _ = compose_checked(request, DatasetConfig, complete_data)
     if config.action is None:
         raise RequestError("action: must be fetch, verify or convert")

@@ -27,12 +27,12 @@ EXPORTS = "exports"
 EXTRA = "pip install 'mnist-exp[export]'"
 # The additional packages needed to write a format and to run models in it.
 NEEDS = {"onnx": ("tf2onnx", "onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
-# The formats that consist of a single file, and its suffix.
+# The suffix of each format that consists of a single file.
 ENDINGS = {"keras": ".keras", "h5": ".h5", "onnx": ".onnx", "litert": ".tflite"}
 
 
 def export(request: Request, started: float) -> None:
-    """Write the requested formats and register the run. Raises `RequestError` or `WorkError`."""
+    """Write the formats and register the model, as requested. Raises `RequestError` or `WorkError`."""
     request, over_run = split_overrides(request)
     config, _ = compose_checked(request, ExportConfig)
     refuse_without_use(over_run, config)
@@ -65,7 +65,7 @@ def refuse_missing_packages(config: ExportConfig) -> None:
         Problem(
             "not-installed",
             COMMAND_LINE,
-            f"format={form}: needs {', '.join(modules)}, not installed: {EXTRA}",
+            f"format={form}: needs {', '.join(modules)}; run {EXTRA}",
             "format",
         )
         for form, modules in missing.items()
@@ -103,7 +103,7 @@ def resolve_target(config: ExportConfig, saved: Saved) -> Path:
 
 
 def is_file(target: Path, config: ExportConfig) -> bool:
-    """Whether the target is the file of a single format, rather than a folder."""
+    """Return whether the target is the file of a single format, rather than a folder."""
     return config.output is not None and [target.suffix.lower()] == [ENDINGS.get(name) for name in config.formats]
 
 

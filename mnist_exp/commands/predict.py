@@ -63,4 +63,4 @@ def format_problems(problems: Sequence[RequestError], good: int) -> str:
     if len(problems) == 1 and not good:
         return str(problems[0])
     bad = f"{len(problems)} input{'s' * (len(problems) > 1)} cannot be classified"
-    return "\n  ".join([f"{bad}, {good:,} image{'s' * (good != 1)} can:", *map(str, problems)])
+    return "\n  ".join([f"{bad} ({good:,} image{'s' * (good != 1)} can):", *map(str, problems)])

@@ -42,7 +42,7 @@ def resume(request: Request, started: float) -> TrainDocument:
 
 
 def is_resumable(run: RunSummary) -> bool:
-    """Whether `run=latest` may select a run: it was interrupted or killed, or failed after a checkpoint."""
+    """Return whether `run=latest` may select a run: it was interrupted or killed, or failed after a checkpoint."""
     return run.status in ("interrupted", "killed") or (
         run.status == "failed" and (run.path / "checkpoint").is_dir()
     )

@@ -22,12 +22,12 @@ from mnist_exp.text import display_path, format_value, printable, shorten
 from mnist_exp.tracking.recorder import annotate
 from mnist_exp.tracking.removal import delete_run
 
-_MOST_COLUMNS = 6  # of settings that differ, in the printed table
-_WAIT_SECONDS = 5.0  # for the tracker
+_MOST_COLUMNS = 6  # maximum number of differing settings in the printed table
+_WAIT_SECONDS = 5.0  # maximum wait for the tracker
 
 
 def runs(request: Request, started: float) -> Document | None:
-    """List the newest runs, or do what the action says. Raises `RequestError` or `WorkError`."""
+    """List the newest runs, or perform the requested action. Raises `RequestError` or `WorkError`."""
     config, _ = compose_checked(request, RunsConfig)
     if config.action == "list":
         return list_selected(config)
@@ -121,9 +121,9 @@ def remove_runs(chosen: Sequence[RunSummary], config: RunsConfig) -> None:
 
 
 def _confirms(chosen: Sequence[RunSummary]) -> bool:
-    """Ask whether to remove runs. Raises `RequestError` if there is no terminal to ask on."""
+    """Ask the user whether to remove the runs. Raises `RequestError` if there is no terminal to ask on."""
     if not sys.stdin.isatty():
-        message = "yes: must be true to remove runs without being asked on a terminal"
+        message = "yes: must be true to remove runs when there is no terminal to ask on"
         raise RequestError([Problem("missing-value", COMMAND_LINE, message, "yes")], "this request")
     for run in chosen:
         print(printable(f"  {display_path(run.path)}"))

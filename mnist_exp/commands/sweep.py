@@ -72,7 +72,7 @@ def sweep(request: Request, started: float) -> SweepDocument:
 
 
 def share_cores(request: Request, grid: Grid) -> Grid:
-    """Set the threads of parallel jobs to their share of the cores, unless given."""
+    """Set each parallel job's number of threads to its share of the cores, unless the user set it."""
     threads = threads_per_job(grid.launcher, available_cores()) if not grid.problems else None
     given = any(key_of(text) in ("device", "device.threads") for text in request.overrides)
     saved = (request.base or {}).get("device", {}).get("threads", "auto")
@@ -93,9 +93,9 @@ def plan_jobs(names: Sequence[str], resolved: Sequence[tuple[Request, TrainConfi
 def find_sweep(
     sweeps: Path, name: str, config: SweepConfig, swept: Sequence[str], jobs: Sequence[PlannedJob]
 ) -> Path | None:
-    """Find the directory of an earlier start of the sweep; None if there is none, or the sweep is to start over.
+    """Return the directory of an earlier attempt at the sweep; None if there is none, or if `sweep.rerun` is set.
 
-    It is identified by its name, or else by a job in common with a sweep over the same keys.
+    An earlier attempt has the same name or, if the user gave no name, the same swept keys and a job in common.
     """
     if config.rerun:
         return None
@@ -112,7 +112,7 @@ def find_sweep(
 
 
 def create_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
-    """Create a directory for a sweep. Raises `RequestError` if that fails."""
+    """Create a directory for a sweep; return its path. Raises `RequestError` if that fails."""
     path = make_directory(sweeps, name)
     content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": masked_values(fixed)}
     write_text(path / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -145,7 +145,7 @@ def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None
 
 
 def describe_failures(failed: Sequence[Outcome], jobs: int) -> str:
-    """Describe the jobs that failed, grouped by reason."""
+    """Return a description of the jobs that failed, grouped by reason."""
     by_reason: dict[str, list[Outcome]] = {}
     for outcome in failed:
         by_reason.setdefault(outcome.reason, []).append(outcome)

@@ -52,12 +52,14 @@ def sync(request: Request, started: float) -> None:
             text = f"{display_path(folder)}: delivered {entries} entr{'ies' if entries > 1 else 'y'}"
             print(printable(text), flush=True)
     if failed:
-        raise WorkError(f"{failed} not delivered, {done} delivered; pending events stay in the journals")
-    print(f"{done} brought up to date." if done else "MLflow has everything.")
+        raise WorkError(
+            f"{failed} journal{'s' * (failed > 1)} not delivered, {done} delivered; pending events are kept"
+        )
+    print(f"{done} journal{'s' * (done > 1)} brought up to date." if done else "MLflow has everything.")
 
 
 def repair(outputs: Path) -> None:
-    """Replace locations in the output folder's own store that lie outside it. Raises `RequestError`."""
+    """In the output folder's own store, replace locations that lie outside the folder. Raises `RequestError`."""
     database = outputs / DATABASE
     if not database.is_file():
         raise RequestError(f"{database}: there is no MLflow store here")
@@ -69,7 +71,7 @@ def repair(outputs: Path) -> None:
 
 
 def find_journals(config: SyncConfig) -> list[Path]:
-    """Return the directories to deliver: a run's, a sweep's with its jobs', or all. Raises `RequestError`."""
+    """Return the directories to deliver: a run's, those of a sweep and its jobs, or all. Raises `RequestError`."""
     outputs = Path(config.outputs)
     if config.run is None:
         roots = [*sorted((outputs / RUNS).glob("*")), *sorted((outputs / SWEEPS).glob("*"))]
@@ -86,7 +88,7 @@ def find_journals(config: SyncConfig) -> list[Path]:
 
 
 def _may_be_tracked(folder: Path) -> bool:
-    """Whether the run is tracked, or its journal cannot be read, which `deliver_missing` reports."""
+    """Return whether the run is tracked, or its journal cannot be read, which `deliver_missing` reports."""
     try:
         run = journal.first_run(journal.read(folder))
     except (OSError, ValueError):
@@ -97,7 +99,7 @@ def _may_be_tracked(folder: Path) -> bool:
 def deliver_missing(
     folder: Path, config: SyncConfig, unreachable: dict[str, str], announced: set[str]
 ) -> tuple[int, str]:
-    """Deliver a journal's pending lines. Returns their number, and the reason for a failure."""
+    """Deliver a journal's pending lines. Returns their number, and the reason for a failure or an empty string."""
     delivery: Delivery | None = None
     try:
         delivery = Delivery(folder, config.tracking.uri)

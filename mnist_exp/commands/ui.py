@@ -32,10 +32,13 @@ _START_SECONDS = 60
 
 
 def ui(request: Request, started: float) -> None:
-    """Serve the UI until Ctrl-C, or open that of the configured server."""
+    """Serve the UI until Ctrl-C or, if a server is configured, print its address and open it if requested.
+
+    Raises `RequestError` or `WorkError`.
+    """
     config, _ = compose_checked(request, UiConfig)
     if not config.tracking.enabled:
-        raise RequestError("tracking=none: nothing is logged to MLflow")
+        raise RequestError("tracking=none: nothing is logged to MLflow, so the UI has nothing to show")
     tracking = permit_store(request, config.tracking, Path(config.outputs))
     uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
@@ -75,7 +78,7 @@ def ui(request: Request, started: float) -> None:
         _show(_runs_table(address, config.tracking.experiment), config.open)
         print("Press Ctrl-C to stop it.", flush=True)
         server.wait()
-        raise WorkError("MLflow's UI exited")
+        raise WorkError("MLflow's UI exited unexpectedly")
     except KeyboardInterrupt:
         pass
     finally:
@@ -92,7 +95,7 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
         with contextlib.suppress(OSError), open_url(f"{address}/health", timeout=2):
             return
         time.sleep(0.1)
-    raise WorkError(f"MLflow's UI did not answer within {_START_SECONDS} s")
+    raise WorkError(f"MLflow's UI did not respond within {_START_SECONDS} s")
 
 
 def _runs_table(address: str, experiment: str) -> str:
@@ -106,7 +109,7 @@ def _runs_table(address: str, experiment: str) -> str:
             raise RequestError(f"{bare}: there is no experiment '{experiment}' yet; train a run first") from error
         raise WorkError(f"{bare}: {error}") from error
     except OSError as error:
-        raise WorkError(f"{bare}: no MLflow server answers: {getattr(error, 'reason', error)}") from error
+        raise WorkError(f"{bare}: no MLflow server is responding: {getattr(error, 'reason', error)}") from error
     except (HTTPException, ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{bare}: the response did not come from MLflow; is the address correct?") from error
     return f"{bare}/#/experiments/{quote(str(number), safe='')}/runs?workflowType=machine_learning"

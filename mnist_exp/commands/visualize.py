@@ -43,7 +43,7 @@ def visualize(request: Request, started: float) -> None:
     pictures = list_pictures(subject, options.pictures)
     if not pictures:
         names = ", ".join(layer.name for layer in subject.layers)
-        raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} of {names}")
+        raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} for {names}")
     wait_seconds = config.tracking.wait_seconds
     with picture_folder(saved, options, subject.chosen, [one.file for one in pictures], wait_seconds) as folder:
         for picture in pictures:
@@ -58,7 +58,7 @@ def print_pictures(
     say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
     for kind in dict.fromkeys(kinds):
         names = [picture.subject or "all" for picture in pictures if picture.kind == kind]
-        say(f"{kind:<12}{', '.join(names) or 'none: these layers have nothing to show of this kind'}")
+        say(f"{kind:<12}{', '.join(names) or 'none: these layers have no pictures of this kind'}")
     say(f"pictures    {folder}")
 
 
@@ -68,9 +68,9 @@ def picture_folder(
 ) -> Iterator[Path]:
     """Yield the folder for the pictures (`files`).
 
-    In a run, its name depends on what the pictures show, so that only equal pictures are overwritten; the tracker
-    receives them as well. Raises `RequestError` if it or a picture cannot be written, `WorkError` if the disk is
-    full.
+    For a run's model, the folder is in the run's directory. Its name depends on what the pictures show, so that
+    only equal pictures are overwritten. The tracker receives the pictures too. Raises `RequestError` if the folder
+    or a picture cannot be written, or `WorkError` if the disk is full.
     """
     try:
         if options.output is not None:

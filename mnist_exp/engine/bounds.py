@@ -16,7 +16,7 @@ from mnist_exp.suggest import near_or_all
 
 
 def measured_values(saved: Saved, part: str, scores: Scores, assessment: Assessment) -> dict[str, float]:
-    """Return the metrics that bounds can refer to: those measured now, and those of the run's other parts."""
+    """Return the metrics that bounds can refer to: those of `part`, and those that the run recorded earlier."""
     result = saved.result
     values = {f"test/{name}": value for name, value in ((result and result.test) or {}).items()}
     values |= {name: value for name, value in ((result and result.best) or {}).items() if "/" in name}
@@ -28,7 +28,10 @@ def measured_values(saved: Saved, part: str, scores: Scores, assessment: Assessm
 
 
 def check_bounds(config: EvaluateConfig, values: Mapping[str, float]) -> list[BoundEntry]:
-    """Return whether each bound of `require` holds. Raises `RequestError` for unknown metrics."""
+    """Return, for each bound of `require`, its metrics and whether it holds.
+
+    Raises `RequestError` for unknown metrics.
+    """
     bounds = config.require or ()
     unknown = [name for bound in bounds for name in bound.names if name not in values]
     if unknown:
@@ -55,7 +58,7 @@ def check_bounds(config: EvaluateConfig, values: Mapping[str, float]) -> list[Bo
 
 
 def refuse_missed(document: EvaluateDocument) -> None:
-    """Print whether each bound holds. Raises `WorkError` if one does not."""
+    """Print the bounds that hold. Raises a `WorkError` that lists the others, if there are any."""
     missed = []
     for entry in document.bounds:
         values = ", ".join(f"{name} is {value:.6g}" for name, value in entry.values.items() if value is not None)
@@ -65,6 +68,6 @@ def refuse_missed(document: EvaluateDocument) -> None:
             missed.append(f"  {entry.bound}: {values}")
     if missed:
         count = f"{len(missed)} of {len(document.bounds)} bound{'s' * (len(document.bounds) > 1)}"
-        error = WorkError(f"{count} of require do{'es' * (len(missed) == 1)} not hold\n" + "\n".join(missed))
+        error = WorkError(f"{count} in require do{'es' * (len(missed) == 1)} not hold\n" + "\n".join(missed))
         error.document = document
         raise error

@@ -21,7 +21,7 @@ _KEEP_SECONDS = 30
 
 
 class Checkpointing(Callback):
-    """Saves a checkpoint after each epoch, and within one whenever `seconds` have passed since the last."""
+    """Saves a checkpoint after each epoch, and whenever `seconds` have passed since the last checkpoint."""
 
     def __init__(
         self, checkpoints: Checkpoints, model: keras.Model, progress: Progress, seconds: float | None
@@ -40,7 +40,7 @@ class Checkpointing(Callback):
             self.save()
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
-        """Save the finished epoch."""
+        """Save a checkpoint of the finished epoch."""
         self.save()
 
 
@@ -63,13 +63,13 @@ class Recording(Callback):
 
 
 class StopOnSignal(Callback):
-    """Ends training after a signal, with a checkpoint of the current step."""
+    """Ends training after a signal, once a checkpoint of the current step is saved."""
 
     def __init__(self, signal: Pending, checkpointing: Checkpointing) -> None:
         self._signal, self._checkpointing = signal, checkpointing
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
-        """Raise `KeyboardInterrupt` or `Killed` if a signal was received."""
+        """Save a checkpoint and raise `KeyboardInterrupt` or `Killed` if a signal was received."""
         if self._signal.came:
             self._checkpointing.save()
             self._signal.raise_it()
@@ -82,5 +82,5 @@ class Observation(Callback):
         self._observe, self._progress = observe, progress
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
-        """Report the history; raises `Pruned` to end the run."""
+        """Report the history. Raises `Pruned` if the search ends the run."""
         self._observe(self._progress.history)

@@ -30,7 +30,7 @@ from mnist_exp.text import display_path
 def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *, many: bool = False) -> Predictor:
     """Load a saved model with the class names and settings of its run. Raises `RequestError`.
 
-    `many` requires a predictor that finds the digits in a picture.
+    If `many` is set, the predictor must be able to find several digits in one picture.
     """
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
@@ -39,18 +39,21 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *,
         (tuple(names) for names in known if names and len(names) == classes), default_class_names(classes)
     )
     if normalize and shape[2] != 1:
-        raise RequestError(f"predict.normalize: {saved.name} takes colour images, but MNIST's form is grey")
+        raise RequestError(f"predict.normalize: must be false, as {saved.name} takes colour images")
     if normalize is None:
         normalize = normalizes(saved, config, shape)
     if many and not normalize:
-        advice = "predict.normalize=true finds digits" if shape[2] == 1 else "the model takes colour images"
-        raise RequestError(f"predict.many: the inputs are not converted to MNIST's form; {advice}")
+        advice = "; set predict.normalize=true" if shape[2] == 1 else ", but the model takes colour images"
+        raise RequestError(f"predict.many: needs inputs that are converted to MNIST's form{advice}")
     return Predictor(model, names, config, shape, normalize, saved.settings is not None)
 
 
 @contextmanager
 def input_sheets(config: PredictConfig, saved: Saved, tell: Callable[[str], None]) -> Iterator[InputSheets | None]:
-    """Yield what draws the inputs into a new folder, if that is requested; after an error, nothing is left."""
+    """Yield an object that draws the inputs into a new folder; None unless that is requested.
+
+    If the block fails, the folder is removed.
+    """
     wanted = config.predict.save_inputs
     if wanted is None and not config.predict.many:
         yield None
@@ -70,12 +73,12 @@ def input_sheets(config: PredictConfig, saved: Saved, tell: Callable[[str], None
 def classify(
     predictor: Predictor, config: PredictConfig, sheets: InputSheets | None, tell: Callable[[str], None]
 ) -> tuple[list[Prediction], list[RequestError]]:
-    """Return the predictions for the readable inputs, in their order, and the problems of the others."""
+    """Return the predictions for the readable inputs, in input order, and the problems of the others."""
     assert config.inputs is not None
     note = lambda text: tell(f"note    {text}")  # noqa: E731
     files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
-    is_known = predictor.is_of_run  # and takes raw pixels
+    is_known = predictor.is_of_run  # a run's model takes raw pixels
     options = PictureOptions(
         predictor.normalizes,
         predictor.config.data.resize,
@@ -109,7 +112,7 @@ def classify(
 
 
 def _add_to_sheets(sheets: InputSheets, batch: Batch, predictions: Sequence[Prediction]) -> None:
-    """Draw the pictures of a batch, each with all that was read in it."""
+    """Draw each picture of a batch with everything that was read in it."""
     entries = zip(batch.originals, batch.readings, predictions, strict=True)
     for _, group in groupby(entries, key=lambda entry: id(entry[0])):
         originals, readings, found = zip(*group, strict=True)
@@ -118,7 +121,7 @@ def _add_to_sheets(sheets: InputSheets, batch: Batch, predictions: Sequence[Pred
 
 
 def _counting(files: Sequence[str], advance: Callable[[int], None]) -> Iterator[str]:
-    """Yield files, and advance the progress by each."""
+    """Yield the files, advancing the progress bar after each."""
     for file in files:
         yield file
         advance(1)

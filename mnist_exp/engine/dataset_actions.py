@@ -36,7 +36,7 @@ def fetch(config: DatasetConfig, started: float) -> None:
         except RequestError as error:
             say(f"{error}; fetching it again")
         else:
-            say(f"{data.name} is already in {cache}, verified")
+            say(f"{data.name} is already in {cache}; its files were verified")
             return
     try:
         with download_bar() as show:
@@ -45,7 +45,7 @@ def fetch(config: DatasetConfig, started: float) -> None:
         raise WorkError(str(error)) from error
     except OSError as error:
         raise WorkError(f"{cache}: cannot be written: {error.strerror}") from error
-    say(f"{data.name} is in {cache}, from {mirror}, in {time.perf_counter() - started:.1f} s")
+    say(f"{data.name} was fetched from {mirror} into {cache} in {time.perf_counter() - started:.1f} s")
 
 
 def verify(config: DatasetConfig) -> VerifyDocument:
@@ -108,7 +108,7 @@ def convert_images(config: DatasetConfig, started: float) -> None:
 
 
 def read_source(config: DatasetConfig) -> Source:
-    """Read the images and labels, up to the limit. Raises `RequestError` if they are not found."""
+    """Read the images and labels, up to `data.limit`. Raises `RequestError` if they are not found."""
     try:
         return limit_source(find(config.data, say, images_bar), config.data)
     except sources.NotFound as error:

@@ -52,7 +52,7 @@ def evaluate_model(
         config: The verb's own config.
         saved: The model.
         run_config: The config of the model's run, with the overrides of the command line.
-        device: The device, on which TensorFlow was started.
+        device: The device on which TensorFlow was started.
 
     Raises:
         RequestError: The model or the data is unusable, or they do not fit each other.
@@ -95,14 +95,14 @@ def evaluate_model(
 
 
 def _warn_of_other_pixels(saved: Saved, model: keras.Model, part: Part) -> None:
-    """Warn if the images are inverted, or a model of plain Keras was trained on scaled pixels."""
+    """Warn if the images seem inverted, or if a model from plain Keras seems to expect scaled pixels."""
     scaling = "" if saved.settings is not None else find_scaling(model, part.images)
     for remark in filter(None, (light_background(part), scaling)):
         warn(remark)
 
 
 def _describe_part(data: Dataset, part: Part, config: EvaluateConfig) -> dict[str, Any]:
-    """Return what identifies the scored images."""
+    """Return the values that identify the scored images."""
     return {"sha256": data.sha256, "origin": data.origin, "part": config.part, "images": len(part)}
 
 
@@ -141,7 +141,7 @@ def as_document(
 
 
 def with_part(config: EvaluateConfig, data: Dataset) -> EvaluateConfig:
-    """Return the config with the part of the data to score: if none was requested, test or else validation."""
+    """Return the config with the part of the data to score: the requested one, else test, else validation."""
     return config if config.part else config.model_copy(update={"part": "test" if data.test else "val"})
 
 
@@ -190,7 +190,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
     if part != "test":
         say(f"note    {_MEANING[part]}")
     elif result.test == about["metrics"]:
-        say("same    bit-identical to the run's result.json")
+        say("same    bit-identical to the results in the run's result.json")
     elif result.test:
         was, now = (
             ", ".join(f"{name} {value:.8g}" for name, value in metrics.items())
@@ -206,7 +206,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
             if before.get(name) != value
         ]
         why = "; ".join(differing) or "reason unknown"
-        say(f"note    the run's result.json has {was}; these are {now} ({why})")
+        say(f"note    the run's result.json has {was}; this evaluation gave {now} ({why})")
 
 
 def select_part(data: Dataset, part: str, name: str) -> Part:
@@ -219,9 +219,10 @@ def select_part(data: Dataset, part: str, name: str) -> Part:
 
 
 def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: TrainConfig) -> tuple[str, ...]:
-    """Return the names of the classes that the model (which has `classes` of them) and the data share.
+    """Return the class names of the model, which must be those of the data.
 
-    Raises `RequestError` if the model was trained for classes with other names.
+    A model whose classes have no names takes those of the data. `classes` is the model's number of classes. Raises
+    `RequestError` if the names differ.
     """
     names, unnamed = data.class_names, default_class_names(classes)
     trained = tuple((saved.result and saved.result.data.class_names) or unnamed)
@@ -325,7 +326,7 @@ def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
 
 
 def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list[str]:
-    """Describe the pairs of classes that are confused most often, in descending order."""
+    """Return descriptions of the pairs of classes that are confused most often, the most frequent first."""
     counts = {
         (row, column): count
         for row, line in enumerate(assessment.confusion)

@@ -29,12 +29,12 @@ from mnist_exp.runs.atomic import new_folder, replace_file
 from mnist_exp.runs.log import say
 from mnist_exp.text import display_path
 
-BATCH = 256  # images for which the batch latency is measured
+BATCH = 256  # size of the batches for which the latency is measured
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A format that agrees with the model, and its figures."""
+    """A written format that agrees with the model, and its measurements."""
 
     name: str
     files: tuple[str, ...]
@@ -67,7 +67,7 @@ def export_model(
 
     Raises:
         RequestError: The model or the data is unusable, or the target cannot be written.
-        WorkError: Some format is not kept.
+        WorkError: At least one format was not kept.
     """
     # Load the model first: if it is damaged or not a classifier, that is reported even if the data is missing.
     model = saved.load()
@@ -88,7 +88,7 @@ def export_model(
         say(f"note    {note}")
     say(f"written {display_path(target)}")
     if failed:
-        raise WorkError("not kept:\n  " + "\n  ".join(failed))
+        raise WorkError("formats not kept:\n  " + "\n  ".join(failed))
 
 
 def write_formats(
@@ -101,7 +101,7 @@ def write_formats(
 
     Raises:
         RequestError: The target cannot be written.
-        WorkError: No format is kept.
+        WorkError: No format was kept.
     """
     expected = predict(model, images)
     if not (expected == expected).all():  # NaN
@@ -152,7 +152,7 @@ def refuse_other_images(model: keras.Model, saved: Saved, data: Dataset) -> None
         expected, found = ("×".join(str(size or "any") for size in shape) for shape in (takes[1:], images))
         raise RequestError(
             f"{display_path(saved.file)}: takes images of {expected}, but those of {data.origin} are {found}; "
-            "use data=… data.shape=… data.classes=… for other images"
+            "data=… data.shape=… data.classes=… selects other images"
         )
 
 
@@ -161,7 +161,7 @@ class Unfit(Exception):
 
 
 def select_images(data: Dataset) -> tuple[str, Part]:
-    """Return the images that formats are checked on: the test part, else validation, else training."""
+    """Return the part that formats are checked on, with its name: test, else validation, else training."""
     parts = {"test": data.test, "validation": data.val}
     return next(((kind, part) for kind, part in parts.items() if part), ("training", data.train))
 
@@ -184,7 +184,10 @@ def temporary_target(target: Path, is_single_file: bool) -> Iterator[Path]:
 def write_format(
     name: str, saved: Saved, images: Images, expected: Probabilities, folder: Path, tolerance: float
 ) -> Checked:
-    """Write a format, check it, and move it into a folder. Raises `Unfit`, or `OSError` if the disk is full."""
+    """Write a format, check it, move it into `folder`, and return its measurements.
+
+    Raises `Unfit`, or `OSError` if the disk is full.
+    """
     form = FORMATS[name]
     try:
         # Not in `folder`: TensorFlow interprets brackets in a folder's name as a pattern.

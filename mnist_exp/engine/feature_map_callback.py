@@ -25,8 +25,8 @@ _IMAGES, _CHANNELS = 5, 12
 class FeatureMaps(Callback):
     """Draws the feature maps of the watched layers after each epoch, for the same few images.
 
-    The maps are those of the model that would be saved: in float32, with the mean of the weights if `training.ema`
-    is set. A separate copy of the model computes them, so that training itself is not affected.
+    The maps are those of the model that would be saved: in float32, with the moving average of the weights if
+    `training.ema` is set. A separate copy of the model computes them, so that training itself is not affected.
     """
 
     def __init__(

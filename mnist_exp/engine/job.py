@@ -74,7 +74,8 @@ def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device
 def run_training(job: Job, stopwatch: Stopwatch) -> RunResult:
     """Run a job end to end, from loading the data to the completed directory, and return its result.
 
-    TensorFlow must have been started (`preparation.set_up`). Raises what `engine.run.TrainingRun.execute` does.
+    TensorFlow must have been started (`preparation.set_up`). Raises the same errors as
+    `engine.run.TrainingRun.execute`.
     """
     from mnist_exp.engine.run import TrainingRun
 

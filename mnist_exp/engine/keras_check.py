@@ -31,8 +31,8 @@ def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault]
 
     Args:
         config: The config; if problems have already been reported, with defaults in place of invalid values.
-        composition: Where the values of the config were set.
-        faults: The faults that are already known. Objects with faults are not created.
+        composition: The composed config, which knows where each value was set.
+        faults: The faults that are already known. Keras objects with faults are not created.
 
     Raises:
         RequestError: With all problems found.
@@ -44,13 +44,13 @@ def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault]
 
 
 class _KerasCheck:
-    """The checks of one config. Optimizer, loss and metrics are created once and used by all checks."""
+    """The checks of one config, and the problems that they find."""
 
     def __init__(self, config: TrainConfig, composition: Composition, faults: Sequence[Fault]) -> None:
         self._config, self._composition, self._faults = config, composition, faults
         self.problems: list[Problem] = []
         self._places: dict[str, str] = {}
-        """The path of each layer, by its name."""
+        """The config path of each layer, by the layer's name."""
 
     def run(self) -> None:
         """Collect the problems."""
@@ -87,7 +87,7 @@ class _KerasCheck:
             try_optimizer(optimizer)
 
     def _make_loss(self) -> keras.Loss | None:
-        """Return the loss if it and the metrics can be computed."""
+        """Return the loss; None if the loss or a metric cannot be computed."""
         training = self._config.training
         if self._is_faulty("training.loss", "training.label_smoothing", "training.metrics"):
             return None
@@ -112,7 +112,7 @@ class _KerasCheck:
             return None
         try:
             model = keras.Model(inputs, outputs)
-        except ValueError as error:  # two layers with one name
+        except ValueError as error:  # two layers share a name
             self._report("model.layers", first_sentence(error))
             return None
         for layer in model.layers:
@@ -120,9 +120,9 @@ class _KerasCheck:
         return model
 
     def _check_regularizers(self, layer: keras.Layer) -> None:
-        """Check that a layer's penalties can be computed: some of them require a matrix.
+        """Check that a layer's regularizers can be computed: some of them require a matrix.
 
-        In training, the number of images in a batch is unknown, unlike in the step that `_train` makes.
+        The step in `_train` does not show this: its batch size is fixed, but the training loop's is unknown.
         """
         place = self._places.get(layer.name, "model.layers")
         given = {name: value for name, value in vars(layer).items() if name.endswith("_regularizer") and value}
@@ -139,7 +139,10 @@ class _KerasCheck:
                     self._report(f"{place}.{name}", message)
 
     def _fits(self, model: keras.Model) -> bool:
-        """Check the model's output, watched layers, initial weights and size; return whether the output fits."""
+        """Check the model's output, its watched and frozen layers, initial weights and size.
+
+        Returns whether the output fits.
+        """
         config = self._config
         if model.output_shape != (None, config.data.classes):
             shape = "×".join(str(size) for size in model.output_shape[1:])
@@ -175,7 +178,7 @@ class _KerasCheck:
             self._report("training.freeze", "freezes all weights, so nothing is left to train")
 
     def _train(self, model: keras.Model, optimizer: keras.Optimizer, loss: keras.Loss) -> None:
-        """Check that the model ends in probabilities, makes a training step on two images, and can be saved."""
+        """Check that the model outputs probabilities, that a training step succeeds, and that it can be saved."""
         config = self._config
         images = np.full((2, *config.data.shape), 128, np.float32)
         targets = np.eye(2, config.data.classes) if config.training.one_hot else np.arange(2)

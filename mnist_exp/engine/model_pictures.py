@@ -36,7 +36,7 @@ class Picture:
 
     kind: str
     subject: str
-    """The layer, or the method; empty for a picture of all layers."""
+    """The layer, and its kernel if it has several; empty for a picture of all layers."""
     draw: Callable[..., None]
     """Draws the picture into the file `path`."""
 
@@ -58,7 +58,7 @@ def list_pictures(subject: Subject, kinds: Sequence[str]) -> list[Picture]:
 
 
 def _list_filters(subject: Subject) -> Iterator[Picture]:
-    """List a picture for each kernel of the layers."""
+    """Yield a picture of each kernel of the layers."""
     for layer in subject.layers:
         kernels = list_filters(layer, subject.model)
         for one in kernels:
@@ -76,7 +76,7 @@ def _list_filters(subject: Subject) -> Iterator[Picture]:
 
 
 def _list_feature_maps(subject: Subject) -> Iterator[Picture]:
-    """List a picture of the outputs of each layer."""
+    """Yield a picture of the outputs of each layer."""
     chosen = subject.chosen
     outputs = compute_outputs(subject.model, subject.layers, chosen.images)
     for layer, maps in zip(subject.layers, outputs, strict=True):
@@ -87,10 +87,10 @@ def _list_feature_maps(subject: Subject) -> Iterator[Picture]:
 
 
 def _list_activation_maps(subject: Subject) -> Iterator[Picture]:
-    """List a picture of class activation maps for each named layer.
+    """Yield a picture of class activation maps for each layer that the user named.
 
-    Without names, use the layer that is averaged into the scores or, if there is none, the last layer with rows
-    and columns (of each path, if paths stay separate).
+    If none was named, use the layer whose maps are averaged into the scores. If there is no such layer, use the
+    last layer with rows and columns, or that of each path if the paths merge only afterwards.
     """
     exact = find_averaged_layer(subject.model)
     targets = [layer for layer in subject.layers if is_spatial(layer)] if subject.were_named else []
@@ -127,9 +127,9 @@ def _draw_activation(
 
 
 def _list_receptive_fields(subject: Subject) -> Iterator[Picture]:
-    """List one picture with a panel for each named layer.
+    """Yield one picture with a panel for each layer that the user named.
 
-    Without names, the panels are those of the layers whose receptive field differs from the previous layer's.
+    If none was named, each different receptive field has a panel, for the first layer that has it.
     """
     axes = receptive_axes(subject.model)
     layers = [layer for layer in subject.layers if len(layer.output.shape) == 4]
@@ -166,13 +166,13 @@ def _receptive_field(
     unit: tuple[int, int] | None,
     image: tuple[int, int],
 ) -> feature_maps.ReceptiveField | None:
-    """Return the receptive field of a unit, or of the one that responds most; None if there is no such unit.
+    """Return the receptive field of a unit (by default the one that responds most); None if there is no such unit.
 
     Args:
         layer: The layer.
-        axes: Its entry in `receptive_axes`.
-        maps: Its output for an image (rows, columns, channels).
-        unit: The unit's row and column.
+        axes: The layer's entry in `receptive_axes`.
+        maps: The layer's output for an image (rows, columns, channels).
+        unit: The unit's row and column; None for the unit with the largest response.
         image: The rows and columns of the image.
     """
     rows, columns = maps.shape[:2]

@@ -91,7 +91,7 @@ class Subject:
     channels: int | None
     unit: tuple[int, int] | None
     title: str
-    """Names the run and its data, at the end of each title."""
+    """The run and its data, as named at the end of each picture's title."""
 
 
 def choose_subject(request: Request, saved: Saved, config: TrainConfig, options: VisualizeConfig) -> Subject:
@@ -212,7 +212,7 @@ def choose_numbers(
 ) -> tuple[str, list[int]]:
     """Return a description of the requested images and their indices in a part of the data.
 
-    The indices may not exist. Raises `RequestError` for `images=wrong` if the model misclassifies no image.
+    The indices may be out of range. Raises `RequestError` for `images=wrong` if the model misclassifies no image.
     """
     if wanted is None:
         return "the first of each class", [*map(int, part.first_of_each(_DEFAULT_IMAGES))]
@@ -266,7 +266,7 @@ def select_part(data: Dataset, saved: Saved) -> tuple[str, Part]:
 
 
 def find_most_wrong(model: keras.Model, part: Part) -> list[int]:
-    """Return the indices of the misclassified images with the highest confidence, in descending order."""
+    """Return the indices of the most confidently misclassified images, in descending order of confidence."""
     probabilities = predict(model, part.images)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != part.labels)

@@ -18,7 +18,7 @@ def load_predictor(saved: Saved, config: TrainConfig, normalize: bool | None = N
     Args:
         saved: The model.
         config: The config of its run.
-        normalize: Whether image files are converted to MNIST's form; None for models of digits only.
+        normalize: Whether to convert image files to MNIST's form; None to do so only for models of digits.
 
     Raises:
         RequestError: The model cannot be loaded.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
 
-# Keys that a new run does not inherit from the one that it starts from.
+# Keys that a new run does not inherit from the run that it is based on (`from=…`).
 NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
 
 
@@ -48,7 +48,7 @@ def load_base_run(request: Request) -> Request:
 
 
 def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """Replace the value of `init_from` with the path of the run or model file. Raises `RequestError`."""
+    """Return request and config with `init_from` set to the path of the run or file. Raises `RequestError`."""
     if config.init_from is None:
         return request, config
     file = Path(config.init_from).expanduser()
@@ -72,7 +72,7 @@ def _with_init_from(request: Request, config: TrainConfig, place: Path) -> tuple
 
 
 def complete_data(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Infer the image shape and the number of classes that `data` leaves open. Raises `RequestError`."""
+    """Return the image shape and number of classes of `data`, inferring them if not set. Raises `RequestError`."""
     state: tuple[tuple[str, int], ...] = ()
     if folder := data.get("dir"):
         folder = os.path.abspath(os.path.expanduser(str(folder)))
@@ -143,20 +143,20 @@ def set_up(config: TrainConfig) -> Device:
 
 
 def set_up_on_cpu() -> None:
-    """Start TensorFlow on the CPU, as the runtimes of exported models do: a GPU would change results and times."""
+    """Start TensorFlow on the CPU, on which exported models run too: a GPU would change results and times."""
     backend.load()
     leave_gpus_alone()
 
 
 def check_with_keras(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
-    """Let Keras check the layers, the optimizer, the loss and the metrics. Raises `RequestError`."""
+    """Check the layers, the optimizer, the loss and the metrics with Keras. Raises `RequestError`."""
     from mnist_exp.engine.keras_check import check
 
     check(config, composition, faults)
 
 
 def recheck_with_data(request: Request, option: str) -> tuple[Request, TrainConfig]:
-    """Check a request again with its fallback data. Raises `RequestError`."""
+    """Check a request again with its fallback data; return it and its new config. Raises `RequestError`."""
     request = request.with_option("data", option)
     config, composition = check_request(request, TrainConfig).unwrap()
     check_with_keras(config, composition)

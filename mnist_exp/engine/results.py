@@ -20,14 +20,14 @@ from mnist_exp.training.step import build_state
 def save_best(
     model: keras.Model, progress: Progress, record: RunRecord, config: TrainConfig, final: bool
 ) -> keras.Model:
-    """Save the best epoch in all formats, in float32. Returns the model as plain Keras loads it.
+    """Save the model of the best epoch in all formats, in float32. Returns it as plain Keras loads it.
 
     Args:
         model: A float32 model with the same architecture as the trained one.
         progress: Holds the best epoch's weights.
         record: The run's record.
         config: The run's config.
-        final: Whether the training is complete, so that the tracker gets the model.
+        final: Whether the training is complete; only then does the tracker receive the model.
     """
     assert progress.best is not None
     assert progress.best_epoch is not None

@@ -23,14 +23,16 @@ from mnist_exp.training.schedule import learning_rates
 def find_state(path: Path, result: RunResult) -> State | None:
     """Return the checkpoint to resume from; None if the run has none yet. Raises `RequestError`."""
     state, damaged = read_newest(path / FOLDER, checkpoint_key(result))
-    again = f"mnist-exp from={display_path(path)} trains its config again"
+    again = f"mnist-exp from={display_path(path)} starts a new run with its config"
     if state is None:
         if damaged:
             raise RequestError(
                 "\n".join([f"{display_path(path)}: all checkpoints are damaged; {again}", *damaged])
             )
         if result.status == "finished":
-            why = "it has finished, and its checkpoint was removed; training.keep_checkpoint=true keeps it"
+            why = (
+                "it has finished, and its checkpoint was removed; training.keep_checkpoint=true would have kept it"
+            )
             raise RequestError(f"{display_path(path)}: nothing to resume: {why}")
         if (path / "history.csv").exists():
             raise RequestError(f"{path / FOLDER}: no checkpoint found; {again}")
@@ -49,7 +51,7 @@ def check_data(
     *,
     same_code: bool,
 ) -> None:
-    """Raise `RequestError` if images or config changed, or if more epochs would alter past learning rates.
+    """Raise `RequestError` if images or config changed, or if more epochs would have altered past learning rates.
 
     Without `same_code`, the config is not compared: its fingerprint, which covers the code, differs anyway.
     """

@@ -1,4 +1,4 @@
-"""Resume an interrupted run: find its checkpoint and check what may differ."""
+"""Resume an interrupted run: find its checkpoint, and check that only permitted settings differ."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAY_DIFFER = (
 
 
 def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopwatch) -> Job:
-    """Prepare the resumption of a run. Raises `RequestError` if it cannot be resumed."""
+    """Return the job that resumes a run. Raises `RequestError` if the run cannot be resumed."""
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
         refuse_irregular(path)
@@ -95,7 +95,7 @@ def check_versions(request: Request, path: Path, versions: Sequence[str]) -> Non
     if versions and not override_value(request, "any_version"):
         raise RequestError(
             f"{display_path(path)}: cannot be resumed exactly: {'; '.join(versions)}. any_version=true resumes"
-            f" it anyway; mnist-exp from={display_path(path)} trains its config again"
+            f" it anyway; mnist-exp from={display_path(path)} starts a new run with its config"
         )
 
 
@@ -139,7 +139,7 @@ def check_same_config(path: Path, config: TrainConfig, same: TrainConfig) -> Non
         here["tracking.enabled"] = there["tracking.enabled"]  # a run can be resumed without its tracker
     store = config.tracking.uri
     if store is None or identify_store(store) == identify_store(same.tracking.uri or ""):
-        here["tracking.uri"] = there["tracking.uri"]  # none, or the same with other credentials
+        here["tracking.uri"] = there["tracking.uri"]  # no store, or the same store with other credentials
     others = [
         f"{key} is {there.get(key, 'not set')}, not {here.get(key, 'unset')}"
         for key in {**there, **here}
@@ -175,7 +175,7 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
 def check_device(
     request: Request, checked: CheckResult[TrainConfig], result: RunResult
 ) -> tuple[TrainConfig, Device]:
-    """Finish the check of the config with Keras, and select the device.
+    """Finish checking the config with Keras; return it and the selected device.
 
     Raises `RequestError` if the device is not the run's, unless the user asked for it.
     """
@@ -200,9 +200,10 @@ def check_device(
 
 
 def device_differences(result: RunResult, computer: Device) -> list[str]:
-    """Return the differences between the run's device and this one that can change the bits.
+    """Return the differences between the run's device and this one that can make results differ.
 
-    On CPUs, these include the kernels that oneDNN selects, unless the run's version did not record them.
+    On CPUs, they include the instruction sets and the environment variables by which oneDNN selects its kernels,
+    unless the run was recorded by a version without these fields.
     """
     had = result.device
     found = []

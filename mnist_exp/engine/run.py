@@ -43,7 +43,7 @@ from mnist_exp.training.callback import Callback
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
 from mnist_exp.training.loop import Progress, fit
 
-_IMPRECISE = 0.1  # half the width of an accuracy's 95 % interval
+_IMPRECISE = 0.1  # warn above this half-width of an accuracy's 95 % interval
 
 
 class TrainingRun:
@@ -104,7 +104,7 @@ class TrainingRun:
         self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
 
     def _restore(self, state: State) -> Progress:
-        """Load a checkpoint. Raises `RequestError` if it belongs to a different model, as after an upgrade."""
+        """Load a checkpoint. Raises `RequestError` if it does not fit the model, for example after an upgrade."""
         try:
             return state.restore(self._model)
         except (ValueError, KeyError) as error:
@@ -135,7 +135,7 @@ class TrainingRun:
         except Diverged:
             if progress.best is not None:
                 self._save_and_score(final=False)
-                say(f"saved   epoch {progress.best_epoch}, the best before the training diverged")
+                say(f"saved   epoch {progress.best_epoch}, the best before training diverged")
             raise
         except Pruned as pruned:
             say(f"pruned  {pruned}")
@@ -210,7 +210,7 @@ def _explaining_resume(path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         if os.strerror(errno.ENOSPC) in reason:  # HDF5's message contains it
             reason = os.strerror(errno.ENOSPC)
-        then = "" if _has_finished(path) else f"\nthen resume with: {command}"
+        then = "" if _has_finished(path) else f"\nfix this, then resume with: {command}"
         raise WorkError(f"{error.filename or path}: cannot be written: {reason}{then}") from error
 
 
@@ -221,7 +221,7 @@ def _has_finished(path: Path) -> bool:
 
 
 def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source) -> WarmStartRecord | None:
-    """With `init_from`, load the other model's weights that fit. Return a record of it for the result."""
+    """If `init_from` is set, load those weights of the other model that fit, and return a record of them."""
     if config.init_from is None:
         return None
     path = Path(config.init_from)
@@ -306,7 +306,7 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     say(f"run     {display_path(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
     if (distinct := record.result.data.distinct_training_images) is not None:
-        say(f"balance {len(data.train):,} training images by repeating {distinct:,}")
+        say(f"balance {len(data.train):,} training images, by repeating some of {distinct:,}")
     report_missing_classes(job, data)
     report_quality(job)
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
@@ -369,7 +369,8 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
 def report_imprecise(accuracy: float, images: int) -> None:
     """Warn if the validation accuracy is based on so few images that even its first digit is uncertain.
 
-    Half of its 95 % interval then exceeds 10 percentage points, which never happens with 93 images or more.
+    Half the width of its 95 % interval then exceeds 10 percentage points, which is impossible with 93 or more
+    images.
     """
     from mnist_exp.inference.metrics import wilson
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Own = TypeVar("Own", bound=SavedConfig)
 
-# The groups that may override the config of the model's run.
+# Groups whose overrides apply to the config of the model's run.
 OVER_RUN = ("data", "device")
 # Digit data sets in MNIST's format; photographs are converted to that format.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
@@ -55,7 +55,7 @@ class Saved:
     """The folder with the training's `config.yaml`, if known."""
 
     def load(self) -> keras.Model:
-        """Load the model with plain Keras: float32, taking raw pixels. Raises `RequestError`."""
+        """Load the model, which takes raw pixels, in float32 with plain Keras. Raises `RequestError`."""
         backend.load()
         from mnist_exp.inference.scoring import load
 
@@ -68,7 +68,7 @@ class Saved:
 
 
 def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:
-    """Find the model of a run (as `find_run` takes it), a `models:/…` URI, or a model file.
+    """Find the model of a run (named in any way that `find_run` accepts), of a `models:/…` URI, or in a file.
 
     Args:
         wanted: The value of `run=`.
@@ -176,7 +176,7 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
 
 
 def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
-    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless set."""
+    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless given."""
     given = dict(text.split("=", 1) for text in over_run if "=" in text)
     data = base.get("data")
     if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):

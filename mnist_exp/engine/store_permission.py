@@ -27,7 +27,7 @@ def permit_store(
 
     Args:
         request: The command line.
-        tracking: The settings, perhaps from a file that came from elsewhere.
+        tracking: The settings, perhaps from an untrusted file.
         outputs: The output folder.
         place: The file that contains the address, if it was not given on the command line.
         run_id: The MLflow run to continue.
@@ -40,7 +40,7 @@ def permit_store(
         return tracking
     tracking = _with_permitted_store(request, tracking, outputs, place)
     deleted = find_deleted(tracking_uri(tracking, outputs), tracking.experiment, run_id)
-    if deleted and request.verb != "ui":  # which can restore it
+    if deleted and request.verb != "ui":  # the UI can restore it
         message = (
             f"tracking.experiment: {deleted}; tracking.experiment=… selects another, "
             "tracking.enabled=false disables tracking"

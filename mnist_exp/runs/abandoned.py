@@ -40,7 +40,7 @@ def mark_abandoned(path: Path) -> bool:
 
 
 def _lacks_end(path: Path, died: bool) -> bool:
-    """Whether the journal is readable but does not record the end of its run."""
+    """Return whether the journal is readable but does not record the end of its run."""
     events: list[Event] = []
     with suppress(OSError, ValueError):
         events = journal.read(path)
@@ -58,7 +58,10 @@ def _write_end(path: Path, status: str, at: float) -> None:
 
 
 def mark_killed(paths: Sequence[Path]) -> None:
-    """Mark as killed every directory whose process has died. No store is contacted; `sync` delivers the events."""
+    """Mark as killed those runs and sweeps whose process has died.
+
+    No store is contacted; `sync` delivers the events.
+    """
     for path in paths:
         mark_abandoned(path)
 

@@ -1,4 +1,4 @@
-"""Limits for compressed files that may come from elsewhere, checked before anything is unpacked."""
+"""Size limits for compressed files from untrusted sources, checked before anything is unpacked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Data sets and models compress to between a third and a twentieth of their size.
-MOST_UNCHECKED = 64 * 2**20  # bytes that are accepted at any ratio
+MOST_UNCHECKED = 64 * 2**20  # bytes; smaller files are accepted at any ratio
 MOST_RATIO = 100
 _MOST_JSON = 16 * 2**20  # bytes of a model's config: a thousand layers take 1 MB
 
 
 def is_bomb(packed: int, unpacked: int) -> bool:
-    """Whether a file would unpack to an implausibly large size."""
+    """Return whether a file would unpack to an implausibly large size."""
     return unpacked > MOST_UNCHECKED and unpacked > MOST_RATIO * max(packed, 1)
 
 

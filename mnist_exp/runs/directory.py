@@ -39,7 +39,7 @@ _ATTEMPTS = 6  # attempts to acquire a lock, within 0.3 s
 
 @dataclass
 class RunDirectory:
-    """A run's directory, locked by this process until `close` or the end of the process."""
+    """A run's directory, locked by this process until `release` or the end of the process."""
 
     path: Path
     _lock: int
@@ -163,18 +163,18 @@ def columns(history: Sequence[Mapping[str, float]]) -> list[str]:
 
 
 def safe_name(name: str) -> str:
-    """Replace the characters that shells, MLflow or Hydra would interpret."""
+    """Return a name without the characters that shells, MLflow or Hydra would interpret."""
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"
 
 
 def add_timestamp(name: str) -> str:
-    """Append the current time to a name."""
+    """Return a name with the current time appended."""
     return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run as its directory describes it."""
+    """A run, as described by its directory."""
 
     path: Path
     result: RunResult
@@ -243,7 +243,7 @@ def find_fault(run: RunSummary) -> str | None:
 
 
 def _is_abandoned(path: Path, result: RunResult) -> bool:
-    """Whether no process works in a run's directory. A process that marks it as killed locks it only briefly."""
+    """Return whether no process works on a run. A process that marks a run as killed locks it only briefly."""
     for attempt in range(_ATTEMPTS):
         if not is_locked(path):
             return True
@@ -254,7 +254,7 @@ def _is_abandoned(path: Path, result: RunResult) -> bool:
 
 
 def _is_gone(result: RunResult) -> bool:
-    """Whether the process that `result.json` names ran on this machine and has ended."""
+    """Return whether the process that `result.json` names ran on this machine and has ended."""
     pid = result.pid
     if result.host != socket.gethostname() or pid is None or pid <= 0:
         return False

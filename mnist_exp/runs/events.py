@@ -1,6 +1,6 @@
 """Journal events: everything that the tracker receives about a run, each as a line of JSON.
 
-`parse_event` turns a line into one of the types of `Event`; `format_event` turns that back into the same bytes.
+`parse_event` turns a line into one of the types of `Event`; `format_event` turns it back into the same bytes.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def parse_event(line: bytes) -> Event:
         return _EVENT.validate_python(values)
     except ValidationError as error:
         place = error.errors()[0]["loc"][:2]  # the kind and the field
-        problem = f"{'.'.join(map(str, place))} missing or wrong" if place else "unknown event"
+        problem = f"{'.'.join(map(str, place))} is missing or invalid" if place else "unknown event"
         raise ValueError(f"{problem}: {excerpt}") from error
 
 

@@ -41,7 +41,7 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
-    # Newer keys without an effect are left out, as in configs of versions without them.
+    # Leave out newer keys that have no effect, so that the values equal those of configs without these keys.
     for group, key in (("training", "class_weight"), ("training", "freeze"), ("data", "balance")):
         if not config[group].get(key):
             config[group].pop(key, None)
@@ -88,11 +88,11 @@ def code_digest() -> str:
 
 
 def digest_of(trees: Mapping[str, ast.Module]) -> str:
-    """Return the SHA-256 of modules' syntax trees, given by dotted name.
+    """Return the SHA-256 of modules, given as a mapping from dotted names to syntax trees.
 
-    Comments, layout, docstrings and the wording of messages do not count, so that improving a sentence does not
-    make a sweep train again. This is safe: an error ends the run and a report is only printed, so their arguments
-    cannot affect the weights.
+    Comments, layout, docstrings and the wording of messages do not count, so that rewording a message does not
+    cause a sweep to be trained again. This is safe: an error ends the run and a report is only printed, so their
+    arguments cannot affect the weights.
     """
     digest = hashlib.sha256()
     for name in sorted(trees):
@@ -131,7 +131,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _without_wording(node: object) -> str:
-    """Write a syntax tree as text, without docstrings and the arguments of errors and reports.
+    """Return a syntax tree as text, without docstrings and the arguments of errors and reports.
 
     Empty fields are left out, because they vary with the Python version.
     """

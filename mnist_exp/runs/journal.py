@@ -110,7 +110,7 @@ def flush(folder: Path) -> None:
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether the journal's last event is an `end`."""
+    """Return whether the journal's last event is an `end`."""
     return any(isinstance(event, EndEvent) for event in read(folder)[-1:])
 
 

@@ -13,7 +13,7 @@ LOCK = ".lock"
 
 
 def lock(path: Path, name: str = LOCK) -> int:
-    """Lock a directory or, with another `name`, something else in it.
+    """Lock a directory or, if another `name` is given, something in that directory.
 
     The lock is held until the returned descriptor is closed or the process ends. Raises `BlockingIOError` if
     another process holds it.
@@ -32,7 +32,7 @@ def lock(path: Path, name: str = LOCK) -> int:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process works in a run's directory."""
+    """Return whether a living process works in a run's directory."""
     try:
         descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

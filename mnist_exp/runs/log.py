@@ -64,7 +64,7 @@ def quiet() -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether another process reports progress to the user."""
+    """Return whether another process reports progress to the user."""
     return _CONSOLE.is_quiet
 
 

@@ -30,7 +30,7 @@ class Ambiguous(RequestError):
 
 
 def is_finished(run: RunSummary) -> bool:
-    """Whether a run has finished."""
+    """Return whether a run has finished."""
     return run.status == "finished"
 
 
@@ -38,9 +38,9 @@ def find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool] = 
     """Find a run.
 
     Args:
-        wanted: A run's directory, `latest`, `best` (by validation accuracy, among the finished runs on the newest
-            one's data, except those whose initial weights were trained on validation images), an MLflow run id,
-            or the beginning of a name.
+        wanted: A run's directory, `latest`, `best`, an MLflow run id, or the beginning of a name. `best` has the
+            highest validation accuracy of the finished runs on the newest one's data. Runs whose initial weights
+            were trained on validation images are left out, unless there are no others.
         outputs: The output folder.
         latest: Returns whether `latest` may refer to a run.
 
@@ -177,7 +177,7 @@ def _matches_pattern(run: RunSummary, pattern: str) -> bool:
 
 
 def _has_name(name: str, wanted: str) -> bool:
-    """Whether a directory has the wanted name, or that name followed by a time stamp (as with `name=…`)."""
+    """Return whether a directory has the wanted name, or that name followed by a time stamp (as with `name=…`)."""
     return name == wanted or re.fullmatch(re.escape(wanted) + _STAMP, name) is not None
 
 
@@ -195,10 +195,10 @@ def read_config(run: Path) -> dict[str, Any]:
         text = read_text(file, MOST_BYTES)
         if excess := limit_exceeded(text):
             raise RequestError(f"{file}:{excess[0]}: {excess[1]}")
-        if "${" in text:  # it could reveal the environment; saved configs contain none
+        if "${" in text:  # could reveal environment variables; saved configs contain none
             line = text[: text.index("${")].count("\n") + 1
             raise RequestError(
-                f"{file}:{line}: an interpolation (${{…}}); a run's config must contain only values"
+                f"{file}:{line}: contains an interpolation (${{…}}); a run's config must contain only values"
             )
         values = yaml.safe_load(text)
     except OSError as error:

@@ -1,6 +1,6 @@
 """Report the end of a run, sweep or search to a command or an address.
 
-Both are read from the environment only, never from a config or a run: setting them is enough to run code.
+Both are read only from the environment, never from a config or a run, as setting them is enough to run code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SECONDS_IF_SIGNALLED = 3.0  # SIGKILL may follow SIGTERM
 def notify(message: dict[str, Any], *, signalled: bool) -> None:
     """Run the command with the message as JSON on its standard input, and post it to the address.
 
-    A failure is printed and changes nothing else.
+    Failures are printed, and have no other effect.
 
     Args:
         message: The message.
@@ -56,7 +56,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return f"exit status {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"no end within {error.timeout:g} s"
+        return f"did not finish within {error.timeout:g} s"
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP status {error.code}"
     if isinstance(error, HTTPException):  # its message quotes the address

@@ -1,6 +1,7 @@
-"""Read files of run directories, which may come from elsewhere: regular files only, and only inside the directory.
+"""Read files of run directories, which may be untrusted: regular files only, and only inside the directory.
 
-A symbolic link could point to any file of the user, a pipe would never end, and `..` leads out of the directory.
+A symbolic link could point to any file of the user, reading from a pipe might never end, and `..` leads out of the
+directory.
 """
 
 from __future__ import annotations
@@ -71,13 +72,13 @@ def file_inside(folder: Path, name: str) -> Path:
 
 
 def is_relative(name: str) -> bool:
-    """Whether a path is relative and does not lead upwards."""
+    """Return whether a path is relative and does not lead upwards."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def first_irregular(folder: Path) -> Path | None:
-    """Return an entry, at any depth of a folder, that is neither a regular file nor a folder; None if none is."""
+    """Return an entry, at any depth, that is neither a regular file nor a folder; None if there is none."""
     for parent, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             path = Path(parent) / name

@@ -82,7 +82,7 @@ class WarmStartRecord(Record):
     taken: list[str] = []
     left: list[str] = []
     trained_on: list[SplitRecord] = []
-    """The training images of that run, and of the runs whose weights it started from in turn."""
+    """The training images of that run and, recursively, of the runs whose weights it started from."""
     validation_images_seen: int | None = None
     """Number of this run's validation images that those runs trained on; None if that is not known."""
 
@@ -155,7 +155,7 @@ class RunResult(Record):
 
     @property
     def diverged(self) -> bool:
-        """Whether the run ended because its loss or weights were no longer numbers."""
+        """Whether the run ended because its loss or weights were no longer finite."""
         return DIVERGED in self.reason
 
     @property
@@ -170,9 +170,9 @@ class RunResult(Record):
 
     @property
     def training_seconds(self) -> float | None:
-        """The time that processes spent on the run, except for start-up and reading data, which jobs share.
+        """The seconds that processes spent on the run, except for start-up and reading data, which jobs share.
 
-        None if a process did not record it, as in older versions.
+        None if a process did not record them, as in older versions.
         """
         if "total" not in self.seconds or (self.resumed and self.earlier_seconds is None):
             return None

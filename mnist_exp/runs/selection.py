@@ -36,9 +36,9 @@ class ListedRun:
             return cls(summary, {})
 
     def lookup(self, name: str) -> Any:
-        """Return a figure of the result, or the value of a key of the config; None if the run has none.
+        """Return a figure of the result, or the value of a key of the config; None if the run has neither.
 
-        A group that has a name, such as `model`, has the value of its name.
+        The value of a group that has a name, such as `model`, is that name.
         """
         figures = figures_of(self.summary)
         if name in figures:
@@ -134,7 +134,7 @@ def _sorted(runs: Sequence[ListedRun], key: str, *, descending: bool) -> list[Li
 def differing_settings(configs: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the keys whose values differ between configs.
 
-    A group of which the runs use different options is listed by its name only.
+    If the configs use different options of a group, only the key with the option's name is returned.
     """
     flat = [_settings(config) for config in configs if config]
     keys = dict.fromkeys(key for settings in flat for key in settings)

@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (its terminal was closed).
+"""Signals that end a run: SIGINT (Ctrl-C), SIGTERM, and SIGHUP (the terminal was closed).
 
 Handlers raise an exception. It is lost if Python happens to be running a weak-reference callback or `__del__`, or
 if a library turns it into one of its own. The signal is therefore also remembered: `check` raises it at the next
@@ -62,7 +62,7 @@ class Pending:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """In the block, SIGTERM and SIGHUP raise `Killed`, as Ctrl-C raises `KeyboardInterrupt`."""
+    """In the block, SIGTERM and SIGHUP raise `Killed`, and Ctrl-C raises `KeyboardInterrupt`."""
     with _handled(_raise):
         yield
         check()

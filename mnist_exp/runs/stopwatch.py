@@ -24,7 +24,7 @@ class Stopwatch:
             self._seconds[name] = self._seconds.get(name, 0) + time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Return the seconds of each phase, and in total."""
+        """Return the duration of each phase and, as `total`, the time since the start, in seconds."""
         total = time.perf_counter() - self._started
         return {name: round(value, 3) for name, value in {**self._seconds, "total": total}.items()}
 
@@ -41,5 +41,5 @@ class Timer:
         self._since = time.monotonic()
 
     def is_up(self) -> bool:
-        """Whether the timer has expired."""
+        """Return whether the timer has expired."""
         return self._seconds is not None and time.monotonic() - self._since >= self._seconds

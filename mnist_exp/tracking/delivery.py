@@ -1,8 +1,8 @@
 """Deliver a journal to MLflow.
 
 `delivery.json` in the run's directory records the MLflow run id and the number of delivered lines for each store.
-It is a hint, not the truth: the process may be killed before writing it, it may be lost, and a request that timed
-out may have succeeded. Delivery is therefore idempotent: sending a line again changes nothing that MLflow shows:
+The file is only a hint: it may be lost, the process may be killed before writing it, and a request that timed out
+may have succeeded. Delivery is therefore idempotent: if a line is sent again, nothing that MLflow shows changes.
 
     run        is found by a tag with its key
     params     only those that the run does not have are sent
@@ -107,7 +107,7 @@ class Delivery:
         named = uri or own
         store = make_absolute(named) if named else default
         self.uri = store
-        """The store's URI; None if it is unknown, or must not be contacted."""
+        """The store's URI; None if the store is unknown or must not be contacted."""
         self.refusal = ""
         """Why the journal's store must not be contacted."""
         if uri is None and own is not None:
@@ -125,7 +125,7 @@ class Delivery:
         return self._events[self.delivered().lines :]
 
     def pending(self) -> bool:
-        """Deliver the journal's events so far. Returns whether the last one is not an `end`, so more may follow.
+        """Deliver the journal's events so far. Returns whether more may follow, as the last one is not an `end`.
 
         May raise any MLflow, requests or SQLAlchemy exception.
         """
@@ -136,7 +136,7 @@ class Delivery:
         return not self._events or not isinstance(self._events[-1], EndEvent)
 
     def is_of(self, run: Any) -> bool:
-        """Whether an MLflow run is that of this journal. A `result.json` from elsewhere may name any run."""
+        """Return whether an MLflow run belongs to this journal. An untrusted `result.json` may name any run."""
         return self._key is not None and run.data.tags.get(_KEY_TAG) == self._key
 
     def run_id(self) -> str:
@@ -149,19 +149,22 @@ class Delivery:
         return run_id
 
     def logged_model(self) -> Any:
-        """Return the run's logged model; None if the store has no complete one. Raises the same as `pending`."""
+        """Return the run's logged model; None if the store has no complete one.
+
+        Raises the same exceptions as `pending`.
+        """
         run_id = self.run_id()
         self._client = self._client or connect(str(self.uri))
         experiment = self._client.get_run(run_id).info.experiment_id
         return next((model for model in self._models(experiment, run_id) if model.status == "READY"), None)
 
     def note_run_id(self) -> None:
-        """Record the MLflow run in `result.json`, unless a process works on the run, which does so at its end."""
+        """Record the MLflow run id in `result.json`, unless a process works on the run and records it itself."""
         if self._is_own and (run_id := self.delivered().run_id):
             record_mlflow_run(self._folder, run_id)
 
     def delivered(self) -> Delivered:
-        """The progress of the delivery."""
+        """Return the progress of the delivery."""
         return Delivered.read(self._folder, self._noted_as)
 
     def _read(self) -> None:
@@ -194,7 +197,7 @@ class Delivery:
             state = self.delivered()
             self._read()  # another process may have delivered lines in the meantime
             journal.flush(self._folder)  # a delivered line must survive a power cut
-            if state.lines > len(self._events):  # the delivered lines were lost all the same
+            if state.lines > len(self._events):  # delivered lines were lost nevertheless: start again
                 state.lines = 0
             for event in self._events[state.lines : count]:
                 state.run_id = self._deliver(event, state.run_id)

@@ -51,7 +51,7 @@ def _explain_request(text: str, uri: str | None, store: str) -> str | None:
 
 
 def _explain_cause(error: BaseException, uri: str | None, store: str) -> str | None:
-    """Explain the innermost error of a database or file; None if there is none."""
+    """Return an explanation of the innermost database or file error; None if there is no such error."""
     database = database_path(uri) if uri else None
     for cause in _innermost_first(error):
         if re.search(_OTHER_VERSION, str(cause)) and uri:
@@ -97,7 +97,7 @@ def _status(code: int) -> str:
 
 
 def _through_proxy(uri: str | None) -> str:
-    """Name the proxy through which the environment routes requests to a server; empty if there is none."""
+    """Return a note on the proxy that the environment sets for a server; an empty string if there is none."""
     parts = urlsplit(uri or "")
     if parts.scheme not in ("http", "https") or parts.hostname is None or proxy_bypass(parts.hostname):
         return ""

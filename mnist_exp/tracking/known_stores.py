@@ -1,6 +1,6 @@
 """Decide which MLflow stores may be contacted.
 
-A journal or a config may come from elsewhere, so its address cannot be trusted. An address is used if this user
+A journal or a config may come from someone else, so its address cannot be trusted. An address is used if this user
 gives it (on the command line or in `MLFLOW_TRACKING_URI`), if it is the output folder's own store, or if the user
 gave it earlier. Used addresses are remembered without credentials, one per line, in a private file.
 """
@@ -63,7 +63,7 @@ def read_known_stores() -> set[str]:
 
 
 def resolve_permitted(uri: str, own: str | None, given: Iterable[str] = ()) -> str:
-    """Return the address to contact for one that was read from a file, with the credentials that the user gave.
+    """Check an address that was read from a file; return it with the credentials that the user gave.
 
     Args:
         uri: The address as read, perhaps with masked credentials.

@@ -1,7 +1,7 @@
 """Check the locations of artifacts in an output folder's own MLflow database.
 
 MLflow keeps absolute locations, and writes and reads files wherever they point. A database that came from
-elsewhere could name any folder or server, so all of them must lie in `mlartifacts`, next to the database.
+someone else could name any folder or server, so all locations must lie in `mlartifacts`, next to the database.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Column:
     table: str
     name: str
     own: str
-    """An SQL expression."""
+    """An SQL expression for the latter."""
     where: str = "1"
 
 
@@ -50,7 +50,7 @@ class ForeignLocation(Exception):
 
 
 def is_of_an_output_folder(database: Path) -> bool:
-    """Whether a database is an output folder's own store, rather than one that the user keeps elsewhere."""
+    """Return whether a database is an output folder's own store, rather than one that the user keeps elsewhere."""
     return any((database.parent / name).exists() for name in (RUNS, SWEEPS, ARTIFACTS))
 
 
@@ -67,7 +67,7 @@ def refuse_foreign_locations(database: Path) -> None:
         more = f"\n  and {len(foreign) - _MOST_SHOWN} more" if len(foreign) > _MOST_SHOWN else ""
         lines = "".join(f"\n  {text}" for text in shown[:_MOST_SHOWN]) + more
         raise ForeignLocation(
-            f"{display_path(database)}: artifacts must be in {display_path(root)}, but it names{lines}\n"
+            f"{display_path(database)}: artifacts must be in {display_path(root)}, but it names:{lines}\n"
             f"'mnist-exp sync outputs={display_path(database.parent)} repair=true' replaces these locations"
         )
 

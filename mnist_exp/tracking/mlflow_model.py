@@ -1,7 +1,7 @@
 """Create an MLflow model from a `.keras` file, in the layout of `mlflow.keras`.
 
 `mlflow.keras.save_model` needs a live model, but the process that uploads to MLflow does not load TensorFlow. The
-result loads with `mlflow.keras.load_model`, and with `mlflow.pyfunc` through its copy of `pyfunc_loader`.
+result can be loaded with `mlflow.keras.load_model`, and with `mlflow.pyfunc` through its copy of `pyfunc_loader`.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ def save_model(
 ) -> None:
     """Write the MLflow model's directory.
 
-    Its input is raw pixels (-1, *shape), or (-1, height, width) for one channel; its output is (-1, classes).
+    The model's input is raw pixels (-1, *shape), or (-1, height, width) for one channel. Its output is
+    (-1, classes).
 
     Args:
         path: The directory.
-        mlflow_model: The description to complete.
+        mlflow_model: The model's description, which this function completes and writes.
         file: The model that Keras saved.
         shape: The height, width and channels of an image.
         classes: The number of classes.

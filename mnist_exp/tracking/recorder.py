@@ -152,7 +152,7 @@ class RunRecording:
             directory: The run's directory, locked by this process.
             config: The resolved config.
             known: Fields of the result that are known from the start: fingerprint, data, device, overrides, …
-            tracking: Where to report.
+            tracking: The tracker's settings.
             sweep: The directory of the sweep that the run is a job of.
             earlier: The result of a resumed run. Its journal is continued, without repeating anything.
             clock: Returns the seconds that this process has spent in each phase so far, and in `total`.
@@ -323,7 +323,7 @@ class ReopenedRecording:
 
 
 def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:
-    """Send the tracker files that were added to the directory of a finished run.
+    """Send files that were added to the directory of a finished run to the tracker.
 
     Raises `OSError` or `ValueError` if the journal cannot be written or read.
     """

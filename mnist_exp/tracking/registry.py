@@ -12,7 +12,7 @@ from mnist_exp.errors import first_line
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.store import connect, database_path
 
-_VERSIONS_TAG = "mlflow.modelVersions"  # the tag of a logged model in which MLflow's UI looks for its versions
+_VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's UI finds a model's versions in this tag of the logged model
 
 
 class NotRegistered(Exception):
@@ -37,7 +37,7 @@ def register(run: Path, store: str | None, name: str, alias: str | None) -> Regi
 
     Raises:
         FileNotFoundError: MLflow has no model of the run.
-        Exception: Any that MLflow raises.
+        Exception: Any exception of MLflow.
     """
     from mlflow.exceptions import MlflowException
 
@@ -75,7 +75,7 @@ class Origin:
     run_id: str | None
     """The MLflow run that the model comes from."""
     place: str
-    """The location of its files."""
+    """The location of the model's files."""
     store: str
     """The store's URI."""
 
@@ -86,8 +86,8 @@ class Origin:
             The model's file.
 
         Raises:
-            FileNotFoundError: It is not a Keras model.
-            Exception: Any that MLflow raises.
+            FileNotFoundError: The model was not saved by MLflow's Keras flavour.
+            Exception: Any exception of MLflow.
         """
         from mlflow import artifacts
 
@@ -109,13 +109,13 @@ def look_up(uri: str, store: str) -> Origin:
 
     Raises:
         NotRegistered: There is no such model.
-        Exception: Any that MLflow raises if the store does not answer.
+        Exception: Any exception that MLflow raises if the store does not respond.
     """
     from mlflow.exceptions import MlflowException
 
     database = database_path(store)
     if database is not None and not database.is_file():
-        raise NotRegistered(f"there is no MLflow store {database}")
+        raise NotRegistered(f"there is no MLflow store at {database}")
     form = re.fullmatch(
         r"models:/(?:(?P<id>m-[0-9a-f]{32})|(?P<name>[^/@]+)(?:@(?P<alias>.+)|/(?P<version>\d+|latest)))", uri
     )

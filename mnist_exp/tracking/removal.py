@@ -17,8 +17,8 @@ def delete_run(folder: Path, run_id: str | None) -> None:
     if delivery.uri is None:
         raise ValueError(delivery.refusal or "its MLflow store is unknown")
     if run_id is None:
-        raise ValueError("it is not in MLflow")
+        raise ValueError("it has no run in MLflow")
     client = connect(delivery.uri)
     if not delivery.is_of(client.get_run(run_id)):
-        raise ValueError(f"the run {run_id} in MLflow is another one")
+        raise ValueError(f"the run {run_id} in MLflow belongs to another directory")
     client.delete_run(run_id)

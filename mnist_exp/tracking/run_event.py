@@ -20,7 +20,8 @@ def new_run_event(
 
     Args:
         name: The run's name.
-        tracking: Where to report. The URI of the output folder's own store is not recorded, as it may move.
+        tracking: The tracker's settings. The URI of the output folder's own store is not recorded, as the folder
+            may move.
         tags: Tags in addition to the source and the user.
         parent: The directory of the run's sweep or search.
     """
@@ -50,7 +51,7 @@ def _user() -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the working directory's repository."""
+    """Return the commit of the working directory's repository; None outside of one."""
     try:
         answer = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False

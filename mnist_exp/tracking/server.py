@@ -23,13 +23,13 @@ def ask(address: str, endpoint: str, values: Mapping[str, str], timeout: float) 
 
     Args:
         address: The server's address, perhaps with credentials.
-        endpoint: The question, such as `experiments/get-by-name`.
-        values: Its parameters.
-        timeout: Seconds to wait for each part of the answer.
+        endpoint: The API endpoint, such as `experiments/get-by-name`.
+        values: The parameters of the request.
+        timeout: Seconds to wait for each part of the response.
 
     Raises:
-        OSError: There is no answer (`URLError`), or one with another status than 200 (`HTTPError`).
-        ValueError: The answer is not a JSON object.
+        OSError: There is no response (`URLError`), or its status reports an error (`HTTPError`).
+        ValueError: The response is not a JSON object.
     """
     bare = without_credentials(address).rstrip("/")
     url = f"{bare}/api/2.0/mlflow/{endpoint}?{urllib.parse.urlencode(values)}"
@@ -77,7 +77,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _is_own_address(host: str) -> bool:
-    """Whether a host is a loopback address, or the unspecified address (`0.0.0.0` or `::`)."""
+    """Return whether a host is a loopback address, or the unspecified address (`0.0.0.0` or `::`)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -86,7 +86,7 @@ def _is_own_address(host: str) -> bool:
 
 
 def _authorization(address: str) -> dict[str, str]:
-    """Return the authorization header, with credentials from the address or from MLflow's variables."""
+    """Return the authorization header, with credentials from the address or MLflow's environment variables."""
     parts = urllib.parse.urlsplit(address)
     name = urllib.parse.unquote(parts.username or "") or os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = urllib.parse.unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD")

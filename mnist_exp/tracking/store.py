@@ -54,7 +54,7 @@ def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
 
 
 def make_absolute(uri: str) -> str:
-    """Make a store's URI independent of the working directory."""
+    """Return a store's URI in a form that does not depend on the working directory."""
     database = database_path(uri)
     return uri if database is None else sqlite_uri(database.resolve())
 
@@ -118,9 +118,9 @@ def check_own_store(outputs: Path) -> None:
 
 
 def find_deleted(uri: str, experiment: str, run_id: str | None = None) -> str:
-    """Report that an experiment or a run was deleted in a store, with the command that restores it.
+    """Return a message if an experiment or a run was deleted in a store, with the command that restores it.
 
-    Returns an empty string if neither was deleted, or if that cannot be found out quickly.
+    The message is empty if neither was deleted, or if that cannot be found out quickly.
     """
     if uri.startswith(("http://", "https://")):
         return _find_deleted_on_server(uri, experiment, run_id)

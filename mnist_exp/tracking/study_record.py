@@ -19,8 +19,8 @@ from mnist_exp.tracking.uploader_process import Upload
 class StudyRecord:
     """The record of a search. The process that holds the directory's lock writes and delivers it.
 
-    The same process also delivers the trials. As a context manager, the record writes everything that another
-    process needs at the end of the block, then releases the lock.
+    The same process also delivers the trials. At the end of a `with` block, it records the end of the search,
+    releases the lock, and waits for the delivery.
     """
 
     def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:

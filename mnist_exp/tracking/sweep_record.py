@@ -51,7 +51,7 @@ class SweepRecord:
 
 
 def has_leaderboard(directory: Path, table: str) -> bool:
-    """Whether the sweep's record is finished and has this table."""
+    """Return whether the sweep's record is finished and has this table."""
     try:
         last = read(directory)[-1:]
         finished = any(isinstance(event, EndEvent) and event.status == END_STATUS["finished"] for event in last)

@@ -26,12 +26,12 @@ from mnist_exp.tracking.store import connect
 
 _POLL = 0.2  # seconds between checks of the journals
 _LONGEST_PAUSE = 30  # seconds between attempts while the store is unreachable
-_LONGEST_ANSWER = 20  # seconds that a request may take after a time-out
+_LONGEST_ANSWER = 20  # maximum request timeout, in seconds; each failure doubles the timeout
 _DEATH = 5  # seconds to wait for the lock of a dead process to become free
 
 
 def list_journals(root: Path) -> list[Path]:
-    """List the directories with a journal: the run's, or the sweep's followed by its jobs'."""
+    """List the directories with a journal: that of a run, or that of a sweep, followed by those of its jobs."""
     return [file.parent for pattern in (journal.FILE, f"*/{journal.FILE}") for file in sorted(root.glob(pattern))]
 
 
@@ -57,7 +57,7 @@ def deliver_until_closed(roots: Sequence[Path]) -> int:
 
 
 def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | None:
-    """Deliver everything recorded in the journals so far. Returns the reason of the last failure, or None."""
+    """Deliver everything recorded in the journals so far. Returns the reason for the last failure, or None."""
     failure = None
     folders = [folder for root in roots for folder in list_journals(root)]
     for folder in folders:
@@ -75,7 +75,7 @@ def _deliver(roots: Iterable[Path], deliveries: dict[Path, Delivery]) -> str | N
 
 
 def is_reachable(uri: str) -> bool:
-    """Whether the store is reachable, so that a failure concerns one run only."""
+    """Return whether the store is reachable; if so, a failure concerns one run only."""
     try:
         connect(uri)
     except Exception:
@@ -84,7 +84,7 @@ def is_reachable(uri: str) -> bool:
 
 
 def _mark_all_abandoned(roots: Iterable[Path]) -> None:
-    """Mark the runs and sweeps that a dead process left open as killed."""
+    """Mark as killed the runs and sweeps that a dead process left open."""
     deadline = time.monotonic() + _DEATH
     for root in roots:
         for folder in list_journals(root):

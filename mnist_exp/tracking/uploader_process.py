@@ -1,7 +1,7 @@
 """Start and end the process that delivers growing journals.
 
 Uploads run in a process of their own so that they cannot slow down or block training: neither a dead server nor
-the second it takes to import MLflow affects it.
+the second that importing MLflow takes affects training.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Upload:
         return self._sender.run_id if self._sender is not None else None
 
     def finish(self, *, wait: bool = True) -> None:
-        """Wait for the delivery to finish, and report if it does not."""
+        """Wait for the delivery to finish, and print a warning if it fails."""
         if self._sender is None:
             return
         failure = self._sender.finish(self._wait_seconds if wait else 0)

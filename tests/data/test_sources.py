@@ -403,7 +403,10 @@ def test_fetch_fills_the_cache_once(cli: Cli, mirror: tuple[str, Path, list[str]
     out = cli("dataset", "fetch", *words).out
     assert f"tiny is in {cache_folder('tiny')}, from {address}" in out
     assert len(asked) == 4
-    assert f"tiny is already in {cache_folder('tiny')}, verified" in cli("dataset", "fetch", *words).out
+    assert (
+        f"tiny is already in {cache_folder('tiny')}; its files were verified"
+        in cli("dataset", "fetch", *words).out
+    )
     assert len(asked) == 4
     assert "20 train, 6 test, each 4×5×1" in cli("dataset", "verify", *words).out
 

@@ -180,7 +180,7 @@ def test_a_line_that_is_no_event_is_an_error_with_its_place(tmp_path: Path, line
 def test_the_message_names_what_is_wrong(tmp_path: Path):
     """It has the kind and the field, or the beginning of the line."""
     for line, problem in {
-        '{"kind": "end", "time": 1}': "end.status missing or wrong: ",
+        '{"kind": "end", "time": 1}': "end.status is missing or invalid: ",
         '{"kind": "confetti", "time": 1}': "unknown event: ",
         "3": "not an event: ",
         "{": "damaged: ",
