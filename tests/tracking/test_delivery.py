@@ -22,7 +22,7 @@ from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remember
 
 # Nested, so that MLflow is imported by the tests that need it only.
-QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local")
+QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local", f"tracking.wait_seconds={60 * PATIENCE}")
 
 
 def mlflow_client(outputs: Path = Path("outputs")) -> Any:
@@ -135,11 +135,11 @@ def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     words = [
-        *QUICK[:-1],
+        *QUICK[:-2],
         *home_data,
         "tracking=server",
         f"tracking.uri=http://127.0.0.1:{port}",
-        "tracking.wait_seconds=15",
+        f"tracking.wait_seconds={15 * PATIENCE}",
     ]
     done = cli(*words)
     assert done.run is not None

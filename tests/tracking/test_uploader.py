@@ -57,7 +57,7 @@ def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str):
     for name in ("mlflow", "random"):
         Path(f"{name}.py").write_text("open('executed', 'w')")
     folder = write_run(tmp_path / "run", uri)
-    assert Sender(folder, uri).finish(60) is None
+    assert Sender(folder, uri).finish(60 * PATIENCE) is None
     assert not Path("executed").exists()
     assert held(folder, uri, tmp_path / "fetched") == expected(folder)
 
