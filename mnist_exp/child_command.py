@@ -61,7 +61,7 @@ def run_verb(
 
 
 def _wait(child: subprocess.Popen[str], stdout: IO[str]) -> str:
-    """Return the output of the child. If this process is interrupted, let the child save its work and end."""
+    """Return the child's output. If this process is interrupted, interrupt the child, which saves its work."""
     try:
         output = stdout.read()
         child.wait()

@@ -134,7 +134,7 @@ def _report_end(verb: str, status: int, result: Document | BaseException | None)
 
 
 def _run_catching(words: list[str], started: float) -> tuple[int, Document | BaseException | None]:
-    """Run a command line and return its exit status, and its result or its error, which has been printed."""
+    """Run a command line. Returns the exit status, and the result or the error, after printing the error."""
     try:
         return 0, _run(words, started)
     except (KeyboardInterrupt, Killed) as signal:

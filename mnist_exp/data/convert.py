@@ -16,7 +16,7 @@ from mnist_exp.errors import RequestError
 def check(source: Source, to: str) -> None:
     """Raise `RequestError` if the format `to` cannot hold the data set."""
     if to == "idx" and (most := max(int(part.labels.max()) for part in source.parts.values())) > 255:
-        raise RequestError(f"to=idx: IDX files hold labels up to 255, but the largest label is {most}")
+        raise RequestError(f"to=idx: labels are written as bytes, up to 255, but the largest is {most}")
     counts = np.bincount(source.train.labels, minlength=len(source.class_names))
     if to == "folder" and not counts.all():
         name = source.class_names[int(np.argmin(counts))]

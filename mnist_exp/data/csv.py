@@ -364,7 +364,7 @@ def _other_length(
 
 
 def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
-    """Return the end of a message, which explains an extra column in all lines; empty if there is none."""
+    """Return the end of a message that explains an extra column in all lines; empty if there is none."""
     texts = [[text.strip() for text in row] for _, row in rows]
     if all(len(row) > 1 and not row[-1] for row in texts):
         return "; each line ends with a comma, so the last column is empty: remove this comma"

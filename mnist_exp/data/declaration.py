@@ -22,7 +22,7 @@ from mnist_exp.data.pixels import as_images, stored_shape
 from mnist_exp.data.sources import given_paths
 from mnist_exp.errors import RequestError
 
-_ODD = 0.1  # images of another size up to this share count as mistakes, which are reported when they are read
+_ODD = 0.1  # maximum share of images of other sizes that are taken for mistakes, and reported when they are read
 _LARGE = 128  # pixels: images up to this size are not scaled
 _SIDES = (64, 32)  # sides of scaled images: the first that the median shorter side reaches, or else the last
 

@@ -166,7 +166,8 @@ def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, boo
         stream.seek(0)
         with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                text = f"claims {image.height:,}×{image.width:,} pixels (height×width); allowed: {MOST_PIXELS:,}"
+                claimed = f"{image.height:,}×{image.width:,} pixels (height×width)"
+                text = f"claims {claimed}; at most {MOST_PIXELS:,} are read"
                 raise Unusable("gigantic images", text)
             # An MPO file is a photograph with a preview or a depth map after it.
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":

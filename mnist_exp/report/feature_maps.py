@@ -166,7 +166,7 @@ def _feature_maps(
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence for a class in an image: the image's index, a caption, and a map of the image's size."""
+    """Evidence for a class in an image: the image's index, a caption, and a map (height, width) of that image."""
 
     image: int
     caption: str

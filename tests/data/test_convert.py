@@ -109,7 +109,7 @@ def test_data_that_a_format_cannot_hold_is_refused(cli: Cli):
     words = made((2, 2), classes=300)
     np.savez("data.npz", x_train=np.zeros((2, 2, 2), np.uint8), y_train=np.array([0, 299]))
     said = cli("dataset", "convert", *words, "to=idx", status=2).err
-    assert "to=idx: IDX files hold labels up to 255, but the largest label is 299" in said
+    assert "to=idx: labels are written as bytes, up to 255, but the largest is 299" in said
     said = cli("dataset", "convert", *words, "to=folder", status=2).err
     assert "to=folder: class 1 has no training image" in said
     out = cli("dataset", "convert", *words, "to=csv", "output=csv").out

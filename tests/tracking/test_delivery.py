@@ -22,7 +22,13 @@ from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remember
 
 # Nested, so that MLflow is imported by the tests that need it only.
-QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local", f"tracking.wait_seconds={60 * PATIENCE}")
+QUICK = (
+    "model=linear",
+    "data.limit=300",
+    "training.epochs=3",
+    "tracking=local",
+    f"tracking.wait_seconds={60 * PATIENCE}",
+)
 
 
 def mlflow_client(outputs: Path = Path("outputs")) -> Any:
