@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from PIL import Image
 from support.cli import SMALL, Cli
 from support.golden import Golden
+from support.surroundings import photograph
+
+from mnist_exp.data import digits
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +180,8 @@ def test_differences_from_the_runs_result_are_reported(cli: Cli, run: Path):
         (["run=latest", "model=mlp"], "model=mlp: "),
         (["run=latest", "part=x", "data.clases=3"], "2 problems"),
         (["run=latest", "-m"], "-m "),
+        (["run=latest", "normalize=true"], "normalize: "),
+        (["run=latest", "data=folder", "data.dir=there", "normalize=true", "part=val"], "normalize: "),
     ],
 )
 def test_a_wrong_request_writes_nothing(cli: Cli, run: Path, words: list[str], place: str, golden: Golden):
@@ -205,3 +211,93 @@ def test_a_model_error_comes_before_a_data_error(cli: Cli, run: Path):
         err = cli("evaluate", f"run={name}", "data=mnist", "data.dir=gone", status=2).err
         assert f"{name}: {told}" in err
         assert "there is no such folder" not in err
+
+
+def test_data_without_a_training_part_is_scored(cli: Cli, run: Path):
+    """CSV, NPZ, IDX and folders with test images alone, and class folders alone, give the same figures."""
+    for kind in ("csv", "npz", "idx", "folder"):
+        cli("dataset", "convert", "data=digits", "data.limit=100", f"to={kind}", f"output={kind}")
+    Path("csv/train.csv").unlink()
+    for file in Path("idx").glob("train-*"):
+        file.unlink()
+    with np.load("npz/data.npz") as arrays:
+        np.savez("npz/data.npz", x_test=arrays["x_test"], y_test=arrays["y_test"])
+    shutil.rmtree("folder/train")
+    shutil.copytree("folder/test", "alone")
+    scored = {
+        place: kept(cli("evaluate", "run=latest", f"data={kind}", f"data.dir={place}").out)[1]
+        for kind, place in (
+            ("csv", "csv"),
+            ("npz", "npz"),
+            ("idx", "idx"),
+            ("folder", "folder"),
+            ("folder", "alone"),
+        )
+    }
+    [digest] = {found["data"]["sha256"] for found in scored.values()}
+    assert {found["data"]["part"] for found in scored.values()} == {"test"}
+    assert scored["csv"]["data"]["images"] == len(list(Path("alone").rglob("*.png")))
+    whole = kept(cli("evaluate", f"run={run / 'model.keras'}", "data=csv", "data.dir=csv", "data.classes=10").out)[
+        1
+    ]
+    assert whole["data"]["sha256"] == digest
+    assert "x_train" in cli("evaluate", "run=latest", "data=npz", "data.dir=npz", "part=train", status=2).err
+
+
+def test_some_classes_are_enough(cli: Cli, run: Path):
+    """Images of a class that the model does not have are refused with the nearest name."""
+    cli("dataset", "convert", "data=digits", "data.limit=100", "to=folder", "output=all")
+    shutil.copytree("all/test/7", "few/7")
+    found = kept(cli("evaluate", "run=latest", "data=folder", "data.dir=few").out)[1]
+    assert [figures["images"] > 0 for figures in found["classes"]] == [number == 7 for number in range(10)]
+    shutil.copytree("all/test/7", "few/77")
+    err = cli("evaluate", "run=latest", "data=folder", "data.dir=few", status=2).err
+    assert "77" in err
+    assert "'7'" in err
+
+
+def test_a_copy_of_the_runs_folder_is_split_as_in_training(cli: Cli):
+    """Class folders that were trained on are not scored as if they were new images."""
+    rng = np.random.default_rng(0)
+    for name in ("ash", "oak"):
+        (Path("mine") / name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(rng.integers(0, 256, (9, 7), np.uint8)).save(f"mine/{name}/{number}.png")
+    cli(
+        "data=folder",
+        "data.dir=mine",
+        "model=linear",
+        "training.epochs=1",
+        "tracking=none",
+        "data.val_fraction=0.2",
+    )
+    shutil.copytree("mine", "copy")
+    for place in ("mine", "copy"):
+        found = kept(cli("evaluate", "run=latest", f"data.dir={place}").out)[1]
+        assert (found["data"]["part"], found["data"]["images"]) == ("val", 4)
+
+
+def test_labelled_photographs_are_scored_in_mnists_form(cli: Cli, run: Path, golden: Golden):
+    """Every photograph is classified as `predict` does it, and its path and warning are listed."""
+    part = digits.load().test
+    assert part is not None
+    for number in range(12):
+        digit, label = part.images[number, ..., 0], part.labels[number]
+        file = Path("photos") / str(label) / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        photograph("torn_sheet", digit, number).save(file, quality=90)
+    two = np.hstack([255 - part.images[0, ..., 0]] * 2)
+    Image.fromarray(two).resize((400, 200)).save("photos/0/two.png")
+    words = ("data=folder", "data.dir=photos", "normalize=true")
+    folder, found = kept(cli("evaluate", "run=latest", *words).out)
+    rows = {row["image"]: row for row in rows_of(folder / "predictions.csv")}
+    cli("predict", "run=latest", "inputs=photos", "output=predicted.csv")
+    predicted = {str(Path(row["input"]).resolve()): row for row in rows_of(Path("predicted.csv"))}
+    assert {path: row["class"] for path, row in rows.items()} == {p: row["class"] for p, row in predicted.items()}
+    assert {path for path, row in rows.items() if row["warning"]} == {str(Path("photos/0/two.png").resolve())}
+    assert all(row["true"] == Path(path).parent.name for path, row in rows.items())
+    assert (found["data"]["normalized"], found["data"]["images"], found["data"]["part"]) == (True, 13, "test")
+    Image.fromarray(np.full((90, 90), 200, np.uint8)).save("photos/3/blank.png")
+    golden(cli("evaluate", "run=latest", *words, status=2).err)
+    skipped = cli("evaluate", "run=latest", *words, "data.skip_bad=true").out
+    assert kept(skipped)[1]["metrics"] == found["metrics"]

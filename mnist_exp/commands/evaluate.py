@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
+from mnist_exp.config.schema import TrainConfig
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, resolve_saved
 from mnist_exp.errors import RequestError
@@ -19,10 +20,21 @@ def evaluate(request: Request, started: float) -> EvaluateDocument:
     if config.output is not None:
         refuse_existing(Path(config.output).expanduser())
     refuse_withheld(saved, config)
+    refuse_unconverted(config, run_config)
     device = set_up(run_config)
     from mnist_exp.engine.evaluation import evaluate_model  # Keras
 
     return evaluate_model(request, config, saved, run_config, device)
+
+
+def refuse_unconverted(config: EvaluateConfig, run_config: TrainConfig) -> None:
+    """Raise `RequestError` if `normalize` is given for data that is not converted."""
+    if config.normalize and run_config.data.source != "folder":
+        raise RequestError(
+            f"normalize: must be false for {run_config.data.name}; only image files (data=folder) are converted"
+        )
+    if config.normalize and config.part == "val":
+        raise RequestError("normalize: photographs are not split; part must be test or train")
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:

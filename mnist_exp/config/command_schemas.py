@@ -195,6 +195,7 @@ class EvaluateConfig(SavedConfig):
     """Config of `mnist-exp evaluate`: the model, and the part of the data to score it on."""
 
     part: Literal["test", "val", "train"] | None
+    normalize: bool
     output: Annotated[str, Field(min_length=1)] | None
     format: Json
     require: tuple[InstanceOf[Condition], ...] | None

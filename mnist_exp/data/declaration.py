@@ -27,10 +27,14 @@ _LARGE = 128  # pixels: images up to this size are not scaled
 _SIDES = (64, 32)  # sides of scaled images: the first that the median shorter side reaches, or else the last
 
 
-def infer(text: str, tell: Tell, progress: Progress = no_progress) -> Mapping[str, Any]:
+def infer(
+    text: str, tell: Tell, progress: Progress = no_progress, *, needs_train: bool = True
+) -> Mapping[str, Any]:
     """Return the `shape` and `classes` of a data config, given in JSON; infer those that are null.
 
-    Reports the overrides that pin the inferred values. Raises `RequestError` if the data is missing or ambiguous.
+    Reports the overrides that pin the inferred values. Without `needs_train`, the training part may be missing.
+
+    Raises `RequestError` if the data is missing or ambiguous.
     """
     values = json.loads(text)
     known = {
@@ -41,7 +45,7 @@ def infer(text: str, tell: Tell, progress: Progress = no_progress) -> Mapping[st
         data = DataConfig.model_validate_json(json.dumps({**values, **known}))
     except ValueError:  # reported with all other problems of the config
         return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
-    shape, classes = _look(data, values["shape"], progress)
+    shape, classes = _look(data, values["shape"], progress, needs_train)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
     words = [f"data.{key}={str(value).replace(' ', '')}" for key, value in declared.items() if values[key] is None]
     tell(f"declare {' '.join(words)} (inferred from {data.dir})")
@@ -98,16 +102,16 @@ def _examine_folders(
     return counts
 
 
-def _look(data: DataConfig, shape: list[int] | None, progress: Progress) -> tuple[Shape, int]:
+def _look(data: DataConfig, shape: list[int] | None, progress: Progress, needs_train: bool) -> tuple[Shape, int]:
     """Return a data set's shape, declared or found, and its number of classes."""
     declared = (shape[0], shape[1], shape[2]) if shape else None
-    paths = given_paths(data, _nothing)
+    paths = given_paths(data, _nothing, needs_train=needs_train)
     if data.source == "folder":
         return _look_at_folders(paths, data, declared, progress)
     swaps = transposes(data, paths.values())
-    parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None)
-    train = parts["train"]
-    stored = as_images(train.images, train.images_place, declared)[0].shape[1:]
+    parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None, needs_train)
+    first = next(iter(parts.values()))
+    stored = as_images(first.images, first.images_place, declared)[0].shape[1:]
     classes = len(named) if named else count_classes(_labels_of(parts), data)
     return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes
 
@@ -117,13 +121,13 @@ def _labels_of(parts: Mapping[str, RawPart]) -> dict[str, RawLabels]:
 
 
 def _raw_parts(
-    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None
+    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, needs_train: bool = True
 ) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
     """Return the parts with their labels. Images in IDX and NPZ files are not read, but replaced by black ones."""
     if data.source == "csv":
         return {part: csv.read(path, shape, data) for part, path in paths.items()}, None
     if data.source == "npz":
-        return npz.read_labels(paths["archive"])
+        return npz.read_labels(paths["archive"], needs_train=needs_train)
     parts = {}
     for kind in ("train", "test"):
         if f"{kind}_images" in paths:
@@ -143,7 +147,7 @@ def _look_at_folders(
     paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress
 ) -> tuple[Shape, int]:
     listing = folder.list_images(paths)
-    classes = len(listing.files["train"])
+    classes = len(next(iter(listing.files.values())))
     if shape is not None:
         return shape, classes
     sizes = folder.measure(listing, progress)

@@ -145,7 +145,9 @@ def measure(listing: Listing, progress: Progress = no_progress) -> Sizes:
     if not sizes.counts:
         sizes.faults.include(listing.faults)
         sizes.faults.raise_any("the data set")
-        raise RequestError(f"{next(iter(listing.files['train']))}: no images in this or any other class folder")
+        raise RequestError(
+            f"{next(iter(next(iter(listing.files.values()))))}: no images in this or any other class folder"
+        )
     return sizes
 
 

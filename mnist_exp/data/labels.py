@@ -64,14 +64,14 @@ def count_classes(parts: Mapping[str, RawLabels], data: DataConfig) -> int:
     """Return the number of classes that labels imply. Raises `RequestError` if it is ambiguous."""
     numbers = [_numbers(part) for part in parts.values()]
     if any(found is None for found in numbers):
-        return len(_words(parts["train"]))
+        return len(_words(_first(parts)))
     present = [found for found in numbers if found is not None and len(found)]
     if not present:
         return 2
     lowest, highest = min(int(found.min()) for found in present), max(int(found.max()) for found in present)
     if data.label_offset is None and lowest > 0:
         raise RequestError(
-            f"{_where(parts['train'])}: the labels range from {lowest} to {highest}; set "
+            f"{_where(_first(parts))}: the labels range from {lowest} to {highest}; set "
             f"data.label_offset={lowest} to count them from {lowest}, or data.label_offset=0 to count them from 0"
         )
     return max(highest - (data.label_offset or 0) + 1, 2)
@@ -117,10 +117,10 @@ def _words(part: RawLabels) -> tuple[str, ...]:
 def _from_words(
     parts: Mapping[str, RawLabels], data: DataConfig, named: tuple[str, ...] | None
 ) -> tuple[dict[str, Labels], tuple[str, ...]]:
-    names = named or data.class_names or _words(parts["train"])
+    names = named or data.class_names or _words(_first(parts))
     if len(names) != data.classes:
         raise RequestError(
-            f"{_where(parts['train'])}: the labels are {len(names)} words ({_listed(names)}), but data.classes="
+            f"{_where(_first(parts))}: the labels are {len(names)} words ({_listed(names)}), but data.classes="
             f"{data.classes}; set data.classes={len(names)} to match"
         )
     numbers = {name: label for label, name in enumerate(names)}
@@ -158,6 +158,11 @@ def _refuse_outside(parts: Mapping[str, RawLabels], labels: Mapping[str, Labels]
             f"{parts[name].place(int(wrong[0]))}: expected a label, a whole number from {first} to {last}, "
             f"found {found[wrong[0]]}{others}{advice}"
         )
+
+
+def _first(parts: Mapping[str, RawLabels]) -> RawLabels:
+    """Return the training part or, if there is none, the test part."""
+    return next(iter(parts.values()))
 
 
 def _where(part: RawLabels) -> str:

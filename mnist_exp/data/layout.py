@@ -48,8 +48,14 @@ _TRAINING, _TESTING, _VALIDATION = (
 )
 
 
-def find_files(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
+def find_files(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = True) -> dict[str, Path]:
     """Return the path of each part of a CSV, NPZ or IDX data set; a test part that does not exist is left out.
+
+    Args:
+        data: The config.
+        folder: The data set's folder.
+        tell: Prints a note.
+        needs_train: Whether a training part is required if there is a test part.
 
     Raises:
         RequestError: A file is missing, or several files match.
@@ -69,7 +75,11 @@ def find_files(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
             renamed.append(str(path.relative_to(folder)))
     if renamed:
         tell(f"{folder}: files found under other names: {', '.join(renamed)}")
-    if missing:
+    only_tests = bool(paths) and all(part.startswith("test") for part in paths)
+    if only_tests and not needs_train and not any(part.startswith("test") for part in missing):
+        absent = ", ".join(data.parts[part].name for part in missing)
+        tell(f"{folder}: there is no {absent}; the data set has no training part")
+    elif missing:
         _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
     return paths
 
@@ -89,29 +99,31 @@ def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[s
     return near[0] if near else None
 
 
-def find_image_folders(data: DataConfig, folder: Path, tell: Tell) -> dict[str, Path]:
+def find_image_folders(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = True) -> dict[str, Path]:
     """Return the folder of each part of a data set of image folders, without a test part if there is none.
 
-    A folder that holds the class folders themselves has no test part.
+    A folder that holds the class folders themselves is the training part; the test part if none is required for
+    training.
 
     Raises:
         RequestError: A folder is missing.
     """
     names = {part: spec.name for part, spec in data.parts.items()}
     if names["train"] != "train" or "train" in _folders_in(folder):
-        return _parts_in(folder, names, tell)
+        return _parts_in(folder, names, tell, needs_train)
     outer, folder = folder, _enter_only_folders(folder, tell)
     inside = _folders_in(folder)
     lower = {name.lower() for name in inside}
-    if lower & {*_TRAINING}:
-        return _parts_in(folder, names, tell)
+    if lower & {*_TRAINING} or (lower & {*_TESTING} and not needs_train):
+        return _parts_in(folder, names, tell, needs_train)
     parts = lower & {*_TESTING, *_VALIDATION}
     if not any(_has_images(folder / name) for name in inside) or parts:
         missing = [name for name in names.values() if name not in inside]
         there = f"; the folder contains {_listed(inside)}" if inside else ""
         raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
-    tell(f"{folder}: its {len(inside)} folders are the classes; there is no test part")
-    return {"train": folder}
+    count = f"its {len(inside)} folder{'s are the classes' if len(inside) > 1 else ' is a class'}"
+    tell(f"{folder}: {count}; {'there is no test part' if needs_train else 'all images are scored'}")
+    return {"train" if needs_train else "test": folder}
 
 
 def _enter_only_folders(outer: Path, tell: Tell) -> Path:
@@ -126,7 +138,7 @@ def _enter_only_folders(outer: Path, tell: Tell) -> Path:
     return folder
 
 
-def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell) -> dict[str, Path]:
+def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell, needs_train: bool) -> dict[str, Path]:
     there = _folders_in(folder)
     paths: dict[str, Path] = {}
     missing = []
@@ -142,6 +154,8 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell) -> dict[str, P
     others = [name for name in there if folder / name not in paths.values()]
     if missing == ["test"] and not others:
         tell(f"{folder}: there is no folder test; the data set has no test part")
+    elif missing == [names["train"]] and "test" in paths and not needs_train:
+        tell(f"{folder}: there is no folder {names['train']}; the data set has no training part")
     elif missing:
         advice = _advise_on_tests(others) if missing == [names.get("test")] else ""
         raise RequestError(f"data.dir={folder}: there is no folder {', '.join(missing)}{advice}")

@@ -37,24 +37,33 @@ _MOST_NAMES = 12  # in a message
 _EMPTY = "no images in this class folder; remove it, or put images into it"
 
 
-def find(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> Source:
+def find(
+    data: DataConfig, tell: Tell, progress: Progress = no_progress, trained: Sequence[str] | None = None
+) -> Source:
     """Read a data set and verify that it is as the config declares.
 
     Args:
         data: The config.
         tell: Prints a note.
         progress: Shows the progress of reading image files.
+        trained: The class names of the model to score, for which the training part may be missing; None: it is
+            required.
 
     Raises:
         RequestError: The data is damaged or differs from the config.
         sources.NotFound: The data set is in none of the places searched.
     """
     read = {"idx": _idx, "csv": _csv, "npz": _npz, "digits": lambda *_: digits.load()}
-    source = _folder(data, tell, progress) if data.source == "folder" else read[data.source](data, tell)
+    if data.source == "folder":
+        source = _folder(data, tell, progress, trained)
+    else:
+        source = read[data.source](data, tell, trained)
     for name, part in source.parts.items():
+        if name == "train" and not len(part) and trained is not None:
+            continue
         verify(part, data, f"{source.origin}: {'training' if name == 'train' else 'test'} set")
     if data.scale is None and data.dir is not None and not data.mirrors:
-        brightest = max(int(part.images.max()) for part in source.parts.values())
+        brightest = max(int(part.images.max()) for part in source.parts.values() if len(part))
         refuse_zeros_and_ones(brightest, source.origin)
         if remark := dimness(brightest):
             tell(f"{source.origin}: {remark}")
@@ -99,8 +108,11 @@ def limit_source(source: Source, data: DataConfig) -> Source:
 def prepare(source: Source, data: DataConfig) -> Dataset:
     """Split off the validation part, apply `data.limit`, and balance the training part.
 
-    Raises `RequestError` if either part is empty.
+    A data set without a training part stays as it is. Raises `RequestError` if either part becomes empty.
     """
+    if not len(source.train) and source.test is not None:
+        sha256 = digest([source.test])
+        return Dataset(source.train, None, source.test, source.origin, source.class_names, sha256)
     kept, held_out = split(source.train.labels, data)
     if not len(kept) or (data.val_fraction and not len(held_out)):
         place = f"data.val_fraction={data.val_fraction}" if data.limit is None else f"data.limit={data.limit}"
@@ -150,8 +162,8 @@ def missing_classes(train: Part, names: Sequence[str]) -> str:
     return f"{'class' if len(missing) == 1 else 'classes'} {listed} without a training image"
 
 
-def _idx(data: DataConfig, tell: Tell) -> Source:
-    located = locate(data, tell)
+def _idx(data: DataConfig, tell: Tell, trained: Sequence[str] | None) -> Source:
+    located = locate(data, tell, needs_train=trained is None)
     if located.npz is not None:
         parts, _ = npz.read(located.npz, tell)
         return _assemble(parts, data, located.origin, None, tell)
@@ -162,7 +174,7 @@ def _idx(data: DataConfig, tell: Tell) -> Source:
             images_name, labels_name = (located.names[f"{kind}_{what}"] for what in ("images", "labels"))
             images = idx.parse(located.idx[f"{kind}_images"], images_name, idx.IMAGES)
             parts[kind] = idx_part(images, located.idx[f"{kind}_labels"], images_name, labels_name)
-    return _assemble(parts, data, located.origin, None, tell)
+    return _assemble(parts, data, located.origin, _names_of(parts, trained), tell)
 
 
 def idx_part(images: pixels.Array, labels: bytes, images_name: str, labels_name: str) -> RawPart:
@@ -175,19 +187,24 @@ def idx_part(images: pixels.Array, labels: bytes, images_name: str, labels_name:
     return RawPart(images, found.reshape(-1), images_name, f"{labels_name}[{{}}]".format)
 
 
-def _csv(data: DataConfig, tell: Tell) -> Source:
-    paths = given_paths(data, tell)
+def _names_of(parts: Mapping[str, RawPart], trained: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the model's class names for data without a training part; None if the data names its classes."""
+    return tuple(trained) if trained and "train" not in parts else None
+
+
+def _csv(data: DataConfig, tell: Tell, trained: Sequence[str] | None) -> Source:
+    paths = given_paths(data, tell, needs_train=trained is None)
     stored = pixels.stored_shape(data.shape, transposes(data, paths))
     parts = {part: csv.read(path, stored, data, tell) for part, path in paths.items()}
-    return _assemble(parts, data, str(data.dir), None, tell)
+    return _assemble(parts, data, str(data.dir), _names_of(parts, trained), tell)
 
 
-def _npz(data: DataConfig, tell: Tell) -> Source:
+def _npz(data: DataConfig, tell: Tell, trained: Sequence[str] | None) -> Source:
     path = given_paths(data, tell)["archive"]
     for shape, dtype in npz.list_arrays(path).values():
         if len(shape) > 1:
             refuse_too_large(shape[0], math.prod(shape[1:]), data, dtype.itemsize)
-    parts, named = npz.read(path, tell)
+    parts, named = npz.read(path, tell, needs_train=trained is None)
     if named is not None and len(named) != data.classes:
         raise RequestError(
             f"{path}: class_names has {len(named)} names, but data.classes={data.classes}; "
@@ -197,7 +214,7 @@ def _npz(data: DataConfig, tell: Tell) -> Source:
         raise RequestError(
             f"{path}: its class_names {_listed(named)} do not match data.class_names={_listed(data.class_names)}"
         )
-    return _assemble(parts, data, str(path), named, tell)
+    return _assemble(parts, data, str(path), named or _names_of(parts, trained), tell)
 
 
 def transposes(data: DataConfig, files: Iterable[str | Path]) -> bool:
@@ -229,14 +246,45 @@ def _assemble(
         {name: RawLabels(part.labels, part.label_place) for name, part in raw.items()}, data, named
     )
     parts = {name: Part(images[name], labels[name]) for name in raw}
-    return Source(parts["train"], parts.get("test"), origin, names)
+    return Source(parts.get("train") or _no_images(data), parts.get("test"), origin, names)
 
 
-def _folder(data: DataConfig, tell: Tell, progress: Progress) -> Source:
-    paths = given_paths(data, tell)
+def _no_images(data: DataConfig) -> Part:
+    return Part(np.empty((0, *data.shape), np.uint8), np.empty(0, np.int64))
+
+
+def list_classes(
+    data: DataConfig, tell: Tell, trained: Sequence[str] | None
+) -> tuple[folder.Listing, tuple[str, ...], tuple[str, ...]]:
+    """List the image files of a data set, the class folders, and the class names, both in label order.
+
+    `trained` is as in `find`. Raises `RequestError`.
+    """
+    paths = given_paths(data, tell, needs_train=trained is None)
     listing = folder.list_images(paths)
+    if "train" not in listing.files:
+        assert trained is not None
+        listing.files = {"train": _classes_of_model(listing.files["test"], trained), **listing.files}
     folders, names = classes_of(listing.files, paths, data, tell)
-    refuse_empty_classes(listing, paths, tell)
+    if "train" in paths:
+        refuse_empty_classes(listing, paths, tell)
+    return listing, folders, names
+
+
+def _classes_of_model(tests: Mapping[str, object], trained: Sequence[str]) -> dict[str, list[str]]:
+    """Return empty class folders in the order of a model's classes, for data without a training part."""
+    numbers = default_class_names(len(trained))
+    known = tuple(trained)
+    if not set(tests) <= set(known):
+        if set(tests) <= set(numbers):  # numbered folders of named classes
+            known = numbers
+        elif known == numbers == default_class_names(len(tests)):  # named folders of numbered classes
+            known = tuple(tests)
+    return {name: [] for name in known}
+
+
+def _folder(data: DataConfig, tell: Tell, progress: Progress, trained: Sequence[str] | None) -> Source:
+    listing, folders, names = list_classes(data, tell, trained)
     count = sum(len(images) for part in listing.files.values() for images in part.values())
     refuse_too_large(count, math.prod(data.shape), data)
     parts = {
@@ -279,10 +327,15 @@ def classes_of(
     folders = tuple(files["train"])
     if len(folders) != data.classes:
         raise RequestError(
-            f"{paths['train']}: {len(folders)} class folders ({_listed(folders)}), "
+            f"{paths.get('train', data.dir)}: {len(folders)} class folders ({_listed(folders)}), "
             f"but data.classes={data.classes}; set data.classes={len(folders)} to match"
         )
     if unknown := sorted(set(files.get("test", ())) - set(folders)):
+        if "train" not in paths:
+            raise RequestError(
+                f"{paths['test']}: the model has no class {', '.join(unknown)}"
+                f"{did_you_mean(unknown[0], folders)}; its classes are {_listed(folders)}"
+            )
         differing = sorted(set(files["test"]) ^ set(folders))
         near = "".join(did_you_mean(name, folders) for name in unknown[:1])
         raise RequestError(

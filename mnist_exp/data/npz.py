@@ -27,10 +27,13 @@ _OF_IMAGES = (3, 4)  # numbers of dimensions that an array of images may have
 _UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
 
 
-def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
-    """Read the parts and the class names, if there are any. Raises `RequestError`."""
+def read(path: Path, tell: Tell, *, needs_train: bool = True) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
+    """Read the parts and the class names, if there are any. Raises `RequestError`.
+
+    Without `needs_train`, an archive with a test part may lack the training part.
+    """
     there = list_arrays(path)
-    names = array_names(there, path)
+    names = array_names(there, path, needs_train)
     arrays = _arrays(path, {*names.values(), "class_names"})
     parts = {
         part: _read_part(arrays, names[f"x_{part}"], names[f"y_{part}"], path)
@@ -40,7 +43,8 @@ def read(path: Path, tell: Tell) -> tuple[dict[str, RawPart], tuple[str, ...] | 
     if renamed := [name for wanted, name in names.items() if wanted != name]:
         tell(f"{path}: reading {', '.join(renamed)} as {', '.join(w for w, name in names.items() if w != name)}")
     if unread := [name for name in there if name not in {*names.values(), "class_names"}]:
-        tell(f"{path}: not read: {', '.join(unread)}; validation images are taken from {names['x_train']}")
+        instead = f"; validation images are taken from {names['x_train']}" if "x_train" in names else ""
+        tell(f"{path}: not read: {', '.join(unread)}{instead}")
     named = arrays.get("class_names")
     if named is not None and (named.ndim != 1 or named.dtype.kind != "U"):
         raise RequestError(f"{path}: class_names: expected a list of strings, found {described(named)}")
@@ -54,18 +58,20 @@ def _read_part(arrays: Mapping[str, Array], x: str, y: str, path: Path) -> RawPa
     return RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
 
 
-def array_names(there: Collection[str], path: Path) -> dict[str, str]:
+def array_names(there: Collection[str], path: Path, needs_train: bool = True) -> dict[str, str]:
     """Return the names that the arrays `x_train`, `y_train`, `x_test` and `y_test` have in an archive.
 
     `X_train`, `train_images`, `train_labels` and the like are also recognized. Raises `RequestError` if one is
-    missing.
+    missing. Without `needs_train`, an archive with test arrays may lack the training arrays.
     """
     names: dict[str, str] = {}
     for part in ("train", "test"):
         for letter in ("x", "y"):
             if name := _find_array(there, letter, part, path):
                 names[f"{letter}_{part}"] = name
-    for name in ("x_train", "y_train", *(("x_test", "y_test") if {"x_test", "y_test"} & set(names) else ())):
+    tests = ("x_test", "y_test") if {"x_test", "y_test"} & set(names) else ()
+    only_tests = not needs_train and tests and not {"x_train", "y_train"} & set(names)
+    for name in tests if only_tests else ("x_train", "y_train", *tests):
         if name not in names:
             raise RequestError(f"{path}: has no array {name}; it has {', '.join(there) or 'none'}")
     return names
@@ -99,13 +105,13 @@ def list_arrays(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     return found
 
 
-def read_labels(path: Path) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
+def read_labels(path: Path, *, needs_train: bool = True) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
     """Return the parts, with black images of the same shape and type instead of the pixels, and the class names.
 
     Raises `RequestError`.
     """
     there = list_arrays(path)
-    names = array_names(there, path)
+    names = array_names(there, path, needs_train)
     wanted_now = {name for wanted, name in names.items() if wanted.startswith("y")}
     arrays = _arrays(path, {*wanted_now, "class_names"})
     parts = {}

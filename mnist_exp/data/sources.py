@@ -55,8 +55,10 @@ class Located:
     """The names of the IDX files, for messages."""
 
 
-def given_paths(data: DataConfig, tell: Callable[[str], None]) -> dict[str, Path]:
+def given_paths(data: DataConfig, tell: Callable[[str], None], *, needs_train: bool = True) -> dict[str, Path]:
     """Return the paths of a data set's parts in `data.dir`; a test part that does not exist is left out.
+
+    Without `needs_train`, the training part may be missing instead.
 
     Raises `RequestError` if another part is missing or a file's digest is not the declared one.
     """
@@ -64,7 +66,7 @@ def given_paths(data: DataConfig, tell: Callable[[str], None]) -> dict[str, Path
     folder = given_folder(data.dir)
     find = find_image_folders if data.source == "folder" else find_files
     try:
-        paths = find(data, folder, tell)
+        paths = find(data, folder, tell, needs_train)
     except OSError as error:
         raise RequestError(f"{error.filename}: cannot be read: {error.strerror}") from error
     for part, path in paths.items():
@@ -74,10 +76,10 @@ def given_paths(data: DataConfig, tell: Callable[[str], None]) -> dict[str, Path
     return paths
 
 
-def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
+def locate(data: DataConfig, tell: Callable[[str], None], *, needs_train: bool = True) -> Located:
     """Find a data set's IDX files, downloading them if necessary, and verify them.
 
-    If `data.dir` is set, only that folder is searched.
+    If `data.dir` is set, only that folder is searched. Without `needs_train`, it may lack the training part.
 
     Raises:
         RequestError: The given folder lacks a file, or a file is not the expected one.
@@ -85,7 +87,7 @@ def locate(data: DataConfig, tell: Callable[[str], None]) -> Located:
     """
     files = data.parts
     if data.dir is not None:
-        paths = given_paths(data, tell)
+        paths = given_paths(data, tell, needs_train=needs_train)
         for part, path in paths.items():
             if part.endswith("images") and not files[part].sha256 and not files[part].gz_sha256:
                 sizes, kind = read_header(path, IMAGES)

@@ -15,11 +15,19 @@ import keras
 from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Part, default_class_names
+from mnist_exp.data.dataset import Dataset, Part, Shape, default_class_names
 from mnist_exp.data.quality import light_background
 from mnist_exp.engine.bounds import check_bounds, measured_values, refuse_missed
-from mnist_exp.engine.saved_model import Saved, compose_run_config, load_data, refuse_other_form
+from mnist_exp.engine.saved_model import (
+    Saved,
+    compose_run_config,
+    load_data,
+    model_class_names,
+    names_for_other_data,
+    refuse_other_form,
+)
 from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.inference.labelled_photographs import read_labelled_photographs
 from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
 from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.scoring import Scores, inspect_classifier, score
@@ -27,6 +35,7 @@ from mnist_exp.model.saving import weights_sha256
 from mnist_exp.report import plots
 from mnist_exp.report.documents import BoundEntry, ClassEntry, EvaluatedData, EvaluateDocument
 from mnist_exp.report.predictions import COLUMNS, as_table, top_two
+from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.atomic import new_folder, write_text
 from mnist_exp.runs.directory import add_timestamp, free_path
@@ -40,6 +49,17 @@ _MEANING = {
     "train": "the model was trained on these images; expect lower accuracy on new ones",
     "val": "the saved epoch was selected on these images; expect slightly lower accuracy on new ones",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesToScore:
+    """A data set, and what is known about each image of the part to score."""
+
+    data: Dataset
+    names: Sequence[str] = ()
+    """The path of each photograph; empty for images that are known by their index."""
+    warnings: Sequence[str] = ()
+    """Why each photograph may not show one digit; empty if it looks like one."""
 
 
 def evaluate_model(
@@ -61,12 +81,13 @@ def evaluate_model(
     # Load the model first: if it is damaged or not a classifier, that is reported even if the data is missing.
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
-    data = load_data(run_config, request)
+    images = load_images(request, config, saved, run_config, shape)
+    data = images.data
     config = with_part(config, data)
     part = select_part(data, str(config.part), run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
     names = resolve_class_names(saved, classes, data, run_config)
-    _warn_of_other_pixels(saved, model, part)
+    _warn_of_other_pixels(saved, model, part, run_config)
     scores = score(model, part, run_config.training)
     assessment = assess(part.labels, scores.probabilities)
     is_runs_data = saved.result is not None and data.sha256 == saved.result.data.sha256
@@ -79,12 +100,13 @@ def evaluate_model(
             "name": saved.result.data.title if saved.result and is_runs_data else run_config.data.name,
             "class_names": list(names),
             "of_the_run": is_runs_data,
+            "normalized": config.normalize,
         },
         **_figures(scores, assessment),
         **environment(device),
     }
     bounds = check_bounds(config, measured_values(saved, str(config.part), scores, assessment))
-    folder = write_evaluation(config, saved, about, part, scores, assessment)
+    folder = write_evaluation(config, saved, about, part, images, scores, assessment)
     print_evaluation(saved, about, scores, assessment)
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)
@@ -94,10 +116,33 @@ def evaluate_model(
     return document
 
 
-def _warn_of_other_pixels(saved: Saved, model: keras.Model, part: Part) -> None:
+def load_images(
+    request: Request, config: EvaluateConfig, saved: Saved, run_config: TrainConfig, shape: Shape
+) -> ImagesToScore:
+    """Load the data to score; with `normalize`, photographs in MNIST's form. Raises `RequestError`."""
+    trained = names_for_other_data(saved, run_config)
+    if config.normalize:
+        if shape[2] != 1:
+            raise RequestError(f"normalize: {saved.name} takes colour images, but MNIST's form is grey")
+        names = trained or model_class_names(saved, run_config)
+        found = read_labelled_photographs(run_config.data, config.part, shape, names, say, images_bar)
+        say("note    image files are converted to MNIST's form")
+        if doubtful := sum(map(bool, found.warnings)):
+            warn(f"{doubtful} of {len(found.paths)} images may not show one digit; predictions.csv says why")
+        return ImagesToScore(found.data, found.paths, found.warnings)
+    data = load_data(run_config, request, trained if config.part in (None, "test") else None)
+    if saved.result and not data.train and data.sha256 == saved.result.data.sha256:
+        data = load_data(run_config, request)  # a copy of the run's own data: split it as in training
+    return ImagesToScore(data)
+
+
+def _warn_of_other_pixels(saved: Saved, model: keras.Model, part: Part, config: TrainConfig) -> None:
     """Warn if the images seem inverted, or if a model from plain Keras seems to expect scaled pixels."""
     scaling = "" if saved.settings is not None else find_scaling(model, part.images)
-    for remark in filter(None, (light_background(part), scaling)):
+    light = light_background(part)
+    if light and config.data.source == "folder":
+        light += "; normalize=true converts photographs and scans to MNIST's form"
+    for remark in filter(None, (light, scaling)):
         warn(remark)
 
 
@@ -212,7 +257,7 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
 def select_part(data: Dataset, part: str, name: str) -> Part:
     """Return a part of the data. Raises `RequestError` if the data has no such part."""
     parts = {"train": data.train, "val": data.val, "test": data.test}
-    if (selected := parts[part]) is None:
+    if not (selected := parts[part]):
         there = " or ".join(f"part={name}" for name, part in parts.items() if part)
         raise RequestError(f"{name} from {data.origin} has no {part} part; use {there}")
     return selected
@@ -244,6 +289,7 @@ def write_evaluation(
     saved: Saved,
     about: Mapping[str, Any],
     part: Part,
+    images: ImagesToScore,
     scores: Scores,
     assessment: Assessment,
 ) -> Path:
@@ -264,12 +310,7 @@ def write_evaluation(
                 for name, figures in zip(names, assessment.classes, strict=True)
             ]
             write_text(folder / "per_class.csv", as_table(("class", *columns), rows))
-            best = top_two(range(len(part)), scores.probabilities, names)
-            rows = [
-                (prediction.input, names[label], *prediction.cells)
-                for prediction, label in zip(best, part.labels, strict=True)
-            ]
-            write_text(folder / "predictions.csv", as_table(("image", "true", *COLUMNS), rows))
+            write_text(folder / "predictions.csv", _predictions_table(part, images, scores, names))
             plots.confusion_matrix(
                 part.labels, scores.predicted, names, f"{accuracy}\n{title}", folder / "confusion_matrix.png"
             )
@@ -287,6 +328,17 @@ def write_evaluation(
         kind = WorkError if error.errno == errno.ENOSPC else RequestError
         raise kind(f"output: {target} cannot be written: {error.strerror}") from error
     return target
+
+
+def _predictions_table(part: Part, images: ImagesToScore, scores: Scores, names: Sequence[str]) -> str:
+    """Return a line for each image as CSV: its index or path, its class, `COLUMNS`, and a photograph's warning."""
+    best = top_two(images.names or range(len(part)), scores.probabilities, names)
+    warnings = [[warning] for warning in images.warnings] or [[]] * len(part)
+    rows = [
+        (prediction.input, names[label], *prediction.cells, *warning)
+        for prediction, label, warning in zip(best, part.labels, warnings, strict=True)
+    ]
+    return as_table(("image", "true", *COLUMNS, *["warning"] * bool(images.warnings)), rows)
 
 
 def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], part: str) -> None:

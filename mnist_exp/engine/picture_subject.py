@@ -15,7 +15,13 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Images, Part, Shape
-from mnist_exp.engine.saved_model import Saved, load_data, normalizes, refuse_other_form
+from mnist_exp.engine.saved_model import (
+    Saved,
+    load_data,
+    names_for_other_data,
+    normalizes,
+    refuse_other_form,
+)
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.inference.image_files import read_picture
 from mnist_exp.inference.scoring import inspect_classifier, predict
@@ -225,7 +231,7 @@ def choose_numbers(
 
 def load_fitting_data(model: keras.Model, saved: Saved, config: TrainConfig, request: Request) -> Dataset:
     """Load the configured data, which must fit the model. Raises `RequestError`."""
-    data, declared = load_data(config, request), config.data
+    data, declared = load_data(config, request, names_for_other_data(saved, config)), config.data
     refuse_other_form(saved, model.input_shape[1:], model.output_shape[1], declared)
     if saved.result and saved.result.data.sha256 != data.sha256:
         warn(f"{declared.name} is not the data that {saved.name} was trained on: image indices differ")

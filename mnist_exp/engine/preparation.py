@@ -71,22 +71,25 @@ def _with_init_from(request: Request, config: TrainConfig, place: Path) -> tuple
     return request, config.model_copy(update={"init_from": path})
 
 
-def complete_data(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the image shape and number of classes of `data`, inferring them if not set. Raises `RequestError`."""
+def complete_data(data: Mapping[str, Any], *, needs_train: bool = True) -> Mapping[str, Any]:
+    """Return the image shape and number of classes of `data`, inferring them if not set. Raises `RequestError`.
+
+    Without `needs_train`, the training part may be missing.
+    """
     state: tuple[tuple[str, int], ...] = ()
     if folder := data.get("dir"):
         folder = os.path.abspath(os.path.expanduser(str(folder)))
         with suppress(OSError), os.scandir(folder) as entries:  # problems with the folder are reported later
             state = tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries))
-    return _inferred(json.dumps({**data, "dir": folder}, sort_keys=True, default=str), state)
+    return _inferred(json.dumps({**data, "dir": folder}, sort_keys=True, default=str), state, needs_train)
 
 
 @lru_cache(maxsize=16)  # for the jobs of a sweep
-def _inferred(data: str, state: tuple[tuple[str, int], ...]) -> Mapping[str, Any]:
+def _inferred(data: str, state: tuple[tuple[str, int], ...], needs_train: bool) -> Mapping[str, Any]:
     from mnist_exp.data.declaration import infer
     from mnist_exp.report.progress import images_bar
 
-    return infer(data, say, images_bar)
+    return infer(data, say, images_bar, needs_train=needs_train)
 
 
 def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
@@ -163,10 +166,13 @@ def recheck_with_data(request: Request, option: str) -> tuple[Request, TrainConf
     return request, config
 
 
-def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig, Source, str | None]:
+def resolve_data(
+    request: Request, config: TrainConfig, trained: Sequence[str] | None = None
+) -> tuple[Request, TrainConfig, Source, str | None]:
     """Find the data or, if it is missing, its fallback; the returned request and config are for the data found.
 
-    The last value is the name of the data that the fallback replaces; None without a fallback.
+    The last value is the name of the data that the fallback replaces; None without a fallback. `trained` holds the
+    class names of the model to score, if the data may lack a training part.
     Raises `RequestError` if the data is damaged, or not found and without a fallback.
     """
     from mnist_exp.data.load import find
@@ -174,7 +180,7 @@ def resolve_data(request: Request, config: TrainConfig) -> tuple[Request, TrainC
     from mnist_exp.report.progress import images_bar
 
     try:
-        return request, config, find(config.data, say, images_bar), None
+        return request, config, find(config.data, say, images_bar, trained), None
     except NotFound as error:
         wanted, fallback = config.data.name, config.data.fallback
         if fallback is None:

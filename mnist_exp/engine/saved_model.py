@@ -165,7 +165,7 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
 
     def complete(data: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            return complete_data(data)
+            return complete_data(data, needs_train=False)
         except RequestError:
             if saved.run is None:
                 saved.load()  # a damaged model is reported even if the data is missing
@@ -204,9 +204,27 @@ def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -
     return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
 
 
-def load_data(config: TrainConfig, request: Request) -> Dataset:
-    """Load the configured data, split as in training, without repeated images. Raises `RequestError`."""
+def load_data(config: TrainConfig, request: Request, trained: Sequence[str] | None = None) -> Dataset:
+    """Load the configured data, split as in training, without repeated images. Raises `RequestError`.
+
+    `trained` holds the model's class names if the data may lack a training part (`names_for_other_data`).
+    """
     from mnist_exp.data.load import prepare
 
     data = config.data.model_copy(update={"balance": None})
-    return prepare(resolve_data(request, config)[2], data)
+    return prepare(resolve_data(request, config, trained)[2], data)
+
+
+def names_for_other_data(saved: Saved, config: TrainConfig) -> tuple[str, ...] | None:
+    """Return the model's class names if the configured data is not its run's; None for the run's own data."""
+    base = read_config(saved.settings) if saved.settings else {}
+    own = base.get("data")
+    if isinstance(own, Mapping) and (own.get("source"), own.get("dir")) == (config.data.source, config.data.dir):
+        return None
+    return model_class_names(saved, config)
+
+
+def model_class_names(saved: Saved, config: TrainConfig) -> tuple[str, ...]:
+    """Return the names of a model's classes, or their numbers if they have none."""
+    trained = saved.result and saved.result.data.class_names
+    return tuple(trained or config.data.class_names or map(str, range(config.data.classes)))

@@ -78,7 +78,8 @@ def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Im
                 raise RequestError(
                     f"{name}: has {height:,}×{width:,} pixels (height×width); at most {MOST_PIXELS:,} are read"
                 )
-            if (frames := getattr(image, "n_frames", 1)) > 1:
+            # An MPO file is a photograph with a preview or a depth map after it.
+            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
             if for_digits:
                 image.draft("L", (2 * LARGE, 2 * LARGE))  # decodes large JPEG files at reduced size

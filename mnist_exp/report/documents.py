@@ -321,6 +321,8 @@ class EvaluatedData(_Part):
     images: int
     class_names: list[str]
     of_the_run: bool
+    normalized: bool
+    """Whether photographs were converted to MNIST's form."""
     fallback_for: str | None
 
 

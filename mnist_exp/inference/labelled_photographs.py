@@ -1,0 +1,87 @@
+"""Read labelled photographs and scans of digits, each in the folder of its class, in MNIST's form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mnist_exp.config.data_schema import DataConfig
+from mnist_exp.data.dataset import Dataset, Part, Progress, Shape, Tell, digest
+from mnist_exp.data.load import list_classes
+from mnist_exp.errors import RequestError
+from mnist_exp.inference.image_files import read_photograph
+from mnist_exp.inference.mnist_form import Reading
+
+
+@dataclass(frozen=True)
+class LabelledPhotographs:
+    """A data set of digits found in photographs, with the path of each and why it may not show one digit."""
+
+    data: Dataset
+    paths: list[str]
+    warnings: list[str]
+    """Empty for pictures that look like one digit."""
+
+
+def read_labelled_photographs(
+    data: DataConfig, part: str | None, shape: Shape, trained: Sequence[str], tell: Tell, progress: Progress
+) -> LabelledPhotographs:
+    """Read one part of an image folder, with the digit in each photograph in MNIST's form.
+
+    Args:
+        data: The config.
+        part: `train` or `test`; None: the test part or, if there is none, the training part.
+        shape: The height, width and channels that the model takes.
+        trained: The model's class names.
+        tell: Prints a note.
+        progress: Shows the progress of reading.
+
+    Raises:
+        RequestError: The data is unusable; the message lists all photographs without a digit.
+    """
+    listing, folders, names = list_classes(data, tell, trained)
+    chosen = part or ("test" if "test" in listing.files else "train")
+    images = listing.files.get(chosen, {})
+    files = [(path, label) for label, name in enumerate(folders) for path in images.get(name, ())]
+    if not files:
+        raise RequestError(f"{data.dir}: no images in the {chosen} part")
+
+    def read(path: str) -> Reading | str:
+        try:
+            return read_photograph(Path(path).read_bytes(), path, shape)[0]
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        except RequestError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    readings: list[Reading] = []
+    labels: list[int] = []
+    paths: list[str] = []
+    with progress("reading", len(files)) as advance, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for (path, label), found in zip(files, threads.map(read, [path for path, _ in files]), strict=True):
+            advance(1)
+            if isinstance(found, str):
+                listing.faults.add("unusable photographs", path, found)
+                continue
+            readings.append(found)
+            labels.append(label)
+            paths.append(path)
+    if listing.clutter:
+        tell(f"{data.dir}: {listing.note_clutter()}")
+    if data.skip_bad and readings:
+        if len(listing.faults):
+            tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
+    else:
+        listing.faults.raise_any(
+            f"{data.dir}, {len(files):,} images", "; data.skip_bad=true leaves such files out"
+        )
+    found_part = Part(np.stack([reading.image for reading in readings]), np.array(labels, np.int64))
+    nothing = found_part.take(np.empty(0, np.int64))
+    train, test = (nothing, found_part) if chosen == "test" else (found_part, None)
+    of_all = Dataset(train, None, test, str(data.dir), names, digest([found_part]))
+    return LabelledPhotographs(of_all, paths, [reading.warning for reading in readings])
