@@ -31,7 +31,7 @@ ROOMS = {
     "sklearn": {"data"},
     "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
     "pyarrow": {"data"},
-    "PIL": {"data", "inference"},
+    "PIL": {"data", "inference", "report"},
     "cv2": {"inference"},
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
     _epochs_axis(axes, epochs)
     axes.grid(alpha=0.3)
     axes.legend()
-    write(figure, path)
+    write(figure, path, compact=True)
 
 
 def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, title: str, path: Path) -> None:
@@ -71,7 +71,7 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
     _epochs_axis(axes, longest)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-    write(figure, path)
+    write(figure, path, compact=True)
 
 
 def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: str, path: Path) -> None:
@@ -82,7 +82,7 @@ def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: s
     axes.stairs(rates, np.arange(len(rates) + 1) / steps_per_epoch, baseline=None, color=TRAIN)
     axes.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, float(rates.max()) * 1.05))
     axes.grid(alpha=0.3)
-    write(figure, path)
+    write(figure, path, compact=True)
 
 
 def _epochs_axis(axes: Axes, epochs: Sequence[float]) -> None:
@@ -123,7 +123,7 @@ def architecture(
         axes.axhline(height, color="black", linewidth=0.8)
     for number, note in enumerate(notes, len(rows) + 2):
         axes.text(1, number, note, va="center", fontsize=8, family="monospace")
-    write(figure, path)
+    write(figure, path, compact=True)
 
 
 def _wrapped_list(texts: Sequence[str], width: int) -> list[str]:
@@ -154,7 +154,7 @@ def confusion_matrix(
     else:
         axes.set_xticklabels(class_names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(class_names)
-    write(figure, path)
+    write(figure, path, compact=True)
 
 
 def misclassified(
@@ -215,7 +215,7 @@ def reliability(
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
-    write(figure, path)
+    write(figure, path, compact=True)
 
 
 def augmentation_sheet(originals: Images, augmented: Sequence[Images], title: str, path: Path) -> None:

@@ -45,7 +45,15 @@ from mnist_exp.runs.locks import exclusive
 from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
 from mnist_exp.text import display_path, mask_credentials
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
-from mnist_exp.tracking.store import artifact_root, connect, default_uri, make_absolute, restoring_command
+from mnist_exp.tracking.locations import link_artifact
+from mnist_exp.tracking.store import (
+    artifact_root,
+    connect,
+    database_path,
+    default_uri,
+    make_absolute,
+    restoring_command,
+)
 
 STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
@@ -308,7 +316,16 @@ class Delivery:
         if folder is not None and not is_relative(folder):
             self.gone.append(f"{event.file}: its folder {folder!r} is not inside the run's artifacts")
         elif (path := self._find(event.file)) is not None:
-            self._client.log_artifact(run_id, str(path), folder)
+            database, name = self._own_database, str(Path(folder or "", path.name))
+            if database is None or not link_artifact(
+                path, self._client.get_run(run_id).info.artifact_uri, name, database
+            ):
+                self._client.log_artifact(run_id, str(path), folder)
+
+    @property
+    def _own_database(self) -> Path | None:
+        """The database of the output folder's own store; None if the journal is delivered to another store."""
+        return database_path(str(self.uri)) if self._noted_as == "outputs" else None
 
     def _find(self, file: str) -> Path | None:
         """Return a file to deliver; None if it cannot be delivered, which must not block the lines after it."""
@@ -345,6 +362,10 @@ class Delivery:
             self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
+            database = self._own_database
+            is_linked = database is not None and link_artifact(
+                file, logged.artifact_location, mlflow_model.KERAS_FILE, database
+            )
             mlflow_model.save_model(
                 str(folder),
                 Model(
@@ -357,6 +378,7 @@ class Delivery:
                 shape=(height, width, channels),
                 classes=event.classes,
                 requirements=event.requirements,
+                with_file=not is_linked,
             )
             self._client.log_model_artifacts(logged.model_id, str(folder))
         self._client.set_logged_model_tags(logged.model_id, {_DIGEST_TAG: digest})

@@ -6,8 +6,9 @@ someone else could name any folder or server, so all locations must lie in `mlar
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +96,36 @@ def repair_locations(database: Path) -> int:
                 )
                 repaired += done.rowcount
     return repaired
+
+
+def link_artifact(file: Path, location: str, name: str, database: Path) -> bool:
+    """Store a run's file as an artifact without a copy, as a hard link, and return whether that was possible.
+
+    A later version of the file doesn't change the artifact: a run's files are replaced, never written in place.
+
+    Args:
+        file: A regular file.
+        location: The artifact location of a run or model in an output folder's own store.
+        name: The artifact's path below the location.
+        database: The store's database.
+    """
+    root = database.resolve().parent / ARTIFACTS
+    target = root / unquote(location.removeprefix(root.as_uri())).strip("/") / name
+    if not _is_inside(location, root.as_uri()) or root.is_symlink():
+        return False
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    try:
+        if not target.resolve().is_relative_to(root):
+            return False
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(file, temporary, follow_symlinks=False)
+        temporary.replace(target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    finally:
+        with suppress(OSError):  # left over if the target already is a link to the file
+            temporary.unlink(missing_ok=True)
+    return True
 
 
 def _foreign(database: Path, column: _Column, root: str) -> list[str]:

@@ -23,6 +23,9 @@ from mnist_exp.tracking import pyfunc_loader
 LOADER = "mnist_exp_raw_images"
 """The module that MLflow imports to load the model; no other package has this name."""
 
+KERAS_FILE = "data/model.keras"
+"""The path of the Keras model in an MLflow model's directory."""
+
 
 def save_model(
     path: str,
@@ -31,6 +34,8 @@ def save_model(
     shape: tuple[int, int, int],
     classes: int,
     requirements: list[str],
+    *,
+    with_file: bool = True,
     **_: Any,
 ) -> None:
     """Write the MLflow model's directory.
@@ -45,11 +50,13 @@ def save_model(
         shape: The height, width and channels of an image.
         classes: The number of classes.
         requirements: The packages that loading needs, including MLflow, as in `requirements.txt`.
+        with_file: Whether to copy the model that Keras saved; otherwise, the caller puts it there.
     """
     pixels = shape[:2] if shape[2] == 1 else shape
     folder = Path(path)
     (folder / "data").mkdir(parents=True)
-    shutil.copyfile(file, folder / "data" / "model.keras")
+    if with_file:
+        shutil.copyfile(file, folder / KERAS_FILE)
     (folder / "data" / "keras_module.txt").write_text("keras")
     mlflow_model.signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *pixels))]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -313,3 +314,36 @@ def test_a_run_does_not_end_before_its_start():
     for time, ended in ((1000, 2000), (3000, 3000)):
         delivery._deliver_end("id", EndEvent(status="FINISHED", time=time))
         client.set_terminated.assert_called_with("id", "FINISHED", ended)
+
+
+def disk_use(folder: Path) -> int:
+    """Return the bytes that a folder takes on disk, counting files with several names once."""
+    found = {
+        (status.st_dev, status.st_ino): status.st_blocks * 512 for status in map(Path.lstat, folder.rglob("*"))
+    }
+    return sum(found.values())
+
+
+def test_a_run_takes_little_space(cli: Cli, home_data: list[str]):
+    """A run of `linear` takes at most 600 kB, with MLflow's copy of its files and its rows in the database."""
+    done = cli("model=linear", "data.limit=300", "training.epochs=5", "tracking=local", *home_data)
+    assert done.run is not None
+    before = disk_use(Path("outputs"))
+    twin = done.run.with_name("twin")
+    shutil.copytree(done.run, twin)
+    (twin / "delivery.json").unlink()
+    file = twin / "journal.jsonl"
+    first, rest = file.read_bytes().split(b"\n", 1)
+    event = RunEvent.model_validate_json(first).model_copy(update={"key": "twin", "name": "twin"})
+    file.write_bytes(event.model_dump_json().encode() + b"\n" + rest)
+    assert not Delivery(twin).pending()
+    assert disk_use(Path("outputs")) - before <= 600_000
+
+
+@pytest.mark.slow
+def test_a_larger_run_takes_little_more_than_its_models(cli: Cli, home_data: list[str]):
+    """A run of `mlp` takes at most 1.1 times its models' size, with MLflow's copy."""
+    done = cli("model=mlp", "data.limit=300", "training.epochs=1", "tracking=local", *home_data)
+    assert done.run is not None
+    models = sum((done.run / name).stat().st_size for name in ("model.keras", "model.h5", "model.weights.h5"))
+    assert disk_use(Path("outputs")) <= 1.1 * models

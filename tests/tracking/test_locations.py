@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -11,7 +12,8 @@ import pytest
 from support.cli import Cli
 from support.journals import write_run
 
-from mnist_exp.tracking.locations import LOCATIONS, ForeignLocation, refuse_foreign_locations
+from mnist_exp.runs.atomic import write_text
+from mnist_exp.tracking.locations import LOCATIONS, ForeignLocation, link_artifact, refuse_foreign_locations
 from mnist_exp.tracking.store import update_moved_locations
 
 DATABASE = Path("outputs/mlflow.db")
@@ -119,3 +121,42 @@ def test_mlflows_default_experiment_is_not_used(outputs: Path, cli: Cli):
     """A journal may name it, but its artifacts would go to another folder."""
     write_run(RUNS / "b", experiment="Default")
     assert "'Default' cannot be used" in cli("sync", status=1).out
+
+
+def test_artifacts_are_linked_instead_of_copied(tmp_path: Path):
+    """The artifact takes no space of its own, and keeps its content when the run's file is replaced."""
+    file = Path("loss.png")
+    file.write_bytes(b"a")
+    location = (tmp_path / "mlartifacts" / "run" / "artifacts").as_uri()
+    target = tmp_path / "mlartifacts" / "run" / "artifacts" / "plots" / "loss.png"
+    for _ in range(2):
+        assert link_artifact(file, location, "plots/loss.png", tmp_path / "mlflow.db")
+        assert os.path.samefile(file, target)
+        assert [path.name for path in target.parent.iterdir()] == ["loss.png"]
+    write_text(file, "b")
+    assert target.read_bytes() == b"a"
+
+
+def test_artifacts_are_linked_inside_the_artifacts_folder_only(tmp_path: Path):
+    """Other locations, and links that lead out of the folder, are left alone."""
+    file, elsewhere = Path("loss.png"), tmp_path / "elsewhere"
+    file.write_bytes(b"a")
+    elsewhere.mkdir()
+    root = tmp_path / "mlartifacts"
+    root.mkdir()
+    (root / "run").symlink_to(elsewhere)
+    database = tmp_path / "mlflow.db"
+    for location in (
+        elsewhere.as_uri(),
+        f"{root.as_uri()}/../elsewhere",
+        f"{root.as_uri()}/%2e%2e/elsewhere",
+        f"{root.as_uri()}/run",
+        f"{root.as_uri()}/run/new",
+        "s3://bucket/run",
+        "mlflow-artifacts:/run",
+    ):
+        assert not link_artifact(file, location, "loss.png", database), location
+    assert not list(elsewhere.iterdir())
+    root.rename(tmp_path / "other")
+    root.symlink_to(tmp_path / "other")
+    assert not link_artifact(file, f"{root.as_uri()}/a", "loss.png", database)
