@@ -88,7 +88,8 @@ def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
             f"different label, such as {example}"
         )
     if same - different > 0:
-        found.append(f"{same - different:,} training images are copies of others of their class")
+        count = same - different
+        found.append(f"{count:,} training image{'s are copies' if count > 1 else ' is a copy'} of another of its class")
     shared = sum(key in first for key in keys.get("test", ()))
     if shared:
         found.append(

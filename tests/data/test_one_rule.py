@@ -392,7 +392,7 @@ def test_weaknesses_are_counted():
         r"^class cat has 50 .* smallest class 9; always predicting cat has an accuracy of 66.7% on the test part",
         r"^1 image of a single colour: 1 train",
         r"^1 training image is a copy of another with a different label, such as cat and dog",
-        r"^1 training images are copies",
+        r"^1 training image is a copy",
         r"^2 of 3 test images are also training images",
     ):
         assert any(re.search(told, remark) for remark in found), (told, found)
