@@ -9,7 +9,7 @@ digits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -33,6 +33,7 @@ _PALE = 0.3  # minimum contrast of ink, as a share of the strongest
 _BLURRED = 0.2  # the same minimum in small pictures, whose strokes are blurred
 _SPECK = 0.03  # share of the largest piece's area: smaller pieces are dropped
 _SHORTEST = LARGE // 50  # pixels: in a reduced picture, a digit must be longer than this
+_MEASURED = 12  # lines, at least: their median width is that of all lines
 _DETAIL = 100  # pixels: a smaller digit is read again from the unreduced picture
 
 
@@ -145,10 +146,10 @@ def _shifted(box: Box, right: int, down: int) -> Box:
 def _digits_on(grey: Mask, page: Mask) -> list[Digit]:
     """Find the digits on a page of a picture."""
     is_small = max(grey.shape) <= _SMALL
-    levels = _plane(grey), _usual(grey)
+    darker = [level - grey for level in (_plane(grey), _usual(grey))]
     for share in _NEIGHBOURHOODS[-1:] if is_small else _NEIGHBOURHOODS:
         size = int(share * max(grey.shape)) | 1
-        contrast, noise, paper = _contrast(grey, size, levels)
+        contrast, noise, paper = _contrast(grey, size, darker)
         contrast *= page
         top = float(contrast.max())
         if top < max(_FAINTEST, 6 * noise):
@@ -198,17 +199,19 @@ def _without_dust(grey: Mask) -> Mask:
     return clean
 
 
-def _contrast(grey: Mask, size: int, levels: tuple[Grey, ...]) -> tuple[Grey, float, Mask]:
+def _contrast(grey: Mask, size: int, darker: Sequence[Grey]) -> tuple[Grey, float, Mask]:
     """Return the ink's contrast with the paper in its neighbourhood, the noise, and a mask of the paper.
 
-    The contrast is relative to the paper's brightness, because shadows darken ink and paper alike.
+    The contrast is relative to the paper's brightness, because shadows darken ink and paper alike. `darker` holds
+    how much darker than usual each pixel is, by two measures.
     """
     best: tuple[float, Mask, Mask] | None = None
     for picture, sign in ((grey, 1), (255 - grey, -1)):
         paper = _closed(picture, size)
         ink = paper - picture
+        depth = ink.astype(np.float32)
         # Areas inside strokes stand out only from their neighbourhood, shadows only from the whole picture.
-        stands_out = [float(cv2.min(ink.astype(np.float32), sign * (level - grey)).max()) for level in levels]
+        stands_out = [float(cv2.min(depth, sign * by).max()) for by in darker]
         seen = sum(stands_out) if stands_out[0] > 255 * _FAINTEST / 2 else 0  # uneven light is not ink
         if best is None or seen > best[0]:
             best = seen, ink, paper
@@ -217,7 +220,7 @@ def _contrast(grey: Mask, size: int, levels: tuple[Grey, ...]) -> tuple[Grey, fl
     if not seen:
         return np.zeros(grey.shape, np.float32), 0.0, paper
     white = float(np.percentile(paper[::4, ::4], 95))
-    contrast = ink / np.maximum(paper, 0.4 * white).astype(np.float32)
+    contrast = ink / np.maximum(paper.astype(np.float32), 0.4 * white)
     tenth, quarter = np.percentile(contrast[::3, ::3], (10, 25))
     noise = float(quarter - tenth) / 0.607  # the standard deviation, if it is normally distributed
     level = float(quarter) + 0.674 * noise
@@ -267,7 +270,7 @@ def _without_lines(mask: Mask, paper: Mask) -> Mask:
     if longest <= _SMALL:
         return mask
     lines = _find_lines(mask, paper, thickest)
-    widths = [line.width(mask) for line in lines]
+    widths = [line.width(mask) for line in lines[:: max(1, len(lines) // _MEASURED)]]
     if not widths or (width := round(float(np.median(widths)))) > 2 * thickest:
         return mask
     drawn = np.zeros_like(mask)
@@ -318,22 +321,26 @@ class _Line:
         x0, y0, x1, y1 = map(float, segment)
         self.angle = math.atan2(y1 - y0, x1 - x0)
         self.along = math.cos(self.angle), math.sin(self.angle)
-        steps = np.arange(-2 * max(shape), 2 * max(shape))
-        x, y = x0 + steps * self.along[0], y0 + steps * self.along[1]
-        inside = (x >= 0) & (x <= shape[1] - 1) & (y >= 0) & (y <= shape[0] - 1)
-        self.x, self.y = x[inside], y[inside]
+        first, last = -2.0 * max(shape), 2.0 * max(shape)
+        for start, step, side in ((x0, self.along[0], shape[1] - 1), (y0, self.along[1], shape[0] - 1)):
+            if abs(step) > 1e-9:
+                near, far = sorted((-start / step, (side - start) / step))
+                first, last = max(first, near), min(last, far)
+        first, last = math.ceil(first), math.floor(last)
+        self.samples = last - first + 1
+        self.start, self.end = ((x0 + at * self.along[0], y0 + at * self.along[1]) for at in (first, last))
 
     @property
     def ends(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Its first and last pixel, (x, y)."""
-        return (round(self.x[0]), round(self.y[0])), (round(self.x[-1]), round(self.y[-1]))
+        return (round(self.start[0]), round(self.start[1])), (round(self.end[0]), round(self.end[1]))
 
     def strip(self, mask: Mask, reach: int) -> Mask:
         """Return the pixels within `reach` of the line, shape (2·reach+1, samples)."""
-        (cos, sin), x, y = self.along, self.x[0], self.y[0]
+        (cos, sin), (x, y) = self.along, self.start
         matrix = np.array([[cos, -sin, x + reach * sin], [sin, cos, y - reach * cos]])
         how = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
-        strip: Mask = cv2.warpAffine(mask, matrix, (len(self.x), 2 * reach + 1), flags=how)
+        strip: Mask = cv2.warpAffine(mask, matrix, (self.samples, 2 * reach + 1), flags=how)
         return strip
 
     def covered(self, mask: Mask, paper: Mask) -> float:
