@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from support.cli import PATIENCE, SMALL, Cli, start
+from support.golden import Golden
 
 # Everything that the contract promises of a finished run.
 FILES = {
@@ -391,3 +392,24 @@ def test_an_early_stop_is_reported(cli: Cli):
     assert done.result["stopped_early"] is True
     assert (done.result["epochs"], done.result["planned_epochs"]) == (2, 5)
     assert "stopped_early" not in cli(small=True).result
+
+
+def test_a_run_keeps_what_it_is_told_to(cli: Cli, golden: Golden):
+    """`save` selects the files; commands that need a model report that none was kept."""
+    done = cli("save=[yaml]", small=True)
+    assert done.run is not None
+    expected = {name for name in FILES if not name.startswith("plots/")} - {"model.keras", "model.h5"}
+    assert files(done.run) == expected
+    assert "accuracy" in done.result["test"]
+    events = (done.run / "journal.jsonl").read_text().splitlines()
+    assert not any(json.loads(event)["kind"] == "model" for event in events)
+    refused = [cli("evaluate", "run=latest", status=2), cli("init_from=latest", small=True, status=2)]
+    golden("\n".join(outcome.err for outcome in refused))
+
+
+@pytest.mark.parametrize("setting", ["save=[h5]", "sweep.keep_models=best"])
+def test_a_search_keeps_models(cli: Cli, setting: str, golden: Golden):
+    """Its best trial's model is scored at its end."""
+    words = ("data=digits", "model=linear", "optimizer.learning_rate=0.1,0.2", "tune.sampler=grid", setting)
+    golden(cli("tune", *words, status=2).err)
+    assert not Path("outputs").exists()

@@ -289,11 +289,12 @@ class DebugConfig(Frozen):
 
 
 class SweepConfig(Frozen):
-    """The sweep's name, whether to start it over, and whether to skip invalid jobs."""
+    """The sweep's name, whether to start it over or to skip invalid jobs, and which jobs keep their models."""
 
     name: Annotated[str, Field(min_length=1, max_length=100)] | None
     skip_invalid: bool
     rerun: bool
+    keep_models: Literal["all", "best"] = "all"
 
 
 class TrainConfig(Frozen):
@@ -306,6 +307,8 @@ class TrainConfig(Frozen):
     init_from: str | None
     any_version: bool
     """Whether a run may be resumed after an upgrade."""
+    save: tuple[Literal["keras", "h5", "yaml", "plots"], ...] = ("keras", "h5", "yaml", "plots")
+    """What a run keeps besides its figures; `yaml` is the architecture with the weights."""
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     budget: BudgetConfig

@@ -22,6 +22,7 @@ from mnist_exp.config.validation import CheckResult, check_request, select_unrep
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.model import backend
+from mnist_exp.runs.directory import MODEL, explain_missing_model
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.training.device import Device, leave_gpus_alone, resolve
@@ -58,8 +59,9 @@ def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, T
         run = find_run(config.init_from, Path(config.outputs))
     except RequestError as error:
         raise RequestError([Problem("not-found", COMMAND_LINE, f"init_from={error}", "init_from")]) from error
-    if run.status == "running" or not (run.path / "model.keras").is_file():
-        message = f"init_from={config.init_from}: must be a run with a saved model; this one is {run.status}"
+    if run.status == "running" or not (run.path / MODEL).is_file():
+        why = "this run is running" if run.status == "running" else explain_missing_model(run)
+        message = f"init_from={config.init_from}: must be a run with a saved model; {why}"
         raise RequestError([Problem("unusable", COMMAND_LINE, message, "init_from")])
     return _with_init_from(request, config, run.path)
 

@@ -30,7 +30,7 @@ from mnist_exp.model.warm_start import load_donor, take_weights
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import remove_folder, write_text
-from mnist_exp.runs.directory import PLOTS, RunDirectory, summarize
+from mnist_exp.runs.directory import MODEL, PLOTS, RunDirectory, summarize
 from mnist_exp.runs.fingerprint import as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
@@ -185,10 +185,15 @@ class TrainingRun:
         """Save and plot the best epoch so far; only a `final` model is scored on the test set."""
         config, record, data, progress = self._config, self._record, self._data, self._progress
         record.history(progress.history)
+        # The best job of a sweep is known only when all have ended.
+        is_logged = "keras" in config.save and (self._job.sweep is None or config.sweep.keep_models == "all")
         with self._stopwatch.phase("save"):
-            saved = save_best(build(config, self._statistics, "float32"), progress, record, config, final)
+            model = build(config, self._statistics, "float32")
+            saved = save_best(model, progress, record, config, final=final, is_logged=is_logged)
         test = data.test if final and not self._job.withholds_test else None
         score_and_draw(saved, test, record, config, data, progress, self._stopwatch)
+        if "keras" not in config.save:
+            (record.path / MODEL).unlink()
         for picture in sorted((record.path / PLOTS).glob("*.png")):
             record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
 

@@ -18,7 +18,7 @@ from mnist_exp.config.validation import check_request, compose_checked
 from mnist_exp.engine.preparation import MODEL_FILES, complete_data, resolve_data
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
-from mnist_exp.runs.directory import list_runs
+from mnist_exp.runs.directory import MODEL, explain_missing_model, list_runs
 from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
@@ -94,10 +94,9 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
 def find_run_model(run: RunSummary) -> Saved:
     """Return the model of a run. Raises `RequestError` if it has none yet."""
     try:
-        file = file_inside(run.path, "model.keras")
+        file = file_inside(run.path, MODEL)
     except FileNotFoundError as error:
-        message = f"{display_path(run.path)}: this run is {run.status}, and has no model.keras yet"
-        raise RequestError(message) from error
+        raise RequestError(f"{display_path(run.path)}: {explain_missing_model(run)}") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"{display_path(run.path)}: {error}") from error
     return Saved(run.name, file, run.path, run.result, run.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import keras
@@ -13,14 +14,17 @@ import yaml
 from mnist_exp.runs.atomic import replace_file, write_text
 
 
-def save_model(model: keras.Model, folder: Path) -> None:
-    """Write the four files of a model (float32, compiled, with its optimizer's state) into a run's directory.
+def save_model(model: keras.Model, folder: Path, formats: Collection[str] = ("h5", "yaml")) -> None:
+    """Write a model (float32, compiled, with its optimizer's state) into a run's directory.
 
-    `model` must not be used afterwards (see `save_hdf5`).
+    `model.keras` is always written: it is the model that is scored. `model` must not be used afterwards (see
+    `save_hdf5`).
     """
     save_keras(model, folder)
-    save_architecture(model, folder)
-    save_hdf5(model, folder)
+    if "yaml" in formats:
+        save_architecture(model, folder)
+    if "h5" in formats:
+        save_hdf5(model, folder)
 
 
 def save_keras(model: keras.Model, folder: Path) -> None:

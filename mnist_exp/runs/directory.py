@@ -32,6 +32,8 @@ from mnist_exp.text import display_path
 RUNS, SWEEPS = "runs", "sweeps"
 PLOTS = "plots"
 """The folder of a run's pictures."""
+MODEL = "model.keras"
+"""The file of a run's model."""
 _HISTORY = "history.csv"
 CLOCK_DRIFT = 60.0  # maximum clock difference, in seconds, between machines that share a folder
 _ATTEMPTS = 6  # attempts to acquire a lock, within 0.3 s
@@ -224,6 +226,13 @@ def summarize(path: Path) -> RunSummary | None:
     if status == "running" and _is_abandoned(path, result):
         status = "killed"
     return RunSummary(path, result, status)
+
+
+def explain_missing_model(run: RunSummary) -> str:
+    """Return why a run has no `model.keras`."""
+    if run.status == "finished":
+        return f"this run kept no {MODEL}; runs with save=[keras] and sweep.keep_models=all keep it"
+    return f"this run is {run.status}, and has no {MODEL} yet"
 
 
 def find_fault(run: RunSummary) -> str | None:

@@ -13,8 +13,8 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Killed, RequestError
 from mnist_exp.report.sweep_progress import show_progress
 from mnist_exp.runs import signals
-from mnist_exp.runs.directory import summarize_runs
-from mnist_exp.runs.log import say
+from mnist_exp.runs.directory import MODEL, RunDirectory, summarize_runs
+from mnist_exp.runs.log import say, warn
 from mnist_exp.sweeps.grid import Grid
 from mnist_exp.sweeps.launchers import ending_workers, jobs_at_once, launch
 from mnist_exp.sweeps.leaderboard import Leaderboard, Outcome
@@ -28,9 +28,11 @@ from mnist_exp.sweeps.worker import (
     run_job,
 )
 from mnist_exp.text import display_path
+from mnist_exp.tracking.recorder import add_model
 from mnist_exp.tracking.sweep_record import SweepRecord, has_leaderboard
 from mnist_exp.training.device import available_cores
 
+_MODEL_FILES = (MODEL, "model.h5", "model.weights.h5")
 _DEATHS = 2  # number of worker deaths after which a job is not retried
 _POLL = 1.0  # seconds between checks of jobs that a launcher left running
 
@@ -53,6 +55,8 @@ def complete_sweep(
             say(f"{display_path(plan.directory)}: interrupted; run the same command again to resume it")
             raise
         outcomes = [ended[job] for job in plan.jobs]
+        if config.sweep.keep_models == "best":
+            keep_best_model(outcomes, config)
         table = Leaderboard(outcomes, grid)
         table.show()
         for result in outcomes:
@@ -61,6 +65,22 @@ def complete_sweep(
         record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
         record.failed = any(result.status != "finished" for result in outcomes)
     return outcomes
+
+
+def keep_best_model(outcomes: Sequence[Outcome], config: TrainConfig) -> None:
+    """Remove the model files of all finished jobs except the best one, whose model is sent to the tracker."""
+    finished = {job.path: job.val or 0.0 for job in outcomes if job.path and job.status == "finished"}
+    best = max(finished, key=finished.__getitem__, default=None)
+    for path in finished:
+        for name in _MODEL_FILES if path != best else ():
+            (path / name).unlink(missing_ok=True)
+    if best is None:
+        return
+    try:
+        with RunDirectory.open(best) as directory:
+            add_model(directory, config.data.shape, config.data.classes, config.tracking.wait_seconds)
+    except (RequestError, OSError, ValueError) as error:
+        warn(f"the best model cannot be sent to the tracker: {error}")
 
 
 def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[PlannedJob]) -> dict[PlannedJob, Outcome]:

@@ -223,6 +223,10 @@ def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
     first = configs[0]
     if not first.data.val_fraction:
         raise RequestError("data.val_fraction=0: a search needs validation data to compare trials")
+    if "keras" not in first.save:
+        raise RequestError("save: must include keras for a search, whose best trial is scored on the test set")
+    if first.sweep.keep_models != "all":
+        raise RequestError(f"sweep.keep_models={first.sweep.keep_models}: has no effect on a search")
     for config in configs[1:]:
         if config.data != first.data:
             raise RequestError(

@@ -147,7 +147,8 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     with RunDirectory.open(path) as run, ReopenedRecording(run) as record:
         scores = score_test(load(path / "model.keras"), data.test, config, Stopwatch(time.perf_counter()))
         record.test(scores.metrics)
-        draw_test(record, data.test, data.class_names, scores)
-        for picture in ("confusion_matrix", "misclassified"):
-            record.artifact(f"{PLOTS}/{picture}.png", PLOTS)
+        if "plots" in config.save:
+            draw_test(record, data.test, data.class_names, scores)
+            for picture in ("confusion_matrix", "misclassified"):
+                record.artifact(f"{PLOTS}/{picture}.png", PLOTS)
     return dict(scores.metrics)

@@ -22,7 +22,7 @@ from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import PREEMPTED, Killed, Pruned, RequestError
 from mnist_exp.runs.atomic import write_text
-from mnist_exp.runs.directory import RunDirectory
+from mnist_exp.runs.directory import MODEL, RunDirectory
 from mnist_exp.runs.events import (
     END_STATUS,
     ArtifactEvent,
@@ -106,16 +106,7 @@ class RunRecord:
 
     def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
         """Send the saved model to the tracker, ready to be served."""
-        requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
-        self._journal.write(
-            ModelEvent(
-                file=file,
-                shape=list(shape),
-                classes=classes,
-                requirements=requirements,
-                weights_sha256=self.result.weights_sha256,
-            )
-        )
+        self._journal.write(_model_event(file, shape, classes, self.result.weights_sha256))
 
     def note(self, text: str) -> None:
         """Send the run's description, in Markdown, to the tracker."""
@@ -131,6 +122,17 @@ class RunRecord:
         self.result.seconds = dict(phases)
         values: Metrics = {f"time/{name}": value for name, value in phases.items()}
         self._journal.write(MetricsEvent(step=self.result.epochs, values=values))
+
+
+def _model_event(file: str, shape: tuple[int, int, int], classes: int, weights_sha256: str | None) -> ModelEvent:
+    requirements = [f"{name}=={version(name)}" for name in ("mlflow", "tensorflow", "keras", "numpy")]
+    return ModelEvent(
+        file=file,
+        shape=list(shape),
+        classes=classes,
+        requirements=requirements,
+        weights_sha256=weights_sha256,
+    )
 
 
 class RunRecording:
@@ -329,6 +331,18 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
     """
     added = [ArtifactEvent(file=file, folder=str(Path(file).parent)) for file in files]
     _add_events(directory, added, wait_seconds)
+
+
+def add_model(directory: RunDirectory, shape: tuple[int, int, int], classes: int, wait_seconds: float) -> None:
+    """Send the tracker the model of a finished run, unless that was done before.
+
+    Raises `OSError` or `ValueError` if the journal cannot be written or read.
+    """
+    if (directory.path / MODEL).is_file() and not any(
+        isinstance(event, ModelEvent) for event in read(directory.path)
+    ):
+        weights = directory.read_result().weights_sha256
+        _add_events(directory, [_model_event(MODEL, shape, classes, weights)], wait_seconds)
 
 
 def annotate(directory: RunDirectory, tags: Sequence[str] | None, note: str | None, wait_seconds: float) -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from support.journals import write_run
 
 from mnist_exp.commands.sweep import describe_failures
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.runs.journal import read
 from mnist_exp.sweeps import launchers, runner
 from mnist_exp.sweeps.grid import Grid
 from mnist_exp.sweeps.leaderboard import Outcome
@@ -126,3 +129,23 @@ def test_a_server_of_rays_kind_is_accepted():
     server.start()
     launchers._connect(f"127.0.0.1:{port}")
     server.stop(None).wait()
+
+
+def test_a_sweep_can_keep_the_best_model_only(tmp_path: Path):
+    """The other finished jobs lose their model files; only the best model is sent to the tracker."""
+    outcomes = []
+    for name, status, val in (("a", "finished", 0.8), ("b", "finished", 0.9), ("c", "failed", None)):
+        run = write_run(tmp_path / name, enabled=False)
+        lines = [line for line in (run / "journal.jsonl").read_text().splitlines() if '"model"' not in line]
+        (run / "journal.jsonl").write_text("\n".join(lines) + "\n")
+        for file in ("model.h5", "model.weights.h5", "architecture.yaml"):
+            (run / file).write_bytes(b"x")
+        outcomes.append(Outcome(name, (), status, "", val=val, path=run))
+    config = compose_checked(Request("train", ("data=digits", "model=linear")), TrainConfig)[0]
+    for _ in range(2):
+        runner.keep_best_model(outcomes, config)
+        models = {path.parent.name for path in tmp_path.glob("*/model.*")}
+        assert models == {"b", "c"}
+        assert len(list(tmp_path.glob("*/architecture.yaml"))) == 3
+        sent = {name: sum(event.kind == "model" for event in read(tmp_path / name)) for name in "abc"}
+        assert sent == {"a": 0, "b": 1, "c": 0}
