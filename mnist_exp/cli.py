@@ -37,7 +37,7 @@ VERBS = {
     "check": "report all problems of a config or, with -m, of every job of a sweep",
     "runs": "list the runs: where=… sort=…; or tag, note, rm, diff: runs diff run=[a,b]",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
-    "ui": "open the table of runs in MLflow's UI",
+    "ui": "open the table of runs, or a run, in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
     "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "export": "convert a saved model to other formats and verify each, or register it in MLflow",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.cli import PATIENCE, Cli, start
@@ -62,7 +64,7 @@ def page(address: str, profile: Path) -> str:
     assert CHROMIUM, "this test needs Debian's chromium"
     return subprocess.run(
         [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--window-size=1600,900",
+         "--disable-component-update", "--disable-sync", f"--user-data-dir={profile}", "--window-size=1440,900",
          "--virtual-time-budget=30000", "--dump-dom", address],
         capture_output=True, text=True, timeout=120 * PATIENCE, check=True,
     ).stdout  # fmt: skip
@@ -77,6 +79,26 @@ def test_the_ui_opens_at_the_runs(served: tuple[str, str, subprocess.Popen[str]]
     assert ui.returncode == 0
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{base}/health", timeout=2)
+
+
+def test_a_fresh_browser_shows_the_results(cli: Cli):
+    """Without a click: the accuracies, the model, the augmentation, the swept values and the seconds, best first."""
+    done = cli("-m", "data=digits", "model=linear", "data.limit=300", "training.epochs=1", "seed=11,12")
+    ui, address = start_ui()
+    shown = page(address, Path("profile"))
+    end(ui)
+    for column in ("test/accuracy", "best/val/accuracy", "model.name", "aug.name", "seed", "time/total"):
+        assert f">{column}<" in shown
+    results = [json.loads(file.read_text()) for file in Path("outputs/sweeps").glob("*/*/result.json")]
+    places = [shown.index(f">{result['name']}<") for result in sorted(results, key=_validation, reverse=True)]
+    assert places == sorted(places)
+    for value in (">linear<", ">none<", ">11<", ">12<"):
+        assert value in shown
+    assert len(results) == 2, done.out
+
+
+def _validation(result: dict[str, Any]) -> float:
+    return float(result["best"]["val/accuracy"])
 
 
 def test_a_runs_pictures_are_shown(served: tuple[str, str, subprocess.Popen[str]], tmp_path: Path):

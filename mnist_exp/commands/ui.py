@@ -1,9 +1,10 @@
-"""`mnist-exp ui`: serve or open MLflow's UI at the table of runs."""
+"""`mnist-exp ui`: serve or open MLflow's UI at the table of runs, or at one run."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sqlite3
@@ -13,9 +14,10 @@ import tempfile
 import time
 import urllib.error
 import webbrowser
+from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote
 
 from mnist_exp.config.command_schemas import UiConfig
@@ -23,12 +25,15 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.text import printable, without_credentials
+from mnist_exp.runs.lookup import find_run
+from mnist_exp.text import display_path, printable, shorten, without_credentials
+from mnist_exp.tracking.runs_view import find_swept_keys, share_runs_view
 from mnist_exp.tracking.server import ask, open_url
 from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri, update_moved_locations
 
 _FIRST_PORT = 5000
 _START_SECONDS = 60
+_MACHINE_LEARNING = "workflowType=machine_learning"  # otherwise the page for language models opens
 
 
 def ui(request: Request, started: float) -> None:
@@ -37,12 +42,13 @@ def ui(request: Request, started: float) -> None:
     Raises `RequestError` or `WorkError`.
     """
     config, _ = compose_checked(request, UiConfig)
+    run_id = None if config.run is None else find_mlflow_run(config.run, Path(config.outputs))
     if not config.tracking.enabled:
         raise RequestError("tracking=none: nothing is logged to MLflow, so the UI has nothing to show")
     tracking = permit_store(request, config.tracking, Path(config.outputs))
     uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
-        _show(_runs_table(uri.rstrip("/"), config.tracking.experiment), config.open)
+        _show(_page(uri.rstrip("/"), config, run_id), config.open)
         return
     database = database_path(uri)
     if database is not None and not database.is_file():
@@ -75,7 +81,7 @@ def ui(request: Request, started: float) -> None:
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait_for(address, server, log)
-        _show(_runs_table(address, config.tracking.experiment), config.open)
+        _show(_page(address, config, run_id), config.open)
         print("Press Ctrl-C to stop it.", flush=True)
         server.wait()
         raise WorkError("MLflow's UI exited unexpectedly")
@@ -98,21 +104,56 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
     raise WorkError(f"MLflow's UI did not respond within {_START_SECONDS} s")
 
 
-def _runs_table(address: str, experiment: str) -> str:
-    """Return the address of an experiment's runs; the UI's start page does not show them."""
-    question = {"experiment_name": experiment}
+def find_mlflow_run(wanted: str, outputs: Path) -> str:
+    """Return a run's id in MLflow. Raises `RequestError` if there is no such run, or it was not delivered."""
+    run = find_run(wanted, outputs, latest=lambda _: True)
+    if (run_id := run.result.mlflow_run_id) is None:
+        advice = f"'mnist-exp sync {shlex.quote(f'run={display_path(run.path)}')}' delivers it"
+        raise RequestError(f"run={wanted}: was not delivered to MLflow yet; {advice}")
+    return run_id
+
+
+def _page(address: str, config: UiConfig, run_id: str | None) -> str:
+    """Return the address of the page of a run or, without one, of the experiment's runs."""
+    bare = without_credentials(address)
+    if run_id is not None:
+        missing = f"{bare}: has no run {shorten(run_id)}, which is run={config.run}"
+        number = _experiment_id(address, "runs/get", {"run_id": run_id}, ("run", "info"), missing)
+        return f"{bare}/#/experiments/{quote(number, safe='')}/runs/{quote(run_id, safe='')}"
+    return _runs_table(address, config.tracking.experiment, Path(config.outputs))
+
+
+def _runs_table(address: str, name: str, outputs: Path) -> str:
+    """Return the address of an experiment's runs, with the view that shows their results if it can be created."""
+    missing = f"{without_credentials(address)}: there is no experiment '{name}' yet; train a run first"
+    values = {"experiment_name": name}
+    number = _experiment_id(address, "experiments/get-by-name", values, ("experiment",), missing)
+    page = f"{without_credentials(address)}/#/experiments/{quote(number, safe='')}/runs?{_MACHINE_LEARNING}"
+    try:
+        return f"{page}&{share_runs_view(address, number, find_swept_keys(outputs))}"
+    except (OSError, HTTPException):  # such as a store that this user may only read
+        return page
+
+
+def _experiment_id(address: str, endpoint: str, values: dict[str, str], keys: Sequence[str], missing: str) -> str:
+    """Return the experiment's id, at `keys` in a server's answer.
+
+    Raises `RequestError` with `missing` if the server lacks the experiment or run, `WorkError` without an answer.
+    """
     bare = without_credentials(address)
     try:
-        number = ask(address, "experiments/get-by-name", question, timeout=10)["experiment"]["experiment_id"]
+        found: Any = ask(address, endpoint, values, timeout=10)
+        for key in (*keys, "experiment_id"):
+            found = found[key]
     except urllib.error.HTTPError as error:
         if error.code == 404:
-            raise RequestError(f"{bare}: there is no experiment '{experiment}' yet; train a run first") from error
+            raise RequestError(missing) from error
         raise WorkError(f"{bare}: {error}") from error
     except OSError as error:
         raise WorkError(f"{bare}: no MLflow server is responding: {getattr(error, 'reason', error)}") from error
     except (HTTPException, ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{bare}: the response did not come from MLflow; is the address correct?") from error
-    return f"{bare}/#/experiments/{quote(str(number), safe='')}/runs?workflowType=machine_learning"
+    return str(found)
 
 
 def _show(address: str, open_browser: bool) -> None:

@@ -85,6 +85,7 @@ class UiConfig(Frozen):
     """Config of `mnist-exp ui`."""
 
     outputs: Annotated[str, Field(min_length=1)]
+    run: str | None
     host: str
     port: Annotated[int, Field(ge=1, le=65535)] | None
     open: bool

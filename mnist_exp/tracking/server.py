@@ -32,12 +32,25 @@ def ask(address: str, endpoint: str, values: Mapping[str, str], timeout: float) 
         ValueError: The response is not a JSON object.
     """
     bare = without_credentials(address).rstrip("/")
-    url = f"{bare}/api/2.0/mlflow/{endpoint}?{urllib.parse.urlencode(values)}"
+    url = f"{_endpoint(address, endpoint)}?{urllib.parse.urlencode(values)}"
     with open_url(urllib.request.Request(url, headers=_authorization(address)), timeout) as answer:
         found = json.loads(answer.read(_LONGEST))
     if not isinstance(found, dict):
         raise ValueError(f"{bare}: the response did not come from MLflow")
     return found
+
+
+def post(address: str, endpoint: str, values: Mapping[str, str], timeout: float) -> None:
+    """Send a change to MLflow's REST API. Takes the same arguments as `ask`, and raises the same `OSError`s."""
+    headers = {**_authorization(address), "Content-Type": "application/json"}
+    body = json.dumps(values).encode()
+    request = urllib.request.Request(_endpoint(address, endpoint), body, headers, method="POST")
+    with open_url(request, timeout):
+        pass
+
+
+def _endpoint(address: str, endpoint: str) -> str:
+    return f"{without_credentials(address).rstrip('/')}/api/2.0/mlflow/{endpoint}"
 
 
 def open_url(url: str | urllib.request.Request, timeout: float) -> Any:

@@ -1,0 +1,101 @@
+"""The view of MLflow's runs page that `mnist-exp ui` opens.
+
+MLflow keeps each shared view as a tag of the experiment, and restores the one that an address names, without
+changing the user's own view. The format of these tags is not documented. Only this module writes them, and
+`tests/tracking/test_runs_view.py` compares them with the installed MLflow's UI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mnist_exp.runs.directory import SWEEPS
+from mnist_exp.runs.regular_files import read_text
+from mnist_exp.tracking.server import post
+
+TAG = "mlflow.sharedViewState."
+"""The beginning of the name of an experiment's tag that contains a view; the view's key follows."""
+PARAMETER = "viewStateShareKey"
+"""The parameter of the page's address that contains a view's key."""
+_KEY = "mnist-exp"
+# Widths of columns in pixels. On a fresh browser profile, MLflow's Assistant covers the right quarter of the page;
+# on a page of 1440 pixels, these columns and one for a swept key fit next to it.
+_LEFT = {
+    "attributes.`Run Name`": 230,
+    "runDateAndNestInfo": 40,
+}  # of the latter, the icon of the status is visible
+_RESULTS = {
+    "metrics.`test/accuracy`": 74,
+    "metrics.`best/val/accuracy`": 74,
+    "params.`model.name`": 74,
+    "params.`aug.name`": 84,
+}
+_SWEPT_WIDTH = 68
+_SECONDS = {"metrics.`time/total`": 72}
+_DURATION = {"duration": 68}  # last, as it repeats the seconds
+_MOST_SWEPT = 3  # columns of swept keys, those of the newest sweep first
+_MOST_BYTES = 1 << 20  # of `sweep.json`
+# The parameters that state the chosen options of groups.
+_OPTIONS = {group: f"{group}.name" for group in ("model", "aug", "preprocess", "data", "debug")} | {
+    group: f"{group}.type" for group in ("optimizer", "schedule")
+}
+
+
+def share_runs_view(address: str, experiment: str, swept: Sequence[str]) -> str:
+    """Create or update the view in an experiment of a server, and return the address parameter that selects it.
+
+    Args:
+        address: The server's address, perhaps with credentials.
+        experiment: The experiment's id.
+        swept: The swept keys to show.
+
+    Raises:
+        OSError: There is no answer (`URLError`), or one with another status than 200 (`HTTPError`).
+    """
+    value = json.dumps(view_state(swept))
+    tag = {"experiment_id": experiment, "key": f"{TAG}{_KEY}", "value": value}
+    post(address, "experiments/set-experiment-tag", tag, timeout=10)
+    return f"{PARAMETER}={_KEY}"
+
+
+def view_state(swept: Sequence[str]) -> dict[str, Any]:
+    """Return the state of the runs page: results and swept keys as columns, the best run first."""
+    keys = {f"params.`{_OPTIONS.get(key, key)}`": _SWEPT_WIDTH for key in swept}
+    selected = _RESULTS | {name: width for name, width in keys.items() if name not in _RESULTS} | _SECONDS
+    widths = {**_LEFT, **selected, **_DURATION}
+    return {
+        "orderByKey": "metrics.`best/val/accuracy`",  # ordered by a metric, jobs are not folded under their sweep
+        "orderByAsc": False,
+        "searchFilter": "",
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+        "selectedColumns": [*selected],
+        "columnOrder": [*widths],
+        "columnWidths": widths,
+    }
+
+
+def find_swept_keys(outputs: Path) -> list[str]:
+    """Return the keys that the sweeps of an output folder vary, those of the newest sweep first."""
+    sweeps = [sweep for file in (outputs / SWEEPS).glob("*/sweep.json") if (sweep := _read_sweep(file))]
+    newest_first = sorted(sweeps, reverse=True)
+    return list(dict.fromkeys(key for _, keys in newest_first for key in keys))[:_MOST_SWEPT]
+
+
+def _read_sweep(file: Path) -> tuple[float, list[str]] | None:
+    """Return when a sweep started and its swept keys; None if the file is damaged."""
+    try:
+        content = json.loads(read_text(file, _MOST_BYTES))
+        return float(content["started"]), list(_valid_keys(content["swept"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _valid_keys(keys: Iterable[object]) -> Iterable[str]:
+    return (key for key in keys if isinstance(key, str) and re.fullmatch(r"[\w.]{1,100}", key))

@@ -1,0 +1,118 @@
+"""The view of MLflow's runs page that `mnist-exp ui` opens."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+from support.cli import Cli
+from support.collector import Collector
+
+from mnist_exp.tracking import runs_view
+from mnist_exp.tracking.runs_view import PARAMETER, TAG, find_swept_keys, view_state
+
+ID = "c" * 32
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        yield server
+
+
+def write_sweep(name: str, content: Any) -> None:
+    file = Path("outputs/sweeps") / name / "sweep.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def write_run(name: str, run_id: str | None) -> None:
+    folder = Path("outputs/runs") / name
+    folder.mkdir(parents=True)
+    result = {
+        "name": name,
+        "status": "finished",
+        "started": 1,
+        "data": {"name": "digits"},
+        "mlflow_run_id": run_id,
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def test_mlflows_ui_reads_the_view():
+    """The installed UI has the tag, the parameter, every field and the columns; fails first when MLflow changes."""
+    import mlflow
+
+    folder = Path(mlflow.__file__).parent / "server/js/build/static/js"
+    scripts = "".join(file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.js")))
+    assert f'"{TAG}"' in scripts
+    assert f'"{PARAMETER}"' in scripts
+    lists = re.findall(r'\["(?:searchFilter|selectedColumns)"(?:,"\w+")+\]', scripts)
+    state = view_state([])
+    assert state.keys() <= {name for found in lists for name in json.loads(found)}
+    for field in ("runDateAndNestInfo", "duration"):
+        assert field in state["columnOrder"]
+        assert f'field:"{field}"' in scripts
+
+
+def test_the_view_shows_results_and_swept_keys():
+    """A swept group is shown by its option; nothing is shown twice."""
+    assert view_state(["model", "optimizer", "optimizer.learning_rate"])["selectedColumns"] == [
+        "metrics.`test/accuracy`", "metrics.`best/val/accuracy`", "params.`model.name`", "params.`aug.name`",
+        "params.`optimizer.type`", "params.`optimizer.learning_rate`", "metrics.`time/total`",
+    ]  # fmt: skip
+
+
+def test_the_newest_sweeps_keys_come_first():
+    """Damaged files, links and strange keys are skipped."""
+    write_sweep("old", {"started": 1, "swept": ["seed", "aug"]})
+    write_sweep("new", {"started": 2, "swept": ["model.width", "x`,`y", 3]})
+    write_sweep("damaged", "{")
+    write_sweep("nested", "[" * 100_000)
+    Path("secret.json").write_text(json.dumps({"started": 3, "swept": ["stolen"]}))
+    Path("outputs/sweeps/link").mkdir()
+    Path("outputs/sweeps/link/sweep.json").symlink_to(Path("secret.json").resolve())
+    assert find_swept_keys(Path("outputs")) == ["model.width", "seed", "aug"]
+
+
+def test_ui_opens_the_view(cli: Cli, collector: Collector):
+    """It is created in the experiment's tags, under a key of its own."""
+    write_sweep("a", {"started": 1, "swept": ["seed"]})
+    done = cli("ui", "open=false", f"tracking.uri={collector.uri}")
+    assert done.out.strip() == (
+        f"{collector.uri}/#/experiments/1/runs?workflowType=machine_learning&{PARAMETER}=mnist-exp"
+    )
+    path, _, body = collector.requests[-1]
+    assert path == "/api/2.0/mlflow/experiments/set-experiment-tag"
+    sent = json.loads(body)
+    assert (sent["experiment_id"], sent["key"]) == ("1", f"{TAG}mnist-exp")
+    assert json.loads(sent["value"]) == view_state(["seed"])
+
+
+def test_ui_opens_the_plain_table_if_the_view_cannot_be_created(
+    cli: Cli, collector: Collector, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a server that this user may only read."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("403")
+
+    monkeypatch.setattr(runs_view, "post", refuse)
+    done = cli("ui", "open=false", f"tracking.uri={collector.uri}")
+    assert done.out.strip() == f"{collector.uri}/#/experiments/1/runs?workflowType=machine_learning"
+
+
+def test_ui_opens_a_run(cli: Cli, collector: Collector):
+    """`run=` takes a name; a run that MLflow does not have is refused."""
+    write_run("first", ID)
+    write_run("second", None)
+    done = cli("ui", "open=false", "run=first", f"tracking.uri={collector.uri}")
+    assert done.out.strip() == f"{collector.uri}/#/experiments/1/runs/{ID}"
+    refused = cli("ui", "open=false", "run=second", f"tracking.uri={collector.uri}", status=2)
+    assert "run=second: " in refused.err
+    assert "'mnist-exp sync run=outputs/runs/second'" in refused.err
