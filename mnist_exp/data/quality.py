@@ -89,7 +89,9 @@ def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
         )
     if same - different > 0:
         count = same - different
-        found.append(f"{count:,} training image{'s are copies' if count > 1 else ' is a copy'} of another of its class")
+        found.append(
+            f"{count:,} training image{'s are copies' if count > 1 else ' is a copy'} of another of the same class"
+        )
     shared = sum(key in first for key in keys.get("test", ()))
     if shared:
         found.append(

@@ -131,6 +131,6 @@ def test_a_file_that_is_not_text_is_reported(refused: Refused):
 def test_kaggles_test_file_is_not_labelled(refused: Refused):
     """If it is given as the training file, the message says that it has no labels."""
     Path("test.csv").write_text(",".join(f"pixel{i}" for i in range(6)) + "\n1,2,3,4,5,6\n")
-    assert "test.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], but no label" in refused(
+    assert "test.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], without a label before them" in refused(
         "kaggle", "data.files.train=test.csv"
     )
