@@ -317,7 +317,7 @@ def _take_action(verb: str, words: list[str]) -> list[str]:
 def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
     from mnist_exp.config.compose import compose_or_explain
-    from mnist_exp.config.hydra_adapter import run_flags
+    from mnist_exp.config.hydra_adapter import describe_options, run_flags
     from mnist_exp.sweeps.search_space import without_space
 
     if verb == "tune":
@@ -325,14 +325,16 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     _hide_verb_from_completion(verb)
     # Hydra's parser expects all overrides in one place.
     flags = [word for word in words if word not in request.words]
-    if verb != request.verb and {"--help", "-h"} & set(flags):
+    is_help = bool({"--help", "-h"} & set(flags))
+    if verb != request.verb and is_help:
         run = "run=<run>" if verb == "resume" else "[run=<run>]"
         flags.append(f"hydra.help.header='mnist-exp {verb} {run} [key=value …]: {VERBS[verb]}'")
     shown = io.StringIO()
     try:
         with redirect_stdout(shown):
             status = run_flags(request.verb, [*request.overrides, *flags])
-        print(mask_credentials(shown.getvalue()), end="")
+        text = mask_credentials(shown.getvalue())
+        print(describe_options(text, request.config_dir) if is_help else text, end="")
         if status:
             sys.exit(status)
     except Exception:

@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 from support.cli import PATIENCE, Cli
+from support.golden import Golden
 
 from mnist_exp.cli import VERBS, _verb_first
+from mnist_exp.config.hydra_adapter import describe_options
+from mnist_exp.config.overrides import Request, parse, request_from
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.validation import check_request
+from mnist_exp.sweeps.grid import expand
 
 
 def test_help_lists_the_verbs(cli: Cli):
@@ -241,6 +247,75 @@ def test_keys_of_hydra_without_effect_are_refused(cli: Cli, key: str):
 
 def test_a_preset_may_have_a_plus_sign():
     """As in configs of Hydra's users, in which no experiment is chosen by default."""
-    from mnist_exp.config.overrides import parse, request_from
-
     assert request_from("train", parse(["+experiment=fast"])).overrides == ("experiment=fast",)
+
+
+@pytest.mark.parametrize(
+    ("word", "override"),
+    [
+        ("~training.ema", "training.ema=null"),
+        ("~model.layers.1", "model.layers.1=null"),
+        ("~aug", "aug=none"),
+        ("~debug", "debug=none"),
+        ("~model", "~model"),
+        ("~seed=0", "~seed=0"),
+        ("++experiment=fast", "experiment=fast"),
+    ],
+)
+def test_removing_a_key_sets_it_to_null(word: str, override: str):
+    """`~key` is null, and `~group` the option `none` if there is one."""
+    assert request_from("train", parse([word])).overrides == (override,)
+
+
+def test_what_cannot_be_removed_is_refused(golden: Golden):
+    """Keys that need a value, and groups that need an option."""
+    words = ["data=digits", "~model", "~seed", "~training.epochs=5", "~training.metrics", "~nokey"]
+    found = check_request(request_from("train", parse(words)), TrainConfig).problems
+    assert {problem.path for problem in found} == {"model", "seed", "training.epochs", "training.metrics", "nokey"}
+    assert {problem.place for problem in found} == {"command line"}
+    golden("\n".join(problem.message for problem in found))
+
+
+def test_abbreviations_are_spelled_out():
+    """Keras' abbreviations of losses and metrics give the config, and so the fingerprint, of the full names."""
+    short, full = (
+        check_request(Request("train", ("data=digits", *overrides)), TrainConfig).unwrap()[0]
+        for overrides in (
+            ("training.loss=mse", "training.metrics=[MAE,kld]"),
+            ("training.loss=mean_squared_error", "training.metrics=[mean_absolute_error,kl_divergence]"),
+        )
+    )
+    assert short == full
+
+
+def test_a_dict_with_another_key_can_be_swept_over_a_list_entry():
+    """The values replace the whole entry."""
+    values = "{type: Dense, units: 5},{type: Dense, units: 6, activation: relu}"
+    grid = expand(Request("train", ("data=digits", "model=linear", f"model.layers.1={values}"), multirun=True))
+    layers = [
+        check_request(Request("train", job), TrainConfig).unwrap()[0].model.layers.entries[1] for job in grid.jobs
+    ]
+    assert layers == [
+        {"type": "Dense", "units": 5},
+        {"type": "Dense", "units": 6, "activation": "relu"},
+    ]
+
+
+def test_help_describes_options(tmp_path: Path):
+    """Each with the first sentence of its file, the user's own too."""
+    (tmp_path / "aug").mkdir()
+    (tmp_path / "aug" / "mine.yaml").write_text(
+        "# @package _global_\n# Tilts\n# by 0.5 degrees. No more.\nname: mine\n"
+    )
+    help_text = "aug: mine, none\nmodel: linear\n\nThe composed config (key=value):\n\nseed: 0, 1\n"
+    assert describe_options(help_text, str(tmp_path)).splitlines() == [
+        "aug",
+        "  mine  Tilts by 0.5 degrees.",
+        "  none  No augmentation.",
+        "model",
+        "  linear  Softmax regression, the simplest baseline: 7,850 parameters on 28×28 images.",
+        "",
+        "The composed config (key=value):",
+        "",
+        "seed: 0, 1",
+    ]

@@ -186,6 +186,7 @@ _INSTEAD_OF_HYDRAS = {
     "hydra.job": "name=… names a run, and the working directory is not changed",
     "hydra.job_logging": "run.log in the run's directory has all messages",
     "hydra.hydra_logging": "run.log in the run's directory has all messages",
+    "hydra.runtime": "the program sets it",
 }
 
 
@@ -203,6 +204,10 @@ def split_parsable(overrides: Sequence[str]) -> tuple[list[str], list[Problem]]:
         key = key_of(text)
         if instead := _instead_of_hydras(key):
             message = f"{text}: has no effect; {instead}"
+            problems.append(Problem("invalid-override", COMMAND_LINE, message, key))
+            continue
+        if text.startswith("~"):
+            message = f"{text}: cannot be removed; give it another value with {key}=…"
             problems.append(Problem("invalid-override", COMMAND_LINE, message, key))
             continue
         try:

@@ -121,17 +121,15 @@ def _explain_override(
         return "unknown-option", _explain_option(missing, key, loader)
     if override.is_sweep_override():
         return "several-values", "several values make a sweep, which needs -m"
-    if override.is_delete() and isinstance(_at(config, key.rpartition(".")[0]), list):
-        return "invalid-override", f"remove a list entry with {key}=null"
     parent, part = _deepest(_plain(config), key)
     if part is not None:
         if addition := _explain_addition(config, parent, part, text):
             return "invalid-override", addition
         kind = "no such key or group" if "." not in key else "no such key"
         return "unknown-key", f"{kind}{_suggest_key(config, key, parent, part)}"
-    if loader.is_group(override) and text.startswith("+"):
-        message = f"an option of {key} is already selected; change it without the plus: {text[1:]}"
-        return "invalid-override", message
+    if text.startswith("+"):
+        what = f"an option of {key} is already selected" if loader.is_group(override) else f"{key} is already set"
+        return "invalid-override", f"{what}; change it without the plus: {text.lstrip('+')}"
     return "invalid-override", first_reason(error)
 
 

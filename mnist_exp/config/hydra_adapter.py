@@ -7,6 +7,7 @@ this module relies on.
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import re
 import sys
@@ -44,6 +45,8 @@ from mnist_exp.errors import Problem, RequestError
 from mnist_exp.text import display_path
 
 VERSION_BASE = "1.3"
+# An override of a list's entry with a mapping.
+_ENTRY = re.compile(r"[^+~=]+\.\d+=\{")
 
 # The packages that contain Hydra's own launchers and those of its plugins.
 LAUNCHER_PACKAGES = ("hydra._internal.core_plugins.", "hydra_plugins.")
@@ -77,6 +80,16 @@ def _put_over(config: DictConfig, saved: Mapping[str, Any]) -> None:
     OmegaConf.set_struct(config, True)
 
 
+def _apply_values(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Apply value overrides in order. A layer replaces an entry of a list, into which Hydra would merge it."""
+    for override in overrides:
+        value = override.value() if _ENTRY.match(override.input_line or "") else None
+        if isinstance(value, dict) and "type" in value:
+            OmegaConf.update(config, override.key_or_group, value, merge=False)
+        else:
+            ConfigLoaderImpl._apply_overrides_to_config([override], config)
+
+
 class ConfigLoader:
     """Hydra's config loader for the built-in options and the user's own."""
 
@@ -90,7 +103,16 @@ class ConfigLoader:
             COMPOSITION_ERRORS: If an override or a file is invalid.
         """
         mode = RunMode.MULTIRUN if multirun else RunMode.RUN
-        return self._loader.load_configuration(name, list(overrides), mode)
+        values: list[Override] = []
+        if any(_ENTRY.match(text) for text in overrides):
+            parsed = [self.parse(text) for text in overrides]
+            values = [
+                o for o in parsed if not (o.is_hydra_override() or o.is_sweep_override() or self.is_group(o))
+            ]
+            overrides = [o.input_line or "" for o in parsed if o not in values]
+        config = self._loader.load_configuration(name, list(overrides), mode)
+        _apply_values(config, values)
+        return config
 
     def load_over(self, name: str, overrides: Sequence[str], base: Mapping[str, Any]) -> DictConfig:
         """Compose a root config, taking the groups that no override chooses from saved values.
@@ -108,7 +130,7 @@ class ConfigLoader:
         config = self.load(name, [o.input_line or "" for o in groups])
         chosen = {o.key_or_group for o in groups}
         _put_over(config, {key: value for key, value in base.items() if key not in chosen})
-        ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if o not in groups], config)
+        _apply_values(config, [o for o in parsed if o not in groups])
         return config
 
     def parse(self, text: str) -> Override:
@@ -212,7 +234,7 @@ def apply_override(config: DictConfig, override: Override) -> DictConfig:
         COMPOSITION_ERRORS: If the override cannot be applied.
     """
     changed = copy.deepcopy(config)
-    ConfigLoaderImpl._apply_overrides_to_config([override], changed)
+    _apply_values(changed, [override])
     return changed
 
 
@@ -250,6 +272,33 @@ def run_flags(name: str, words: Sequence[str]) -> int:
         else:
             os.environ["HYDRA_FULL_ERROR"] = setting
     return 0
+
+
+def describe_options(help_text: str, config_dir: str | None) -> str:
+    """Replace the lines `group: option, option` of Hydra's help by a line per option, with its first sentence."""
+    folders = [conf_folder(), *([] if config_dir is None else [Path(config_dir).expanduser()])]
+
+    def described(line: re.Match[str]) -> str:
+        options = line[2].split(", ")
+        width = max(map(len, options))
+        lines = [
+            f"  {option:<{width}}  {_first_sentence(folders, line[1], option)}".rstrip() for option in options
+        ]
+        return "\n".join([line[1], *lines])
+
+    groups, title, config = help_text.partition("\nThe composed config")
+    return re.sub(r"^([a-z_/]+): (.+)$", described, groups, flags=re.MULTILINE) + title + config
+
+
+def _first_sentence(folders: Sequence[Path], group: str, option: str) -> str:
+    """Return the first sentence of the comment at the start of an option's file; empty if there is none."""
+    file = next((found for folder in folders if (found := folder / group / f"{option}.yaml").is_file()), None)
+    if file is None:
+        return ""
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        lines = list(itertools.takewhile(lambda line: line.startswith("#"), opened))
+    comment = [line.strip("# \n") for line in lines if "@package" not in line and "$schema=" not in line]
+    return re.split(r"(?<=\.) ", " ".join(comment), maxsplit=1)[0]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 
-from mnist_exp.config.hydra_adapter import argument_parser, parse_override
+from mnist_exp.config.hydra_adapter import argument_parser, conf_folder, parse_override
 from mnist_exp.errors import RequestError
 from mnist_exp.suggest import did_you_mean
 
@@ -96,7 +96,8 @@ def request_from(verb: str, arguments: Namespace) -> Request:
 
 
 def _literal_path(text: str, multirun: bool) -> str:
-    text = re.sub(r"^\+(?=(experiment|debug)=)", "", text)  # many Hydra projects require the plus sign
+    text = re.sub(r"^\++(?=(experiment|debug)=)", "", text)  # many Hydra projects require the plus sign
+    text = _without_deletion(text)
     key, equals, value = text.partition("=")
     if equals and key in VERBATIM:
         return f"{key}=null" if value in ("", "null") else f"{key}={quoted(value)}"
@@ -115,6 +116,20 @@ def _literal_path(text: str, multirun: bool) -> str:
     except HydraException:
         pass
     return f"{key}={quoted(value)}"
+
+
+def _without_deletion(text: str) -> str:
+    """Turn `~key` into `key=null`, and `~group` into `group=none` if the group has that option.
+
+    Hydra would remove the key, but every key of a config has a value.
+    """
+    key = text.removeprefix("~")
+    if key == text or "=" in key or key.startswith("hydra"):
+        return text
+    group = conf_folder() / key
+    if not group.is_dir():
+        return f"{key}=null"
+    return f"{key}=none" if (group / "none.yaml").is_file() else text
 
 
 def _literal_name(text: str) -> str:

@@ -31,6 +31,7 @@ from mnist_exp.config.field_types import (
 from mnist_exp.config.metric_directions import direction_of
 from mnist_exp.config.store_uri import a_store
 from mnist_exp.keras_spec.objective import takes_one_hot
+from mnist_exp.keras_spec.signatures import spell_out
 
 WHITENED_VALUES = 4096  # whitening this many values takes a matrix of 64 MiB
 
@@ -231,11 +232,17 @@ class TrainingConfig(Frozen):
     keep_checkpoint: bool
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     freeze: tuple[LayerChoice, ...] = ()
+    _full_name_of_loss = field_validator("loss")(spell_out)
 
     @property
     def one_hot(self) -> bool:
         """Whether the loss expects one-hot targets; Keras' `sparse_…` losses expect class indices."""
         return takes_one_hot(self.loss)
+
+    @field_validator("metrics")
+    @classmethod
+    def _full_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(spell_out, value))
 
     @model_validator(mode="after")
     def _smoothing_needs_one_hot(self) -> TrainingConfig:

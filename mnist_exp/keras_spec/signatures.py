@@ -17,6 +17,16 @@ _NOT_BY_NAME = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerM
 _NOT_BY_NAME |= {"Initializer", "Regularizer", "Constraint"}
 # Legacy names that `get` still accepts, and exported functions that `get` does not look up.
 _OF_OLD = {"initializers": {"normal", "one", "uniform", "zero"}, "regularizers": {"l1l2"}}
+# The abbreviations that Keras accepts for both losses and metrics, in lower or upper case.
+_ABBREVIATIONS = {
+    "bce": "BinaryCrossentropy",
+    "kld": "KLDivergence",
+    "mae": "MeanAbsoluteError",
+    "mape": "MeanAbsolutePercentageError",
+    "mse": "MeanSquaredError",
+    "msle": "MeanSquaredLogarithmicError",
+}
+_ABBREVIATIONS |= {name.upper(): full for name, full in _ABBREVIATIONS.items()}
 _FUNCTIONS = {"get", "serialize", "deserialize"}
 
 
@@ -73,8 +83,19 @@ def names(kind: str) -> frozenset[str]:
 
 
 def find_class(kind: str, name: str) -> str | None:
-    """Return the class of `keras.<kind>` with this name, in Keras' spelling or in snake case, or None."""
+    """Return the class of `keras.<kind>` with this name, in Keras' spelling or in snake case, or None.
+
+    For losses and metrics, the name may be an abbreviation, such as `mse`.
+    """
+    name = spell_out(name) if kind in ("losses", "metrics") else name
     return next((known for known in classes(kind) if name in (known, snake_case(known))), None)
+
+
+def spell_out(name: str) -> str:
+    """Return the full name of an abbreviated loss or metric, in snake case; any other name unchanged."""
+    if name.lower() == "acc":
+        return "accuracy"
+    return snake_case(_ABBREVIATIONS[name]) if name in _ABBREVIATIONS else name
 
 
 def snake_case(class_name: str) -> str:

@@ -284,7 +284,7 @@ def wrong_files() -> Iterator[Case]:
 
 OVERRIDES = [
     (("runs",), "only the first word can be a command"), (("model",), "expected key=value"), (("model.layers[0].filters=1",), r"with dots: model\.layers\.0\.filters="),
-    (("~model.layers.1",), "model.layers.1=null"), (("seed=1,2",), "needs -m"), (("model=[a",), None), (("learning_rate=1",), "optimizer.learning_rate"),
+    (("~model.layers.1",), "model.layers.1="), (("seed=1,2",), "needs -m"), (("model=[a",), None), (("learning_rate=1",), "optimizer.learning_rate"),
     (("epochs=3",), "no such key"), (("optimizer.learning_rate=${nope}",), "nope"), (("model=null",), "model=null"),
     (("data._target_=os.system",), None),
 ]  # fmt: skip

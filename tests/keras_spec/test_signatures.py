@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from mnist_exp.keras_spec.signatures import class_arguments, classes
+from mnist_exp.keras_spec.signatures import class_arguments, classes, spell_out
 
 
 @pytest.mark.parametrize("kind", ["layers", "optimizers", "losses", "metrics", "initializers", "regularizers"])
@@ -25,3 +25,13 @@ def test_names_and_arguments_are_those_of_the_classes(kind: str):
         assert found is not None
         assert found.known == {p.name for p in named}, name
         assert found.required == {p.name for p in named if p.default is p.empty}, name
+
+
+@pytest.mark.parametrize("name", ["bce", "KLD", "mae", "MAPE", "mse", "MSLE"])
+def test_abbreviations_are_those_of_keras(name: str):
+    """They mean the same loss and metric; Keras has no abbreviation of the metric `kl_divergence`."""
+    import keras
+
+    assert keras.losses.get(name).__name__ == spell_out(name)
+    if name != "KLD":
+        assert keras.metrics.get(name).name == spell_out(name)
