@@ -401,7 +401,7 @@ def test_fetch_fills_the_cache_once(cli: Cli, mirror: tuple[str, Path, list[str]
     """The output says where the files are; the second time, that they are already there."""
     address, _, asked = mirror
     out = cli("dataset", "fetch", *words).out
-    assert f"tiny is in {cache_folder('tiny')}, from {address}" in out
+    assert f"tiny was fetched from {address} into {cache_folder('tiny')} in " in out
     assert len(asked) == 4
     assert (
         f"tiny is already in {cache_folder('tiny')}; its files were verified"
