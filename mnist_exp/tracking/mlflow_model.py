@@ -40,8 +40,8 @@ def save_model(
 ) -> None:
     """Write the MLflow model's directory.
 
-    The model's input is raw pixels (-1, *shape), or (-1, height, width) for one channel. Its output is
-    (-1, classes).
+    The model's input is raw pixels (-1, *shape), also (-1, height, width) for one channel, of any number type. Its
+    output is (-1, classes).
 
     Args:
         path: The directory.
@@ -52,16 +52,17 @@ def save_model(
         requirements: The packages that loading needs, including MLflow, as in `requirements.txt`.
         with_file: Whether to copy the model that Keras saved; otherwise, the caller puts it there.
     """
-    pixels = shape[:2] if shape[2] == 1 else shape
     folder = Path(path)
     (folder / "data").mkdir(parents=True)
     if with_file:
         shutil.copyfile(file, folder / KERAS_FILE)
     (folder / "data" / "keras_module.txt").write_text("keras")
+    # A signature allows one type and one shape. This one allows any: `pyfunc_loader` checks the input.
     mlflow_model.signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *pixels))]),
+        inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
     )
+    mlflow_model.metadata = {"image_shape": list(shape), "pixels": "0…255"}
     mlflow_model.add_flavor(
         "keras",
         data="data",
