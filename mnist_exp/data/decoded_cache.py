@@ -63,11 +63,12 @@ class Entry:
         """Return the images, memory-mapped; None if there are none, or if the files have changed.
 
         Args:
-            verify: Whether to compare the content of the files as well.
+            verify: Whether to compare the content of the files as well. Without hashes to compare with, the files
+                count as changed.
         """
         about = self.load_values()
         try:
-            if about is None or (verify and about["contents"] != _hash_contents(self.paths)):
+            if about is None or (verify and about.get("contents") != _hash_contents(self.paths)):
                 return None
             images = np.lib.format.open_memmap(self.folder / _IMAGES, mode="r")  # refuses pickled objects
             unusable = {int(index): (str(kind), str(text)) for index, kind, text in about["unusable"]}
@@ -76,11 +77,15 @@ class Entry:
         is_whole = images.dtype == np.uint8 and images.ndim == 4
         return Decoded(images, unusable) if is_whole and len(images) + len(unusable) == len(self.paths) else None
 
-    def save(self, decoded: Decoded) -> None:
-        """Write the images. If the cache cannot be written, they are decoded again the next time."""
+    def save(self, decoded: Decoded, *, verify: bool) -> None:
+        """Write the images and, with `verify`, hashes of the files' content.
+
+        If the cache cannot be written, the files are decoded again the next time.
+        """
         with suppress(OSError):
             unusable = [[index, *fault] for index, fault in decoded.unusable.items()]
-            self._write({"contents": _hash_contents(self.paths), "unusable": unusable}, decoded.images)
+            hashes = {"contents": _hash_contents(self.paths)} if verify else {}
+            self._write({**hashes, "unusable": unusable}, decoded.images)
 
     def load_values(self) -> Any:
         """Return the values that `save_values` wrote; None if there are none, or if the files have changed."""

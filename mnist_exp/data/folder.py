@@ -213,7 +213,7 @@ def _decode_or_load(
     started = time.perf_counter()
     decoded = _decode(paths, shape, data, faults, progress)
     if entry and time.perf_counter() - started > WORTH_KEEPING:
-        entry.save(decoded)
+        entry.save(decoded, verify=data.verify)
     return decoded
 
 

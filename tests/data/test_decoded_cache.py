@@ -82,6 +82,9 @@ def test_changed_files_are_decoded():
     assert 77 not in read().train.images
     assert 77 in read(verify=True).train.images
     assert 77 in read().train.images
+    told.clear()
+    read(verify=True)
+    assert any(str(cache_folder("decoded")) in note for note in told), "the same content is not decoded again"
 
     save(6, 55)
     assert len(read().train) == 7
