@@ -207,7 +207,7 @@ def _contrast(grey: Mask, size: int, darker: Sequence[Grey]) -> tuple[Grey, floa
     """
     best: tuple[float, Mask, Mask] | None = None
     for picture, sign in ((grey, 1), (255 - grey, -1)):
-        paper = _closed(picture, size)
+        paper: Mask = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, np.ones((size, size), np.uint8))
         ink = paper - picture
         depth = ink.astype(np.float32)
         # Areas inside strokes stand out only from their neighbourhood, shadows only from the whole picture.
@@ -225,12 +225,6 @@ def _contrast(grey: Mask, size: int, darker: Sequence[Grey]) -> tuple[Grey, floa
     noise = float(quarter - tenth) / 0.607  # the standard deviation, if it is normally distributed
     level = float(quarter) + 0.674 * noise
     return np.maximum(contrast - level, 0), noise, (paper > 0.6 * white).astype(np.uint8)
-
-
-def _closed(picture: Mask, size: int) -> Mask:
-    """Fill dark details narrower than `size`."""
-    closed: Mask = cv2.morphologyEx(picture, cv2.MORPH_CLOSE, np.ones((size, size), np.uint8))
-    return closed
 
 
 def _usual(grey: Mask) -> Grey:
