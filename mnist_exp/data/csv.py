@@ -1,7 +1,7 @@
 """Read and write CSV files: one image per line, its label, then its pixels in C order (height, width, channel).
 
 The first line may be a header that names each column. CRLF line endings and a byte order mark are accepted; empty
-lines are skipped.
+lines, and lines before the first that begin with #, are skipped.
 """
 
 from __future__ import annotations
@@ -322,12 +322,14 @@ def _is_number(text: str) -> bool:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the non-empty lines with their numbers, from 1."""
+    """Yield the non-empty lines, without comments at the start, with their numbers, from 1."""
+    has_begun = False
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
             rows = csv.reader(file)
             for row in rows:
-                if row:
+                if row and (has_begun or not row[0].startswith("#")):
+                    has_begun = True
                     yield rows.line_num, row
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror}") from error

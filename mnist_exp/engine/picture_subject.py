@@ -23,7 +23,7 @@ from mnist_exp.engine.saved_model import (
     refuse_other_form,
 )
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.inference.image_files import read_picture
+from mnist_exp.inference.image_files import read_photograph, read_picture
 from mnist_exp.inference.scoring import inspect_classifier, predict
 from mnist_exp.model.layer_selection import (
     NoSuchLayer,
@@ -252,7 +252,13 @@ def read_pictures(
     for index, file in enumerate(files):
         try:
             content = Path(file).expanduser().read_bytes()
-            read[index] = read_picture(content, file, shape, normalized=normalized, resize=resize)
+            if normalized:
+                reading = read_photograph(content, file, shape)[0]
+                read[index] = reading.image
+                if reading.warning:
+                    warn(f"{file}: may not show one digit: {reading.warning}")
+            else:
+                read[index] = read_picture(content, file, shape, resize)
         except OSError as error:
             hint = "; images=wrong selects the most confident mistakes" if not Path(file).suffix else ""
             problems.append(f"images: {file}: cannot be read: {error.strerror}{hint}")

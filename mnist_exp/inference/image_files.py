@@ -21,13 +21,11 @@ from mnist_exp.inference.mnist_form import Reading, read_digits
 MOST_PIXELS = 100_000_000  # maximum per file, checked in its header before anything is decoded
 
 
-def read_picture(content: bytes, name: str, shape: Shape, *, normalized: bool, resize: Resize = None) -> Images:
-    """Read an image file as an image of a model's shape. Raises `RequestError`, with `name` in its message.
+def read_picture(content: bytes, name: str, shape: Shape, resize: Resize = None) -> Images:
+    """Read an image file, scaled to a model's shape as `resize` says (None: stretched).
 
-    `normalized` converts the image to MNIST's form; otherwise it is scaled as `resize` says (None: stretched).
+    Raises `RequestError`, with `name` in its message.
     """
-    if normalized:
-        return read_photograph(content, name, shape)[0].image
     return _scaled(_decoded(content, name)[0], shape, resize)
 
 

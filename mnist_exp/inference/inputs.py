@@ -142,7 +142,7 @@ class _Pictures:
             readings = read_photograph(content, name, self._shape, many=self._options.many)
         else:
             resize = self._options.resize
-            readings = [Reading(read_picture(content, name, self._shape, normalized=False, resize=resize))]
+            readings = [Reading(read_picture(content, name, self._shape, resize))]
         if self._options.keep_originals:
             self._originals += [read_thumbnail(content, name, _THUMBNAIL)] * len(readings)
         self.names += [name] * len(readings)

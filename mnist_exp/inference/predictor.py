@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from mnist_exp.data.pixels import as_bytes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.inputs import PictureOptions, find_inputs, read_inputs
 from mnist_exp.inference.scoring import Probabilities, predict
+
+_MOST_DOUBTS = 3  # listed in a warning
 
 FileName = str | Path
 
@@ -67,9 +70,18 @@ class Predictor:
             refuse=problems.append,
             scale=self.config.data.scale,
         )
-        found = [predict(self.model, batch.images) for batch in batches]
+        found = []
+        doubts: list[str] = []
+        for batch in batches:
+            found.append(predict(self.model, batch.images))
+            named = zip(batch.names, batch.readings, strict=False)  # arrays have no readings
+            doubts += [f"{name}: {reading.warning}" for name, reading in named if reading.warning]
         if problems:
             raise RequestError("\n".join(map(str, problems)))
+        if doubts:
+            shown = "; ".join(doubts[:_MOST_DOUBTS]) + "; …" * (len(doubts) > _MOST_DOUBTS)
+            count = f"{len(doubts)} image{'s' * (len(doubts) > 1)}"
+            warnings.warn(f"{count} may not show one digit: {shown}", stacklevel=4)
         return np.concatenate(found)
 
     def _pixels(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

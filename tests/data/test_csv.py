@@ -41,12 +41,14 @@ def read(path: Path, shape: tuple[int, int, int], classes: int, **changes: objec
         GOOD + "\n\n",
         "\n" + GOOD,
         "\n" + HEADER + "\n" + GOOD,
+        "# made by me, x\n\n#\n" + HEADER + GOOD,
+        "# made by me\n" + GOOD,
         '"0","1",2,3,4,5,255\n"1",0,0,0,0,0,9\n',
         " 0, 1,2,3,4,5,255\n1,0,0,0,0,0,9\n",
     ],
 )
 def test_csv_variants_are_read(tmp_path: Path, text: str):
-    """Headers, both line endings, a byte order mark, empty lines, quotes and spaces are accepted."""
+    """Headers, both line endings, a byte order mark, empty lines, comments, quotes and spaces are accepted."""
     (tmp_path / "x.csv").write_bytes(text.encode())
     part = read(tmp_path / "x.csv", (2, 3, 1), 2)
     np.testing.assert_array_equal(part.images[..., 0], [[[1, 2, 3], [4, 5, 255]], [[0, 0, 0], [0, 0, 9]]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,20 @@ def test_several_digits_are_read_in_reading_order_with_their_boxes():
     assert not any(one.warning for one in found)
     [single] = read_digits(sheet, 28, 28)
     assert single.warning
+
+
+def test_doubtful_pictures_are_warned_of_in_python(monkeypatch: pytest.MonkeyPatch):
+    """`load(run).predict` names them; its result stays an array."""
+    from mnist_exp.inference import predictor
+
+    monkeypatch.setattr(predictor, "predict", lambda model, images: np.full((len(images), 10), 0.1, np.float32))
+    images, _ = digits(2)
+    Image.fromarray(255 - larger(images[0], 6)).save("one.png")
+    Image.fromarray(255 - np.hstack([larger(image, 6) for image in images])).save("two.png")
+    config = SimpleNamespace(data=SimpleNamespace(resize=None, scale=None))
+    model = predictor.Predictor(None, tuple("0123456789"), config, (28, 28, 1), True)
+    with pytest.warns(UserWarning, match=r"^1 image may not show one digit: two\.png: "):
+        assert model.predict(["one.png", "two.png"]).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", SURROUNDINGS)
