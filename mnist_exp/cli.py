@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from mnist_exp import __version__
+from mnist_exp.engine import plugins
 from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, describe_ending, format_problems
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
@@ -55,6 +56,8 @@ _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
 # Verbs that print their result as a JSON document with `format=json`.
 WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
 _JSON = "format=json"
+# Verbs that use the classes of plug-ins.
+_WITH_PLUGINS = ("train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "predict")
 # The actions of a verb, given by the word after it.
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 
@@ -67,6 +70,7 @@ mnist-exp trains image classifiers described by YAML files.
 
 Without a command it trains:  mnist-exp model=pyramid aug=rotate45
 A command's groups and keys:  mnist-exp {default} --help
+Your own layers, losses, …:   mnist-exp --plugin mine.py …
 Versions:                     mnist-exp --version
 """
 # Flags of Hydra that print something instead of running the verb.
@@ -93,6 +97,7 @@ _FLAGS_WITH_VALUES = (
     "-c",
     "--package",
     "-p",
+    "--plugin",
 )
 
 
@@ -230,6 +235,7 @@ def _run(words: list[str], started: float) -> Document | None:
         _print_versions()
         return None
     verb, words = _take_verb(words)
+    named, words = _take_plugins(verb, words)
     if verb in _WITHOUT_FORMAT_KEY:
         words = _take_format(words)
     if verb in ACTIONS:
@@ -248,9 +254,31 @@ def _run(words: list[str], started: float) -> Document | None:
     signals.start()
     to_console()
     backend.process_is_ours = True
+    if verb in _WITH_PLUGINS:
+        plugins.load([*named, *plugins.named_in_environment()])
     for file in hidden_options(request.config_dir):
         warn(f"{file}: hidden by the built-in option of the same name; rename the file")
     return command(request, started)
+
+
+def _take_plugins(verb: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the values of `--plugin`, and the other words. Raises `RequestError` for a flag without effect."""
+    named: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if flag != "--plugin":
+            others.append(word)
+            continue
+        value = value if equals else next(rest, "")
+        if not value or verb not in _WITH_PLUGINS:
+            why = (
+                f"has no effect on '{verb}'" if value else "must be given a Python file, or the name of a plug-in"
+            )
+            raise RequestError([Problem("invalid-override", "command line", f"--plugin: {why}", "")])
+        named.append(value)
+    return named, others
 
 
 def _take_format(words: list[str]) -> list[str]:

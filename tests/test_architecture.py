@@ -11,8 +11,8 @@ PACKAGE = Path(mnist_exp.__file__).parent
 
 # A room imports from itself and from rooms before it.
 ORDER = [
-    "immediate_exit", "errors", "text", "suggest", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
-    "report", "tracking", "engine", "sweeps", "commands", "cli", "child_command", "api",
+    "immediate_exit", "errors", "text", "suggest", "registrations", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
+    "report", "tracking", "engine", "plugin", "sweeps", "commands", "cli", "child_command", "api", "plugin_testing",
 ]  # fmt: skip
 
 # Where each heavy library may be imported at all.

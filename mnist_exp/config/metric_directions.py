@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mnist_exp import registrations
+
 Direction = Literal["max", "min"]
 
 _LOWER = (
@@ -31,4 +33,6 @@ def direction_of(metric: str) -> Direction | None:
     Returns:
         None if the direction is unknown, or if neither higher nor lower values are better (`mean`, `sum`).
     """
-    return _DIRECTIONS.get(metric.rpartition("/")[2])
+    name = metric.rpartition("/")[2]
+    own = next((one for one in registrations.of_module("metrics").values() if name in (one.name, one.alias)), None)
+    return _DIRECTIONS.get(name) if own is None else own.options["better"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
+from mnist_exp import registrations
 from mnist_exp.config.data_schema import PARTS as PARTS
 from mnist_exp.config.data_schema import DataConfig as DataConfig
 from mnist_exp.config.data_schema import FileSpec as FileSpec
@@ -170,15 +171,29 @@ class PlateauConfig(Frozen):
     min_delta: Annotated[float, Field(ge=0)]
 
 
+_Schedule = Literal["constant", "linear", "cosine", "exponential", "one_cycle", "reduce_on_plateau"]
+SCHEDULES: tuple[str, ...] = get_args(_Schedule)
+"""The built-in schedules."""
+
+
+def _a_registered_schedule(value: str) -> str:
+    if value not in registrations.names("schedule"):
+        raise ValueError(f"there is no schedule '{value}'")  # the message about built-in ones is shown instead
+    return value
+
+
 class ScheduleConfig(Frozen):
     """The learning rate schedule, as fractions of `optimizer.learning_rate`."""
 
-    type: Literal["constant", "linear", "cosine", "exponential", "one_cycle", "reduce_on_plateau"]
+    type: _Schedule | Annotated[str, AfterValidator(_a_registered_schedule)]
+    """A built-in schedule, or one that a plug-in registers."""
     warmup_epochs: Annotated[float, Field(ge=0)]
     warmup_fraction: Fraction
     initial_fraction: Annotated[float, Field(ge=0, le=1)]
     final_fraction: Annotated[float, Field(ge=0, le=1)]
     plateau: PlateauConfig | None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """The arguments of a plug-in's schedule."""
 
     @model_validator(mode="after")
     def _consistent(self) -> ScheduleConfig:
@@ -232,6 +247,8 @@ class TrainingConfig(Frozen):
     keep_checkpoint: bool
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     freeze: tuple[LayerChoice, ...] = ()
+    callbacks: tuple[Any, ...] = ()
+    """Callbacks of plug-ins: names, or mappings of a `type` and arguments."""
     _full_name_of_loss = field_validator("loss")(spell_out)
 
     @property

@@ -22,6 +22,7 @@ from mnist_exp.errors import Code, Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault, is_list
 from mnist_exp.keras_spec.layer_specs import parse_augmentations, parse_layers
 from mnist_exp.keras_spec.objective import objective_faults
+from mnist_exp.keras_spec.plugin_entries import plugin_faults
 from mnist_exp.suggest import did_you_mean, nearest
 from mnist_exp.text import shorten
 
@@ -127,7 +128,7 @@ def select_unreported(problems: Iterable[Problem], reported: Iterable[Problem]) 
 
 
 def _faults(config: Any, composition: Composition) -> Iterator[Fault]:
-    """Yield the faults of layers, optimizer, loss and metrics: names and arguments that Keras does not have."""
+    """Yield the faults of names and arguments: those of layers, optimizer, loss and metrics, and of plug-ins."""
     values = composition.values
     if isinstance(config, TrainConfig):
         yield from config.model.layers.faults
@@ -137,6 +138,7 @@ def _faults(config: Any, composition: Composition) -> Iterator[Fault]:
             layers = values[group].get("layers") if isinstance(values.get(group), Mapping) else None
             yield from parse(layers).faults if is_list(layers) else ()
     yield from objective_faults(values.get("optimizer"), values.get("training"))
+    yield from plugin_faults(values.get("schedule"), values.get("training"))
 
 
 class _Repair(Generic[Config]):

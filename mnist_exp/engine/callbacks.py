@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mnist_exp.errors import MnistExpError, WorkError, first_line
 from mnist_exp.runs.signals import Pending
 from mnist_exp.runs.stopwatch import Timer
-from mnist_exp.training.callback import Callback
+from mnist_exp.training.callback import Callback, Training
 
 if TYPE_CHECKING:
     import keras
@@ -73,6 +75,44 @@ class StopOnSignal(Callback):
         if self._signal.came:
             self._checkpointing.save()
             self._signal.raise_it()
+
+
+class PluginCallbacks(Callback):
+    """Calls the callbacks of plug-ins. An error of theirs ends the run, which can be resumed."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = callbacks
+
+    def on_start(self, training: Training) -> None:
+        """Pass the training on."""
+        for callback in self._callbacks:
+            with _explaining(callback, "at the start"):
+                callback.on_start(training)
+
+    def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """Pass the steps on."""
+        for callback in self._callbacks:
+            with _explaining(callback, f"in epoch {epoch}, after {done} steps"):
+                callback.on_steps(epoch, done, steps, metrics)
+
+    def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+        """Pass the epoch on."""
+        for callback in self._callbacks:
+            with _explaining(callback, f"after epoch {row['epoch']:.0f}"):
+                callback.on_epoch(row, is_best)
+
+
+@contextmanager
+def _explaining(callback: Callback, when: str) -> Iterator[None]:
+    """Raise `WorkError` instead of any error of a plug-in's callback."""
+    try:
+        yield
+    except MnistExpError:
+        raise
+    except Exception as error:
+        name = type(callback).__name__
+        message = f"callback {name} failed {when}: {type(error).__name__}: {first_line(error)}"
+        raise WorkError(message) from error
 
 
 class Observation(Callback):

@@ -21,7 +21,9 @@ from mnist_exp.model.keras_errors import Report, first_sentence, reporting_at
 from mnist_exp.model.layer_selection import NoSuchLayer, find_layers, freeze
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.warm_start import compare, load_donor
+from mnist_exp.training.callback import make_callbacks
 from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
+from mnist_exp.training.schedule import try_schedule
 
 
 def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
@@ -56,6 +58,7 @@ class _KerasCheck:
         """Collect the problems."""
         optimizer, loss = self._make_optimizer(), self._make_loss()
         self._check_augmentation()
+        self._check_plugins()
         model = self._build()
         if (
             model is not None
@@ -102,6 +105,19 @@ class _KerasCheck:
             if isinstance(spec, LayerSpec):
                 with reporting_at(spec.place, self._report):
                     try_augmentation(make_augmentation(spec), self._config.data.shape)
+
+    def _check_plugins(self) -> None:
+        """Check that the schedule and the callbacks of plug-ins work."""
+        if not self._is_faulty("schedule"):
+            with reporting_at("schedule", self._report):
+                try_schedule(self._config.schedule)
+        for index, entry in enumerate(self._config.training.callbacks):
+            place = f"training.callbacks.{index}"
+            if not self._is_faulty(place):
+                try:
+                    make_callbacks([entry])
+                except Exception as error:  # of any type, in a plug-in
+                    self._report(place, f"cannot be created: {type(error).__name__}: {first_sentence(error)}")
 
     def _build(self) -> keras.Model | None:
         config = self._config

@@ -19,12 +19,14 @@ from mnist_exp.config.overrides import Request, key_of, override_value, quoted
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import CheckResult, check_request, select_unreported
+from mnist_exp.engine.plugins import require
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.model import backend
 from mnist_exp.runs.directory import MODEL, explain_missing_model
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_run, read_config
+from mnist_exp.text import display_path
 from mnist_exp.training.device import Device, leave_gpus_alone, resolve
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def load_base_run(request: Request) -> Request:
     if not isinstance(wanted, str):
         raise RequestError("from: must be a single run")
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
+    require(run.result, str(display_path(run.path)))
     saved = {key: value for key, value in read_config(run.path).items() if key not in NOT_INHERITED}
     return replace(request, base=saved, base_file=run.path / "config.yaml")
 

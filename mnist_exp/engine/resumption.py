@@ -13,6 +13,7 @@ from mnist_exp.config.overrides import Request, key_of, override_value
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import CheckResult, check_request, compose_checked
 from mnist_exp.engine.job import Job, Resumption
+from mnist_exp.engine.plugins import changed_since, require
 from mnist_exp.engine.preparation import finish_check, resolve_data
 from mnist_exp.errors import RequestError
 from mnist_exp.model import backend
@@ -44,6 +45,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     path, result = directory.path, directory.read_result()
     with stopwatch.phase("start"):
         refuse_irregular(path)
+        require(result, str(display_path(path)))
         versions = other_versions(result)
         check_versions(request, path, versions)
         check_journal(path)
@@ -110,12 +112,12 @@ def check_journal(path: Path) -> None:
 
 
 def other_versions(result: RunResult) -> list[str]:
-    """Return how this package's code and the libraries differ from the run's."""
+    """Return how this package's code, the libraries and the plug-ins differ from the run's."""
     names = [name for name in LIBRARIES if version(name) != result.versions.get(name)]
     others = [f"{name} is {version(name)}, was {result.versions.get(name)}" for name in names]
     if result.code_sha256 != code_digest():
         others.append("mnist-exp's code for data, models or training has changed")
-    return others
+    return others + changed_since(result)
 
 
 def with_saved_config(

@@ -8,9 +8,11 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
 
+from mnist_exp import registrations
 from mnist_exp.analysis.design_advice import advice
 from mnist_exp.analysis.summary import as_markdown
 from mnist_exp.config.schema import TrainConfig
@@ -18,8 +20,9 @@ from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Source
 from mnist_exp.data.load import missing_classes, prepare, smallest_limit, split
 from mnist_exp.data.quality import remarks
-from mnist_exp.engine.callbacks import Checkpointing, Observation, Recording, StopOnSignal
+from mnist_exp.engine.callbacks import Checkpointing, Observation, PluginCallbacks, Recording, StopOnSignal
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
+from mnist_exp.engine.plugins import keep_copies
 from mnist_exp.engine.results import save_best, score_and_draw
 from mnist_exp.engine.seen_images import count_seen, list_splits
 from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError, first_line
@@ -34,12 +37,12 @@ from mnist_exp.runs.directory import MODEL, PLOTS, RunDirectory, summarize
 from mnist_exp.runs.fingerprint import as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
-from mnist_exp.runs.result import DataRecord, DeviceRecord, RunResult, WarmStartRecord
+from mnist_exp.runs.result import DataRecord, DeviceRecord, PluginRecord, RunResult, WarmStartRecord
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path, format_loss
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
 from mnist_exp.tracking.store import tracking_uri
-from mnist_exp.training.callback import Callback
+from mnist_exp.training.callback import Callback, Training, make_callbacks
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
 from mnist_exp.training.loop import Progress, fit
 
@@ -150,7 +153,8 @@ class TrainingRun:
     def _callbacks(self, display: TrainingDisplay, signal: signals.Pending) -> list[Callback]:
         """Return the callbacks in the order in which they are called.
 
-        A finished epoch is first saved in the checkpoint, then recorded in the journal, and only then printed.
+        A finished epoch is first saved in the checkpoint, then recorded in the journal, and only then printed. The
+        callbacks of plug-ins come before that, so that the checkpoint contains what they change in the model.
         """
         config, progress, record = self._config, self._progress, self._record
         state = self._resumption.state if self._resumption else None
@@ -167,6 +171,10 @@ class TrainingRun:
             from mnist_exp.engine.feature_map_callback import FeatureMaps  # Matplotlib
 
             callbacks.insert(0, FeatureMaps(config, self._statistics, self._data, record, self._model))
+        if config.training.callbacks:
+            own = PluginCallbacks(make_callbacks(config.training.callbacks))
+            own.on_start(Training(record.path, self._model, progress.history, config.seed))
+            callbacks.insert(0, own)
         return callbacks
 
     @property
@@ -263,7 +271,7 @@ def start_record(
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
     parts = {"train": data.train, "val": data.val, "test": data.test}
-    known = {
+    known: dict[str, Any] = {
         "fingerprint": fingerprint_of(values, data.sha256, computer, origin.weights_sha256 if origin else None),
         "code_sha256": code_digest(),
         "init_from": origin,
@@ -288,8 +296,15 @@ def start_record(
             cpu_features=list(computer.cpu_features), onednn=dict(computer.onednn),
         ),
     }  # fmt: skip
+    plugins = registrations.used_by(values)
+    if plugins:
+        known["plugins"] = [
+            PluginRecord(name=plugin.name, source=plugin.shown, sha256=plugin.sha256) for plugin in plugins
+        ]
     earlier = resumption.result if resumption else None
     try:
+        if resumption is None:
+            keep_copies(plugins, directory.path)
         return RunRecording(directory, values, known, config.tracking, job.sweep, earlier, stopwatch.report)
     except OSError as error:
         if resumption is None:

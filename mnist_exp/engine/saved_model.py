@@ -15,9 +15,11 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
 from mnist_exp.config.validation import check_request, compose_checked
+from mnist_exp.engine.plugins import require, warn_of_changes
 from mnist_exp.engine.preparation import MODEL_FILES, complete_data, resolve_data
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
+from mnist_exp.registrations import explain_missing
 from mnist_exp.runs.directory import MODEL, explain_missing_model, list_runs
 from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.runs.regular_files import file_inside
@@ -62,9 +64,8 @@ class Saved:
         try:
             return load(self.file)
         except Exception as error:  # Keras, HDF5 and ZIP raise errors of many types
-            raise RequestError(
-                f"{display_path(self.file)}: not a model that Keras can load: {first_line(error)}"
-            ) from error
+            why = explain_missing(error) or f"not a model that Keras can load: {first_line(error)}"
+            raise RequestError(f"{display_path(self.file)}: {why}") from error
 
 
 def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:
@@ -157,6 +158,9 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
 
     The returned config has no data fallback. Raises `RequestError`.
     """
+    if saved.result is not None:
+        require(saved.result, str(display_path(saved.file.parent)))
+        warn_of_changes(saved.result)
     base = read_config(saved.settings) if saved.settings else None
     base_file = saved.settings / "config.yaml" if saved.settings else None
     declared = declared_overrides(base, over_run) if base else ()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
+from mnist_exp import registrations
 from mnist_exp.errors import Code
 from mnist_exp.keras_spec.layer_types import TRAITS
 from mnist_exp.keras_spec.signatures import Arguments, class_arguments, names
@@ -55,9 +56,12 @@ def argument_faults(
     assert signature is not None, name
     known = (signature.known | also) - _NOT_HERE
     yield from key_faults(name, arguments, known, signature.required)
+    is_own = name in registrations.of_module(kind)
     for key, value in arguments.items():
-        if value is not None and key in known and (fault := _value_fault(name, key, value, signature)):
-            yield fault
+        if value is not None and key in known:
+            fault = plain_fault(key, value, signature) if is_own else _value_fault(name, key, value, signature)
+            if fault is not None:
+                yield fault
 
 
 def key_faults(title: str, arguments: Mapping[str, Any], known: Set[str], required: Set[str]) -> Iterator[Fault]:
@@ -97,6 +101,14 @@ def _value_fault(class_name: str, key: str, value: Any, signature: Arguments) ->
     if key in ("padding", "axis", "data_format"):
         return _layout_fault(class_name, key, value)
     return _number_fault(key, value, takes_number=key in signature.numbers | _NUMBERS)
+
+
+def plain_fault(key: str, value: Any, signature: Arguments) -> Fault | None:
+    """Return the fault of a plug-in's argument, if its type is not that of the default."""
+    if key in (*signature.switches, "trainable"):
+        return None if isinstance(value, bool) else _wrong_type(key, value, "true or false")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return None if is_number or key not in signature.numbers else _wrong_type(key, value, "a number")
 
 
 def _number_fault(key: str, value: Any, *, takes_number: bool) -> Fault | None:

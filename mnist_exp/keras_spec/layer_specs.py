@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mnist_exp import registrations
 from mnist_exp.errors import Code
 from mnist_exp.keras_spec.arguments import (
     Fault,
@@ -16,15 +17,15 @@ from mnist_exp.keras_spec.arguments import (
     key_faults,
     required_arguments,
 )
-from mnist_exp.keras_spec.layer_types import TRAITS
+from mnist_exp.keras_spec.layer_types import TRAITS, find_traits
 from mnist_exp.keras_spec.signatures import class_arguments, same_class
 from mnist_exp.suggest import nearest
 
-# Layer types that may be entries of a list of layers.
+# Keras' layer types that may be entries of a list of layers.
 ALLOWED = frozenset(kind for kind, row in TRAITS.items() if row.listed)
 # Layer types that may merge the branches of a `Parallel`.
 MERGES = frozenset(kind for kind, row in TRAITS.items() if row.merges)
-# Layer types that may be entries of `aug.layers`.
+# Keras' layer types that may be entries of `aug.layers`.
 AUGMENTATIONS = frozenset(kind for kind, row in TRAITS.items() if row.augments)
 
 MOST_TIMES = 1000  # the largest `times` of a `Repeat`
@@ -58,7 +59,7 @@ class LayerSpec:
     @property
     def keeps_shape(self) -> bool:
         """Whether the output has the shape of the input."""
-        return TRAITS[self.type].keeps_shape
+        return _keeps_shape(self.type)
 
     def without(self, argument: str) -> LayerSpec | None:
         """Return the spec without an argument; None if the layer needs it, or the spec does not have it."""
@@ -141,7 +142,8 @@ def parse_augmentations(entries: Sequence[Any], place: str = "aug.layers") -> La
             at, before = f"{place}.{index}", len(faults)
             refused = [key for key in _NOT_FOR_AUGMENTATIONS if isinstance(entry, Mapping) and key in entry]
             faults += [Fault("unknown-argument", key, _NOT_FOR_AUGMENTATIONS[key]).at(at) for key in refused]
-            spec = _parse_layer(entry, at, faults, AUGMENTATIONS, "aug.layers")
+            allowed = AUGMENTATIONS | registrations.names("augmentation")
+            spec = _parse_layer(entry, at, faults, allowed, "aug.layers")
             specs.append(spec if len(faults) == before else InvalidSpec(at))
     return LayerList(tuple(entries), tuple(specs), tuple(faults))
 
@@ -163,7 +165,7 @@ def _parse_entry(entry: Any, place: str, faults: list[Fault]) -> Spec:
         "Parallel": _parse_parallel,
     }
     if not isinstance(kind, str) or kind not in composites:
-        return _parse_layer(entry, place, faults, ALLOWED, "a list of layers")
+        return _parse_layer(entry, place, faults, ALLOWED | registrations.names("layer"), "a list of layers")
     arguments = {key: value for key, value in entry.items() if key != "type"} if isinstance(entry, Mapping) else {}
     wrong = [fault.at(place) for fault in key_faults(kind, arguments, *COMPOSITES[kind])]
     # Parse nested lists even if a key is wrong, to report their faults as well.
@@ -247,8 +249,13 @@ def _parse_layer(entry: Any, place: str, faults: list[Fault], allowed: Set[str],
     for key in dict.fromkeys(fault.path for fault in wrong):
         spec = spec and spec.without(key)
     if spec is None or required_arguments("layers", kind) - spec.arguments.keys():
-        return InvalidSpec(place, TRAITS[kind].keeps_shape)
+        return InvalidSpec(place, _keeps_shape(kind))
     return spec
+
+
+def _keeps_shape(kind: str) -> bool:
+    traits = find_traits(kind)
+    return traits is not None and traits.keeps_shape
 
 
 def _layer_faults(kind: str, arguments: Mapping[str, Any], allowed: Set[str], where: str) -> Iterator[Fault]:
@@ -258,7 +265,7 @@ def _layer_faults(kind: str, arguments: Mapping[str, Any], allowed: Set[str], wh
     """
     intended: str | None = kind
     if kind not in allowed:
-        candidates = allowed | COMPOSITES.keys() if allowed is ALLOWED else allowed
+        candidates = allowed | COMPOSITES.keys() if allowed >= ALLOWED else allowed
         intended = same_class("layers", kind, candidates)
         if intended is None and class_arguments("layers", kind) is not None:
             yield Fault("unknown-layer", "type", f"{kind} cannot be used in {where}")

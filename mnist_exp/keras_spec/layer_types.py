@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mnist_exp import registrations
+
 Reads = Literal[
     "position",  # the unit's own position in the input
     "window",  # a kernel or pooling window, placed by `strides`, `dilation_rate` and `padding`
@@ -168,4 +170,11 @@ _UNKNOWN = Traits("everything", listed=False, mixes_batch=True)
 
 def traits(layer: object) -> Traits:
     """Return the traits of a Keras layer, looked up by its class name."""
-    return TRAITS.get(type(layer).__name__, _UNKNOWN)
+    return find_traits(type(layer).__name__) or _UNKNOWN
+
+
+def find_traits(kind: str) -> Traits | None:
+    """Return the traits of a layer type of Keras or of a plug-in; None if there is no such type."""
+    if (own := registrations.find("layer", kind)) is not None:
+        return Traits(**own.options)
+    return _AUGMENTATION if registrations.find("augmentation", kind) else TRAITS.get(kind)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
+from typing import Any
+
+from mnist_exp import registrations
 
 _NOT_BY_NAME = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap", "Loss", "Metric"}
 _NOT_BY_NAME |= {"Initializer", "Regularizer", "Constraint"}
@@ -53,12 +58,42 @@ def exported(kind: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-@cache
 def class_arguments(kind: str, name: str) -> Arguments | None:
-    """Return the arguments of a class that `keras.<kind>` exports; None if it exports no such class."""
-    if name not in exported(kind):
-        return None
-    return _arguments(*exported(kind)[name])
+    """Return the arguments of a class of `keras.<kind>` or of a plug-in; None if there is no such class."""
+    own = registrations.of_module(kind).get(name)
+    return _exported_arguments(kind, name) if own is None else arguments_of(own.target)
+
+
+@cache
+def _exported_arguments(kind: str, name: str) -> Arguments | None:
+    return _arguments(*exported(kind)[name]) if name in exported(kind) else None
+
+
+def arguments_of(target: Any) -> Arguments:
+    """Return the arguments of a plug-in's class, or those of its function after the first.
+
+    A class that passes further arguments (`**kwargs`) on has those of its base classes as well, none of which is
+    required; those of `keras.Layer` are left out.
+    """
+    bases = inspect.getmro(target) if inspect.isclass(target) else ()
+    bases = tuple(takewhile(lambda base: base is not object and base.__name__ != "Layer", bases))
+    own = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] if bases else [target]
+    found: dict[str, inspect.Parameter] = {}
+    required: set[str] = set()
+    for function in own:
+        _, *parameters = inspect.signature(function).parameters.values()
+        named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        if function is own[0]:
+            required = {one.name for one in named if one.default is one.empty}
+        found = {one.name: one for one in named} | found
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            break
+    return Arguments(
+        frozenset(found),
+        frozenset(required),
+        frozenset(name for name, one in found.items() if isinstance(one.default, bool)),
+        frozenset(name for name, one in found.items() if type(one.default) in (int, float)),
+    )
 
 
 def same_class(kind: str, name: str, among: Iterable[str]) -> str | None:
@@ -68,8 +103,12 @@ def same_class(kind: str, name: str, among: Iterable[str]) -> str | None:
 
 
 def classes(kind: str) -> list[str]:
-    """Return the classes that `keras.<kind>` exports, except base classes and those that wrap other optimizers."""
-    return [name for name in exported(kind) if name[:1].isupper() and name not in _NOT_BY_NAME]
+    """Return the classes that `keras.<kind>` exports, and those of plug-ins.
+
+    Base classes and those that wrap other optimizers are left out.
+    """
+    of_keras = [name for name in exported(kind) if name[:1].isupper() and name not in _NOT_BY_NAME]
+    return [*of_keras, *registrations.of_module(kind)]
 
 
 @cache
@@ -83,7 +122,7 @@ def names(kind: str) -> frozenset[str]:
 
 
 def find_class(kind: str, name: str) -> str | None:
-    """Return the class of `keras.<kind>` with this name, in Keras' spelling or in snake case, or None.
+    """Return the class of `keras.<kind>` or a plug-in with this name, as spelled or in snake case, or None.
 
     For losses and metrics, the name may be an abbreviation, such as `mse`.
     """

@@ -12,6 +12,7 @@ import numpy as np
 from mnist_exp.config.schema import OptimizerConfig, TrainingConfig
 from mnist_exp.keras_spec.signatures import find_class, snake_case
 from mnist_exp.model.keras_errors import ArgumentError, first_sentence
+from mnist_exp.model.layers import keras_class
 
 
 def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.Optimizer:
@@ -21,13 +22,14 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
         config: The optimizer's type and arguments.
         ema: The momentum of the exponential moving average of the weights; None for no average.
     """
-    optimizer_class = getattr(keras.optimizers, config.type)
+    optimizer_class = keras_class("optimizers", config.type)
     more: dict[str, Any] = {} if ema is None else {"use_ema": True, "ema_momentum": ema}
-    if config.weight_decay is None and inspect.signature(optimizer_class).parameters["weight_decay"].default:
+    decay = inspect.signature(optimizer_class).parameters.get("weight_decay")
+    if config.weight_decay is None and decay is not None and decay.default:
         more["weight_decay"] = 0.0  # null means no decay, even for AdamW and others that decay by default
     try:
         return optimizer_class(**config.arguments, **more)
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # of any type, in a plug-in
         raise ArgumentError(f"{config.type} cannot be created: {first_sentence(error)}") from error
 
 
@@ -44,7 +46,10 @@ def try_optimizer(optimizer: keras.Optimizer) -> None:
 def make_loss(config: TrainingConfig) -> keras.Loss:
     """Create the loss, which takes probabilities, with the configured label smoothing."""
     arguments = {"label_smoothing": config.label_smoothing} if config.label_smoothing else {}
-    loss: keras.Loss = getattr(keras.losses, str(find_class("losses", config.loss)))(**arguments)
+    try:
+        loss: keras.Loss = keras_class("losses", str(find_class("losses", config.loss)))(**arguments)
+    except Exception as error:  # of any type, in a plug-in
+        raise ArgumentError(f"{config.loss} cannot be created: {first_sentence(error)}", "loss") from error
     return loss
 
 
@@ -60,8 +65,8 @@ def make_metrics(config: TrainingConfig) -> list[keras.Metric]:
         class_name = str(find_class("metrics", name))
         try:
             # An explicit name: Keras numbers its default names within the process.
-            metrics.append(getattr(keras.metrics, class_name)(name=snake_case(class_name)))
-        except (ValueError, TypeError) as error:
+            metrics.append(keras_class("metrics", class_name)(name=snake_case(class_name)))
+        except Exception as error:  # of any type, in a plug-in
             message = f"{name} cannot be created: {first_sentence(error)}"
             raise ArgumentError(message, f"metrics.{index}") from error
     return metrics

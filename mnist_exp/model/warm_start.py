@@ -9,6 +9,7 @@ import keras
 
 from mnist_exp.errors import RequestError
 from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.registrations import explain_missing
 from mnist_exp.runs.archives import refuse_oversized
 
 
@@ -29,7 +30,7 @@ def load_donor(place: Path) -> keras.Model:
         return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:  # the type depends on the damage
         reason = "there is no such file" if not file.exists() else "damaged, or not a model"
-        raise RequestError(f"{file}: {reason}") from error
+        raise RequestError(f"{file}: {explain_missing(error) or reason}") from error
 
 
 def compare(model: keras.Model, donor: keras.Model) -> Transfer:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mnist_exp import registrations
 from mnist_exp.config.schema import TrainConfig
 
 # Keys that do not affect the weights. Those of `data` describe the files; the data's digest covers their content.
@@ -42,7 +43,9 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
     # Leave out newer keys that have no effect, so that the values equal those of configs without these keys.
-    for group, key in (("training", "class_weight"), ("training", "freeze"), ("data", "balance")):
+    config["schedule"] = dict(config["schedule"])
+    newer = {"training": ("class_weight", "freeze", "callbacks"), "data": ("balance",), "schedule": ("arguments",)}
+    for group, key in ((group, key) for group, keys in newer.items() for key in keys):
         if not config[group].get(key):
             config[group].pop(key, None)
     for group in ("preprocess", "aug", "model", "debug"):
@@ -61,6 +64,8 @@ def fingerprint(
 ) -> str:
     """Return the SHA-256 of the config (with the resolved device), the data, the code and the libraries.
 
+    The code includes the plug-ins whose names the config uses.
+
     Args:
         values: The config, as `as_values` returns it.
         data_sha256: Digest of the images and labels.
@@ -71,13 +76,15 @@ def fingerprint(
     """
     config = with_effect(values)
     config["device"] = {**config["device"], "kind": kind, "precision": precision, "threads": threads}
-    identity = {
+    identity: dict[str, Any] = {
         "config": config,
         "data": data_sha256,
         "init": init_sha256,
         "code": code_digest(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+    if plugins := registrations.used_by(values):
+        identity["plugins"] = {plugin.name: plugin.sha256 for plugin in plugins}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

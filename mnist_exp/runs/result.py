@@ -100,6 +100,16 @@ class ResumptionRecord(Record):
     """Whether the weights are bit-identical to those of an uninterrupted run."""
 
 
+class PluginRecord(Record):
+    """A plug-in whose names the run's config uses."""
+
+    name: str
+    source: str
+    """The name of its file, or of the entry point of an installed package."""
+    sha256: str
+    """Digest of the file, or of all Python files of the package."""
+
+
 class RunResult(Record):
     """The content of a run's `result.json`. Times are seconds since 1970; durations are in seconds."""
 
@@ -115,6 +125,7 @@ class RunResult(Record):
     fingerprint: str | None = None
     code_sha256: str | None = None
     init_from: WarmStartRecord | None = None
+    plugins: list[PluginRecord] = []
     overrides: list[str] = []
     withholds_test: bool = False
     """Whether the test set is not scored, as in a trial of a search."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mnist_exp import registrations
 from mnist_exp.config.command_schemas import StudyConfig, TuneConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
@@ -243,7 +244,9 @@ def define_study(config: TrainConfig, space: Space, settings: TuneConfig, seed: 
     searched = tuple(f"{key.lstrip('+')}." for key in space.keys)
     values = with_effect(as_values(config))
     del values["device"]
+    plugins = {plugin.name: plugin.sha256 for plugin in registrations.used_by(values)}
     return {
+        **({"plugins": plugins} if plugins else {}),
         "space": space.texts,
         "tune.sampler": settings.sampler,
         "tune.pruner": settings.pruner,

@@ -15,13 +15,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mnist_exp import registrations
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.engine.job import Job, fingerprint_of, run_training
+from mnist_exp.engine.plugins import VARIABLE, load_same
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.resumption import check_resumption
 from mnist_exp.errors import MnistExpError, RequestError
 from mnist_exp.model import backend
+from mnist_exp.registrations import Plugin
 from mnist_exp.runs import signals
 from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
@@ -66,6 +69,8 @@ class Plan:
     """The working directory, to which relative paths refer."""
     environment: Mapping[str, str]
     """The environment variables that configure this package, MLflow and Keras' cache."""
+    plugins: tuple[Plugin, ...] = ()
+    """The plug-ins of the planning process."""
 
     @classmethod
     def of(cls, directory: Path, jobs: tuple[PlannedJob, ...], stands_in_for: str | None) -> Plan:
@@ -75,9 +80,19 @@ class Plan:
         inherited = {
             key: value
             for key, value in os.environ.items()
-            if key.startswith(_INHERITED) and not key.endswith(_SECRET) and mask_credentials(value) == value
+            if key.startswith(_INHERITED)
+            and key != VARIABLE
+            and not key.endswith(_SECRET)
+            and mask_credentials(value) == value
         }
-        return cls(directory, tuple(map(_without_credentials, jobs)), stands_in_for, Path.cwd(), inherited)
+        return cls(
+            directory,
+            tuple(map(_without_credentials, jobs)),
+            stands_in_for,
+            Path.cwd(),
+            inherited,
+            registrations.loaded(),
+        )
 
 
 def _without_credentials(job: PlannedJob) -> PlannedJob:
@@ -126,6 +141,7 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
         try:
             os.chdir(plan.folder)
             with stopwatch.phase("start"):
+                load_same(plan.plugins)
                 computer = set_up(planned.config)
             with stopwatch.phase("data"):
                 fingerprint = compute_fingerprint(planned.config, computer)

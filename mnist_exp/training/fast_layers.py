@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from mnist_exp import registrations
 from mnist_exp.model.keras_graph import Graph
 from mnist_exp.training.keras_optimizer import FUSED_OPTIMIZERS
 
@@ -108,6 +109,7 @@ def _layer_to_activate(pooling: keras.Layer, graph: Graph) -> keras.Layer | None
     before = graph.input_of(pooling) if type(pooling) is keras.layers.MaxPooling2D else None
     fits = (
         before is not None
+        and registrations.find("layer", type(before).__name__) is None  # it may not apply its activation last
         and getattr(getattr(before, "activation", None), "__name__", None) in MONOTONIC
         and graph.is_sole_consumer(pooling, before)
         and before.compute_dtype == pooling.compute_dtype

@@ -19,6 +19,7 @@ import tensorflow as tf
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Part
 from mnist_exp.keras_spec.layer_types import traits
+from mnist_exp.keras_spec.objective import takes_one_hot
 from mnist_exp.training.augment import make_augment
 from mnist_exp.training.device import halves_batches
 from mnist_exp.training.keras_logits import join_outputs, logits_of
@@ -211,7 +212,7 @@ def build_state(model: keras.Model) -> None:
 
 
 def _takes_one_hot(model: keras.Model) -> bool:
-    return not type(model.loss).__name__.startswith("Sparse")
+    return takes_one_hot(type(model.loss).__name__)
 
 
 def read_metrics(model: keras.Model) -> dict[str, float]:

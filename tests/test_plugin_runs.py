@@ -1,0 +1,83 @@
+"""Runs with plug-ins: resumed exactly, swept under each launcher, evaluated and exported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from support.cli import Cli
+
+from mnist_exp.plugin_testing import verify
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "plugin.py"
+# One of each kind.
+ALL = (
+    "model.layers=[{type: ChannelScale, noise: 0.1}, Flatten, {type: Dense, units: 10}, Softmax]",
+    "aug.layers=[{type: RandomDimming, lowest: 0.4}]", "training.loss=sparse_focal",
+    "training.metrics=[mean_doubt]", "training.callbacks=[WeightNorms]", "schedule.type=restarts",
+    "optimizer.type=SignDescent", "+optimizer.momentum=0.8", "optimizer.learning_rate=0.005",
+)  # fmt: skip
+SMALL = ("data=digits", "data.limit=300", "model=linear", "training.epochs=1", "tracking=none")
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit_local": ("hydra/launcher=submitit_local", "hydra.sweeper.max_batch_size=2"),
+    "ray": ("hydra/launcher=ray",),
+}
+
+
+def test_the_example_keeps_the_contract():
+    """A run that is killed within an epoch and resumed has the weights of an uninterrupted one."""
+    verify(EXAMPLE, *ALL)
+
+
+def test_a_broken_contract_is_found():
+    """State that no checkpoint contains changes the resumed run, and `verify` says so."""
+    Path("mine.py").write_text(
+        "import keras\nfrom mnist_exp import plugin\n\n\n@plugin.callback()\nclass Counts(plugin.Callback):\n"
+        "    count = 0\n\n    def on_start(self, training):\n        self.model = training.model\n\n"
+        "    def on_steps(self, epoch, done, steps, metrics):\n        self.count += 1\n"
+        "        for weight in self.model.trainable_variables:\n"
+        "            weight.assign(weight * (1 - 0.01 * self.count))\n"
+    )
+    with pytest.raises(AssertionError, match="resumed"):
+        verify("mine.py", "training.callbacks=[Counts]")
+
+
+def test_a_run_keeps_a_copy_and_asks_for_the_plugin(cli: Cli):
+    """Commands on its model need --plugin, name what is missing, and never import the copy."""
+    file = Path("mine.py")
+    shutil.copyfile(EXAMPLE, file)
+    done = cli("--plugin", "mine.py", *SMALL, *ALL)
+    assert done.run is not None
+    [record] = done.result["plugins"]
+    copy = done.run / "plugins" / "mine" / "mine.py"
+    assert (record["name"], record["source"]) == ("mine", "mine.py")
+    assert copy.read_bytes() == file.read_bytes()
+    assert (done.run / "norms.csv").read_text().count("\n") == 1
+    copy.write_text("raise AssertionError('imported')")
+    run = f"run={done.run}"
+    for verb in ("evaluate", "visualize", "show", "check", "resume"):
+        assert "--plugin mine.py" in cli(verb, run, status=2).err
+    said = cli("evaluate", f"run={done.run / 'model.keras'}", "data=digits", status=2).err
+    assert "plug-in mine" in said
+    assert cli("evaluate", "--plugin=mine.py", run).out.count("accuracy")
+    cli("export", "--plugin=mine.py", run, "format=[keras,h5,yaml,savedmodel,onnx,litert]", "output=exported")
+    cli("visualize", "--plugin=mine.py", run, "images=[0]")
+    file.write_text(file.read_text() + "# changed\n")
+    assert "has changed" in cli("evaluate", "--plugin=mine.py", run, "output=again").err
+    assert "has changed" in cli("resume", "--plugin=mine.py", run, "training.epochs=2", status=2).err
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_workers_of_every_launcher_get_the_plugins(cli: Cli, launcher: str):
+    """A sweep trains the same weights under each launcher."""
+    cli("-m", f"--plugin={EXAMPLE}", *SMALL, *ALL, "device.threads=1", "seed=0,1", *LAUNCHERS[launcher])
+    found = [json.loads(file.read_text()) for file in sorted(Path("outputs/sweeps").glob("*/*/result.json"))]
+    assert [result["status"] for result in found] == ["finished", "finished"]
+    assert all(result["plugins"][0]["name"] == "plugin" for result in found)
+    assert len({result["weights_sha256"] for result in found}) == 2
