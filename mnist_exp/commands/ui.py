@@ -59,26 +59,12 @@ def ui(request: Request, started: float) -> None:
     port = config.port or _free_port(config.host)
     if not _is_free(config.host, port):
         raise RequestError(f"port={port}: in use on {config.host}; port=null selects a free port")
-    # One worker and no job runner: 5 s and 0.5 GB instead of 15 s and 2.9 GB. `-P`, PYTHONSAFEPATH and
-    # `--app-dir`: don't import modules such as `mlflow.py` from the user's folder.
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", config.host,
-               "--port", str(port), "--workers", "1",
-               f"--uvicorn-opts=--app-dir={os.devnull}"]  # fmt: skip
-    if (root := artifact_root(uri)) is not None:
-        command += ["--default-artifact-root", root]
-    environment = {
-        **os.environ,
-        "MLFLOW_BACKEND_STORE_URI": uri,  # the command line of a process is public
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONSAFEPATH": "1",
-    }
     address = f"http://{config.host}:{port}"
     print(printable(f"Starting MLflow's UI on {uri} …"), flush=True)
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must end the server too
         signal.signal(name, signal.default_int_handler)
     log = tempfile.TemporaryFile()  # noqa: SIM115
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    server = _start_server(config.host, port, uri, log)
     try:
         _wait_for(address, server, log)
         _show(_page(address, config, run_id), config.open)
@@ -89,6 +75,23 @@ def ui(request: Request, started: float) -> None:
         pass
     finally:
         _end(server)
+
+
+def _start_server(host: str, port: int, uri: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    # One worker and no job runner: 5 s and 0.5 GB instead of 15 s and 2.9 GB. `-P`, PYTHONSAFEPATH and
+    # `--app-dir`: don't import modules such as `mlflow.py` from the user's folder.
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--host", host, "--port", str(port),
+               "--workers", "1", f"--uvicorn-opts=--app-dir={os.devnull}"]  # fmt: skip
+    if (root := artifact_root(uri)) is not None:
+        command += ["--default-artifact-root", root]
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": uri,  # the command line of a process is public
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONSAFEPATH": "1",
+    }
+    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
 
 def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mnist_exp.config.data_schema import DataConfig
@@ -64,8 +64,7 @@ def find_files(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = T
     paths: dict[str, Path] = {}
     missing, renamed = [], []
     for part, spec in data.parts.items():
-        names = [spec.name, f"{spec.name}.gz"] if data.source == "idx" else [spec.name]
-        exact = next((folder / name for name in names if os.path.isfile(folder / name)), None)
+        exact = _find_exact(folder / spec.name, data)
         path = exact or _find_renamed(data, part, folder, there)
         if path is None:
             missing.append(part)
@@ -75,13 +74,23 @@ def find_files(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = T
             renamed.append(str(path.relative_to(folder)))
     if renamed:
         tell(f"{folder}: files found under other names: {', '.join(renamed)}")
-    only_tests = bool(paths) and all(part.startswith("test") for part in paths)
-    if only_tests and not needs_train and not any(part.startswith("test") for part in missing):
+    if not needs_train and paths and _tests_in(data.parts) == list(paths):
         absent = ", ".join(data.parts[part].name for part in missing)
         tell(f"{folder}: there is no {absent}; the data set has no training part")
     elif missing:
         _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
     return paths
+
+
+def _tests_in(parts: Iterable[str]) -> list[str]:
+    """Return the names of the parts that belong to the test set."""
+    return [part for part in parts if part.startswith("test")]
+
+
+def _find_exact(path: Path, data: DataConfig) -> Path | None:
+    """Return the path or, for IDX, that with .gz if it is a file."""
+    paths = (path, path.with_name(f"{path.name}.gz")) if data.source == "idx" else (path,)
+    return next(filter(os.path.isfile, paths), None)
 
 
 def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[str, Path]]) -> Path | None:
@@ -114,16 +123,20 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell, needs_train: 
     outer, folder = folder, _enter_only_folders(folder, tell)
     inside = _folders_in(folder)
     lower = {name.lower() for name in inside}
-    if lower & {*_TRAINING} or (lower & {*_TESTING} and not needs_train):
+    if not lower.isdisjoint(_TRAINING if needs_train else _TRAINING + _TESTING):
         return _parts_in(folder, names, tell, needs_train)
-    parts = lower & {*_TESTING, *_VALIDATION}
-    if not any(_has_images(folder / name) for name in inside) or parts:
+    if not lower.isdisjoint(_TESTING + _VALIDATION) or not _have_images(folder, inside):
         missing = [name for name in names.values() if name not in inside]
-        there = f"; the folder contains {_listed(inside)}" if inside else ""
+        there = f"; the folder contains {_listed(inside)}" * bool(inside)
         raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
-    count = f"its {len(inside)} folder{'s are the classes' if len(inside) > 1 else ' is a class'}"
-    tell(f"{folder}: {count}; {'there is no test part' if needs_train else 'all images are scored'}")
-    return {"train" if needs_train else "test": folder}
+    classes = f"its {len(inside)} folder{'s are the classes' if len(inside) > 1 else ' is a class'}"
+    part, remark = ("train", "there is no test part") if needs_train else ("test", "all images are scored")
+    tell(f"{folder}: {classes}; {remark}")
+    return {part: folder}
+
+
+def _have_images(folder: Path, names: Iterable[str]) -> bool:
+    return any(_has_images(folder / name) for name in names)
 
 
 def _enter_only_folders(outer: Path, tell: Tell) -> Path:
@@ -143,7 +156,8 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell, needs_train: b
     paths: dict[str, Path] = {}
     missing = []
     for part, name in names.items():
-        near = [one for one in there if one.lower() in (_TRAINING if part == "train" else _TESTING)]
+        usual = _TRAINING if part == "train" else _TESTING
+        near = [one for one in there if one.lower() in usual]
         if os.path.isdir(folder / name):
             paths[part] = folder / name
         elif name == part and len(near) == 1:
@@ -152,13 +166,10 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell, needs_train: b
         else:
             missing.append(name)
     others = [name for name in there if folder / name not in paths.values()]
-    if missing == ["test"] and not others:
-        tell(f"{folder}: there is no folder test; the data set has no test part")
-    elif missing == [names["train"]] and "test" in paths and not needs_train:
-        tell(f"{folder}: there is no folder {names['train']}; the data set has no training part")
+    if missing == [names["train"]] and not needs_train:
+        tell(f"{folder}: there is no folder {missing[0]}; the data set has no training part")
     elif missing:
-        advice = _advise_on_tests(others) if missing == [names.get("test")] else ""
-        raise RequestError(f"data.dir={folder}: there is no folder {', '.join(missing)}{advice}")
+        _explain_missing_folders(folder, names, missing, others, tell)
     _report_validation_folders(folder, others, tell)
     return paths
 
@@ -166,6 +177,17 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell, needs_train: b
 def _report_validation_folders(folder: Path, names: list[str], tell: Tell) -> None:
     if unread := [name for name in names if name.lower() in _VALIDATION]:
         tell(f"{folder}: {_listed(unread)} is not read; validation images are taken from the training part")
+
+
+def _explain_missing_folders(
+    folder: Path, names: Mapping[str, str], missing: list[str], others: list[str], tell: Tell
+) -> None:
+    """Report a missing test part, or raise `RequestError` for folders that are needed."""
+    if missing == ["test"] and not others:
+        tell(f"{folder}: there is no folder test; the data set has no test part")
+        return
+    advice = _advise_on_tests(others) if missing == [names.get("test")] else ""
+    raise RequestError(f"data.dir={folder}: there is no folder {', '.join(missing)}{advice}")
 
 
 def _advise_on_tests(others: list[str]) -> str:

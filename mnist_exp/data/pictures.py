@@ -166,13 +166,7 @@ def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, boo
             raise Unusable("empty files", "is empty")
         stream.seek(0)
         with Image.open(stream, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                claimed = f"{image.height:,}×{image.width:,} pixels (height×width)"
-                text = f"claims {claimed}; at most {MOST_PIXELS:,} are read"
-                raise Unusable("gigantic images", text)
-            # An MPO file is a photograph with a preview or a depth map after it.
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                raise Unusable("animations", f"has {frames} frames; expected a single image")
+            _refuse_gigantic_or_animated(image)
             yield image, image.format == "PNG" and start[_DEPTH] in _DEEP_COLOURS
     except (Unusable, OtherSize):
         raise
@@ -183,6 +177,15 @@ def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, boo
         raise Unusable("damaged images", f"a damaged image ({error})") from error
     finally:
         file.close()
+
+
+def _refuse_gigantic_or_animated(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        claimed = f"{image.height:,}×{image.width:,} pixels (height×width)"
+        raise Unusable("gigantic images", f"claims {claimed}; at most {MOST_PIXELS:,} are read")
+    # An MPO file is a photograph with a preview or a depth map after it.
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+        raise Unusable("animations", f"has {frames} frames; expected a single image")
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -206,16 +209,20 @@ def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, i
         values = np.asarray(image)
         return _rescaled(values, limits(scale, SIXTEEN_BITS)), int(values.max())
     if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
-        image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] != 255:
-            raise Unusable("transparent images", "is transparent; expected an opaque image")
-    mode = "L" if image.mode in ("1", "L") else "RGB"
-    if image.mode == mode:
+        image = _refuse_transparent(image.convert("RGBA"))
+    if image.mode in ("L", "RGB"):
         image.load()  # while its file is open; `convert` would copy it as well
     else:
-        image = image.convert(mode)
-    # A white value above 255 applies only to 16-bit files.
-    return (image if max(limits(scale)) > 255 or scale is None else _rescaled(np.asarray(image), limits(scale))), 0
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if scale is None or max(limits(scale)) > 255:  # such a white applies only to 16-bit files
+        return image, 0
+    return _rescaled(np.asarray(image), limits(scale)), 0
+
+
+def _refuse_transparent(image: Image.Image) -> Image.Image:
+    if image.getchannel("A").getextrema()[0] != 255:
+        raise Unusable("transparent images", "is transparent; expected an opaque image")
+    return image
 
 
 def _rescaled(values: npt.NDArray[Any], scale: tuple[float, float]) -> Image.Image:

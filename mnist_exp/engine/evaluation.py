@@ -82,15 +82,14 @@ def evaluate_model(
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     images = load_images(request, config, saved, run_config, shape)
-    data = images.data
-    config = with_part(config, data)
+    data, config = images.data, with_part(config, images.data)
     part = select_part(data, str(config.part), run_config.data.name)
     refuse_other_form(saved, shape, classes, run_config.data)
     names = resolve_class_names(saved, classes, data, run_config)
     _warn_of_other_pixels(saved, model, part, run_config)
     scores = score(model, part, run_config.training)
     assessment = assess(part.labels, scores.probabilities)
-    is_runs_data = saved.result is not None and data.sha256 == saved.result.data.sha256
+    is_runs_data = bool(saved.result and data.sha256 == saved.result.data.sha256)
     about = {
         "model": str(saved.file.resolve()),
         "run": saved.name if saved.run else None,
@@ -111,8 +110,7 @@ def evaluate_model(
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)
     say(f"kept    {display_path(folder)}")
-    document = as_document(about, assessment, folder, saved if is_runs_data else None, bounds)
-    refuse_missed(document)
+    refuse_missed(document := as_document(about, assessment, folder, saved if is_runs_data else None, bounds))
     return document
 
 

@@ -280,37 +280,31 @@ def start_record(
         "planned_epochs": config.training.epochs,
         "parameters": count_parameters(model),
         "data": DataRecord(
-            name=config.data.name,
-            sha256=data.sha256,
-            origin=data.origin,
+            name=config.data.name, sha256=data.sha256, origin=data.origin,
             shape=list(config.data.shape),
             class_names=list(data.class_names),
             images={name: len(part) if part else 0 for name, part in parts.items()},
             distinct_training_images=distinct_training_images(job.source, config),
-            stands_in_for=job.stands_in_for,
-            skipped=list(job.source.skipped),
+            stands_in_for=job.stands_in_for, skipped=list(job.source.skipped),
         ),
         "device": DeviceRecord(
-            kind=computer.kind, device=computer.name, threads=computer.threads,
-            precision=computer.precision, deterministic=config.device.deterministic,
-            cpu_features=list(computer.cpu_features), onednn=dict(computer.onednn),
+            kind=computer.kind, device=computer.name, threads=computer.threads, precision=computer.precision,
+            deterministic=config.device.deterministic, cpu_features=list(computer.cpu_features),
+            onednn=dict(computer.onednn),
         ),
     }  # fmt: skip
-    plugins = registrations.used_by(values)
-    if plugins:
-        known["plugins"] = [
-            PluginRecord(name=plugin.name, source=plugin.shown, sha256=plugin.sha256) for plugin in plugins
-        ]
+    if plugins := registrations.used_by(values):
+        known["plugins"] = [PluginRecord(name=one.name, source=one.shown, sha256=one.sha256) for one in plugins]
     earlier = resumption.result if resumption else None
     try:
         if resumption is None:
             keep_copies(plugins, directory.path)
         return RunRecording(directory, values, known, config.tracking, job.sweep, earlier, stopwatch.report)
     except OSError as error:
-        if resumption is None:
-            remove_folder(directory.path)
-            raise RequestError(f"outputs: {error.filename} cannot be written: {error.strerror}") from error
-        raise
+        if resumption is not None:
+            raise
+        remove_folder(directory.path)
+        raise RequestError(f"outputs: {error.filename} cannot be written: {error.strerror}") from error
 
 
 def distinct_training_images(source: Source, config: TrainConfig) -> int | None:

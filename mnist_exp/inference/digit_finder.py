@@ -147,16 +147,16 @@ def _digits_on(grey: Mask, page: Mask) -> list[Digit]:
     """Find the digits on a page of a picture."""
     is_small = max(grey.shape) <= _SMALL
     darker = [level - grey for level in (_plane(grey), _usual(grey))]
-    for share in _NEIGHBOURHOODS[-1:] if is_small else _NEIGHBOURHOODS:
+    pale, most, shares = (_BLURRED, 1.0, _NEIGHBOURHOODS[-1:]) if is_small else (_PALE, 0.7, _NEIGHBOURHOODS)
+    for share in shares:
         size = int(share * max(grey.shape)) | 1
         contrast, noise, paper = _contrast(grey, size, darker)
         contrast *= page
         top = float(contrast.max())
         if top < max(_FAINTEST, 6 * noise):
             continue
-        least = max((_BLURRED if is_small else _PALE) * top, 4 * noise)
-        mask = (contrast > least).astype(np.uint8)
-        if not is_small and mask.mean() > 0.7:
+        mask = (contrast > max(pale * top, 4 * noise)).astype(np.uint8)
+        if mask.mean() > most:
             continue  # noise
         pieces = _pieces(_without_lines(mask, paper & page), contrast, top) or _pieces(mask, contrast, top)
         if pieces and (share == _NEIGHBOURHOODS[-1] or _is_whole(pieces[0], grey, size)):

@@ -12,6 +12,7 @@ import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data.dataset import Dataset, Part, Progress, Shape, Tell, digest
+from mnist_exp.data.faults import Faults
 from mnist_exp.data.load import list_classes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.image_files import read_photograph
@@ -51,7 +52,30 @@ def read_labelled_photographs(
     if not files:
         raise RequestError(f"{data.dir}: no images in the {chosen} part")
 
-    def read(path: str) -> Reading | str:
+    found = _read_all(files, shape, listing.faults, progress)
+    if listing.clutter:
+        tell(f"{data.dir}: {listing.note_clutter()}")
+    if not (data.skip_bad and found):
+        listing.faults.raise_any(
+            f"{data.dir}, {len(files):,} images", "; data.skip_bad=true leaves such files out"
+        )
+    elif len(listing.faults):
+        tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
+    paths, labels, readings = zip(*found, strict=True)
+    found_part = Part(np.stack([reading.image for reading in readings]), np.array(labels, np.int64))
+    nothing = found_part.take(np.empty(0, np.int64))
+    train, test = (nothing, found_part) if chosen == "test" else (found_part, None)
+    of_all = Dataset(train, None, test, str(data.dir), names, digest([found_part]))
+    return LabelledPhotographs(of_all, list(paths), [reading.warning for reading in readings])
+
+
+def _read_all(
+    files: Sequence[tuple[str, int]], shape: Shape, faults: Faults, progress: Progress
+) -> list[tuple[str, int, Reading]]:
+    """Return the path, label and reading of each usable photograph, and add the others to `faults`."""
+
+    def read(file: tuple[str, int]) -> Reading | str:
+        path, _ = file
         try:
             return read_photograph(Path(path).read_bytes(), path, shape)[0]
         except OSError as error:
@@ -59,29 +83,12 @@ def read_labelled_photographs(
         except RequestError as error:
             return str(error).removeprefix(f"{path}: ")
 
-    readings: list[Reading] = []
-    labels: list[int] = []
-    paths: list[str] = []
+    found = []
     with progress("reading", len(files)) as advance, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-        for (path, label), found in zip(files, threads.map(read, [path for path, _ in files]), strict=True):
+        for (path, label), reading in zip(files, threads.map(read, files), strict=True):
             advance(1)
-            if isinstance(found, str):
-                listing.faults.add("unusable photographs", path, found)
-                continue
-            readings.append(found)
-            labels.append(label)
-            paths.append(path)
-    if listing.clutter:
-        tell(f"{data.dir}: {listing.note_clutter()}")
-    if data.skip_bad and readings:
-        if len(listing.faults):
-            tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
-    else:
-        listing.faults.raise_any(
-            f"{data.dir}, {len(files):,} images", "; data.skip_bad=true leaves such files out"
-        )
-    found_part = Part(np.stack([reading.image for reading in readings]), np.array(labels, np.int64))
-    nothing = found_part.take(np.empty(0, np.int64))
-    train, test = (nothing, found_part) if chosen == "test" else (found_part, None)
-    of_all = Dataset(train, None, test, str(data.dir), names, digest([found_part]))
-    return LabelledPhotographs(of_all, paths, [reading.warning for reading in readings])
+            if isinstance(reading, str):
+                faults.add("unusable photographs", path, reading)
+            else:
+                found.append((path, label, reading))
+    return found

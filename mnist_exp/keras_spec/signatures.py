@@ -75,25 +75,30 @@ def arguments_of(target: Any) -> Arguments:
     A class that passes further arguments (`**kwargs`) on has those of its base classes as well, none of which is
     required; those of `keras.Layer` are left out.
     """
-    bases = inspect.getmro(target) if inspect.isclass(target) else ()
-    bases = tuple(takewhile(lambda base: base is not object and base.__name__ != "Layer", bases))
-    own = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] if bases else [target]
     found: dict[str, inspect.Parameter] = {}
-    required: set[str] = set()
-    for function in own:
+    required: set[str] | None = None
+    for function in _functions_with_arguments(target):
         _, *parameters = inspect.signature(function).parameters.values()
-        named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-        if function is own[0]:
-            required = {one.name for one in named if one.default is one.empty}
-        found = {one.name: one for one in named} | found
+        named = {one.name: one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+        if required is None:
+            required = {name for name, one in named.items() if one.default is one.empty}
+        found = named | found
         if not any(one.kind is one.VAR_KEYWORD for one in parameters):
             break
     return Arguments(
         frozenset(found),
-        frozenset(required),
+        frozenset(required or ()),
         frozenset(name for name, one in found.items() if isinstance(one.default, bool)),
         frozenset(name for name, one in found.items() if type(one.default) in (int, float)),
     )
+
+
+def _functions_with_arguments(target: Any) -> list[Any]:
+    """Return the function itself, or the constructors of a class and of its base classes below `keras.Layer`."""
+    if not inspect.isclass(target):
+        return [target]
+    bases = takewhile(lambda base: base is not object and base.__name__ != "Layer", inspect.getmro(target))
+    return [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
 
 
 def same_class(kind: str, name: str, among: Iterable[str]) -> str | None:

@@ -57,11 +57,7 @@ def save_model(
     if with_file:
         shutil.copyfile(file, folder / KERAS_FILE)
     (folder / "data" / "keras_module.txt").write_text("keras")
-    # A signature allows one type and one shape. This one allows any: `pyfunc_loader` checks the input.
-    mlflow_model.signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
-        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
-    )
+    mlflow_model.signature = _signature(classes)
     mlflow_model.metadata = {"image_shape": list(shape), "pixels": "0…255"}
     mlflow_model.add_flavor(
         "keras",
@@ -78,6 +74,14 @@ def save_model(
     mlflow_model.model_size_bytes = file.stat().st_size
     mlflow_model.save(str(folder / "MLmodel"))
     _write_environment(folder, requirements)
+
+
+def _signature(classes: int) -> ModelSignature:
+    # A signature allows one type and one shape. This one allows any: `pyfunc_loader` checks the input.
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(object), (-1,))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, classes))]),
+    )
 
 
 def _write_environment(folder: Path, requirements: list[str]) -> None:
