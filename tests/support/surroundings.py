@@ -220,10 +220,16 @@ def whiteboard(digit: Pixels, rng: Rng) -> Pixels:
     return page
 
 
+def plain_sheet(digit: Pixels, rng: Rng) -> Pixels:
+    """A clean sheet, evenly lit."""
+    return _drawn(_plain((400, 400)), _placed(digit, 260, (400, 400), rng, 0.3), (36, 36, 44))
+
+
 SURROUNDINGS: dict[str, Callable[[Pixels, Rng], Pixels]] = {
     make.__name__: make
     for make in (
         glare, hard_shadow, torn_sheet, turned_sheet, ruled_perspective,
         finger, two_pens, exercise_book, coffee_ring, whiteboard,
+        plain_sheet,
     )
 }  # fmt: skip
