@@ -58,6 +58,7 @@ def check(*overrides: str) -> dict[str, str]:
         ("@plugin.layer()\nclass Dense(keras.Layer): pass", "mine.py", "given-twice"),
         ("@plugin.layer()\nclass Repeat(keras.Layer): pass", "mine.py", "given-twice"),
         ("@plugin.loss()\ndef poisson(t, p): pass", "mine.py", "given-twice"),
+        ("@plugin.loss()\ndef mse(t, p): pass", "mine.py", "given-twice"),
         ("@plugin.schedule()\ndef cosine(progress): pass", "mine.py", "given-twice"),
         ("@plugin.optimizer()\nclass Adam(keras.optimizers.SGD): pass", "mine.py", "given-twice"),
         ("for _ in 1, 2:\n    @plugin.metric()\n    def doubt(t, p): pass", "mine.py", "given-twice"),

@@ -26,6 +26,7 @@ PROMISES = {"experiment=fast": 0.9910, "experiment=lenet5x5": 0.9910}
 
 # Why the commands of `sh` blocks are not run here.
 ELSEWHERE = {
+    "mnist-exp --plugin mine.py 'model.layers=[{type: Scale, factor: 3}, Flatten, {type: Dense, units: 10}, Softmax]'": "tests/test_plugin_runs.py uses examples/plugin.py",
     "make setup && source .venv/bin/activate": "tests/test_install.py sets up a fresh clone",
     "mnist-exp experiment=fast": "README shows it again with its output",
     'eval "$(mnist-exp -sc install=bash)"': "test_completion_can_be_installed",

@@ -22,7 +22,7 @@ from mnist_exp import registrations
 from mnist_exp.config.schema import SCHEDULES
 from mnist_exp.errors import Code, Problem, RequestError, first_line
 from mnist_exp.keras_spec.layer_specs import COMPOSITES
-from mnist_exp.keras_spec.signatures import exported, snake_case
+from mnist_exp.keras_spec.signatures import exported, snake_case, spell_out
 from mnist_exp.registrations import PACKAGE, Kind, Plugin, Registration, noted
 from mnist_exp.suggest import did_you_mean
 from mnist_exp.text import display_path
@@ -198,6 +198,8 @@ def _taken(one: Registration) -> str:
         module = _MODULES[one.kind]
         if name in {snake_case(known) for known in {*exported(module), *COMPOSITES}}:
             return f"the name is taken by keras.{module}" if one.name not in COMPOSITES else "the name is taken"
+        if one.kind in ("loss", "metric") and spell_out(one.name) != one.name:
+            return "the name is an abbreviation that Keras knows"
         others = registrations.of_module(module)
     else:
         if one.kind == "schedule" and one.name in SCHEDULES:
