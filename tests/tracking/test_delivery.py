@@ -23,13 +23,8 @@ from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remember
 
 # Nested, so that MLflow is imported by the tests that need it only.
-QUICK = (
-    "model=linear",
-    "data.limit=300",
-    "training.epochs=3",
-    "tracking=local",
-    f"tracking.wait_seconds={60 * PATIENCE}",
-)
+PATIENTLY = f"tracking.wait_seconds={60 * PATIENCE}"
+QUICK = ("model=linear", "data.limit=300", "training.epochs=3", "tracking=local", PATIENTLY)
 
 
 def mlflow_client(outputs: Path = Path("outputs")) -> Any:
@@ -326,7 +321,7 @@ def disk_use(folder: Path) -> int:
 
 def test_a_run_takes_little_space(cli: Cli, home_data: list[str]):
     """A run of `linear` takes at most 600 kB, with MLflow's copy of its files and its rows in the database."""
-    done = cli("model=linear", "data.limit=300", "training.epochs=5", "tracking=local", *home_data)
+    done = cli("model=linear", "data.limit=300", "training.epochs=5", "tracking=local", PATIENTLY, *home_data)
     assert done.run is not None
     before = disk_use(Path("outputs"))
     twin = done.run.with_name("twin")
@@ -343,7 +338,7 @@ def test_a_run_takes_little_space(cli: Cli, home_data: list[str]):
 @pytest.mark.slow
 def test_a_larger_run_takes_little_more_than_its_models(cli: Cli, home_data: list[str]):
     """A run of `mlp` takes at most 1.1 times its models' size, with MLflow's copy."""
-    done = cli("model=mlp", "data.limit=300", "training.epochs=1", "tracking=local", *home_data)
+    done = cli("model=mlp", "data.limit=300", "training.epochs=1", "tracking=local", PATIENTLY, *home_data)
     assert done.run is not None
     models = sum((done.run / name).stat().st_size for name in ("model.keras", "model.h5", "model.weights.h5"))
     assert disk_use(Path("outputs")) <= 1.1 * models
