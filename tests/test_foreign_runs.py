@@ -8,15 +8,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import mlflow
 import pytest
 import yaml
 from support.cli import Cli
 from support.collector import Collector
-from support.journals import write_run
+from support.journals import expected, held, write_run
 
-from mnist_exp.runs.events import ArtifactEvent, EndEvent, RunEvent
+from mnist_exp.runs.events import ArtifactEvent, EndEvent, NoteEvent, ParamsEvent, RunEvent, TagsEvent
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import read_known_stores, state_file
@@ -142,6 +143,50 @@ def test_a_folder_outside_the_runs_artifacts_is_refused(cli: Cli):
     lines.insert(1, {"kind": "artifact", "time": 1, "file": "config.yaml", "folder": "../../../.."})
     (RUN / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "is not inside the run's artifacts" in cli("sync", status=1).out
+
+
+def test_a_delivery_does_not_continue_another_run(tmp_path: Path):
+    """Although `delivery.json` names that run and says that it has the first lines."""
+    mine, theirs = write_run(Path("outputs/runs/mine")), write_run(RUN)
+    Delivery(mine).pending()
+    uri = f"sqlite:///{Path('outputs/mlflow.db').resolve()}"
+    before = held(mine, uri, tmp_path / "before")
+    run_id = Delivery(mine).run_id()
+    for lines in (1, 8):
+        (theirs / "delivery.json").write_text(json.dumps({"outputs": {"run_id": run_id, "lines": lines}}))
+        Delivery(theirs).pending()
+        assert held(theirs, uri, tmp_path / f"theirs-{lines}") == expected(theirs)
+    (theirs / "delivery.json").write_text(json.dumps({"outputs": {"run_id": run_id, "lines": 100}}))
+    assert Delivery(theirs).run_id() != run_id
+    assert held(mine, uri, tmp_path / "after") == before
+
+
+def test_control_characters_do_not_reach_mlflow():
+    """They are escaped in names, tags, parameters and notes."""
+    RUN.mkdir(parents=True)
+    lines, red = Journal(RUN), "a\x1b[31mb"
+    lines.write(RunEvent(name=red, key="k", experiment=red, tags={"t": red}, enabled=True))
+    lines.write(ParamsEvent(values={"p": red}))
+    lines.write(NoteEvent(text=f"line\n{red}"))
+    lines.write(TagsEvent(values={"t": red}))
+    lines.close()
+    delivery = Delivery(RUN)
+    client = delivery._client = MagicMock()
+    client.create_run.return_value.info.run_id = "id"
+    client.search_runs.return_value = []
+    delivery.pending()
+    escaped = "a\\x1b[31mb"
+    client.get_experiment_by_name.assert_called_with(escaped)
+    assert client.create_run.call_args[1] == {"run_name": escaped}
+    assert client.create_run.call_args[0][2]["t"] == escaped
+    assert [param.value for param in client.log_batch.call_args[1]["params"]] == [escaped]
+    assert [call[0][2] for call in client.set_tag.call_args_list] == [f"line\n{escaped}", escaped]
+
+
+def test_a_key_is_no_part_of_a_search():
+    """With a quote, it could select other runs of the store."""
+    with pytest.raises(ValueError, match="key"):
+        RunEvent(name="x", key="k' AND tags.x = 'y", experiment="x", tags={})
 
 
 @pytest.mark.parametrize("file", ["result.json", "journal.jsonl", "config.yaml", "history.csv"])

@@ -105,7 +105,7 @@ def test_a_fallback_is_never_compared_with_other_data(cli: Cli, monkeypatch: pyt
     """It is not used for a preset that refuses it either."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     done = cli("-m", "data=mnist,digits", "data.mirrors=[]", "model=linear", "tracking=none", status=2)
-    assert "never compared with other data" in done.err
+    assert "results on fallback data are not comparable" in done.err
     for words in (["experiment=none,lenet5x5"], ["data.fallback=digits,null"]):
         done = cli("-m", *words, "data.mirrors=[]", "tracking=none", status=2)
         assert "mnist was not found" in done.err

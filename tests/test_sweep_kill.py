@@ -288,3 +288,35 @@ def sweep_with_a_killer(
         killer.join()
     assert "Traceback" not in done.stdout + done.stderr
     return done, killer
+
+
+def running_job(sweep: Path, job: str, *, other_than: int = 0) -> int:
+    """Wait until a job trains and has a checkpoint, in another process than a given one. Returns its process id."""
+    deadline = time.monotonic() + 90 * PATIENCE
+    while time.monotonic() < deadline:
+        with suppress(OSError, ValueError):
+            result = json.loads((sweep / job / "result.json").read_text())
+            if result["status"] == "running" and result["epochs"] >= 1 and result["pid"] != other_than:
+                return int(result["pid"])
+        time.sleep(0.05)
+    raise AssertionError(f"{job} does not train")
+
+
+def test_a_preempted_job_is_queued_again_and_a_terminated_sweep_leaves_no_workers(home_data: list[str]):
+    """The job resumes in a new worker. The next start of the sweep resumes all jobs, and ends like the others."""
+    grid = [word for word in FOUR if not word.startswith("optimizer")]
+    words = ("-m", *LAUNCHERS["submitit_local"], *grid, *home_data, "sweep.name=s")
+    sweep = Path("outputs/sweeps/s")
+    process = start(*words)
+    first = running_job(sweep, "seed-1")
+    os.kill(first, signal.SIGUSR2)
+    second = running_job(sweep, "seed-1", other_than=first)
+    assert len(results(sweep)["seed-1"]["resumed"]) == 1
+    process.terminate()
+    out, err = process.communicate(timeout=60 * PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM, (out, err)
+    assert "seed-1  preempted, queued again" in out
+    assert "interrupted; run the same command again" in out
+    assert not Path(f"/proc/{second}").exists()
+    assert {result["status"] for result in results(sweep).values()} <= {"finished", "killed"}
+    assert "2 of 2 jobs done" in finish(*words)

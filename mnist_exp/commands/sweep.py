@@ -16,7 +16,7 @@ from typing import Any
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import SweepConfig, TrainConfig
 from mnist_exp.engine.preparation import load_base_run, set_up
-from mnist_exp.engine.store_permission import permit_store
+from mnist_exp.engine.store_permission import permit_parent, permit_store
 from mnist_exp.errors import WorkError
 from mnist_exp.report.documents import SweepDocument
 from mnist_exp.runs.atomic import write_text
@@ -53,6 +53,8 @@ def sweep(request: Request, started: float) -> SweepDocument:
     there = {} if path is None else find_jobs(path)
     if not all(job.fingerprint in there and is_finished(there[job.fingerprint]) for job in jobs):
         refuse_unusable(request, grid.launcher)
+        if path is not None:
+            permit_parent(request, config.tracking, Path(config.outputs), path)
     path = path or create_sweep(sweeps, name, grid.swept, fixed)
     with RunDirectory.open(path) as directory:
         print_sweep(directory.path, grid, jobs)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mnist_exp.config.overrides import Request
-from mnist_exp.engine.store_permission import permit_store
+from mnist_exp.engine.store_permission import permit_parent
 from mnist_exp.report.documents import TuneDocument
 from mnist_exp.runs.log import say, warn
 from mnist_exp.sweeps.search import check_search
@@ -20,7 +20,7 @@ from mnist_exp.text import display_path
 def tune(request: Request, started: float) -> TuneDocument:
     """Search, and score the best trial. Raises `RequestError` before anything is created, `WorkError` after."""
     search = check_search(request)
-    permit_store(request, search.config.tracking, Path(search.config.outputs))
+    permit_parent(request, search.config.tracking, Path(search.config.outputs), search.directory)
     from mnist_exp.sweeps.study import run_search  # Keras, Optuna
     from mnist_exp.sweeps.study_results import tune_document
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from mnist_exp.config.compose import compose
@@ -9,6 +10,7 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.text import mask_credentials
+from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import NotPermitted, remember, resolve_permitted
 from mnist_exp.tracking.locations import ForeignLocation
 from mnist_exp.tracking.store import check_own_store, find_deleted, own_store_uri, tracking_uri
@@ -47,6 +49,17 @@ def permit_store(
         )
         raise RequestError([Problem("unusable", place, message, "tracking.experiment")])
     return tracking
+
+
+def permit_parent(request: Request, tracking: TrackingConfig, outputs: Path, directory: Path) -> None:
+    """Permit the store of a sweep or search, perhaps an existing one, whose MLflow run must not be deleted.
+
+    Raises `RequestError` as `permit_store` does.
+    """
+    run_id = None
+    with suppress(OSError, ValueError):  # no journal yet, or a damaged one, which is reported when it is continued
+        run_id = Delivery(directory, tracking.uri).delivered().run_id
+    permit_store(request, tracking, outputs, run_id=run_id)
 
 
 def _with_permitted_store(request: Request, tracking: TrackingConfig, outputs: Path, place: str) -> TrackingConfig:

@@ -54,8 +54,8 @@ class RunEvent(SingleEvent):
 
     kind: Literal["run"] = "run"
     name: str
-    key: str
-    """A key that is unique even among runs with the same name."""
+    key: Annotated[str, Field(pattern=r"^[^'`\\\x00-\x1f]+$")]
+    """A key that is unique even among runs with the same name. It becomes part of a search in MLflow."""
     experiment: str
     tags: dict[str, str]
     enabled: bool = False

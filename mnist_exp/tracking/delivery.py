@@ -43,7 +43,7 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.locks import exclusive
 from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
-from mnist_exp.text import display_path, mask_credentials
+from mnist_exp.text import display_path, escape_controls, mask_credentials
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
 from mnist_exp.tracking.locations import link_artifact
 from mnist_exp.tracking.store import (
@@ -112,6 +112,7 @@ class Delivery:
         """Whether the run is tracked."""
         own, default = run.uri if run else None, default_uri(folder)
         self._own_uri = own
+        self._verified: str | None = None  # the MLflow run that is known to be of this journal
         named = uri or own
         store = make_absolute(named) if named else default
         self.uri = store
@@ -139,7 +140,8 @@ class Delivery:
         """
         self._read()
         if self._behind:
-            self._deliver_lines(None)
+            if self.delivered().lines != len(self._events):
+                self._deliver_lines(None)
             self._behind = False
         return not self._events or not isinstance(self._events[-1], EndEvent)
 
@@ -149,7 +151,8 @@ class Delivery:
 
     def run_id(self) -> str:
         """Return the MLflow run's id, creating the run if necessary. Raises the same exceptions as `pending`."""
-        if self.delivered().run_id is None:
+        self._connect()
+        if self._own_progress().run_id is None:
             self._deliver_lines(1)
         run_id = self.delivered().run_id
         if run_id is None:
@@ -162,7 +165,6 @@ class Delivery:
         Raises the same exceptions as `pending`.
         """
         run_id = self.run_id()
-        self._client = self._client or connect(str(self.uri))
         experiment = self._client.get_run(run_id).info.experiment_id
         return next((model for model in self._models(experiment, run_id) if model.status == "READY"), None)
 
@@ -195,19 +197,32 @@ class Delivery:
                 new[key] = self._logged[key, event.step] = value
         return event.model_copy(update={"values": new})
 
-    def _deliver_lines(self, count: int | None) -> None:
+    def _connect(self) -> None:
+        """Connect to the store unless that was done before. Raises `NotPermitted` if it must not be contacted."""
         if self.refusal:
             raise NotPermitted(f"{self.refusal}; {self._permitting_command()}")
         if self.uri is None:
             raise ValueError("its store is not recorded: set tracking.uri")
         self._client = self._client or connect(self.uri)
+
+    def _own_progress(self) -> Delivered:
+        """Return the progress; none if `delivery.json`, which may come from elsewhere, names another run."""
+        state = self.delivered()
+        if state.run_id not in (None, self._verified):
+            if not self.is_of(self._client.get_run(state.run_id)):
+                return Delivered()
+            self._verified = state.run_id
+        return state
+
+    def _deliver_lines(self, count: int | None) -> None:
+        self._connect()
         with exclusive(self._folder / LOCK):
-            state = self.delivered()
             self._read()  # another process may have delivered lines in the meantime
+            state = self._own_progress()
             journal.flush(self._folder)  # a delivered line must survive a power cut
             if state.lines > len(self._events):  # delivered lines were lost nevertheless: start again
                 state.lines = 0
-            for event in self._events[state.lines : count]:
+            for event in map(_without_controls, self._events[state.lines : count]):
                 state.run_id = self._deliver(event, state.run_id)
                 state.lines += 1
                 state.write(self._folder, self._noted_as)
@@ -251,7 +266,9 @@ class Delivery:
         tags = {**event.tags, _KEY_TAG: event.key}
         sweep = self._folder.parent  # the sweep's directory, unless the run's was moved elsewhere
         if event.parent is not None and (sweep / journal.FILE).is_file():
-            tags["mlflow.parentRunId"] = Delivery(sweep, self.uri).run_id()
+            parent = Delivery(sweep, self.uri)
+            parent._client = self._client
+            tags["mlflow.parentRunId"] = parent.run_id()
         experiment = self._experiment(event.experiment)
         if existing := self._runs(experiment, event.key):
             return existing[0]
@@ -406,3 +423,19 @@ class Delivery:
         )  # MLflow cannot clear an end time: it stays until the run ends again
         tags = {"resumed": event.epochs, "exact": event.exact, "fingerprint": event.fingerprint}
         self._set_tags(run_id, {key: str(value) for key, value in tags.items() if value is not None})
+
+
+def _without_controls(event: Event) -> Event:
+    """Return an event whose texts MLflow can show: with control characters escaped, except in names of files."""
+    if isinstance(event, (ArtifactEvent, ModelEvent)):
+        return event
+    texts = event.model_dump(include=event.model_fields_set - {"kind", "time"})
+    return event.model_copy(update=_escaped(texts))
+
+
+def _escaped(values: Any) -> Any:
+    if isinstance(values, str):
+        return escape_controls(values)
+    if isinstance(values, dict):
+        return {_escaped(key): _escaped(value) for key, value in values.items()}
+    return values

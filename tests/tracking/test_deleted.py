@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sqlite3
 import ssl
@@ -15,7 +16,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from support.cli import SMALL, Cli
 from support.collector import Collector
+from support.journals import write_sweep_run
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrackingConfig
@@ -64,6 +67,28 @@ def test_what_was_deleted_is_reported_with_the_command(store: sqlite3.Connection
     assert (problem.code, problem.path) == ("unusable", "tracking.experiment")
     assert command in problem.message
     permit_store(Request("ui"), TRACKING, OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "seed=0,1", "sweep.name=mine"],
+        ["tune", "optimizer.learning_rate=choice(0.1,0.2)", "tune.name=mine"],
+    ],
+)
+def test_a_deleted_parent_is_reported(cli: Cli, store: sqlite3.Connection, words: list[str]):
+    """Before a sweep or search trains what is missing."""
+    store.execute("update runs set lifecycle_stage = 'deleted'")
+    store.commit()
+    parent = OUTPUTS / "sweeps/mine"
+    (parent / ".claims").mkdir(parents=True)
+    (parent / "sweep.json").write_text(json.dumps({"name": "mine"}))
+    write_sweep_run(parent, None).close()
+    (parent / "delivery.json").write_text(json.dumps({"outputs": {"run_id": "abc", "lines": 1}}))
+    before = set(OUTPUTS.rglob("*"))
+    found = cli(*words, *SMALL, "data=digits", "tracking=local", "tracking.experiment=mine", status=2)
+    assert "mlflow runs restore --run-id abc" in found.err
+    assert set(OUTPUTS.rglob("*")) == before
 
 
 def test_a_server_that_deleted_the_run_is_reported_with_the_command():
