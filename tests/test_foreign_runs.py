@@ -19,8 +19,8 @@ from support.journals import expected, held, write_run
 
 from mnist_exp.runs.events import ArtifactEvent, EndEvent, NoteEvent, ParamsEvent, RunEvent, TagsEvent
 from mnist_exp.runs.journal import Journal
-from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import read_known_stores, state_file
+from mnist_exp.tracking.mlflow_upload import Delivery
 
 RUN = Path("outputs/runs/shared")
 

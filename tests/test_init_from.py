@@ -81,7 +81,7 @@ def training_images(run: Path | None, part: str) -> set[bytes]:
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
-    from mnist_exp.data.load import find, prepare
+    from mnist_exp.data.formats import find, prepare
     from mnist_exp.runs.lookup import read_config
 
     assert run is not None

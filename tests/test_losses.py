@@ -19,7 +19,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset, Part
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.formats import find, prepare
 from mnist_exp.inference import scoring
 from mnist_exp.keras_spec.signatures import classes, snake_case
 from mnist_exp.model.build import build

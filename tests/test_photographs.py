@@ -26,7 +26,7 @@ def first_of_each_class() -> tuple[np.ndarray, np.ndarray]:
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
-    from mnist_exp.data.load import find
+    from mnist_exp.data.formats import find
 
     test = find(compose_checked(Request("train", ("data=mnist",)), TrainConfig)[0].data, print).test
     assert test is not None

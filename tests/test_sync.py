@@ -16,7 +16,7 @@ from support.journals import expected, free_port, held, write_run, write_sweep_r
 from mnist_exp.runs.events import EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import lock
-from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.mlflow_upload import Delivery
 
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
 

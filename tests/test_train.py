@@ -181,7 +181,7 @@ def test_test_metrics_are_those_of_the_saved_model(cli: Cli):
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
-    from mnist_exp.data.load import find, prepare
+    from mnist_exp.data.formats import find, prepare
     from mnist_exp.inference import scoring
 
     done = cli("training.epochs=5", small=True)

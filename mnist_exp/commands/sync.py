@@ -16,12 +16,12 @@ from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.runs.directory import RUNS, SWEEPS
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.text import display_path, printable
-from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.failure import describe_failure
 from mnist_exp.tracking.known_stores import remember
 from mnist_exp.tracking.locations import repair_locations
+from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.store import DATABASE
-from mnist_exp.tracking.uploader import is_reachable, list_journals
+from mnist_exp.tracking.upload_loop import is_reachable, list_journals
 
 
 def sync(request: Request, started: float) -> None:

@@ -15,8 +15,8 @@ from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
 from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, Tell, no_progress
 from mnist_exp.data.faults import Faults
+from mnist_exp.data.formats import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
 from mnist_exp.data.labels import RawLabels, as_labels, count_classes
-from mnist_exp.data.load import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
 from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import as_images, stored_shape
 from mnist_exp.data.sources import given_paths

@@ -13,7 +13,7 @@ from mnist_exp.config.compose import compose
 from mnist_exp.config.overrides import Request, quoted
 from mnist_exp.data import convert, sources
 from mnist_exp.data.dataset import Source, digest
-from mnist_exp.data.load import find, limit_source, missing_classes
+from mnist_exp.data.formats import find, limit_source, missing_classes
 from mnist_exp.data.quality import remarks
 from mnist_exp.data.user_cache import cache_folder
 from mnist_exp.errors import RequestError, WorkError

@@ -180,7 +180,7 @@ def resolve_data(
     class names of the model to score, if the data may lack a training part.
     Raises `RequestError` if the data is damaged, or not found and without a fallback.
     """
-    from mnist_exp.data.load import find
+    from mnist_exp.data.formats import find
     from mnist_exp.data.sources import NotFound
     from mnist_exp.report.progress import images_bar
 

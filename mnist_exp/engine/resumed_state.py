@@ -8,7 +8,7 @@ import numpy as np
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Source
-from mnist_exp.data.load import prepare
+from mnist_exp.data.formats import prepare
 from mnist_exp.engine.job import checkpoint_key
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.fingerprint import as_values, fingerprint

@@ -18,7 +18,7 @@ from mnist_exp.analysis.summary import as_markdown
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Source
-from mnist_exp.data.load import missing_classes, prepare, smallest_limit, split
+from mnist_exp.data.formats import missing_classes, prepare, smallest_limit, split
 from mnist_exp.data.quality import remarks
 from mnist_exp.engine.callbacks import Checkpointing, Observation, PluginCallbacks, Recording, StopOnSignal
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of

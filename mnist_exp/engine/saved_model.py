@@ -212,7 +212,7 @@ def load_data(config: TrainConfig, request: Request, trained: Sequence[str] | No
 
     `trained` holds the model's class names if the data may lack a training part (`names_for_other_data`).
     """
-    from mnist_exp.data.load import prepare
+    from mnist_exp.data.formats import prepare
 
     data = config.data.model_copy(update={"balance": None})
     return prepare(resolve_data(request, config, trained)[2], data)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mnist_exp.config.schema import DataConfig
 from mnist_exp.data.dataset import Source, digest
-from mnist_exp.data.load import limit_source, split
+from mnist_exp.data.formats import limit_source, split
 from mnist_exp.runs.result import SplitRecord, read_result
 
 

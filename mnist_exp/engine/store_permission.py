@@ -10,9 +10,9 @@ from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.text import mask_credentials
-from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import NotPermitted, remember, resolve_permitted
 from mnist_exp.tracking.locations import ForeignLocation
+from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.store import check_own_store, find_deleted, own_store_uri, tracking_uri
 
 _ADVICE = "'tracking.uri=…' on the command line, or MLFLOW_TRACKING_URI, selects the store; "

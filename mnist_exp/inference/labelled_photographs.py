@@ -13,7 +13,7 @@ import numpy as np
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data.dataset import Dataset, Part, Progress, Shape, Tell, digest
 from mnist_exp.data.faults import Faults
-from mnist_exp.data.load import list_classes
+from mnist_exp.data.formats import list_classes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.image_files import read_photograph
 from mnist_exp.inference.mnist_form import Reading

@@ -24,7 +24,7 @@ _WITHOUT_EFFECT_ON_DATA = (
 LIBRARIES = ("keras", "tensorflow", "numpy")
 """The libraries that can change the weights."""
 CODE_ROOTS = (
-    "mnist_exp.data.load", "mnist_exp.model.backend", "mnist_exp.model.build", "mnist_exp.model.warm_start",
+    "mnist_exp.data.formats", "mnist_exp.model.backend", "mnist_exp.model.build", "mnist_exp.model.warm_start",
     "mnist_exp.training.device", "mnist_exp.training.loop",
 )  # fmt: skip
 """The modules that read the data, build the model and train it. Everything they import can change the weights."""

@@ -1,7 +1,7 @@
 """The journal: the events for the tracker, in order, as lines of JSON in the run directory.
 
-Training only appends to it (0.1 ms per line); `mnist_exp.tracking.uploader` reads it in another process. A resumed
-run continues its journal, even after an `end`. `mnist_exp.runs.events` describes the events.
+Training only appends to it (0.1 ms per line); `mnist_exp.tracking.upload_loop` reads it in another process. A
+resumed run continues its journal, even after an `end`. `mnist_exp.runs.events` describes the events.
 """
 
 from __future__ import annotations

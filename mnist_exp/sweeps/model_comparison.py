@@ -12,7 +12,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.formats import find, prepare
 from mnist_exp.data.sources import NotFound
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import find_run_model

@@ -12,7 +12,7 @@ from typing import Any
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.data.load import prepare
+from mnist_exp.data.formats import prepare
 from mnist_exp.engine.job import Job, run_training
 from mnist_exp.engine.preparation import complete_data, set_up
 from mnist_exp.engine.results import score_test

@@ -246,7 +246,7 @@ def compute_fingerprint(config: TrainConfig, computer: Device) -> str:
 @lru_cache(maxsize=1)
 def load_source(data: DataConfig) -> Source:
     """Read a data set; it is cached for the next jobs of this process."""
-    from mnist_exp.data.load import find
+    from mnist_exp.data.formats import find
     from mnist_exp.report.progress import images_bar
 
     return find(data, say, images_bar)
@@ -255,7 +255,7 @@ def load_source(data: DataConfig) -> Source:
 @lru_cache(maxsize=16)
 def data_sha256(data: DataConfig) -> str:
     """Return the SHA-256 of prepared data, computed once for all jobs that use it."""
-    from mnist_exp.data.load import prepare
+    from mnist_exp.data.formats import prepare
 
     return prepare(load_source(data.as_found), data).sha256
 

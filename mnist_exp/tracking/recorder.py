@@ -43,7 +43,7 @@ from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
 from mnist_exp.text import masked_values
 from mnist_exp.tracking.run_event import new_run_event
-from mnist_exp.tracking.uploader_process import Upload
+from mnist_exp.tracking.upload_process import Upload
 
 Clock = Callable[[], dict[str, float]]
 

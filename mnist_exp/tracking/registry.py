@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import first_line
-from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.store import connect, database_path
 
 _VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's UI finds a model's versions in this tag of the logged model

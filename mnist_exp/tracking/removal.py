@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.store import connect
 
 

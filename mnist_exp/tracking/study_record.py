@@ -13,7 +13,7 @@ from mnist_exp.runs.journal import has_ended
 from mnist_exp.runs.locks import LOCK, exclusive, lock
 from mnist_exp.tracking.parent_record import ParentRecord, begin_parent, read_run
 from mnist_exp.tracking.recorder import run_status
-from mnist_exp.tracking.uploader_process import Upload
+from mnist_exp.tracking.upload_process import Upload
 
 
 class StudyRecord:

@@ -12,7 +12,7 @@ from mnist_exp.runs.events import END_STATUS, EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.tracking.parent_record import ParentRecord, begin_parent
 from mnist_exp.tracking.recorder import run_status
-from mnist_exp.tracking.uploader_process import Upload
+from mnist_exp.tracking.upload_process import Upload
 
 LEADERBOARD = "leaderboard.csv"
 

@@ -27,7 +27,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data import idx
 from mnist_exp.data.dataset import Source
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.formats import find, prepare
 from mnist_exp.data.sources import cache_folder
 
 HERE = Path(__file__).resolve().parent

@@ -11,7 +11,7 @@ from support.datasets import own_data
 
 from mnist_exp.config.data_schema import FileSpec
 from mnist_exp.data.dataset import Part
-from mnist_exp.data.load import find
+from mnist_exp.data.formats import find
 
 Refused = Callable[..., str]
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.datasets import own_data
 
-from mnist_exp.data import declaration, folder, load
+from mnist_exp.data import declaration, folder, formats
 from mnist_exp.data.dataset import Source
 from mnist_exp.data.pictures import Unusable
 from mnist_exp.data.user_cache import cache_folder
@@ -37,7 +37,7 @@ def save(index: int, grey: int) -> Path:
 
 def read(**changes: object) -> Source:
     data = own_data("folder", **{"files": {"train": "train", "test": None}, **changes})
-    return load.find(data, told.append)
+    return formats.find(data, told.append)
 
 
 told: list[str] = []
@@ -149,5 +149,5 @@ def test_images_are_decoded_in_order(threads: int, monkeypatch: pytest.MonkeyPat
         yield counted.append
 
     data = own_data("folder", files={"train": "train", "test": None})
-    assert load.find(data, print, progress).train.images[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
+    assert formats.find(data, print, progress).train.images[:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50]
     assert sum(counted) == 6

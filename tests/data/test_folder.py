@@ -17,8 +17,8 @@ from support.cli import Cli
 from mnist_exp.config.data_schema import DataConfig, FileSpec
 from mnist_exp.data.dataset import Part, Source
 from mnist_exp.data.folder import sort_class_names
+from mnist_exp.data.formats import find
 from mnist_exp.data.layout import find_image_folders
-from mnist_exp.data.load import find
 from mnist_exp.data.pictures import resized
 from mnist_exp.errors import RequestError
 

@@ -14,7 +14,7 @@ import pytest
 from support.datasets import own_data
 
 from mnist_exp.data.dataset import Source
-from mnist_exp.data.load import find
+from mnist_exp.data.formats import find
 
 Refused = Callable[..., str]
 

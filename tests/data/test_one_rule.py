@@ -18,7 +18,7 @@ from mnist_exp.data import digits, memory
 from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Part, Source
 from mnist_exp.data.declaration import examine
-from mnist_exp.data.load import find
+from mnist_exp.data.formats import find
 from mnist_exp.data.quality import remarks
 from mnist_exp.engine.preparation import complete_data
 from mnist_exp.errors import RequestError

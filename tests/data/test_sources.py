@@ -21,7 +21,7 @@ from support.cli import Cli
 
 from mnist_exp.config.schema import DataConfig, FileSpec
 from mnist_exp.data import sources
-from mnist_exp.data.load import find
+from mnist_exp.data.formats import find
 from mnist_exp.data.sources import NotFound, fetch
 from mnist_exp.data.user_cache import cache_folder
 from mnist_exp.errors import RequestError

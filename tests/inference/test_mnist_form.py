@@ -26,7 +26,7 @@ def digits(count: int) -> tuple[Pixels, Pixels]:
     from mnist_exp.config.overrides import Request
     from mnist_exp.config.schema import TrainConfig
     from mnist_exp.config.validation import compose_checked
-    from mnist_exp.data.load import find
+    from mnist_exp.data.formats import find
 
     words = ("data=mnist",) if MNIST else ("data=digits",)
     config, _ = compose_checked(Request("train", words), TrainConfig)

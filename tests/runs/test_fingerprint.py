@@ -103,7 +103,7 @@ words = ("data=digits", "model=resnet_mini", "data.limit=60", "training.epochs=1
          "aug.layers=[RandomFlip]", "training.ema=0.9", "debug=nan_check")
 config, _ = compose_checked(Request("train", words), TrainConfig)
 backend.load()
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.formats import find, prepare
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import device

@@ -19,8 +19,8 @@ from support.cli import PATIENCE, Cli
 
 from mnist_exp.runs.events import EndEvent, MetricsEvent, RunEvent
 from mnist_exp.runs.journal import Journal, flatten, read
-from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import remember
+from mnist_exp.tracking.mlflow_upload import Delivery
 
 # Nested, so that MLflow is imported by the tests that need it only.
 PATIENTLY = f"tracking.wait_seconds={60 * PATIENCE}"
@@ -111,7 +111,7 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """Repeating the delivery from any line gives the same run with one model."""
-    from mnist_exp.tracking.delivery import Delivered, Delivery
+    from mnist_exp.tracking.mlflow_upload import Delivered, Delivery
 
     done = cli(*QUICK, *home_data)
     assert done.run is not None
@@ -163,7 +163,7 @@ def test_a_killed_run_is_marked_in_mlflow(tmp_path: Path):
     journal.write(MetricsEvent(step=1, values={"val/loss": 0.5}))
     remember(uri)
     sender = subprocess.run(
-        [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
+        [sys.executable, "-m", "mnist_exp.tracking.upload_loop", str(folder)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60 * PATIENCE, check=False,
     )  # fmt: skip
     assert sender.returncode == 0, sender.stderr
@@ -187,7 +187,7 @@ def test_processes_that_start_on_a_fresh_store_all_arrive(tmp_path: Path):
         journal.write(EndEvent(status="FINISHED"))
         senders.append(
             subprocess.Popen(
-                [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
+                [sys.executable, "-m", "mnist_exp.tracking.upload_loop", str(folder)],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -12,8 +12,8 @@ from support.journals import MODEL, expected, held, write_epoch, write_run
 
 from mnist_exp.runs.events import EndEvent, MetricsEvent, ResumedEvent
 from mnist_exp.runs.journal import Journal
-from mnist_exp.tracking import delivery
-from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking import mlflow_upload
+from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.store import connect
 
 
@@ -49,14 +49,14 @@ def die_after(
     """Deliver until a number of calls to MLflow, then again to the end. Returns whether it died."""
     client = connect(uri)
     with monkeypatch.context() as patched:
-        patched.setattr(delivery, "connect", lambda uri: Mortal(client, calls))
+        patched.setattr(mlflow_upload, "connect", lambda uri: Mortal(client, calls))
         try:
             Delivery(folder).pending()
             return False
         except Died:
             if lose_note:
                 (folder / "delivery.json").unlink(missing_ok=True)
-            patched.setattr(delivery, "connect", lambda uri: client)
+            patched.setattr(mlflow_upload, "connect", lambda uri: client)
             Delivery(folder).pending()
             return True
 

@@ -22,7 +22,7 @@ from support.servers import Server
 
 from mnist_exp.runs.events import EndEvent, MetricsEvent
 from mnist_exp.runs.journal import Journal, read
-from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking.mlflow_upload import Delivery
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +167,7 @@ def test_a_server_that_is_restarted_midway(server: Server, tmp_path: Path):
     """`sync` has nothing left to deliver."""
     folder = write_run(tmp_path / "run", server.uri, epochs=1, end=False)
     process = subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.tracking.uploader", str(folder)],
+        [sys.executable, "-m", "mnist_exp.tracking.upload_loop", str(folder)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -23,11 +23,11 @@ from support.journals import expected, held, write_run, write_sweep_run
 from mnist_exp.runs.events import EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.runs.locks import LOCK, lock
-from mnist_exp.tracking import uploader as module
-from mnist_exp.tracking.delivery import Delivery
+from mnist_exp.tracking import upload_loop as module
 from mnist_exp.tracking.failure import describe_failure
-from mnist_exp.tracking.uploader import deliver_until_closed
-from mnist_exp.tracking.uploader_process import Sender
+from mnist_exp.tracking.mlflow_upload import Delivery
+from mnist_exp.tracking.upload_loop import deliver_until_closed
+from mnist_exp.tracking.upload_process import Sender
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def uri(tmp_path: Path) -> str:
 def start(*roots: Path) -> subprocess.Popen[str]:
     """Start the uploader as a training run does."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mnist_exp.tracking.uploader", *map(str, roots)],
+        [sys.executable, "-m", "mnist_exp.tracking.upload_loop", *map(str, roots)],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

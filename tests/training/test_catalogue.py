@@ -17,7 +17,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ModelConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.formats import find, prepare
 from mnist_exp.engine.keras_check import check
 from mnist_exp.keras_spec.layer_specs import ALLOWED, MERGES
 from mnist_exp.keras_spec.signatures import classes

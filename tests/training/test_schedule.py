@@ -9,7 +9,7 @@ import pytest
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import ScheduleConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.data.load import find, prepare
+from mnist_exp.data.formats import find, prepare
 from mnist_exp.errors import RequestError
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics

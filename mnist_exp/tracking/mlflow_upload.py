@@ -96,8 +96,17 @@ class Delivery:
     Several processes may deliver at once: each line is delivered under a lock.
     """
 
-    def __init__(self, folder: Path, uri: str | None = None) -> None:
-        """Read the journal without contacting a store. Raises `OSError` or `ValueError` if it cannot be read."""
+    def __init__(self, folder: Path, uri: str | None = None, client: Any = None) -> None:
+        """Read the journal without contacting a store.
+
+        Args:
+            folder: The directory of a run, sweep or study.
+            uri: The store; None: the one that the journal names.
+            client: A client that is connected to the store; None: one is created when it is needed.
+
+        Raises:
+            OSError, ValueError: The journal cannot be read.
+        """
         self._folder = folder
         self._events: list[Event] = []
         self._read_bytes = 0
@@ -126,7 +135,7 @@ class Delivery:
                 self.uri, self.refusal = None, str(error)
         self._is_own = not self.tracked or uri is None or store == (own or default)
         self._noted_as = "outputs" if store in (default, None) else identify_store(str(store))
-        self._client: Any = None
+        self._client = client
 
     def missing(self) -> list[Event]:
         """Return the journal's events that are not yet delivered."""
@@ -266,9 +275,7 @@ class Delivery:
         tags = {**event.tags, _KEY_TAG: event.key}
         sweep = self._folder.parent  # the sweep's directory, unless the run's was moved elsewhere
         if event.parent is not None and (sweep / journal.FILE).is_file():
-            parent = Delivery(sweep, self.uri)
-            parent._client = self._client
-            tags["mlflow.parentRunId"] = parent.run_id()
+            tags["mlflow.parentRunId"] = Delivery(sweep, self.uri, self._client).run_id()
         experiment = self._experiment(event.experiment)
         if existing := self._runs(experiment, event.key):
             return existing[0]

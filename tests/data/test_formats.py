@@ -14,7 +14,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Part, Source, default_class_names
-from mnist_exp.data.load import find, prepare, smallest_limit, split
+from mnist_exp.data.formats import find, prepare, smallest_limit, split
 from mnist_exp.data.splits import split_stratified
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.fingerprint import with_effect

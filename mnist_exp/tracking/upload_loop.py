@@ -1,6 +1,6 @@
 """The process that delivers growing journals to MLflow.
 
-    python -m mnist_exp.tracking.uploader <directory> …
+    python -m mnist_exp.tracking.upload_loop <directory> …
 
 Each directory is that of a run, or of a sweep with its jobs. The process delivers until its standard input is
 closed, which means that the writer has finished or died; a dead writer's open runs are marked as killed. The
@@ -20,8 +20,8 @@ from pathlib import Path
 from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import mark_abandoned
 from mnist_exp.text import mask_credentials
-from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.failure import describe_failure
+from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.store import connect
 
 _POLL = 0.2  # seconds between checks of the journals

@@ -15,8 +15,8 @@ from mnist_exp.errors import Killed
 from mnist_exp.runs import signals
 from mnist_exp.runs.journal import FILE
 from mnist_exp.runs.log import say, warn
-from mnist_exp.tracking.delivery import Delivery
 from mnist_exp.tracking.known_stores import GIVEN
+from mnist_exp.tracking.mlflow_upload import Delivery
 
 
 class Sender:
@@ -30,7 +30,7 @@ class Sender:
         # A session of its own: Ctrl-C reaches only the training process, which then ends the uploader.
         # `-P`: don't import modules such as `mlflow.py` from the user's folder.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mnist_exp.tracking.uploader", str(folder)],
+            [sys.executable, "-P", "-m", "mnist_exp.tracking.upload_loop", str(folder)],
             env=os.environ if uri is None else {**os.environ, GIVEN: uri},
             stdin=subprocess.PIPE,
             stdout=self._log,

@@ -1,4 +1,4 @@
-"""Load the images and labels of a run as its data config describes."""
+"""Read a data set in any format, as its config describes, and prepare it for a run. Add new formats here."""
 
 from __future__ import annotations
 
