@@ -428,6 +428,7 @@ def test_importing_the_package_stays_light():
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # minutes
 @pytest.mark.mnist
 def test_changed_digits_are_classified_like_the_originals(cli: Cli):
     """The accuracy on 2,000 inverted, enlarged, off-centre JPEG files is within one percentage point."""

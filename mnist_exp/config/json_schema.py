@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.keras_spec.layer_specs import ALLOWED, AUGMENTATIONS, COMPOSITES
+from mnist_exp.keras_spec.layer_faults import ALLOWED, AUGMENTATIONS, COMPOSITES
 
 _DIALECT = "http://json-schema.org/draft-07/schema#"  # the draft that editors' YAML language servers support
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}

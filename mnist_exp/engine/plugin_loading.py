@@ -21,7 +21,7 @@ import keras
 from mnist_exp import registrations
 from mnist_exp.config.schema import SCHEDULES
 from mnist_exp.errors import Code, Problem, RequestError, first_line
-from mnist_exp.keras_spec.layer_specs import COMPOSITES
+from mnist_exp.keras_spec.layer_faults import COMPOSITES
 from mnist_exp.keras_spec.signatures import exported, snake_case, spell_out
 from mnist_exp.registrations import PACKAGE, Kind, Plugin, Registration, noted
 from mnist_exp.suggest import did_you_mean

@@ -11,14 +11,7 @@ from typing import Any
 
 import keras
 
-from mnist_exp.keras_spec.layer_specs import (
-    InvalidSpec,
-    LayerSpec,
-    ParallelSpec,
-    RepeatSpec,
-    ResidualSpec,
-    Spec,
-)
+from mnist_exp.keras_spec.layer_specs import InvalidSpec, LayerSpec, ParallelSpec, RepeatSpec, ResidualSpec, Spec
 from mnist_exp.keras_spec.signatures import snake_case
 from mnist_exp.model.keras_errors import (
     ArgumentError,

@@ -21,7 +21,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import RequestError
-from mnist_exp.keras_spec.layer_specs import ALLOWED, AUGMENTATIONS
+from mnist_exp.keras_spec.layer_faults import ALLOWED, AUGMENTATIONS
 from mnist_exp.keras_spec.signatures import class_arguments, classes
 
 LINE = "command line"

@@ -16,7 +16,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.engine.keras_check import check
 from mnist_exp.errors import RequestError
-from mnist_exp.keras_spec.layer_specs import COMPOSITES
+from mnist_exp.keras_spec.layer_faults import COMPOSITES
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import Statistics
 from mnist_exp.training.loop import fit

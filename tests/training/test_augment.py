@@ -13,7 +13,7 @@ from scipy.stats import ks_2samp
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import AugConfig, TrainConfig
 from mnist_exp.config.validation import compose_checked
-from mnist_exp.keras_spec.layer_specs import AUGMENTATIONS
+from mnist_exp.keras_spec.layer_faults import AUGMENTATIONS
 from mnist_exp.training.augment import displacements, draw, draw_samples, make_augment, matrices, resample, warp
 
 ImageDataGenerator = tf.keras.preprocessing.image.ImageDataGenerator

@@ -19,7 +19,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.formats import find, prepare
 from mnist_exp.engine.keras_check import check
-from mnist_exp.keras_spec.layer_specs import ALLOWED, MERGES
+from mnist_exp.keras_spec.layer_faults import ALLOWED, MERGES
 from mnist_exp.keras_spec.signatures import classes
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
