@@ -98,7 +98,7 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found -1"),
         ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number, found 'a'"),
         (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
-        ("##garbage\n" + GOOD, "train.csv, line 1: 1 value, expected 7: a label and the pixels of data.shape=[2,3,1]"),
+        ("garbage\n" + GOOD, "train.csv, line 1: 1 value, expected 7: a label and the pixels of data.shape=[2,3,1]"),
         (GOOD.replace(",", ";"), "train.csv, line 1: its values are separated by semicolons, expected commas"),
         (HEADER.replace(",", "\t"), "train.csv, line 1: its values are separated by tabs, expected commas"),
         ("1x1,1x2,1x3,2x1,2x2,2x3,what\n" + GOOD, "line 1: the header goes from '1x1' to 'what'; set data.label_column="),

@@ -198,7 +198,7 @@ def test_oversampling_repeats_training_images_of_rarer_classes():
 
 def test_balancing_is_part_of_a_runs_identity():
     """But configs of versions without the key keep theirs."""
-    values = {name: {} for name in ("data", "training", "preprocess", "aug", "model", "debug")}
+    values = {name: {} for name in ("data", "training", "preprocess", "aug", "model", "schedule", "debug")}
     plain = with_effect(values)
     assert with_effect({**values, "data": {"balance": None}}) == plain
     assert with_effect({**values, "training": {"freeze": [], "class_weight": None}}) == plain
