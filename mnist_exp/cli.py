@@ -46,7 +46,7 @@ VERBS = {
     "evaluate": "score a saved model: accuracy, per-class figures, calibration: evaluate run=latest",
     "predict": "classify image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
     "sync": "deliver pending events to MLflow",
-    "schema": "print a JSON Schema: of the config, of a group's options, or of a verb's format=json",
+    "schema": "print a JSON Schema of the config, a group's options, or a command's JSON document",
 }
 DEFAULT_VERB = "train"
 # Verbs that use the root config of `train`. Their run=… becomes from=…, which loads the config of a run.

@@ -48,7 +48,7 @@ def test_ui_does_not_ask_a_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("http_proxy", proxy.uri)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
-        assert _runs_table(server.uri, "mnist-exp").startswith(server.uri)
+        assert _runs_table(server.uri, "mnist-exp", Path("outputs")).startswith(server.uri)
         assert server.requests
         assert not proxy.requests
 
@@ -58,4 +58,4 @@ def test_ui_names_a_server_that_is_not_mlflows(monkeypatch: pytest.MonkeyPatch):
     for answer in ({}, {"experiment": []}, {"experiment": {}}):
         monkeypatch.setattr("mnist_exp.commands.ui.ask", lambda *_, answer=answer, **__: answer)
         with pytest.raises(WorkError, match="http://127.0.0.1:1: "):
-            _runs_table("http://user:word@127.0.0.1:1", "mnist-exp")
+            _runs_table("http://user:word@127.0.0.1:1", "mnist-exp", Path("outputs"))

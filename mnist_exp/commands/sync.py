@@ -41,7 +41,7 @@ def sync(request: Request, started: float) -> None:
         mark_abandoned(folder)
     done = failed = 0
     unreachable: dict[str, str] = {}  # unreachable stores, and the reason
-    announced: set[str] = set()  # stores already announced: contacting an unreachable one takes a long time
+    announced: set[str] = set()  # stores already shown; each is shown before it is contacted, which may take long
     for folder in folders:
         entries, failure = deliver_missing(folder, config, unreachable, announced)
         if failure:

@@ -112,7 +112,7 @@ def find_mlflow_run(wanted: str, outputs: Path) -> str:
     run = find_run(wanted, outputs, latest=lambda _: True)
     if (run_id := run.result.mlflow_run_id) is None:
         advice = f"'mnist-exp sync {shlex.quote(f'run={display_path(run.path)}')}' delivers it"
-        raise RequestError(f"run={wanted}: was not delivered to MLflow yet; {advice}")
+        raise RequestError(f"run={wanted}: has not been delivered to MLflow yet; {advice}")
     return run_id
 
 

@@ -30,7 +30,7 @@ def a_store(value: str | None) -> str | None:
         )
     if dialect == "sqlite":
         if driver or not rest[1:] or rest[0] != "/" or rest == "/:memory:" or "?" in rest:
-            raise ValueError(f"must be sqlite:///<path> of a file, without options, found {value}")
+            raise ValueError(f"must be sqlite:///<path to a file>, without options, found {value}")
         return "sqlite:///" + os.path.abspath(rest[1:])  # as runs may be resumed from other directories
     module = _MODULES.get(driver, driver) or _DRIVERS.get(dialect)
     if module is not None and not (module.isidentifier() and find_spec(module)):

@@ -253,7 +253,7 @@ def _scan(table: _Table, scale: Scale) -> tuple[Array, Array]:
 
 
 def _number(text: str) -> float:
-    """Return the number that a text denotes, or NaN if it is not a number in plain ASCII."""
+    """Return the number that a string represents, or NaN if it is not a number in plain ASCII."""
     try:
         return float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:

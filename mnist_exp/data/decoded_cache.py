@@ -32,7 +32,7 @@ _READERS = 4  # threads that hash files
 
 @dataclass(frozen=True)
 class Decoded:
-    """The images of a list of files, without those of unusable files."""
+    """The images of a list of files, except the unusable ones."""
 
     images: Images
     unusable: dict[int, tuple[str, str]] = field(default_factory=dict)

@@ -107,7 +107,7 @@ def classify(
                 _add_to_sheets(sheets, batch, found)
             predictions += found
     if doubtful := sum(bool(prediction.warning) for prediction in predictions):
-        tell(f"warning: {doubtful} of {len(predictions)} images may not show one digit")
+        tell(f"warning: {doubtful} of {len(predictions)} images may not show exactly one digit")
     return predictions, problems
 
 

@@ -59,7 +59,7 @@ class ImagesToScore:
     names: Sequence[str] = ()
     """The path of each photograph; empty for images that are known by their index."""
     warnings: Sequence[str] = ()
-    """Why each photograph may not show one digit; empty if it looks like one."""
+    """Why each photograph may not show exactly one digit; empty if it looks like one."""
 
 
 def evaluate_model(
@@ -126,7 +126,7 @@ def load_images(
         found = read_labelled_photographs(run_config.data, config.part, shape, names, say, images_bar)
         say("note    image files are converted to MNIST's form")
         if doubtful := sum(map(bool, found.warnings)):
-            warn(f"{doubtful} of {len(found.paths)} images may not show one digit; predictions.csv says why")
+            warn(f"{doubtful} of {len(found.paths)} images may not show exactly one digit; see predictions.csv")
         return ImagesToScore(found.data, found.paths, found.warnings)
     data = load_data(run_config, request, trained if config.part in (None, "test") else None)
     if saved.result and not data.train and data.sha256 == saved.result.data.sha256:

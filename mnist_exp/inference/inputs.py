@@ -247,7 +247,7 @@ def _kind(path: Path, name: str) -> str:
 
 
 def _read_array(kind: str, path: Path, name: str, shape: Shape, scale: Scale, tell: Tell) -> Images:
-    """Read the images of an IDX, NPZ or CSV file. Raises `RequestError`, also if their shape is not `shape`."""
+    """Read the images of an IDX, NPZ or CSV file. Raises `RequestError` if that is impossible."""
     try:
         if kind == "idx":
             array = idx.parse(idx.unpack(path.read_bytes(), FileSpec(name=path.name), name), name, idx.IMAGES)

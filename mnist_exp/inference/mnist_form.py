@@ -54,7 +54,7 @@ def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = F
     for digit in chosen:
         image = render(digit, height, width)
         count = 1 if many else len(digits)
-        warning = f"{count} digits found; predict.many=true reads all" if count > 1 else _doubt(digit, image)
+        warning = f"{count} digits found; predict.many=true reads them all" if count > 1 else _doubt(digit, image)
         readings.append(Reading(image, digit.box, warning))
     return readings
 

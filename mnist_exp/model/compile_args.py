@@ -34,7 +34,7 @@ def make_optimizer(config: OptimizerConfig, ema: float | None = None) -> keras.O
 
 
 def try_optimizer(optimizer: keras.Optimizer) -> None:
-    """Try one step of a new optimizer. Raises `ArgumentError` for arguments that fail only in a step."""
+    """Try one step of a new optimizer. Raises `ArgumentError` for arguments that fail only when a step is run."""
     variable = keras.Variable(np.ones((2, 2), np.float32))
     try:
         optimizer.apply([keras.ops.ones((2, 2))], [variable])

@@ -157,7 +157,7 @@ class ResumedEvent(JournalEvent):
     """Seconds since 1970."""
     epochs: int | None = None
     steps: int | None = None
-    """The finished epochs, and the finished steps of the next epoch (`steps`)."""
+    """The number of finished epochs and, in `steps`, of finished steps in the next one."""
     overrides: list[str] | None = None
     exact: bool | None = None
     """Whether the weights are bit-identical to those of an uninterrupted run."""

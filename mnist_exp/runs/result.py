@@ -94,7 +94,7 @@ class ResumptionRecord(Record):
     """Seconds since 1970."""
     epochs: int = 0
     steps: int = 0
-    """The finished epochs, and the finished steps of the next epoch (`steps`)."""
+    """The number of finished epochs and, in `steps`, of finished steps in the next one."""
     overrides: list[str] = []
     exact: bool = True
     """Whether the weights are bit-identical to those of an uninterrupted run."""

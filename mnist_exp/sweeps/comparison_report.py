@@ -89,7 +89,7 @@ def report_comparison(
 
 
 def _warn_of_fallbacks(runs: Sequence[TrainedRun]) -> list[str]:
-    """Warn if runs used other data than their config names; return the names of the missing data sets."""
+    """Warn if any runs used fallback data; return the names of the data sets that were missing."""
     names = sorted({name for run in runs if (name := run.summary.result.data.stands_in_for)})
     if names:
         warn(f"these figures are for the fallback of {', '.join(names)}")
@@ -247,7 +247,7 @@ def _remarks_on_results(results: Sequence[RunResult]) -> list[str]:
     remarks = []
     if unknown := sum(result.training_seconds is None for result in results):
         remarks.append(
-            f"seconds exclude {unknown} run{'s' * (unknown > 1)} whose earlier processes did not record theirs"
+            f"seconds leave out {unknown} resumed run{'s' * (unknown > 1)}: the time before was not recorded"
         )
     if len({(result.device.device, result.device.threads) for result in results}) > 1:
         remarks.append("seconds were measured on different devices or numbers of threads")

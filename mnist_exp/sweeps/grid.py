@@ -81,8 +81,8 @@ def _values(override: Override, text: str) -> list[str]:
 def compose_with_hydra(loader: ConfigLoader, request: Request) -> DictConfig | None:
     """Return the config including Hydra's own settings; None if those cannot be composed.
 
-    Errors are reported later, when the jobs are composed. If only settings other than Hydra's cannot be composed,
-    such as those that apply to a saved config, they keep their defaults.
+    Errors are reported later, when the jobs are composed. If the config can be composed only without the overrides
+    of other settings (some may apply only to a saved config), these overrides are ignored.
     """
     of_hydra = [text for text in request.overrides if key_of(text).startswith("hydra")]
     for overrides in (request.overrides, of_hydra):

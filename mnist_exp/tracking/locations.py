@@ -99,7 +99,7 @@ def repair_locations(database: Path) -> int:
 
 
 def link_artifact(file: Path, location: str, name: str, database: Path) -> bool:
-    """Store a run's file as an artifact without a copy, as a hard link, and return whether that was possible.
+    """Store a run's file as an artifact without copying it, as a hard link, and return whether that was possible.
 
     A later version of the file doesn't change the artifact: a run's files are replaced, never written in place.
 

@@ -1,7 +1,7 @@
 """Start and end the process that delivers growing journals.
 
-Uploads run in a process of their own so that they cannot slow down or block training: neither a dead server nor
-the second that importing MLflow takes affects training.
+Uploads run in a process of their own, so that neither an unresponsive server nor the time needed to import MLflow
+(about a second) can slow down or block training.
 """
 
 from __future__ import annotations
