@@ -286,7 +286,7 @@ def test_unusable_models_are_refused(cli: Cli, run: Path):
     done = cli("export", "run=nan.keras", "format=onnx", "data=digits", status=1)
     assert "NaN" in done.err
     (run / "model.keras").unlink()
-    assert "has no model.keras" in cli("export", "run=a", "format=onnx", status=2).err
+    assert "kept no model.keras" in cli("export", "run=a", "format=onnx", status=2).err
     assert not Path("outputs/exports").exists()
 
 
