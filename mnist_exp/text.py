@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,12 @@ def escape_controls(text: str, *, one_line: bool = False) -> str:
     if one_line:
         text = text.replace("\n", "\\n").replace("\t", "\\t")
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def as_json(values: Any, *, indent: int | None = None, allow_nan: bool = True) -> str:
+    """Return values as JSON in which control characters, also those that reverse text, are escaped."""
+    text = json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
+    return _CONTROL.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def without_credentials(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from mnist_exp.engine.run import report_imprecise
 from mnist_exp.report.progress import format_epoch
 from mnist_exp.sweeps.comparison import _format_number
-from mnist_exp.text import format_loss
+from mnist_exp.text import as_json, format_loss
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,12 @@ def test_the_page_on_figures_names_tests_that_exist():
         assert named, row
         for file, name in named:
             assert f"def {name}(" in (tests / file).read_text(encoding="utf-8"), name
+
+
+def test_json_has_no_control_characters():
+    """They are escaped in a way that JSON can read back, also those that reverse text."""
+    values = {"a\u202eb": "\x1b[31m\x85\u2066é"}
+    text = as_json(values)
+    assert json.loads(text) == values
+    assert not set(text) & set("\x1b\x85\u202e\u2066")
+    assert "é" in text

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from mnist_exp.errors import Code, Problem, RequestError
-from mnist_exp.text import masked_values
+from mnist_exp.text import as_json, masked_values
 
 Metrics = dict[str, float | None]
 
@@ -33,7 +33,7 @@ class Document(_Part):
     def as_json(self) -> str:
         """Return the document as JSON, without credentials."""
         values = masked_values(json.loads(self.model_dump_json(by_alias=True)))
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json(values, indent=2, allow_nan=False) + "\n"
 
 
 class ProblemEntry(_Part):

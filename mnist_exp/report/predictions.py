@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from mnist_exp.inference.digit_finder import Box
 from mnist_exp.report.documents import PredictDocument, PredictionEntry
 from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.atomic import write_text
-from mnist_exp.text import display_path, escape_controls
+from mnist_exp.text import as_json, display_path, escape_controls
 
 COLUMNS = ("class", "probability", "runner_up", "runner_up_probability")
 
@@ -107,7 +106,7 @@ def as_json_lines(predictions: Sequence[Prediction]) -> str:
         }
         for prediction in predictions
     ]
-    return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+    return "".join(f"{as_json(line)}\n" for line in lines)
 
 
 def as_submission(predictions: Sequence[Prediction]) -> str:
