@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import socket
 import time
 from collections import defaultdict
@@ -52,7 +53,8 @@ def write_run(
     for file in ("config.yaml", "plots/loss.png", "model.keras"):
         (folder / file).write_bytes(f"{file} of {folder.name}".encode())
     lines = Journal(folder)
-    content = {"name": folder.name, "key": folder.name, "experiment": "mnist-exp", "parent": None, **run}
+    key = re.sub(r"[^\w-]", "_", folder.name)
+    content = {"name": folder.name, "key": key, "experiment": "mnist-exp", "parent": None, **run}
     lines.write(RunEvent(tags={"data": "digits"}, enabled=enabled, uri=uri, **content))
     long = {"long": "x" * 7000}  # MLflow keeps 6000 characters
     lines.write(ParamsEvent(values=long | {f"p{number}": str(number) for number in range(110)}))
