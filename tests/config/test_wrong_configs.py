@@ -220,7 +220,7 @@ VALUES = [
     ("training.label_smoothing=1", "must be less than 1"), ("training.label_smoothing=0.1", "needs loss: categorical_crossentropy"),
     ("training.ema=1", "must be less than 1"), ("training.ema=0", "must be greater than 0"),
     ("training.early_stopping.patience=0", "must be greater than or equal to 1"), ("training.early_stopping.min_delta=-1", "must be greater than or equal to 0"),
-    ("training.select.metric=val/loss", r"lowest val/loss: .*mode=min"), ("training.select.mode=min", r"highest val/accuracy.*mode=max"),
+    ("training.select.metric=val/loss", r"lowest val/loss.*mode=min"), ("training.select.mode=min", r"highest val/accuracy.*mode=max"),
     ("training.select.mode=highest", "must be 'max' or 'min'"), ("training.select.metric=accuracy", "must be val/<metric>"),
     ("training.keep_checkpoint=maybe", "must be a boolean"), ("training.checkpoint_seconds=0", "must be greater than 0"), ("training.metrics=accuracy", "must be a list"),
     ("preprocess.type=zac", r"did you mean 'zca'\?"), ("preprocess.epsilon=-1", "must be greater than 0"), ("preprocess.epsilon=1", "unit takes no epsilon"),
