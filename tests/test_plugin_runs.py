@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support.cli import PATIENCE, Cli
+from support.cli import PATIENCE, Cli, soak
 from support.documents import environment
 
 from mnist_exp.plugin_testing import verify
@@ -40,6 +40,7 @@ def test_the_example_keeps_the_contract():
     verify(EXAMPLE, *ALL)
 
 
+@pytest.mark.soak  # minutes
 def test_a_broken_contract_is_found():
     """State that no checkpoint contains changes the resumed run, and `verify` says so."""
     Path("mine.py").write_text(
@@ -97,7 +98,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]
     return sweep
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["joblib", *map(soak, ("submitit_local", "ray_local"))])
 def test_workers_of_every_launcher_get_the_plugins(swept: Callable[[str], list[str]], launcher: str):
     """A sweep trains the same weights under each launcher."""
     assert swept(launcher) == swept("basic")
