@@ -381,7 +381,7 @@ def test_resumed_runs_have_the_seconds_of_all_their_processes(cli: Cli):
         earlier = {1: {"resumed": [{"epochs": 1}], "earlier_seconds": 20.0}, 2: {"resumed": [{"epochs": 1}]}}
         write_run(RUNS / f"a-{seed}", seed=seed, **earlier.get(seed, {}))
     out = cli("compare", "full=true").out
-    assert "seconds exclude 1 run " in out
+    assert "seconds leave out 1 resumed run" in out
     assert [row[3] for row in rows_of(out) if row[:2] == ["seconds", "A"]] == ["13.5"]
     assert {row[0]: row[2] for row in rows_of(out) if row[1:2] == ["A"]} == {
         "val/accuracy": "3", "test/accuracy": "3", "seconds": "2",
