@@ -32,7 +32,7 @@ Code = Literal[
     "not-installed",  # a package that the request needs is not installed
     "out-of-range",  # a number or length is too small or too large
     "rejected-by-keras",  # Keras cannot build, compile or train the model
-    "several-values",  # several values are given where one is expected
+    "several-values",  # several values are given instead of one
     "unknown-argument",  # a Keras class does not take this argument
     "unknown-key",  # a key or group does not exist
     "unknown-layer",  # a layer type does not exist, or is not allowed

@@ -8,7 +8,6 @@ def test_my_layer():
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,12 +15,12 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mnist_exp.child_command import run_verb
 from mnist_exp.cli import main
 from mnist_exp.engine import callbacks
 from mnist_exp.runs.directory import read_history
+from mnist_exp.runs.result import RunResult, read_result
 
 # Two compiled calls per epoch: the run is killed in the middle of its second epoch.
 _SMALL = (
@@ -74,14 +73,15 @@ def _refuse_difference(whole: Path, resumed: Path) -> None:
                 f"{other.get(name)} in one that was killed in epoch 2 and resumed. All state must be "
                 "in variables of Keras, and all random draws must come from a keras.random.SeedGenerator"
             )
-    digests = [_result(run)["weights_sha256"] for run in (whole, resumed)]
+    digests = [_result(run).weights_sha256 for run in (whole, resumed)]
     assert digests[0] == digests[1], "the weights of the resumed run differ from those of the uninterrupted one"
 
 
 def _refuse_other_model(plugin: str | Path, run: Path) -> None:
     """Raise `AssertionError` if the saved model has another validation loss than the trained one."""
     words = (f"--plugin={plugin}", f"run={run}", "part=val", f"output={run / 'scores'}")
-    best = _result(run)["best"]
+    best = _result(run).best
+    assert best is not None
     loss = run_verb("evaluate", words, {})["metrics"]["loss"]
     assert abs(loss - best["val/loss"]) <= _CLOSE * max(1, abs(loss)), (
         f"the validation loss was {best['val/loss']} in training, but is {loss} for the saved model: get_config "
@@ -89,8 +89,9 @@ def _refuse_other_model(plugin: str | Path, run: Path) -> None:
     )
 
 
-def _result(run: Path) -> Mapping[str, Any]:
-    result: Mapping[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
+def _result(run: Path) -> RunResult:
+    result = read_result(run)
+    assert result is not None
     return result
 
 

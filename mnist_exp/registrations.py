@@ -12,14 +12,10 @@ from typing import Any, Literal
 
 Kind = Literal["layer", "augmentation", "loss", "metric", "callback", "schedule", "optimizer"]
 
-# The kinds that share names with the classes of a Keras module.
-_OF_MODULE: Mapping[str, tuple[Kind, ...]] = {
-    "layers": ("layer", "augmentation"),
-    "losses": ("loss",),
-    "metrics": ("metric",),
-    "optimizers": ("optimizer",),
-}
-
+MODULES: Mapping[Kind, str] = {
+    "layer": "layers", "augmentation": "layers", "loss": "losses", "metric": "metrics", "optimizer": "optimizers",
+}  # fmt: skip
+"""The Keras module with whose classes a kind shares its names."""
 
 PACKAGE = "mnist-exp plug-in "
 """The prefix of the package under which Keras knows a plug-in's classes: its own errors name the plug-in, too."""
@@ -54,12 +50,12 @@ class Plugin:
 
     @property
     def shown(self) -> str:
-        """What to give to `--plugin`, without the folder of a file."""
+        """The value for `--plugin`, without the folder of a file."""
         return next(iter(self.sources)) if self.reference.endswith(".py") else self.name
 
 
 noted: list[Registration] = []
-"""What the decorators have seen, whether or not the plug-in is loaded."""
+"""All classes and functions that were decorated, whether or not their plug-in is loaded."""
 _registered: dict[tuple[Kind, str], Registration] = {}
 _plugins: dict[str, Plugin] = {}
 _undo: list[Callable[[], object]] = []
@@ -97,8 +93,12 @@ def names(kind: Kind) -> frozenset[str]:
 
 def of_module(module: str) -> dict[str, Registration]:
     """Return what is registered next to the classes of a Keras module, such as `layers`, by name."""
-    kinds = _OF_MODULE.get(module, ())
-    return {name: one for (kind, name), one in _registered.items() if kind in kinds}
+    return {name: one for (kind, name), one in _registered.items() if MODULES.get(kind) == module}
+
+
+def sharing_names(kind: Kind) -> list[Registration]:
+    """Return what is registered of a kind, and of the kinds that share its names."""
+    return [one for one in _registered.values() if MODULES.get(one.kind, one.kind) == MODULES.get(kind, kind)]
 
 
 def explain_missing(error: BaseException) -> str | None:

@@ -332,7 +332,7 @@ class TrainConfig(Frozen):
     any_version: bool
     """Whether a run may be resumed after an upgrade."""
     save: tuple[Literal["keras", "h5", "yaml", "plots"], ...] = ("keras", "h5", "yaml", "plots")
-    """What a run keeps besides its figures; `yaml` is the architecture with the weights."""
+    """The files that a run keeps besides its results; `yaml` is the architecture with the weights."""
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     budget: BudgetConfig

@@ -23,7 +23,7 @@ from mnist_exp.config.schema import SCHEDULES
 from mnist_exp.errors import Code, Problem, RequestError, first_line
 from mnist_exp.keras_spec.layer_faults import COMPOSITES
 from mnist_exp.keras_spec.signatures import exported, snake_case, spell_out
-from mnist_exp.registrations import PACKAGE, Kind, Plugin, Registration, noted
+from mnist_exp.registrations import MODULES, PACKAGE, Kind, Plugin, Registration, noted
 from mnist_exp.suggest import did_you_mean
 from mnist_exp.text import display_path
 from mnist_exp.training.callback import Callback
@@ -40,9 +40,6 @@ _BASES: Mapping[Kind, tuple[type, str]] = {
     "callback": (Callback, "mnist_exp.plugin.Callback"),
 }
 _FUNCTIONS: tuple[Kind, ...] = ("loss", "metric", "schedule")
-_MODULES: Mapping[Kind, str] = {
-    "layer": "layers", "augmentation": "layers", "loss": "losses", "metric": "metrics", "optimizer": "optimizers",
-}  # fmt: skip
 
 
 class _Refused(Exception):
@@ -162,7 +159,7 @@ def _faults(plugin: Plugin, found: Sequence[Registration], place: str) -> Iterat
         yield Problem("given-twice", place, f"another plug-in is called {plugin.name}, too; rename the file")
     seen: set[tuple[str, str]] = set()
     for one in found:
-        key = _MODULES.get(one.kind, one.kind), snake_case(one.name)
+        key = MODULES.get(one.kind, one.kind), snake_case(one.name)
         if message := _wrong_kind(one):
             yield Problem("wrong-type", place, message)
         elif message := "registered twice" if key in seen else _taken(one):
@@ -194,20 +191,15 @@ def _describe(target: Any) -> str:
 def _taken(one: Registration) -> str:
     """Return who has the name of a registration already; empty if it is free."""
     name = snake_case(one.name)
-    if one.kind in _MODULES:
-        module = _MODULES[one.kind]
+    if (module := MODULES.get(one.kind)) is not None:
         if name in {snake_case(known) for known in {*exported(module), *COMPOSITES}}:
             return f"the name is taken by keras.{module}" if one.name not in COMPOSITES else "the name is taken"
         if one.kind in ("loss", "metric") and spell_out(one.name) != one.name:
             return "the name is an abbreviation that Keras knows"
-        others = registrations.of_module(module)
-    else:
-        if one.kind == "schedule" and one.name in SCHEDULES:
-            return "the name is taken by a built-in schedule"
-        others = {
-            name: found for name in registrations.names(one.kind) if (found := registrations.find(one.kind, name))
-        }
-    theirs = next((other for other in others.values() if snake_case(other.name) == name), None)
+    elif one.kind == "schedule" and one.name in SCHEDULES:
+        return "the name is taken by a built-in schedule"
+    others = registrations.sharing_names(one.kind)
+    theirs = next((other for other in others if snake_case(other.name) == name), None)
     return f"the name is taken by the plug-in {theirs.plugin}" if theirs else ""
 
 
@@ -222,7 +214,7 @@ def _register(plugin: Plugin, found: Sequence[Registration]) -> None:
         target = _as_class(one)
         alias = snake_case(one.name) if one.kind in ("loss", "metric") else ""
         added.append(replace(one, target=target, plugin=plugin.name, alias=alias))
-        if one.kind in _MODULES:
+        if one.kind in MODULES:
             keras.saving.register_keras_serializable(f"{PACKAGE}{plugin.name}", one.name)(target)
             key = keras.saving.get_registered_name(target)
             undo.append(partial(keras.saving.get_custom_objects().pop, key, None))

@@ -30,7 +30,7 @@ _INK = 0.2  # of full ink: anything fainter is a stroke's blurred edge
 
 @dataclass(frozen=True)
 class Reading:
-    """An image as it is given to the model, and the place in the picture where it was found."""
+    """An image as it is given to the model, and its place in the picture."""
 
     image: Images
     """The image, (height, width, channels), uint8."""

@@ -87,6 +87,13 @@ def is_beside_shape(argument: str) -> bool:
     return argument in _BESIDE_SHAPE or argument.rpartition("_")[2] in _NAMED
 
 
+def split_entry(entry: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the name and the arguments of an entry: a name, or a mapping of its `type` and arguments."""
+    if not isinstance(entry, Mapping):
+        return entry, {}
+    return entry.get("type"), {key: value for key, value in entry.items() if key != "type"}
+
+
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     """Return whether a value is a list or tuple, rather than a string."""
     return isinstance(value, Sequence) and not isinstance(value, str)

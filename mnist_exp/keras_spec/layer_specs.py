@@ -8,7 +8,14 @@ from typing import Any
 
 from mnist_exp import registrations
 from mnist_exp.errors import Code
-from mnist_exp.keras_spec.arguments import Fault, is_beside_shape, is_list, key_faults, required_arguments
+from mnist_exp.keras_spec.arguments import (
+    Fault,
+    is_beside_shape,
+    is_list,
+    key_faults,
+    required_arguments,
+    split_entry,
+)
 from mnist_exp.keras_spec.layer_faults import ALLOWED, AUGMENTATIONS, COMPOSITES, MERGES, layer_faults
 from mnist_exp.keras_spec.layer_types import find_traits
 
@@ -134,7 +141,7 @@ def _parse_list(entries: Any, place: str, faults: list[Fault]) -> tuple[Spec, ..
 
 
 def _parse_entry(entry: Any, place: str, faults: list[Fault]) -> Spec:
-    kind = entry.get("type") if isinstance(entry, Mapping) else entry
+    kind, arguments = split_entry(entry)
     composites: dict[Any, Callable[[Mapping[str, Any], str, list[Fault]], Spec]] = {
         "Repeat": _parse_repeat,
         "Residual": _parse_residual,
@@ -142,7 +149,6 @@ def _parse_entry(entry: Any, place: str, faults: list[Fault]) -> Spec:
     }
     if not isinstance(kind, str) or kind not in composites:
         return _parse_layer(entry, place, faults, ALLOWED | registrations.names("layer"), "a list of layers")
-    arguments = {key: value for key, value in entry.items() if key != "type"} if isinstance(entry, Mapping) else {}
     wrong = [fault.at(place) for fault in key_faults(kind, arguments, *COMPOSITES[kind])]
     # Parse nested lists even if a key is wrong, to report their faults as well.
     spec = composites[kind](arguments, place, faults)
@@ -209,8 +215,7 @@ def _parse_layer(entry: Any, place: str, faults: list[Fault], allowed: Set[str],
         allowed: The layer types allowed here.
         where: The kind of list that contains the entry, as named in messages.
     """
-    arguments = dict(entry) if isinstance(entry, Mapping) else {}
-    kind = arguments.pop("type", None) if isinstance(entry, Mapping) else entry
+    kind, arguments = split_entry(entry)
     if not isinstance(kind, str):
         expected = "'type' with the layer's name"
         if not isinstance(entry, Mapping):

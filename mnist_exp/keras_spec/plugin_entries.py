@@ -6,17 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mnist_exp import registrations
-from mnist_exp.keras_spec.arguments import Fault, is_list, key_faults, plain_fault
+from mnist_exp.keras_spec.arguments import Fault, is_list, key_faults, plain_fault, split_entry
 from mnist_exp.keras_spec.signatures import arguments_of
 from mnist_exp.registrations import Registration
 from mnist_exp.suggest import near_or_all
-
-
-def split_entry(entry: Any) -> tuple[Any, dict[str, Any]]:
-    """Return the name and the arguments of an entry: a name, or a mapping of its `type` and arguments."""
-    if not isinstance(entry, Mapping):
-        return entry, {}
-    return entry.get("type"), {key: value for key, value in entry.items() if key != "type"}
 
 
 def plugin_faults(schedule: Any, training: Any) -> Iterator[Fault]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp import registrations
-from mnist_exp.keras_spec.plugin_entries import split_entry
+from mnist_exp.keras_spec.arguments import split_entry
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a plug-in's callback gets at the start of training."""
+    """The training that a plug-in's callback belongs to."""
 
     folder: Path
     """The run's directory, for files of the callback's own."""
