@@ -16,13 +16,13 @@ from mnist_exp.config.compose import Complete, Composition, compose
 from mnist_exp.config.field_types import Frozen
 from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request
+from mnist_exp.config.plugin_entries import plugin_faults
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Code, Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault, is_list
 from mnist_exp.keras_spec.layer_specs import parse_augmentations, parse_layers
 from mnist_exp.keras_spec.objective import objective_faults
-from mnist_exp.keras_spec.plugin_entries import plugin_faults
 from mnist_exp.suggest import did_you_mean, nearest
 from mnist_exp.text import shorten
 
