@@ -155,7 +155,7 @@ def test_every_layer_in_every_format(net: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["lenet5x5", "vgg_bn"])
+@pytest.mark.parametrize("model", ["lenet5x5", soak("vgg_bn")])
 def test_every_format_on_the_whole_test_set(cli: Cli, model: str):
     """The formats agree with a trained model on all test images."""
     epochs = 1 if MNIST else 4  # the built-in digits are 1,497: too few batches for batch normalization in one
@@ -354,6 +354,7 @@ def test_the_registry(cli: Cli, run: Path):
         assert told in cli("export", f"run={name}", "format=keras", status=2).err
 
 
+@pytest.mark.slow
 def test_a_registered_model_whose_run_is_not_here(cli: Cli, run: Path):
     """It is downloaded from MLflow with its config; searching creates no store."""
     cli("export", "run=a", "register=digits")

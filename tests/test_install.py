@@ -111,6 +111,7 @@ np.savez("found.npz", **found)
 """
 
 
+@pytest.mark.soak  # minutes
 def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], None]):
     """With Keras, TensorFlow and PyYAML alone: the documented lines load the files, the predictions are the same, and
     another epoch from `model.keras` or `model.h5` gives what the package's own second epoch gives."""

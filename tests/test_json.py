@@ -148,6 +148,7 @@ def test_failures_are_documents(cli: Cli):
     assert "format=xml" in wrong.err
 
 
+@pytest.mark.slow
 def test_a_sweep_with_failed_jobs_prints_all(cli: Cli):
     """The exit status is 1, and the document has the reasons."""
     words = ("-m", *SMALL, "model=lenet5x5", "optimizer.learning_rate=0.001,1e38", "data=digits", "format=json")

@@ -282,6 +282,7 @@ def test_a_damaged_checkpoint_is_skipped(cli: Cli, run: Path):
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_starts_over(cli: Cli, run: Path):
     """It ends with the weights of an uninterrupted run."""
     shutil.rmtree(run / "checkpoint")
@@ -305,6 +306,7 @@ def test_a_run_is_found_from_elsewhere(
     assert (path.parents[1] / "mlflow.db").is_file()
 
 
+@pytest.mark.slow
 def test_training_longer_is_what_it_would_have_been(cli: Cli, run: Path):
     """An interrupted run, and then a finished run whose checkpoint was kept, can be trained longer."""
     cli("resume", f"run={run}", "training.epochs=4", "training.keep_checkpoint=true")
@@ -346,6 +348,7 @@ def test_a_run_that_died_after_training_is_finished(cli: Cli, monkeypatch: pytes
     assert done.result["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_refused(cli: Cli, golden: Golden):
     """The message says what would train it longer, or why nothing can."""
     done = cli("training.keep_checkpoint=true", small=True)
@@ -374,6 +377,7 @@ def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
     assert (contents(run) == before) == refused
 
 
+@pytest.mark.slow
 def test_another_precision_is_recorded(cli: Cli, interrupted: Callable[..., Path]):
     """The requested precision is used, and the result says that the run is not exact."""
     run = interrupted("device.precision=float32")

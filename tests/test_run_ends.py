@@ -235,6 +235,7 @@ def test_a_full_disk_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any)
     assert [line["kind"] for line in journal(run)].count("model") == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_best_epoch(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """As after Ctrl-C: the model of the best epoch so far is saved, and other verbs take it."""
     read = loop.read_metrics
@@ -285,6 +286,7 @@ def test_a_full_disk_at_the_end_loses_nothing(cli: Cli, small_disk: Path, after_
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_directory_that_becomes_unwritable_loses_nothing(cli: Cli, small_disk: Path, after_epoch: Any):
     """It is mounted read-only during training."""
     runs = small_disk / "outputs" / "runs"

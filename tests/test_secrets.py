@@ -47,6 +47,7 @@ def refuse_secrets(*done: Outcome, folder: str = "outputs") -> None:
         assert not any(secret.encode() in content for secret in SECRETS), file
 
 
+@pytest.mark.slow
 def test_a_training_does_not_reveal_the_stores_credentials(
     cli: Cli, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ):

@@ -40,6 +40,7 @@ def test_a_job_has_the_weights_that_it_has_alone(cli: Cli, home_data: list[str])
     assert result["fingerprint"] == alone.result["fingerprint"]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str]):
     """The exit status is 1, and the output has the reason and the log."""
     done = cli(
@@ -58,6 +59,7 @@ def test_a_job_that_fails_does_not_stop_the_others(cli: Cli, home_data: list[str
     assert last.status == "FAILED"
 
 
+@pytest.mark.slow
 def test_the_fallback_is_decided_once(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """The starting process decides it for all jobs."""
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
@@ -130,6 +132,7 @@ def results(sweep: Path) -> dict[str, dict]:
     return {file.parent.name: json.loads(file.read_text()) for file in sweep.glob("*/result.json")}
 
 
+@pytest.mark.slow
 def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: list[str]):
     """Its overrides may be written differently; `sweep.rerun=true` starts over in a new folder."""
     first = cli("-m", *SMALL, *home_data, "seed=0,1", "sweep.name='my sweep'")
@@ -149,6 +152,7 @@ def test_a_sweep_started_again_trains_only_what_is_missing(cli: Cli, home_data: 
     }
 
 
+@pytest.mark.slow
 def test_duplicate_jobs_are_trained_once(cli: Cli, home_data: list[str]):
     """They are reported before the sweep starts, and counted as done."""
     done = cli("-m", *SMALL, *home_data, "optimizer.learning_rate=1e-2,0.01,0.02", "sweep.name=same")

@@ -235,7 +235,7 @@ FOUR = ("model=mlp", "optimizer.learning_rate=1e38,0.001", "seed=0,1", "data.lim
 VICTIM = "learning_rate-0.001_seed-1"
 
 
-@pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), "ray"])
+@pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), soak("ray")])
 def test_a_worker_that_dies_costs_a_job_its_place_not_its_work(home_data: list[str], short: Path, name: str):
     """The job is resumed and finishes; a job that raises is reported; the others finish."""
     with engine(name, short) as words:

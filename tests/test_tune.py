@@ -318,6 +318,7 @@ def test_a_machine_that_is_gone_leaves_its_trial_to_others(tmp_path: Path):
     assert [trial.number for trial in here.trials()] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_space_can_be_a_preset(cli: Cli, home_data: list[str]):
     """It is YAML with values in command-line syntax or lists; the command line takes precedence."""
     Path("mine/tune/space").mkdir(parents=True)

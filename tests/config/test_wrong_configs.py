@@ -340,7 +340,7 @@ def answered(case: Case, folder: Path) -> str | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [3, soak(1)])
+@pytest.mark.parametrize("every", [6, soak(1)])
 def test_the_corpus_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str], every: int):
     """Each problem, and no other, is reported with its file and line and the intended name."""
     wrong: dict[str, list[str]] = {}

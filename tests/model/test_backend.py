@@ -24,6 +24,7 @@ print(*sorted(set(sys.modules) & {"pandas", "scipy"}))
 """
 
 
+@pytest.mark.slow
 def test_optional_imports_of_keras_are_skipped():
     """They are skipped in this package's processes; other code can still import them."""
     done = subprocess.run([sys.executable, "-c", OURS], capture_output=True, text=True, check=True)

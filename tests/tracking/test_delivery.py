@@ -45,6 +45,7 @@ def artifacts(client: Any, run_id: str, folder: str | None = None) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
     """It has metrics, parameters, tags, data set, pictures, configs, card and model of a finished run."""
     done = cli(*QUICK, *home_data, "training.metrics=[SparseTopKCategoricalAccuracy]")
@@ -91,6 +92,7 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
     assert {path.name for path in Path().iterdir()} == {"outputs"}
 
 
+@pytest.mark.slow
 def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
     """It takes raw images through pyfunc and MLflow's Keras flavour, and names its run."""
     import mlflow
@@ -109,6 +111,7 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
     np.testing.assert_array_equal(mlflow.keras.load_model(logged.model_uri).predict(images, verbose=0), expected)
 
 
+@pytest.mark.slow
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """Repeating the delivery from any line gives the same run with one model."""
     from mnist_exp.tracking.mlflow_upload import Delivered, Delivery
@@ -132,6 +135,7 @@ def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     assert len(client.search_logged_models([after.info.experiment_id])) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_stops_nothing(cli: Cli, home_data: list[str]):
     """The run finishes, reports what was not delivered, and keeps it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -319,6 +323,7 @@ def disk_use(folder: Path) -> int:
     return sum(found.values())
 
 
+@pytest.mark.slow
 def test_a_run_takes_little_space(cli: Cli, home_data: list[str]):
     """A run of `linear` takes at most 600 kB, with MLflow's copy of its files and its rows in the database."""
     done = cli("model=linear", "data.limit=300", "training.epochs=5", "tracking=local", PATIENTLY, *home_data)

@@ -52,6 +52,7 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_modules_in_the_users_folder_are_not_executed(tmp_path: Path, uri: str):
     """They may have the names of needed modules."""
     for name in ("mlflow", "random"):
@@ -98,6 +99,7 @@ def nonsense() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_faulty_server_is_retried(tmp_path: Path, nonsense: str):
     """It is retried after growing pauses, without harm; the reason is one line."""
     Nonsense.asked.clear()
@@ -195,6 +197,7 @@ def test_a_store_that_cannot_be_opened_is_reported_at_once(tmp_path: Path):
         assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
     """One uploader delivers the sweep first and its jobs as its children; all ids are recorded."""
     sweep = tmp_path / "sweep"
@@ -218,6 +221,7 @@ def test_a_sweep_with_its_jobs_is_delivered_by_one(tmp_path: Path, uri: str):
         assert tags["mlflow.parentRunId"] == Delivery(sweep).run_id()
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_delivered_does_not_delay_others(tmp_path: Path, uri: str):
     """The obstacle is reported."""
     sweep = tmp_path / "sweep"
@@ -234,6 +238,7 @@ def test_a_job_that_cannot_be_delivered_does_not_delay_others(tmp_path: Path, ur
     assert held(good, uri, tmp_path / "fetched") == expected(good)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_is_marked_and_delivered(tmp_path: Path, uri: str):
     """The directory and MLflow have the time of its last write as its end."""
     sweep = tmp_path / "sweep"

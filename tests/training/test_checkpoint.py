@@ -130,6 +130,7 @@ def test_resuming_gives_the_same_bits(straight: dict[str, Any], tmp_path: Path, 
     assert train(tmp_path / "run", EVERYTHING) == straight
 
 
+@pytest.mark.slow
 def test_resuming_three_times_gives_the_same_bits(straight: dict[str, Any], tmp_path: Path):
     """This includes stops within one epoch."""
     for at in ((0, 14), (2, 7), (2, 14)):
