@@ -57,7 +57,10 @@ format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+site: $(READY) ## build the documentation site in build/site/html
+	$(BIN)/python docs/site/build.py
+
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
 
-.PHONY: help setup run ui test test-mnist test-slow soak coverage reproduce bench check format clean
+.PHONY: help setup run ui test test-mnist test-slow soak coverage reproduce bench check format site clean
