@@ -5,9 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import resource
+import subprocess
+import sys
 import time
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -157,3 +161,65 @@ def test_the_texts_of_these_tests_are_valid_yaml():
     """This holds for those that can be parsed at all."""
     for kind in ("itself", "number", "text"):
         yaml.safe_load(EXCESSES[kind][0])
+
+
+MEASURED = """
+import sys
+from mnist_exp.cli import main
+status = main(sys.argv[1:])
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+sys.exit(status)
+"""
+
+
+def peak_of_a_process(*words: str) -> tuple[int, str]:
+    """Return the largest resident size of a command's own process, in MB, and what it said; it exits with 2."""
+    done = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    return int(done.stdout.split()[-1]) // 1024, done.stderr
+
+
+def write_config(excess: str) -> list[str]:
+    run = Path("outputs/runs/shared")
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "result.json").write_text('{"status": "finished", "started": 1, "data": {}}')
+    (run / "config.yaml").write_text("seed: wrong\n" + excess)
+    return ["check", "run=outputs/runs/shared"]
+
+
+def write_model(size: int) -> list[str]:
+    with zipfile.ZipFile("bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", json.dumps({"keras_version": "3.15.1"}))
+        with archive.open("config.json", "w", force_zip64=True) as stream:
+            for _ in range(size):
+                stream.write(b" " * 2**20)
+    return ["evaluate", "run=bomb.keras", "data=digits"]
+
+
+def write_idx(size: int) -> list[str]:
+    Path("data").mkdir(exist_ok=True)
+    for part in ("train", "t10k"):
+        for kind, header in (("images-idx3", [0x803, 1, 28, 28]), ("labels-idx1", [0x801, 1])):
+            with gzip.open(f"data/{part}-{kind}-ubyte.gz", "wb") as stream:
+                stream.write(b"".join(number.to_bytes(4, "big") for number in header))
+                for _ in range(size):
+                    stream.write(bytes(2**20))
+    return ["dataset", "verify", "data=idx", "data.dir=data", "data.shape=[28,28,1]", "data.classes=10"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("write", "small", "excessive"),
+    [
+        (write_config, "x: 1\n", [EXCESSES[kind][0] for kind in ("aliases", "merged", "deep", "number")]),
+        (write_model, 0, [600]),
+        (write_idx, 0, [300]),
+    ],
+    ids=["config.yaml", "model", "gzip"],
+)
+def test_bad_files_take_little_memory(write: Callable[[Any], list[str]], small: Any, excessive: Sequence[Any]):
+    """At most 100 MB more than a small bad file of the same kind."""
+    usual, _ = peak_of_a_process(*write(small))
+    for content in excessive:
+        peak, said = peak_of_a_process(*write(content))
+        assert peak - usual <= 100, said

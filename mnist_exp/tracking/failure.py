@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -58,9 +60,11 @@ def _explain_cause(error: BaseException, uri: str | None, store: str) -> str | N
             command = f"'mlflow db upgrade {mask_credentials(uri)}'"
             return f"{store}was created by another version of MLflow; back it up, then upgrade it with {command}"
         if isinstance(cause, sqlite3.Error):
-            return f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else ''}"
+            return (
+                f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else _sharing(database)}"
+            )
         if isinstance(cause, OSError) and cause.filename and cause.strerror:
-            return f"{display_path(Path(os.fsdecode(cause.filename)))}: {cause.strerror}"
+            return f"{display_path(Path(os.fsdecode(cause.filename)))}: {cause.strerror}{_sharing(database)}"
     return None
 
 
@@ -86,6 +90,18 @@ def _restoring(database: Path | None) -> str:
         "; restore a backup, or move it and the runs' delivery.json files away: "
         f"'mnist-exp sync outputs={display_path(database.parent)}' then delivers everything again"
     )
+
+
+def _sharing(database: Path | None) -> str:
+    """Return advice for a database that another user owns; an empty string if there is none."""
+    with suppress(OSError):
+        if database is not None and (owner := database.stat().st_uid) != os.geteuid():
+            return (
+                f"; user {owner} owns the store and can share it with a group: "
+                f"'chmod -R g+w {shlex.quote(str(display_path(database.parent)))}'; "
+                "tracking.uri=sqlite:///<path> delivers to a store of your own"
+            )
+    return ""
 
 
 def _status(code: int) -> str:

@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
+import re
 import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import record_mlflow_run
@@ -43,7 +45,7 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.locks import exclusive
 from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
-from mnist_exp.text import display_path, escape_controls, mask_credentials
+from mnist_exp.text import display_path, escape_controls, mask_credentials, shorten
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
 from mnist_exp.tracking.locations import link_artifact
 from mnist_exp.tracking.store import (
@@ -59,6 +61,8 @@ STATE, LOCK = "delivery.json", ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
 _DIGEST_TAG = "mnist_exp.sha256"  # of a logged model: the SHA-256 of its file
 _LONGEST_TEXT = 8000  # maximum length of a description that MLflow keeps, in characters
+_LONGEST_NAME = 250  # maximum length of the name of a parameter, metric or tag, in characters
+_Value = TypeVar("_Value")
 
 
 @dataclass
@@ -113,7 +117,7 @@ class Delivery:
         self._behind = False
         self._logged: dict[tuple[str, int], float] = {}
         self.gone: list[str] = []
-        """Files that should have been delivered but cannot be, each with the reason."""
+        """Files and values that should have been delivered but cannot be, each with the reason."""
         self._read()
         run = journal.first_run(self._events)
         self._key = run.key if run else None
@@ -272,7 +276,7 @@ class Delivery:
         return f"'mnist-exp sync {run} {shlex.quote(f'tracking.uri={address}')}' delivers it there"
 
     def _create_run(self, event: RunEvent) -> str:
-        tags = {**event.tags, _KEY_TAG: event.key}
+        tags = {**self._named(event.tags), _KEY_TAG: event.key}
         sweep = self._folder.parent  # the sweep's directory, unless the run's was moved elsewhere
         if event.parent is not None and (sweep / journal.FILE).is_file():
             tags["mlflow.parentRunId"] = Delivery(sweep, self.uri, self._client).run_id()
@@ -309,19 +313,30 @@ class Delivery:
         from mlflow.entities import Param
 
         there = self._client.get_run(run_id).data.params  # MLflow never changes a parameter
-        params = [Param(key, value[:6000]) for key, value in event.values.items() if key not in there]
+        values = self._named(event.values)
+        params = [Param(key, value[:6000]) for key, value in values.items() if key not in there]
         for first in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[first : first + 100])
 
     def _deliver_metrics(self, run_id: str, event: MetricsEvent) -> None:
         from mlflow.entities import Metric
 
-        metrics = [Metric(key, value, event.time, event.step) for key, value in event.values.items()]
+        values = self._named(event.values)
+        metrics = [Metric(key, value, event.time, event.step) for key, value in values.items()]
         self._client.log_batch(run_id, metrics=metrics)
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
+        for key, value in self._named(tags).items():
             self._client.set_tag(run_id, key, value)
+
+    def _named(self, values: Mapping[str, _Value]) -> dict[str, _Value]:
+        """Return values under names that MLflow accepts. Of several with the same name, the first is delivered."""
+        named: dict[str, _Value] = {}
+        for key, value in values.items():
+            if (name := mlflow_name(key)) in named:
+                self.gone.append(f"{shorten(key)!r}: MLflow has another value of the name {shorten(name)!r}")
+            named.setdefault(name, value)
+        return named
 
     def _deliver_dataset(self, run_id: str, event: DatasetEvent) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -430,6 +445,17 @@ class Delivery:
         )  # MLflow cannot clear an end time: it stays until the run ends again
         tags = {"resumed": event.epochs, "exact": event.exact, "fingerprint": event.fingerprint}
         self._set_tags(run_id, {key: str(value) for key, value in tags.items() if value is not None})
+
+
+def mlflow_name(name: str) -> str:
+    """Return the name of a parameter, metric or tag with `_` in place of all that MLflow would refuse.
+
+    One refused name fails the whole request, and with it the delivery of everything after it.
+    """
+    cleaned = re.sub(r"[^/\w.\- :]", "_", name)[:_LONGEST_NAME]
+    if posixpath.normpath(cleaned) == cleaned and not cleaned.startswith(("/", ".")):
+        return cleaned
+    return f"_{cleaned.replace('/', '_')}"[:_LONGEST_NAME]
 
 
 def _without_controls(event: Event) -> Event:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from omegaconf import OmegaConf
 from support.journals import write_run
 
 from mnist_exp.commands.sweep import describe_failures
@@ -85,6 +86,25 @@ def test_a_launcher_that_starts_nothing_ends_the_sweep(tmp_path: Path, monkeypat
     said = describe_failures(list(ended.values()), 3)
     assert said.count("no queue") == 1
     assert "job-0 and 2 more" in said
+
+
+@pytest.mark.parametrize(("workers", "warnings"), [(3, 1), (2, 0), (-1, 0), (None, 0)])
+def test_more_joblib_workers_than_cores_are_warned_about(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, warnings: int
+):
+    """They would only take memory."""
+    target = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    launcher = {"_target_": target, "n_jobs": workers}
+    master = OmegaConf.create(
+        {"hydra": {"launcher": launcher, "runtime": {"choices": {"hydra/launcher": "joblib"}}}}
+    )
+    said: list[str] = []
+    monkeypatch.setattr(launchers, "_composed_launcher", lambda _: nullcontext((None, master)))
+    monkeypatch.setattr(launchers, "available_cores", lambda: 2)
+    monkeypatch.setattr(launchers, "warn", said.append)
+    launchers.refuse_unusable(REQUEST, launcher)
+    assert len(said) == warnings
+    assert all("n_jobs=3" in text for text in said)
 
 
 def test_a_stale_ray_address_is_reported_at_once(monkeypatch: pytest.MonkeyPatch):

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from support.cli import PATIENCE, Cli
 
-from mnist_exp.runs.events import EndEvent, MetricsEvent, RunEvent
+from mnist_exp.runs.events import EndEvent, MetricsEvent, ParamsEvent, RunEvent, TagsEvent
 from mnist_exp.runs.journal import Journal, flatten, read
 from mnist_exp.tracking.known_stores import remember
-from mnist_exp.tracking.mlflow_upload import Delivery
+from mnist_exp.tracking.mlflow_upload import Delivery, mlflow_name
 
 # Nested, so that MLflow is imported by the tests that need it only.
 PATIENTLY = f"tracking.wait_seconds={60 * PATIENCE}"
@@ -313,6 +313,54 @@ def test_a_run_does_not_end_before_its_start():
     for time, ended in ((1000, 2000), (3000, 3000)):
         delivery._deliver_end("id", EndEvent(status="FINISHED", time=time))
         client.set_terminated.assert_called_with("id", "FINISHED", ended)
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"),
+    [
+        ("model.layers.0.filters", True), ("train/loss", True), ("training.class_weight.crème brûlée", True),
+        ("training.class_weight.c++", False), ("a#b", False), ("a\\x1b[31m", False), ("x" * 300, False),
+        ("", False), (".", False), ("../x", False), ("/x", False), ("a//b", False), ("a/", False), ("a/.", False),
+    ],
+)  # fmt: skip
+def test_mlflow_accepts_every_name(name: str, accepted: bool):
+    """Others than its own are changed; fails first when MLflow's rules change."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_param, _validate_tag
+
+    cleaned = mlflow_name(name)
+    assert (cleaned == name) == accepted
+    assert (_validate_param(cleaned, "x").key, _validate_tag(cleaned, "x").key) == (cleaned, cleaned)
+    if not accepted:
+        with pytest.raises(MlflowException):
+            _validate_param(name, "x")
+
+
+def test_a_name_that_mlflow_refuses_blocks_nothing():
+    """It is changed in parameters, metrics and tags; a second value of the same name is listed."""
+    folder = Path("outputs/runs/a")
+    folder.mkdir(parents=True)
+    lines, values = Journal(folder), {"a#": "1", "a_": "2", "b": "3"}
+    lines.write(RunEvent(name="a", key="a", experiment="x", tags=values, enabled=True))
+    lines.write(ParamsEvent(values=values))
+    lines.write(MetricsEvent(step=1, values={"c++": 1.0}))
+    lines.write(TagsEvent(values={"c++": "1"}))
+    lines.write(EndEvent(status="FINISHED", time=1))
+    lines.close()
+    delivery = Delivery(folder)
+    client = delivery._client = MagicMock()
+    client.search_runs.return_value = []
+    client.create_run.return_value.info.run_id = "id"
+    client.get_run.return_value.info.start_time = 1
+    assert not delivery.pending()
+    assert client.create_run.call_args[0][2] == {"a_": "1", "b": "3", "mnist_exp.key": "a"}
+    batches = [call[1] for call in client.log_batch.call_args_list]
+    assert [(param.key, param.value) for param in batches[0]["params"]] == [("a_", "1"), ("b", "3")]
+    assert [metric.key for metric in batches[1]["metrics"]] == ["c__"]
+    client.set_tag.assert_called_with("id", "c__", "1")
+    client.set_terminated.assert_called_with("id", "FINISHED", 1)
+    assert len(delivery.gone) == 2
+    assert all("'a_'" in reason for reason in delivery.gone)
 
 
 def disk_use(folder: Path) -> int:

@@ -94,3 +94,18 @@ def test_a_database_of_another_mlflow_is_reported_with_the_command():
     """Instead of MLflow's own paragraph."""
     error = Exception("Detected out-of-date database schema (found version a, but expected b). Take a backup …")
     assert "'mlflow db upgrade sqlite:////x/mlflow.db'" in describe_failure(error, "sqlite:////x/mlflow.db")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("attempt to write a readonly database"), None])
+def test_a_store_of_another_user_is_reported_with_the_command(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Whichever of its files cannot be written to."""
+    database = Path.cwd() / "outputs/mlflow.db"
+    database.parent.mkdir()
+    database.touch()
+    lock = database.with_name(".mlflow.db.lock")
+    error = error or PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(lock))
+    assert "chmod" not in describe_failure(error, f"sqlite:///{database}")
+    monkeypatch.setattr(os, "geteuid", lambda: database.stat().st_uid + 1)
+    assert "'chmod -R g+w outputs'" in describe_failure(error, f"sqlite:///{database}")

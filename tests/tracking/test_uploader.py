@@ -7,10 +7,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import cycle
 from pathlib import Path
@@ -26,6 +27,7 @@ from mnist_exp.runs.locks import LOCK, lock
 from mnist_exp.tracking import upload_loop as module
 from mnist_exp.tracking.failure import describe_failure
 from mnist_exp.tracking.mlflow_upload import Delivery
+from mnist_exp.tracking.store import connect
 from mnist_exp.tracking.upload_loop import deliver_until_closed
 from mnist_exp.tracking.upload_process import Sender
 
@@ -195,6 +197,52 @@ def test_a_store_that_cannot_be_opened_is_reported_at_once(tmp_path: Path):
             Delivery(folder).pending()
         assert why in describe_failure(raised.value)
         assert time.monotonic() - begun < 5
+
+
+def test_a_disk_that_fills_while_the_store_is_created(tmp_path: Path, uri: str):
+    """It is reported as such, and no half of a store is left."""
+    from sqlalchemy import event
+    from sqlalchemy.pool import Pool
+
+    def limit(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("pragma max_page_count = 20")  # SQLite then fails as on a full disk
+
+    event.listen(Pool, "connect", limit)
+    try:
+        with pytest.raises(Exception) as raised:  # noqa: PT011 - SQLAlchemy's, or MLflow's
+            connect(uri)
+    finally:
+        event.remove(Pool, "connect", limit)
+    assert describe_failure(raised.value, uri) == f"{tmp_path}/mlflow.db: database or disk is full"
+    assert [file.name for file in tmp_path.glob("*mlflow.db*")] == [".mlflow.db.lock"]
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """Work as a user who shares only the group; needs root."""
+    os.seteuid(12345)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_two_users_share_an_output_folder(monkeypatch: pytest.MonkeyPatch):
+    """The second one is told the command for the first one to run, after which the second one's runs arrive."""
+    with tempfile.TemporaryDirectory() as shared:
+        os.chmod(shared, 0o777)
+        monkeypatch.chdir(shared)
+        assert not Delivery(write_run(Path("outputs/runs/first"))).pending()
+        second = write_run(Path("outputs/runs/second"))
+        command = "chmod -R g+w outputs"
+        with another_user():
+            with pytest.raises(PermissionError) as raised:
+                Delivery(second).pending()
+            assert command in describe_failure(raised.value, Delivery(second).uri)
+        subprocess.run(command, shell=True, check=True)
+        with another_user():
+            assert not Delivery(second).pending()
 
 
 @pytest.mark.slow
