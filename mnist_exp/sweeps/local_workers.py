@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -27,7 +28,7 @@ def ending_local_workers() -> Iterator[None]:
     start, started = local.start_controller, list[Process]()
 
     def start_and_keep(*arguments: Any, **more: Any) -> Process:
-        with signals.held():
+        with signals.held(), _without_stderr():
             started.append(start(*arguments, **more))
         return started[-1]
 
@@ -38,6 +39,22 @@ def ending_local_workers() -> Iterator[None]:
         local.start_controller = start
         with signals.held():
             _end(started)
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Give processes that are started in the block no standard error.
+
+    Upon Ctrl-C, submitit's process prints a traceback. Its worker's output goes to files of their own.
+    """
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _end(processes: Sequence[Process]) -> None:

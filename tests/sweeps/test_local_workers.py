@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
+import pytest
 import submitit
 
 from mnist_exp.sweeps.launchers import ending_workers
@@ -36,3 +39,16 @@ def test_an_interrupted_sweep_ends_its_local_workers(tmp_path: Path):
         assert len(numbers) == 2
         assert all(map(is_alive, numbers))
     assert not any(map(is_alive, numbers))
+
+
+def test_an_interrupted_controller_prints_no_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Ctrl-C reaches submitit's own process, too."""
+    with ending_workers(LOCAL):
+        controller = int(submitit.AutoExecutor(tmp_path, cluster="local").submit(time.sleep, 600).job_id)
+        deadline = time.monotonic() + 60
+        while not children(controller) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(controller, signal.SIGINT)
+        while is_alive(controller) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert capfd.readouterr() == ("", "")
