@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from support.cli import Cli, soak
 from support.golden import Golden
 
 from mnist_exp.engine import preparation
+from mnist_exp.sweeps import model_comparison
 from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of, sign_flip, verdicts
 
 SIMULATED = 4000
@@ -644,3 +646,20 @@ def test_two_trained_models_are_tested_on_the_same_images(cli: Cli, monkeypatch:
     assert row[5:] == ["0", "0", "1.000", "not", "distinguishable"]
     (second.run / "model.keras").write_bytes(b"damaged")
     assert "no McNemar's test: " in cli("compare", "full=true", f"run=[{first.run},{second.run}]").out
+
+
+def test_the_size_of_each_test_set_is_printed(monkeypatch: pytest.MonkeyPatch):
+    """Models of different data sets are compared in pairs that share one."""
+    sizes = {"a": 1797, "b": 1797, "c": 10_000, "d": 10_000}
+    runs = {name: (name, SimpleNamespace(summary=SimpleNamespace(path=name))) for name in sizes}
+    monkeypatch.setattr(
+        model_comparison, "pair_models", lambda _: [(runs["a"], runs["b"]), (runs["c"], runs["d"])]
+    )
+    monkeypatch.setattr(model_comparison, "config_of", lambda _: None)
+    monkeypatch.setattr(model_comparison, "set_up", lambda _: None)
+    right = {name: np.arange(size) % 3 > 0 for name, size in sizes.items()}
+    monkeypatch.setattr(model_comparison, "right_on_test", lambda run, _: right[run.summary.path])
+    said: list[str] = []
+    monkeypatch.setattr(model_comparison, "say", said.append)
+    model_comparison.compare_models([])
+    assert " 1,797 or 10,000 " in said[0]

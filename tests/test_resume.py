@@ -144,7 +144,7 @@ REFUSED = [
     (["tracking.enabled=true"], "tracking.enabled is false, not true"),
     (["tracking.uri=http://127.0.0.1:1"], "not http://127.0.0.1:1"),
     (["tracking.experiment=other"], "tracking.experiment is mnist-exp, not other"),
-    (["training.epochs=1"], "1 epochs and 20 steps"),
+    (["training.epochs=1"], "1 epoch and 20 steps"),
     (["training.epochs=0"], "training.epochs=0: "),
     (["training.batchsize=4"], "training.batchsize=4: "),
     (["-m", "seed=0,1"], "-m "),

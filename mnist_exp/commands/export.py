@@ -121,6 +121,6 @@ def register(config: ExportConfig, saved: Saved) -> None:
     except Exception as error:  # MLflow raises errors of many types
         raise WorkError(f"{display_path(saved.run)}: not registered: {describe_failure(error, store)}") from error
     say(f"registered {display_path(saved.run)} as version {model.version} of {config.name}, in {model.store}")
-    say(f"use      run={model.uri}")
+    say(f"use     run={model.uri}")
     command = f"mlflow models serve -m {model.uri} --env-manager local --port 5001"
     say(f"serve   MLFLOW_TRACKING_URI={shlex.quote(mask_credentials(model.store))} {command}")

@@ -63,18 +63,18 @@ def ui(request: Request, started: float) -> None:
     print(printable(f"Starting MLflow's UI on {uri} …"), flush=True)
     for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must end the server too
         signal.signal(name, signal.default_int_handler)
-    log = tempfile.TemporaryFile()  # noqa: SIM115
-    server = _start_server(config.host, port, uri, log)
-    try:
-        _wait_for(address, server, log)
-        _show(_page(address, config, run_id), config.open)
-        print("Press Ctrl-C to stop it.", flush=True)
-        server.wait()
-        raise WorkError("MLflow's UI exited unexpectedly")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        _end(server)
+    with tempfile.TemporaryFile() as log:
+        server = _start_server(config.host, port, uri, log)
+        try:
+            _wait_for(address, server, log)
+            _show(_page(address, config, run_id), config.open)
+            print("Press Ctrl-C to stop it.", flush=True)
+            server.wait()
+            raise WorkError("MLflow's UI exited unexpectedly")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _end(server)
 
 
 def _start_server(host: str, port: int, uri: str, log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -128,7 +128,7 @@ def list_images(paths: Mapping[str, Path]) -> Listing:
 
 def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
     """Sort class names naturally: `class_9` before `class_10`."""
-    return tuple(sorted(names, key=_natural))
+    return tuple(sorted(names, key=natural_order))
 
 
 def measure(listing: Listing, progress: Progress = no_progress) -> Sizes:
@@ -364,7 +364,8 @@ def _entries(folder: Path, listing: Listing) -> list[os.DirEntry[str]]:
     return good
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """Return the sort key for natural order: `2.png` before `10.png`."""
     parts: list[tuple[int, int | str]] = [
         (0, int(part)) if index % 2 else (1, part) for index, part in enumerate(re.split(r"([0-9]+)", name))
     ]

@@ -133,10 +133,11 @@ def parse_header(
     `dimensions` lists the permitted numbers of dimensions. Raises `RequestError`, with `name` in its message.
     """
     if start[:2] != _START[:2] or len(start) < 4 or start[2] not in _TYPES or start[3] not in dimensions:
-        expected = " or ".join(f"{_START.hex(' ')} {number:02x}" for number in dimensions)
+        types, numbers = (" or ".join(f"{byte:02x}" for byte in bytes_) for bytes_ in (_TYPES, dimensions))
         raise RequestError(
             f"{name}: not an IDX file with {' or '.join(map(str, dimensions))} dimensions: "
-            f"begins with {start[:4].hex(' ') or 'nothing'}, expected {expected}"
+            f"begins with {start[:4].hex(' ') or 'nothing'}, expected 00 00, a type ({types}), "
+            f"and the number of dimensions ({numbers})"
         )
     header = 4 + 4 * start[3]
     if len(start) < header:

@@ -158,18 +158,19 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
     """Raise `RequestError` if nothing is left to do, or if fewer epochs are requested than are already done."""
     epochs = config.training.epochs
     done, steps = (state.progress["epochs"], state.progress["steps"]) if state else (0, 0)
+    finished = f"{done} epoch{'s' * (done != 1)}"
     if result.status == "finished" and result.stopped_early and epochs >= done:
         raise RequestError(
-            f"{display_path(path)}: training.early_stopping ended it after {done} epochs, and would do so again"
+            f"{display_path(path)}: training.early_stopping ended it after {finished}, and would do so again"
         )
     if epochs < done + (steps > 0):
-        more = f" and {steps} steps" if steps else ""
+        more = f" and {steps} step{'s' * (steps > 1)}" if steps else ""
         raise RequestError(
-            f"training.epochs={epochs}: {display_path(path)} has already completed {done} epochs{more}"
+            f"training.epochs={epochs}: {display_path(path)} has already completed {finished}{more}"
         )
     if result.status == "finished" and epochs == done:
         raise RequestError(
-            f"{display_path(path)}: nothing to resume: it has finished its {done} epochs; a larger "
+            f"{display_path(path)}: nothing to resume: it has finished its {finished}; a larger "
             "training.epochs trains it longer"
         )
 

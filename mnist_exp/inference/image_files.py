@@ -13,12 +13,10 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_exp.data.dataset import Images, Shape
-from mnist_exp.data.pictures import FORMATS, NAMED, Resize, resized
+from mnist_exp.data.pictures import FORMATS, MOST_PIXELS, NAMED, Resize, resized
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.digit_finder import LARGE, Box
 from mnist_exp.inference.mnist_form import Reading, read_digits
-
-MOST_PIXELS = 100_000_000  # maximum per file, checked in its header before anything is decoded
 
 
 def read_picture(content: bytes, name: str, shape: Shape, resize: Resize = None) -> Images:

@@ -18,6 +18,7 @@ import numpy as np
 from mnist_exp.config.schema import FileSpec
 from mnist_exp.data import csv, idx, npz
 from mnist_exp.data.dataset import CHUNK, Images, Shape, Tell
+from mnist_exp.data.folder import natural_order
 from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
@@ -169,7 +170,7 @@ def _files(name: str, tell: Tell) -> list[str]:
     if os.path.exists(path):
         return [path]
     if glob.has_magic(path):
-        if matches := sorted(glob.glob(path, recursive=True), key=_natural):
+        if matches := sorted(glob.glob(path, recursive=True), key=natural_order):
             return [
                 file
                 for match in matches
@@ -194,13 +195,7 @@ def _pictures_in(folder: str, tell: Tell) -> list[str]:
         raise RequestError(f"{_shown(folder)}: no {NAMED} files ({', '.join(ENDINGS)}) in this folder{there}")
     if len(found) > len(pictures):
         tell(f"{_shown(folder)}: skipped {others}, not image files")
-    return sorted(pictures, key=_natural)
-
-
-def _natural(path: str) -> list[tuple[int, int | str]]:
-    """Return the sort key for natural order: 2.png before 10.png."""
-    parts = re.split(r"([0-9]+)", path)
-    return [(0, int(part)) if index % 2 else (1, part) for index, part in enumerate(parts)]
+    return sorted(pictures, key=natural_order)
 
 
 def _shown(name: str) -> str:

@@ -44,8 +44,8 @@ def compare_models(groups: Sequence[Group]) -> None:
         return
     tests = [mcnemar(right[first.summary.path], right[second.summary.path]) for (_, first), (_, second) in pairs]
     corrected = holm(np.array([p for *_, p in tests]))
-    images = len(next(iter(right.values())))
-    say(f"McNemar's exact test of models on the same {images:,} test images:")
+    sizes = " or ".join(f"{size:,}" for size in sorted({len(images) for images in right.values()}))
+    say(f"McNemar's exact test of models on the same {sizes} test images:")
     print_mcnemar(
         [
             (first, second, only_first, only_second, float(p))

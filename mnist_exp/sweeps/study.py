@@ -124,7 +124,10 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
     running = [trial.number for trial in trials if trial.state == "running"]
     if not study.is_complete():
         numbers = ", ".join(map(str, running))
-        say(f"no trials left to start; another process is running trial {numbers} and will score the best trial")
+        say(
+            f"no trials left to start; another process is running trial{'s' * (len(running) > 1)} {numbers} "
+            "and will score the best trial"
+        )
         return
     order = rank_trials(search, trials)
     best = best_trial(search, trials)

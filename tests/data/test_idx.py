@@ -30,7 +30,10 @@ def test_an_array_is_read_as_it_was_written():
     ("content", "message"),
     [
         (b"", "begins with nothing"),
-        (b"\x00\x00\x08\x01" + CONTENT[4:], "begins with 00 00 08 01, expected 00 00 08 03 or 00 00 08 04"),
+        (
+            b"\x00\x00\x08\x01" + CONTENT[4:],
+            "begins with 00 00 08 01, expected 00 00, a type (08 or 09 or 0b or 0c or 0d or 0e), and the number of dimensions (03 or 04)",
+        ),
         (b"\x89PNG" + CONTENT[4:], "begins with 89 50 4e 47"),
         (CONTENT[:10], "ends inside its header, after 10 of 16 bytes"),
         (CONTENT[:-1], "the header declares 2×3×4 = 24 values, but 23 follow"),

@@ -148,6 +148,17 @@ def test_every_optimizer_is_resumed_exactly(tmp_path: Path, optimizer: str):
     assert train(tmp_path / "stopped", words) == expected
 
 
+def test_frozen_layers_are_resumed_exactly(tmp_path: Path):
+    """They keep their first weights, and all others are those of uninterrupted training."""
+    words = (*EVERYTHING[:4], "data.limit=200", "training.epochs=2", "training.freeze=[1,2]", EVERYTHING[-1])
+    first = fresh(*setting(*words)).get_weights()[:2]
+    expected = train(tmp_path / "straight", words)
+    train(tmp_path / "stopped", words, (1, 0))
+    assert train(tmp_path / "stopped", words) == expected
+    trained = [value for name, value in expected.items() if name.startswith("model ")]
+    assert all(array.tobytes() in trained for array in first)
+
+
 # Each piece of state, and the arrays that it is: by their group and the path of their variable.
 FORGOTTEN = {
     "weights": r"model .*(kernel|bias|gamma|beta)",
