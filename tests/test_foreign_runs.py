@@ -17,6 +17,8 @@ from support.cli import Cli
 from support.collector import Collector
 from support.journals import expected, held, write_run
 
+from mnist_exp.engine.resumption import check_journal
+from mnist_exp.errors import RequestError
 from mnist_exp.runs.events import ArtifactEvent, EndEvent, NoteEvent, ParamsEvent, RunEvent, TagsEvent
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.known_stores import read_known_stores, state_file
@@ -213,6 +215,16 @@ def test_links_and_pipes_in_place_of_a_runs_files_are_not_read(cli: Cli, file: s
     os.mkfifo(RUN / file)
     for verb in (["runs"], ["resume", "run=outputs/runs/shared"], ["sync"]):
         assert "unexpected" not in cli(*verb, status=None).err
+
+
+def test_a_folder_in_place_of_the_journal_is_reported(cli: Cli):
+    """By `sync` and before a run is resumed."""
+    write_run(RUN)
+    (RUN / "journal.jsonl").unlink()
+    (RUN / "journal.jsonl").mkdir()
+    with pytest.raises(RequestError, match=r"outputs/runs/shared/journal\.jsonl: cannot be read: Is a directory"):
+        check_journal(RUN)
+    assert "outputs/runs/shared/journal.jsonl: Is a directory" in cli("sync", status=1).out
 
 
 def interrupted(cli: Cli, uri: str) -> Path:

@@ -22,6 +22,7 @@ from support.cli import PATIENCE, SMALL, Cli, soak
 from support.collector import Collector
 from support.hostile_copies import CASES
 
+from mnist_exp.commands import ui
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
@@ -50,6 +51,8 @@ VERBS: Sequence[Sequence[str]] = (
     ["sync"],
     ["sync", "run=shared"],
     ["export", "run=shared", "register=x"],
+    ["ui", "open=false"],
+    ["ui", "open=false", "run=shared"],
     ["runs"],
 )
 LIMIT = 5.0 * PATIENCE  # seconds of processor time
@@ -140,7 +143,11 @@ def test_a_hostile_copy_is_answered(
     def refuse(run: TrainingRun) -> Never:
         raise WorkError("here it would train")
 
+    def refuse_to_serve(*_: object) -> Never:
+        raise WorkError("here MLflow would start")
+
     monkeypatch.setattr(TrainingRun, "execute", refuse)
+    monkeypatch.setattr(ui, "_start_server", refuse_to_serve)
     set_up(compose_checked(Request("train", DIGITS), TrainConfig)[0])  # no verb is measured with Keras' start
     shutil.copytree(trained, "outputs")
     Image.new("L", (8, 8)).save("image.png")

@@ -107,6 +107,8 @@ def check_journal(path: Path) -> None:
         journal.read(path)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise RequestError(f"{display_path(path / journal.FILE)}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RequestError(f"{error}\nDelete this file to resume the run as a new one in MLflow.") from error
 

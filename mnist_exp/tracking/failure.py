@@ -63,7 +63,7 @@ def _explain_cause(error: BaseException, uri: str | None, store: str) -> str | N
             return (
                 f"{store}{cause}{_restoring(database) if re.search(_DAMAGED, str(cause)) else _sharing(database)}"
             )
-        if isinstance(cause, OSError) and cause.filename and cause.strerror:
+        if isinstance(cause, OSError) and isinstance(cause.filename, (str, bytes)) and cause.strerror:
             return f"{display_path(Path(os.fsdecode(cause.filename)))}: {cause.strerror}{_sharing(database)}"
     return None
 
