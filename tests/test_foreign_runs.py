@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -17,6 +18,7 @@ from support.cli import Cli
 from support.collector import Collector
 from support.journals import expected, held, write_run
 
+from mnist_exp.engine.evaluation import resolve_class_names
 from mnist_exp.engine.resumption import check_journal
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.events import ArtifactEvent, EndEvent, NoteEvent, ParamsEvent, RunEvent, TagsEvent
@@ -265,3 +267,13 @@ def test_an_option_file_cannot_name_an_address(cli: Cli, collector: Collector):
     assert "is not a store that you have used" in cli(*words, "tracking=theirs", "-m", "seed=1,2", status=2).err
     assert not Path("outputs").exists()
     assert collector.requests == []
+
+
+@pytest.mark.parametrize("names", [None, ["a"], ["a", "b", "c"]])
+def test_class_names_of_another_number_are_not_used(names: list[str] | None):
+    """A result may name fewer or more classes than its model has."""
+    saved: Any = SimpleNamespace(run=None, result=SimpleNamespace(data=SimpleNamespace(class_names=names)))
+    data: Any = SimpleNamespace(class_names=("0", "1"))
+    assert resolve_class_names(saved, 2, data, MagicMock()) == ("0", "1")
+    saved.result.data.class_names = ["a", "b"]
+    assert resolve_class_names(saved, 2, data, MagicMock()) == ("a", "b")

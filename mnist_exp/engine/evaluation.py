@@ -268,7 +268,8 @@ def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: Train
     `RequestError` if the names differ.
     """
     names, unnamed = data.class_names, default_class_names(classes)
-    trained = tuple((saved.result and saved.result.data.class_names) or unnamed)
+    known = saved.result and saved.result.data.class_names  # untrusted: not always one for each class
+    trained = tuple(known) if known and len(known) == classes else unnamed
     if names in (trained, unnamed):
         return trained
     if trained != unnamed:
