@@ -79,6 +79,13 @@ class Sizes:
         self.counts[size] += 1
         self.examples.setdefault(size, path)
 
+    @property
+    def colours(self) -> str:
+        """The colours of the images, such as `in colour` or `3 of 50 in colour`."""
+        if self.coloured in (0, self.counts.total()):
+            return "in colour" if self.coloured else "grey"
+        return f"{self.coloured:,} of {self.counts.total():,} in colour"
+
     def as_values(self) -> dict[str, Any]:
         """Return the sizes as values for the cache."""
         counts = [[*size, count, self.examples[size]] for size, count in self.counts.items()]
