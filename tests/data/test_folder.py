@@ -250,6 +250,8 @@ def test_all_bad_files_are_reported_together():
 def test_bad_files_are_left_out_on_request():
     """And recorded; with `data.resize`, nothing is left to refuse."""
     five_bad()
+    with pytest.raises(RequestError, match=r"^[^\n]*other.png: an image of 5×4[^\n]*$"):
+        find(config(classes=2, skip_bad=True), print)  # the others need no further decision
     told: list[str] = []
     left = find(config(classes=2, skip_bad=True, resize="fit"), told.append)
     assert len(left.train) == 3
