@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from support.cli import Cli
 
 HEIGHT, WIDTH = 20, 27
@@ -26,12 +26,32 @@ def write_photos(folder: Path) -> None:
                 Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
 
 
+def write_camera_photos(folder: Path) -> None:
+    """Write photographs of three kinds of things, as cameras and file managers leave them: some lie on their side."""
+    rng = np.random.default_rng(0)
+    for number in range(90):
+        name = ("apple", "leaf", "shell")[number % 3]
+        height, width = (int(side) for side in rng.integers(70, 220, 2))
+        photo = Image.fromarray(rng.integers(90, 200, (height, width, 3), dtype=np.uint8))
+        box = (width // 5, height // 5, width * 4 // 5, height * 4 // 5)
+        colour = {"apple": (220, 40, 30), "leaf": (30, 150, 40), "shell": (240, 220, 180)}[name]
+        ImageDraw.Draw(photo).ellipse(box, fill=colour)
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if number % 5 == 0 else 1
+        turned = photo.rotate(90, expand=True) if number % 5 == 0 else photo
+        turned.save(folder / name / f"IMG_{number:04}.JPG", exif=exif)
+    (folder / "apple" / "Thumbs.db").write_bytes(b"\xd0\xcf")
+    (folder / "leaf" / "._IMG_0001.JPG").write_bytes(b"\0\5")
+    (folder / "notes.txt").write_text("taken in May")
+
+
 # No more than a user's own script would know: Keras, Pillow, and the files.
 SCRIPT = """
 import sys
 from pathlib import Path
 import keras, numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 model = keras.saving.load_model(sys.argv[1])
 names = sorted(path.name for path in Path("photos/test").iterdir())
 files = sorted(Path("photos/test").glob("*/*.png"))
@@ -64,6 +84,24 @@ def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
         [sys.executable, script, done.run / "model.keras"], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "32 of 32"
+
+
+@pytest.mark.slow
+def test_a_folder_of_photographs_needs_no_other_key(cli: Cli):
+    """From a camera's folder to a model, its score, predictions and pictures."""
+    write_camera_photos(Path("photos"))
+    done = cli("data=folder", "data.dir=photos", "data.resize=fit")
+    assert done.result["data"]["shape"] == [64, 64, 3]
+    assert done.result["data"]["class_names"] == ["apple", "leaf", "shell"]
+    assert "skipped 3 files" in done.out
+    assert done.result["best"]["val/accuracy"] > 0.8
+    assert "9 images" in cli("evaluate", "run=latest").out
+    predicted = cli("predict", "run=latest", "inputs=photos").out.splitlines()
+    assert (
+        sum(line.split()[1:2] == [Path(line.split()[0]).parent.name] for line in predicted if ".JPG" in line) > 70
+    )
+    cli("visualize", "run=latest")
+    assert any((done.run / "plots" / "visualize").rglob("*.png"))
 
 
 def test_class_names_are_drawn_as_they_are(cli: Cli):

@@ -38,6 +38,9 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     """If half its 95 % interval is wider than 10 points, so that not even its first digit is certain."""
     report_imprecise(accuracy, images)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
+    assert "data.limit" not in caplog.text
+    report_imprecise(accuracy, images, limited=True)
+    assert ("data.limit" in caplog.text) == warned
 
 
 def test_the_page_on_figures_names_tests_that_exist():

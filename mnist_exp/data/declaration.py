@@ -45,10 +45,10 @@ def infer(
         data = DataConfig.model_validate_json(json.dumps({**values, **known}))
     except ValueError:  # reported with all other problems of the config
         return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
-    shape, classes = _look(data, values["shape"], progress, needs_train)
+    shape, classes, remark = _look(data, values["shape"], progress, needs_train)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
     words = [f"data.{key}={str(value).replace(' ', '')}" for key, value in declared.items() if values[key] is None]
-    tell(f"declare {' '.join(words)} (inferred from {data.dir})")
+    tell(f"declare {' '.join(words)} (inferred from {data.dir}{remark})")
     return declared
 
 
@@ -102,8 +102,10 @@ def _examine_folders(
     return counts
 
 
-def _look(data: DataConfig, shape: list[int] | None, progress: Progress, needs_train: bool) -> tuple[Shape, int]:
-    """Return a data set's shape, declared or found, and its number of classes."""
+def _look(
+    data: DataConfig, shape: list[int] | None, progress: Progress, needs_train: bool
+) -> tuple[Shape, int, str]:
+    """Return a data set's shape, declared or found, its number of classes, and a remark on its sizes."""
     declared = (shape[0], shape[1], shape[2]) if shape else None
     paths = given_paths(data, _nothing, needs_train=needs_train)
     if data.source == "folder":
@@ -113,7 +115,7 @@ def _look(data: DataConfig, shape: list[int] | None, progress: Progress, needs_t
     first = next(iter(parts.values()))
     stored = as_images(first.images, first.images_place, declared)[0].shape[1:]
     classes = len(named) if named else count_classes(_labels_of(parts), data)
-    return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes
+    return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes, ""
 
 
 def _labels_of(parts: Mapping[str, RawPart]) -> dict[str, RawLabels]:
@@ -145,13 +147,14 @@ def _nothing(message: str) -> None:
 
 def _look_at_folders(
     paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress
-) -> tuple[Shape, int]:
+) -> tuple[Shape, int, str]:
     listing = folder.list_images(paths)
     classes = len(next(iter(listing.files.values())))
     if shape is not None:
-        return shape, classes
+        return shape, classes, ""
     sizes = folder.measure(listing, progress)
-    return _shape_of(sizes, data), classes
+    found = _shape_of(sizes, data)
+    return found, classes, f": {sizes}, {sizes.colours}" if len(sizes.counts) > 1 else ""
 
 
 def _shape_of(sizes: folder.Sizes, data: DataConfig) -> Shape:

@@ -56,7 +56,8 @@ class Listing:
         names = Counter(os.path.basename(path) for path in self.clutter)
         shown = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in names.most_common(4))
         count = len(self.clutter)
-        return f"skipped {count:,} file{'s' * (count != 1)} that are not images: {shown}{', …' * (len(names) > 4)}"
+        skipped = f"{count:,} files that are not images" if count > 1 else "1 file that is not an image"
+        return f"skipped {skipped}: {shown}{', …' * (len(names) > 4)}"
 
 
 @dataclass
@@ -78,6 +79,13 @@ class Sizes:
         """Count an image of the given height and width."""
         self.counts[size] += 1
         self.examples.setdefault(size, path)
+
+    @property
+    def colours(self) -> str:
+        """The colours of the images, such as `in colour` or `3 of 50 in colour`."""
+        if self.coloured in (0, self.counts.total()):
+            return "in colour" if self.coloured else "grey"
+        return f"{self.coloured:,} of {self.counts.total():,} in colour"
 
     def as_values(self) -> dict[str, Any]:
         """Return the sizes as values for the cache."""
@@ -144,7 +152,7 @@ def measure(listing: Listing, progress: Progress = no_progress) -> Sizes:
         entry.save_values(sizes.as_values())
     if not sizes.counts:
         sizes.faults.include(listing.faults)
-        sizes.faults.raise_any("the data set")
+        sizes.faults.raise_any(os.path.commonpath(paths) if paths else "the data set")
         raise RequestError(
             f"{next(iter(next(iter(listing.files.values()))))}: no images in this or any other class folder"
         )
@@ -248,7 +256,7 @@ def _decode(paths: Sequence[str], shape: Shape, data: DataConfig, faults: Faults
                 else:
                     unusable[index] = error.kind, str(error)
     for index, (kind, text) in unusable.items() if others.counts or len(unfit) else ():
-        faults.add(kind, paths[index], text)
+        faults.add(kind, paths[index], text)  # the caller reports them otherwise
     refuse_other_sizes(others, len(paths), data, faults, unfit)
     if data.scale is None:
         _refuse_twelve_bits(largest, os.path.dirname(paths[0]) if paths else "")
@@ -289,7 +297,10 @@ def _in_threads(
 
 
 def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Faults, unfit: Faults) -> None:
-    """Raise `RequestError` with all faults if the sizes or colours of images differ from those in the config."""
+    """Raise `RequestError` if the sizes or colours of images differ from those in the config.
+
+    The message lists the other faults, too, unless `data.skip_bad` leaves their files out.
+    """
     height, width, channels = data.shape
     if others.counts:
         [(size, path), *_] = others.examples.items()
@@ -303,8 +314,11 @@ def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Fau
             text += "; data.resize=fit scales it"
         unfit.add("images of other sizes", path, text)
     if len(unfit):
-        unfit.include(faults)
-        unfit.raise_any(str(data.dir))
+        advice = ""
+        if len(faults) and not data.skip_bad:
+            unfit.include(faults)
+            advice = "; data.skip_bad=true leaves unusable files out"
+        unfit.raise_any(str(data.dir), advice)
 
 
 def write(folder: Path, parts: dict[str, Part], class_names: tuple[str, ...], advance: Advance) -> None:

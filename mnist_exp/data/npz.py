@@ -239,5 +239,5 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if min(shape, default=0) < 0:
         raise RequestError(f"damaged: its header has a negative size: {shape}")
     if dtype.hasobject:
-        raise RequestError("holds pickled Python objects, which are never loaded")
+        raise RequestError("holds pickled Python objects, which are never loaded; save numbers, as with np.stack")
     return shape, by_column, dtype

@@ -187,7 +187,7 @@ class TrainingRun:
         """Save the best epoch's model, score it on the test set, plot, and complete the record."""
         self._save_and_score(final=True)
         self._record.seconds(self._stopwatch.report())
-        print_result(self._record, self._data)
+        print_result(self._record, self._data, limited=self._config.data.limit is not None)
 
     def _save_and_score(self, *, final: bool) -> None:
         """Save and plot the best epoch so far; only a `final` model is scored on the test set."""
@@ -380,11 +380,11 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
         )
 
 
-def report_imprecise(accuracy: float, images: int) -> None:
+def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> None:
     """Warn if the validation accuracy is based on so few images that even its first digit is uncertain.
 
     Half the width of its 95 % interval then exceeds 10 percentage points, which is impossible with 93 or more
-    images.
+    images. `limited` says whether `data.limit` keeps further images away.
     """
     from mnist_exp.inference.metrics import wilson
 
@@ -392,11 +392,11 @@ def report_imprecise(accuracy: float, images: int) -> None:
     if (high - low) / 2 > _IMPRECISE:
         warn(
             f"the validation accuracy is based on {images} image{'s' * (images > 1)}: its 95 % interval is "
-            f"{low:.0%} … {high:.0%}; a larger data.limit or data.val_fraction makes it more precise"
+            f"{low:.0%} … {high:.0%}; a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
         )
 
 
-def print_result(record: RunRecord, data: Dataset) -> None:
+def print_result(record: RunRecord, data: Dataset, *, limited: bool) -> None:
     """Print the saved epoch and the test figures."""
     best, test = record.result.best, record.result.test
     assert best is not None
@@ -405,7 +405,7 @@ def print_result(record: RunRecord, data: Dataset) -> None:
         chosen += f" with {best['val/accuracy']:.2%} validation accuracy"
     say(f"saved   {chosen}")
     if data.val is not None and "val/accuracy" in best:
-        report_imprecise(best["val/accuracy"], len(data.val))
+        report_imprecise(best["val/accuracy"], len(data.val), limited=limited)
     if test is not None and data.test is not None:
         loss = format_loss(test["loss"])
         say(f"test    accuracy {test['accuracy']:.2%}, loss {loss}, on {len(data.test):,} images")

@@ -25,6 +25,7 @@ from mnist_exp.errors import RequestError
 from mnist_exp.inference.image_files import Thumbnail, read_photograph, read_picture, read_thumbnail
 from mnist_exp.inference.mnist_form import Reading
 from mnist_exp.suggest import did_you_mean
+from mnist_exp.text import format_shape
 
 STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
@@ -135,10 +136,11 @@ class _Pictures:
 
     def add(self, name: str, content: bytes) -> None:
         """Read an image file. Raises `RequestError`."""
-        height, width, _ = self._shape
         if not self._is_announced:
             self._is_announced = True
-            self._tell(_NORMALIZED if self._options.normalized else f"image files are scaled to {height}×{width}")
+            how = f" (data.resize={self._options.resize})" if self._options.resize else ""
+            scaled = f"image files are scaled to {format_shape(self._shape[:2])}{how}"
+            self._tell(_NORMALIZED if self._options.normalized else scaled)
         if self._options.normalized:
             readings = read_photograph(content, name, self._shape, many=self._options.many)
         else:

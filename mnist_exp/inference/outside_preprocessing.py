@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ _SCALINGS: Mapping[str, tuple[float, float]] = {"0…1": (1 / 255, 0.0), "-1…1
 _SOME = 64  # images
 _SURE = 0.5  # minimum mean confidence on scaled pixels; about 1 / classes if the model was trained on raw ones
 _ALIKE = 0.5  # share of images whose class is the same with and without scaling
+_SEEN = 0.1  # minimum mean difference of a class's probability between a scaled image and a black one
 
 
 def find_scaling(model: keras.Model, images: Images) -> str:
@@ -28,11 +30,14 @@ def find_scaling(model: keras.Model, images: Images) -> str:
     """
     some = images[np.linspace(0, len(images) - 1, min(_SOME, len(images))).astype(int)]
     classes = predict(model, some).argmax(axis=1)
+    # Any, because `predict` takes floats, too.
+    with_black: Any = np.concatenate([some, np.zeros_like(some[:1])]).astype(np.float32)
     best, highest = "", _SURE
     for name, (factor, offset) in _SCALINGS.items():
-        scaled = predict(model, some.astype(np.float32) * np.float32(factor) + np.float32(offset))
-        sure, chosen = float(scaled.max(axis=1).mean()), scaled.argmax(axis=1)
-        if sure > highest and np.ptp(chosen) > 0 and (chosen == classes).mean() >= _ALIKE:
+        *scaled, black = predict(model, with_black * np.float32(factor) + np.float32(offset))
+        sure, chosen = float(np.max(scaled, axis=1).mean()), np.argmax(scaled, axis=1)
+        seen = float(np.abs(scaled - black).max(axis=1).mean())
+        if sure > highest and seen >= _SEEN and (chosen == classes).mean() >= _ALIKE:
             best, highest = name, sure
     if not best:
         return ""

@@ -49,6 +49,11 @@ def two_that_are_damaged() -> None:
     Path("train/b/1.png").write_text("<html>")
 
 
+def two_that_are_damaged_and_one_of_another_size() -> None:
+    two_that_are_damaged()
+    Image.fromarray(IMAGES[2]).resize((9, 7)).save("train/c/2.png")
+
+
 def no_test_folder() -> None:
     folders()
     Path("testing material").mkdir()
@@ -65,6 +70,7 @@ CASES: dict[str, tuple[str, Callable[[], None], tuple[str, ...]]] = {
     "another shape": ("npz", lambda: npz(IMAGES), ("data.shape=[5,5,1]",)),
     "one of another size": ("folder", one_of_another_size, ()),
     "damaged files": ("folder", two_that_are_damaged, ()),
+    "damaged files and another size": ("folder", two_that_are_damaged_and_one_of_another_size, ()),
     "no test folder": ("folder", no_test_folder, ()),
     "more class folders": ("folder", folders, ("data.classes=2",)),
 }

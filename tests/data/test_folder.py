@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import struct
@@ -16,6 +17,7 @@ from support.cli import Cli
 
 from mnist_exp.config.data_schema import DataConfig, FileSpec
 from mnist_exp.data.dataset import Part, Source
+from mnist_exp.data.declaration import infer
 from mnist_exp.data.folder import sort_class_names
 from mnist_exp.data.formats import find
 from mnist_exp.data.layout import find_image_folders
@@ -248,6 +250,8 @@ def test_all_bad_files_are_reported_together():
 def test_bad_files_are_left_out_on_request():
     """And recorded; with `data.resize`, nothing is left to refuse."""
     five_bad()
+    with pytest.raises(RequestError, match=r"^[^\n]*other.png: an image of 5×4[^\n]*$"):
+        find(config(classes=2, skip_bad=True), print)  # the others need no further decision
     told: list[str] = []
     left = find(config(classes=2, skip_bad=True, resize="fit"), told.append)
     assert len(left.train) == 3
@@ -312,7 +316,24 @@ def test_an_inferred_number_of_classes_reaches_the_model(cli: Cli):
     assert "classes: 2" in saved
     assert done.result["data"]["shape"] == [32, 32, 3]
     assert "val" in cli("evaluate", "run=latest").out
-    assert "leaf" in cli("predict", "run=latest", "inputs=photos/leaf/1.jpg").out
+    predicted = cli("predict", "run=latest", "inputs=photos/leaf/1.jpg").out
+    assert "leaf" in predicted
+    assert "data.resize=fit" in predicted
+
+
+def test_the_inferred_shape_is_explained():
+    """By the sizes and colours in the folder: a shape of three channels if any image is in colour."""
+    photographs()
+    told: list[str] = []
+    data = config("photos", files={"train": FileSpec(name="photos"), "test": None}, resize="fit")
+    values = json.dumps({**data.model_dump(), "shape": None, "classes": None})
+    assert infer(values, told.append) == {"shape": [32, 32, 3], "classes": 2}
+    save("photos/leaf/grey.png", np.zeros((600, 800), np.uint8))
+    assert infer(values, told.append)["shape"] == [32, 32, 3]
+    assert "data.shape=[32,32,3] data.classes=2" in told[0]
+    assert "20 sizes from" in told[0]
+    assert "in colour)" in told[0]
+    assert "to 600×800, 20 of 21 in colour" in told[1]
 
 
 @pytest.mark.parametrize(

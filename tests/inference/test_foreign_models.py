@@ -44,11 +44,17 @@ def test_preprocessing_outside_of_a_model_is_recognized():
     np.testing.assert_allclose(predict(whole, IMAGES), predict(model, IMAGES / np.float32(255)), atol=1e-6)
 
 
+def test_images_of_one_class_are_enough():
+    """A folder of images to classify may have no others."""
+    assert "0…1" in find_scaling(classifier(1), IMAGES[-1:])
+
+
 @pytest.mark.parametrize("of_raw_pixels", [True, False])
 def test_models_of_raw_pixels_are_not_suspected(of_raw_pixels: bool):
     """Whether they were trained on raw pixels, or scale them themselves."""
     model = classifier(1 / 255) if of_raw_pixels else classifier(1, keras.layers.Rescaling(1 / 255))
     assert find_scaling(model, IMAGES) == ""
+    assert find_scaling(model, IMAGES[-1:]) == ""
 
 
 def test_logits_are_refused_alike():
