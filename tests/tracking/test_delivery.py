@@ -281,6 +281,7 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
         (model, seed) for model in ("linear", "pyramid") for seed in ("0", "1")
     }
     assert artifacts(client, parent.info.run_id) == {"leaderboard.csv"}
+    assert parent.data.params == {"model": "linear,pyramid", "seed": "0,1"}
     assert parent.data.tags["mlflow.note.content"].count("finished") == 4
     best = max(run.data.metrics["best/val/accuracy"] for run in children)
     assert parent.data.metrics["best/val/accuracy"] == best
