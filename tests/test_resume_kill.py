@@ -100,7 +100,7 @@ def ended(run: Path) -> dict[str, Any]:
         **{key: result[key] for key in ("weights_sha256", "fingerprint", "best", "test", "epochs")},
         "history": history,
         "metrics": metrics,
-        "once": {kind: sum(line["kind"] == kind for line in lines) for kind in ("run", "params", "dataset", "model", "note")},
+        "once": {kind: sum(line["kind"] == kind for line in lines) for kind in ("run", "params", "dataset", "model")},
         "state": saved_arrays(run / "model.keras"),
     }  # fmt: skip
 

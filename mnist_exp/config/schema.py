@@ -277,6 +277,10 @@ class DeviceConfig(Frozen):
     deterministic: bool
 
 
+TagName = Annotated[str, Field(pattern=r"^[\w./ -]+$", max_length=250)]
+TagValue = Annotated[str, Field(max_length=5000)]  # MLflow refuses longer ones
+
+
 class TrackingConfig(Frozen):
     """The MLflow store that mirrors the run directory."""
 
@@ -284,6 +288,8 @@ class TrackingConfig(Frozen):
     uri: str | None
     experiment: Annotated[str, Field(min_length=1)]
     wait_seconds: Annotated[float, Field(ge=0)]
+    tags: dict[TagName, bool | int | float | TagValue] = Field(default_factory=dict)
+    """Tags of the MLflow run."""
 
     @field_validator("experiment")
     @classmethod
@@ -292,6 +298,13 @@ class TrackingConfig(Frozen):
             raise ValueError(
                 "must not be MLflow's own 'Default', whose artifacts would go into the working directory"
             )
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _own_tags(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if reserved := [name for name in value if name.startswith(("mlflow.", "mnist_exp."))]:
+            raise ValueError(f"must not contain tags that MLflow or mnist-exp sets, found {', '.join(reserved)}")
         return value
 
     _a_store = field_validator("uri")(a_store)

@@ -41,6 +41,7 @@ from mnist_exp.runs.result import DataRecord, DeviceRecord, PluginRecord, RunRes
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path, format_loss
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
+from mnist_exp.tracking.run_description import CARD, describe_run
 from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback, Training, make_callbacks
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
@@ -187,6 +188,7 @@ class TrainingRun:
         """Save the best epoch's model, score it on the test set, plot, and complete the record."""
         self._save_and_score(final=True)
         self._record.seconds(self._stopwatch.report())
+        self._record.note(describe_run(self._record.path, self._record.result, self._config))
         print_result(self._record, self._data, limited=self._config.data.limit is not None)
 
     def _save_and_score(self, *, final: bool) -> None:
@@ -335,8 +337,8 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
     card = as_markdown(model, config.training.batch_size)
     card += "".join(f"\n- {remark}" for remark in advice(model)) + "\n"
-    write_text(record.path / "architecture.md", card)
-    record.artifact("architecture.md")
+    write_text(record.path / CARD, card)
+    record.artifact(CARD)
     record.artifact("config.yaml")
     record.note(card)
 

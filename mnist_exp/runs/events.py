@@ -99,11 +99,16 @@ class MetricsEvent(JournalEvent):
         return (self.kind, self.step, *sorted(self.values))
 
 
-class NoteEvent(SingleEvent):
+class NoteEvent(JournalEvent):
     """The run's description, in Markdown. It replaces an earlier one."""
 
     kind: Literal["note"] = "note"
     text: str
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The text, which changes when the run finishes."""
+        return (self.kind, self.text)
 
 
 class TagsEvent(JournalEvent):

@@ -34,6 +34,12 @@ class Grid:
     batch: int | None = None
     """The number of jobs per call of the launcher (`hydra.sweeper.max_batch_size`); None: not given."""
 
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of each swept key, as written."""
+        given = {key: [text for job in self.jobs for text in job if key_of(text) == key] for key in self.swept}
+        return {key: ",".join(dict.fromkeys(text.split("=", 1)[1] for text in given[key])) for key in given}
+
 
 def expand(request: Request) -> Grid:
     """Return the jobs of a sweep, in the order in which Hydra's own sweeper would run them.

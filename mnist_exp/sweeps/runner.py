@@ -47,7 +47,7 @@ def complete_sweep(
         if has_leaderboard(plan.directory, table.as_csv()):
             table.show()
             return list(ended.values())
-    with signals.raised(), SweepRecord(plan.directory, fixed, config.tracking) as record:
+    with signals.raised(), SweepRecord(plan.directory, fixed, config.tracking, grid.values) as record:
         try:
             ended |= run_jobs(plan, request, grid, [job for job in plan.jobs if job not in ended])
         except (KeyboardInterrupt, Killed):

@@ -38,7 +38,8 @@ def run_search(search: Search, overrides: Sequence[str]) -> tuple[Path, list[Tri
             settings.storage, search.name, directory, search.definition,
             maximize=search.maximizes, pruner=settings.pruner, epochs=search.epochs,
         )  # fmt: skip
-    with StudyRecord(directory, without_storage(overrides), search.config.tracking) as record:
+    given = without_storage(overrides)
+    with StudyRecord(directory, given, search.config.tracking, search.space.texts) as record:
         study = Study(storage, search.space, settings.sampler, search.seed, search.trials, directory, record.key)
         ended = [trial for trial in study.trials() if trial.state != "running"]
         before = f", {len(ended)} already ended" if ended else ""

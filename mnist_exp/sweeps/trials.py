@@ -28,6 +28,7 @@ from mnist_exp.sweeps.optuna_study import Claim, Trial
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.worker import load_source
 from mnist_exp.tracking.recorder import ReopenedRecording
+from mnist_exp.tracking.run_description import describe_run
 from mnist_exp.training.early_stopping import is_better
 
 
@@ -151,4 +152,5 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
             draw_test(record, data.test, data.class_names, scores)
             for picture in ("confusion_matrix", "misclassified"):
                 record.artifact(f"{PLOTS}/{picture}.png", PLOTS)
+        record.note(describe_run(run.path, record.result, config))
     return dict(scores.metrics)

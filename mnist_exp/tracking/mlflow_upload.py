@@ -48,6 +48,7 @@ from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
 from mnist_exp.text import display_path, escape_controls, mask_credentials, shorten
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
 from mnist_exp.tracking.locations import link_artifact
+from mnist_exp.tracking.run_description import RUN_ID
 from mnist_exp.tracking.store import (
     artifact_root,
     connect,
@@ -254,7 +255,8 @@ class Delivery:
             case MetricsEvent():
                 self._deliver_metrics(run_id, event)
             case NoteEvent():
-                self._client.set_tag(run_id, "mlflow.note.content", event.text[:_LONGEST_TEXT])
+                text = event.text.replace(RUN_ID, run_id)[:_LONGEST_TEXT]
+                self._client.set_tag(run_id, "mlflow.note.content", text)
             case TagsEvent():
                 self._set_tags(run_id, event.values)
             case ArtifactEvent():

@@ -14,6 +14,7 @@ from mnist_exp.runs.events import (
     Event,
     MetricsEvent,
     NoteEvent,
+    ParamsEvent,
     ResumedEvent,
     RunEvent,
 )
@@ -21,8 +22,16 @@ from mnist_exp.runs.journal import FILE, Journal, first_run, read
 from mnist_exp.tracking.run_event import new_run_event
 
 
-def begin_parent(directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> bool:
+def begin_parent(
+    directory: Path, overrides: Sequence[str], tracking: TrackingConfig, parameters: Mapping[str, str]
+) -> bool:
     """Start the journal of a sweep or search unless it exists. Returns whether this process started it.
+
+    Args:
+        directory: The directory of the sweep or search.
+        overrides: The overrides that all its runs share, for a tag.
+        tracking: The tracker's settings.
+        parameters: The swept or searched keys with their values, and fixed ones.
 
     Raises `RequestError` if the journal cannot be read.
     """
@@ -31,6 +40,8 @@ def begin_parent(directory: Path, overrides: Sequence[str], tracking: TrackingCo
     tags = {"overrides": " ".join(overrides), "directory": str(directory)}
     journal = Journal(directory)
     journal.write(new_run_event(directory.name, tracking, tags))
+    if parameters:
+        journal.write(ParamsEvent(values=dict(parameters)))
     journal.close()
     return True
 

@@ -36,12 +36,13 @@ from mnist_exp.runs.events import (
     ResumedEvent,
     TagsEvent,
 )
-from mnist_exp.runs.journal import FILE, IdempotentJournal, Journal, first_run, flatten, read
+from mnist_exp.runs.journal import FILE, IdempotentJournal, Journal, first_run, read
 from mnist_exp.runs.locks import is_locked
 from mnist_exp.runs.log import LOG, say, to_file, warn
 from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
-from mnist_exp.text import masked_values
+from mnist_exp.text import mask_credentials, masked_values
+from mnist_exp.tracking.parameters import chosen_parameters
 from mnist_exp.tracking.run_event import new_run_event
 from mnist_exp.tracking.upload_process import Upload
 
@@ -109,8 +110,8 @@ class RunRecord:
         self._journal.write(_model_event(file, shape, classes, self.result.weights_sha256))
 
     def note(self, text: str) -> None:
-        """Send the run's description, in Markdown, to the tracker."""
-        self._journal.write(NoteEvent(text=text))
+        """Send the run's description, in Markdown, to the tracker, below the user's note."""
+        self._journal.write(NoteEvent(text=_join(self.result.note, text)))
 
     def keep_seconds(self) -> None:
         """Write the result with the durations so far, in case the process is killed."""
@@ -252,8 +253,7 @@ def _first_events(
 ) -> Iterator[Event]:
     """Yield the events that a run's journal begins with: the run, its parameters and its data."""
     yield new_run_event(result.name, tracking, _tags(result, path), parent=sweep)
-    parameters = {key: value for key, value in config.items() if key not in ("tracking", "outputs", "sweep")}
-    yield ParamsEvent(values=flatten(parameters))
+    yield ParamsEvent(values=chosen_parameters(config, result.overrides))
     data = result.data
     # Optional in a result, as earlier versions did not write them.
     assert data.name is not None
@@ -356,13 +356,23 @@ def annotate(directory: RunDirectory, tags: Sequence[str] | None, note: str | No
         result.tags = list(tags)
         events.append(TagsEvent(values={"tags": ", ".join(tags)}))
     if note is not None:
-        result.note = note
         has_journal = (directory.path / FILE).is_file()
         earlier = read(directory.path) if has_journal else []
-        card = next((event.text for event in earlier if isinstance(event, NoteEvent)), "")
-        events.append(NoteEvent(text="\n\n".join(filter(None, [note, card]))))
+        texts = [event.text for event in earlier if isinstance(event, NoteEvent)]
+        description = _without_note(texts[-1], mask_credentials(result.note)) if texts else ""
+        events.append(NoteEvent(text=_join(note, description)))
+        result.note = note
     directory.write_result(result)
     _add_events(directory, events, wait_seconds)
+
+
+def _join(note: str, description: str) -> str:
+    """Return the description of an MLflow run: the user's note, then the description by this program."""
+    return "\n\n".join(filter(None, [note, description]))
+
+
+def _without_note(text: str, note: str) -> str:
+    return "" if text == note else text.removeprefix(f"{note}\n\n") if note else text
 
 
 def _add_events(directory: RunDirectory, added: Sequence[Event], wait_seconds: float) -> None:

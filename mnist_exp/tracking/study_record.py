@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.journal import has_ended
@@ -23,7 +23,13 @@ class StudyRecord:
     releases the lock, and waits for the delivery.
     """
 
-    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        overrides: Sequence[str],
+        tracking: TrackingConfig,
+        parameters: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Start the record unless it exists. Raises `RequestError` if the journal cannot be read."""
         self._directory, self._tracking = directory, tracking
         self.failed = False
@@ -32,7 +38,7 @@ class StudyRecord:
         self._parent: ParentRecord | None = None
         self._upload: Upload | None = None
         with exclusive(directory / ".claims" / "journal"):
-            begin_parent(directory, overrides, tracking)
+            begin_parent(directory, overrides, tracking, parameters)
         self.key = read_run(directory).key
 
     def take(self, patience: float = 0) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.atomic import write_text
@@ -23,12 +23,18 @@ class SweepRecord:
     The caller holds the directory's lock.
     """
 
-    def __init__(self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        overrides: Sequence[str],
+        tracking: TrackingConfig,
+        parameters: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Raise `RequestError` if the sweep's journal cannot be read."""
         self._directory = directory
         self.failed = False
         """Whether a job failed, so that the sweep is not recorded as finished."""
-        is_new = begin_parent(directory, overrides, tracking)
+        is_new = begin_parent(directory, overrides, tracking, parameters)
         self._parent = ParentRecord(directory, resumed=not is_new)
         self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
 

@@ -201,7 +201,7 @@ def test_reading_continues_where_it_ended(tmp_path: Path):
 
 
 def test_a_resumed_run_repeats_no_subject(tmp_path: Path):
-    """Another step, other metrics and other weights are other subjects."""
+    """Another step, other metrics, other weights and another description are other subjects."""
     model = {"file": "m", "shape": [8, 8, 1], "classes": 2, "requirements": []}
     once: list[Event] = [
         RunEvent(name="n", key="k", experiment="e", tags={}), ParamsEvent(values={}),
@@ -214,7 +214,7 @@ def test_a_resumed_run_repeats_no_subject(tmp_path: Path):
     ]  # fmt: skip
     again: list[Event] = [
         RunEvent(name="n", key="other", experiment="e", tags={}), ParamsEvent(values={"a": "1"}),
-        DatasetEvent(name="d2", sha256="0", source="s", shape=[], images={}), NoteEvent(text="b"),
+        DatasetEvent(name="d2", sha256="0", source="s", shape=[], images={}), NoteEvent(text="a"),
         MetricsEvent(step=1, values={"b": 7, "a": 7}), ModelEvent(**model, weights_sha256="1"),
     ]  # fmt: skip
     journal = IdempotentJournal(tmp_path)

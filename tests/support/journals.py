@@ -26,6 +26,7 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.known_stores import remember
+from mnist_exp.tracking.run_description import RUN_ID
 
 Kind = TypeVar("Kind", bound=JournalEvent)
 MODEL = ModelEvent(file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
@@ -132,6 +133,7 @@ def held(folder: Path, uri: str, scratch: Path) -> dict[str, Any]:
     found = client.search_runs([experiment], f"tags.`mnist_exp.key` = '{line.key}'")
     run = found[0]
     tags = {key: value for key, value in run.data.tags.items() if key in expected(folder)["tags"]}
+    tags = {key: value.replace(run.info.run_id, RUN_ID) for key, value in tags.items()}
     history = {key: client.get_metric_history(run.info.run_id, key) for key in run.data.metrics}
     models = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
     outputs = {output.model_id for output in run.outputs.model_outputs}

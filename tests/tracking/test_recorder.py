@@ -13,7 +13,7 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.report.sweep_progress import Watch
 from mnist_exp.runs.directory import RunDirectory
-from mnist_exp.runs.events import ArtifactEvent, EndEvent, ResumedEvent, RunEvent
+from mnist_exp.runs.events import ArtifactEvent, EndEvent, ParamsEvent, ResumedEvent, RunEvent
 from mnist_exp.runs.journal import Journal, read
 from mnist_exp.runs.result import DataRecord, ResumptionRecord, read_result
 from mnist_exp.tracking.recorder import ReopenedRecording, RunRecording, add_artifacts
@@ -208,10 +208,12 @@ def test_artifacts_are_added_before_the_end(tmp_path: Path):
 def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
     """It is started once and resumed afterwards; a finished record with the same table is recognized."""
     for _ in range(2):
-        with SweepRecord(tmp_path, ["seed=0,1"], UNTRACKED) as record:
+        with SweepRecord(tmp_path, ["seed=0,1"], UNTRACKED, {"seed": "0,1"}) as record:
             record.leaderboard("a,b\n", "| a | b |", 0.5)
     body = ["artifact", "note", "metrics", "end"]
-    assert kinds(tmp_path) == ["run", *body, "resumed", *body]
+    assert kinds(tmp_path) == ["run", "params", *body, "resumed", *body]
+    [params] = of_type(ParamsEvent, read(tmp_path))
+    assert params.values == {"seed": "0,1"}
     [run] = of_type(RunEvent, read(tmp_path))
     assert (run.tags["overrides"], run.tags["directory"]) == ("seed=0,1", str(tmp_path))
     assert has_leaderboard(tmp_path, "a,b\n")

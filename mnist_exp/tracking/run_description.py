@@ -1,0 +1,64 @@
+"""The description of a finished run in MLflow: its result, and how to repeat it and load its model."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.report.tables import format_percent
+from mnist_exp.runs.directory import MODEL, PLOTS
+from mnist_exp.runs.regular_files import read_text
+from mnist_exp.runs.result import RunResult
+from mnist_exp.text import display_path
+
+CARD = "architecture.md"
+RUN_ID = "{mlflow_run_id}"
+"""In a description, the place of the id of the MLflow run, which is known only at delivery."""
+_CURVE = f"{PLOTS}/accuracy.png"
+
+
+def describe_run(run: Path, result: RunResult, config: TrainConfig) -> str:
+    """Return the description of a finished run as Markdown, with its architecture card at the end."""
+    shown = display_path(run)
+    flags = [word for plugin in result.plugins for word in ("--plugin", plugin.source)]
+    command = shlex.join(["mnist-exp", *flags, f"from={shown}"])
+    # MLflow's UI drops images with a `data:` address but keeps relative ones, like this address of an artifact.
+    curve = f"![Accuracy by epoch](get-artifact?path={_CURVE}&run_uuid={RUN_ID})"
+    parts = [
+        _result_line(result, config),
+        f"```sh\n{command}\n```",
+        f"```python\n{_loading_lines(shown, config)}\n```",
+        curve if (run / _CURVE).is_file() else "",
+        read_text(run / CARD),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _result_line(result: RunResult, config: TrainConfig) -> str:
+    best = result.best or {}
+    figures = [f"**test accuracy {format_percent(result.test['accuracy'])}**"] if result.test else []
+    if "val/accuracy" in best:
+        figures.append(f"validation accuracy {format_percent(best['val/accuracy'])}")
+    if result.training_seconds is not None:
+        figures.append(f"{result.training_seconds:.1f} s")
+    return ", ".join([*figures, f"epoch {best.get('epoch')} of {result.epochs}", f"model {config.model.name}"])
+
+
+def _loading_lines(run: Path, config: TrainConfig) -> str:
+    """Return the Python lines that load the model from the files that the run keeps."""
+    if config.sweep.keep_models == "best":
+        return "# sweep.keep_models=best: only the best job of the sweep keeps its model"
+    shape = ", ".join(map(str, config.data.shape))
+    predict = f"model.predict(images)  # pixels 0…255 of shape (n, {shape})"
+    for kind, file in (("keras", MODEL), ("h5", "model.h5")):
+        if kind in config.save:
+            return f"import keras\nmodel = keras.saving.load_model({str(run / file)!r})\n{predict}"
+    if "yaml" in config.save:
+        architecture, weights = str(run / "architecture.yaml"), str(run / "model.weights.h5")
+        return (
+            "import json, keras, yaml\n"
+            f"model = keras.models.model_from_json(json.dumps(yaml.safe_load(open({architecture!r}))))\n"
+            f"model.load_weights({weights!r}); {predict}"
+        )
+    return f"# save=[{', '.join(config.save)}]: the run kept no model"
