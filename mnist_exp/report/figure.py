@@ -16,9 +16,11 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from mnist_exp.runs.atomic import replace_file
+from mnist_exp.text import escape_controls
 
 DPI = 110
 matplotlib.rcParams["text.parse_math"] = False  # class names may contain "$"
@@ -42,13 +44,15 @@ def wrap_title(title: str, width: float) -> str:
 
 
 def write(figure: Figure, path: Path, *, compact: bool = False) -> None:
-    """Write a figure as a PNG file, atomically.
+    """Write a figure as a PNG file, atomically, with control characters in its texts escaped.
 
     Args:
         figure: The figure.
         path: The file.
         compact: Whether to keep only 256 colours, enough for lines and text; the file is four times smaller.
     """
+    for text in figure.findobj(Text):
+        text.set_text(escape_controls(text.get_text()))
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)  # done here because `savefig` would draw everything twice
         figure.set_layout_engine(None)

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from mnist_exp.data.dataset import Images, Labels
 from mnist_exp.inference.metrics import confusion
 from mnist_exp.report.figure import new_figure, write
+from mnist_exp.text import escape_controls
 
 History = Sequence[Mapping[str, float]]
 
@@ -136,6 +137,7 @@ def confusion_matrix(
     labels: Labels, predicted: Labels, class_names: Sequence[str], title: str, path: Path
 ) -> None:
     """Draw the number of images of each class (rows) by predicted class (columns)."""
+    class_names = [escape_controls(name) for name in class_names]  # tick labels are set again when drawn
     classes = len(class_names)
     counts = confusion(labels, predicted, classes)
     size = max(5.2, 0.5 * classes + 1.2)
