@@ -30,7 +30,7 @@ test: $(READY) ## set up, then test everything essential (minutes)
 	$(BIN)/python -m $(PYTEST) -m "not slow" --numprocesses 2 --dist worksteal
 
 test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA)
-	$(BIN)/python -m $(PYTEST) -m "mnist and not slow"
+	$(BIN)/python -m $(PYTEST) -m "mnist and not slow" --numprocesses 2 --dist worksteal
 
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
 	$(BIN)/python -m $(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile
