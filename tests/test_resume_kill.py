@@ -96,6 +96,8 @@ def ended(run: Path) -> dict[str, Any]:
         for name, value in line["values"].items()
     ]
     assert len(set(metrics)) == len(metrics)
+    notes = [line["text"] for line in lines if line["kind"] == "note"]
+    assert notes.count(notes[0]) == 1  # the architecture card; the description at the end may be repeated
     return {
         **{key: result[key] for key in ("weights_sha256", "fingerprint", "best", "test", "epochs")},
         "history": history,

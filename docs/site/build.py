@@ -24,7 +24,6 @@ import mnist_exp
 from mnist_exp import api, errors
 from mnist_exp.cli import VERBS
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.errors import CODES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONF = REPOSITORY / "conf"
@@ -299,11 +298,11 @@ def _documented(name: str, value: Any, heading: str) -> list[str]:
 
 
 def problems_page() -> str:
-    """Return the page of problem codes and exit statuses."""
+    """Return the page of problem codes."""
     source = Path(inspect.getsourcefile(errors) or "").read_text(encoding="utf-8")
     meanings = dict(re.findall(r'^    "([\w-]+)",  # (.*)$', source, re.MULTILINE))
     lines = [
-        "# Problem codes and exit statuses",
+        "# Problem codes",
         "",
         "Each problem in a request has a code, which `format=json` prints.",
         "",
@@ -311,15 +310,10 @@ def problems_page() -> str:
     lines += [
         "| code | meaning |",
         "|---|---|",
-        *(f"| `{code}` | {_cell(meanings[code])} |" for code in sorted(CODES)),
+        *(f"| `{code}` | {_cell(meanings[code])} |" for code in sorted(errors.CODES)),
         "",
     ]
-    lines += ["## Exit statuses", "", "| status | meaning |", "|---|---|"]
-    lines += [
-        "| 0 | done |", "| 1 | the work failed, or a bound of `require` does not hold |",
-        "| 2 | the request was wrong; nothing was created |", "| 129 | ended by SIGHUP |",
-        "| 130 | interrupted (Ctrl-C) |", "| 143 | ended by SIGTERM |", "",
-    ]  # fmt: skip
+    lines += ["[Exit statuses](../configuration.md#exit-status-and-errors) are the same for all commands.", ""]
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +101,15 @@ def no_progress(task: str, images: int) -> Iterator[Advance]:
 def default_class_names(classes: int) -> tuple[str, ...]:
     """Return default class names: "0", "1", …"""
     return tuple(map(str, range(classes)))
+
+
+def first_class_names(classes: int, *candidates: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the first list of names that has one for each class; if there is none, default names.
+
+    Candidates may come from an untrusted result, with more or fewer names than classes.
+    """
+    fitting = (tuple(names) for names in candidates if names and len(names) == classes)
+    return next(fitting, default_class_names(classes))
 
 
 def digest(parts: list[Part | None]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import default_class_names
+from mnist_exp.data.dataset import first_class_names
 from mnist_exp.engine.saved_model import Saved, normalizes
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.inputs import Batch, PictureOptions, find_inputs, read_inputs
@@ -34,10 +34,8 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *,
     """
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
-    known = (config.data.class_names, saved.result and saved.result.data.class_names)
-    names = next(
-        (tuple(names) for names in known if names and len(names) == classes), default_class_names(classes)
-    )
+    trained = saved.result.data.class_names if saved.result else None
+    names = first_class_names(classes, config.data.class_names, trained)
     if normalize and shape[2] != 1:
         raise RequestError(f"predict.normalize: must be false, as {saved.name} takes colour images")
     if normalize is None:

@@ -15,7 +15,7 @@ import keras
 from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Part, Shape, default_class_names
+from mnist_exp.data.dataset import Dataset, Part, Shape, default_class_names, first_class_names
 from mnist_exp.data.quality import light_background
 from mnist_exp.engine.bounds import check_bounds, measured_values, refuse_missed
 from mnist_exp.engine.saved_model import (
@@ -268,8 +268,7 @@ def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: Train
     `RequestError` if the names differ.
     """
     names, unnamed = data.class_names, default_class_names(classes)
-    known = saved.result and saved.result.data.class_names  # untrusted: not always one for each class
-    trained = tuple(known) if known and len(known) == classes else unnamed
+    trained = first_class_names(classes, saved.result.data.class_names if saved.result else None)
     if names in (trained, unnamed):
         return trained
     if trained != unnamed:

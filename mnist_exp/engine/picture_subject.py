@@ -14,7 +14,7 @@ from mnist_exp.config.command_schemas import VisualizeConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Images, Part, Shape, default_class_names
+from mnist_exp.data.dataset import Dataset, Images, Part, Shape, first_class_names
 from mnist_exp.engine.saved_model import (
     Saved,
     load_data,
@@ -193,9 +193,7 @@ def choose_images(
 
 
 def _chosen_files(model: keras.Model, saved: Saved, files: Sequence[str], images: Images) -> Chosen:
-    known = saved.result.data.class_names if saved.result else None
-    classes = model.output_shape[1]  # an untrusted result may name more or fewer
-    class_names = tuple(known) if known and len(known) == classes else default_class_names(classes)
+    class_names = first_class_names(model.output_shape[1], saved.result.data.class_names if saved.result else None)
     names = tuple(map(_file_name, files))
     return Chosen("files", images, names, (None,) * len(files), predict(model, images), class_names)
 

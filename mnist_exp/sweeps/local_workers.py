@@ -45,7 +45,7 @@ def ending_local_workers() -> Iterator[None]:
 def _without_stderr() -> Iterator[None]:
     """Give processes that are started in the block no standard error.
 
-    Upon Ctrl-C, submitit's process prints a traceback. Its worker's output goes to files of their own.
+    submitit's controller prints a traceback when it is interrupted. Its workers write their output to files.
     """
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.journal import has_ended
@@ -24,11 +24,7 @@ class StudyRecord:
     """
 
     def __init__(
-        self,
-        directory: Path,
-        overrides: Sequence[str],
-        tracking: TrackingConfig,
-        parameters: Mapping[str, str] = MappingProxyType({}),
+        self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig, parameters: Mapping[str, str]
     ) -> None:
         """Start the record unless it exists. Raises `RequestError` if the journal cannot be read."""
         self._directory, self._tracking = directory, tracking

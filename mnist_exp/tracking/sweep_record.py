@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.atomic import write_text
@@ -24,11 +24,7 @@ class SweepRecord:
     """
 
     def __init__(
-        self,
-        directory: Path,
-        overrides: Sequence[str],
-        tracking: TrackingConfig,
-        parameters: Mapping[str, str] = MappingProxyType({}),
+        self, directory: Path, overrides: Sequence[str], tracking: TrackingConfig, parameters: Mapping[str, str]
     ) -> None:
         """Raise `RequestError` if the sweep's journal cannot be read."""
         self._directory = directory

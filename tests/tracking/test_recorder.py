@@ -40,7 +40,7 @@ def record_run(directory: RunDirectory, **more: Any) -> RunRecording:
 
 def record_study(directory: Path) -> StudyRecord:
     (directory / ".claims").mkdir(exist_ok=True)  # as the study does
-    return StudyRecord(directory, ["tune.trials=3"], UNTRACKED)
+    return StudyRecord(directory, ["tune.trials=3"], UNTRACKED, {})
 
 
 def kinds(folder: Path) -> list[str]:
@@ -218,7 +218,7 @@ def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
     assert (run.tags["overrides"], run.tags["directory"]) == ("seed=0,1", str(tmp_path))
     assert has_leaderboard(tmp_path, "a,b\n")
     assert not has_leaderboard(tmp_path, "a,b,c\n")
-    with pytest.raises(KeyboardInterrupt), SweepRecord(tmp_path, [], UNTRACKED):
+    with pytest.raises(KeyboardInterrupt), SweepRecord(tmp_path, [], UNTRACKED, {}):
         raise KeyboardInterrupt
     assert not has_leaderboard(tmp_path, "a,b\n")
 
@@ -252,7 +252,7 @@ def test_a_foreign_line_is_a_request_error(tmp_path: Path):
         with (folder / "journal.jsonl").open("ab") as file:
             file.write(FOREIGN)
     with pytest.raises(RequestError, match="journal.jsonl:2: unknown event"):
-        SweepRecord(sweep, [], UNTRACKED)
+        SweepRecord(sweep, [], UNTRACKED, {})
     with pytest.raises(RequestError, match="journal.jsonl:2: unknown event"):
         record_study(sweep)
     with RunDirectory.open(run) as directory:
