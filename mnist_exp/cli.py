@@ -258,7 +258,8 @@ def _run(words: list[str], started: float) -> Document | None:
         plugins.load([*named, *plugins.named_in_environment()])
     for file in hidden_options(request.config_dir):
         warn(f"{file}: hidden by the built-in option of the same name; rename the file")
-    return command(request, started)
+    with signals.lost_exceptions_unreported():
+        return command(request, started)
 
 
 def _take_plugins(verb: str, words: list[str]) -> tuple[list[str], list[str]]:

@@ -2,13 +2,14 @@
 
 Handlers raise an exception. It is lost if Python happens to be running a weak-reference callback or `__del__`, or
 if a library turns it into one of its own. The signal is therefore also remembered: `check` raises it at the next
-step.
+step. Python's report of the lost exception is suppressed.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -63,7 +64,7 @@ class Pending:
 @contextmanager
 def raised() -> Iterator[None]:
     """In the block, SIGTERM and SIGHUP raise `Killed`, and Ctrl-C raises `KeyboardInterrupt`."""
-    with _handled(_raise):
+    with _handled(_raise), lost_exceptions_unreported():
         yield
         check()
 
@@ -82,6 +83,22 @@ def start() -> None:
     forget()
     if _in_main_thread() and signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, None):
         signal.signal(signal.SIGINT, _raise)
+
+
+@contextmanager
+def lost_exceptions_unreported() -> Iterator[None]:
+    """In the block, Python does not report signals lost in `__del__` or a weak-reference callback."""
+    before = sys.unraisablehook
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt | Killed):
+            before(unraisable)
+
+    sys.unraisablehook = report
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -43,17 +43,31 @@ def lose(number: signal.Signals) -> None:
     del deleted
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Killed)])
 def test_a_lost_signal_is_raised_at_the_next_check(number: signal.Signals, error: type[BaseException]):
-    """It is raised at the end of the block at the latest."""
+    """It is raised at the end of the block at the latest, and Python does not print it before."""
     with pytest.raises(error), signals.raised():
         lose(number)
     with pytest.raises(error):
         signals.check()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_only_lost_signals_are_unreported(monkeypatch: pytest.MonkeyPatch):
+    """Python reports other exceptions in `__del__` as usual."""
+
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError
+
+    reported: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(unraisable.exc_type))
+    with signals.lost_exceptions_unreported():
+        failing = Failing()
+        del failing
+        lose(signal.SIGINT)
+    assert reported == [ValueError]
+
+
 def test_a_signal_lost_before_training_ends_the_run(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """The run ends before the first epoch, with the exit status of a signal."""
     from mnist_exp.engine import run
