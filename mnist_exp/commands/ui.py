@@ -154,7 +154,7 @@ def _experiment_id(address: str, endpoint: str, values: dict[str, str], keys: Se
         raise WorkError(f"{bare}: {error}") from error
     except OSError as error:
         raise WorkError(f"{bare}: no MLflow server is responding: {getattr(error, 'reason', error)}") from error
-    except (HTTPException, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{bare}: the response did not come from MLflow; is the address correct?") from error
     return str(found)
 

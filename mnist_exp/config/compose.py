@@ -237,13 +237,15 @@ class _Steps:
             return self._load(overrides), overrides
         except COMPOSITION_ERRORS:
             pass
-        try:
-            config = self._load(())
-        except COMPOSITION_ERRORS as error:
-            raise RequestError(explain_file(error)) from error
         parsed = {text: self._loader.parse(text) for text in overrides}
         # Groups first: they determine which keys the other overrides can set.
-        for text in sorted(overrides, key=lambda text: not self._loader.is_group(parsed[text])):
+        groups = [text for text in overrides if self._needs_loading(parsed[text])]
+        rest = [text for text in overrides if text not in groups]
+        try:
+            config, self._accepted = self._load(groups), list(groups)
+        except COMPOSITION_ERRORS:
+            config, rest = self._load_alone(), [*groups, *rest]
+        for text in rest:
             try:
                 config = self._add(config, parsed[text], text)
                 self._accepted.append(text)
@@ -257,8 +259,17 @@ class _Steps:
             self._loader.load(verb, overrides) if base is None else self._loader.load_over(verb, overrides, base)
         )
 
+    def _load_alone(self) -> DictConfig:
+        try:
+            return self._load(())
+        except COMPOSITION_ERRORS as error:
+            raise RequestError(explain_file(error)) from error
+
+    def _needs_loading(self, override: Override) -> bool:
+        return bool(self._loader.is_group(override) or override.is_sweep_override())
+
     def _add(self, config: DictConfig, override: Override, text: str) -> DictConfig:
-        if self._loader.is_group(override) or override.is_sweep_override():
+        if self._needs_loading(override):
             return self._load([*self._accepted, text])
         return apply_override(config, override)
 

@@ -99,6 +99,10 @@ class MetricsEvent(JournalEvent):
         return (self.kind, self.step, *sorted(self.values))
 
 
+RUN_ID = "{mlflow_run_id}"
+"""In a note, the place of the id of the MLflow run, which is known only at delivery."""
+
+
 class NoteEvent(JournalEvent):
     """The run's description, in Markdown. It replaces an earlier one."""
 

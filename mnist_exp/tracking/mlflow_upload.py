@@ -31,6 +31,7 @@ from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import record_mlflow_run
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.events import (
+    RUN_ID,
     ArtifactEvent,
     DatasetEvent,
     EndEvent,
@@ -48,7 +49,6 @@ from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
 from mnist_exp.text import display_path, escape_controls, mask_credentials, shorten
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
 from mnist_exp.tracking.locations import link_artifact
-from mnist_exp.tracking.run_description import RUN_ID
 from mnist_exp.tracking.store import (
     artifact_root,
     connect,

@@ -8,13 +8,12 @@ from pathlib import Path
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import MODEL, PLOTS
+from mnist_exp.runs.events import RUN_ID
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path
 
 CARD = "architecture.md"
-RUN_ID = "{mlflow_run_id}"
-"""In a description, the place of the id of the MLflow run, which is known only at delivery."""
 _CURVE = f"{PLOTS}/accuracy.png"
 
 

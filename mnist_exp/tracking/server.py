@@ -10,7 +10,7 @@ import ssl
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPMessage
+from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 
 from mnist_exp.text import without_credentials
@@ -29,12 +29,15 @@ def ask(address: str, endpoint: str, values: Mapping[str, str], timeout: float) 
 
     Raises:
         OSError: There is no response (`URLError`), or its status reports an error (`HTTPError`).
-        ValueError: The response is not a JSON object.
+        ValueError: The response is not HTTP, or not a JSON object.
     """
     bare = without_credentials(address).rstrip("/")
     url = f"{_endpoint(address, endpoint)}?{urllib.parse.urlencode(values)}"
-    with open_url(urllib.request.Request(url, headers=_authorization(address)), timeout) as answer:
-        found = json.loads(answer.read(_LONGEST))
+    try:
+        with open_url(urllib.request.Request(url, headers=_authorization(address)), timeout) as answer:
+            found = json.loads(answer.read(_LONGEST))
+    except HTTPException as error:
+        raise ValueError(f"{bare}: the response is not HTTP, or incomplete") from error
     if not isinstance(found, dict):
         raise ValueError(f"{bare}: the response did not come from MLflow")
     return found

@@ -11,7 +11,6 @@ import re
 import shlex
 import sqlite3
 from contextlib import closing, suppress
-from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -29,7 +28,6 @@ from mnist_exp.tracking.locations import (
     is_of_an_output_folder,
     refuse_foreign_locations,
 )
-from mnist_exp.tracking.server import ask
 
 DATABASE = "mlflow.db"
 _PATIENCE = 2.0  # seconds for a server to answer before training
@@ -146,7 +144,9 @@ def _find_deleted_on_server(uri: str, experiment: str, run_id: str | None) -> st
     answers: list[str] = []
 
     def question() -> None:
-        with suppress(OSError, HTTPException, ValueError, KeyError, TypeError):  # not reachable, or not MLflow's
+        from mnist_exp.tracking.server import ask  # ssl, needed for servers only
+
+        with suppress(OSError, ValueError, KeyError, TypeError):  # not reachable, or not MLflow's
             found = ask(uri, "experiments/get-by-name", {"experiment_name": experiment}, _PATIENCE)["experiment"]
             if found["lifecycle_stage"] == "deleted":
                 answers.append(_deleted_experiment(uri, experiment, found["experiment_id"]))

@@ -6,6 +6,7 @@ import inspect
 
 import numpy as np
 import pytest
+from support.device import set_up_tensorflow
 
 from mnist_exp.config.metric_directions import direction_of
 from mnist_exp.keras_spec.signatures import snake_case
@@ -15,6 +16,7 @@ WITHOUT_DIRECTION = {"Mean", "MeanMetricWrapper", "Metric", "Sum"}
 
 
 def metric_classes() -> dict[str, type]:
+    set_up_tensorflow()
     import keras
 
     found = inspect.getmembers(keras.metrics, inspect.isclass)

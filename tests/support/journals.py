@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.events import (
+    RUN_ID,
     ArtifactEvent,
     DatasetEvent,
     EndEvent,
@@ -26,7 +27,6 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.known_stores import remember
-from mnist_exp.tracking.run_description import RUN_ID
 
 Kind = TypeVar("Kind", bound=JournalEvent)
 MODEL = ModelEvent(file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.pyfunc import scoring_server
 from mlflow.utils.environment import _mlflow_conda_env, _PythonEnv
+from support.device import set_up_tensorflow
 
 from mnist_exp.tracking import mlflow_model
 
@@ -37,6 +38,7 @@ def test_environment_files_are_as_mlflow_writes_them(tmp_path: Path):
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a logged model of grey images of 4×3 pixels in two classes, as MLflow loads it."""
+    set_up_tensorflow()
     import keras
 
     folder = tmp_path_factory.mktemp("logged")

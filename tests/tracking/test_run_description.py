@@ -14,12 +14,12 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.runs.directory import RunDirectory
-from mnist_exp.runs.events import NoteEvent
+from mnist_exp.runs.events import RUN_ID, NoteEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.runs.result import RunResult, read_result
 from mnist_exp.tracking.mlflow_upload import Delivery
 from mnist_exp.tracking.recorder import annotate
-from mnist_exp.tracking.run_description import RUN_ID, describe_run
+from mnist_exp.tracking.run_description import describe_run
 
 
 def described(run: Path, *overrides: str) -> str:
