@@ -13,6 +13,7 @@ from mnist_exp.model.build import build
 from mnist_exp.model.layer_selection import find_layers, locate_layers
 from mnist_exp.model.preprocessing import Statistics
 from mnist_exp.report import feature_maps
+from mnist_exp.report.class_labels import class_labels
 from mnist_exp.text import format_shape
 from mnist_exp.tracking.recorder import RunRecord
 from mnist_exp.training.callback import Callback
@@ -20,6 +21,7 @@ from mnist_exp.training.loop import mean_weights
 
 FOLDER = "plots/watch"
 _IMAGES, _CHANNELS = 5, 12
+_LONGEST_NAME = 14  # columns
 
 
 class FeatureMaps(Callback):
@@ -42,7 +44,8 @@ class FeatureMaps(Callback):
         name, part = ("val", data.val) if data.val is not None else ("train", data.train)
         numbers = part.first_of_each(_IMAGES)
         self._images = part.images[numbers]
-        self._labels = [f"{name} {number}\n{data.class_names[part.labels[number]][:10]}" for number in numbers]
+        names = class_labels(data.class_names, _LONGEST_NAME)
+        self._labels = [f"{name} {number}\n{names[part.labels[number]]}" for number in numbers]
         self._run_title = f"{record.directory.name} · {record.result.data.title}"
         self._digits = max(3, len(str(config.training.epochs)))
 
