@@ -347,7 +347,7 @@ class ResolutionConfig(Frozen):
     """Pixels per inch."""
 
 
-_Plots = tuple[Plot, ...] | Plot | Literal["all", "none"] | bool | None
+_Plots = tuple[Plot, ...] | Literal["all", "none"] | bool
 
 
 class PlotsConfig(ResolutionConfig):
@@ -392,7 +392,7 @@ class TrainConfig(Frozen):
     tracking: TrackingConfig
     debug: DebugConfig
 
-    @field_validator("plots", mode="before", json_schema_input_type=PlotsConfig | bool)
+    @field_validator("plots", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         """Accept `false` instead of the mapping, as in a preset."""

@@ -82,24 +82,3 @@ def write(figure: Figure, path: Path, *, compact: bool = False) -> None:
         image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     with replace_file(path) as temporary:
         image.save(temporary, "png", dpi=(figure.dpi, figure.dpi), compress_level=9)
-
-
-@contextmanager
-def pyplot_figure(width: float, title: str, path: Path) -> Iterator[None]:
-    """Write the figure that a library draws with pyplot in the block, then close all pyplot figures.
-
-    `width` is in inches.
-    """
-    with matplotlib.rc_context({"text.parse_math": True}):
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        try:
-            yield
-            figure = pyplot.gcf()
-            figure.set_size_inches(width, 4.8)
-            figure.suptitle(title, fontsize=10)
-            with replace_file(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
-        finally:
-            pyplot.close("all")
