@@ -22,7 +22,7 @@ from support.golden import Golden
 FILES = {
     "config.yaml", "history.csv", "result.json", "model.keras", "model.h5", "architecture.yaml", "architecture.md",
     "model.weights.h5", "journal.jsonl", "run.log", "plots/accuracy.png", "plots/loss.png", "plots/architecture.png",
-    "plots/confusion_matrix.png", "plots/misclassified.png", "plots/augmentation.png", "plots/learning_rate.png",
+    "plots/confusion_matrix.png", "plots/misclassified.png", "plots/augmentation.png",
 }  # fmt: skip
 
 
@@ -269,7 +269,7 @@ def test_titles_of_plots_name_the_fallback(cli: Cli, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     cli("data.mirrors=[]", "model=linear", "training.epochs=1", "tracking=none")
-    assert len(titles) == 7
+    assert len(titles) == 6
     assert all("digits, the fallback for mnist" in title.replace("\n", " ") for title in titles)
 
 
@@ -405,6 +405,27 @@ def test_a_run_keeps_what_it_is_told_to(cli: Cli, golden: Golden):
     assert not any(json.loads(event)["kind"] == "model" for event in events)
     refused = [cli("evaluate", "run=latest", status=2), cli("init_from=latest", small=True, status=2)]
     golden("\n".join(outcome.err for outcome in refused))
+
+
+@pytest.mark.parametrize(
+    ("words", "drawn"),
+    [
+        (
+            ["plots=[loss,learning_rate,misclassified]", "schedule=cosine"],
+            ["learning_rate", "loss", "misclassified"],
+        ),
+        (["plots=[learning_rate,accuracy]", "plots.dpi=50"], ["accuracy"]),  # a constant rate has no picture
+        (["plots=false"], []),
+        (["plots=all", "save=[]"], []),
+    ],
+)
+def test_plots_are_selected(cli: Cli, words: list[str], drawn: list[str]):
+    """`plots` names the pictures that a run draws, and `false` draws none; nothing else depends on it."""
+    done = cli(*words, small=True)
+    assert done.run is not None
+    assert sorted(path.stem for path in (done.run / "plots").glob("*")) == drawn
+    assert (done.run / "plots").exists() == bool(drawn)
+    assert "accuracy" in done.result["test"]
 
 
 @pytest.mark.parametrize("setting", ["save=[h5]", "sweep.keep_models=best"])

@@ -161,7 +161,7 @@ def test_a_real_server_gets_everything(cli: Cli, home_data: list[str], tmp_path:
         run = client.get_run(done.result["mlflow_run_id"])
         assert run.info.status == "FINISHED"
         assert [m.step for m in client.get_metric_history(run.info.run_id, "val/accuracy")] == [1, 2, 3]
-        assert len(client.list_artifacts(run.info.run_id, "plots")) == 7
+        assert len(client.list_artifacts(run.info.run_id, "plots")) == 6
         assert len(client.search_logged_models([run.info.experiment_id])) == 1
         assert not Path("outputs/mlflow.db").exists()
     finally:

@@ -38,6 +38,7 @@ def visualize(request: Request, started: float) -> None:
     set_up(config)
     from mnist_exp.engine.model_pictures import list_pictures  # Keras, Matplotlib
     from mnist_exp.engine.picture_subject import choose_subject
+    from mnist_exp.report.figure import resolution
 
     subject = choose_subject(request, saved, config, options)
     pictures = list_pictures(subject, options.pictures)
@@ -45,7 +46,11 @@ def visualize(request: Request, started: float) -> None:
         names = ", ".join(layer.name for layer in subject.layers)
         raise RequestError(f"pictures: there are no {' or '.join(options.pictures)} for {names}")
     wait_seconds = config.tracking.wait_seconds
-    with picture_folder(saved, options, subject.chosen, [one.file for one in pictures], wait_seconds) as folder:
+    files = [one.file for one in pictures]
+    with (
+        picture_folder(saved, options, subject.chosen, files, wait_seconds) as folder,
+        resolution(config.plots.dpi),
+    ):
         for picture in pictures:
             picture.draw(path=folder / picture.file)
     print_pictures(subject, options.pictures, pictures, options.output or display_path(folder))

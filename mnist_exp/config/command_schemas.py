@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_valid
 
 from mnist_exp.config.conditions import Condition
 from mnist_exp.config.field_types import Count, Frozen, LayerChoice, Seed
-from mnist_exp.config.schema import DataConfig, TrackingConfig
+from mnist_exp.config.schema import DataConfig, ResolutionConfig, TrackingConfig
 from mnist_exp.config.store_uri import a_store
 
 Index = Annotated[int, Field(ge=0)]
@@ -146,6 +146,7 @@ class CompareConfig(Frozen):
     mode: Literal["max", "min"] | None
     across_data: bool
     full: bool
+    plots: ResolutionConfig
     output: Annotated[str, Field(min_length=1)] | None
     format: Json
 

@@ -98,6 +98,7 @@ def request_from(verb: str, arguments: Namespace) -> Request:
 def _literal_path(text: str, multirun: bool) -> str:
     text = re.sub(r"^\++(?=(experiment|debug)=)", "", text)  # many Hydra projects require the plus sign
     text = _without_deletion(text)
+    text = re.sub(r"^plots=(?!\{)", "plots.draw=", text)  # a list would replace the other keys of the group
     key, equals, value = text.partition("=")
     if equals and key in VERBATIM:
         return f"{key}=null" if value in ("", "null") else f"{key}={quoted(value)}"

@@ -334,6 +334,37 @@ class SweepConfig(Frozen):
     keep_models: Literal["all", "best"] = "all"
 
 
+Plot = Literal[
+    "accuracy", "loss", "learning_rate", "architecture", "augmentation", "confusion_matrix", "misclassified"
+]
+"""The pictures that a run draws."""
+
+
+class ResolutionConfig(Frozen):
+    """The resolution of pictures."""
+
+    dpi: Annotated[int, Field(ge=20, le=600)] = 110
+    """Pixels per inch."""
+
+
+_Plots = tuple[Plot, ...] | Literal["all", "none"] | bool
+
+
+class PlotsConfig(ResolutionConfig):
+    """The pictures that a run draws, and their resolution."""
+
+    draw: tuple[Plot, ...] = get_args(Plot)
+
+    @field_validator("draw", mode="before", json_schema_input_type=_Plots)
+    @classmethod
+    def _all_none_or_some(cls, value: Any) -> Any:
+        if value in (True, "all"):
+            return get_args(Plot)
+        if value in (False, None, "none"):
+            return ()
+        return tuple(value) if isinstance(value, list) else (value,) if isinstance(value, str) else value
+
+
 class TrainConfig(Frozen):
     """All settings of a training run."""
 
@@ -346,6 +377,7 @@ class TrainConfig(Frozen):
     """Whether a run may be resumed after an upgrade."""
     save: tuple[Literal["keras", "h5", "yaml", "plots"], ...] = ("keras", "h5", "yaml", "plots")
     """The files that a run keeps besides its results; `yaml` is the architecture with the weights."""
+    plots: PlotsConfig = PlotsConfig()
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     budget: BudgetConfig
@@ -359,6 +391,17 @@ class TrainConfig(Frozen):
     device: DeviceConfig
     tracking: TrackingConfig
     debug: DebugConfig
+
+    @field_validator("plots", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """Accept `false` instead of the mapping, as in a preset."""
+        return {"draw": value} if isinstance(value, bool) else value
+
+    @property
+    def drawn_plots(self) -> tuple[Plot, ...]:
+        """The pictures to draw; none if `save` leaves them out."""
+        return self.plots.draw if "plots" in self.save else ()
 
     @model_validator(mode="after")
     def _groups_agree(self) -> TrainConfig:

@@ -18,6 +18,7 @@ from mnist_exp.inference.inputs import Batch, PictureOptions, find_inputs, read_
 from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.predictor import Predictor
 from mnist_exp.inference.scoring import inspect_classifier
+from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.input_sheets import InputSheets, ReadPicture
 from mnist_exp.report.predictions import Prediction, top_two
 from mnist_exp.report.progress import images_bar
@@ -25,6 +26,8 @@ from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.atomic import new_folder
 from mnist_exp.runs.directory import add_timestamp
 from mnist_exp.text import display_path
+
+_LONGEST_NAME = 20  # columns
 
 
 def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *, many: bool = False) -> Predictor:
@@ -102,19 +105,22 @@ def classify(
                     for one, reading in zip(found, batch.readings, strict=True)
                 ]
             if sheets is not None:
-                _add_to_sheets(sheets, batch, found)
+                _add_to_sheets(sheets, batch, found, predictor.class_names)
             predictions += found
     if doubtful := sum(bool(prediction.warning) for prediction in predictions):
         tell(f"warning: {doubtful} of {len(predictions)} images may not show exactly one digit")
     return predictions, problems
 
 
-def _add_to_sheets(sheets: InputSheets, batch: Batch, predictions: Sequence[Prediction]) -> None:
+def _add_to_sheets(
+    sheets: InputSheets, batch: Batch, predictions: Sequence[Prediction], class_names: Sequence[str]
+) -> None:
     """Draw each picture of a batch with everything that was read in it."""
+    labels = class_labels(class_names, _LONGEST_NAME)
     entries = zip(batch.originals, batch.readings, predictions, strict=True)
     for _, group in groupby(entries, key=lambda entry: id(entry[0])):
         originals, readings, found = zip(*group, strict=True)
-        captions = [f"{one.name}  {format_percent(one.probability)}" for one in found]
+        captions = [f"{labels[one.label]}  {format_percent(one.probability)}" for one in found]
         sheets.add(ReadPicture(str(found[0].input), originals[0], readings, captions))
 
 

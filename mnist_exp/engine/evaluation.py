@@ -34,6 +34,7 @@ from mnist_exp.inference.scoring import Scores, inspect_classifier, score
 from mnist_exp.model.saving import weights_sha256
 from mnist_exp.report import plots
 from mnist_exp.report.documents import BoundEntry, ClassEntry, EvaluatedData, EvaluateDocument
+from mnist_exp.report.figure import resolution
 from mnist_exp.report.predictions import COLUMNS, as_table, top_two
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import format_percent, print_table
@@ -105,7 +106,8 @@ def evaluate_model(
         **environment(device),
     }
     bounds = check_bounds(config, measured_values(saved, str(config.part), scores, assessment))
-    folder = write_evaluation(config, saved, about, part, images, scores, assessment)
+    with resolution(run_config.plots.dpi):
+        folder = write_evaluation(config, saved, about, part, images, scores, assessment)
     print_evaluation(saved, about, scores, assessment)
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)

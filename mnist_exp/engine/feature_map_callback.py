@@ -13,6 +13,8 @@ from mnist_exp.model.build import build
 from mnist_exp.model.layer_selection import find_layers, locate_layers
 from mnist_exp.model.preprocessing import Statistics
 from mnist_exp.report import feature_maps
+from mnist_exp.report.class_labels import class_labels
+from mnist_exp.report.figure import resolution
 from mnist_exp.text import format_shape
 from mnist_exp.tracking.recorder import RunRecord
 from mnist_exp.training.callback import Callback
@@ -20,6 +22,7 @@ from mnist_exp.training.loop import mean_weights
 
 FOLDER = "plots/watch"
 _IMAGES, _CHANNELS = 5, 12
+_LONGEST_NAME = 14  # columns
 
 
 class FeatureMaps(Callback):
@@ -32,7 +35,7 @@ class FeatureMaps(Callback):
     def __init__(
         self, config: TrainConfig, statistics: Statistics, data: Dataset, record: RunRecord, model: keras.Model
     ) -> None:
-        self._model, self._record = model, record
+        self._model, self._record, self._dpi = model, record, config.plots.dpi
         self._twin = build(config, statistics, "float32", compiled=False)
         places = locate_layers(config.model.layers.specs, config.data.shape)
         watched = config.training.watch
@@ -42,7 +45,8 @@ class FeatureMaps(Callback):
         name, part = ("val", data.val) if data.val is not None else ("train", data.train)
         numbers = part.first_of_each(_IMAGES)
         self._images = part.images[numbers]
-        self._labels = [f"{name} {number}\n{data.class_names[part.labels[number]][:10]}" for number in numbers]
+        names = class_labels(data.class_names, _LONGEST_NAME)
+        self._labels = [f"{name} {number}\n{names[part.labels[number]]}" for number in numbers]
         self._run_title = f"{record.directory.name} · {record.result.data.title}"
         self._digits = max(3, len(str(config.training.epochs)))
 
@@ -57,5 +61,8 @@ class FeatureMaps(Callback):
         for layer, maps in zip(self._layers, outputs, strict=True):
             file = f"{layer.name}-epoch-{epoch:0{self._digits}}.png"
             title = f"epoch {epoch}: {layer.name} ({format_shape(maps.shape[1:])})\n{self._run_title}"
-            feature_maps.responses(self._images, self._labels, maps, _CHANNELS, title, folder / file, first=True)
+            with resolution(self._dpi):
+                feature_maps.responses(
+                    self._images, self._labels, maps, _CHANNELS, title, folder / file, first=True
+                )
             self._record.artifact(f"{FOLDER}/{file}", FOLDER)

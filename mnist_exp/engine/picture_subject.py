@@ -32,6 +32,7 @@ from mnist_exp.model.layer_selection import (
     locate_layers,
     number_layers,
 )
+from mnist_exp.report.class_labels import class_labels
 from mnist_exp.runs.log import warn
 from mnist_exp.text import display_path
 
@@ -39,7 +40,7 @@ CHOSEN = "chosen"
 """Describes images that were chosen by number."""
 _MOST_IMAGES = 50  # maximum number of images per request
 _DEFAULT_IMAGES = 10  # number of images by default, and maximum for images=wrong
-_LONGEST_NAME = 10
+_LONGEST_NAME = 14  # columns
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,8 @@ class Chosen:
         return captions
 
     def class_name(self, label: int) -> str:
-        """Return a class's name, shortened if it is long."""
-        name = self.class_names[label]
-        return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        """Return a class's name, shortened if it is long, but different from the other names."""
+        return class_labels(self.class_names, _LONGEST_NAME)[label]
 
 
 @dataclass(frozen=True)

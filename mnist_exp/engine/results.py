@@ -66,16 +66,16 @@ def score_and_draw(
     scoring = ThreadPoolExecutor(1)
     try:
         scores = scoring.submit(score_test, saved, test, config, stopwatch) if test is not None else None
-        if "plots" in config.save:
+        if config.drawn_plots:
             with stopwatch.phase("plots"):
                 from mnist_exp.engine.run_plots import draw_test, draw_training  # Matplotlib
 
                 draw_training(record, config, data, saved, progress)
         if test is not None and scores is not None:
             record.test(scores.result().metrics)
-            if "plots" in config.save:
+            if config.drawn_plots:
                 with stopwatch.phase("plots"):
-                    draw_test(record, test, data.class_names, scores.result())
+                    draw_test(record, config, test, data.class_names, scores.result())
     finally:
         scoring.shutdown(wait=False)  # don't wait: SIGKILL may follow SIGTERM
 

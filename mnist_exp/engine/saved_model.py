@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Own = TypeVar("Own", bound=SavedConfig)
 
 # Groups whose overrides apply to the config of the model's run.
-OVER_RUN = ("data", "device")
+OVER_RUN = ("data", "device", "plots")
 # Digit data sets in MNIST's format; photographs are converted to that format.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
+from rich.cells import cell_len
 
 from mnist_exp.data.dataset import Images
 from mnist_exp.report.figure import DPI, new_figure, wrap_title, write
@@ -376,5 +377,5 @@ def _of(counts: Iterable[tuple[int, int, str]], strongest: str) -> str:
 
 
 def _longest(texts: Iterable[str]) -> int:
-    """Return the length of the longest line in the texts, in characters."""
-    return max((len(line) for text in texts for line in text.split("\n")), default=0)
+    """Return the width of the widest line in the texts, in columns: a Latin letter takes one."""
+    return max((cell_len(line) for text in texts for line in text.split("\n")), default=0)

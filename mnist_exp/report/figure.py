@@ -1,7 +1,6 @@
 """Create titled figures and write them as PNG files.
 
-The project's own figures avoid pyplot: there is no global state, no display is needed, and start-up is half a
-second faster.
+Figures avoid pyplot: there is no global state, no display is needed, and start-up is half a second faster.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import io
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import matplotlib
@@ -18,11 +18,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from rich.cells import cell_len
 
+from mnist_exp.report.fonts import prepare_text
 from mnist_exp.runs.atomic import replace_file
-from mnist_exp.text import escape_controls
 
 DPI = 110
+"""The pixels per inch for which sizes in pixels are meant; `resolution` sets those of the files."""
+_resolution: ContextVar[int] = ContextVar("resolution", default=DPI)
 matplotlib.rcParams["text.parse_math"] = False  # class names may contain "$"
 
 
@@ -31,20 +34,33 @@ def new_figure(width: float, height: float, title: str, *, by_hand: bool = False
 
     `width` and `height` are in inches. `by_hand` disables automatic layout: the caller positions everything.
     """
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=None if by_hand else "constrained")
+    figure = Figure(figsize=(width, height), dpi=_resolution.get(), layout=None if by_hand else "constrained")
     FigureCanvasAgg(figure)
     y = {"y": 1 - 0.06 / height} if by_hand else {}
     figure.suptitle(wrap_title(title, width), fontsize=10, **y)
     return figure
 
 
+@contextmanager
+def resolution(dpi: int) -> Iterator[None]:
+    """Write the figures that are created in the block with `dpi` pixels per inch."""
+    token = _resolution.set(dpi)
+    try:
+        yield
+    finally:
+        _resolution.reset(token)
+
+
 def wrap_title(title: str, width: float) -> str:
     """Wrap a title to a width in inches."""
-    return "\n".join(textwrap.fill(line, int(11 * width)) for line in title.split("\n"))
+    return "\n".join(
+        textwrap.fill(line, max(1, int(11 * width * len(line) / max(cell_len(line), 1))))
+        for line in title.split("\n")
+    )
 
 
 def write(figure: Figure, path: Path, *, compact: bool = False) -> None:
-    """Write a figure as a PNG file, atomically, with control characters in its texts escaped.
+    """Write a figure as a PNG file, atomically, with fonts for all of its texts, and control characters escaped.
 
     Args:
         figure: The figure.
@@ -52,7 +68,7 @@ def write(figure: Figure, path: Path, *, compact: bool = False) -> None:
         compact: Whether to keep only 256 colours, enough for lines and text; the file is four times smaller.
     """
     for text in figure.findobj(Text):
-        text.set_text(escape_controls(text.get_text()))
+        prepare_text(text)
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)  # done here because `savefig` would draw everything twice
         figure.set_layout_engine(None)
@@ -65,25 +81,4 @@ def write(figure: Figure, path: Path, *, compact: bool = False) -> None:
     elif compact:
         image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     with replace_file(path) as temporary:
-        image.save(temporary, "png", dpi=(DPI, DPI), compress_level=9)
-
-
-@contextmanager
-def pyplot_figure(width: float, title: str, path: Path) -> Iterator[None]:
-    """Write the figure that a library draws with pyplot in the block, then close all pyplot figures.
-
-    `width` is in inches.
-    """
-    with matplotlib.rc_context({"text.parse_math": True}):
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        try:
-            yield
-            figure = pyplot.gcf()
-            figure.set_size_inches(width, 4.8)
-            figure.suptitle(title, fontsize=10)
-            with replace_file(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight")
-        finally:
-            pyplot.close("all")
+        image.save(temporary, "png", dpi=(figure.dpi, figure.dpi), compress_level=9)

@@ -13,11 +13,13 @@ from matplotlib.patches import Rectangle
 
 from mnist_exp.inference.image_files import Thumbnail, scaled_box
 from mnist_exp.inference.mnist_form import Reading
+from mnist_exp.report.class_labels import wrap_columns
 from mnist_exp.report.figure import new_figure, write
 from mnist_exp.text import printable, shorten
 
 _PER_PAGE = 8  # pictures
 _PER_LINE = 5  # images of a picture
+_CAPTION = 24  # columns
 _SURE, _DOUBTFUL = "tab:green", "tab:red"
 
 
@@ -91,8 +93,9 @@ def _draw_readings(axes: Axes, picture: ReadPicture) -> None:
         top, left = index // _PER_LINE * down, index % _PER_LINE * across
         paper[top : top + height, left : left + width] = reading.image
         number = f"{index + 1}: " if len(picture.readings) > 1 else ""
+        caption = wrap_columns(number + caption, _CAPTION)
         colour = _DOUBTFUL if reading.warning else "black"
-        text = "\n".join([number + caption, *textwrap.wrap(reading.warning, 24)])
+        text = "\n".join([caption, *textwrap.wrap(reading.warning, _CAPTION)])
         axes.text(left, top + 1.05 * height, text, fontsize=7, va="top", color=colour)
     grey = channels == 1
     axes.imshow(paper[..., 0] if grey else paper, cmap="gray_r" if grey else None, vmin=0, vmax=255)

@@ -9,18 +9,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.cells import cell_len
 
 from mnist_exp.data.dataset import Images, Labels
 from mnist_exp.inference.metrics import confusion
+from mnist_exp.report.class_labels import class_labels
+from mnist_exp.report.confusion_plots import draw_confusion
 from mnist_exp.report.figure import new_figure, write
-from mnist_exp.text import escape_controls
+from mnist_exp.report.image_sheets import draw_sheet
 
 History = Sequence[Mapping[str, float]]
 
 # Okabe and Ito's palette, which is safe for colour-blind readers.
 TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
 GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: too pale on white
+_OTHERS = "#bbbbbb"
+_NAMED = 12  # maximum number of groups in a legend
+_SHORT = 3  # columns: class names up to this width are captioned on one line
+_MARKED = 40  # maximum number of epochs whose points are marked
 _STROKES = ("-", "--", ":", "-.")
 _CHARACTER, _LINE = 0.072, 0.2  # inches, for monospaced text at 8 points
 
@@ -33,7 +41,7 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
     for part, label, colour in (("train", "training", TRAIN), ("val", "validation", VALIDATION)):
         if f"{part}/{metric}" in history[0]:
             values = [row[f"{part}/{metric}"] for row in history]
-            axes.plot(epochs, values, color=colour, marker="o", markersize=4, label=label)
+            axes.plot(epochs, values, color=colour, marker=_marker(epochs), markersize=4, label=label)
     if best_epoch is not None:
         axes.axvline(best_epoch, color=MARK, linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
     if metric == "accuracy":
@@ -48,31 +56,50 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
 def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, title: str, path: Path) -> None:
     """Plot a metric over the epochs for groups of runs: mean ± 1 standard deviation, in one colour per group.
 
-    Each curve ends with the shortest run of its group, because the mean would cover fewer runs after it.
+    Each curve ends with the shortest run of its group, because the mean would cover fewer runs after it. The first
+    12 groups are named; further ones are grey.
     """
-    figure = new_figure(6.4, 4.2 + 0.17 * len(groups), title)
+    labels = [textwrap.fill(label, 90) for label, _ in groups[:_NAMED]]
+    lines = sum(label.count("\n") + 1 for label in labels) + (len(groups) > _NAMED)
+    figure = new_figure(6.4, 4.2 + 0.17 * lines, title)
     axes = figure.add_subplot()
     longest: list[float] = []
-    for number, (label, histories) in enumerate(groups):
+    for number, (_, histories) in reversed([*enumerate(groups)]):  # the best group is drawn last, on top
         rows = list(zip(*histories, strict=False))
         epochs = [row[0]["epoch"] for row in rows]
         values = np.array([[run[metric] for run in row] for row in rows])
-        mean = values.mean(axis=1)
-        colour, stroke = GROUPS[number % len(GROUPS)], _STROKES[number // len(GROUPS) % len(_STROKES)]
-        axes.plot(epochs, mean, stroke, color=colour, marker="o", markersize=3, label=textwrap.fill(label, 90))
-        if values.shape[1] > 1:
-            deviation = values.std(axis=1, ddof=1)
-            axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
-            if len(epochs) == 1:  # a band would have no width
-                axes.errorbar(epochs, mean, deviation, color=colour, capsize=4)
         longest = max(longest, epochs, key=len)
+        if number >= _NAMED:
+            axes.plot(
+                epochs, values.mean(axis=1), color=_OTHERS, marker=_marker(epochs), markersize=2, linewidth=0.8
+            )
+        else:
+            _draw_group(axes, number, epochs, values, labels[number])
     if "accuracy" in metric:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.set(xlabel="epoch", ylabel=metric)
     _epochs_axis(axes, longest)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False)
+    handles = axes.get_legend_handles_labels()[0][::-1]
+    if (more := len(groups) - _NAMED) > 0:
+        handles.append(Line2D([], [], color=_OTHERS, label=f"{more} more"))
+    figure.legend(handles=handles, loc="outside lower center", fontsize=8, frameon=False)
     write(figure, path, compact=True)
+
+
+def _draw_group(
+    axes: Axes, number: int, epochs: Sequence[float], values: npt.NDArray[np.float64], label: str
+) -> None:
+    """Draw the mean of a group's values (epochs, runs) with a band of ± 1 standard deviation."""
+    mean = values.mean(axis=1)
+    colour, stroke = GROUPS[number % len(GROUPS)], _STROKES[number // len(GROUPS) % len(_STROKES)]
+    axes.plot(epochs, mean, stroke, color=colour, marker=_marker(epochs), markersize=3, label=label)
+    if values.shape[1] == 1:
+        return
+    deviation = values.std(axis=1, ddof=1)
+    axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+    if len(epochs) == 1:  # a band would have no width
+        axes.errorbar(epochs, mean, deviation, color=colour, capsize=4)
 
 
 def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: str, path: Path) -> None:
@@ -82,8 +109,13 @@ def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: s
     # Stairs rather than a line: each rate holds for a whole step, so even a single step is visible.
     axes.stairs(rates, np.arange(len(rates) + 1) / steps_per_epoch, baseline=None, color=TRAIN)
     axes.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, float(rates.max()) * 1.05))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     write(figure, path, compact=True)
+
+
+def _marker(epochs: Sequence[float]) -> str | None:
+    return "o" if len(epochs) <= _MARKED else None
 
 
 def _epochs_axis(axes: Axes, epochs: Sequence[float]) -> None:
@@ -137,26 +169,7 @@ def confusion_matrix(
     labels: Labels, predicted: Labels, class_names: Sequence[str], title: str, path: Path
 ) -> None:
     """Draw the number of images of each class (rows) by predicted class (columns)."""
-    class_names = [escape_controls(name) for name in class_names]  # tick labels are set again when drawn
-    classes = len(class_names)
-    counts = confusion(labels, predicted, classes)
-    size = max(5.2, 0.5 * classes + 1.2)
-    figure = new_figure(size, size, title)
-    axes = figure.add_subplot()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        dark = shares[row, column] > 0.5
-        pale = shares[row, column] < 0.1 and row != column
-        colour = "white" if dark else VALIDATION if pale else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    axes.set(xlabel="predicted", ylabel="true", xticks=range(classes), yticks=range(classes))
-    if max(map(len, class_names)) < 4:
-        axes.set_xticklabels(class_names)
-    else:
-        axes.set_xticklabels(class_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticklabels(class_names)
-    write(figure, path, compact=True)
+    draw_confusion(confusion(labels, predicted, len(class_names)), class_names, title, path)
 
 
 def misclassified(
@@ -174,15 +187,12 @@ def misclassified(
     total = len(wrong)
     wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
     shown = f" (the {len(wrong)} most confident)" if total > len(wrong) else ""
-    # Captions must fit above an image: long names are cut, and only short ones leave room for probabilities.
-    names = [name if len(name) <= 5 else f"{name[:4]}…" for name in class_names]
-    short = max(map(len, names)) <= 2
+    names = class_labels(class_names)
+    between = " → " if max(map(cell_len, names)) <= _SHORT else "\n→ "
     captions = [
-        f"{names[labels[i]]} → {names[predicted[i]]}"
-        + (f"  {probabilities[i, predicted[i]]:.0%}" if short else "")
-        for i in wrong
+        f"{names[labels[i]]}{between}{names[predicted[i]]}  {probabilities[i, predicted[i]]:.0%}" for i in wrong
     ]
-    _sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
+    draw_sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 
 
 def reliability(
@@ -224,28 +234,4 @@ def augmentation_sheet(originals: Images, augmented: Sequence[Images], title: st
     """Draw images in the left column with augmented versions of each to its right."""
     rows = np.stack([originals, *augmented], axis=1)
     captions = ["original", "augmented"] + [""] * (rows.shape[0] * rows.shape[1] - 2)
-    _sheet(rows.reshape(-1, *rows.shape[2:]), captions, rows.shape[1], title, path)
-
-
-def _sheet(images: Images, captions: Sequence[str], columns: int, title: str, path: Path) -> None:
-    """Draw small images in rows with captions above, on one axes: ten times faster than an axes per image."""
-    count = max(len(images), 1)
-    rows, columns = -(-count // columns), min(columns, count)
-    height, width, channels = images.shape[1:]
-    gap, line = max(2, width // 8), max(4, height // 5)
-    paper = np.full((rows * (height + line + gap), columns * (width + gap), channels), 0 if channels == 1 else 255)
-    scale = 0.8 / max(height, width)
-    figure = new_figure(max(4.5, paper.shape[1] * scale), 0.6 + paper.shape[0] * scale, title)
-    axes = figure.add_subplot()
-    axes.axis("off")
-    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        top = index // columns * (height + line + gap) + line
-        left = index % columns * (width + gap) + gap // 2
-        paper[top : top + height, left : left + width] = image
-        if caption:
-            axes.text(left + width / 2, top - 1, caption, ha="center", va="bottom", fontsize=7.5)
-    if not len(images):
-        axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
-    grey = channels == 1
-    axes.imshow(paper[..., 0] if grey else paper, cmap="gray_r" if grey else None, vmin=0, vmax=255)
-    write(figure, path)
+    draw_sheet(rows.reshape(-1, *rows.shape[2:]), captions, rows.shape[1], title, path, fixed=True)

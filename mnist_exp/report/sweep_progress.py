@@ -68,6 +68,9 @@ class Watch:
     def __rich__(self) -> Group:
         """Render a line per running job and one for the whole sweep."""
         table = Table.grid(padding=(0, 2))
+        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # names give way to figures
+        for _ in range(4):
+            table.add_column(no_wrap=True)
         for run in self._running:
             epochs, planned = run.result.epochs, run.result.planned_epochs or 0
             accuracy = format_percent(run.result.val_accuracy)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,9 @@ _STYLES = {
     "finished": "green", "running": "cyan", "failed": "red", "killed": "red", "interrupted": "yellow",
     "pruned": "blue",
 }  # fmt: skip
+
+_WRAPPED = 16  # columns: longer texts may be wrapped to this width
+_BETWEEN = 2  # columns between two columns of a table, and around it
 
 
 def print_runs(runs: Sequence[RunSummary], settings: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -56,18 +60,53 @@ def print_runs(runs: Sequence[RunSummary], settings: Mapping[str, Sequence[str]]
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[str] = ()) -> None:
     """Print a table as wide as its content, with the columns in `right` aligned to the right.
 
-    If the output is not a terminal, lines are never wrapped.
+    On a narrow terminal, only long texts are wrapped. If that is not enough, each row is printed as a short
+    paragraph instead. If the output is not a terminal, lines are never wrapped.
     """
-    console = Console(file=sys.stdout)
+    console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=10_000)
+    cells = [list(map(_cell, row)) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    least = 0
     for number, name in enumerate(header):
-        # Never wrap the first column: users copy from it.
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=number == 0)
-    for row in rows:
-        table.add_row(*map(_cell, row))
+        texts = [name, *(row[number].plain for row in cells)]
+        widest = max(map(cell_len, texts))
+        narrowest = max(_WRAPPED, *(cell_len(word) for text in texts for word in text.split(" ")))
+        # Never wrap the first column, which users copy from, nor figures.
+        is_text = number > 0 and name not in right and widest > narrowest
+        least += (narrowest if is_text else widest) + _BETWEEN
+        table.add_column(
+            name,
+            justify="right" if name in right else "left",
+            overflow="fold",
+            no_wrap=not is_text,
+            min_width=narrowest if is_text else widest,
+        )
+    if least > console.width:
+        _print_paragraphs(console, header, cells)
+        return
+    for row in cells:
+        table.add_row(*row)
     console.print(table)
+
+
+def _print_paragraphs(console: Console, header: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    """Print each row as its first cell, followed by the names and values of the others, wrapped between them."""
+    for row in rows:
+        if row[0].plain:
+            console.print(row[0], soft_wrap=True)
+        line = Text("")
+        for name, cell in zip(header[1:], row[1:], strict=True):
+            if not cell.plain:
+                continue
+            entry = Text.assemble((f"{name} " if name else "", "dim"), cell)
+            if line.plain and line.cell_len + 2 + entry.cell_len > console.width:
+                console.print(line)
+                line = Text("")
+            line = line.append("  ").append_text(entry)
+        if line.plain:
+            console.print(line)
 
 
 def _cell(content: str | Text) -> Text:

@@ -11,6 +11,7 @@ from mnist_exp.config.metric_directions import Direction
 from mnist_exp.errors import RequestError
 from mnist_exp.report import plots
 from mnist_exp.report.documents import CompareDocument, LeftOutEntry
+from mnist_exp.report.figure import resolution
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, add_timestamp, make_directory, read_history
 from mnist_exp.runs.fingerprint import LIBRARIES
@@ -208,7 +209,8 @@ def draw_curves(groups: Sequence[Group], config: CompareConfig) -> Path:
         else:
             path = Path(config.output).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-        plots.comparison(curves, metric, title, path)
+        with resolution(config.plots.dpi):
+            plots.comparison(curves, metric, title, path)
     except OSError as error:
         raise RequestError(f"output: {error.filename} cannot be written: {error.strerror}") from error
     return path

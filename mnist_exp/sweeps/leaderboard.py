@@ -14,6 +14,9 @@ from mnist_exp.report.tables import format_percent, print_table
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
 
+METRIC = "val/accuracy"
+"""The metric by which a sweep's jobs are compared."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -62,6 +62,10 @@ def complete_sweep(
         for result in outcomes:
             if result.remark:
                 say(f"note    {result.name}: {result.remark}")
+        from mnist_exp.sweeps.sweep_plots import draw_sweep  # Matplotlib
+
+        for picture in draw_sweep(outcomes, grid.swept, config, plan.directory):
+            record.picture(picture)
         record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
         record.failed = any(result.status != "finished" for result in outcomes)
     return outcomes

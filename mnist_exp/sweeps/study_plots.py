@@ -1,52 +1,55 @@
-"""Optuna's plots of a study."""
+"""The plots of a study."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from mnist_exp.report.figure import pyplot_figure
+from mnist_exp.report import search_plots
+from mnist_exp.report.figure import resolution
+from mnist_exp.report.search_plots import Point
+from mnist_exp.sweeps.optuna_study import Study, Trial
+from mnist_exp.sweeps.search import Search
+from mnist_exp.sweeps.trial_table import shorten
 
 # Importances computed from fewer trials are meaningless.
 _FEWEST_TRIALS = 4
 
 
-def draw_study(study: optuna.Study, metric: str, folder: Path) -> list[Path]:
-    """Draw the history, slices, parallel coordinates and, with enough trials, importances; return the files."""
-    from optuna.visualization import matplotlib as plots
+def draw_study(search: Search, study: Study, trials: Sequence[Trial], folder: Path) -> list[Path]:
+    """Draw the history, slices, parallel coordinates and, with enough trials, importances; return the files.
 
-    pictures: dict[str, Callable[..., Any]] = {
-        "history": plots.plot_optimization_history,
-        "slices": plots.plot_slice,
-        "parallel_coordinates": plots.plot_parallel_coordinate,
+    Nothing is drawn if the config selects no plots.
+    """
+    if not search.config.plots.draw:
+        return []
+    points = [
+        Point(
+            trial.number,
+            {key: shorten(value) for key, value in trial.values.items()},
+            None if trial.state == "failed" else trial.value,
+            trial.state == "finished",
+        )
+        for trial in trials
+    ]
+    title, metric, maximizes = study.optuna.study_name, search.metric, search.maximizes
+    pictures = {
+        "history": partial(search_plots.history, points, metric, maximizes=maximizes),
+        "slices": partial(search_plots.slices, points, metric),
+        "parallel_coordinates": partial(search_plots.parallel_coordinates, points, metric, maximizes=maximizes),
     }
-    if importances(study):
-        pictures["importances"] = plots.plot_param_importances
+    if shares := importances(study.optuna):
+        pictures["importances"] = partial(search_plots.importances, shares)
     folder.mkdir(exist_ok=True)
-    wide = max(6.4, 2.4 * len(study.best_params) + 1.6)
-    drawn = []
-    for name, plot in pictures.items():
-        more = {} if name == "importances" else {"target_name": metric}
-        with (
-            warnings.catch_warnings(),
-            pyplot_figure(
-                wide if name in ("slices", "parallel_coordinates") else 6.4,
-                study.study_name,
-                folder / f"{name}.png",
-            ),
-        ):
-            warnings.simplefilter("ignore")
-            axes = plot(study, **more)
-            for one in np.atleast_1d(axes) if name == "slices" else ():
-                one.tick_params(axis="x", which="both", labelrotation=60, labelsize="x-small")
-        drawn.append(folder / f"{name}.png")
-    return drawn
+    with resolution(search.config.plots.dpi):
+        for name, draw in pictures.items():
+            draw(title=title, path=folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in pictures]
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

@@ -29,7 +29,7 @@ def write_results(
     test: Mapping[str, float] | None,
 ) -> None:
     """Plot the study, and send the results to the tracker."""
-    for picture in draw_study(study.optuna, search.metric, directory / PLOTS):
+    for picture in draw_study(search, study, order, directory / PLOTS):
         record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
     header, rows = format_best_trials(search, order)
     lines = [header, ["---"] * len(header), *rows]

@@ -148,9 +148,8 @@ def score_best(search: Search, best: Trial, directory: Path) -> dict[str, float]
     with RunDirectory.open(path) as run, ReopenedRecording(run) as record:
         scores = score_test(load(path / "model.keras"), data.test, config, Stopwatch(time.perf_counter()))
         record.test(scores.metrics)
-        if "plots" in config.save:
-            draw_test(record, data.test, data.class_names, scores)
-            for picture in ("confusion_matrix", "misclassified"):
+        if config.drawn_plots:
+            for picture in draw_test(record, config, data.test, data.class_names, scores):
                 record.artifact(f"{PLOTS}/{picture}.png", PLOTS)
         record.note(describe_run(run.path, record.result, config))
     return dict(scores.metrics)

@@ -27,7 +27,7 @@ def of(*overrides: str, data: str = "d", kind: str = "cpu", precision: str = "fl
     ["name=x", "outputs=elsewhere", "tracking=none", "tracking.experiment=y", "data.dir=/tmp", "data.mirrors=[]",
      "data.fallback=null", "device=cpu", "training.keep_checkpoint=true", "training.watch=[0]",
      "training.checkpoint_seconds=1", "sweep.name=z", "device.threads=2",
-     "save=[keras]", "sweep.keep_models=best"],
+     "save=[keras]", "sweep.keep_models=best", "plots.draw=none", "plots.draw=[loss]", "plots.dpi=50"],
 )  # fmt: skip
 def test_settings_without_effect_on_the_weights_do_not_count(override: str):
     """Names and places do not count, nor does spelling out what `auto` would choose."""

@@ -84,7 +84,7 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
 
     assert artifacts(client, run.info.run_id) == {
         "config.yaml", "architecture.md", "architecture.yaml", "history.csv",
-        "plots/accuracy.png", "plots/loss.png", "plots/architecture.png", "plots/learning_rate.png", "plots/augmentation.png",
+        "plots/accuracy.png", "plots/loss.png", "plots/architecture.png", "plots/augmentation.png",
         "plots/confusion_matrix.png", "plots/misclassified.png",
     }  # fmt: skip
     assert [experiment.name for experiment in client.search_experiments() if runs(client, experiment.name)] == [

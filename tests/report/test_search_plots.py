@@ -1,0 +1,68 @@
+"""Pictures of sweeps and searches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from mnist_exp.report import search_plots
+from mnist_exp.report.search_plots import Point
+
+KEYS = ("optimizer.learning_rate", "model.layers.0.filters", "aug", "training.early_stopping.patience")
+
+
+def points(count: int) -> list[Point]:
+    """Return points with numbers, choices, and null among numbers; some pruned, some without a result."""
+    values = [
+        (f"{10 ** -(1 + number % 4)}", str(number + 8), ("none", "elastic")[number % 2], ("null", "3")[number % 2])
+        for number in range(count)
+    ]
+    return [
+        Point(number, dict(zip(KEYS, one, strict=True)), None if number == 5 else 0.9 + number / 1000, number != 6)
+        for number, one in enumerate(values)
+    ]
+
+
+def draw_all(of: list[Point], metric: str, folder: Path) -> None:
+    folder.mkdir()
+    search_plots.history(of, metric, maximizes=True, title="title", path=folder / "history.png")
+    search_plots.slices(of, metric, "title", folder / "slices.png")
+    search_plots.parallel_coordinates(of, metric, maximizes=False, title="title", path=folder / "parallel.png")
+    search_plots.ranking(of, metric, maximizes=True, title="title", path=folder / "ranking.png")
+
+
+@pytest.mark.parametrize("metric", ["val/accuracy", "val/loss"])
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_any_number_of_trials_is_drawn(tmp_path: Path, count: int, metric: str):
+    """Also a single one, pruned and failed ones, and keys with numbers, names and null."""
+    draw_all(points(count), metric, tmp_path / "plots")
+    for file in (tmp_path / "plots").iterdir():
+        with Image.open(file) as image:
+            assert max(image.size) < 2000, file
+    assert len(list((tmp_path / "plots").iterdir())) == 4
+
+
+def test_names_of_keys_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Long keys are wrapped, not cut; the best job is named first in the ranking."""
+    texts: list[str] = []
+    monkeypatch.setattr(
+        search_plots,
+        "write",
+        lambda figure, *rest, **more: texts.extend(text.get_text() for text in figure.findobj(Text)),
+    )
+    some = points(4)
+    for draw in (
+        lambda: search_plots.parallel_coordinates(some, "val/loss", maximizes=True, title="t", path=tmp_path),
+        lambda: search_plots.slices(some, "val/loss", "t", tmp_path),
+        lambda: search_plots.importances(dict.fromkeys(KEYS, 0.25), "t", tmp_path),
+    ):
+        texts.clear()
+        draw()
+        assert set(KEYS) <= {text.replace("\n", "") for text in texts}
+    texts.clear()
+    search_plots.ranking(some, "val/loss", maximizes=True, title="t", path=tmp_path)
+    listed = list(dict.fromkeys(text for text in texts if text.startswith(KEYS[0])))
+    assert [text.split() for text in listed] == [point.label.split() for point in reversed(some)]
