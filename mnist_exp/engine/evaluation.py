@@ -100,7 +100,6 @@ def evaluate_model(
             "name": saved.result.data.title if saved.result and is_runs_data else run_config.data.name,
             "class_names": list(names),
             "of_the_run": is_runs_data,
-            "normalized": config.normalize,
         },
         **_figures(scores, assessment),
         **environment(device),
@@ -148,7 +147,13 @@ def _warn_of_other_pixels(saved: Saved, model: keras.Model, part: Part, config: 
 
 def _describe_part(data: Dataset, part: Part, config: EvaluateConfig) -> dict[str, Any]:
     """Return the values that identify the scored images."""
-    return {"sha256": data.sha256, "origin": data.origin, "part": config.part, "images": len(part)}
+    return {
+        "sha256": data.sha256,
+        "origin": data.origin,
+        "part": config.part,
+        "images": len(part),
+        "normalized": config.normalize,
+    }
 
 
 def _figures(scores: Scores, assessment: Assessment) -> dict[str, Any]:

@@ -33,31 +33,38 @@ def draw_sheet(
     images = images[:, ::step, ::step]
     height, width, channels = images.shape[1:]
     unit = (_SMALL if max(height, width) <= 40 else _LARGE) / max(height, width)  # inches per pixel of an image
-    widest = max((cell_len(line) for text in captions for line in text.split("\n")), default=0)
-    cell = max(width, round(_COLUMN * widest / unit)) + round(_GAP / unit)
-    count = len(images)
-    columns = min(columns, max(count, 1)) if fixed else max(1, min(columns, count, int(_WIDEST / unit / cell)))
-    rows = [range(start, min(start + columns, count)) for start in range(0, count, columns)]
-    lines = [max((captions[i].count("\n") + 1 for i in row if captions[i]), default=0) for row in rows]
-    tops = np.cumsum([round(_LINE / unit * count) + height + round(_GAP / unit) for count in lines], dtype=int)
-    paper = np.full(
-        (tops[-1] if rows else round(0.5 / unit), columns * cell, channels), 0 if channels == 1 else 255, np.uint8
-    )
+    places, size = _arrange((height, width), captions, columns, unit, fixed=fixed)
+    paper = np.full((*size, channels), 0 if channels == 1 else 255, np.uint8)
     figure, axes = _blank(paper.shape[1] * unit, paper.shape[0] * unit, title)
-    for row, bottom in zip(rows, tops, strict=True):
-        top = bottom - height - round(_GAP / unit)
-        for place, index in enumerate(row):
-            left = place * cell + (cell - width) // 2
-            paper[top : top + height, left : left + width] = images[index]
-            axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=_FRAME, linewidth=0.6))
-            if captions[index]:
-                axes.text(left + width / 2, top, captions[index], ha="center", va="bottom", fontsize=7.5)
-    if not count:
+    for image, caption, (top, left) in zip(images, captions, places, strict=True):
+        paper[top : top + height, left : left + width] = image
+        axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=_FRAME, linewidth=0.6))
+        axes.text(left + width / 2, top, caption, ha="center", va="bottom", fontsize=7.5)
+    if not places:
         axes.text(paper.shape[1] / 2, paper.shape[0] / 2, "none", ha="center", va="center")
     pixels, colours = (paper[..., 0], "gray_r") if channels == 1 else (paper, None)
     extent = (0, paper.shape[1], paper.shape[0], 0)
     axes.imshow(pixels, cmap=colours, vmin=0, vmax=255, extent=extent, aspect="auto")
     write(figure, path)
+
+
+def _arrange(
+    size: tuple[int, int], captions: Sequence[str], columns: int, unit: float, *, fixed: bool
+) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Return the top and left of each image, and the height and width of the sheet, in pixels of `unit` inches."""
+    height, width = size
+    gap, count = round(_GAP / unit), len(captions)
+    widest = max((cell_len(line) for text in captions for line in text.split("\n")), default=0)
+    cell = max(width, round(_COLUMN * widest / unit)) + gap
+    columns = min(columns, max(count, 1)) if fixed else max(1, min(columns, count, int(_WIDEST / unit / cell)))
+    places, bottom = [], 0
+    for start in range(0, count, columns):
+        row = captions[start : start + columns]
+        lines = max(text.count("\n") + 1 if text else 0 for text in row)
+        top = bottom + round(_LINE / unit * lines)
+        places += [(top, number * cell + (cell - width) // 2) for number in range(len(row))]
+        bottom = top + height + gap
+    return places, (bottom or round(0.5 / unit), columns * cell)
 
 
 def _blank(width: float, height: float, title: str) -> tuple[Figure, Axes]:

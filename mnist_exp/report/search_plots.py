@@ -152,15 +152,9 @@ def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: boo
     figure = new_figure(max(6.4, 1.7 * (len(keys) + 1)), 4.6, title)
     axes = figure.add_subplot()
     axes.axis("off")
-    columns = []
-    for number, key in enumerate(keys):
-        scale = _Scale.of([point.values[key] for point in points])
-        places = [scale.place(point.values[key]) for point in points]
-        columns.append(_unit(places, places))
-        ticks = scale.ticks(places)
-        _draw_axis(
-            axes, number, _wrap_key(key, 22), _unit([at for at, _ in ticks], places), [text for _, text in ticks]
-        )
+    columns = [
+        _draw_key(axes, number, key, [point.values[key] for point in points]) for number, key in enumerate(keys)
+    ]
     results = [point.result or 0.0 for point in points]
     columns.append(_unit(results, results))
     at = _round_values(results)
@@ -175,6 +169,17 @@ def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: boo
     axes.set(xlim=(-0.45, len(keys) + 0.35), ylim=(-0.06, 1.06))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     write(figure, path, compact=True)
+
+
+def _draw_key(axes: Axes, number: int, key: str, values: Sequence[str]) -> list[float]:
+    """Draw the axis of a key, and return the position of each value on it, from 0 to 1."""
+    scale = _Scale.of(values)
+    places = [scale.place(value) for value in values]
+    ticks = scale.ticks(places)
+    _draw_axis(
+        axes, number, _wrap_key(key, 22), _unit([at for at, _ in ticks], places), [text for _, text in ticks]
+    )
+    return _unit(places, places)
 
 
 def ranking(points: Sequence[Point], metric: str, *, maximizes: bool, title: str, path: Path) -> None:

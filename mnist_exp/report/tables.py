@@ -63,9 +63,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
     On a narrow terminal, only long texts are wrapped. If that is not enough, each row is printed as a short
     paragraph instead. If the output is not a terminal, lines are never wrapped.
     """
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=10_000)
+    console = _table_console()
     cells = [list(map(_cell, row)) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     least = 0
@@ -75,13 +73,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
         narrowest = max(_WRAPPED, *(cell_len(word) for text in texts for word in text.split(" ")))
         # Never wrap the first column, which users copy from, nor figures.
         is_text = number > 0 and name not in right and widest > narrowest
-        least += (narrowest if is_text else widest) + _BETWEEN
+        width = narrowest if is_text else widest
+        least += width + _BETWEEN
         table.add_column(
             name,
             justify="right" if name in right else "left",
             overflow="fold",
             no_wrap=not is_text,
-            min_width=narrowest if is_text else widest,
+            min_width=width,
         )
     if least > console.width:
         _print_paragraphs(console, header, cells)
@@ -89,6 +88,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str | Text]], rig
     for row in cells:
         table.add_row(*row)
     console.print(table)
+
+
+def _table_console() -> Console:
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, width=10_000)
 
 
 def _print_paragraphs(console: Console, header: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:

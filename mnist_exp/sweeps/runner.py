@@ -59,13 +59,11 @@ def complete_sweep(
             keep_best_model(outcomes, config)
         table = Leaderboard(outcomes, grid)
         table.show()
-        for result in outcomes:
-            if result.remark:
-                say(f"note    {result.name}: {result.remark}")
+        for result in filter(lambda result: result.remark, outcomes):
+            say(f"note    {result.name}: {result.remark}")
         from mnist_exp.sweeps.sweep_plots import draw_sweep  # Matplotlib
 
-        for picture in draw_sweep(outcomes, grid.swept, config, plan.directory):
-            record.picture(picture)
+        record.add_pictures(draw_sweep(outcomes, grid.swept, config, plan.directory))
         record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
         record.failed = any(result.status != "finished" for result in outcomes)
     return outcomes

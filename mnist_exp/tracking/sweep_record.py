@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -34,10 +34,11 @@ class SweepRecord:
         self._parent = ParentRecord(directory, resumed=not is_new)
         self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
 
-    def picture(self, file: Path) -> None:
-        """Send a picture in the sweep's directory to the tracker."""
-        folder = file.parent.relative_to(self._directory)
-        self._parent.artifact(str(folder / file.name), str(folder))
+    def add_pictures(self, files: Iterable[Path]) -> None:
+        """Send pictures in the sweep's directory to the tracker."""
+        for file in files:
+            folder = file.parent.relative_to(self._directory)
+            self._parent.artifact(str(folder / file.name), str(folder))
 
     def leaderboard(self, table: str, note: str, best: float | None) -> None:
         """Write the table of jobs as CSV, and in Markdown as the description of the MLflow run."""
