@@ -28,12 +28,11 @@ from mnist_exp.sweeps.job_check import check_jobs, format_job_count, resolve_dat
 from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.launchers import refuse_unusable, threads_per_job
 from mnist_exp.sweeps.leaderboard import Outcome, sweep_document
+from mnist_exp.sweeps.report_target import SWEEP_FILE
 from mnist_exp.sweeps.runner import complete_sweep
 from mnist_exp.sweeps.worker import Plan, PlannedJob, compute_fingerprint, find_jobs
 from mnist_exp.text import display_path, masked_values
 from mnist_exp.training.device import available_cores
-
-SWEEP_FILE = "sweep.json"
 
 
 def sweep(request: Request, started: float) -> SweepDocument:
