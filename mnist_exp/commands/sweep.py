@@ -59,6 +59,10 @@ def sweep(request: Request, started: float) -> SweepDocument:
         print_sweep(directory.path, grid, jobs)
         plan = Plan.of(directory.path, jobs, stands_in_for)
         outcomes = complete_sweep(plan, request, grid, fixed, config)
+    if config.report:
+        from mnist_exp.sweeps.reports import add_report  # Bokeh
+
+        add_report(path, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")

@@ -152,6 +152,7 @@ class CompareConfig(Frozen):
     mode: Literal["max", "min"] | None
     across_data: bool
     full: bool
+    report: bool
     output: Annotated[str, Field(min_length=1)] | None
     format: Json
 

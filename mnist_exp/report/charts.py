@@ -36,6 +36,7 @@ _INK, _LINE, _PAPER, _QUIET = "#010203", "#010204", "#010205", "#010206"
 _DASHES = ("solid", "dashed", "dotted", "dotdash")
 _BLUES = ("#f3f7fb", "#d6e4f1", "#aecde6", "#7fb2d9", "#4f93c6", "#2a73b0", "#0f5592", "#083b6b")
 _MOST_IN_LEGEND = 12
+_LONGEST_LABEL = 52  # characters in a legend
 _LOGARITHMIC = 50  # ratio of the ends of an axis from which it is logarithmic
 _TICK_GAP = 0.04  # smallest distance of labels on an axis of parallel coordinates
 _LEGEND_LINE = 23  # pixels
@@ -61,7 +62,7 @@ def curves(history: History, metric: str, best_epoch: int | None) -> Item:
         hover.append(dots)
     if best_epoch is not None:
         chart.add_layout(Span(location=best_epoch, dimension="height", line_color=MARK, line_dash="dashed"))
-    _add_hover(chart, hover, [("epoch", "@epoch"), ("@part", _value_format("@value", metric))])
+    _add_hover(chart, hover, [("part", "@part"), ("epoch", "@epoch"), (metric, _value_format("@value", metric))])
     _finish(chart, metric)
     return json_item(chart)
 
@@ -187,7 +188,7 @@ def traces(groups: Sequence[tuple[str, Sequence[tuple[str, History]]]], metric: 
             drawn.append(chart.varea(epochs, mean - spread, mean + spread, color=colour, alpha=0.15))
         drawn.append(chart.line(epochs, mean, color=colour, line_width=2.5, line_dash=dash))
         if number < _MOST_IN_LEGEND:
-            entries.append(LegendItem(label=_plain(label), renderers=drawn))
+            entries.append(LegendItem(label=_in_legend(label), renderers=drawn))
     chart.add_layout(Legend(items=entries, click_policy="hide", location="top_left"), "below")
     tooltips = [
         ("run", "@run"),
@@ -209,7 +210,7 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
         metric: The metric.
     """
     axes = [*map(axis_of, columns.values()), axis_of([f"{value:.6g}" for value in values], most_ticks=0)]
-    names = [*map(_plain, columns), _plain(metric)]
+    names = [*map(_plain, _short_keys([*columns])), _plain(metric)]
     lines = [[axis.places[number] for axis in axes] for number in range(len(values))]
     source = ColumnDataSource(
         {
@@ -270,9 +271,9 @@ def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]
         marker = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex")[number % 6]
         drawn = chart.scatter("value", "name", source=source, color=colour, size=10, marker=marker, alpha=0.8)
         hovered.append(drawn)
-        entries.append(LegendItem(label=_plain(group), renderers=list[Any]([drawn])))
+        entries.append(LegendItem(label=_in_legend(group), renderers=list[Any]([drawn])))
     chart.add_layout(Legend(items=entries, click_policy="hide", location="top_left"), "below")
-    chart.xaxis.axis_label = label
+    chart.xaxis.axis_label = _plain(label)
     _add_hover(chart, hovered, [("group", "@group"), ("class", "@name"), (label, "@value{0.0 %}")])
     _finish(chart, "")
     chart.xaxis.formatter = NumeralTickFormatter(format="0 %")
@@ -378,7 +379,7 @@ def _finish(chart: figure, metric: str) -> None:
             axis.formatter = NumeralTickFormatter(format="0")
     if chart.legend and chart.legend[0] in chart.center:  # outside, where it hides nothing
         for legend in chart.legend:
-            legend.orientation = "horizontal"
+            legend.orientation, legend.location = "horizontal", "top_left"
             chart.add_layout(legend, "below")
     for legend in chart.legend:
         legend.background_fill_color, legend.background_fill_alpha = _PAPER, 0.8
@@ -388,7 +389,9 @@ def _finish(chart: figure, metric: str) -> None:
 
 
 def _add_hover(chart: figure, renderers: Sequence[Any], tooltips: Sequence[tuple[str, str]]) -> None:
-    chart.add_tools(HoverTool(renderers=list(renderers), tooltips=list(tooltips)))
+    chart.add_tools(
+        HoverTool(renderers=list(renderers), tooltips=[(_plain(name), value) for name, value in tooltips])
+    )
 
 
 def _value_format(column: str, metric: str) -> str:
@@ -406,6 +409,18 @@ def _plain(text: str) -> str:
     return (
         escape_controls(mask_credentials(text), one_line=True).replace("$$", "$\u200b$").replace("\\", "\\\u200b")
     )
+
+
+def _in_legend(text: str) -> str:
+    """Return a label short enough for a phone, without its middle if it is long."""
+    text = _plain(text)
+    return text if len(text) <= _LONGEST_LABEL else f"{text[:26]}…{text[-(_LONGEST_LABEL - 27) :]}"
+
+
+def _short_keys(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each key, such as `learning_rate`, or the whole key if that is ambiguous."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [short if last.count(short) == 1 else key for short, key in zip(last, keys, strict=True)]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -133,7 +133,7 @@ def groups_page(request: Request, target: Target, config: ReportConfig) -> Page:
         Section("classes", "Which classes fail", class_section(request, compared.groups)),
         Section("data", "Data", describe_data(target.runs)),
         Section("environment", "Environment and time", describe_environments(target.runs)),
-        Section("repeat", "Repeat and use", repeat_blocks(target, keys, compared.best_run)),
+        Section("repeat", "Repeat and use", repeat_blocks(target, keys, compared)),
     ]
     return Page(title, f"Report of a {target.kind}", summarize(compared, target), notices_of(target, compared),
                 headline(target, compared), sections)  # fmt: skip
@@ -340,12 +340,18 @@ def parallel_chart(columns: Mapping[str, Sequence[str]], values: Sequence[float]
 # ── Repeating ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def repeat_blocks(target: Target, keys: Sequence[str], best: RunSummary | None) -> list[Block]:
-    """Return the commands that repeat the sweep and its best run, and the lines that load its model."""
+def repeat_blocks(target: Target, keys: Sequence[str], compared: Comparison) -> list[Block]:
+    """Return the commands that repeat the sweep or the groups, and those that use the best run's model."""
     blocks: list[Block] = []
     if target.kind == "sweep" and (command := sweep_command(target, keys)):
         blocks.append(Code("Repeat this sweep; finished jobs are not trained again", command))
-    if best is not None:
+    elif compared.groups:
+        rows = [
+            (group.mark, shlex.join(["mnist-exp", *group.runs[0].summary.result.overrides]))
+            for group in compared.groups[:_MOST_GROUPS_DRAWN]
+        ]
+        blocks.append(Table("How the first run of each group was started", ("group", "command"), rows))
+    if (best := compared.best_run) is not None:
         blocks += using_lines(best, "the best run")
     return blocks
 

@@ -37,6 +37,7 @@ from mnist_exp.sweeps.report_target import TABLE, Target
 from mnist_exp.text import format_value as format_setting
 
 _FEWEST_TRIALS = 4  # importances computed from fewer trials are meaningless
+_MOST_CHOICES = 6  # values of a key that are taken for choices
 _COLUMNS = 3  # trial, state and metric, which precede the searched keys in the table of trials
 
 
@@ -306,15 +307,19 @@ def importances_of(study: StudyRecord) -> dict[str, float]:
 
     names = [f"{number}" for number in range(len(study.keys))]
     columns = [[trial.settings[number] for trial in trials] for number in range(len(study.keys))]
+    every = [[trial.settings[number] for trial in study.trials if len(trial.settings) == len(study.keys)]
+             for number in range(len(study.keys))]  # fmt: skip
     distributions: dict[str, optuna.distributions.BaseDistribution] = {}
     numeric: dict[str, bool] = {}
     for name, texts in zip(names, columns, strict=True):
         axis = charts.axis_of(texts)
-        numeric[name] = axis.is_numeric and len(set(texts)) > 1
+        # As in a search, a few values are choices, many are numbers.
+        numeric[name] = axis.is_numeric and len(set(every[int(name)])) > _MOST_CHOICES
         distributions[name] = (
             FloatDistribution(0, 1) if numeric[name] else CategoricalDistribution(sorted(set(texts)))
         )
     places = [charts.axis_of(texts).places for texts in columns]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     made = optuna.create_study(direction="maximize" if study.direction == "max" else "minimize")
     for row, trial in enumerate(trials):
         values = {
