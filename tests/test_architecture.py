@@ -27,6 +27,8 @@ ROOMS = {
     "mlflow": {"tracking"},
     "optuna": {"sweeps"},
     "matplotlib": {"report"},
+    "bokeh": {"report"},
+    "jinja2": {"report"},
     "rich": {"report"},
     "sklearn": {"data"},
     "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
@@ -36,7 +38,7 @@ ROOMS = {
 }  # fmt: skip
 
 # Libraries that take time to import: a wrong request is reported without them.
-HEAVY = {"numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "PIL", "cv2"}
+HEAVY = {"numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "bokeh", "PIL", "cv2"}
 # Libraries that few requests need, some of which may not be installed: imported inside functions everywhere.
 RARE = {"sklearn", "pyarrow", "onnxruntime", "ai_edge_litert", "ray"}
 

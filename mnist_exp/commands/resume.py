@@ -38,7 +38,12 @@ def resume(request: Request, started: float) -> TrainDocument:
         place, run_id = f"{display_path(run.path)}/config.yaml", run.result.mlflow_run_id
         tracking = permit_store(request, config.tracking, Path(config.outputs), place, run_id)
         job = replace(job, config=config.model_copy(update={"tracking": tracking}))
-        return train_document(run_training(job, stopwatch), run.path)
+        result = run_training(job, stopwatch)
+    if job.config.report:
+        from mnist_exp.sweeps.reports import add_report  # Bokeh
+
+        add_report(run.path, job.config)
+    return train_document(result, run.path)
 
 
 def is_resumable(run: RunSummary) -> bool:

@@ -28,12 +28,11 @@ from mnist_exp.sweeps.job_check import check_jobs, format_job_count, resolve_dat
 from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.launchers import refuse_unusable, threads_per_job
 from mnist_exp.sweeps.leaderboard import Outcome, sweep_document
+from mnist_exp.sweeps.report_target import SWEEP_FILE
 from mnist_exp.sweeps.runner import complete_sweep
 from mnist_exp.sweeps.worker import Plan, PlannedJob, compute_fingerprint, find_jobs
 from mnist_exp.text import display_path, masked_values
 from mnist_exp.training.device import available_cores
-
-SWEEP_FILE = "sweep.json"
 
 
 def sweep(request: Request, started: float) -> SweepDocument:
@@ -60,6 +59,10 @@ def sweep(request: Request, started: float) -> SweepDocument:
         print_sweep(directory.path, grid, jobs)
         plan = Plan.of(directory.path, jobs, stands_in_for)
         outcomes = complete_sweep(plan, request, grid, fixed, config)
+    if config.report:
+        from mnist_exp.sweeps.reports import add_report  # Bokeh
+
+        add_report(path, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")

@@ -31,6 +31,10 @@ def train(request: Request, started: float) -> TrainDocument:
     name = add_timestamp(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
     result = run_training(job, stopwatch)
+    if config.report:
+        from mnist_exp.sweeps.reports import add_report  # Bokeh
+
+        add_report(job.parent / result.name, config)
     return train_document(result, job.parent / result.name)
 
 

@@ -25,6 +25,10 @@ def tune(request: Request, started: float) -> TuneDocument:
     from mnist_exp.sweeps.study_results import tune_document
 
     directory, trials = run_search(search, request.overrides)
+    if search.config.report:
+        from mnist_exp.sweeps.reports import add_report  # Bokeh
+
+        add_report(directory, search.config)
     say(f"{display_path(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
         warn(f"these figures are for {search.config.data.name}, the fallback for {search.stands_in_for}")

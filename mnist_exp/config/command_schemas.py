@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import ConfigDict, Field, InstanceOf, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, field_validator, model_validator
 
 from mnist_exp.config.conditions import Condition
 from mnist_exp.config.field_types import Count, Frozen, LayerChoice, Seed
@@ -137,27 +137,27 @@ def split_names(value: Any) -> Any:
     return tuple(map(str.strip, names))
 
 
+def _a_metric_of_a_part(value: str) -> str:
+    if not re.fullmatch(r"(val|test)/.+", value):
+        raise ValueError(f"must be val/<metric> or test/<metric>, such as val/accuracy, found {value}")
+    return value
+
+
 class CompareConfig(Frozen):
     """Config of `mnist-exp compare`: the runs, and the metric to compare them by."""
 
     outputs: Annotated[str, Field(min_length=1)]
     run: tuple[Annotated[str, Field(min_length=1)], ...] | None
-    metric: str
+    metric: Annotated[str, AfterValidator(_a_metric_of_a_part)]
     mode: Literal["max", "min"] | None
     across_data: bool
     full: bool
     plots: ResolutionConfig
+    report: bool
     output: Annotated[str, Field(min_length=1)] | None
     format: Json
 
     _runs = field_validator("run", mode="before")(split_names)
-
-    @field_validator("metric")
-    @classmethod
-    def _validated_or_tested(cls, value: str) -> str:
-        if not re.fullmatch(r"(val|test)/.+", value):
-            raise ValueError(f"must be val/<metric> or test/<metric>, such as val/accuracy, found {value}")
-        return value
 
     @field_validator("output")
     @classmethod
@@ -165,6 +165,32 @@ class CompareConfig(Frozen):
         if value is not None and not value.lower().endswith(".png"):
             raise ValueError(f"must name a .png file, found {value}")
         return value
+
+
+class ReportConfig(Frozen):
+    """Config of `mnist-exp report`: the runs, the file, and the metric to compare several runs by."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    metric: Annotated[str, AfterValidator(_a_metric_of_a_part)]
+    mode: Literal["max", "min"] | None
+    across_data: bool
+    output: Annotated[str, Field(min_length=1)] | None
+
+    _runs = field_validator("run", mode="before")(split_names)
+
+    @field_validator("output")
+    @classmethod
+    def _a_page(cls, value: str | None) -> str | None:
+        if value is not None and not value.lower().endswith((".html", ".htm")):
+            raise ValueError(f"must name an .html file, found {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_report(self) -> ReportConfig:
+        if not self.run:
+            raise ValueError("run: must be given: run=latest, run=best, a run, a sweep, a study, or [a,b]")
+        return self
 
 
 class TuneConfig(Frozen):

@@ -378,6 +378,8 @@ class TrainConfig(Frozen):
     save: tuple[Literal["keras", "h5", "yaml", "plots"], ...] = ("keras", "h5", "yaml", "plots")
     """The files that a run keeps besides its results; `yaml` is the architecture with the weights."""
     plots: PlotsConfig = PlotsConfig()
+    report: bool = False
+    """Whether a report is written at the end."""
     _outputs_of_a_home = field_validator("outputs")(os.path.expanduser)
     sweep: SweepConfig
     budget: BudgetConfig

@@ -40,6 +40,10 @@ class Picture:
     draw: Callable[..., None]
     """Draws the picture into the file `path`."""
 
+    def draw_into(self, path: Path) -> None:
+        """Draw the picture into a file."""
+        self.draw(path=path)
+
     @property
     def file(self) -> str:
         """The file name, without a folder."""

@@ -15,7 +15,7 @@ from mnist_exp.runs.result import RunResult
 from mnist_exp.suggest import near_or_all
 
 # Keys that say where a run is and how it is tracked, not what it trains.
-_ADMINISTRATIVE = ("name", "outputs", "from", "any_version", "sweep", "tracking", "budget", "plots")
+_ADMINISTRATIVE = ("name", "outputs", "from", "any_version", "sweep", "tracking", "budget", "plots", "report")
 # Groups whose options have names: if the names differ, the values that the options set are not listed.
 _NAMED = ("model", "aug", "preprocess", "data", "debug", "optimizer", "schedule")
 

@@ -97,10 +97,10 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
     best = groups[0]
     if len(groups) == 1:
         mean = mean_of(list(best.values(metric).values()))
-        interval = _format_interval(_clip_interval(mean.interval, metric), metric)
+        interval = format_interval(clip_interval(mean.interval, metric), metric)
         return (
             f"One group of {mean.n} runs that differ only in their seed: "
-            f"{metric} {_format_value(mean.mean, metric)}"
+            f"{metric} {format_value(mean.mean, metric)}"
             + (f", 95 % interval {interval}" if mean.interval else "")
         )
     better: list[str] = []
@@ -154,18 +154,26 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
     """Print a row for each of the best groups: its mean and its difference from the best one."""
+    header, rows = tabulate_groups(groups, pairs, metric, direction)
+    print_table(header, rows[:_MOST_GROUPS], right=("seeds", *header[3:-1]))
+
+
+def tabulate_groups(
+    groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction
+) -> tuple[list[str], list[list[str]]]:
+    """Return a header, and a row for each group: its mean and its difference from the best one."""
     rows = []
     against = {pair.second.mark: pair for pair in pairs if pair.first is groups[0]}
-    for group in groups[:_MOST_GROUPS]:
+    for group in groups:
         mean = mean_of(list(group.values(metric).values()))
-        interval = _format_interval(_clip_interval(mean.interval, metric), metric)
-        row = [group.mark, group.label, str(mean.n), _format_value(mean.mean, metric), interval]
+        interval = format_interval(clip_interval(mean.interval, metric), metric)
+        row = [group.mark, group.label, str(mean.n), format_value(mean.mean, metric), interval]
         if pair := against.get(group.mark):
             cells = _format_difference(pair, metric, direction)
             row += [cells[0], cells[-1]]
         rows.append(row + [""] * (7 - len(row)))
     header = ["", "group", "seeds", metric, "95 % interval", f"{groups[0].mark} minus this", "verdict"]
-    print_table(header, rows, right=("seeds", metric, "95 % interval", f"{groups[0].mark} minus this"))
+    return header, rows
 
 
 def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
@@ -179,8 +187,8 @@ def print_means(groups: Sequence[Group], metrics: Sequence[str]) -> None:
                 continue
             mean = mean_of(values)
             deviation = "–" if mean.deviation is None else _format_number(mean.deviation, metric)
-            interval = _format_interval(_clip_interval(mean.interval, metric), metric)
-            rows.append([shown, group.mark, str(mean.n), _format_value(mean.mean, metric), deviation, interval])
+            interval = format_interval(clip_interval(mean.interval, metric), metric)
+            rows.append([shown, group.mark, str(mean.n), format_value(mean.mean, metric), deviation, interval])
             shown = ""
     header = ["metric", "group", "n", "mean", "sd", "95 % interval"]
     print_table(header, rows, right=("n", "mean", "sd", "95 % interval"))
@@ -193,6 +201,14 @@ def print_pairs(
 
     Only the rows of the `decisive` metric, whose pairs are `judged`, contain p-values and a verdict.
     """
+    header, rows = tabulate_pairs(groups, metrics, decisive, judged, direction)
+    print_table(header, rows, right=header[2:-1])
+
+
+def tabulate_pairs(
+    groups: Sequence[Group], metrics: Sequence[str], decisive: str, judged: Sequence[Pair], direction: Direction
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and rows that `print_pairs` prints."""
     rows = []
     for metric in metrics:
         pairs = judged if metric == decisive else compare_pairs(groups, metric)
@@ -213,7 +229,7 @@ def print_pairs(
         "sign-flip p",
         "verdict",
     ]
-    print_table(header, rows, right=header[2:-1])
+    return header, rows
 
 
 def _format_difference(pair: Pair, metric: str, direction: Direction | None) -> list[str]:
@@ -226,7 +242,7 @@ def _format_difference(pair: Pair, metric: str, direction: Direction | None) -> 
         better, worse = worse, better
     return [
         _format_number(difference.mean, metric, signed=True),
-        _format_interval(difference.interval, metric, signed=True),
+        format_interval(difference.interval, metric, signed=True),
         "–" if difference.smallest is None else _format_number(difference.smallest, metric),
         _format_p(difference.p) if decisive else "–",
         _format_p(pair.sign_flip) if decisive and pair.sign_flip is not None else "–",
@@ -257,7 +273,8 @@ def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
     print_table(header, shown, right=header[1:4])
 
 
-def _format_value(value: float, metric: str) -> str:
+def format_value(value: float, metric: str) -> str:
+    """Format a value of a metric; accuracies are in percent."""
     return format_percent(value) if "accuracy" in metric else _format_number(value, metric)
 
 
@@ -269,14 +286,15 @@ def _format_number(value: float, metric: str, *, signed: bool = False) -> str:
     return f"{value:{sign}.1f}" if metric == "seconds" else format_loss(value, sign)
 
 
-def _clip_interval(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
+def clip_interval(interval: tuple[float, float] | None, metric: str) -> tuple[float, float] | None:
     """Clip the interval of a mean to the range of the metric, which does not change its coverage."""
     if interval is None or not (metric == "seconds" or "accuracy" in metric):
         return interval
     return max(interval[0], 0.0), interval[1] if metric == "seconds" else min(interval[1], 1.0)
 
 
-def _format_interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
+def format_interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
+    """Format an interval; those of accuracies are in percentage points."""
     return "–" if interval is None else " … ".join(_format_number(end, metric, signed=signed) for end in interval)
 
 

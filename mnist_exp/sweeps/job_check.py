@@ -26,7 +26,7 @@ from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import Grid
 
 # Keys that belong to the whole sweep, or to the process that its jobs may share.
-NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra")
+NOT_SWEPT = ("from", "outputs", "tracking", "sweep", "device", "hydra", "report")
 _MOST_NAMES = 3  # maximum number of jobs listed in a message
 
 Checked = tuple[TrainConfig, Composition]

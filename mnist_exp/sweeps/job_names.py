@@ -16,7 +16,7 @@ from mnist_exp.sweeps.grid import Grid
 
 _LONGEST = 120  # maximum number of characters in a name; file systems allow 255 bytes
 # Keys that do not affect the result of a job.
-_WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name", "plots")
+_WITHOUT_EFFECT = ("outputs", "tracking", "sweep", "hydra", "budget", "name", "plots", "report")
 
 
 def job_names(grid: Grid) -> tuple[str, ...]:

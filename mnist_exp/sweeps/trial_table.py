@@ -7,11 +7,10 @@ import io
 from collections.abc import Sequence
 
 from mnist_exp.sweeps.optuna_study import Trial
+from mnist_exp.sweeps.report_target import TABLE as TABLE
 from mnist_exp.sweeps.search import Search
 
 _SHOWN = 10  # maximum number of trials in the printed table
-TABLE = "trials.csv"
-"""The file of the table of all trials, in the study's directory."""
 
 
 def rank_trials(search: Search, trials: Sequence[Trial]) -> list[Trial]:

@@ -11,8 +11,8 @@ from mnist_exp.runs.journal import flatten
 # Settings that do not affect the weights, describe the data's files, or are shown elsewhere. An overridden one is
 # logged all the same.
 _LEFT_OUT = (
-    "any_version", "aug.elastic_sigma", "aug.fill_mode", "budget", "device", "save", "plots", "debug.check_finite",
-    "model.layers", "training.checkpoint_seconds", "training.keep_checkpoint",
+    "any_version", "aug.elastic_sigma", "aug.fill_mode", "budget", "device", "save", "plots", "report",
+    "debug.check_finite", "model.layers", "training.checkpoint_seconds", "training.keep_checkpoint",
     "data.class_names", "data.dir", "data.fallback", "data.files", "data.keras_cache", "data.mirrors",
     "data.source", "data.verify",
 )  # fmt: skip

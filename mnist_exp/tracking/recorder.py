@@ -329,7 +329,11 @@ def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: f
 
     Raises `OSError` or `ValueError` if the journal cannot be written or read.
     """
-    added = [ArtifactEvent(file=file, folder=str(Path(file).parent)) for file in files]
+    folders = [str(Path(file).parent) for file in files]
+    added = [
+        ArtifactEvent(file=file, folder=None if folder == "." else folder)
+        for file, folder in zip(files, folders, strict=True)
+    ]
     _add_events(directory, added, wait_seconds)
 
 

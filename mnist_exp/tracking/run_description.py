@@ -20,18 +20,22 @@ _CURVE = f"{PLOTS}/accuracy.png"
 def describe_run(run: Path, result: RunResult, config: TrainConfig) -> str:
     """Return the description of a finished run as Markdown, with its architecture card at the end."""
     shown = display_path(run)
-    flags = [word for plugin in result.plugins for word in ("--plugin", plugin.source)]
-    command = shlex.join(["mnist-exp", *flags, f"from={shown}"])
     # MLflow's UI drops images with a `data:` address but keeps relative ones, like this address of an artifact.
     curve = f"![Accuracy by epoch](get-artifact?path={_CURVE}&run_uuid={RUN_ID})"
     parts = [
         _result_line(result, config),
-        f"```sh\n{command}\n```",
-        f"```python\n{_loading_lines(shown, config)}\n```",
+        f"```sh\n{repeating_command(shown, result)}\n```",
+        f"```python\n{loading_lines(shown, config)}\n```",
         curve if (run / _CURVE).is_file() else "",
         read_text(run / CARD),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def repeating_command(run: Path, result: RunResult) -> str:
+    """Return the command that repeats a run."""
+    flags = [word for plugin in result.plugins for word in ("--plugin", plugin.source)]
+    return shlex.join(["mnist-exp", *flags, f"from={run}"])
 
 
 def _result_line(result: RunResult, config: TrainConfig) -> str:
@@ -44,7 +48,7 @@ def _result_line(result: RunResult, config: TrainConfig) -> str:
     return ", ".join([*figures, f"epoch {best.get('epoch')} of {result.epochs}", f"model {config.model.name}"])
 
 
-def _loading_lines(run: Path, config: TrainConfig) -> str:
+def loading_lines(run: Path, config: TrainConfig) -> str:
     """Return the Python lines that load the model from the files that the run keeps."""
     if config.sweep.keep_models == "best":
         return "# sweep.keep_models=best: only the best job of the sweep keeps its model"

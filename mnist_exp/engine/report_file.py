@@ -1,0 +1,77 @@
+"""Write reports: in a run's directory, in a file that the user names, or next to the runs."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.report.html_page import Page, render
+from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.directory import RunDirectory, add_timestamp, make_directory
+from mnist_exp.runs.locks import is_locked
+from mnist_exp.runs.log import warn
+from mnist_exp.text import display_path
+from mnist_exp.tracking.recorder import add_artifacts
+
+REPORT = "report.html"
+FOLDER = "report"
+
+
+def refuse_unwritable(output: str | None, run: Path | None) -> None:
+    """Raise `RequestError` if the report's file exists, or another process works in the run that it belongs to."""
+    if output is None:
+        if run is not None and is_locked(run):
+            raise RequestError(f"{display_path(run)}: in use by another process; use output=<file.html>")
+        return
+    path = Path(output).expanduser()
+    if path.exists() or path.is_symlink():
+        raise RequestError(f"output={output}: already exists; give a new file")
+
+
+def write_page(page: Page, output: str | None, run: Path | None, outputs: Path, wait_seconds: float) -> Path:
+    """Write a report, and return its path. The tracker receives that of a run.
+
+    Args:
+        page: The report.
+        output: The file; None for the default.
+        run: The directory of the run, sweep or study that the report belongs to, if any.
+        outputs: The output folder.
+        wait_seconds: How long to wait for the tracker.
+
+    Raises:
+        RequestError: The file cannot be written.
+        WorkError: The disk is full.
+    """
+    text = render(page)
+    try:
+        if output is not None:
+            path = Path(output).expanduser()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+            return path
+        if run is None:
+            path = make_directory(outputs / FOLDER, add_timestamp(page.title)) / REPORT
+            write_text(path, text)
+            return path
+        return _write_into(run, text, wait_seconds)
+    except OSError as error:
+        kind = WorkError if error.errno == errno.ENOSPC else RequestError
+        where = error.filename if output is None else f"output: {output}"
+        raise kind(f"{where} cannot be written: {error.strerror}") from error
+
+
+def _write_into(run: Path, text: str, wait_seconds: float) -> Path:
+    """Write a report into a run's directory, and send it to the tracker. Raises `RequestError` or `OSError`."""
+    try:
+        directory = RunDirectory.open(run)
+    except RequestError as error:
+        raise RequestError(f"{error}; use output=<file.html>") from error
+    with directory:
+        path = directory.path / REPORT
+        write_text(path, text)
+        try:
+            add_artifacts(directory, [REPORT], wait_seconds)
+        except ValueError as error:
+            warn(f"not sent to the tracker: {error}")
+    return path

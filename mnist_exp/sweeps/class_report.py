@@ -1,0 +1,85 @@
+"""The recall of each class in groups of runs, for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_exp.config.overrides import Request
+from mnist_exp.engine.report_subject import collect_subject
+from mnist_exp.report import charts, static_charts
+from mnist_exp.report.html_page import Block, Bullets, Chart, Picture, Table, Text, drawn
+from mnist_exp.report.tables import format_percent
+from mnist_exp.sweeps.groups import Group
+
+_MOST_GROUPS = 6  # scored, the best ones
+_MOST_MODELS = 24
+
+
+def class_section(request: Request, groups: Sequence[Group]) -> list[Block]:
+    """Return the recall of each class: means over the runs of the best groups, and their differences."""
+    recalls: list[tuple[Group, npt.NDArray[np.float64]]] = []
+    names: tuple[str, ...] = ()
+    parts: dict[str, None] = {}
+    lacking: dict[str, None] = {}
+    for group in groups[:_MOST_GROUPS]:
+        found = []
+        for run in group.runs[: max(1, _MOST_MODELS // min(len(groups), _MOST_GROUPS))]:
+            subject = collect_subject(request, run.summary)
+            if (scored := subject.scored) is None:
+                lacking |= dict.fromkeys(f"{run.summary.name}: {reason}" for reason in subject.missing)
+                continue
+            if names and scored.class_names != names:
+                lacking[f"{run.summary.name}: its classes have other names"] = None
+                continue
+            names = scored.class_names
+            parts[scored.name] = None
+            found.append([np.nan if one.recall is None else one.recall for one in scored.assessment.classes])
+        if found:
+            recalls.append((group, np.array(found).mean(axis=0)))
+    blocks: list[Block] = [_differences(recalls, names, list(parts))] if recalls else []
+    if recalls:
+        blocks += _charted(recalls, names)
+    if lacking:
+        blocks += [Text("Models that could not be scored:"), Bullets(list(lacking)[:10])]
+    return blocks
+
+
+def _differences(
+    recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Sequence[str], parts: Sequence[str]
+) -> Text:
+    """Return, in words, which classes fail most, and where the best group differs most from the others."""
+    best, values = recalls[0]
+    order = [int(index) for index in np.argsort(values)[:3]]
+    weakest = ", ".join(f"{names[index]} ({format_percent(values[index])})" for index in order)
+    part = " and ".join(parts)
+    text = f"In {best.mark}, these classes are recognized least ({part} part): {weakest}."
+    for other, theirs in recalls[1:2]:
+        gaps = values - theirs
+        index = int(np.nanargmax(np.abs(gaps)))
+        text += (
+            f" The largest difference from {other.mark} is in class {names[index]}: "
+            f"{100 * gaps[index]:+.2f} points."
+        )
+    return Text(text)
+
+
+def _charted(recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Sequence[str]) -> list[Block]:
+    marks = [f"{group.mark}  {group.label}" for group, _ in recalls]
+    series = [
+        (mark, [None if np.isnan(value) else float(value) for value in values])
+        for mark, (_, values) in zip(marks, recalls, strict=True)
+    ]
+    png = drawn(partial(static_charts.class_dots, names, series, "recall"))
+    caption = (
+        "Recall of each class: the share of its images that is recognized, as a mean over the runs of a group."
+    )
+    columns = [group.mark for group, _ in recalls]
+    rows = [[name, *(format_percent(of[number]) for _, of in series)] for number, name in enumerate(names)]
+    return [
+        Chart(charts.dots(names, series, "recall"), Picture(png, f"{caption} The table has the values.", caption)),
+        Table("Recall of each class by group", ["class", *columns], rows, columns, interactive=True),
+    ]

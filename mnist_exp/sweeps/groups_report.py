@@ -1,0 +1,372 @@
+"""The report of a sweep or a comparison: which group of runs is best, by how much, and how certain that is."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from mnist_exp.config.command_schemas import ReportConfig
+from mnist_exp.config.metric_directions import Direction
+from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.engine.report_subject import same_columns
+from mnist_exp.engine.run_report import (
+    describe_data,
+    describe_environments,
+    format_duration,
+    using_lines,
+)
+from mnist_exp.errors import RequestError
+from mnist_exp.report import charts, plots, static_charts
+from mnist_exp.report.html_page import (
+    Block,
+    Bullets,
+    Chart,
+    Code,
+    Notice,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Text,
+    drawn,
+)
+from mnist_exp.report.plots import History
+from mnist_exp.report.tables import format_percent
+from mnist_exp.runs.directory import RunSummary, read_history
+from mnist_exp.runs.selection import ListedRun, differing_settings
+from mnist_exp.sweeps.class_report import class_section
+from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
+from mnist_exp.sweeps.comparison import (
+    Pair,
+    clip_interval,
+    compare_pairs,
+    describe_sensitivity,
+    format_interval,
+    format_value,
+    sort_groups,
+    summarize_groups,
+    tabulate_groups,
+    tabulate_pairs,
+)
+from mnist_exp.sweeps.comparison_report import (
+    describe_conditions,
+    find_common_metric,
+    find_diverged,
+    list_remarks,
+)
+from mnist_exp.sweeps.groups import Group, group_runs, mark_groups
+from mnist_exp.sweeps.intervals import mean_of
+from mnist_exp.sweeps.report_target import Target, read_sweep
+from mnist_exp.text import display_path
+from mnist_exp.text import format_value as format_setting
+
+_MOST_GROUPS_DRAWN = 28  # as many as there are combinations of colour and dash pattern
+_MOST_PAIRS = 300
+_MOST_AXES = 10
+
+
+@dataclass
+class Comparison:
+    """Groups of runs, best first, and the differences between them; no groups if the runs cannot be compared."""
+
+    metric: str
+    direction: Direction
+    groups: Sequence[Group] = ()
+    pairs: Sequence[Pair] = ()
+    left_out: Mapping[Path, str] = field(default_factory=dict)
+    refusal: str = ""
+    """Why the runs cannot be compared."""
+
+    @property
+    def best(self) -> Group | None:
+        """The group with the best mean."""
+        return self.groups[0] if self.groups else None
+
+    @property
+    def best_run(self) -> RunSummary | None:
+        """The best run of the best group, by the metric."""
+        if self.best is None:
+            return None
+        sign = 1 if self.direction == "max" else -1
+        return max(self.best.runs, key=lambda run: sign * (run.value(self.metric) or 0.0)).summary
+
+
+def compare_runs(runs: Sequence[RunSummary], config: ReportConfig, *, strict: bool) -> Comparison:
+    """Group runs and test the differences. With `strict`, raises `RequestError` if they cannot be compared."""
+    result = Comparison(config.metric, direction_by(config.metric, config.mode))
+    try:
+        comparable, result.left_out = select_comparable(runs, config.metric)
+        refuse_different_data(comparable, across_data=config.across_data)
+        if strict and len(comparable) < 2:
+            reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in result.left_out.items())
+            raise RequestError(f"{len(comparable)} of {len(runs)} runs can be compared{reasons}")
+    except RequestError as error:
+        if strict:
+            raise
+        result.refusal = str(error)
+        return result
+    if comparable:
+        result.groups = mark_groups(sort_groups(group_runs(comparable), config.metric, result.direction))
+        diverged = find_diverged(result.groups, runs)
+        result.pairs = compare_pairs(result.groups, config.metric, diverged)
+    else:
+        result.refusal = "No run has finished, so there is nothing to compare."
+    return result
+
+
+def groups_page(request: Request, target: Target, config: ReportConfig) -> Page:
+    """Return the report of a sweep, or of a comparison of several runs. Raises `RequestError`."""
+    compared = compare_runs(target.runs, config, strict=target.kind == "comparison")
+    listed = [ListedRun.read(run) for run in target.runs]
+    keys = swept_keys(target, listed)
+    title = target.folder.name if target.folder else f"comparison of {len(target.runs)} runs"
+    sections = [
+        Section("verdicts", "Verdicts", verdict_blocks(compared)),
+        Section("question", "What was varied", varied_blocks(target, listed, keys)),
+        Section("runs", "All runs", [runs_table(listed, keys, compared)]),
+        Section("curves", "Curves", curve_blocks(compared)),
+        Section("parallel", "Settings and results", parallel_blocks(listed, keys, compared)),
+        Section("classes", "Which classes fail", class_section(request, compared.groups)),
+        Section("data", "Data", describe_data(target.runs)),
+        Section("environment", "Environment and time", describe_environments(target.runs)),
+        Section("repeat", "Repeat and use", repeat_blocks(target, keys, compared)),
+    ]
+    return Page(title, f"Report of a {target.kind}", summarize(compared, target), notices_of(target, compared),
+                headline(target, compared), sections)  # fmt: skip
+
+
+# ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def summarize(compared: Comparison, target: Target) -> str:
+    """Return which group is best, by how much, and how certain that is, in words."""
+    best, metric = compared.best, compared.metric
+    if best is None:
+        return f"{len(target.runs)} runs, none of which can be compared with another."
+    mean = mean_of(list(best.values(metric).values()))
+    interval = format_interval(clip_interval(mean.interval, metric), metric)
+    certain = f", 95 % interval {interval}" if mean.interval else ""
+    seeds = f"{mean.n} seeds" if mean.n > 1 else "one seed"
+    verdict = summarize_groups(compared.groups, compared.pairs, metric, compared.direction)
+    if len(compared.groups) == 1:
+        return f"{verdict}."
+    mean_text = f"mean {metric} {format_value(mean.mean, metric)} over {seeds}{certain}"
+    return f"{verdict}. {best.mark} is {best.label}: {mean_text}."
+
+
+def notices_of(target: Target, compared: Comparison) -> list[str]:
+    """Return what qualifies the figures."""
+    notices = [compared.refusal] if compared.refusal else []
+    unfinished = [run for run in target.runs if run.status != "finished"]
+    if unfinished:
+        statuses = {
+            status: sum(run.status == status for run in unfinished) for status in {r.status for r in unfinished}
+        }
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+        notices.append(f"{len(unfinished)} of {len(target.runs)} runs did not finish: {counts}.")
+    replaced = sorted({name for run in target.runs if (name := run.result.data.stands_in_for)})
+    if replaced:
+        notices.append(f"These figures are for the fallback of {', '.join(replaced)}.")
+    if compared.groups:
+        notices += [f"Note: {remark}." for remark in list_remarks(compared.groups, compared.metric)]
+    return notices
+
+
+def headline(target: Target, compared: Comparison) -> list[tuple[str, str]]:
+    """Return the most important figures."""
+    rows = [("Runs", f"{len(target.runs)}")]
+    if (best := compared.best) is not None:
+        seeds = sorted({run.seed for group in compared.groups for run in group.runs})
+        rows += [
+            ("Groups", f"{len(compared.groups)}"),
+            ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds[:8]))}{', …' * (len(seeds) > 8)})"),
+            (f"Best {compared.metric}", format_value(mean_of(list(best.values(compared.metric).values())).mean,
+                                                     compared.metric)),
+        ]  # fmt: skip
+        if tested := list(best.values("test/accuracy").values()):
+            rows.append(("Its test accuracy", format_percent(mean_of(tested).mean)))
+    known = [run.result.training_seconds for run in target.runs]
+    rows.append(("Time of all runs", format_duration(sum(seconds or 0.0 for seconds in known))))
+    return rows
+
+
+def verdict_blocks(compared: Comparison) -> list[Block]:
+    """Return the means of the groups, the tested differences, and what the verdicts assume."""
+    if not compared.groups:
+        return [Notice(compared.refusal)]
+    groups, pairs, metric = compared.groups, compared.pairs, compared.metric
+    blocks: list[Block] = []
+    if len(groups) == 1:
+        blocks.append(Text("These runs differ only in their seed, so there is nothing to compare."))
+    header, rows = tabulate_groups(groups, pairs, metric, compared.direction)
+    header[0] = "mark"
+    caption = f"Groups of runs that differ only in their seed, best {metric} first"
+    blocks.append(Table(caption, header, rows, ("seeds", *header[3:-1]), interactive=True))
+    tests = sum(pair.difference is not None for pair in pairs)
+    if tests:
+        blocks.append(Text(describe_conditions(tests)))
+        if sentence := describe_sensitivity(pairs, metric):
+            blocks.append(Text(sentence))
+    elif len(groups) > 1:
+        blocks.append(Notice("No two groups share two seeds, so no difference was tested."))
+    if tests:
+        shown = pairs[:_MOST_PAIRS]
+        head, lines = tabulate_pairs(groups, [metric], metric, shown, compared.direction)
+        of_all = "All" if len(shown) == len(pairs) else f"The first {len(shown)} of {len(pairs)}"
+        blocks.append(Table(f"{of_all} pairs of groups", head, lines, head[2:-1], interactive=True, folded=True))
+    if compared.left_out:
+        reasons = [f"{display_path(path)}: {reason}" for path, reason in compared.left_out.items()]
+        blocks += [Text("Left out of the comparison:"), Bullets(reasons)]
+    return blocks
+
+
+# ── The runs ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def swept_keys(target: Target, listed: Sequence[ListedRun]) -> list[str]:
+    """Return the keys that were swept or, for other runs, those that differ."""
+    swept = read_sweep(target.folder).get("swept") if target.folder else None
+    if isinstance(swept, list) and all(isinstance(key, str) for key in swept):
+        return [key.lstrip("+") for key in swept]
+    return differing_settings(run.config for run in listed)
+
+
+def setting(run: ListedRun, key: str) -> str:
+    """Return a run's value of a key as text; that of a group is the chosen option's name."""
+    value = run.lookup(key)
+    return format_setting(value)
+
+
+def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[str]) -> list[Block]:
+    """Return the keys that were varied, with their values, and what all runs share."""
+    rows = [(key, ", ".join(dict.fromkeys(setting(run, key) for run in listed))) for key in keys]
+    blocks: list[Block] = [
+        Table("Keys that differ between the runs", ("key", "values"), rows)
+        if rows
+        else Text("These runs have the same settings.")
+    ]
+    fixed = read_sweep(target.folder).get("fixed") if target.folder else None
+    if isinstance(fixed, list) and fixed:
+        blocks.append(Code("The same for all jobs", " ".join(shlex.quote(str(text)) for text in fixed)))
+    return blocks
+
+
+def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> Table:
+    """Return a row per run: its settings, how it ended, and its results."""
+    marks = {run.summary.path: group.mark for group in compared.groups for run in group.runs}
+    names = dict.fromkeys(name for run in listed for name in _metrics(run))
+    first = list(dict.fromkeys(["val/accuracy", "test/accuracy", compared.metric]))
+    metrics = [name for name in first if name in names] + [name for name in names if name not in first]
+    right = ["epochs", *metrics, "seconds"]
+    header = ["group", *keys, *metrics, "status", "epochs", "seconds", "run"]
+    sign, rows = 1 if compared.direction == "max" else -1, []
+    for run in sorted(
+        listed, key=lambda run: sign * _metrics(run).get(compared.metric, -math.inf * sign), reverse=True
+    ):
+        result, values = run.summary.result, _metrics(run)
+        seconds = result.training_seconds
+        rows.append(
+            [
+                marks.get(run.summary.path, "–"),
+                *(setting(run, key) for key in keys),
+                *(format_value(values[name], name) if name in values else "–" for name in metrics),
+                run.summary.status,
+                str(result.epochs),
+                "–" if seconds is None else f"{seconds:.1f}",
+                run.summary.path.name,
+            ]
+        )
+    return Table("All runs, with their settings and results, best first", header, rows, right, interactive=True)
+
+
+def _metrics(run: ListedRun) -> dict[str, float]:
+    best, test = run.summary.result.best or {}, run.summary.result.test or {}
+    values = {name: value for name, value in best.items() if name.startswith("val/")}
+    return values | {f"test/{name}": value for name, value in test.items()}
+
+
+# ── Charts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def curve_blocks(compared: Comparison) -> list[Block]:
+    """Return the curves of all runs with the mean and the band of each group."""
+    if not compared.groups:
+        return []
+    shown = compared.groups[:_MOST_GROUPS_DRAWN]
+    try:
+        histories = [[same_columns(read_history(run.summary.path)) for run in group.runs] for group in shown]
+        metric = find_common_metric(histories, compared.metric)
+    except RequestError as error:
+        return [Notice(f"There are no curves: {error}")]
+    labels = [f"{group.mark}  {group.label}  (n = {len(group.runs)})" for group in shown]
+    traced: list[tuple[str, list[tuple[str, History]]]] = [
+        (label, [(run.summary.name, history) for run, history in zip(group.runs, of_group, strict=True)])
+        for label, group, of_group in zip(labels, shown, histories, strict=True)
+    ]
+    png = drawn(partial(plots.comparison, list(zip(labels, histories, strict=True)), metric, metric))
+    alt = f"{metric} by epoch for {len(shown)} groups; the table of runs has the final values."
+    few = f" The best {len(shown)} of {len(compared.groups)} groups." if len(shown) < len(compared.groups) else ""
+    caption = (
+        f"{metric} by epoch: a thin line per run, a thick one for the mean of each group, with a band of ± 1 "
+        f"standard deviation.{few} A click on the legend hides a group."
+    )
+    return [Chart(charts.traces(traced, metric), Picture(png, alt, caption))]
+
+
+def parallel_blocks(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> list[Block]:
+    """Return parallel coordinates of the settings and the metric."""
+    valued = [(run, value) for run in listed if (value := _metrics(run).get(compared.metric)) is not None]
+    if len(valued) < 2 or not keys:
+        return []
+    columns = {key: [setting(run, key) for run, _ in valued] for key in keys[:_MOST_AXES]}
+    return [parallel_chart(columns, [value for _, value in valued], compared.metric)]
+
+
+def parallel_chart(columns: Mapping[str, Sequence[str]], values: Sequence[float], metric: str) -> Chart:
+    """Return the chart of parallel coordinates."""
+    axes = {**columns, metric: [f"{value:.6g}" for value in values]}
+    places = [charts.axis_of(texts, 0 if name == metric else 6) for name, texts in axes.items()]
+    named = [(name, axis.places, axis.ticks) for name, axis in zip(axes, places, strict=True)]
+    png = drawn(partial(static_charts.parallel_coordinates, named, values, metric))
+    alt = f"Parallel coordinates of {len(values)} runs; the table of all of them has the values."
+    caption = f"A line per run through its settings to its {metric}; blue lines are higher, orange ones lower."
+    return Chart(charts.parallel(columns, values, metric), Picture(png, alt, caption))
+
+
+# ── Repeating ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def repeat_blocks(target: Target, keys: Sequence[str], compared: Comparison) -> list[Block]:
+    """Return the commands that repeat the sweep or the groups, and those that use the best run's model."""
+    blocks: list[Block] = []
+    if target.kind == "sweep" and (command := sweep_command(target, keys)):
+        blocks.append(Code("Repeat this sweep; finished jobs are not trained again", command))
+    elif compared.groups:
+        rows = [
+            (group.mark, shlex.join(["mnist-exp", *group.runs[0].summary.result.overrides]))
+            for group in compared.groups[:_MOST_GROUPS_DRAWN]
+        ]
+        blocks.append(Table("How the first run of each group was started", ("group", "command"), rows))
+    if (best := compared.best_run) is not None:
+        blocks += using_lines(best, "the best run")
+    return blocks
+
+
+def sweep_command(target: Target, keys: Sequence[str]) -> str:
+    """Return the command of a sweep, from the overrides of its jobs; empty if they are not known."""
+    assert target.folder is not None
+    fixed = read_sweep(target.folder).get("fixed")
+    values: dict[str, dict[str, None]] = {}
+    for run in target.runs:
+        for text in run.result.overrides:
+            key, equals, value = text.partition("=")
+            if equals and key_of(text).lstrip("+") in keys:
+                values.setdefault(key, {})[value] = None
+    if not isinstance(fixed, list) or len(values) < len(keys):
+        return ""
+    words = [f"{key}={','.join(found)}" for key, found in values.items()]
+    return shlex.join(["mnist-exp", "-m", *words, *map(str, fixed)])
