@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -36,7 +36,7 @@ class SweepRecord:
         self._parent = ParentRecord(directory, resumed=not is_new)
         self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
 
-    def leaderboard(self, table: str, note: str, best: float | None, pictures: Sequence[Path]) -> None:
+    def leaderboard(self, table: str, note: str, best: float | None, pictures: Sequence[Path] = ()) -> None:
         """Write the table of jobs as CSV, and in Markdown with the first picture as the MLflow run's description.
 
         `pictures` are files in the folder `plots` of the sweep's directory.
