@@ -27,7 +27,7 @@ from mnist_exp.runs.atomic import new_folder
 from mnist_exp.runs.directory import add_timestamp
 from mnist_exp.text import display_path
 
-_LONGEST_NAME = 20  # columns
+_SHORT_NAME, _LONGEST_NAME = 8, 20  # columns
 
 
 def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *, many: bool = False) -> Predictor:
@@ -120,7 +120,8 @@ def _add_to_sheets(
     entries = zip(batch.originals, batch.readings, predictions, strict=True)
     for _, group in groupby(entries, key=lambda entry: id(entry[0])):
         originals, readings, found = zip(*group, strict=True)
-        captions = [f"{labels[one.label]}  {format_percent(one.probability)}" for one in found]
+        between = "  " if max(map(len, labels)) <= _SHORT_NAME else "\n"
+        captions = [f"{labels[one.label]}{between}{format_percent(one.probability)}" for one in found]
         sheets.add(ReadPicture(str(found[0].input), originals[0], readings, captions))
 
 

@@ -46,6 +46,7 @@ from mnist_exp.text import display_path, format_loss
 from mnist_exp.training.device import Device
 
 _MOST_MISTAKES = 3  # listed in the output
+_MOST_CLASSES, _WORST_CLASSES = 30, 10  # of more classes, the worst are listed in the output
 _MEANING = {
     "train": "the model was trained on these images; expect lower accuracy on new ones",
     "val": "the saved epoch was selected on these images; expect slightly lower accuracy on new ones",
@@ -369,17 +370,24 @@ def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], 
 
 
 def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
-    """Print a table of metrics by class, and the classes that were never predicted."""
+    """Print a table of metrics by class (of many, the worst), and the classes that were never predicted."""
     columns = ("precision", "recall", "f1")
     by_class = list(zip(names, assessment.classes, strict=True))
+    listed = by_class
+    if len(by_class) > _MOST_CLASSES:
+        with_images = [pair for pair in by_class if pair[1].images]
+        listed = sorted(with_images, key=lambda pair: pair[1].f1 or 0.0)[:_WORST_CLASSES]
+        say(f"classes the {len(listed)} of {len(by_class)} with the lowest F1; per_class.csv has all")
     rows = [
         [name, f"{figures.images:,}", *(format_percent(getattr(figures, column)) for column in columns)]
-        for name, figures in by_class
+        for name, figures in listed
     ]
     rows.append(["mean", "", *(format_percent(assessment.macro(column)) for column in columns)])
     print_table(["class", "images", *columns], rows, right=("images", *columns))
     if never := [name for name, figures in by_class if figures.images and figures.precision is None]:
-        say(f"note    {', '.join(never)}: never predicted; counted as 0 in the mean precision")
+        others = f" and {len(never) - _WORST_CLASSES} more" if len(never) > _WORST_CLASSES else ""
+        names = ", ".join(never[:_WORST_CLASSES])
+        say(f"note    {names}{others}: never predicted; counted as 0 in the mean precision")
 
 
 def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list[str]:

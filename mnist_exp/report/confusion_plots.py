@@ -129,7 +129,7 @@ def _bars(axes: Axes, rows: Sequence[tuple[str, float, str]], title: str, xlabel
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.tick_params(axis="x", labelsize=7)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(*lengths, 1e-9) * 1.3)
+    axes.set_xlim(0, max(lengths) * 1.3 or 1)
     axes.set_xlabel(xlabel, fontsize=8)
 
 

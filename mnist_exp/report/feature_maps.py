@@ -35,7 +35,7 @@ _ACROSS = 900  # pixels: maximum width of a row of tiles, unless a single tile i
 _TILE = 56  # pixels: approximate side length of a tile
 _MAP = 84  # pixels: approximate side length of a class activation map
 _LARGEST = 224  # pixels: larger images are scaled down
-_GAP, _LINE, _CHARACTER, _BAR = 5, 18, 8, 96  # pixels: gap, text line, character, colour bar
+_GAP, _LINE, _CHARACTER, _BAR = 5, 18, 9, 96  # pixels: gap, text line, character, colour bar
 _MOST = 256  # maximum number of rows or columns in a matrix
 _PANELS = 5  # maximum number of panels in a row
 
@@ -111,7 +111,9 @@ def matrix(
     if len(rows) <= 40:
         axes.set_yticks(range(len(rows)), [names[row] for row in rows], fontsize=9)
     if len(columns) <= 40:
-        axes.set_xticks(range(len(columns)), [str(column) for column in columns], fontsize=9)
+        axes.set_xticks(
+            range(len(columns)), [str(column) for column in columns], fontsize=9 if len(columns) <= 24 else 6
+        )
     figure.colorbar(scale, ax=axes, label=what, pad=0.01)
     write(figure, path)
 

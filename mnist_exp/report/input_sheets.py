@@ -31,7 +31,7 @@ class ReadPicture:
     original: Thumbnail
     readings: Sequence[Reading]
     captions: Sequence[str]
-    """The predicted class and its probability, for each reading."""
+    """The predicted class and its probability, for each reading, on one line or two."""
 
 
 class InputSheets:

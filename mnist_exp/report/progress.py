@@ -15,10 +15,12 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
 from mnist_exp.runs.log import is_quiet, say
 from mnist_exp.text import escape_controls, format_loss
@@ -27,8 +29,15 @@ from mnist_exp.training.callback import Callback
 LINE_SECONDS = 5.0  # between lines of progress, if no bar is shown
 
 
+class _Steps(MofNCompleteColumn):
+    """The number of finished steps; empty while the number of steps is unknown."""
+
+    def render(self, task: Task) -> Text:
+        return Text() if task.total is None else super().render(task)
+
+
 class TrainingDisplay(Callback):
-    """Training callback and context manager that shows progress."""
+    """Training callback and context manager that shows progress, from building the graph to the last epoch."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -36,14 +45,14 @@ class TrainingDisplay(Callback):
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Steps(),
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             disable=is_quiet() or not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, metrics="")
+        self._task = self._bar.add_task("building the graph", total=None, metrics="")
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.start()

@@ -16,7 +16,8 @@ from mnist_exp.config.schema import TrainConfig
 
 # Keys that do not affect the weights. Those of `data` describe the files; the data's digest covers their content.
 _WITHOUT_EFFECT = (
-    "name", "outputs", "from", "init_from", "any_version", "save", "plots", "report", "sweep", "budget", "tracking",
+    "name", "outputs", "from", "init_from", "any_version", "save", "plots", "report", "sweep", "budget",
+    "tracking",
 )  # fmt: skip
 _WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds", "watch")
 _WITHOUT_EFFECT_ON_DATA = (

@@ -63,8 +63,8 @@ def complete_sweep(
             say(f"note    {result.name}: {result.remark}")
         from mnist_exp.sweeps.sweep_plots import draw_sweep  # Matplotlib
 
-        record.add_pictures(draw_sweep(outcomes, grid.swept, config, plan.directory))
-        record.leaderboard(table.as_csv(), table.as_markdown(), table.best)
+        pictures = draw_sweep(outcomes, grid.swept, config, plan.directory)
+        record.leaderboard(table.as_csv(), table.as_markdown(), table.best, pictures)
         record.failed = any(result.status != "finished" for result in outcomes)
     return outcomes
 

@@ -20,8 +20,7 @@ _CURVE = f"{PLOTS}/accuracy.png"
 def describe_run(run: Path, result: RunResult, config: TrainConfig) -> str:
     """Return the description of a finished run as Markdown, with its architecture card at the end."""
     shown = display_path(run)
-    # MLflow's UI drops images with a `data:` address but keeps relative ones, like this address of an artifact.
-    curve = f"![Accuracy by epoch](get-artifact?path={_CURVE}&run_uuid={RUN_ID})"
+    curve = embed_picture(_CURVE, "Accuracy by epoch")
     parts = [
         _result_line(result, config),
         f"```sh\n{repeating_command(shown, result)}\n```",
@@ -36,6 +35,14 @@ def repeating_command(run: Path, result: RunResult) -> str:
     """Return the command that repeats a run."""
     flags = [word for plugin in result.plugins for word in ("--plugin", plugin.source)]
     return shlex.join(["mnist-exp", *flags, f"from={run}"])
+
+
+def embed_picture(artifact: str, text: str) -> str:
+    """Return the Markdown that shows an artifact of the run itself, with an alternative text.
+
+    MLflow's UI drops images with a `data:` address but keeps relative ones, like this address.
+    """
+    return f"![{text}](get-artifact?path={artifact}&run_uuid={RUN_ID})"
 
 
 def _result_line(result: RunResult, config: TrainConfig) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.directory import PLOTS
 from mnist_exp.runs.events import END_STATUS, EndEvent
 from mnist_exp.runs.journal import read
 from mnist_exp.tracking.parent_record import ParentRecord, begin_parent
 from mnist_exp.tracking.recorder import run_status
+from mnist_exp.tracking.run_description import embed_picture
 from mnist_exp.tracking.upload_process import Upload
 
 LEADERBOARD = "leaderboard.csv"
@@ -34,14 +36,15 @@ class SweepRecord:
         self._parent = ParentRecord(directory, resumed=not is_new)
         self._upload = Upload(directory, tracking.wait_seconds, enabled=tracking.enabled, uri=tracking.uri)
 
-    def add_pictures(self, files: Iterable[Path]) -> None:
-        """Send pictures in the sweep's directory to the tracker."""
-        for file in files:
-            folder = file.parent.relative_to(self._directory)
-            self._parent.artifact(str(folder / file.name), str(folder))
+    def leaderboard(self, table: str, note: str, best: float | None, pictures: Sequence[Path] = ()) -> None:
+        """Write the table of jobs as CSV, and in Markdown with the first picture as the MLflow run's description.
 
-    def leaderboard(self, table: str, note: str, best: float | None) -> None:
-        """Write the table of jobs as CSV, and in Markdown as the description of the MLflow run."""
+        `pictures` are files in the folder `plots` of the sweep's directory.
+        """
+        for picture in pictures:
+            self._parent.artifact(f"{PLOTS}/{picture.name}", PLOTS)
+        if pictures:
+            note = embed_picture(f"{PLOTS}/{pictures[0].name}", "The jobs by validation accuracy") + f"\n\n{note}"
         write_text(self._directory / LEADERBOARD, table)
         self._parent.artifact(LEADERBOARD)
         self._parent.note(note)

@@ -13,7 +13,7 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.report.sweep_progress import Watch
 from mnist_exp.runs.directory import RunDirectory
-from mnist_exp.runs.events import ArtifactEvent, EndEvent, ParamsEvent, ResumedEvent, RunEvent
+from mnist_exp.runs.events import ArtifactEvent, EndEvent, NoteEvent, ParamsEvent, ResumedEvent, RunEvent
 from mnist_exp.runs.journal import Journal, read
 from mnist_exp.runs.result import DataRecord, ResumptionRecord, read_result
 from mnist_exp.tracking.recorder import ReopenedRecording, RunRecording, add_artifacts
@@ -221,6 +221,21 @@ def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt), SweepRecord(tmp_path, [], UNTRACKED, {}):
         raise KeyboardInterrupt
     assert not has_leaderboard(tmp_path, "a,b\n")
+
+
+def test_a_sweep_is_described_by_its_first_picture_and_its_table(tmp_path: Path):
+    """The tracker gets all pictures, and the description shows the first one above the table."""
+    with SweepRecord(tmp_path, [], UNTRACKED, {}) as record:
+        record.leaderboard(
+            "a,b\n", "| a | b |", 0.5, [tmp_path / "plots" / name for name in ("jobs.png", "x.png")]
+        )
+    assert [event.file for event in of_type(ArtifactEvent, read(tmp_path))] == [
+        "plots/jobs.png", "plots/x.png", "leaderboard.csv",
+    ]  # fmt: skip
+    [note] = of_type(NoteEvent, read(tmp_path))
+    picture, _, table = note.text.partition("\n\n")
+    assert "get-artifact?path=plots/jobs.png&run_uuid=" in picture
+    assert table == "| a | b |"
 
 
 def test_a_search_is_recorded_by_the_process_that_has_the_lock(tmp_path: Path):
