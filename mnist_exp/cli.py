@@ -43,6 +43,7 @@ VERBS = {
     "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "export": "convert a saved model to other formats and verify each, or register it in MLflow",
     "visualize": "draw a saved model's filters, feature maps, class activation and receptive fields",
+    "demo": "draw on a page, and see what a saved model makes of each stroke: demo run=latest",
     "evaluate": "score a saved model: accuracy, per-class figures, calibration: evaluate run=latest",
     "report": "write one HTML file about a run, sweep, study or several runs: report run=latest",
     "predict": "classify image files, folders, IDX, NPZ or CSV: predict run=latest inputs=digit.png",
@@ -58,7 +59,7 @@ _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
 WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
 _JSON = "format=json"
 # Verbs that use the classes of plug-ins.
-_WITH_PLUGINS = ("train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "report", "predict")
+_WITH_PLUGINS = ("train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "report", "predict", "demo")
 # The actions of a verb, given by the word after it.
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 

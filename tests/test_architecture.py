@@ -12,7 +12,7 @@ PACKAGE = Path(mnist_exp.__file__).parent
 # A room imports from itself and from rooms before it.
 ORDER = [
     "immediate_exit", "errors", "text", "suggest", "registrations", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
-    "report", "tracking", "engine", "plugin", "sweeps", "commands", "cli", "child_command", "api", "plugin_testing",
+    "report", "tracking", "engine", "plugin", "sweeps", "serving", "commands", "cli", "child_command", "api", "plugin_testing",
 ]  # fmt: skip
 
 # Where each heavy library may be imported at all.
@@ -33,12 +33,17 @@ ROOMS = {
     "sklearn": {"data"},
     "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
     "pyarrow": {"data"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
     "PIL": {"data", "inference", "report"},
     "cv2": {"inference"},
 }  # fmt: skip
 
 # Libraries that take time to import: a wrong request is reported without them.
-HEAVY = {"numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "bokeh", "PIL", "cv2"}
+HEAVY = {
+    "numpy", "scipy", "keras", "tensorflow", "mlflow", "optuna", "matplotlib", "bokeh", "PIL", "cv2", "starlette",
+    "uvicorn",
+}  # fmt: skip
 # Libraries that few requests need, some of which may not be installed: imported inside functions everywhere.
 RARE = {"sklearn", "pyarrow", "onnxruntime", "ai_edge_litert", "ray"}
 

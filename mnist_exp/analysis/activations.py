@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -134,7 +134,7 @@ def grad_cam(model: keras.Model, layer: keras.Layer, images: Images, classes: np
         An array (n, rows, columns) without negative values.
     """
     pixels = tf.convert_to_tensor(images, tf.float32)
-    with _scores(model) as scores, tf.GradientTape() as tape:
+    with class_scores(model) as (scores, _), tf.GradientTape() as tape:
         tape.watch(pixels)
         maps, found = keras.Model(model.input, [layer.output, scores])(pixels, training=False)
         wanted = tf.gather(found, classes, axis=1, batch_dims=1)
@@ -144,22 +144,22 @@ def grad_cam(model: keras.Model, layer: keras.Layer, images: Images, classes: np
 
 
 @contextmanager
-def _scores(model: keras.Model) -> Iterator[Any]:
-    """Yield the class scores before the model's final softmax."""
+def class_scores(model: keras.Model) -> Iterator[tuple[Any, Callable[[Any], Any]]]:
+    """Yield the class scores before the model's final softmax, and the function from scores to probabilities."""
     graph = Graph(model)
     layer = graph.source(model.output)
     while layer is not None and traits(layer).is_inert:
         layer = graph.input_of(layer)
     if layer is not None and type(layer).__name__ == "Softmax" and layer.output is model.output:
-        yield layer.input
+        yield layer.input, keras.activations.softmax
     elif layer is not None and _activation(layer) == "softmax":
         softmax, layer.activation = layer.activation, keras.activations.linear
         try:
-            yield model.output
+            yield model.output, softmax
         finally:
             layer.activation = softmax
     else:
-        yield model.output
+        yield model.output, keras.activations.linear
 
 
 def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:

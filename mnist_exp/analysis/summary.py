@@ -107,7 +107,7 @@ def format_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
             f"{row.parameters:,}",
             f"{row.multiply_adds:,}",
             f"{100 * row.multiply_adds // total}%",
-            _both(_size(row.rows), _size(row.columns)),
+            format_field(row.rows, row.columns),
             _both(_stride(row.rows), _stride(row.columns)),
             _both(_start(row.rows), _start(row.columns)),
             f"{row.memory * batch_size / 2**20:.1f} MiB",
@@ -137,6 +137,11 @@ def as_markdown(model: keras.Model, batch_size: int) -> str:
     lines = [f"| {' | '.join(HEADS)} |", f"|{'|'.join('---:' if head in RIGHT else '---' for head in HEADS)}|"]
     lines += [f"| {' | '.join(cells)} |" for cells in format_rows(card(model), batch_size)]
     return "\n".join(lines) + f"\n\n{FOOTNOTE.format(batch_size=batch_size)}\n"
+
+
+def format_field(rows: Field, columns: Field) -> str:
+    """Format the size of a receptive field: `5`, `7×1` if rows and columns differ, `all` for the whole image."""
+    return _both(_size(rows), _size(columns))
 
 
 def _both(rows: str, columns: str) -> str:

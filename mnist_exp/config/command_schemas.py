@@ -392,6 +392,19 @@ class VisualizeConfig(SavedConfig):
         return value and tuple(value)
 
 
+class DemoConfig(Frozen):
+    """Config of `mnist-exp demo`: the models, and where the page is served."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=2)] | None
+    channels: Annotated[int, Field(ge=1, le=64)]
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=1, le=65535)] | None
+    open: bool
+
+    _runs = field_validator("run", mode="before")(split_names)
+
+
 class DatasetConfig(Frozen):
     """Config of `mnist-exp dataset`: the data set to fetch, verify or convert."""
 
