@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import webbrowser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, compose_run_config, find_saved, split_overrides
 from mnist_exp.errors import RequestError
-from mnist_exp.runs import signals
+from mnist_exp.immediate_exit import exit_at_once
 from mnist_exp.runs.log import say
 from mnist_exp.serving.listening import listen, page_address
 
@@ -37,8 +38,10 @@ def demo(request: Request, started: float) -> None:
         print(address, flush=True)
         if config.open:
             webbrowser.open(address)
-        with signals.exiting():  # nothing is written that would have to be completed
-            server.run()
+        gc.freeze()  # collecting TensorFlow's graphs at the exit would take seconds
+        server.run()
+        if session.is_busy:  # nothing is being written: don't wait for a model that is being loaded
+            exit_at_once(0, "")
 
 
 def find_models(

@@ -114,8 +114,8 @@ class LiveView:
     def read_photograph(self, content: bytes) -> list[Reading]:
         """Return the image or, for a model of digits, the digits in a photograph. Raises `RequestError`."""
         if self.normalizes:
-            return read_photograph(content, "the file", self.shape, many=True)
-        return [Reading(read_picture(content, "the file", self.shape, self._resize))]
+            return read_photograph(content, "this file", self.shape, many=True)
+        return [Reading(read_picture(content, "this file", self.shape, self._resize))]
 
 
 def _is_column(shape: Sequence[int]) -> bool:

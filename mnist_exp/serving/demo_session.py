@@ -54,6 +54,11 @@ class DemoSession:
         """The loaded models; those that were added from the page are the last."""
         return self._models
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is being worked on."""
+        return self._computing.locked()
+
     def add(self, saved: Saved, config: TrainConfig) -> LiveView:
         """Load a model. Raises `RequestError` if that is impossible, or if it takes other images."""
         model = LiveView(saved, config, self._channels)

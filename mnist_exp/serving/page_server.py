@@ -12,12 +12,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ class PageServer:
         self.app = RequestGuard(Starlette(routes=routes), hosts, self.token)
 
     def run(self) -> None:
-        """Answer requests until a signal ends the process."""
+        """Answer requests until SIGINT or SIGTERM."""
         config = uvicorn.Config(
             self.app,
             log_config=None,
@@ -138,11 +138,10 @@ class PageServer:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to the command."""
+    """A server that Ctrl-C or SIGTERM ends at once, without waiting for browsers to close their connections."""
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.should_exit = self.force_exit = True
 
 
 async def _body(request: Request, most: int) -> bytes:

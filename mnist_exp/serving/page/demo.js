@@ -305,10 +305,13 @@ function clear() {
   refresh();
 }
 
-function load(pixels) {
+/** Load pixels in place of the drawing; `what` says what they are. */
+function load(pixels, what) {
   groups = [];
   points = 0;
   base = pixels;
+  resetChanges();
+  $("example").textContent = what;
   report("");
   refresh();
 }
@@ -406,7 +409,8 @@ async function ask(since) {
       if (base !== null) paintPicture();
       paintSeen();
       answers.forEach((answer, index) => models[index]?.view.show(answer));
-      showEvidence(answers[0]);
+      evidence = asEvidence(answers[0].evidence);
+      paintOverlay();
       showResult();
       measure(asked);
     } catch (error) {
@@ -488,20 +492,19 @@ function report(text) {
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
 
-function showEvidence(answer) {
-  evidence = null;
-  if (answer.evidence) {
-    const { low, high, bytes } = answer.evidence;
-    const data = new ImageData(width, height), most = Math.max(-low, high) || 1;
-    for (let i = 0; i < bytes.length; i++) {
-      const value = low + bytes[i] / 255 * (high - low);
-      data.data.set(value > 0 ? [255, 60, 30] : [40, 110, 255], 4 * i);
-      data.data[4 * i + 3] = 190 * Math.min(1, Math.abs(value) / most);
-    }
-    evidence = newCanvas(width, height);
-    evidence.getContext("2d").putImageData(data, 0, 0);
+/** Return a class activation map as a canvas of translucent colours, or null if there is none. */
+function asEvidence(map) {
+  if (!map) return null;
+  const { low, high, bytes } = map;
+  const data = new ImageData(width, height), most = Math.max(-low, high) || 1;
+  for (let i = 0; i < bytes.length; i++) {
+    const value = low + bytes[i] / 255 * (high - low);
+    data.data.set(value > 0 ? [255, 60, 30] : [40, 110, 255], 4 * i);
+    data.data[4 * i + 3] = 190 * Math.min(1, Math.abs(value) / most);
   }
-  paintOverlay();
+  const canvas = newCanvas(width, height);
+  canvas.getContext("2d").putImageData(data, 0, 0);
+  return canvas;
 }
 
 // --- models
@@ -525,7 +528,12 @@ class ModelView {
     this.rows = Array.from({ length: Math.min(BARS, description.classes.length) }, () => this.makeRow());
     const activation = description.activation ? `Evidence: ${description.activation}.` : "This model has no class activation map.";
     this.layers = description.layers.map((layer) => new LayerView(layer));
-    this.root.append(this.bars, element("p", "note", activation), ...this.layers.map((layer) => layer.root));
+    const zoom = Math.max(1, Math.round(112 / Math.max(width, height)));
+    this.map = newCanvas(width * zoom, height * zoom);
+    this.map.setAttribute("role", "img");
+    this.map.setAttribute("aria-label", `Evidence for the answer of ${description.name}`);
+    const figure = element("figure", "evidence", "", this.map, element("figcaption", "", activation));
+    this.root.append(this.bars, figure, ...this.layers.map((layer) => layer.root));
     this.clear();
   }
 
@@ -535,7 +543,8 @@ class ModelView {
     return { name, bar, figure };
   }
 
-  show({ probabilities, layers }) {
+  show({ probabilities, evidence: map, layers }) {
+    this.paintMap(asEvidence(map));
     const { classes } = this.description;
     const order = probabilities.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
     this.best = classes[order[0]];
@@ -552,7 +561,18 @@ class ModelView {
     layers.forEach((layer, index) => this.layers[index].show(layer));
   }
 
+  /** Draw the input with this model's evidence. */
+  paintMap(colours) {
+    const context = this.map.getContext("2d");
+    context.clearRect(0, 0, this.map.width, this.map.height);
+    context.imageSmoothingEnabled = false;
+    if (input) context.drawImage(asCanvas(input), 0, 0, this.map.width, this.map.height);
+    context.imageSmoothingEnabled = true;
+    if (input && colours) context.drawImage(colours, 0, 0, this.map.width, this.map.height);
+  }
+
   clear() {
+    this.paintMap(null);
     this.rows.forEach(({ name, bar, figure }, row) => {
       name.textContent = this.description.classes[row];
       name.className = "";
@@ -580,8 +600,7 @@ class LayerView {
     this.canvas.setAttribute("aria-label", `Maps of ${layer.name}: arrow keys choose a unit, page keys a map`);
     this.caption = element("p", "unit");
     this.caption.setAttribute("aria-live", "polite");
-    this.root = element("section", "layer", "", heading, this.canvas, this.caption);
-    this.root.setAttribute("aria-label", layer.name);
+    this.root = element("div", "layer", "", heading, this.canvas, this.caption);
     this.small = newCanvas(this.across, this.down);
     this.listen();
     new ResizeObserver(() => {
@@ -745,10 +764,8 @@ const decode = (text) => Uint8Array.from(atob(text), (character) => character.ch
 async function loadExample(number) {
   try {
     const found = await (await request(`example?number=${number}`)).json();
-    resetChanges();
-    load(decode(found.pixels));
+    load(decode(found.pixels), `${setup.part} ${number}, class ${setup.classes[found.label]}`);
     $("number").value = number;
-    $("example").textContent = `${setup.part} ${number}, class ${setup.classes[found.label]}`;
   } catch (error) { report(error.message); }
 }
 
@@ -765,8 +782,7 @@ async function readFile(file) {
     if (file.size > MOST_BYTES) throw new Error(`${(file.size / 1e6).toFixed(0)} MB; at most ${MOST_BYTES / 1e6} MB are read`);
     const readings = await (await request("photograph", { method: "POST", body: file })).json();
     await showOriginal(root, file, readings);
-    resetChanges();
-    load(decode(readings[0].pixels));
+    load(decode(readings[0].pixels), "");
     await showReadings(root, readings);
   } catch (error) { root.append(element("p", "warning", error.message)); }
 }
@@ -812,7 +828,7 @@ async function showReadings(root, readings) {
     const best = answer.probabilities.indexOf(Math.max(...answer.probabilities));
     const button = element("button", "", "", small, element("span", "", `${setup.classes[best]} ${percent(answer.probabilities[best])}`));
     button.type = "button";
-    button.addEventListener("click", () => { resetChanges(); load(decode(pixels)); });
+    button.addEventListener("click", () => load(decode(pixels), ""));
     found.append(button);
   }
 }
