@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import webbrowser
+from contextlib import suppress
 from pathlib import Path
 
 from mnist_exp.config.command_schemas import DemoConfig
@@ -33,13 +34,14 @@ def demo(request: Request, started: float) -> None:
             say(f"model   {session.add(saved, of_run).name}")
         session.load_examples(*models[0])
         server = PageServer(session, listener)
-        say("Press Ctrl-C to stop it.")
-        address = page_address(listener, server.token)
-        print(address, flush=True)
-        if config.open:
-            webbrowser.open(address)
         gc.freeze()  # collecting TensorFlow's graphs at the exit would take seconds
-        server.run()
+        with suppress(KeyboardInterrupt):  # before the server handles it
+            say("Press Ctrl-C to stop it.")
+            address = page_address(listener, server.token)
+            print(address, flush=True)
+            if config.open:
+                webbrowser.open(address)
+            server.run()
         if session.is_busy:  # nothing is being written: don't wait for a model that is being loaded
             exit_at_once(0, "")
 

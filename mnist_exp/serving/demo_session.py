@@ -45,6 +45,7 @@ class DemoSession:
         self._request, self._over_run = request, over_run
         self._outputs, self._channels = outputs, channels
         self._models: list[LiveView] = []
+        self._at_start = 0  # the number of models that the page shows at its start
         self._examples: Part | None = None
         self._examples_name = ""
         self._computing = threading.Lock()  # one computation at a time, each on all cores
@@ -60,7 +61,14 @@ class DemoSession:
         return self._computing.locked()
 
     def add(self, saved: Saved, config: TrainConfig) -> LiveView:
-        """Load a model. Raises `RequestError` if that is impossible, or if it takes other images."""
+        """Load a model that the page shows from the start.
+
+        Raises `RequestError` if that is impossible, or if the model takes other images than the first.
+        """
+        self._at_start += 1
+        return self._load(saved, config)
+
+    def _load(self, saved: Saved, config: TrainConfig) -> LiveView:
         model = LiveView(saved, config, self._channels)
         if self._models and (model.shape, model.class_names) != (self.shape, self._models[0].class_names):
             first = self._models[0]
@@ -96,7 +104,7 @@ class DemoSession:
             "shape": self.shape,
             "classes": self._models[0].class_names,
             "normalizes": self._models[0].normalizes,
-            "models": [model.describe() for model in self._models],
+            "models": [model.describe() for model in self._models[: self._at_start]],
             "examples": 0 if self._examples is None else len(self._examples),
             "part": self._examples_name,
         }
@@ -143,7 +151,7 @@ class DemoSession:
             if len(loaded) >= MOST_MODELS:
                 raise RequestError(f"at most {MOST_MODELS} runs can be loaded; restart the command to load others")
             saved = find_run_model(run)
-            self.add(saved, compose_run_config(saved, self._request, self._over_run))
+            self._load(saved, compose_run_config(saved, self._request, self._over_run))
             return len(loaded)
 
     def _identify(self, run: RunSummary) -> str:

@@ -185,7 +185,7 @@ def hears_ctrl_c() -> None:
 
 def run(command: Command, folder: Path) -> Done:
     """Run a command as in a terminal: both streams in one. Presses Ctrl-C where that is shown, or at the UI."""
-    is_ui = command.words[1:2] == ["ui"]
+    is_ui = command.words[1:2] in (["ui"], ["demo"])
     with subprocess.Popen(
         [*command.words, *(["open=false"] if is_ui else [])],
         cwd=folder,
