@@ -59,9 +59,7 @@ _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
 WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
 _JSON = "format=json"
 # Verbs that use the classes of plug-ins.
-_WITH_PLUGINS = (
-    "train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "report", "predict", "demo",
-)  # fmt: skip
+_WITH_PLUGINS = ("train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "report", "predict", "demo")
 # The actions of a verb, given by the word after it.
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 

@@ -396,13 +396,20 @@ class DemoConfig(Frozen):
     """Config of `mnist-exp demo`: the models, and where the page is served."""
 
     outputs: Annotated[str, Field(min_length=1)]
-    run: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, max_length=2)] | None
+    run: tuple[Annotated[str, Field(min_length=1)], ...] | None
     channels: Annotated[int, Field(ge=1, le=64)]
     host: Annotated[str, Field(min_length=1)]
     port: Annotated[int, Field(ge=1, le=65535)] | None
     open: bool
 
     _runs = field_validator("run", mode="before")(split_names)
+
+    @field_validator("run")
+    @classmethod
+    def _one_or_two(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and not 1 <= len(value) <= 2:
+            raise ValueError(f"must be a run or two of them, [a,b], found {len(value)}")
+        return value
 
 
 class DatasetConfig(Frozen):

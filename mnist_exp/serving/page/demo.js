@@ -618,7 +618,8 @@ class LayerView {
     const most = this.isVector ? 320 / this.across : TILE / Math.max(rows, columns);
     this.zoom = Math.max(1, Math.min(20, Math.floor(most)));
     const tile = this.across * this.zoom + GAP;
-    this.perLine = Math.max(1, Math.min(maps, Math.floor((available + GAP) / tile)));
+    const fitting = Math.max(1, Math.floor((available + GAP) / tile));
+    this.perLine = Math.ceil(maps / Math.ceil(maps / fitting)); // lines of equal length
   }
 
   show(answer) {
