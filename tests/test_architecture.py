@@ -33,7 +33,7 @@ ROOMS = {
     "sklearn": {"data"},
     "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
     "pyarrow": {"data"},
-    "PIL": {"data", "inference", "report"},
+    "PIL": {"data", "inference", "report", "tracking"},  # tracking: previews of images, as MLflow's
     "cv2": {"inference"},
 }  # fmt: skip
 
