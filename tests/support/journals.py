@@ -102,7 +102,7 @@ def expected(folder: Path) -> dict[str, Any]:
     events = journal.read(folder)
     run = events[0]
     assert isinstance(run, RunEvent)
-    data = of_type(DatasetEvent, events)[0]
+    names = [f"{event.name} {event.sha256[:32]}" for event in of_type(DatasetEvent, events)]
     metrics = defaultdict(list)
     for event in of_type(MetricsEvent, events):
         for key, value in event.values.items():
@@ -124,7 +124,7 @@ def expected(folder: Path) -> dict[str, Any]:
         }
         | images(folder, events, run.key),
         "of_model": sorted(
-            (key, event.step, event.time, value, f"{data.name} {data.sha256[:32]}")
+            (key, event.step, event.time, value, names[0])
             for event in of_type(MetricsEvent, events)
             for key, value in event.values.items()
             if key.startswith(("best/", "test/")) and ends and of_type(ModelEvent, events)
