@@ -122,6 +122,26 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 
 @pytest.mark.slow
+def test_tags_and_notes_of_the_user_arrive(cli: Cli, home_data: list[str]):
+    """The note is above the description, and replaces an earlier one; `result.json` is updated, too."""
+    done = cli(*QUICK, *home_data)
+    assert done.run is not None
+    cli("runs", "note", f"run={done.run}", "note=first")
+    cli("runs", "note", f"run={done.run}", "note=lr > 0.1, 50 %")
+    cli("runs", "tag", f"run={done.run}", "tags=[paper, a=b]")
+    cli("sync", f"run={done.run}")  # on a busy machine, `runs` does not wait long enough
+    client = mlflow_client()
+    [run] = runs(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["tags"] == "paper, a=b"
+    description = run.data.tags["mlflow.note.content"]
+    assert description.startswith("lr > 0.1, 50 %\n\n**test accuracy ")
+    assert "first" not in description
+    fetched = Path(client.download_artifacts(run.info.run_id, "result.json"))
+    assert json.loads(fetched.read_text())["note"] == "lr > 0.1, 50 %"
+
+
+@pytest.mark.slow
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """Repeating the delivery from any line gives the same run with one model."""
     from mnist_exp.tracking.delivered import Delivered
