@@ -12,7 +12,9 @@ from urllib.error import URLError
 import pytest
 from support.cli import Cli
 from support.collector import Collector
+from support.journals import write_sweep_run
 
+from mnist_exp.runs.events import ParamsEvent
 from mnist_exp.tracking import runs_view
 from mnist_exp.tracking.runs_view import PARAMETER, TAG, find_swept_keys, view_state
 
@@ -78,6 +80,19 @@ def test_the_newest_sweeps_keys_come_first():
     Path("outputs/sweeps/link").mkdir()
     Path("outputs/sweeps/link/sweep.json").symlink_to(Path("secret.json").resolve())
     assert find_swept_keys(Path("outputs")) == ["model.width", "seed", "aug"]
+
+
+def test_the_searched_keys_of_studies_are_shown():
+    """They are the parameters of the study's MLflow run."""
+    write_sweep("old", {"started": 1, "swept": ["seed"]})
+    study = Path("outputs/sweeps/study")
+    study.mkdir()
+    lines = write_sweep_run(study, None)
+    lines.write(ParamsEvent(values={"optimizer.learning_rate": "interval(0.1,1)", "+aug.rotation": "1,2"}))
+    lines.close()
+    assert find_swept_keys(Path("outputs")) == ["optimizer.learning_rate", "aug.rotation", "seed"]
+    (study / "journal.jsonl").write_text("{")
+    assert find_swept_keys(Path("outputs")) == ["seed"]
 
 
 def test_ui_opens_the_view(cli: Cli, collector: Collector):
