@@ -127,7 +127,7 @@ def test_ui_opens_a_run(cli: Cli, collector: Collector):
     write_run("first", ID)
     write_run("second", None)
     done = cli("ui", "open=false", "run=first", f"tracking.uri={collector.uri}")
-    assert done.out.strip() == f"{collector.uri}/#/experiments/1/runs/{ID}"
+    assert done.out.strip() == f"{collector.uri}/#/experiments/1/runs/{ID}?workflowType=machine_learning"
     refused = cli("ui", "open=false", "run=second", f"tracking.uri={collector.uri}", status=2)
     assert "run=second: " in refused.err
     assert "'mnist-exp sync run=outputs/runs/second'" in refused.err
