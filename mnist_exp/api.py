@@ -30,6 +30,7 @@ from mnist_exp.report.run_documents import runs_document
 from mnist_exp.runs.directory import PLOTS, list_runs, read_history, summarize_runs
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.runs.selection import ListedRun, metrics_of, select_runs
+from mnist_exp.text import format_percent
 
 if TYPE_CHECKING:
     import keras
@@ -273,7 +274,9 @@ class Evaluation(_Documented):
         return Path(self.document["folder"])
 
     def _title(self) -> str:
-        return f"accuracy {self.document['accuracy']:.2%} on {self.document['data']['images']:,} images"
+        return (
+            f"accuracy {format_percent(self.document['accuracy'])} on {self.document['data']['images']:,} images"
+        )
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self._title())}</p>" + _html_of(self.classes)

@@ -36,7 +36,7 @@ VERBS = {
     "resume": "resume an interrupted run bit for bit: resume run=latest",
     "show": "print the architecture of a config or a run (run=…), and examples of its augmentation",
     "check": "report all problems of a config or, with -m, of every job of a sweep",
-    "runs": "list the runs: where=… sort=…; or tag, note, rm, diff: runs diff run=[a,b]",
+    "runs": "list the runs: where=… sort=…; or tag, note, rm, diff: runs diff 'run=[a,b]'",
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "open the table of runs, or a run, in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",

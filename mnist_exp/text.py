@@ -1,4 +1,4 @@
-"""Format paths and shapes for messages, mask credentials, and escape control characters."""
+"""Format paths, shapes and percentages for messages, mask credentials, and escape control characters."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def shorten(text: str, most: int = 200) -> str:
 def format_loss(value: float, sign: str = "") -> str:
     """Format a loss or another metric that is not a fraction: `0.0512`, `1234.57`, `1e+20`."""
     return f"{value:{sign}.4f}" if abs(value) < _LARGE else f"{value:{sign}.6g}"
+
+
+def format_percent(share: float | None, decimals: int = 2) -> str:
+    """Format a share as `99.12 %`, or None as a dash."""
+    return "–" if share is None else f"{share:.{decimals}%}".replace("%", " %")
 
 
 def mask_credentials(text: str) -> str:

@@ -35,7 +35,7 @@ ROOMS = {
     "pyarrow": {"data"},
     "starlette": {"serving"},
     "uvicorn": {"serving"},
-    "PIL": {"data", "inference", "report"},
+    "PIL": {"data", "inference", "report", "tracking"},  # tracking: previews of images, as MLflow's
     "cv2": {"inference"},
 }  # fmt: skip
 

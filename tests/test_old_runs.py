@@ -11,6 +11,8 @@ import pytest
 from support.cli import Cli
 from support.device import set_up_tensorflow
 
+from mnist_exp.text import format_percent
+
 SAMPLES = Path(__file__).parent / "samples" / "outputs"
 
 
@@ -46,7 +48,7 @@ def test_old_models_are_shown_evaluated_and_exported(cli: Cli):
     [run] = Path("outputs/runs").glob("finished-*")
     assert "AveragePooling2D" in cli("show", f"run={run}").out
     tested = json.loads((run / "result.json").read_text(encoding="utf-8"))["test"]["accuracy"]
-    assert f"{tested:.2%}" in cli("evaluate", f"run={run}", "output=scores").out.replace(" %", "%")
+    assert format_percent(tested) in cli("evaluate", f"run={run}", "output=scores").out
     pixels = ",".join(["0"] * 784)
     Path("images.csv").write_text(f"{pixels}\n{pixels}\n", encoding="utf-8")
     for directory in (run, Path("outputs/sweeps/sweep/optimizer-sgd"), Path("outputs/sweeps/study/trial-000")):

@@ -46,6 +46,20 @@ def write_camera_photos(folder: Path) -> None:
     (folder / "notes.txt").write_text("taken in May")
 
 
+def test_check_says_what_it_did_not_look_at(cli: Cli):
+    """Without `data.verify`, pixels are not read, and a file that is cut short is not found."""
+    write_photos(Path("photos"))
+    file = Path("photos/train/apple/3.png")
+    file.write_bytes(file.read_bytes()[:-400])
+    words = ["check", "data=folder", "data.dir=photos", "model=linear"]
+    unread = cli(*words).out
+    assert "no problems" in unread
+    assert "data.verify=true reads them" in unread
+    assert "apple/3.png" in cli(*words, "data.verify=true", status=2).err
+    file.unlink()
+    assert "data.verify" not in cli(*words, "data.verify=true").out
+
+
 # No more than a user's own script would know: Keras, Pillow, and the files.
 SCRIPT = """
 import sys

@@ -56,6 +56,7 @@ CHOSEN = {
     "during the final evaluation": 1,
     "between evaluation and journal": 1,
     "during plots": 1,
+    "between the final result and the journal": 1,
     "after the end's line": 1,
 }
 # Those that are always tested; `make soak` tests all.

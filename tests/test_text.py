@@ -25,7 +25,7 @@ def test_large_losses_are_in_scientific_notation(loss: float, text: str):
     assert format_loss(loss) == text
     row = {"epoch": 1, "train/loss": loss, "train/accuracy": 0.5, "val/loss": loss, "val/accuracy": 0.5,
            "learning_rate": 0.1, "seconds": 1}  # fmt: skip
-    assert f"train {text} 50.00%  val {text} 50.00%" in format_epoch(row, 1, True)
+    assert f"train {text} 50.00 %  val {text} 50.00 %" in format_epoch(row, 1, True)
     assert _format_number(loss, "val/loss") == text
 
 

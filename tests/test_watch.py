@@ -46,8 +46,11 @@ def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     assert names(watched.run) == expected == set(drawn)
     assert watched.run is not None
     lines = [json.loads(line) for line in (watched.run / "journal.jsonl").read_text().splitlines()]
-    kept = {(line["file"], line["folder"]) for line in lines if line["kind"] == "artifact"}
-    assert {(f"plots/watch/{name}", "plots/watch") for name in expected} <= kept
+    kept = {(line["file"], line["key"], line["step"]) for line in lines if line["kind"] == "image"}
+    assert kept == {
+        (f"plots/watch/{layer}-epoch-{epoch:03}.png", f"watch/{layer}", epoch)
+        for layer in ("conv2d", "dense") for epoch in (1, 2, 3)
+    }  # fmt: skip
     saved: Any = keras.saving.load_model(watched.run / "model.keras")
     images, values = drawn[f"conv2d-epoch-{watched.result['best']['epoch']:03}.png"]
     first = keras.Model(saved.inputs, saved.get_layer("conv2d").output)

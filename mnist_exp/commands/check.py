@@ -38,6 +38,8 @@ def check(request: Request, started: float) -> CheckDocument:
     for model in models if request.multirun else ():
         say(f"{model.job:<{max(map(len, jobs))}}  {_describe(model)}")
     what = f" in any of {len(jobs)} jobs" if request.multirun else f": {_describe(models[0])}"
+    if any(data_set.dir and not (data_set.mirrors or data_set.verify) for data_set in data_sets):
+        say("note    pixels were not read, so damaged images may remain; data.verify=true reads them")
     say(f"no problems{what} ({time.perf_counter() - started:.1f} s)")
     return CheckDocument(ok=True, problems=[], models=models, data=data)
 

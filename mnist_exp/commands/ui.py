@@ -122,7 +122,7 @@ def _page(address: str, config: UiConfig, run_id: str | None) -> str:
     if run_id is not None:
         missing = f"{bare}: has no run {shorten(run_id)}, which is run={config.run}"
         number = _experiment_id(address, "runs/get", {"run_id": run_id}, ("run", "info"), missing)
-        return f"{bare}/#/experiments/{quote(number, safe='')}/runs/{quote(run_id, safe='')}"
+        return f"{bare}/#/experiments/{quote(number, safe='')}/runs/{quote(run_id, safe='')}?{_MACHINE_LEARNING}"
     return _runs_table(address, config.tracking.experiment, Path(config.outputs))
 
 

@@ -288,6 +288,7 @@ class TrackingConfig(Frozen):
     uri: str | None
     experiment: Annotated[str, Field(min_length=1)]
     wait_seconds: Annotated[float, Field(ge=0)]
+    system_metrics: bool = False
     tags: dict[TagName, bool | int | float | TagValue] = Field(default_factory=dict)
     """Tags of the MLflow run."""
 

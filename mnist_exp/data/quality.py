@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mnist_exp.data.dataset import Part, Source
 from mnist_exp.data.near_duplicates import find_near_pairs
+from mnist_exp.text import format_percent
 
 _FEW = 10  # a class with fewer training images is reported
 _IMBALANCED = 3  # times as many images in the largest class as in the smallest
@@ -52,7 +53,8 @@ def _imbalance(source: Source) -> str:
     share = float((scored.labels == largest).mean())
     return (
         f"class {name} has {counts[largest]:,} training images, the smallest class {present.min():,}; always "
-        f"predicting {name} has an accuracy of {share:.1%} on the {'test' if source.test else 'training'} part; "
+        f"predicting {name} has an accuracy of {format_percent(share, 1)} on the "
+        f"{'test' if source.test else 'training'} part; "
         "training.class_weight=balanced gives the classes equal weight"
     )
 

@@ -22,10 +22,9 @@ from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.input_sheets import InputSheets, ReadPicture
 from mnist_exp.report.predictions import Prediction, top_two
 from mnist_exp.report.progress import images_bar
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.atomic import new_folder
 from mnist_exp.runs.directory import add_timestamp
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_percent
 
 _SHORT_NAME, _LONGEST_NAME = 8, 20  # columns
 

@@ -37,12 +37,12 @@ from mnist_exp.report.documents import BoundEntry, ClassEntry, EvaluatedData, Ev
 from mnist_exp.report.figure import resolution
 from mnist_exp.report.predictions import COLUMNS, as_table, top_two
 from mnist_exp.report.progress import images_bar
-from mnist_exp.report.tables import format_percent, print_table
+from mnist_exp.report.tables import print_table
 from mnist_exp.runs.atomic import new_folder, write_text
 from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
-from mnist_exp.text import display_path, format_loss
+from mnist_exp.text import display_path, format_loss, format_percent
 from mnist_exp.training.device import Device
 
 _MOST_MISTAKES = 3  # listed in the output
@@ -302,7 +302,7 @@ def write_evaluation(
     """Write results and plots into a new folder, and return its path. Raises `RequestError` or `WorkError`."""
     names, data = about["data"]["class_names"], about["data"]
     title = f"{saved.name} · {data['name']}, {data['part']} part"
-    accuracy = f"accuracy {assessment.accuracy:.2%}, on {len(part):,} images"
+    accuracy = f"accuracy {format_percent(assessment.accuracy)}, on {len(part):,} images"
     if config.output is not None:
         target = Path(config.output).expanduser()
     else:
@@ -323,7 +323,8 @@ def write_evaluation(
             calibration = assessment.calibration
             plots.reliability(
                 calibration.accuracy, calibration.confidence, calibration.counts,
-                f"expected calibration error {calibration.error:.2%}, on {len(part):,} images\n{title}",
+                f"expected calibration error {format_percent(calibration.error)}, on {len(part):,} images\n"
+                f"{title}",
                 folder / "reliability.png",
             )  # fmt: skip
             plots.misclassified(

@@ -65,4 +65,4 @@ class FeatureMaps(Callback):
                 feature_maps.responses(
                     self._images, self._labels, maps, _CHANNELS, title, folder / file, first=True
                 )
-            self._record.artifact(f"{FOLDER}/{file}", FOLDER)
+            self._record.image(f"{FOLDER}/{file}", f"watch/{layer.name}", epoch)

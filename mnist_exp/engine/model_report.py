@@ -32,7 +32,7 @@ from mnist_exp.report.html_page import (
     drawn,
     pixels_png,
 )
-from mnist_exp.report.tables import format_percent
+from mnist_exp.text import format_percent
 from mnist_exp.training.augment import draw_samples
 
 _MOST_MISTAKES = 20
@@ -91,7 +91,7 @@ def class_blocks(scored: Scored) -> list[Block]:
 
 def _confusion(scored: Scored) -> list[Block]:
     part, predicted, names = scored.part, scored.scores.predicted, scored.class_names
-    title = f"accuracy {scored.assessment.accuracy:.2%}, {_PARTS[scored.name]} part"
+    title = f"accuracy {format_percent(scored.assessment.accuracy)}, {_PARTS[scored.name]} part"
     png = drawn(partial(plots.confusion_matrix, part.labels, predicted, names, title))
     alt = (
         f"Confusion matrix of {len(names)} classes: {int((predicted == part.labels).sum()):,} of {len(part):,} "
@@ -111,7 +111,7 @@ def _mistakes(scored: Scored) -> list[Block]:
     pictures = []
     for number in surest:
         true, taken = (scored.class_names[int(of[number])] for of in (labels, predicted))
-        caption = f"{true} → {taken}, {probabilities[number, predicted[number]]:.0%}".replace("%", " %")
+        caption = f"{true} → {taken}, {format_percent(probabilities[number, predicted[number]], 0)}"
         alt = f"{_PARTS[scored.name]} image {number}, of class {true}, classified as {taken}"
         pictures.append(Picture(pixels_png(_smaller(scored.part.images[number])), alt, caption, pixelated=True))
     text = (

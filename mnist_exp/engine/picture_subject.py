@@ -34,7 +34,7 @@ from mnist_exp.model.layer_selection import (
 )
 from mnist_exp.report.class_labels import class_labels
 from mnist_exp.runs.log import warn
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_percent
 
 CHOSEN = "chosen"
 """Describes images that were chosen by number."""
@@ -77,7 +77,9 @@ class Chosen:
         ):
             true = "" if label in (None, taken_for) else self.class_name(int(label or 0))
             arrow = "" if label == taken_for else f"{true} → " if len(true) < 4 else f"{true}\n→ "
-            captions.append(f"{name}\n{arrow.lstrip()}{self.class_name(int(taken_for))} {row[taken_for]:.0%}")
+            captions.append(
+                f"{name}\n{arrow.lstrip()}{self.class_name(int(taken_for))} {format_percent(row[taken_for], 0)}"
+            )
         return captions
 
     def class_name(self, label: int) -> str:

@@ -39,7 +39,7 @@ from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.runs.result import DataRecord, DeviceRecord, PluginRecord, RunResult, WarmStartRecord
 from mnist_exp.runs.stopwatch import Stopwatch
-from mnist_exp.text import display_path, format_loss
+from mnist_exp.text import display_path, format_loss, format_percent
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
 from mnist_exp.tracking.run_description import CARD, describe_run
 from mnist_exp.tracking.store import tracking_uri
@@ -394,7 +394,8 @@ def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> 
     if (high - low) / 2 > _IMPRECISE:
         warn(
             f"the validation accuracy is based on {images} image{'s' * (images > 1)}: its 95 % interval is "
-            f"{low:.0%} … {high:.0%}; a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
+            f"{format_percent(low, 0)} … {format_percent(high, 0)}; "
+            f"a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
         )
 
 
@@ -404,10 +405,10 @@ def print_result(record: RunRecord, data: Dataset, *, limited: bool) -> None:
     assert best is not None
     chosen = f"epoch {best['epoch']}"
     if "val/accuracy" in best:
-        chosen += f" with {best['val/accuracy']:.2%} validation accuracy"
+        chosen += f" with {format_percent(best['val/accuracy'])} validation accuracy"
     say(f"saved   {chosen}")
     if data.val is not None and "val/accuracy" in best:
         report_imprecise(best["val/accuracy"], len(data.val), limited=limited)
     if test is not None and data.test is not None:
         loss = format_loss(test["loss"])
-        say(f"test    accuracy {test['accuracy']:.2%}, loss {loss}, on {len(data.test):,} images")
+        say(f"test    accuracy {format_percent(test['accuracy'])}, loss {loss}, on {len(data.test):,} images")

@@ -16,6 +16,7 @@ from mnist_exp.inference.scoring import Scores
 from mnist_exp.report import plots
 from mnist_exp.report.figure import resolution
 from mnist_exp.runs.directory import PLOTS
+from mnist_exp.text import format_percent
 from mnist_exp.tracking.recorder import RunRecord
 from mnist_exp.training.augment import draw_samples
 from mnist_exp.training.early_stopping import rates_with_history
@@ -69,7 +70,7 @@ def draw_test(
     title = plot_title(record)
 
     def draw_confusion_matrix(path: Path) -> None:
-        accuracy = f"test accuracy {scores.metrics['accuracy']:.2%}"
+        accuracy = f"test accuracy {format_percent(scores.metrics['accuracy'])}"
         plots.confusion_matrix(test.labels, scores.predicted, names, f"{accuracy} · {title}", path)
 
     def draw_misclassified(path: Path) -> None:

@@ -30,14 +30,13 @@ from mnist_exp.report.html_page import (
     Text,
     drawn,
 )
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.journal import flatten
 from mnist_exp.runs.log import LOG
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import RunResult
 from mnist_exp.runs.selection import differing_settings
-from mnist_exp.text import display_path, format_loss, format_shape, format_value
+from mnist_exp.text import display_path, format_loss, format_percent, format_shape, format_value
 from mnist_exp.tracking.run_description import CARD, loading_lines, repeating_command
 
 # Groups of the config whose options have names.

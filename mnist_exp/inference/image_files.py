@@ -24,7 +24,8 @@ def read_picture(content: bytes, name: str, shape: Shape, resize: Resize = None)
 
     Raises `RequestError`, with `name` in its message.
     """
-    return _scaled(_decoded(content, name)[0], shape, resize)
+    # Twice the size, so that scaling still averages pixels.
+    return _scaled(_decoded(content, name, reduced_to=2 * max(shape[:2]))[0], shape, resize)
 
 
 def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = False) -> list[Reading]:
@@ -32,7 +33,7 @@ def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = Fal
 
     Raises `RequestError`, with `name` in its message, if the file is unusable or shows no digit.
     """
-    picture, scale = _decoded(content, name, for_digits=True)
+    picture, scale = _decoded(content, name, reduced_to=2 * LARGE, grey=True)
     readings = read_digits(picture.convert("L"), *shape[:2], many=many)
     if not readings:
         raise RequestError(f"{name}: no digit found: nothing stands out from the background")
@@ -64,8 +65,13 @@ def read_thumbnail(content: bytes, name: str, size: int) -> Thumbnail:
     return Thumbnail(np.asarray(picture), max(picture.size) / whole)
 
 
-def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Image.Image, float]:
-    """Return the upright, opaque picture, and the factor by which the file's is larger. Raises `RequestError`."""
+def _decoded(
+    content: bytes, name: str, *, reduced_to: int | None = None, grey: bool = False
+) -> tuple[Image.Image, float]:
+    """Return the upright, opaque picture, and the factor by which the file's is larger. Raises `RequestError`.
+
+    A JPEG file may be decoded, in grey, at a smaller size; its height and width are at least `reduced_to`.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own check gives a better message
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -77,8 +83,8 @@ def _decoded(content: bytes, name: str, *, for_digits: bool = False) -> tuple[Im
             # An MPO file is a photograph with a preview or a depth map after it.
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
-            if for_digits:
-                image.draft("L", (2 * LARGE, 2 * LARGE))  # decodes large JPEG files at reduced size
+            if reduced_to is not None:
+                image.draft("L" if grey else image.mode, (reduced_to, reduced_to))
             return _opaque(ImageOps.exif_transpose(image)), width / image.size[0]
     except RequestError:
         raise

@@ -14,6 +14,7 @@ from mnist_exp.inference.scoring import predict
 _SCALINGS: Mapping[str, tuple[float, float]] = {"0…1": (1 / 255, 0.0), "-1…1": (1 / 127.5, -1.0)}
 """The factor and the offset by which pixels are scaled, by the range that results."""
 _SOME = 64  # images
+_TELLING = 8  # images from which the confidence tells the two ranges apart
 _SURE = 0.5  # minimum mean confidence on scaled pixels; about 1 / classes if the model was trained on raw ones
 _ALIKE = 0.5  # share of images whose class is the same with and without scaling
 _SEEN = 0.1  # minimum mean difference of a class's probability between a scaled image and a black one
@@ -32,18 +33,22 @@ def find_scaling(model: keras.Model, images: Images) -> str:
     classes = predict(model, some).argmax(axis=1)
     # Any, because `predict` takes floats, too.
     with_black: Any = np.concatenate([some, np.zeros_like(some[:1])]).astype(np.float32)
-    best, highest = "", _SURE
+    confidence: dict[str, float] = {}
     for name, (factor, offset) in _SCALINGS.items():
         *scaled, black = predict(model, with_black * np.float32(factor) + np.float32(offset))
         sure, chosen = float(np.max(scaled, axis=1).mean()), np.argmax(scaled, axis=1)
         seen = float(np.abs(scaled - black).max(axis=1).mean())
-        if sure > highest and seen >= _SEEN and (chosen == classes).mean() >= _ALIKE:
-            best, highest = name, sure
-    if not best:
+        if sure > _SURE and seen >= _SEEN and (chosen == classes).mean() >= _ALIKE:
+            confidence[name] = sure
+    if not confidence:
         return ""
+    # The confidence on a few images does not tell the ranges apart: the usual one comes first.
+    best = max(confidence, key=lambda name: confidence[name]) if len(some) >= _TELLING else next(iter(confidence))
+    others = [name for name in confidence if name != best] if len(some) < _TELLING else []
+    named = " or ".join([best, *others])
     factor, offset = _SCALINGS[best]
     return (
-        f"the model was probably trained on pixels of {best}, but is given 0…255, as its preprocessing is not "
+        f"the model was probably trained on pixels of {named}, but is given 0…255, as its preprocessing is not "
         f"part of it; keras.Sequential([keras.Input({model.input_shape[1:]}), "
         f"keras.layers.Rescaling({factor:.8g}, {offset:g}), model]) adds it"
     )

@@ -19,6 +19,7 @@ from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.confusion_plots import draw_confusion
 from mnist_exp.report.figure import new_figure, write
 from mnist_exp.report.image_sheets import draw_sheet
+from mnist_exp.text import format_percent
 
 History = Sequence[Mapping[str, float]]
 
@@ -190,7 +191,8 @@ def misclassified(
     names = class_labels(class_names)
     between = " → " if max(map(cell_len, names)) <= _SHORT else "\n→ "
     captions = [
-        f"{names[labels[i]]}{between}{names[predicted[i]]}  {probabilities[i, predicted[i]]:.0%}" for i in wrong
+        f"{names[labels[i]]}{between}{names[predicted[i]]}  {format_percent(probabilities[i, predicted[i]], 0)}"
+        for i in wrong
     ]
     draw_sheet(images[wrong], captions, 10, f"{title}\n{total} of {len(labels)}{shown}", path)
 

@@ -17,9 +17,9 @@ from mnist_exp.config.command_schemas import PredictConfig
 from mnist_exp.errors import WorkError
 from mnist_exp.inference.digit_finder import Box
 from mnist_exp.report.documents import PredictDocument, PredictionEntry
-from mnist_exp.report.tables import format_percent, print_table
+from mnist_exp.report.tables import print_table
 from mnist_exp.runs.atomic import write_text
-from mnist_exp.text import as_json, display_path, escape_controls
+from mnist_exp.text import as_json, display_path, escape_controls, format_percent
 
 COLUMNS = ("class", "probability", "runner_up", "runner_up_probability")
 

@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.text import Text
 
 from mnist_exp.runs.log import is_quiet, say
-from mnist_exp.text import escape_controls, format_loss
+from mnist_exp.text import escape_controls, format_loss, format_percent
 from mnist_exp.training.callback import Callback
 
 LINE_SECONDS = 5.0  # between lines of progress, if no bar is shown
@@ -65,7 +65,7 @@ class TrainingDisplay(Callback):
 
     def on_steps(self, epoch: int, done: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Update the bar."""
-        text = f"loss {format_loss(metrics['loss'])}  accuracy {metrics['accuracy']:.2%}"
+        text = f"loss {format_loss(metrics['loss'])}  accuracy {format_percent(metrics['accuracy'])}"
         self._bar.update(
             self._task, description=f"epoch {epoch}/{self._epochs}", completed=done, total=steps, metrics=text
         )
@@ -147,16 +147,16 @@ def download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def format_epoch(row: Mapping[str, float], epochs: int, is_best: bool) -> str:
-    """Format an epoch's losses and accuracies as one line of fewer than 80 columns.
+    """Format an epoch's losses and accuracies as one line, of fewer than 80 columns unless there are 100 epochs.
 
-    Example: `epoch  3/12  train 0.0512 98.41%  val 0.0433 98.75%  lr 9.1e-04  6.1 s  best`. `best` marks the best
-    epoch so far, by validation.
+    Example: `epoch  3/12  train 0.0512 98.41 %  val 0.0433 98.75 %  lr 9.1e-04  6.1 s  best`. `best` marks the
+    best epoch so far, by validation.
     """
     width = len(str(epochs))
     parts = [f"epoch {row['epoch']:>{width}.0f}/{epochs}"]
     for part in ("train", "val"):
         if f"{part}/loss" in row:
-            parts.append(f"{part} {format_loss(row[f'{part}/loss'])} {row[f'{part}/accuracy']:6.2%}")
+            parts.append(f"{part} {format_loss(row[f'{part}/loss'])} {format_percent(row[f'{part}/accuracy']):>7}")
     parts.append(f"lr {row['learning_rate']:.1e}")
     parts.append(f"{row['seconds']:.1f} s")
     if is_best and "val/loss" in row:

@@ -17,6 +17,7 @@ from rich.cells import cell_len
 from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.figure import new_figure, write
 from mnist_exp.report.plots import MARK, TRAIN, VALIDATION
+from mnist_exp.text import format_percent
 
 _CHOICES = 8  # keys with at most this many different values have evenly spaced axes
 _DECADES = 100  # ratio of the largest to the smallest value from which an axis is logarithmic
@@ -136,7 +137,7 @@ def importances(shares: Mapping[str, float], title: str, path: Path) -> None:
     figure = new_figure(6.4, 1.2 + 0.3 * lines, title)
     axes = figure.add_subplot()
     bars = axes.barh(range(len(keys)), [shares[key] for key in keys], color=TRAIN)
-    axes.bar_label(bars, [f"{shares[key]:.0%}".replace("%", " %") for key in keys], fontsize=8, padding=3)
+    axes.bar_label(bars, [f"{format_percent(shares[key], 0)}" for key in keys], fontsize=8, padding=3)
     axes.set_yticks(range(len(keys)), labels, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, max(shares.values()) * 1.15 or 1)

@@ -20,9 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.errors import PREEMPTED, MnistExpError
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import RunSummary, read_history, summaries
-from mnist_exp.text import escape_controls, mask_credentials
+from mnist_exp.text import escape_controls, format_percent, mask_credentials
 
 _SECONDS = 0.5  # between polls
 _CUT_SHORT = ("killed", "interrupted")  # such jobs can be resumed

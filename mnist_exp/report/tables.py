@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.runs.directory import CLOCK_DRIFT, RunSummary
-from mnist_exp.text import escape_controls
+from mnist_exp.text import escape_controls, format_percent
 
 _STYLES = {
     "finished": "green", "running": "cyan", "failed": "red", "killed": "red", "interrupted": "yellow",
@@ -117,11 +117,6 @@ def _cell(content: str | Text) -> Text:
     """Return a cell's content on one line, with control characters escaped and markup left uninterpreted."""
     plain, style = (content.plain, content.style) if isinstance(content, Text) else (content, "")
     return Text(escape_controls(plain, one_line=True), style=style)
-
-
-def format_percent(value: float | None) -> str:
-    """Format a share as `99.12 %`, or None as a dash."""
-    return "–" if value is None else f"{value:.2%}".replace("%", " %")
 
 
 def format_age(seconds: float) -> str:

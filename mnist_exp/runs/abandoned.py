@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mnist_exp.runs import journal
-from mnist_exp.runs.events import END_STATUS, EndEvent, Event
+from mnist_exp.runs.events import END_STATUS, ArtifactEvent, EndEvent, Event
 from mnist_exp.runs.locks import lock
+from mnist_exp.runs.log import LOG
 from mnist_exp.runs.result import RESULT, read_result, write_result
 
 
@@ -30,11 +31,11 @@ def mark_abandoned(path: Path) -> bool:
         if not (died or unfinished):
             return False
         last_sign = (path / (journal.FILE if unfinished else RESULT)).stat().st_mtime
-        if unfinished:
-            _write_end(path, "killed" if died or result is None else result.status, last_sign)
         if died and result is not None:
             result.status, result.ended = "killed", last_sign
             write_result(path, result)
+        if unfinished:
+            _write_end(path, "killed" if died or result is None else result.status, last_sign)
         return True
     return False
 
@@ -53,8 +54,16 @@ def _lacks_end(path: Path, died: bool) -> bool:
 
 def _write_end(path: Path, status: str, at: float) -> None:
     lines = journal.Journal(path)
+    for event in final_files(path):
+        lines.write(event)
     lines.write(EndEvent(status=END_STATUS.get(status, "FAILED"), time=int(at * 1000)))
     lines.close()
+
+
+def final_files(path: Path) -> list[Event]:
+    """Return the events that deliver the files of a run that are complete only at its end. A sweep has none."""
+    is_run = (path / RESULT).is_file()
+    return [ArtifactEvent(file=file) for file in (RESULT, LOG) if is_run and (path / file).is_file()]
 
 
 def mark_killed(paths: Sequence[Path]) -> None:

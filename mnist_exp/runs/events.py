@@ -132,6 +132,22 @@ class ArtifactEvent(JournalEvent):
     """The folder in the artifact store; None for the top level."""
 
 
+class ImageEvent(JournalEvent):
+    """A picture of a series with one picture per step, which MLflow shows next to the metrics' charts."""
+
+    kind: Literal["image"] = "image"
+    file: str
+    """The PNG file's path in the directory."""
+    key: str
+    """The series."""
+    step: int
+
+    @property
+    def subject(self) -> tuple[object, ...]:
+        """The series and the step, as a resumed run draws the same picture again."""
+        return (self.kind, self.key, self.step)
+
+
 class ModelEvent(JournalEvent):
     """The saved model, to be served by MLflow."""
 
@@ -180,6 +196,7 @@ Event = Annotated[
     | NoteEvent
     | TagsEvent
     | ArtifactEvent
+    | ImageEvent
     | ModelEvent
     | EndEvent
     | ResumedEvent,

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from mnist_exp.runs.events import EndEvent, Event, RunEvent, format_event, parse_event
@@ -26,6 +27,7 @@ class Journal:
         self.folder = folder
         # Unbuffered, in append mode: when `write` returns, the whole line is in the file.
         self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        self._lock = Lock()
         content = (folder / FILE).read_bytes()
         if not content.endswith(b"\n"):  # the last writer died, or the disk was full
             os.truncate(self._descriptor, content.rfind(b"\n") + 1)
@@ -33,13 +35,14 @@ class Journal:
     def write(self, event: Event) -> None:
         """Append an event."""
         encoded = format_event(event)
-        try:
-            written = os.write(self._descriptor, encoded)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.folder / FILE)) from error
-        if written != len(encoded):
-            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
+        with self._lock:  # the system metrics are written by a thread
+            try:
+                written = os.write(self._descriptor, encoded)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.folder / FILE)) from error
+            if written != len(encoded):
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder / FILE))
 
     def close(self) -> None:
         """Close the file."""

@@ -87,7 +87,7 @@ class _PrintableFormatter(logging.Formatter):
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Within the `with` block, also write messages, Python warnings and the traceback of any error to a file."""
+    """Within the `with` block, also write messages and Python warnings to a file."""
     handler = _File(path, encoding="utf-8")
     handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     warnings = logging.getLogger("py.warnings")
@@ -97,13 +97,18 @@ def to_file(path: Path) -> Iterator[None]:
     warnings.addHandler(handler)
     try:
         yield
-    except Exception as error:
-        record = _LOGGER.makeRecord(_LOGGER.name, logging.ERROR, __file__, 0, str(error), (), sys.exc_info())
-        handler.handle(record)
-        raise
     finally:
         logging.captureWarnings(False)
         _LOGGER.removeHandler(handler)
         warnings.removeHandler(handler)
         with suppress(OSError):
             handler.close()
+
+
+def log_traceback(error: Exception) -> None:
+    """Write an error with its traceback to the run's log, but not on the console."""
+    exception = (type(error), error, error.__traceback__)
+    record = _LOGGER.makeRecord(_LOGGER.name, logging.ERROR, __file__, 0, str(error), (), exception)
+    for handler in _LOGGER.handlers:
+        if isinstance(handler, _File):
+            handler.handle(record)

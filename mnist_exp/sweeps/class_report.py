@@ -12,8 +12,8 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.report_subject import collect_subject
 from mnist_exp.report import charts, static_charts
 from mnist_exp.report.html_page import Block, Bullets, Chart, Picture, Table, Text, drawn
-from mnist_exp.report.tables import format_percent
 from mnist_exp.sweeps.groups import Group
+from mnist_exp.text import format_percent
 
 _MOST_GROUPS = 6  # scored, the best ones
 _MOST_MODELS = 24

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from mnist_exp.config.metric_directions import Direction
-from mnist_exp.report.tables import format_percent, print_table
+from mnist_exp.report.tables import print_table
 from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import (
     ALPHA,
@@ -21,7 +21,7 @@ from mnist_exp.sweeps.intervals import (
     sign_flip,
     verdicts,
 )
-from mnist_exp.text import format_loss
+from mnist_exp.text import format_loss, format_percent
 
 _NOT = "not distinguishable"
 _WITHHELD = {

@@ -35,7 +35,6 @@ from mnist_exp.report.html_page import (
     drawn,
 )
 from mnist_exp.report.plots import History
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import RunSummary, read_history
 from mnist_exp.runs.selection import ListedRun, differing_settings
 from mnist_exp.sweeps.class_report import class_section
@@ -61,7 +60,7 @@ from mnist_exp.sweeps.comparison_report import (
 from mnist_exp.sweeps.groups import Group, group_runs, mark_groups
 from mnist_exp.sweeps.intervals import mean_of
 from mnist_exp.sweeps.report_target import Target, read_sweep
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_percent
 from mnist_exp.text import format_value as format_setting
 
 _MOST_GROUPS_DRAWN = 28  # as many as there are combinations of colour and dash pattern

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from mnist_exp.config.overrides import key_of
 from mnist_exp.report.documents import JobEntry, SweepDocument
-from mnist_exp.report.tables import format_percent, print_table
+from mnist_exp.report.tables import print_table
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.grid import Grid
+from mnist_exp.text import format_percent
 
 METRIC = "val/accuracy"
 """The metric by which a sweep's jobs are compared."""

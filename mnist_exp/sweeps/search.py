@@ -19,7 +19,6 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.preparation import load_base_run
 from mnist_exp.errors import Code, Problem, RequestError
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import SWEEPS, safe_name
 from mnist_exp.runs.fingerprint import as_values, with_effect
 from mnist_exp.runs.journal import flatten
@@ -28,6 +27,7 @@ from mnist_exp.sweeps.job_check import check_jobs, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names
 from mnist_exp.sweeps.search_space import Numbers, Space, read_space
 from mnist_exp.sweeps.worker import data_sha256
+from mnist_exp.text import format_percent
 
 _TRIALS = 20
 _MOST = 10_000  # maximum number of points in a grid

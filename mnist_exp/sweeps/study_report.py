@@ -27,13 +27,13 @@ from mnist_exp.engine.run_report import (
 )
 from mnist_exp.report import charts, static_charts
 from mnist_exp.report.html_page import Block, Chart, Notice, Page, Picture, Section, Table, Text, drawn
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.selection import ListedRun, differing_settings
 from mnist_exp.sweeps.comparison import format_value
 from mnist_exp.sweeps.groups_report import parallel_chart
 from mnist_exp.sweeps.report_target import TABLE, Target
+from mnist_exp.text import format_percent
 from mnist_exp.text import format_value as format_setting
 
 _FEWEST_TRIALS = 4  # importances computed from fewer trials are meaningless
@@ -290,7 +290,7 @@ def _importance(study: StudyRecord) -> list[Block]:
     if not shares:
         return [Text(f"This needs {_FEWEST_TRIALS} finished trials with different values.")]
     rows = [[key, f"{100 * share:.0f} %"] for key, share in shares.items()]
-    text = ", ".join(f"{key} {share:.0%}".replace("%", " %") for key, share in shares.items())
+    text = ", ".join(f"{key} {format_percent(share, 0)}" for key, share in shares.items())
     return [
         Text(f"Shares of the variation of {study.metric} between finished trials (fANOVA): {text}."),
         Table("Importance of each key", ("key", "share"), rows, ("share",)),

@@ -15,7 +15,7 @@ from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.study_plots import draw_study, importances
 from mnist_exp.sweeps.trial_table import best_trial, format_best_trials
 from mnist_exp.sweeps.trials import trial_name
-from mnist_exp.text import display_path, format_loss
+from mnist_exp.text import display_path, format_loss, format_percent
 from mnist_exp.tracking.study_record import StudyRecord
 
 
@@ -47,14 +47,15 @@ def print_results(search: Search, study: Study, order: Sequence[Trial], best: Tr
     counts = {state: sum(trial.state == state for trial in order) for state in ("finished", "pruned", "failed")}
     say(", ".join(f"{count} {state}" for state, count in counts.items() if count))
     if shares := importances(study.optuna):
-        say("matters " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
+        say("matters " + ", ".join(f"{key} {format_percent(share, 0)}" for key, share in shares.items()))
     path = directory / trial_name(best.number)
     where = display_path(path) if path.is_dir() else best.place
     say(f"best    trial {best.number} with {search.metric} {search.format_value(best.value)}: {where}")
     summary = summarize(path)
     if summary is not None and (test := summary.result.test):
         images = summary.result.data.images["test"]
-        say(f"test    accuracy {test['accuracy']:.2%}, loss {format_loss(test['loss'])}, on {images:,} images")
+        accuracy, loss = format_percent(test["accuracy"]), format_loss(test["loss"])
+        say(f"test    accuracy {accuracy}, loss {loss}, on {images:,} images")
     overrides = search.space.overrides(list(best.values.values()))
     flag = ["--config-dir", search.request.config_dir] if search.request.config_dir else []
     say(f"again   mnist-exp {shlex.join([*flag, *overrides])}")

@@ -102,6 +102,7 @@ def link_artifact(file: Path, location: str, name: str, database: Path) -> bool:
     """Store a run's file as an artifact without copying it, as a hard link, and return whether that was possible.
 
     A later version of the file doesn't change the artifact: a run's files are replaced, never written in place.
+    Only `run.log` grows, with its artifact.
 
     Args:
         file: A regular file.

@@ -1,8 +1,8 @@
 """Deliver a journal to MLflow.
 
-`delivery.json` in the run's directory records the MLflow run id and the number of delivered lines for each store.
-The file is only a hint: it may be lost, the process may be killed before writing it, and a request that timed out
-may have succeeded. Delivery is therefore idempotent: if a line is sent again, nothing that MLflow shows changes.
+`delivery.json` in the run's directory records the progress (see `mnist_exp.tracking.delivered`). The file is only
+a hint: it may be lost, the process may be killed before writing it, and a request that timed out may have
+succeeded. Delivery is therefore idempotent: if a line is sent again, nothing that MLflow shows changes.
 
     run        is found by a tag with its key
     params     only those that the run does not have are sent
@@ -10,6 +10,7 @@ may have succeeded. Delivery is therefore idempotent: if a line is sent again, n
     metrics    MLflow keeps one per name, step, time and value; the time is the journal's
     tags       replace earlier ones
     artifact   replaces an earlier one
+    image      replaces an earlier one, as its name depends only on the event
     model      one per run: its files are replaced, unless they are the same
     end        duplicate runs that a late request created are removed
 """
@@ -18,24 +19,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import posixpath
-import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, assert_never
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.abandoned import record_mlflow_run
-from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.events import (
     RUN_ID,
     ArtifactEvent,
     DatasetEvent,
     EndEvent,
     Event,
+    ImageEvent,
     MetricsEvent,
     ModelEvent,
     NoteEvent,
@@ -45,10 +44,13 @@ from mnist_exp.runs.events import (
     TagsEvent,
 )
 from mnist_exp.runs.locks import exclusive
-from mnist_exp.runs.regular_files import file_inside, is_relative, read_text
-from mnist_exp.text import display_path, escape_controls, mask_credentials, shorten
+from mnist_exp.runs.regular_files import file_inside, is_relative
+from mnist_exp.runs.result import RESULT, read_result
+from mnist_exp.text import display_path, mask_credentials, shorten
+from mnist_exp.tracking.delivered import Delivered
 from mnist_exp.tracking.known_stores import NotPermitted, identify_store, resolve_permitted
 from mnist_exp.tracking.locations import link_artifact
+from mnist_exp.tracking.mlflow_names import mlflow_name, model_name, without_controls
 from mnist_exp.tracking.store import (
     artifact_root,
     connect,
@@ -58,41 +60,12 @@ from mnist_exp.tracking.store import (
     restoring_command,
 )
 
-STATE, LOCK = "delivery.json", ".delivery.lock"
+LOCK = ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
 _DIGEST_TAG = "mnist_exp.sha256"  # of a logged model: the SHA-256 of its file
+_OF_MODEL = ("best/", "test/")  # the prefixes of the saved model's metrics
 _LONGEST_TEXT = 8000  # maximum length of a description that MLflow keeps, in characters
-_LONGEST_NAME = 250  # maximum length of the name of a parameter, metric or tag, in characters
 _Value = TypeVar("_Value")
-
-
-@dataclass
-class Delivered:
-    """The progress of delivery to one store, and the MLflow run there."""
-
-    run_id: str | None = None
-    lines: int = 0
-
-    @classmethod
-    def read(cls, folder: Path, store: str) -> Delivered:
-        """Read the progress from a run's directory; empty if there is none, or the file is damaged."""
-        try:
-            return cls(**_read_stores(folder)[store])
-        except (KeyError, TypeError):
-            return cls()
-
-    def write(self, folder: Path, store: str) -> None:
-        """Write the progress into a run's directory."""
-        write_text(folder / STATE, json.dumps({**_read_stores(folder), store: asdict(self)}, indent=2) + "\n")
-
-
-def _read_stores(folder: Path) -> dict[str, Any]:
-    try:
-        stores = json.loads(read_text(folder / STATE))
-    except (OSError, ValueError):
-        return {}
-    # Earlier versions stored whole addresses.
-    return {identify_store(store): state for store, state in stores.items()} if isinstance(stores, dict) else {}
 
 
 class Delivery:
@@ -236,7 +209,7 @@ class Delivery:
             journal.flush(self._folder)  # a delivered line must survive a power cut
             if state.lines > len(self._events):  # delivered lines were lost nevertheless: start again
                 state.lines = 0
-            for event in map(_without_controls, self._events[state.lines : count]):
+            for event in map(without_controls, self._events[state.lines : count]):
                 state.run_id = self._deliver(event, state.run_id)
                 state.lines += 1
                 state.write(self._folder, self._noted_as)
@@ -261,6 +234,8 @@ class Delivery:
                 self._set_tags(run_id, event.values)
             case ArtifactEvent():
                 self._deliver_artifact(run_id, event)
+            case ImageEvent():
+                self._deliver_image(run_id, event)
             case ModelEvent():
                 self._deliver_model(run_id, event)
             case EndEvent():
@@ -327,6 +302,23 @@ class Delivery:
         metrics = [Metric(key, value, event.time, event.step) for key, value in values.items()]
         self._client.log_batch(run_id, metrics=metrics)
 
+    def _log_model_metrics(self, run_id: str, model_id: str) -> None:
+        """Log the saved model's validation and test metrics for the logged model, with the data set.
+
+        They are those of the run, which MLflow keeps once.
+        """
+        from mlflow.entities import Metric
+
+        data = next((event for event in self._events if isinstance(event, DatasetEvent)), None)
+        dataset = {"dataset_name": data.name, "dataset_digest": _digest(data)} if data else {}
+        metrics = [
+            Metric(key, value, event.time, event.step, model_id=model_id, run_id=run_id, **dataset)
+            for event in self._events if isinstance(event, MetricsEvent)
+            for key, value in self._named(event.values).items() if key.startswith(_OF_MODEL)
+        ]  # fmt: skip
+        for first in range(0, len(metrics), 1000):
+            self._client.log_batch(run_id, metrics=metrics[first : first + 1000])
+
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         for key, value in self._named(tags).items():
             self._client.set_tag(run_id, key, value)
@@ -345,7 +337,7 @@ class Delivery:
 
         dataset = Dataset(
             name=event.name,
-            digest=event.sha256[:32],  # MLflow keeps 36 characters; a tag has the whole digest
+            digest=_digest(event),
             source_type="local",
             source=json.dumps({"uri": event.source}),
             profile=json.dumps({"shape": event.shape, **event.images}),
@@ -357,11 +349,53 @@ class Delivery:
         if folder is not None and not is_relative(folder):
             self.gone.append(f"{event.file}: its folder {folder!r} is not inside the run's artifacts")
         elif (path := self._find(event.file)) is not None:
-            database, name = self._own_database, str(Path(folder or "", path.name))
-            if database is None or not link_artifact(
-                path, self._client.get_run(run_id).info.artifact_uri, name, database
-            ):
-                self._client.log_artifact(run_id, str(path), folder)
+            if event.file == RESULT and (text := self._final_result(run_id)) is not None:
+                self._client.log_text(run_id, text, RESULT)
+            else:
+                self._log_file(run_id, path, str(Path(folder or "", path.name)))
+
+    def _final_result(self, run_id: str) -> str | None:
+        """Return the content of `result.json` with the MLflow run's id, which is written to the file only later.
+
+        Returns None if the file has it already, is damaged, or states the id in another store.
+        """
+        try:
+            result = read_result(self._folder)
+        except (OSError, ValueError):
+            return None
+        if result is None or not self._is_own or result.mlflow_run_id == run_id:
+            return None
+        result.mlflow_run_id = run_id
+        return result.as_json()
+
+    def _log_file(self, run_id: str, path: Path, name: str) -> None:
+        """Store a file as an artifact, without copying it if it and the store are in the same output folder."""
+        location = self._client.get_run(run_id).info.artifact_uri
+        if self._own_database is not None and link_artifact(path, location, name, self._own_database):
+            return
+        folder = str(Path(name).parent)
+        with tempfile.TemporaryDirectory() as temporary:
+            named = path
+            if path.name != Path(name).name:
+                named = Path(shutil.copyfile(path, Path(temporary, Path(name).name)))
+            self._client.log_artifact(run_id, str(named), None if folder == "." else folder)
+
+    def _deliver_image(self, run_id: str, event: ImageEvent) -> None:
+        from mnist_exp.tracking import mlflow_images  # Pillow
+
+        path = self._find(event.file)
+        if path is None:
+            return
+        name = mlflow_images.image_name(event, str(self._key))
+        with tempfile.TemporaryDirectory() as temporary:
+            try:
+                preview = mlflow_images.write_preview(path, Path(temporary), name)
+            except (OSError, ValueError) as error:
+                self.gone.append(f"{event.file}: {error}")
+                return
+            self._log_file(run_id, path, f"{mlflow_images.FOLDER}/{name}.png")
+            self._client.log_artifact(run_id, str(preview), mlflow_images.FOLDER)
+        self._client.set_tag(run_id, mlflow_images.TAG, "True")
 
     @property
     def _own_database(self) -> Path | None:
@@ -395,7 +429,7 @@ class Delivery:
         if logged is None:
             # Not `Model.log`, which creates another model on a retry.
             logged = self._client.create_logged_model(
-                experiment, name="model", source_run_id=run_id, params=run.data.params
+                experiment, name=self._model_name(), source_run_id=run_id, params=run.data.params
             )
         elif logged.status == LoggedModelStatus.READY and logged.tags.get(_DIGEST_TAG) == digest:
             return
@@ -425,6 +459,10 @@ class Delivery:
         self._client.set_logged_model_tags(logged.model_id, {_DIGEST_TAG: digest})
         self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
 
+    def _model_name(self) -> str:
+        run = journal.first_run(self._events)
+        return model_name(run.name if run else "model")
+
     def _models(self, experiment: str, run_id: str) -> list[Any]:
         """Return the run's logged models: only one, unless a request that timed out succeeded later."""
         found = self._client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
@@ -433,8 +471,11 @@ class Delivery:
     def _deliver_end(self, run_id: str, event: EndEvent) -> None:
         info = self._client.get_run(run_id).info
         experiment = info.experiment_id
-        for twin in self._models(experiment, run_id)[1:]:
+        models = self._models(experiment, run_id)
+        for twin in models[1:]:
             self._client.delete_logged_model(twin.model_id)
+        for logged in models[:1]:
+            self._log_model_metrics(run_id, logged.model_id)
         if run := journal.first_run(self._events):
             for twin in self._runs(experiment, run.key):
                 if twin != run_id:
@@ -449,28 +490,5 @@ class Delivery:
         self._set_tags(run_id, {key: str(value) for key, value in tags.items() if value is not None})
 
 
-def mlflow_name(name: str) -> str:
-    """Return the name of a parameter, metric or tag with `_` in place of all that MLflow would refuse.
-
-    One refused name fails the whole request, and with it the delivery of everything after it.
-    """
-    cleaned = re.sub(r"[^/\w.\- :]", "_", name)[:_LONGEST_NAME]
-    if posixpath.normpath(cleaned) == cleaned and not cleaned.startswith(("/", ".")):
-        return cleaned
-    return f"_{cleaned.replace('/', '_')}"[:_LONGEST_NAME]
-
-
-def _without_controls(event: Event) -> Event:
-    """Return an event whose texts MLflow can show: with control characters escaped, except in names of files."""
-    if isinstance(event, (ArtifactEvent, ModelEvent)):
-        return event
-    texts = event.model_dump(include=event.model_fields_set - {"kind", "time"})
-    return event.model_copy(update=_escaped(texts))
-
-
-def _escaped(values: Any) -> Any:
-    if isinstance(values, str):
-        return escape_controls(values)
-    if isinstance(values, dict):
-        return {_escaped(key): _escaped(value) for key, value in values.items()}
-    return values
+def _digest(event: DatasetEvent) -> str:
+    return event.sha256[:32]  # MLflow keeps 36 characters; a tag has the whole digest

@@ -21,6 +21,7 @@ import yaml
 from mnist_exp import __version__
 from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import PREEMPTED, Killed, Pruned, RequestError
+from mnist_exp.runs.abandoned import final_files
 from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import MODEL, RunDirectory
 from mnist_exp.runs.events import (
@@ -29,6 +30,7 @@ from mnist_exp.runs.events import (
     DatasetEvent,
     EndEvent,
     Event,
+    ImageEvent,
     MetricsEvent,
     ModelEvent,
     NoteEvent,
@@ -38,12 +40,13 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.journal import FILE, IdempotentJournal, Journal, first_run, read
 from mnist_exp.runs.locks import is_locked
-from mnist_exp.runs.log import LOG, say, to_file, warn
-from mnist_exp.runs.result import SCHEMA_VERSION, Metrics, RunResult
+from mnist_exp.runs.log import LOG, log_traceback, say, to_file, warn
+from mnist_exp.runs.result import RESULT, SCHEMA_VERSION, Metrics, RunResult
 from mnist_exp.runs.signals import held
 from mnist_exp.text import mask_credentials, masked_values
 from mnist_exp.tracking.parameters import chosen_parameters
 from mnist_exp.tracking.run_event import new_run_event
+from mnist_exp.tracking.system_metrics import SystemMetrics
 from mnist_exp.tracking.upload_process import Upload
 
 Clock = Callable[[], dict[str, float]]
@@ -104,6 +107,10 @@ class RunRecord:
     def artifact(self, file: str, folder: str | None = None) -> None:
         """Send a file of the run directory to the tracker."""
         self._journal.write(ArtifactEvent(file=file, folder=folder))
+
+    def image(self, file: str, key: str, epoch: int) -> None:
+        """Send a PNG file of the run directory to the tracker as the picture of an epoch in a series."""
+        self._journal.write(ImageEvent(file=file, key=key, step=epoch))
 
     def model(self, file: str, shape: tuple[int, int, int], classes: int) -> None:
         """Send the saved model to the tracker, ready to be served."""
@@ -176,6 +183,8 @@ class RunRecording:
         self._record = RunRecord(directory, self._result, self._journal, clock)
         self._log = to_file(path / LOG)
         self._log.__enter__()
+        is_sampled = tracking.enabled and tracking.system_metrics
+        self._system = SystemMetrics(self._journal.write, read(path)) if is_sampled else None
         # A running sweep's own uploader delivers for its jobs, and waits once, at the end.
         alone = sweep is None or not is_locked(sweep)
         self._upload = Upload(path, tracking.wait_seconds, enabled=tracking.enabled and alone, uri=tracking.uri)
@@ -190,6 +199,8 @@ class RunRecording:
             self._result.reason = _reason(error)
         if isinstance(error, SystemExit):
             say(PREEMPTED)
+        if isinstance(error, Exception):
+            log_traceback(error)  # before the log is delivered
         try:
             self._end(run_status(error))
         except OSError as failure:
@@ -197,7 +208,7 @@ class RunRecording:
                 raise
             warn(f"the run's end could not be recorded: {failure}")
         finally:
-            self._log.__exit__(kind, error, trace)
+            self._log.__exit__(None, None, None)
 
     def _end(self, status: str) -> None:
         self._result.status = status
@@ -208,13 +219,7 @@ class RunRecording:
         wait = True
         try:
             with held():
-                try:
-                    if status == "pruned":
-                        self._journal.write(TagsEvent(values={"pruned": "true"}))
-                    self._journal.write(EndEvent(status=END_STATUS[status]))
-                    self._journal.close()
-                finally:
-                    self._directory.write_result(self._result)
+                self._write_end(status)
         except (KeyboardInterrupt, Killed):
             if not self._upload.enabled:
                 raise
@@ -224,6 +229,20 @@ class RunRecording:
         self._upload.finish(wait=wait)
         self._result.mlflow_run_id = self._upload.run_id
         self._directory.write_result(self._result)
+
+    def _write_end(self, status: str) -> None:
+        """Write the final result, then the events that deliver it: the uploader reads the file right away."""
+        if self._system is not None:
+            self._system.stop()
+        try:
+            self._directory.write_result(self._result)
+            if status == "pruned":
+                self._journal.write(TagsEvent(values={"pruned": "true"}))
+            for event in final_files(self._directory.path):
+                self._journal.write(event)
+            self._journal.write(EndEvent(status=END_STATUS[status]))
+        finally:
+            self._journal.close()
 
 
 def _first_result(name: str, known: Mapping[str, Any], earlier: RunResult | None) -> RunResult:
@@ -317,10 +336,11 @@ class ReopenedRecording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            ended = int((self._result.ended or 0) * 1000)
-            self._journal.write(EndEvent(status=END_STATUS["finished"], time=ended))
             self._result.withholds_test = False
             self._directory.write_result(self._result)
+            ended = int((self._result.ended or 0) * 1000)
+            self._journal.write(ArtifactEvent(file=RESULT))
+            self._journal.write(EndEvent(status=END_STATUS["finished"], time=ended))
         self._journal.close()
 
 
@@ -367,7 +387,7 @@ def annotate(directory: RunDirectory, tags: Sequence[str] | None, note: str | No
         events.append(NoteEvent(text=_join(note, description)))
         result.note = note
     directory.write_result(result)
-    _add_events(directory, events, wait_seconds)
+    _add_events(directory, [*events, ArtifactEvent(file=RESULT)], wait_seconds)
 
 
 def _join(note: str, description: str) -> str:

@@ -6,12 +6,11 @@ import shlex
 from pathlib import Path
 
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.report.tables import format_percent
 from mnist_exp.runs.directory import MODEL, PLOTS
 from mnist_exp.runs.events import RUN_ID
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import RunResult
-from mnist_exp.text import display_path
+from mnist_exp.text import display_path, format_percent
 
 CARD = "architecture.md"
 _CURVE = f"{PLOTS}/accuracy.png"

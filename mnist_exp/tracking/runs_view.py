@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.runs.directory import SWEEPS
+from mnist_exp.runs.events import ParamsEvent
+from mnist_exp.runs.journal import FILE, read
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.tracking.server import post
 
@@ -82,9 +84,11 @@ def view_state(swept: Sequence[str]) -> dict[str, Any]:
 
 
 def find_swept_keys(outputs: Path) -> list[str]:
-    """Return the keys that the sweeps of an output folder vary, those of the newest sweep first."""
-    sweeps = [sweep for file in (outputs / SWEEPS).glob("*/sweep.json") if (sweep := _read_sweep(file))]
-    newest_first = sorted(sweeps, reverse=True)
+    """Return the keys that the sweeps and studies of an output folder vary, those of the newest first."""
+    folders = [file.parent for file in (outputs / SWEEPS).glob(f"*/{FILE}")]
+    folders += [file.parent for file in (outputs / SWEEPS).glob("*/sweep.json") if file.parent not in folders]
+    found = [_read_sweep(folder / "sweep.json") or _read_study(folder) for folder in folders]
+    newest_first = sorted(filter(None, found), reverse=True)
     return list(dict.fromkeys(key for _, keys in newest_first for key in keys))[:_MOST_SWEPT]
 
 
@@ -95,6 +99,16 @@ def _read_sweep(file: Path) -> tuple[float, list[str]] | None:
         return float(content["started"]), list(_valid_keys(content["swept"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _read_study(directory: Path) -> tuple[float, list[str]] | None:
+    """Return when a study started and its searched keys, from its journal; None if the journal is damaged."""
+    try:
+        events = read(directory)[:2]
+    except (OSError, ValueError):
+        return None
+    keys = [key.lstrip("+") for event in events if isinstance(event, ParamsEvent) for key in event.values]
+    return (events[0].time / 1000, list(_valid_keys(keys))) if keys else None
 
 
 def _valid_keys(keys: Iterable[object]) -> Iterable[str]:

@@ -46,6 +46,12 @@ _ENVIRONMENT = {
 }
 
 
+def prepare_environment() -> None:
+    """Set MLflow's variables that are not set. Call before importing MLflow."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def tracking_uri(tracking: TrackingConfig, outputs: Path) -> str:
     """Return the store's absolute URI."""
     return own_store_uri(outputs) if tracking.uri is None else make_absolute(tracking.uri)
@@ -70,8 +76,7 @@ def own_store_uri(outputs: Path) -> str:
 
 def connect(uri: str) -> Any:
     """Connect to a store and return its client. Raises any exception of MLflow, `sqlite3.Error` or `OSError`."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     database = database_path(uri)
     if database is None:
         import mlflow

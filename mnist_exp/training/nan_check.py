@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from mnist_exp.text import format_percent
+
 
 def first_not_finite(model: keras.Model, batch: Any) -> str:
     """Return a sentence that names the first layer whose weights or outputs are not finite for a batch."""
@@ -19,5 +21,5 @@ def first_not_finite(model: keras.Model, batch: Any) -> str:
         values = keras.ops.convert_to_numpy(keras.ops.cast(output, "float32"))
         if not np.isfinite(values).all():
             share = 1 - np.isfinite(values).mean()
-            return f"The output of layer '{layer.name}' is not finite ({share:.1%} of its values)."
+            return f"The output of layer '{layer.name}' is not finite ({format_percent(share, 1)} of its values)."
     return "Every layer's weights and outputs are finite for this batch; the loss or the gradients are not."

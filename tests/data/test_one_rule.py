@@ -389,7 +389,7 @@ def test_weaknesses_are_counted():
     found = remarks(Source(Part(images[:59], labels), test, "here", ("cat", "dog")))
     for told in (
         r"^1 class has fewer than 10 training images: dog \(9\)",
-        r"^class cat has 50 .* smallest class 9; always predicting cat has an accuracy of 66.7% on the test part",
+        r"^class cat has 50 .* smallest class 9; always predicting cat has an accuracy of 66.7 % on the test part",
         r"^1 image of a single colour: 1 train",
         r"^1 training image is a copy of another with a different label, such as cat and dog",
         r"^1 training image is a copy",

@@ -49,6 +49,17 @@ def test_images_of_one_class_are_enough():
     assert "0…1" in find_scaling(classifier(1), IMAGES[-1:])
 
 
+def test_few_images_do_not_tell_ranges_apart():
+    """If a model is confident on both, both are named, and the advice is for the usual one."""
+    dense = keras.layers.Dense(4, activation="softmax")
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(), dense])
+    dense.set_weights([4 * np.eye(4), np.zeros(4)])
+    few, many = (find_scaling(model, images) for images in (IMAGES[-1:], IMAGES))
+    assert "0…1 or -1…1" in few
+    assert "Rescaling(0.0039215686, 0)" in few
+    assert " or " not in many
+
+
 @pytest.mark.parametrize("of_raw_pixels", [True, False])
 def test_models_of_raw_pixels_are_not_suspected(of_raw_pixels: bool):
     """Whether they were trained on raw pixels, or scale them themselves."""

@@ -47,6 +47,16 @@ def test_looking_marks(tmp_path: Path, look):
     assert json.loads((folder / "result.json").read_text())["ended"] == 1.6e9
 
 
+def test_a_marked_run_delivers_its_final_files(tmp_path: Path):
+    """Its result, which then says that it was killed, and its log, before its end."""
+    folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)
+    (folder / "run.log").touch()
+    assert mark_abandoned(folder)
+    assert [event.model_dump(include={"kind", "file"}) for event in read(folder)[-3:]] == [
+        {"kind": "artifact", "file": "result.json"}, {"kind": "artifact", "file": "run.log"}, {"kind": "end"},
+    ]  # fmt: skip
+
+
 def test_the_living_are_left_alone(tmp_path: Path):
     """A run whose lock is held is not marked."""
     folder = write_run(tmp_path / "runs" / "x", enabled=False, end=False)

@@ -15,6 +15,7 @@ from mnist_exp.runs.events import (
     DatasetEvent,
     EndEvent,
     Event,
+    ImageEvent,
     JournalEvent,
     MetricsEvent,
     ModelEvent,
@@ -67,6 +68,10 @@ EXAMPLES: list[tuple[Event, str]] = [
     (
         ArtifactEvent(time=7, file="plots/a.png", folder="plots"),
         '{"kind": "artifact", "time": 7, "file": "plots/a.png", "folder": "plots"}',
+    ),
+    (
+        ImageEvent(time=7, file="plots/watch/a.png", key="watch/a", step=2),
+        '{"kind": "image", "time": 7, "file": "plots/watch/a.png", "key": "watch/a", "step": 2}',
     ),
     (
         ModelEvent(time=8, file="m.keras", shape=[8, 8, 1], classes=10, requirements=["keras==3"], weights_sha256="a"),

@@ -6,10 +6,13 @@ import hashlib
 import json
 import re
 import socket
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypeVar
+
+from PIL import Image
 
 from mnist_exp.runs import journal
 from mnist_exp.runs.events import (
@@ -18,6 +21,7 @@ from mnist_exp.runs.events import (
     DatasetEvent,
     EndEvent,
     Event,
+    ImageEvent,
     JournalEvent,
     MetricsEvent,
     ModelEvent,
@@ -27,6 +31,7 @@ from mnist_exp.runs.events import (
 )
 from mnist_exp.runs.journal import Journal
 from mnist_exp.tracking.known_stores import remember
+from mnist_exp.tracking.mlflow_images import image_name, write_preview
 
 Kind = TypeVar("Kind", bound=JournalEvent)
 MODEL = ModelEvent(file="model.keras", shape=[28, 28, 1], classes=10, requirements=["keras==3.15.1"])
@@ -67,7 +72,10 @@ def write_run(
         write_epoch(lines, epoch)
     lines.write(MetricsEvent(step=epochs, values={"best/epoch": epochs, "best/val/loss": 1 / epochs}))
     lines.write(MODEL)
+    lines.write(MetricsEvent(step=epochs, values={"test/accuracy": 0.5}))
     lines.write(ArtifactEvent(file="plots/loss.png", folder="plots"))
+    Image.new("L", (300, 200)).save(folder / "plots" / "map.png")
+    lines.write(ImageEvent(file="plots/map.png", key="watch/conv2d", step=epochs))
     if end:
         lines.write(EndEvent(status="FINISHED"))
     lines.close()
@@ -94,6 +102,7 @@ def expected(folder: Path) -> dict[str, Any]:
     events = journal.read(folder)
     run = events[0]
     assert isinstance(run, RunEvent)
+    names = [f"{event.name} {event.sha256[:32]}" for event in of_type(DatasetEvent, events)]
     metrics = defaultdict(list)
     for event in of_type(MetricsEvent, events):
         for key, value in event.values.items():
@@ -112,9 +121,28 @@ def expected(folder: Path) -> dict[str, Any]:
         "datasets": [(event.name, event.sha256[:32]) for event in of_type(DatasetEvent, events)],
         "artifacts": {
             event.file: digest((folder / event.file).read_bytes()) for event in of_type(ArtifactEvent, events)
-        },
+        }
+        | images(folder, events, run.key),
+        "of_model": sorted(
+            (key, event.step, event.time, value, names[0])
+            for event in of_type(MetricsEvent, events)
+            for key, value in event.values.items()
+            if key.startswith(("best/", "test/")) and ends and of_type(ModelEvent, events)
+        ),
         "models": [digest((folder / event.file).read_bytes()) for event in of_type(ModelEvent, events)][-1:],
     }
+
+
+def images(folder: Path, events: list[Event], key: str) -> dict[str, str]:
+    """Return what MLflow must have of a run's series of images: each with its preview."""
+    files = {}
+    for event in of_type(ImageEvent, events):
+        name = image_name(event, key)
+        files[f"images/{name}.png"] = digest((folder / event.file).read_bytes())
+        with tempfile.TemporaryDirectory() as temporary:
+            preview = write_preview(folder / event.file, Path(temporary), name)
+            files[f"images/{preview.name}"] = digest(preview.read_bytes())
+    return files
 
 
 def of_type(kind: type[Kind], events: list[Event]) -> list[Kind]:
@@ -162,6 +190,10 @@ def held(folder: Path, uri: str, scratch: Path) -> dict[str, Any]:
             for path in fetched.rglob("*") if path.is_file()
         },
         "models": weights,
+        "of_model": sorted(
+            (m.key, m.step, m.timestamp, m.value, f"{m.dataset_name} {m.dataset_digest}")
+            for model in models for m in model.metrics or ()
+        ),
     }  # fmt: skip
 
 

@@ -34,6 +34,10 @@ def is_checkpoint(path: Any, *_: Any) -> bool:
     return Path(path).name.endswith(".state")
 
 
+def is_end(_: Any, event: Any) -> bool:
+    return str(event.kind) == "end"
+
+
 def half_of(write: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that writes half of the bytes, then kills the process."""
 
@@ -52,7 +56,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     "when it has its name": (Path, "replace", is_checkpoint, "after"),
     "while an old one is removed": (Path, "unlink", is_checkpoint, "after"),
     "inside an epoch": (progress.TrainingDisplay, "on_steps", lambda *_: True, "after"),
-    "at an epoch's end": (loop, "better", lambda *_: True, "before"),
+    "at an epoch's end": (loop, "is_better", lambda *_: True, "before"),
     "between checkpoint and journal": (recorder.RunRecord, "epoch", lambda *_: True, "before"),
     "while the history is written": (directory.RunDirectory, "write_history", lambda *_: True, "before"),
     "between history and journal": (recorder.RunRecord, "_write_epoch", lambda *_: True, "before"),
@@ -63,6 +67,7 @@ PLACES: dict[str, tuple[Any, str, Callable[..., bool], str]] = {
     "during the final evaluation": (scoring, "score", lambda *_: True, "before"),
     "between evaluation and journal": (recorder.RunRecord, "test", lambda *_: True, "before"),
     "during plots": (plots, "confusion_matrix", lambda *_: True, "after"),
+    "between the final result and the journal": (journal.IdempotentJournal, "write", is_end, "before"),
     "after the end's line": (journal.Journal, "close", lambda *_: True, "before"),
 }
 

@@ -20,7 +20,8 @@ from support.cli import PATIENCE, Cli
 from mnist_exp.runs.events import EndEvent, MetricsEvent, ParamsEvent, RunEvent, TagsEvent
 from mnist_exp.runs.journal import Journal, flatten, read
 from mnist_exp.tracking.known_stores import remember
-from mnist_exp.tracking.mlflow_upload import Delivery, mlflow_name
+from mnist_exp.tracking.mlflow_names import mlflow_name
+from mnist_exp.tracking.mlflow_upload import Delivery
 
 # Nested, so that MLflow is imported by the tests that need it only.
 PATIENTLY = f"tracking.wait_seconds={60 * PATIENCE}"
@@ -46,7 +47,7 @@ def artifacts(client: Any, run_id: str, folder: str | None = None) -> set[str]:
 
 
 @pytest.mark.slow
-def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
+def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str], tmp_path: Path):
     """It has metrics, parameters, tags, data set, pictures, configs, card and model of a finished run."""
     done = cli(*QUICK, *home_data, "training.metrics=[SparseTopKCategoricalAccuracy]")
     client = mlflow_client()
@@ -83,10 +84,14 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
     assert done.result["data"]["sha256"].startswith(dataset.dataset.digest)
 
     assert artifacts(client, run.info.run_id) == {
-        "config.yaml", "architecture.md", "architecture.yaml", "history.csv",
+        "config.yaml", "architecture.md", "architecture.yaml", "history.csv", "result.json", "run.log",
         "plots/accuracy.png", "plots/loss.png", "plots/architecture.png", "plots/augmentation.png",
         "plots/confusion_matrix.png", "plots/misclassified.png",
     }  # fmt: skip
+    assert done.run is not None
+    for name in ("result.json", "run.log"):  # as they are in the end
+        fetched = Path(client.download_artifacts(run.info.run_id, name, str(tmp_path)))
+        assert fetched.read_bytes() == (done.run / name).read_bytes()
     assert [experiment.name for experiment in client.search_experiments() if runs(client, experiment.name)] == [
         "mnist-exp"
     ]
@@ -95,13 +100,17 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str]):
 
 @pytest.mark.slow
 def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
-    """It takes raw images through pyfunc and MLflow's Keras flavour, and names its run."""
+    """It takes raw images through pyfunc and MLflow's Keras flavour; it has its run's name, metrics and data set."""
     import mlflow
 
     done = cli(*QUICK, *home_data)
     client = mlflow_client()
     [logged] = client.search_logged_models([runs(client)[0].info.experiment_id])
     assert logged.source_run_id == done.result["mlflow_run_id"]
+    assert logged.name == done.result["name"]
+    metrics = {metric.key: (metric.value, metric.dataset_name) for metric in logged.metrics}
+    assert metrics["test/accuracy"] == (done.result["test"]["accuracy"], done.result["data"]["name"])
+    assert "best/val/accuracy" in metrics
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28, 1)).astype(np.float32)
     from mnist_exp.inference import scoring
 
@@ -113,9 +122,29 @@ def test_the_logged_model_predicts(cli: Cli, home_data: list[str]):
 
 
 @pytest.mark.slow
+def test_tags_and_notes_of_the_user_arrive(cli: Cli, home_data: list[str]):
+    """The note is above the description, and replaces an earlier one; `result.json` is updated, too."""
+    done = cli(*QUICK, *home_data)
+    assert done.run is not None
+    cli("runs", "note", f"run={done.run}", "note=first")
+    cli("runs", "note", f"run={done.run}", "note=lr > 0.1, 50 %")
+    cli("runs", "tag", f"run={done.run}", "tags=[paper, a=b]")
+    cli("sync", f"run={done.run}")  # on a busy machine, `runs` does not wait long enough
+    client = mlflow_client()
+    [run] = runs(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["tags"] == "paper, a=b"
+    description = run.data.tags["mlflow.note.content"]
+    assert description.startswith("lr > 0.1, 50 %\n\n**test accuracy ")
+    assert "first" not in description
+    fetched = Path(client.download_artifacts(run.info.run_id, "result.json"))
+    assert json.loads(fetched.read_text())["note"] == "lr > 0.1, 50 %"
+
+
+@pytest.mark.slow
 def test_delivering_again_changes_nothing(cli: Cli, home_data: list[str]):
     """Repeating the delivery from any line gives the same run with one model."""
-    from mnist_exp.tracking.mlflow_upload import Delivered, Delivery
+    from mnist_exp.tracking.delivered import Delivered
 
     done = cli(*QUICK, *home_data)
     assert done.run is not None

@@ -13,8 +13,8 @@ from mnist_exp.config.schema import TrackingConfig
 from mnist_exp.errors import Killed, Pruned, RequestError
 from mnist_exp.report.sweep_progress import Watch
 from mnist_exp.runs.directory import RunDirectory
-from mnist_exp.runs.events import ArtifactEvent, EndEvent, NoteEvent, ParamsEvent, ResumedEvent, RunEvent
-from mnist_exp.runs.journal import Journal, read
+from mnist_exp.runs.events import ArtifactEvent, EndEvent, Event, NoteEvent, ParamsEvent, ResumedEvent, RunEvent
+from mnist_exp.runs.journal import IdempotentJournal, Journal, read
 from mnist_exp.runs.result import DataRecord, ResumptionRecord, read_result
 from mnist_exp.tracking.recorder import ReopenedRecording, RunRecording, add_artifacts
 from mnist_exp.tracking.study_record import StudyRecord
@@ -90,6 +90,8 @@ def test_a_run_is_recorded_from_start_to_end(tmp_path: Path):
         {"kind": "metrics", "step": 1, "values": {"test/accuracy": 0.75}},
         {"kind": "artifact", "file": "history.csv", "folder": None},
         {"kind": "metrics", "step": 2, "values": {"time/total": 3.0}},
+        {"kind": "artifact", "file": "result.json", "folder": None},
+        {"kind": "artifact", "file": "run.log", "folder": None},
         {"kind": "end", "status": "FINISHED"},
     ]  # fmt: skip
     result = read_result(path)
@@ -120,6 +122,27 @@ def test_how_a_run_ends_is_recorded(tmp_path: Path, error: BaseException, status
     result = read_result(path)
     assert result is not None
     assert result.status == status
+
+
+def test_the_result_is_final_when_its_delivery_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The uploader may read it at once; the log then has the error's traceback."""
+    seen = []
+    write = IdempotentJournal.write
+
+    def look(journal: IdempotentJournal, event: Event) -> None:
+        if isinstance(event, ArtifactEvent):
+            content = (tmp_path / "run" / event.file).read_text()
+            seen.append((event.file, '"status": "failed"' in content, "ZeroDivisionError" in content))
+        write(journal, event)
+
+    monkeypatch.setattr(IdempotentJournal, "write", look)
+    with (
+        pytest.raises(ZeroDivisionError),
+        RunDirectory.create(tmp_path, "run") as directory,
+        record_run(directory),
+    ):
+        raise ZeroDivisionError("no")
+    assert seen == [("result.json", True, False), ("run.log", False, True)]
 
 
 def test_the_seconds_of_all_processes_are_kept(tmp_path: Path):
@@ -158,7 +181,7 @@ def test_a_resumed_run_continues_its_journal(tmp_path: Path):
             record.catch_up(ROWS[:1], 1)
             record.epoch(ROWS, 1)
         path = directory.path
-    assert kinds(path) == [*before, "resumed", "metrics", "end"]
+    assert kinds(path) == [*before, "resumed", "metrics", "artifact", "artifact", "end"]
     [resumed] = of_type(ResumedEvent, read(path))
     assert resumed.model_dump(exclude={"kind", "time"}) == {
         "status": "RUNNING", "fingerprint": "f", "at": 5.0, "epochs": 1, "steps": 2, "overrides": [], "exact": False,
@@ -179,13 +202,14 @@ def test_a_trial_gets_its_test_metrics_later(tmp_path: Path):
             raise ValueError("no")
         assert read(run) == before
         with ReopenedRecording(directory) as record:
-            record.test({"accuracy": 0.5})
+            record.test({"loss": 0.5})
             record.artifact("plots/confusion_matrix.png", "plots")
     added = [event.model_dump(exclude_unset=True) for event in read(run)[len(before) :]]
-    assert [event.get("values") for event in added] == [{"test/accuracy": 0.5}, None, None]
+    assert [event.get("values") for event in added] == [{"test/loss": 0.5}, None, None, None]
+    assert [event.get("file") for event in added] == [None, "plots/confusion_matrix.png", "result.json", None]
     assert added[-1] == {"time": 2500, "status": "FINISHED"} | {"kind": "end"}
     scored = json.loads((run / "result.json").read_text())
-    assert (scored["test"], scored["withholds_test"]) == ({"accuracy": 0.5}, False)
+    assert (scored["test"], scored["withholds_test"]) == ({"loss": 0.5}, False)
 
 
 def test_artifacts_are_added_before_the_end(tmp_path: Path):
@@ -271,9 +295,9 @@ def test_a_foreign_line_is_a_request_error(tmp_path: Path):
     with pytest.raises(RequestError, match="journal.jsonl:2: unknown event"):
         record_study(sweep)
     with RunDirectory.open(run) as directory:
-        with pytest.raises(RequestError, match="journal.jsonl:13: unknown event"):
+        with pytest.raises(RequestError, match="journal.jsonl:15: unknown event"):
             ReopenedRecording(directory)
-        with pytest.raises(ValueError, match="journal.jsonl:13: unknown event"):
+        with pytest.raises(ValueError, match="journal.jsonl:15: unknown event"):
             add_artifacts(directory, ["x.png"], 1)
 
 

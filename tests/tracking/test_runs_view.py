@@ -12,7 +12,9 @@ from urllib.error import URLError
 import pytest
 from support.cli import Cli
 from support.collector import Collector
+from support.journals import write_sweep_run
 
+from mnist_exp.runs.events import ParamsEvent
 from mnist_exp.tracking import runs_view
 from mnist_exp.tracking.runs_view import PARAMETER, TAG, find_swept_keys, view_state
 
@@ -80,6 +82,19 @@ def test_the_newest_sweeps_keys_come_first():
     assert find_swept_keys(Path("outputs")) == ["model.width", "seed", "aug"]
 
 
+def test_the_searched_keys_of_studies_are_shown():
+    """They are the parameters of the study's MLflow run."""
+    write_sweep("old", {"started": 1, "swept": ["seed"]})
+    study = Path("outputs/sweeps/study")
+    study.mkdir()
+    lines = write_sweep_run(study, None)
+    lines.write(ParamsEvent(values={"optimizer.learning_rate": "interval(0.1,1)", "+aug.rotation": "1,2"}))
+    lines.close()
+    assert find_swept_keys(Path("outputs")) == ["optimizer.learning_rate", "aug.rotation", "seed"]
+    (study / "journal.jsonl").write_text("{")
+    assert find_swept_keys(Path("outputs")) == ["seed"]
+
+
 def test_ui_opens_the_view(cli: Cli, collector: Collector):
     """It is created in the experiment's tags, under a key of its own."""
     write_sweep("a", {"started": 1, "swept": ["seed"]})
@@ -112,7 +127,7 @@ def test_ui_opens_a_run(cli: Cli, collector: Collector):
     write_run("first", ID)
     write_run("second", None)
     done = cli("ui", "open=false", "run=first", f"tracking.uri={collector.uri}")
-    assert done.out.strip() == f"{collector.uri}/#/experiments/1/runs/{ID}"
+    assert done.out.strip() == f"{collector.uri}/#/experiments/1/runs/{ID}?workflowType=machine_learning"
     refused = cli("ui", "open=false", "run=second", f"tracking.uri={collector.uri}", status=2)
     assert "run=second: " in refused.err
     assert "'mnist-exp sync run=outputs/runs/second'" in refused.err
