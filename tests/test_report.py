@@ -16,7 +16,7 @@ from test_compare import write_groups, write_run
 
 from mnist_exp.report.html_page import MOST_BYTES
 from mnist_exp.runs.directory import RunDirectory
-from mnist_exp.sweeps import reports
+from mnist_exp.sweeps import report_pages
 
 SMALL = ("data=digits", "data.limit=300", "training.epochs=2", "tracking=none")
 SECTIONS = (
@@ -143,7 +143,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("by chance")
 
-    monkeypatch.setattr(reports, "write_page", fail)
+    monkeypatch.setattr(report_pages, "write_page", fail)
     done = cli("report=true", small=True)
     assert "no report: by chance" in done.out
     assert done.result["status"] == "finished"
@@ -212,6 +212,10 @@ def test_a_study_shows_its_best_trial(cli: Cli):
     assert re.search(r'class="summary">Trial \d is best of 5: val/accuracy [\d.]+ % with', html)
     assert html.count(">finished</td>") == 5
     assert {"best", "trials", "history", "parallel", "importance", "classes", "repeat"} <= set(anchors(html))
+    importances = Path("outputs/sweeps/study/importances.csv").read_text().splitlines()[1:]
+    for key, _ in (line.split(",") for line in importances):
+        assert f">{key}</td>" in html
+    assert len(importances) == 2
     Path("outputs/sweeps/study/trials.csv").write_text("trial,state\nx,y\n")
     cli("report", "run=study")
     damaged = text_of(Path("outputs/sweeps/study/report.html"))

@@ -6,7 +6,7 @@ If the data is in a folder, its files, headers and labels are checked; with `dat
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import DataConfig, TrainConfig
@@ -22,26 +22,36 @@ from mnist_exp.text import format_shape
 def check(request: Request, started: float) -> CheckDocument:
     """Report that there are no problems, or raise `RequestError` with all of them."""
     request = load_base_run(request)
-    jobs: dict[str, TrainConfig] = {}
-    if request.multirun:
-        grid = expand(request)
-        jobs = {name: config for name, (_, config) in check_jobs(request, grid, job_names(grid)).items()}
-    else:
-        _, config, _ = check_config(request)
+    jobs = _check_configs(request)
     from mnist_exp.data.declaration import examine  # NumPy
     from mnist_exp.engine.model_description import check_model  # Keras
     from mnist_exp.report.progress import images_bar
 
-    data_sets = {config.data.as_found for config in jobs.values()} or {config.data}
+    data_sets = {config.data.as_found if request.multirun else config.data for config in jobs.values()}
     data = [_describe_data(one, examine(one, say, images_bar)) for one in data_sets]
-    models = [check_model(config, name) for name, config in jobs.items()] or [check_model(config, None)]
-    for model in models if request.multirun else ():
-        say(f"{model.job:<{max(map(len, jobs))}}  {_describe(model)}")
-    what = f" in any of {len(jobs)} jobs" if request.multirun else f": {_describe(models[0])}"
+    models = [check_model(config, name) for name, config in jobs.items()]
+    what = f": {_describe(models[0])}"
+    if request.multirun:
+        _print_jobs(models)
+        what = f" in any of {len(jobs)} jobs"
     if any(data_set.dir and not (data_set.mirrors or data_set.verify) for data_set in data_sets):
         say("note    pixels were not read, so damaged images may remain; data.verify=true reads them")
     say(f"no problems{what} ({time.perf_counter() - started:.1f} s)")
     return CheckDocument(ok=True, problems=[], models=models, data=data)
+
+
+def _check_configs(request: Request) -> dict[str | None, TrainConfig]:
+    """Return the config of each job of a sweep, or of a run, whose name is None. Raises `RequestError`."""
+    if not request.multirun:
+        return {None: check_config(request)[1]}
+    grid = expand(request)
+    return {name: config for name, (_, config) in check_jobs(request, grid, job_names(grid)).items()}
+
+
+def _print_jobs(models: Sequence[CheckedModel]) -> None:
+    names = [model.job or "" for model in models]
+    for name, model in zip(names, models, strict=True):
+        say(f"{name:<{max(map(len, names))}}  {_describe(model)}")
 
 
 def _describe_data(data: DataConfig, counts: Mapping[str, int]) -> CheckedData:

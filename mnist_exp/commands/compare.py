@@ -9,11 +9,11 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.errors import Problem, RequestError
-from mnist_exp.model import backend
 from mnist_exp.report.documents import CompareDocument
 from mnist_exp.runs.directory import RunSummary, list_runs
 from mnist_exp.runs.lookup import find_runs, is_finished
 from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
+from mnist_exp.sweeps.reports import add_comparison_report
 from mnist_exp.text import display_path
 
 
@@ -33,11 +33,7 @@ def compare(request: Request, started: float) -> CompareDocument:
     from mnist_exp.sweeps.comparison_report import report_comparison  # SciPy, Matplotlib
 
     document = report_comparison(config, direction, runs, chosen, left_out, remark)
-    if config.report:
-        backend.load()
-        from mnist_exp.sweeps.reports import add_comparison_report  # Keras, Bokeh
-
-        add_comparison_report(config, chosen)
+    add_comparison_report(config, chosen)
     return document
 
 

@@ -19,6 +19,7 @@ from mnist_exp.runs.directory import RunDirectory, RunSummary
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.suggest import nearest
+from mnist_exp.sweeps.reports import add_report
 from mnist_exp.text import display_path
 
 
@@ -39,10 +40,7 @@ def resume(request: Request, started: float) -> TrainDocument:
         tracking = permit_store(request, config.tracking, Path(config.outputs), place, run_id)
         job = replace(job, config=config.model_copy(update={"tracking": tracking}))
         result = run_training(job, stopwatch)
-    if job.config.report:
-        from mnist_exp.sweeps.reports import add_report  # Bokeh
-
-        add_report(run.path, job.config)
+    add_report(run.path, job.config)
     return train_document(result, run.path)
 
 

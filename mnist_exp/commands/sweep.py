@@ -29,6 +29,7 @@ from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.launchers import refuse_unusable, threads_per_job
 from mnist_exp.sweeps.leaderboard import Outcome, sweep_document
 from mnist_exp.sweeps.report_target import SWEEP_FILE
+from mnist_exp.sweeps.reports import add_report
 from mnist_exp.sweeps.runner import complete_sweep
 from mnist_exp.sweeps.worker import Plan, PlannedJob, compute_fingerprint, find_jobs
 from mnist_exp.text import display_path, masked_values
@@ -49,8 +50,7 @@ def sweep(request: Request, started: float) -> SweepDocument:
     fixed = [text for text in request.overrides if key_of(text) not in grid.swept]
     sweeps, name = Path(config.outputs) / SWEEPS, safe_name(config.sweep.name or sweep_name(grid.swept, fixed))
     path = find_sweep(sweeps, name, config.sweep, grid.swept, jobs)
-    there = {} if path is None else find_jobs(path)
-    if not all(job.fingerprint in there and is_finished(there[job.fingerprint]) for job in jobs):
+    if not _are_finished(jobs, path):
         refuse_unusable(request, grid.launcher)
         if path is not None:
             permit_parent(request, config.tracking, Path(config.outputs), path)
@@ -59,10 +59,7 @@ def sweep(request: Request, started: float) -> SweepDocument:
         print_sweep(directory.path, grid, jobs)
         plan = Plan.of(directory.path, jobs, stands_in_for)
         outcomes = complete_sweep(plan, request, grid, fixed, config)
-    if config.report:
-        from mnist_exp.sweeps.reports import add_report  # Bokeh
-
-        add_report(path, config)
+    add_report(path, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]
     seconds = time.perf_counter() - started
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
@@ -74,6 +71,11 @@ def sweep(request: Request, started: float) -> SweepDocument:
         error.document = document
         raise error
     return document
+
+
+def _are_finished(jobs: Sequence[PlannedJob], path: Path | None) -> bool:
+    there = {} if path is None else find_jobs(path)
+    return all(job.fingerprint in there and is_finished(there[job.fingerprint]) for job in jobs)
 
 
 def share_cores(request: Request, grid: Grid) -> Grid:

@@ -17,6 +17,7 @@ from mnist_exp.report.documents import TrainDocument
 from mnist_exp.report.run_documents import train_document
 from mnist_exp.runs.directory import RUNS, add_timestamp
 from mnist_exp.runs.stopwatch import Stopwatch
+from mnist_exp.sweeps.reports import add_report
 
 
 def train(request: Request, started: float) -> TrainDocument:
@@ -31,10 +32,7 @@ def train(request: Request, started: float) -> TrainDocument:
     name = add_timestamp(config.name or f"{config.model.name}-{config.aug.shown_name}")
     job = Job(config, request.overrides, computer, source, Path(config.outputs) / RUNS, name, stands_in_for)
     result = run_training(job, stopwatch)
-    if config.report:
-        from mnist_exp.sweeps.reports import add_report  # Bokeh
-
-        add_report(job.parent / result.name, config)
+    add_report(job.parent / result.name, config)
     return train_document(result, job.parent / result.name)
 
 

@@ -13,6 +13,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.store_permission import permit_parent
 from mnist_exp.report.documents import TuneDocument
 from mnist_exp.runs.log import say, warn
+from mnist_exp.sweeps.reports import add_report
 from mnist_exp.sweeps.search import check_search
 from mnist_exp.text import display_path
 
@@ -25,10 +26,7 @@ def tune(request: Request, started: float) -> TuneDocument:
     from mnist_exp.sweeps.study_results import tune_document
 
     directory, trials = run_search(search, request.overrides)
-    if search.config.report:
-        from mnist_exp.sweeps.reports import add_report  # Bokeh
-
-        add_report(directory, search.config)
+    add_report(directory, search.config)
     say(f"{display_path(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
         warn(f"these figures are for {search.config.data.name}, the fallback for {search.stands_in_for}")

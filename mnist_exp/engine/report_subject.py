@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
+from mnist_exp.data.dataset import Dataset, Part, Source, first_class_names
+from mnist_exp.data.formats import prepare
 from mnist_exp.engine.preparation import resolve_data, set_up
 from mnist_exp.engine.saved_model import (
     Saved,
@@ -19,6 +21,8 @@ from mnist_exp.engine.saved_model import (
     split_overrides,
 )
 from mnist_exp.errors import RequestError
+from mnist_exp.inference.metrics import Assessment, assess
+from mnist_exp.inference.scoring import Scores, inspect_classifier, score
 from mnist_exp.runs.directory import MODEL, RunSummary, read_history
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.text import display_path
@@ -26,9 +30,6 @@ from mnist_exp.text import display_path
 if TYPE_CHECKING:
     import keras
 
-    from mnist_exp.data.dataset import Dataset, Part, Source
-    from mnist_exp.inference.metrics import Assessment
-    from mnist_exp.inference.scoring import Scores
 
 _MOST_EPOCHS = 2000  # shown in charts and tables
 
@@ -100,8 +101,6 @@ def same_columns(history: Sequence[Mapping[str, float]]) -> list[dict[str, float
 
 def _collect_data(subject: ReportSubject, request: Request) -> None:
     """Compose the run's config, start TensorFlow as it says, and load the data."""
-    from mnist_exp.data.formats import prepare
-
     _, over_run = split_overrides(request)
     run = subject.summary
     try:
@@ -125,10 +124,6 @@ def _score_model(subject: ReportSubject) -> None:
     model = saved.load()
     if data is None:
         return
-    from mnist_exp.data.dataset import first_class_names
-    from mnist_exp.inference.metrics import assess
-    from mnist_exp.inference.scoring import inspect_classifier, score
-
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     refuse_other_form(saved, shape, classes, config.data)
     parts = {"test": None if run.result.withholds_test else data.test, "val": data.val, "train": data.train}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from mnist_exp.config.compose import compose
 from mnist_exp.config.overrides import Request
+from mnist_exp.data.quality import remarks
 from mnist_exp.engine.model_report import model_sections
 from mnist_exp.engine.report_subject import ReportSubject
 from mnist_exp.errors import MnistExpError
@@ -314,8 +316,6 @@ def _data(subject: ReportSubject) -> list[Block]:
         blocks.append(Notice(f"{len(data.skipped)} damaged files were left out: {', '.join(data.skipped[:10])}"))
     config, source = subject.config, subject.source
     if source is not None and config is not None and config.data.dir is not None and not config.data.mirrors:
-        from mnist_exp.data.quality import remarks
-
         blocks += [Notice(remark) for remark in remarks(source)]
     if source is not None:
         blocks.append(_class_counts(subject))
@@ -357,14 +357,7 @@ def describe_data(runs: Sequence[RunSummary]) -> list[Block]:
 
 def describe_environments(runs: Sequence[RunSummary]) -> list[Block]:
     """Return the computers, devices and versions that runs used, and when they ran."""
-    kinds: dict[tuple[str, ...], int] = {}
-    for run in runs:
-        result, device = run.result, run.result.device
-        key = (
-            result.host or "–", device.device or device.kind, str(device.threads or "–"), device.precision or "–",
-            ", ".join(f"{name} {version}" for name, version in result.versions.items()) or "–",
-        )  # fmt: skip
-        kinds[key] = kinds.get(key, 0) + 1
+    kinds = Counter(_environment_of(run.result) for run in runs)
     rows = [(*key, str(count)) for key, count in kinds.items()]
     header = ("computer", "device", "threads", "precision", "versions", "runs")
     started = min((run.result.started for run in runs if run.result.started), default=None)
@@ -375,6 +368,14 @@ def describe_environments(runs: Sequence[RunSummary]) -> list[Block]:
         facts.append(("Time of all runs", format_duration(sum(seconds))))
         facts.append(("Time of a run", f"{format_duration(min(seconds))} … {format_duration(max(seconds))}"))
     return [Facts(facts), Table("Computers and versions", header, rows, ("threads", "runs"))]
+
+
+def _environment_of(result: RunResult) -> tuple[str, ...]:
+    """Return the computer, device, threads, precision and versions of a run."""
+    device = result.device
+    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    values = (result.host, device.device or device.kind, device.threads, device.precision, versions)
+    return tuple(str(value or "–") for value in values)
 
 
 def using_lines(run: RunSummary, what: str) -> list[Block]:

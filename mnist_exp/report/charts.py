@@ -82,16 +82,16 @@ def steps(history: History, column: str, label: str) -> Item:
 def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> Item:
     """Return a heat map of the number of images of each class (rows) by predicted class (columns)."""
     names = _distinct(class_names)
-    totals = [max(sum(row), 1) for row in counts]
-    cells = [(row, column) for row in range(len(names)) for column in range(len(names))]
+    table = np.asarray(counts)
+    shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
     source = ColumnDataSource(
         {
-            "true": [names[row] for row, _ in cells],
-            "predicted": [names[column] for _, column in cells],
-            "count": [counts[row][column] for row, column in cells],
-            "share": [counts[row][column] / totals[row] for row, column in cells],
-            "text": [str(counts[row][column] or "") for row, column in cells],
-            "ink": ["#ffffff" if counts[row][column] / totals[row] > 0.5 else "#1b1f24" for row, column in cells],
+            "true": np.repeat(names, len(names)).tolist(),
+            "predicted": names * len(names),
+            "count": table.ravel().tolist(),
+            "share": shares.tolist(),
+            "text": [str(count or "") for count in table.ravel()],
+            "ink": np.where(shares > 0.5, "#ffffff", "#1b1f24").tolist(),
         }
     )
     height = min(max(340, 34 * len(names) + 90), 900)
@@ -324,13 +324,14 @@ def axis_of(texts: Sequence[str], most_ticks: int = 6) -> ParallelAxis:
     places = {
         text: float((scale(number) - scale(low)) / (scale(high) - scale(low))) for text, number in numbers.items()
     }
-    marks = np.geomspace(low, high, 5) if is_log else np.linspace(low, high, 5)
-    ticks = {f"{mark:.4g}": index / 4 for index, mark in enumerate(marks)}
     own = {f"{number:.4g}": places[text] for text, number in numbers.items()}
-    gaps = np.diff(sorted(own.values()))
-    if len(own) <= most_ticks and gaps.min(initial=1) >= _TICK_GAP:
-        ticks = own
-    return ParallelAxis([places[text] for text in texts], ticks)
+    fits = len(own) <= most_ticks and np.diff(sorted(own.values())).min(initial=1) >= _TICK_GAP
+    return ParallelAxis([places[text] for text in texts], own if fits else _even_ticks(low, high, is_log=is_log))
+
+
+def _even_ticks(low: float, high: float, *, is_log: bool) -> dict[str, float]:
+    marks = np.geomspace(low, high, 5) if is_log else np.linspace(low, high, 5)
+    return {f"{mark:.4g}": index / 4 for index, mark in enumerate(marks)}
 
 
 def _number(text: str) -> float | None:

@@ -14,6 +14,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import bokeh
 import jinja2
 from markupsafe import Markup
 from PIL import Image
@@ -251,8 +252,6 @@ def _asset(name: str) -> str:
 @cache
 def _library_script() -> str:
     """Return Bokeh's script, of the installed version, without the parts that reports do not use."""
-    import bokeh
-
     file = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
     return file.read_text(encoding="utf-8")
 

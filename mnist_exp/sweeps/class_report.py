@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.config.overrides import Request
-from mnist_exp.engine.report_subject import collect_subject
+from mnist_exp.engine.report_subject import Scored, collect_subject
 from mnist_exp.report import charts, static_charts
 from mnist_exp.report.html_page import Block, Bullets, Chart, Picture, Table, Text, drawn
-from mnist_exp.sweeps.groups import Group
+from mnist_exp.sweeps.groups import Group, TrainedRun
 from mnist_exp.text import format_percent
 
 _MOST_GROUPS = 6  # scored, the best ones
@@ -25,19 +25,16 @@ def class_section(request: Request, groups: Sequence[Group]) -> list[Block]:
     names: tuple[str, ...] = ()
     parts: dict[str, None] = {}
     lacking: dict[str, None] = {}
+    most = max(1, _MOST_MODELS // max(1, min(len(groups), _MOST_GROUPS)))
     for group in groups[:_MOST_GROUPS]:
         found = []
-        for run in group.runs[: max(1, _MOST_MODELS // min(len(groups), _MOST_GROUPS))]:
-            subject = collect_subject(request, run.summary)
-            if (scored := subject.scored) is None:
-                lacking |= dict.fromkeys(f"{run.summary.name}: {reason}" for reason in subject.missing)
-                continue
-            if names and scored.class_names != names:
-                lacking[f"{run.summary.name}: its classes have other names"] = None
-                continue
-            names = scored.class_names
-            parts[scored.name] = None
-            found.append([np.nan if one.recall is None else one.recall for one in scored.assessment.classes])
+        for run in group.runs[:most]:
+            scored, reasons = _score(request, run, names)
+            lacking |= dict.fromkeys(f"{run.summary.name}: {reason}" for reason in reasons)
+            if scored is not None:
+                names = scored.class_names
+                parts[scored.name] = None
+                found.append([np.nan if one.recall is None else one.recall for one in scored.assessment.classes])
         if found:
             recalls.append((group, np.array(found).mean(axis=0)))
     blocks: list[Block] = [_differences(recalls, names, list(parts))] if recalls else []
@@ -46,6 +43,16 @@ def class_section(request: Request, groups: Sequence[Group]) -> list[Block]:
     if lacking:
         blocks += [Text("Models that could not be scored:"), Bullets(list(lacking)[:10])]
     return blocks
+
+
+def _score(request: Request, run: TrainedRun, names: tuple[str, ...]) -> tuple[Scored | None, Sequence[str]]:
+    """Return a run's predictions, or None with the reasons. `names` are the classes of other runs, if known."""
+    subject = collect_subject(request, run.summary)
+    if subject.scored is None:
+        return None, subject.missing
+    if names and subject.scored.class_names != names:
+        return None, ["its classes have other names"]
+    return subject.scored, ()
 
 
 def _differences(

@@ -262,10 +262,8 @@ def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Compa
     metrics = [name for name in first if name in names] + [name for name in names if name not in first]
     right = ["epochs", *metrics, "seconds"]
     header = ["group", *keys, *metrics, "status", "epochs", "seconds", "run"]
-    sign, rows = 1 if compared.direction == "max" else -1, []
-    for run in sorted(
-        listed, key=lambda run: sign * _metrics(run).get(compared.metric, -math.inf * sign), reverse=True
-    ):
+    rows = []
+    for run in _best_first(listed, compared):
         result, values = run.summary.result, _metrics(run)
         seconds = result.training_seconds
         rows.append(
@@ -280,6 +278,11 @@ def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Compa
             ]
         )
     return Table("All runs, with their settings and results, best first", header, rows, right, interactive=True)
+
+
+def _best_first(listed: Sequence[ListedRun], compared: Comparison) -> list[ListedRun]:
+    sign = 1 if compared.direction == "max" else -1
+    return sorted(listed, key=lambda run: -sign * _metrics(run).get(compared.metric, -math.inf * sign))
 
 
 def _metrics(run: ListedRun) -> dict[str, float]:

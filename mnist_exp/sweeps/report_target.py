@@ -18,6 +18,7 @@ from mnist_exp.runs.regular_files import read_text
 SWEEP_FILE = "sweep.json"
 """The file that describes a sweep, in its directory."""
 TABLE = "trials.csv"
+IMPORTANCES = "importances.csv"
 """The file of the table of all trials, in a study's directory."""
 
 

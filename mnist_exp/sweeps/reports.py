@@ -1,4 +1,4 @@
-"""Write the report of a run, a sweep, a study, or a comparison of several runs."""
+"""Write reports, on request or at the end of other commands. Cheap to import."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from pathlib import Path
 from mnist_exp.config.command_schemas import CompareConfig, ReportConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.engine.report_file import refuse_unwritable, write_page
-from mnist_exp.engine.report_subject import collect_subject
-from mnist_exp.engine.run_report import run_page
 from mnist_exp.errors import first_line
+from mnist_exp.model import backend
 from mnist_exp.runs.directory import RunSummary
-from mnist_exp.runs.log import say, warn
-from mnist_exp.sweeps.groups_report import groups_page
+from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.report_target import Target, find_target
-from mnist_exp.sweeps.study_report import study_page
-from mnist_exp.text import display_path
-
-_WAIT = 10.0  # seconds for the tracker to take a report, unless a run's config says otherwise
 
 
 def write_report(request: Request, config: ReportConfig, target: Target) -> Path:
@@ -34,23 +27,19 @@ def write_report(request: Request, config: ReportConfig, target: Target) -> Path
         RequestError: The runs cannot be compared, or the file cannot be written.
         WorkError: The disk is full.
     """
-    refuse_unwritable(config.output, target.directory)
-    wait_seconds = _WAIT
-    if target.kind == "run":
-        subject = collect_subject(request, target.runs[0])
-        page = run_page(subject)
-        wait_seconds = subject.config.tracking.wait_seconds if subject.config else _WAIT
-    elif target.kind == "study":
-        page = study_page(request, target, config)
-    else:
-        page = groups_page(request, target, config)
-    path = write_page(page, config.output, target.directory, Path(config.outputs), wait_seconds)
-    say(f"report  {display_path(path)}")
-    return path
+    backend.load()
+    from mnist_exp.sweeps.report_pages import write_target  # Keras, Matplotlib, Bokeh
+
+    return write_target(request, config, target)
 
 
 def add_report(folder: Path, config: TrainConfig) -> None:
-    """Write the report of a run, sweep or study that has ended. A failure is only a warning."""
+    """Write the report of a run, sweep or study that has ended, if its config asks for it.
+
+    A failure is only a warning.
+    """
+    if not config.report:
+        return
     select = config.training.select
     report = ReportConfig(
         outputs=config.outputs,
@@ -67,7 +56,9 @@ def add_report(folder: Path, config: TrainConfig) -> None:
 
 
 def add_comparison_report(config: CompareConfig, runs: Sequence[RunSummary]) -> None:
-    """Write the report of a comparison. A failure is only a warning."""
+    """Write the report of a comparison, if its config asks for it. A failure is only a warning."""
+    if not config.report:
+        return
     report = ReportConfig(
         outputs=config.outputs,
         run=tuple(str(run.path) for run in runs),

@@ -6,7 +6,6 @@ import csv
 import itertools
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +31,10 @@ from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.selection import ListedRun, differing_settings
 from mnist_exp.sweeps.comparison import format_value
 from mnist_exp.sweeps.groups_report import parallel_chart
-from mnist_exp.sweeps.report_target import TABLE, Target
+from mnist_exp.sweeps.report_target import IMPORTANCES, TABLE, Target
 from mnist_exp.text import format_percent
 from mnist_exp.text import format_value as format_setting
 
-_FEWEST_TRIALS = 4  # importances computed from fewer trials are meaningless
-_MOST_CHOICES = 6  # values of a key that are taken for choices
 _COLUMNS = 3  # trial, state and metric, which precede the searched keys in the table of trials
 
 
@@ -91,7 +88,7 @@ def study_page(request: Request, target: Target, config: ReportConfig) -> Page:
         Section("trials", "All trials", [_table(study)]),
         Section("history", "Progress of the search", _history(study)),
         Section("parallel", "Settings and results", _parallel(study)),
-        Section("importance", "Which keys matter", _importance(study)),
+        Section("importance", "Which keys matter", _importance(study, target.folder)),
         Section(
             "curves", "Curves of the best trial", curves_of(subject.history, subject.best_epoch) if subject else []
         ),
@@ -284,50 +281,15 @@ def _parallel(study: StudyRecord) -> list[Block]:
     return [parallel_chart(columns, [trial.value or 0.0 for trial in valued], study.metric)]
 
 
-def _importance(study: StudyRecord) -> list[Block]:
-    """Return the importance of each key, computed from the finished trials as `tune` does."""
-    shares = importances_of(study)
-    if not shares:
-        return [Text(f"This needs {_FEWEST_TRIALS} finished trials with different values.")]
-    rows = [[key, f"{100 * share:.0f} %"] for key, share in shares.items()]
-    text = ", ".join(f"{key} {format_percent(share, 0)}" for key, share in shares.items())
+def _importance(study: StudyRecord, folder: Path) -> list[Block]:
+    """Return the importance of each key, which the search computed."""
+    try:
+        _, *rows = csv.reader(read_text(folder / IMPORTANCES).splitlines())
+        shares = [[key, format_percent(float(share), 0)] for key, share in rows]
+    except (OSError, ValueError, csv.Error):
+        return [Text("The search computed none: it needs several finished trials with different values.")]
+    text = ", ".join(f"{key} {share}" for key, share in shares)
     return [
         Text(f"Shares of the variation of {study.metric} between finished trials (fANOVA): {text}."),
-        Table("Importance of each key", ("key", "share"), rows, ("share",)),
+        Table("Importance of each key", ("key", "share"), shares, ("share",)),
     ]
-
-
-def importances_of(study: StudyRecord) -> dict[str, float]:
-    """Return the importance of each key, summing to 1; empty for few trials, or if all values are equal."""
-    trials = [trial for trial in study.valued if len(trial.settings) == len(study.keys)]
-    if len(trials) < _FEWEST_TRIALS or len({trial.value for trial in trials}) < 2 or not study.keys:
-        return {}
-    import optuna
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    names = [f"{number}" for number in range(len(study.keys))]
-    columns = [[trial.settings[number] for trial in trials] for number in range(len(study.keys))]
-    every = [[trial.settings[number] for trial in study.trials if len(trial.settings) == len(study.keys)]
-             for number in range(len(study.keys))]  # fmt: skip
-    distributions: dict[str, optuna.distributions.BaseDistribution] = {}
-    numeric: dict[str, bool] = {}
-    for name, texts in zip(names, columns, strict=True):
-        axis = charts.axis_of(texts)
-        # As in a search, a few values are choices, many are numbers.
-        numeric[name] = axis.is_numeric and len(set(every[int(name)])) > _MOST_CHOICES
-        distributions[name] = (
-            FloatDistribution(0, 1) if numeric[name] else CategoricalDistribution(sorted(set(texts)))
-        )
-    places = [charts.axis_of(texts).places for texts in columns]
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    made = optuna.create_study(direction="maximize" if study.direction == "max" else "minimize")
-    for row, trial in enumerate(trials):
-        values = {
-            name: min(max(places[number][row], 0.0), 1.0) if numeric[name] else columns[number][row]
-            for number, name in enumerate(names)
-        }
-        made.add_trial(optuna.create_trial(params=values, distributions=distributions, value=trial.value))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shares = optuna.importance.get_param_importances(made)
-    return {study.keys[int(name)]: share for name, share in shares.items()}

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from mnist_exp.report.documents import TrialEntry, TuneDocument
 from mnist_exp.report.tables import print_table
+from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import PLOTS, summarize
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.optuna_study import Study, Trial
+from mnist_exp.sweeps.report_target import IMPORTANCES
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.study_plots import draw_study, importances
 from mnist_exp.sweeps.trial_table import best_trial, format_best_trials
@@ -31,6 +33,10 @@ def write_results(
     """Plot the study, and send the results to the tracker."""
     for picture in draw_study(search, study, order, directory / PLOTS):
         record.artifact(f"{PLOTS}/{picture.name}", PLOTS)
+    if shares := importances(study.optuna):
+        rows_of_keys = (f"{key},{share}\n" for key, share in shares.items())
+        write_text(directory / IMPORTANCES, "key,share\n" + "".join(rows_of_keys))
+        record.artifact(IMPORTANCES)
     header, rows = format_best_trials(search, order)
     lines = [header, ["---"] * len(header), *rows]
     record.note("\n".join(f"| {' | '.join(line)} |" for line in lines))

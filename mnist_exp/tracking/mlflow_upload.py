@@ -56,6 +56,7 @@ from mnist_exp.tracking.store import (
     connect,
     database_path,
     default_uri,
+    import_mlflow,
     make_absolute,
     restoring_command,
 )
@@ -268,8 +269,6 @@ class Delivery:
         return sorted(run.info.run_id for run in runs)
 
     def _experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
         if name == "Default":
             raise ValueError("MLflow's own experiment 'Default' cannot be used: its artifacts are kept elsewhere")
         experiment = self._client.get_experiment_by_name(name)
@@ -280,26 +279,26 @@ class Delivery:
             return str(experiment.experiment_id)
         try:
             return str(self._client.create_experiment(name, artifact_location=artifact_root(str(self.uri))))
-        except MlflowException:  # another process was faster
+        except import_mlflow().exceptions.MlflowException:  # another process was faster
             experiment = self._client.get_experiment_by_name(name)
             if experiment is None:
                 raise
             return str(experiment.experiment_id)
 
     def _deliver_params(self, run_id: str, event: ParamsEvent) -> None:
-        from mlflow.entities import Param
-
         there = self._client.get_run(run_id).data.params  # MLflow never changes a parameter
         values = self._named(event.values)
-        params = [Param(key, value[:6000]) for key, value in values.items() if key not in there]
+        params = [
+            import_mlflow().entities.Param(key, value[:6000]) for key, value in values.items() if key not in there
+        ]
         for first in range(0, len(params), 100):
             self._client.log_batch(run_id, params=params[first : first + 100])
 
     def _deliver_metrics(self, run_id: str, event: MetricsEvent) -> None:
-        from mlflow.entities import Metric
-
         values = self._named(event.values)
-        metrics = [Metric(key, value, event.time, event.step) for key, value in values.items()]
+        metrics = [
+            import_mlflow().entities.Metric(key, value, event.time, event.step) for key, value in values.items()
+        ]
         self._client.log_batch(run_id, metrics=metrics)
 
     def _log_model_metrics(self, run_id: str, model_id: str) -> None:
@@ -307,12 +306,11 @@ class Delivery:
 
         They are those of the run, which MLflow keeps once.
         """
-        from mlflow.entities import Metric
-
         data = next((event for event in self._events if isinstance(event, DatasetEvent)), None)
+        metric = import_mlflow().entities.Metric
         dataset = {"dataset_name": data.name, "dataset_digest": _digest(data)} if data else {}
         metrics = [
-            Metric(key, value, event.time, event.step, model_id=model_id, run_id=run_id, **dataset)
+            metric(key, value, event.time, event.step, model_id=model_id, run_id=run_id, **dataset)
             for event in self._events if isinstance(event, MetricsEvent)
             for key, value in self._named(event.values).items() if key.startswith(_OF_MODEL)
         ]  # fmt: skip
@@ -333,16 +331,17 @@ class Delivery:
         return named
 
     def _deliver_dataset(self, run_id: str, event: DatasetEvent) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(
+        entities = import_mlflow().entities
+        dataset = entities.Dataset(
             name=event.name,
             digest=_digest(event),
             source_type="local",
             source=json.dumps({"uri": event.source}),
             profile=json.dumps({"shape": event.shape, **event.images}),
         )
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        self._client.log_inputs(
+            run_id, [entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", "training")])]
+        )
 
     def _deliver_artifact(self, run_id: str, event: ArtifactEvent) -> None:
         folder = event.folder
@@ -413,14 +412,12 @@ class Delivery:
         return None
 
     def _deliver_model(self, run_id: str, event: ModelEvent) -> None:
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus
-        from mlflow.models import Model
-
         from mnist_exp.tracking import mlflow_model
 
         file = self._find(event.file)
         if file is None:
             return
+        entities = import_mlflow().entities
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         run = self._client.get_run(run_id)
         experiment = run.info.experiment_id
@@ -431,10 +428,10 @@ class Delivery:
             logged = self._client.create_logged_model(
                 experiment, name=self._model_name(), source_run_id=run_id, params=run.data.params
             )
-        elif logged.status == LoggedModelStatus.READY and logged.tags.get(_DIGEST_TAG) == digest:
+        elif logged.status == entities.LoggedModelStatus.READY and logged.tags.get(_DIGEST_TAG) == digest:
             return
         if logged.model_id not in {output.model_id for output in run.outputs.model_outputs}:
-            self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            self._client.log_outputs(run_id, [entities.LoggedModelOutput(logged.model_id, step=0)])
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             database = self._own_database
@@ -443,7 +440,7 @@ class Delivery:
             )
             mlflow_model.save_model(
                 str(folder),
-                Model(
+                import_mlflow().models.Model(
                     artifact_path=logged.artifact_location,
                     model_uuid=logged.model_id,
                     run_id=run_id,
@@ -457,7 +454,7 @@ class Delivery:
             )
             self._client.log_model_artifacts(logged.model_id, str(folder))
         self._client.set_logged_model_tags(logged.model_id, {_DIGEST_TAG: digest})
-        self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        self._client.finalize_logged_model(logged.model_id, entities.LoggedModelStatus.READY)
 
     def _model_name(self) -> str:
         run = journal.first_run(self._events)

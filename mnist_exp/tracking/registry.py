@@ -10,7 +10,7 @@ from typing import Any
 
 from mnist_exp.errors import first_line
 from mnist_exp.tracking.mlflow_upload import Delivery
-from mnist_exp.tracking.store import connect, database_path
+from mnist_exp.tracking.store import connect, database_path, import_mlflow
 
 _VERSIONS_TAG = "mlflow.modelVersions"  # MLflow's UI finds a model's versions in this tag of the logged model
 
@@ -39,8 +39,6 @@ def register(run: Path, store: str | None, name: str, alias: str | None) -> Regi
         FileNotFoundError: MLflow has no model of the run.
         Exception: Any exception of MLflow.
     """
-    from mlflow.exceptions import MlflowException
-
     delivery = Delivery(run, store)
     delivery.pending()
     delivery.note_run_id()
@@ -50,7 +48,7 @@ def register(run: Path, store: str | None, name: str, alias: str | None) -> Regi
     client = connect(str(delivery.uri))
     try:
         client.create_registered_model(name)
-    except MlflowException as error:
+    except import_mlflow().exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     versions = client.search_model_versions(f"name = '{name}'", max_results=10_000)
@@ -89,11 +87,9 @@ class Origin:
             FileNotFoundError: The model was not saved by MLflow's Keras flavour.
             Exception: Any exception of MLflow.
         """
-        from mlflow import artifacts
-
         (folder / "model").mkdir()
         to = str(folder / "model")
-        fetched = artifacts.download_artifacts(self.place, dst_path=to, tracking_uri=self.store)
+        fetched = import_mlflow().artifacts.download_artifacts(self.place, dst_path=to, tracking_uri=self.store)
         file = Path(fetched) / "data" / "model.keras"
         if not file.is_file():
             raise FileNotFoundError("contains no data/model.keras: it was not saved by MLflow's Keras flavour")
@@ -111,8 +107,6 @@ def look_up(uri: str, store: str) -> Origin:
         NotRegistered: There is no such model.
         Exception: Any exception that MLflow raises if the store does not respond.
     """
-    from mlflow.exceptions import MlflowException
-
     database = database_path(store)
     if database is not None and not database.is_file():
         raise NotRegistered(f"there is no MLflow store at {database}")
@@ -128,7 +122,7 @@ def look_up(uri: str, store: str) -> Origin:
             return Origin(logged.name, logged.source_run_id, logged.artifact_location, store)
         version = _version(client, form["name"], form["alias"], form["version"])
         place = client.get_model_version_download_uri(version.name, version.version)
-    except MlflowException as error:
+    except import_mlflow().exceptions.MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         raise NotRegistered(f"{first_line(error)} ({store})") from error

@@ -74,14 +74,19 @@ def own_store_uri(outputs: Path) -> str:
     return sqlite_uri(outputs.resolve() / DATABASE)
 
 
+def import_mlflow() -> Any:
+    """Return the library, whose import takes a second."""
+    import mlflow
+
+    return mlflow
+
+
 def connect(uri: str) -> Any:
     """Connect to a store and return its client. Raises any exception of MLflow, `sqlite3.Error` or `OSError`."""
     prepare_environment()
     database = database_path(uri)
     if database is None:
-        import mlflow
-
-        client = mlflow.MlflowClient(uri)
+        client = import_mlflow().MlflowClient(uri)
         client.search_experiments(max_results=1)
         return client
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -97,12 +102,10 @@ def connect(uri: str) -> Any:
 
 def _open(database: Path) -> Any:
     """Return a client for a database, creating its tables. MLflow retries for 104 s if it cannot open the file."""
-    import mlflow
-
     update_moved_locations(database)
     if is_of_an_output_folder(database):
         refuse_foreign_locations(database)
-    client = mlflow.MlflowClient(sqlite_uri(database))
+    client = import_mlflow().MlflowClient(sqlite_uri(database))
     client.search_experiments(max_results=1)
     return client
 

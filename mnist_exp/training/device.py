@@ -43,6 +43,12 @@ class Device:
         return f"{self.name}, {threads}, {self.precision}"
 
 
+def _tensorflow() -> Any:
+    import tensorflow
+
+    return tensorflow
+
+
 def resolve(config: DeviceConfig) -> Device:
     """Select the device and configure TensorFlow for it.
 
@@ -50,8 +56,7 @@ def resolve(config: DeviceConfig) -> Device:
         RequestError: A GPU was requested but none is visible, or TensorFlow is already running in this process
             with other settings, which cannot change after its first operation.
     """
-    import tensorflow as tf
-
+    tf = _tensorflow()
     gpus = [] if config.kind == "cpu" else visible_gpus()
     if config.kind == "gpu" and not gpus:
         version = importlib.metadata.version("tensorflow")
@@ -82,17 +87,13 @@ def leave_gpus_alone() -> None:
 
     Has no effect if TensorFlow is already initialized.
     """
-    import tensorflow as tf
-
     with suppress(RuntimeError):
-        tf.config.set_visible_devices([], "GPU")
+        _tensorflow().config.set_visible_devices([], "GPU")
 
 
 def visible_gpus() -> list[Any]:
     """Return the GPUs that TensorFlow lists."""
-    import tensorflow as tf
-
-    return list(tf.config.list_physical_devices("GPU"))
+    return list(_tensorflow().config.list_physical_devices("GPU"))
 
 
 def available_cores() -> int:
@@ -102,8 +103,7 @@ def available_cores() -> int:
 
 def halves_batches() -> bool:
     """Return whether the halves of a batch can be computed in parallel: on a CPU, with several threads."""
-    import tensorflow as tf
-
+    tf = _tensorflow()
     return not tf.config.get_visible_devices("GPU") and tf.config.threading.get_inter_op_parallelism_threads() != 1
 
 
