@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,8 @@ from types import ModuleType
 import pytest
 from support.cli import PATIENCE
 from support.documents import REPOSITORY
+
+from mnist_exp import __version__
 
 
 def call(*words: str | Path, cwd: Path, **environment: str) -> None:
@@ -29,6 +32,12 @@ def build(source: Path, folder: Path) -> dict[str, bytes]:
     """Build both distributions of a folder, and return their bytes by name."""
     call("-m", "build", "--no-isolation", "--sdist", "--wheel", "--outdir", folder, source, cwd=folder.parent)
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_the_changelog_is_cut_by_release():
+    """Changes since the last release come first; the newest release is this version."""
+    headings = re.findall(r"^## (.*)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert headings[:2] == ["Unreleased", __version__]
 
 
 @pytest.mark.slow
