@@ -35,6 +35,9 @@ test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
 	$(BIN)/python -m $(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile
 
+test-gpu: $(READY) ## the tests that need a GPU; skipped without one
+	$(BIN)/python -m $(PYTEST) -m gpu -rs
+
 soak: $(READY) ## all slow tests, with every instant, launcher and documented command (hours)
 	$(BIN)/python -m $(PYTEST) -m slow --numprocesses 2 --dist loadfile
 
@@ -63,4 +66,4 @@ site: $(READY) ## build the documentation site in build/site/html
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
 
-.PHONY: help setup run ui test test-mnist test-slow soak coverage reproduce bench check format site clean
+.PHONY: help setup run ui test test-mnist test-slow test-gpu soak coverage reproduce bench check format site clean

@@ -34,7 +34,7 @@ __all__ = [
     "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "__version__",
     "check", "compare", "evaluate", "load", "resume", "runs", "sweep", "train", "tune",
 ]  # fmt: skip
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:

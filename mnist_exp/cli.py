@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -73,7 +74,10 @@ mnist-exp trains image classifiers described by YAML files.
 Without a command it trains:  mnist-exp model=pyramid aug=rotate45
 A command's groups and keys:  mnist-exp {default} --help
 Your own layers, losses, …:   mnist-exp --plugin mine.py …
+A page of the documentation:  mnist-exp help <topic>
 Versions:                     mnist-exp --version
+
+Topics: {topics}
 """
 # Flags of Hydra that print something instead of running the verb.
 _INFORMATION_FLAGS = (
@@ -229,9 +233,7 @@ def _print_more(error: RequestError, find: Callable[[], tuple[Problem, ...]]) ->
 def _run(words: list[str], started: float) -> Document | None:
     """Run the verb and return its result; for a flag such as `--help`, print the information and return None."""
     if words and words[0] in ("--help", "-h"):
-        width = max(map(len, VERBS))
-        verbs = "\n".join(f"  {verb:<{width}}  {does}" for verb, does in VERBS.items())
-        print(_HELP.format(verbs=verbs, default=DEFAULT_VERB), end="")
+        _print_help(words[1:])
         return None
     if "--version" in words:
         _print_versions()
@@ -262,6 +264,21 @@ def _run(words: list[str], started: float) -> Document | None:
         warn(f"{file}: hidden by the built-in option of the same name; rename the file")
     with signals.lost_exceptions_unreported():
         return command(request, started)
+
+
+def _print_help(words: list[str]) -> None:
+    """Print the page of the topic that the first word names, or the commands and topics if it names none."""
+    from mnist_exp import help_pages
+
+    if _begins_with_a_name(words):
+        from mnist_exp.report.markdown import print_page
+
+        print_page(help_pages.read_page(words[0], VERBS))
+        return
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {does}" for verb, does in VERBS.items())
+    topics = textwrap.fill(", ".join(help_pages.list_topics(VERBS)), 100, subsequent_indent="        ")
+    print(_HELP.format(verbs=verbs, default=DEFAULT_VERB, topics=topics), end="")
 
 
 def _take_plugins(verb: str, words: list[str]) -> tuple[list[str], list[str]]:
@@ -305,9 +322,10 @@ def _import_command(verb: str, multirun: bool) -> Callable[..., Document | None]
 
 
 def _verb_first(words: list[str]) -> list[str]:
-    """Move the verb before the flags that precede it, and turn `help` and `help <verb>` into `--help`."""
+    """Move the verb before the flags that precede it, and turn `help [verb or topic]` into `--help`."""
     if words and words[0] == "help":
-        return [*words[1:2], "--help"]
+        is_topic = _begins_with_a_name(words[1:]) and words[1] not in VERBS
+        return ["--help", words[1]] if is_topic else [*words[1:2], "--help"]
     number = 0
     while number < len(words) and words[number].startswith("-"):
         number += 2 if words[number] in _FLAGS_WITH_VALUES else 1

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 from support.cli import PATIENCE, Cli
+from support.documents import PAGES
 from support.golden import Golden
 
-from mnist_exp.cli import VERBS, _verb_first
+from mnist_exp.cli import VERBS, _verb_first, main
 from mnist_exp.config.hydra_adapter import describe_options
 from mnist_exp.config.overrides import Request, parse, request_from
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.config.validation import check_request
+from mnist_exp.report.markdown import print_page
 from mnist_exp.sweeps.grid import expand
 
 
@@ -34,6 +36,38 @@ def test_every_verb_has_its_help(cli: Cli, verb: str):
     out = cli(verb, "--help").out
     assert f"mnist-exp {verb}" in out
     assert "outputs: outputs" in out or verb == "schema"
+
+
+def test_help_prints_the_pages_of_the_documentation(capsys: pytest.CaptureFixture[str]):
+    """`help TOPIC` prints a page of docs/, and `help` lists the topics."""
+    pages = {page.stem.lower(): page.read_text(encoding="utf-8") for page in PAGES}
+
+    def print_help(*words: str) -> str:
+        assert main(["help", *words]) == 0
+        return capsys.readouterr().out
+
+    assert {topic: print_help(f"{topic}.md") for topic in pages} == pages
+    assert print_help("Data") == pages["data"]
+    listed = " ".join(print_help().partition("Topics: ")[2].split()).split(", ")
+    assert listed == [f"{topic}.md" if topic in VERBS else topic for topic in sorted(pages)]
+
+
+def test_an_unknown_topic_is_refused(cli: Cli):
+    """The message has the nearest topic or command, and all topics."""
+    assert "did you mean 'sweeps'?" in cli("help", "sweps", status=2).err
+    err = cli("help", "trian", status=2).err
+    assert "did you mean 'train'?" in err
+    assert "glossary" in err
+
+
+def test_help_on_a_terminal_is_rendered(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Headings and code are shown without Markdown's marks."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_page("# Title\n\nSee [the data](data.md).\n\n```console\n$ mnist-exp\n```\n")
+    out = capsys.readouterr().out
+    assert "data.md" in out
+    assert "#" not in out
+    assert "```" not in out
 
 
 def test_versions_are_printed(cli: Cli):
@@ -197,6 +231,7 @@ def test_help_and_simple_errors_import_nothing_heavy():
     """
     for words in (
         ["--help"],
+        ["help", "data"],
         ["--version"],
         ["train", "--help"],
         ["runs"],
@@ -224,6 +259,8 @@ def test_help_and_simple_errors_import_nothing_heavy():
     [
         (["help"], ["--help"]),
         (["help", "runs"], ["runs", "--help"]),
+        (["help", "model=mlp"], ["model=mlp", "--help"]),
+        (["help", "data"], ["--help", "data"]),
         (["--config-dir", "mine", "check", "seed=1"], ["check", "--config-dir", "mine", "seed=1"]),
         (["-m", "train", "seed=0,1"], ["train", "-m", "seed=0,1"]),
         (["--config-dir", "runs", "seed=1"], ["--config-dir", "runs", "seed=1"]),

@@ -62,8 +62,10 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str],
     options = {
         f"mnist_exp/conf/{path.relative_to(REPOSITORY / 'conf')}" for path in (REPOSITORY / "conf").rglob("*.yaml")
     }
-    assert options <= names
-    assert not any(name.startswith(("tests/", "conf/")) for name in names)
+    pages = {f"mnist_exp/help/{page.name}" for page in (REPOSITORY / "docs").glob("*.md")}
+    files = {path for path in (REPOSITORY / "mnist_exp").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    package = {path.relative_to(REPOSITORY).as_posix() for path in files}
+    assert {name for name in names if ".dist-info/" not in name} == {*options, *pages, *package}
 
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -77,6 +79,7 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str],
     )
     command = tmp_path / "venv" / "bin" / "mnist-exp"
     call(command, "data=digits", "model=linear", "training.epochs=1", cwd=elsewhere)
+    assert call(command, "help", "glossary", cwd=elsewhere).startswith("# Glossary")
     call(command, "--config-dir", "mine", "data=digits", "model=tiny", "training.epochs=1", cwd=elsewhere)
     use("digits")
     found = [json.loads(path.read_text()) for path in (elsewhere / "outputs" / "runs").glob("*/result.json")]

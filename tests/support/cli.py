@@ -16,6 +16,9 @@ import pytest
 # The folder with the real MNIST files, if there is one here.
 MNIST = os.environ.get("MNIST_EXP_DATA")
 
+# The variable that selects GPUs, as it was before conftest.py hid them from the tests.
+GPUS = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ}
+
 PATIENCE = 4
 """Multiplies the limits after which a process counts as hung. They hold on a busy machine, too: a processor without
 AVX-512 takes four times as long to train as one with its bfloat16 instructions."""
