@@ -57,10 +57,10 @@ def test_pending_events_of_runs_and_sweeps_are_delivered(cli: Cli, here: str, tm
     Delivery(folders[0]).pending()
     done = cli("sync")
     assert done.out.splitlines() == [
-        "outputs/runs/b: delivered 12 entries",
+        "outputs/runs/b: delivered 14 entries",
         "outputs/sweeps/s: delivered 2 entries",
-        "outputs/sweeps/s/x: delivered 12 entries",
-        "outputs/sweeps/s/y: delivered 12 entries",
+        "outputs/sweeps/s/x: delivered 14 entries",
+        "outputs/sweeps/s/y: delivered 14 entries",
         "4 journals brought up to date.",
     ]
     for folder in folders:
@@ -74,7 +74,7 @@ def test_a_single_run_or_sweep_is_delivered(cli: Cli):
     write_run(RUNS / "a")
     write_run(RUNS / "b")
     write_sweep("s", "x")
-    assert cli("sync", "run=a").out.splitlines()[0] == "outputs/runs/a: delivered 12 entries"
+    assert cli("sync", "run=a").out.splitlines()[0] == "outputs/runs/a: delivered 14 entries"
     assert len(cli("sync", "run=s").out.splitlines()) == 3
     assert cli("sync", "run=outputs/sweeps/s").out == "MLflow has everything.\n"
     assert "c: there is no such run" in cli("sync", "run=c", status=2).err
@@ -88,7 +88,7 @@ def test_failed_deliveries_are_reported(cli: Cli, nobody: str, here: str, tmp_pa
     done = cli("sync", status=1)
     assert done.out.splitlines() == [
         f"outputs/runs/a: not delivered: {nobody}: Connection refused",
-        "outputs/runs/b: delivered 12 entries",
+        "outputs/runs/b: delivered 14 entries",
         "outputs/runs/c: not delivered: outputs/runs/c/journal.jsonl:1: damaged: '\\x00'",
         "outputs/runs/d: not delivered: plots/loss.png no longer exists",
     ]
@@ -125,7 +125,7 @@ def test_a_run_without_a_tracker_is_delivered_on_request(cli: Cli, here: str, tm
     assert cli("sync").out == "MLflow has everything.\n"
     assert "tracking.uri=…" in cli("sync", "run=a", status=2).err
     assert cli("sync", f"tracking.uri={here}").out == "MLflow has everything.\n"
-    assert cli("sync", "run=a", f"tracking.uri={here}").out.startswith("outputs/runs/a: delivered 12 entries\n")
+    assert cli("sync", "run=a", f"tracking.uri={here}").out.startswith("outputs/runs/a: delivered 14 entries\n")
     assert held(folder, here, tmp_path / "fetched") == expected(folder)
 
 
@@ -150,7 +150,7 @@ def test_a_moved_output_folder_keeps_its_store(cli: Cli, tmp_path: Path):
     Path("outputs").rename("archive")
     folder = write_run(Path("archive/runs/b"))
     done = cli("sync", "outputs=archive")
-    assert done.out.splitlines()[0] == "archive/runs/b: delivered 12 entries"
+    assert done.out.splitlines()[0] == "archive/runs/b: delivered 14 entries"
     uri = f"sqlite:///{Path('archive/mlflow.db').resolve()}"
     assert held(folder, uri, tmp_path / "fetched") | {"artifacts": {}} == expected(folder) | {"artifacts": {}}
     assert not Path("outputs/mlflow.db").exists()
