@@ -99,7 +99,7 @@ def test_a_signal_at_any_instant(cli: Cli, monkeypatch: pytest.MonkeyPatch, name
     assert not left, (out, err)
     assert "Traceback" not in err
     assert process.returncode in (0, 128 + number, -number), (out, err)
-    folders = [file.parent for file in Path("outputs").rglob("result.json")]
+    folders = [file.parent for room in ("runs", "sweeps") for file in Path("outputs", room).rglob("result.json")]
     statuses = [run.status for run in summarize_runs(folders)]
     assert set(statuses) <= {"finished", "interrupted", "killed"}, (out, err)
     if process.returncode == 0:
