@@ -213,8 +213,8 @@ def test_a_study_shows_its_best_trial(cli: Cli):
     assert html.count(">finished</td>") == 5
     assert {"best", "trials", "history", "parallel", "importance", "classes", "repeat"} <= set(anchors(html))
     importances = Path("outputs/sweeps/study/importances.csv").read_text().splitlines()[1:]
-    for key, _ in (line.split(",") for line in importances):
-        assert f">{key}</td>" in html
+    for key, share in (line.split(",") for line in importances):
+        assert f"{key} {100 * float(share):.0f} %" in html
     assert len(importances) == 2
     Path("outputs/sweeps/study/trials.csv").write_text("trial,state\nx,y\n")
     cli("report", "run=study")

@@ -45,6 +45,7 @@ from mnist_exp.tracking.run_description import CARD, loading_lines, repeating_co
 _NAMED = ("data", "preprocess", "aug", "model", "debug")
 # Where the files are is not part of the question.
 _PLACES = ("data.dir", "data.mirrors", "data.files", "data.keras_cache", "data.fallback", "report", "save")
+_TYPED = ("optimizer.", "schedule.")  # their settings matter even if the type differs, too
 _EMPTY = (None, "null", "false", "{}", "[]")
 _MOST_WARNINGS = 20
 
@@ -219,7 +220,7 @@ def settings_beyond_defaults(values: Mapping[str, Any]) -> list[tuple[str, str, 
     ours, theirs = map(flatten, configs)
     rows += [
         (key, ours.get(key, "–"), theirs.get(key, "–"))
-        for key in differing_settings(configs)
+        for key in dict.fromkeys([*differing_settings(configs), *(key for key in ours if key.startswith(_TYPED))])
         if not key.startswith(_PLACES) and not key.endswith(".name") and not _equal(ours.get(key), theirs.get(key))
     ]
     return rows
@@ -396,7 +397,7 @@ def _environment(result: RunResult) -> list[Block]:
     device = result.device
     rows = [
         ("Computer", result.host or "unknown"),
-        ("Device", f"{device.device or device.kind}, {device.threads or '?'} threads"),
+        ("Device", f"{device.device or device.kind}, {device.threads or '?'} thread{'s' * (device.threads != 1)}"),
         ("Precision", device.precision or "unknown"),
         ("Deterministic", format_value(device.deterministic)),
         ("Started", _format_time(result.started)),
