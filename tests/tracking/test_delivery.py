@@ -298,7 +298,7 @@ def test_artifacts_move_with_their_folder(cli: Cli, home_data: list[str]):
 
 @pytest.mark.slow
 def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
-    """Four finished children have one finished parent with the leaderboard."""
+    """Four finished children have one finished parent with the leaderboard and its pictures."""
     done = cli("-m", "model=linear,pyramid", "seed=0,1", "data.limit=200", "training.epochs=1", *home_data)
     client = mlflow_client()
     everything = runs(client)
@@ -309,7 +309,8 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
     assert {(run.data.params["model.name"], run.data.params["seed"]) for run in children} == {
         (model, seed) for model in ("linear", "pyramid") for seed in ("0", "1")
     }
-    assert artifacts(client, parent.info.run_id) == {"leaderboard.csv"}
+    pictures = {"plots/jobs.png", "plots/parallel_coordinates.png"}
+    assert artifacts(client, parent.info.run_id) == {"leaderboard.csv", *pictures}
     assert parent.data.params == {"model": "linear,pyramid", "seed": "0,1"}
     assert parent.data.tags["mlflow.note.content"].count("finished") == 4
     best = max(run.data.metrics["best/val/accuracy"] for run in children)
@@ -319,7 +320,7 @@ def test_a_sweep_is_a_parent_with_its_jobs(cli: Cli, home_data: list[str]):
     table = list(csv.DictReader((sweep / "leaderboard.csv").read_text().splitlines()))
     assert list(table[0]) == ["model", "seed", "status", "epochs", "val", "test", "seconds"]
     assert {float(row["val"]) for row in table} == {run.data.metrics["best/val/accuracy"] for run in children}
-    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} - {"plots"} == {
         f"model-{model}_seed-{seed}" for model in ("linear", "pyramid") for seed in (0, 1)
     }
     for job in sweep.glob("*/result.json"):
