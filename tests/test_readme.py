@@ -20,7 +20,7 @@ from support.documents import PAGES, README, REPOSITORY, blocks, environment, pa
 
 PAGE = {page.stem: page for page in (README, *PAGES)}
 # Run by CI; `make soak` runs all pages.
-SAMPLE = ("README", "comparing", "configuration", "data")
+SAMPLE = ("README", "comparing", "data")
 # At least this accuracy on MNIST's test set.
 PROMISES = {"experiment=fast": 0.9910, "experiment=lenet5x5": 0.9910}
 

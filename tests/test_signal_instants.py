@@ -31,7 +31,7 @@ REQUESTS: dict[str, Sequence[str]] = {
     "ray_local": (*_SWEEP, "hydra/launcher=ray_local"),
 }
 # CI tries every so many instants; launchers take long to start their workers.
-_EVERY = {"run": 6, "basic": 12}
+_EVERY = {"run": 6}
 _FIRST = 0.3  # seconds until Python runs our code
 _seconds: dict[str, float] = {}
 
