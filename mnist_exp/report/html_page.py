@@ -156,27 +156,35 @@ class Page:
 
 
 def render(page: Page, most: int = MOST_BYTES) -> str:
-    """Return a report as HTML of at most `most` bytes, leaving out its largest pictures if necessary."""
+    """Return a report as HTML of at most `most` bytes.
+
+    If necessary, its largest charts become pictures, and its largest pictures are left out.
+    """
     text = _render(page)
     while len(text.encode()) > most:
         sizes = {
-            (number, place): len(block.png)
+            (number, place): len(block.json if isinstance(block, Chart) else block.png)
             for number, section in enumerate(page.sections)
             for place, block in enumerate(section.blocks)
-            if isinstance(block, Picture)
+            if isinstance(block, Chart | Picture)
         }
         if not sizes:
             break
-        page = _without(page, *max(sizes, key=sizes.__getitem__))
+        page = _reduced(page, *max(sizes, key=sizes.__getitem__))
         text = _render(page)
     return text
 
 
-def _without(page: Page, number: int, place: int) -> Page:
-    """Return a page with a sentence in place of a picture."""
+def _reduced(page: Page, number: int, place: int) -> Page:
+    """Return a page with its picture in place of a chart, or a sentence in place of a picture."""
     sections = list(page.sections)
     blocks = list(sections[number].blocks)
-    blocks[place] = Notice("A picture was left out to keep this file small; 'mnist-exp visualize' draws it.")
+    block = blocks[place]
+    blocks[place] = (
+        block.picture
+        if isinstance(block, Chart)
+        else Notice("A picture was left out to keep this file small; 'mnist-exp visualize' draws it.")
+    )
     sections[number] = replace(sections[number], blocks=blocks)
     return replace(page, sections=sections)
 

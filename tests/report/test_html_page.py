@@ -15,6 +15,7 @@ from support.browser import browser, needs_browser, opened
 
 from mnist_exp.report import charts
 from mnist_exp.report.html_page import (
+    MOST_BYTES,
     Bullets,
     Chart,
     Code,
@@ -141,6 +142,20 @@ def test_a_large_report_loses_its_largest_pictures():
     assert len(html.encode()) <= 100_000 < len(render(page).encode())
     assert html.count("<img") == 1
     assert html.count('class="notice"') == 1
+
+
+def test_a_large_chart_becomes_its_picture():
+    """The confusion matrix of hundreds of classes does not make the file large; small charts stay interactive."""
+    picture = Picture(PNG, "a")
+    small, large = (
+        Chart(charts.confusion([[1] * count] * count, [f"class {number}" for number in range(count)]), picture)
+        for count in (2, 300)
+    )
+    html = render(Page("a", "b", "c", sections=[Section("x", "X", [small, large])]))
+    assert len(html.encode()) <= MOST_BYTES < len(large.json)
+    assert html.count("data-chart=") == 1
+    assert html.count("<img") == 2
+    assert 'class="notice"' not in html
 
 
 @pytest.mark.parametrize(
