@@ -1,4 +1,4 @@
-"""What a model makes of one image: probabilities, class activation and layer outputs in one traced computation."""
+"""Compute probabilities, class activation and layer outputs for one image, in one traced call."""
 
 from __future__ import annotations
 

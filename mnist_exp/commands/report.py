@@ -6,8 +6,8 @@ from mnist_exp.config.command_schemas import ReportConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.saved_model import split_overrides
+from mnist_exp.model import backend
 from mnist_exp.sweeps.report_target import find_target
-from mnist_exp.sweeps.reports import write_report
 
 
 def report(request: Request, started: float) -> None:
@@ -15,4 +15,7 @@ def report(request: Request, started: float) -> None:
     own, _ = split_overrides(request)
     config, _ = compose_checked(own, ReportConfig)
     target = find_target(config)
+    backend.load()
+    from mnist_exp.sweeps.report_pages import write_report  # Keras, Matplotlib, Bokeh
+
     write_report(request, config, target)

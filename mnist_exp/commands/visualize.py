@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -15,8 +14,8 @@ from mnist_exp.config.command_schemas import VisualizeConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, resolve_saved
-from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.runs.atomic import new_folder, refuse_existing
+from mnist_exp.errors import RequestError
+from mnist_exp.runs.atomic import cannot_write, new_folder, refuse_existing
 from mnist_exp.runs.directory import PLOTS, RunDirectory, add_timestamp, make_directory, safe_name
 from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
@@ -90,9 +89,7 @@ def picture_folder(
             with folder_in_run(saved.run, name, files, wait_seconds) as folder:
                 yield folder
     except OSError as error:
-        kind = WorkError if error.errno == errno.ENOSPC else RequestError
-        where = error.filename if options.output is None else f"output: {options.output}"
-        raise kind(f"{where} cannot be written: {error.strerror}") from error
+        raise cannot_write(error, options.output) from error
 
 
 @contextmanager

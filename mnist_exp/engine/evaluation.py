@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -26,7 +25,7 @@ from mnist_exp.engine.saved_model import (
     names_for_other_data,
     refuse_other_form,
 )
-from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.errors import RequestError
 from mnist_exp.inference.labelled_photographs import read_labelled_photographs
 from mnist_exp.inference.metrics import Assessment, ClassFigures, assess
 from mnist_exp.inference.outside_preprocessing import find_scaling
@@ -38,7 +37,7 @@ from mnist_exp.report.figure import resolution
 from mnist_exp.report.predictions import COLUMNS, as_table, top_two
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
-from mnist_exp.runs.atomic import new_folder, write_text
+from mnist_exp.runs.atomic import cannot_write, new_folder, write_text
 from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
@@ -332,8 +331,7 @@ def write_evaluation(
                 folder / "misclassified.png",
             )  # fmt: skip
     except OSError as error:
-        kind = WorkError if error.errno == errno.ENOSPC else RequestError
-        raise kind(f"output: {target} cannot be written: {error.strerror}") from error
+        raise cannot_write(error, target) from error
     return target
 
 

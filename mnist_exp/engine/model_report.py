@@ -17,6 +17,7 @@ from mnist_exp.engine.model_pictures import list_pictures
 from mnist_exp.engine.picture_subject import Chosen, Subject
 from mnist_exp.engine.report_subject import ReportSubject, Scored
 from mnist_exp.errors import RequestError
+from mnist_exp.inference.metrics import confident_mistakes
 from mnist_exp.model.layer_selection import informative_layers
 from mnist_exp.report import charts, plots
 from mnist_exp.report.html_page import (
@@ -104,10 +105,10 @@ def _confusion(scored: Scored) -> list[Block]:
 def _mistakes(scored: Scored) -> list[Block]:
     probabilities, labels = scored.scores.probabilities, scored.part.labels
     predicted = scored.scores.predicted
-    wrong = np.flatnonzero(predicted != labels)
+    wrong = confident_mistakes(labels, probabilities)
     if not len(wrong):
         return [Text(f"The model misclassifies none of the {len(labels):,} {_PARTS[scored.name]} images.")]
-    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:_MOST_MISTAKES]
+    surest = wrong[:_MOST_MISTAKES]
     pictures = []
     for number in surest:
         true, taken = (scored.class_names[int(of[number])] for of in (labels, predicted))
@@ -159,7 +160,7 @@ def _inside(model: keras.Model, scored: Scored, run: str) -> Iterator[Section]:
     first = part.first_of_each(10)
     kinds = (
         ("activation", "Class activation", first,
-         "The regions of each image that support its class (red) or count against it (blue)."),
+         "The regions of each image that support its class (red) or, in some models, count against it (blue)."),
         ("features", "Feature maps", first[:_MAP_IMAGES],
          "What each layer computes from some images: the channels with the largest responses."),
         ("fields", "Receptive fields", first[:1], "The pixels that one unit of each layer can see."),

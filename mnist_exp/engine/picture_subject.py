@@ -24,6 +24,7 @@ from mnist_exp.engine.saved_model import (
 )
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.inference.image_files import read_photograph, read_picture
+from mnist_exp.inference.metrics import confident_mistakes
 from mnist_exp.inference.scoring import inspect_classifier, predict
 from mnist_exp.model.layer_selection import (
     NoSuchLayer,
@@ -280,8 +281,5 @@ def select_part(data: Dataset, saved: Saved) -> tuple[str, Part]:
 
 def find_most_wrong(model: keras.Model, part: Part) -> list[int]:
     """Return the indices of the most confidently misclassified images, in descending order of confidence."""
-    probabilities = predict(model, part.images)
-    predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != part.labels)
-    surest = np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")
-    return [int(number) for number in wrong[surest][:_DEFAULT_IMAGES]]
+    mistakes = confident_mistakes(part.labels, predict(model, part.images))
+    return [int(number) for number in mistakes[:_DEFAULT_IMAGES]]

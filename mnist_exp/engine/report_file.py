@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
-from mnist_exp.errors import RequestError, WorkError
+from mnist_exp.errors import RequestError
 from mnist_exp.report.html_page import Page, render
-from mnist_exp.runs.atomic import write_text
+from mnist_exp.runs.atomic import cannot_write, write_text
 from mnist_exp.runs.directory import RunDirectory, add_timestamp, make_directory
 from mnist_exp.runs.locks import is_locked
 from mnist_exp.runs.log import warn
@@ -56,9 +55,7 @@ def write_page(page: Page, output: str | None, run: Path | None, outputs: Path, 
             return path
         return _write_into(run, text, wait_seconds)
     except OSError as error:
-        kind = WorkError if error.errno == errno.ENOSPC else RequestError
-        where = error.filename if output is None else f"output: {output}"
-        raise kind(f"{where} cannot be written: {error.strerror}") from error
+        raise cannot_write(error, output) from error
 
 
 def _write_into(run: Path, text: str, wait_seconds: float) -> Path:

@@ -11,6 +11,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Dataset, Part, Source, first_class_names
 from mnist_exp.data.formats import prepare
+from mnist_exp.engine.picture_subject import select_part
 from mnist_exp.engine.preparation import resolve_data, set_up
 from mnist_exp.engine.saved_model import (
     Saved,
@@ -49,7 +50,7 @@ class Scored:
 
 @dataclass
 class ReportSubject:
-    """A run, as far as it exists."""
+    """The files of a run that exist and can be read, and what was computed from them."""
 
     summary: RunSummary
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class ReportSubject:
     data: Dataset | None = None
     scored: Scored | None = None
     missing: list[str] = field(default_factory=list)
-    """What the report lacks, each with the reason."""
+    """The parts that the report lacks, each with the reason."""
 
     @property
     def best_epoch(self) -> int | None:
@@ -117,7 +118,7 @@ def _collect_data(subject: ReportSubject, request: Request) -> None:
 
 
 def _score_model(subject: ReportSubject) -> None:
-    """Load the model and score it on the test part, else the validation part. Raises `RequestError`."""
+    """Load the model and score it on the test part, else validation, else training. Raises `RequestError`."""
     config, data, run = subject.config, subject.data, subject.summary
     assert config is not None
     saved = find_run_model(run)
@@ -126,8 +127,7 @@ def _score_model(subject: ReportSubject) -> None:
         return
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
     refuse_other_form(saved, shape, classes, config.data)
-    parts = {"test": None if run.result.withholds_test else data.test, "val": data.val, "train": data.train}
-    name, part = next((name, part) for name, part in parts.items() if part is not None)
+    name, part = select_part(data, saved)
     scores = score(model, part, config.training)
     names = first_class_names(classes, run.result.data.class_names, data.class_names)
     subject.scored = Scored(model, name, part, names, scores, assess(part.labels, scores.probabilities))

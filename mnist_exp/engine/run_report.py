@@ -43,15 +43,15 @@ from mnist_exp.tracking.run_description import CARD, loading_lines, repeating_co
 
 # Groups of the config whose options have names.
 _NAMED = ("data", "preprocess", "aug", "model", "debug")
-# Where the files are is not part of the question.
+# Locations of files and what a run keeps: not part of the question.
 _PLACES = ("data.dir", "data.mirrors", "data.files", "data.keras_cache", "data.fallback", "report", "save")
-_TYPED = ("optimizer.", "schedule.")  # their settings matter even if the type differs, too
+_TYPED = ("optimizer.", "schedule.")  # settings that are listed even if the type differs, too
 _EMPTY = (None, "null", "false", "{}", "[]")
 _MOST_WARNINGS = 20
 
 
 def run_page(subject: ReportSubject) -> Page:
-    """Return the report of a run, with everything that exists of it."""
+    """Return the report of a run, finished or not."""
     run, result = subject.summary, subject.summary.result
     architecture, others = model_sections(subject)
     return Page(
@@ -227,7 +227,7 @@ def settings_beyond_defaults(values: Mapping[str, Any]) -> list[tuple[str, str, 
 
 
 def _equal(first: str | None, second: str | None) -> bool:
-    """Return whether two values, as text, mean the same; a missing key is as good as an empty value."""
+    """Return whether two values, as text, mean the same; a missing key equals an empty value."""
     if first in _EMPTY and second in _EMPTY:
         return True
     try:

@@ -82,6 +82,13 @@ def assess(labels: Labels, probabilities: npt.NDArray[np.float32]) -> Assessment
     )
 
 
+def confident_mistakes(labels: Labels, probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Return the indices of the misclassified images, the most confident mistakes first."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+
+
 def confusion(labels: Labels, predicted: Labels, classes: int) -> npt.NDArray[np.int64]:
     """Count the images of each class (rows) by predicted class (columns)."""
     counts = np.zeros((classes, classes), np.int64)

@@ -14,7 +14,7 @@ from mnist_exp.inference.scoring import predict
 _SCALINGS: Mapping[str, tuple[float, float]] = {"0…1": (1 / 255, 0.0), "-1…1": (1 / 127.5, -1.0)}
 """The factor and the offset by which pixels are scaled, by the range that results."""
 _SOME = 64  # images
-_TELLING = 8  # images from which the confidence tells the two ranges apart
+_TELLING = 8  # minimum number of images for choosing between the two ranges by confidence
 _SURE = 0.5  # minimum mean confidence on scaled pixels; about 1 / classes if the model was trained on raw ones
 _ALIKE = 0.5  # share of images whose class is the same with and without scaling
 _SEEN = 0.1  # minimum mean difference of a class's probability between a scaled image and a black one
@@ -42,7 +42,7 @@ def find_scaling(model: keras.Model, images: Images) -> str:
             confidence[name] = sure
     if not confidence:
         return ""
-    # The confidence on a few images does not tell the ranges apart: the usual one comes first.
+    # With few images, confidence is not reliable: name both ranges, the usual one first.
     best = max(confidence, key=lambda name: confidence[name]) if len(some) >= _TELLING else next(iter(confidence))
     others = [name for name in confidence if name != best] if len(some) < _TELLING else []
     named = " or ".join([best, *others])

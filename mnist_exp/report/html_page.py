@@ -44,7 +44,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Notice:
-    """A warning, or what the report lacks and why."""
+    """A warning, or a part that the report lacks, with the reason."""
 
     kind: ClassVar[str] = "notice"
     text: str
@@ -147,7 +147,7 @@ class Page:
 
     title: str
     subject: str
-    """What the report is about: a run, a sweep, a study or a comparison."""
+    """The kind of report: of a run, a sweep, a study or a comparison."""
     summary: str
     """The answer, in words."""
     notices: Sequence[str] = ()
@@ -259,7 +259,7 @@ def _asset(name: str) -> str:
 
 @cache
 def _library_script() -> str:
-    """Return Bokeh's script, of the installed version, without the parts that reports do not use."""
+    """Return Bokeh's main script, of the installed version; its widgets and tables are separate scripts."""
     file = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
     return file.read_text(encoding="utf-8")
 

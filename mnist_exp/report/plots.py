@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.cells import cell_len
 
 from mnist_exp.data.dataset import Images, Labels
-from mnist_exp.inference.metrics import confusion
+from mnist_exp.inference.metrics import confident_mistakes, confusion
 from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.confusion_plots import draw_confusion
 from mnist_exp.report.figure import new_figure, write
@@ -184,9 +184,8 @@ def misclassified(
 ) -> None:
     """Draw up to `at_most` misclassified images, the most confident mistakes first."""
     predicted = probabilities.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    total = len(wrong)
-    wrong = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")][:at_most]
+    mistakes = confident_mistakes(labels, probabilities)
+    total, wrong = len(mistakes), mistakes[:at_most]
     shown = f" (the {len(wrong)} most confident)" if total > len(wrong) else ""
     names = class_labels(class_names)
     between = " → " if max(map(cell_len, names)) <= _SHORT else "\n→ "

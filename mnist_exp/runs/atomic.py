@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import MnistExpError, RequestError, WorkError
 
 
 @contextmanager
@@ -83,6 +84,16 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def cannot_write(error: OSError, output: object | None) -> MnistExpError:
+    """Return the error to raise if files cannot be written: a `WorkError` if the disk is full.
+
+    `output` is the place that the user named; None if there is none.
+    """
+    kind = WorkError if error.errno == errno.ENOSPC else RequestError
+    where = error.filename if output is None else f"output: {output}"
+    return kind(f"{where} cannot be written: {error.strerror}")
 
 
 def refuse_existing(target: Path) -> None:

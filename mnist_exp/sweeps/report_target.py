@@ -6,20 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mnist_exp.config.command_schemas import ReportConfig
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.directory import SWEEPS, RunSummary, summarize_runs
 from mnist_exp.runs.lookup import find_runs, refuse_irregular
 from mnist_exp.runs.regular_files import read_text
 
+if TYPE_CHECKING:
+    from mnist_exp.config.command_schemas import ReportConfig
+
 SWEEP_FILE = "sweep.json"
 """The file that describes a sweep, in its directory."""
 TABLE = "trials.csv"
-IMPORTANCES = "importances.csv"
 """The file of the table of all trials, in a study's directory."""
+IMPORTANCES = "importances.csv"
+"""The file with the importance of each searched key, in a study's directory."""
 
 
 @dataclass(frozen=True)
