@@ -48,7 +48,7 @@ coverage: $(READY) ## the lines that earlier test runs covered; fails below the 
 reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
 	$(BIN)/python tests/benchmarks/reproduce.py
 
-bench: $(READY) ## measure the speed beside a plain Keras script (40 minutes)
+bench: $(READY) ## compare the speed with scripts in Keras and PyTorch (40 minutes)
 	$(BIN)/python tests/benchmarks/speed.py
 
 check: $(READY) ## formatting, lint, types

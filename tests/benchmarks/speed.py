@@ -1,14 +1,17 @@
-"""How fast mnist-exp is, beside the script that one would write with plain Keras instead (`plain.py`): `make bench`.
+"""Compare the speed of mnist-exp with scripts that do the same without it: `make bench`.
 
-    python tests/benchmarks/speed.py [pairs]
+    python tests/benchmarks/speed.py [--pairs 5] [--models lenet5x5 vgg_bn] [--torch PYTHON]
 
-Same model, batch size, images and epochs; the script computes in float32 and saves, draws and logs nothing. The
-first table is of training alone: the programs take turns, epoch by epoch, the first epoch of each is not counted.
-The second is of whole commands, which alternate, the third of a sweep. Ratios are those of pairs; medians, ranges in brackets.
+The scripts: a good one in Keras (`keras_script.py`), a good one in PyTorch (`torch_script.py`; skipped if PyTorch is
+not installed), and the plain Keras script of most tutorials (`plain.py`). Same model, batch size, images and epochs. The scripts
+save, draw and log nothing. The first table is of training alone: the programs take turns, epoch by epoch, and the
+first epoch of each is not counted. The second is of whole commands, which alternate, the third of a sweep. Ratios are those of
+pairs; medians, with ranges in parentheses.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -21,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from process_tree import Taken, measure
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
@@ -29,34 +33,58 @@ from mnist_exp.data import idx
 from mnist_exp.data.dataset import Source
 from mnist_exp.data.formats import find, prepare
 from mnist_exp.data.sources import cache_folder
+from mnist_exp.training.device import cpu_computes_in_bfloat16
 
 HERE = Path(__file__).resolve().parent
-# Images of an epoch that is timed, held-out ones included: about four seconds of the script.
-IMAGES = {"pyramid": 16_000, "lenet5x5": 10_000, "vgg_bn": 6_000, "shallow": 24_000, "bottleneck": 4_000}
-EPOCHS, WHOLE = 3, 60_000  # of a whole command: epochs, and images with the held-out ones
+# Images of an epoch that is timed, held-out ones included.
+IMAGES = {"lenet5x5": 10_000, "vgg_bn": 6_000, "pyramid": 16_000, "resnet_mini": 10_000, "shallow": 24_000}
+AUG = "rotate45_mild"
+SCRIPTS = {"Keras": "keras_script.py", "PyTorch": "torch_script.py", "plain Keras": "plain.py"}
+TRAINING = {"Keras": 1.2, "PyTorch": 1.3}  # least ratios of images per second
+EPOCHS, WHOLE, FEW = 3, 60_000, 1000  # of a whole command: epochs, and images with the held-out ones
+COMMAND = {"Keras": 0.75}  # of EPOCHS epochs, the time at most against the script's
 AUG_COST = 0.012  # CPU seconds per 1,000 images, at most
 READING = 0.25  # seconds, at most
-JOBS, SWEEP = 8, 0.4  # of a sweep, and its time at most against the scripts'
-# The least ratio of images per second, with augmentation; without it, that of all models.
-TARGETS = {"pyramid": 3.5, "lenet5x5": 2.3, "vgg_bn": 1.7, "shallow": None, "bottleneck": None}
-WITHOUT = 1.3
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+JOBS, SWEEP = 8, 0.4  # of a sweep, and its time at most against the plain scripts'
 
 Epoch = dict[str, float]
 
 
-def display_path(values: Sequence[float], digits: int = 2) -> str:
-    """The median, and the range in brackets."""
+def summary(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and the range in parentheses."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def divided(mine: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """The ratios of pairs."""
+    return [a / b for a, b in zip(mine, theirs, strict=True)]
+
+
+class Opponents:
+    """The scripts that can run here, and their commands."""
+
+    def __init__(self, archive: Path, torch_python: str) -> None:
+        self._archive, self._torch_python = archive, torch_python
+        self.names = list(SCRIPTS)
+        if subprocess.run([torch_python, "-c", "import torch"], stderr=subprocess.DEVNULL).returncode:
+            self.names.remove("PyTorch")
+            print("PyTorch is not installed (pip install torch, or --torch PYTHON): left out\n")
+
+    def command(self, name: str, model: str, epochs: int, images: int) -> list[str]:
+        """The command line of a script."""
+        python = self._torch_python if name == "PyTorch" else sys.executable
+        precision = "bfloat16" if cpu_computes_in_bfloat16() else "float32"
+        words = [str(self._archive), model, AUG, str(epochs), str(images), precision]
+        return [python, str(HERE / SCRIPTS[name]), *words]
 
 
 class Program:
     """One of the programs that take turns."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=subprocess.DEVNULL, env=os.environ | QUIET,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TURNS": "1"},
         )  # fmt: skip
 
     def epoch(self) -> Epoch:
@@ -78,15 +106,12 @@ class Program:
         self._process.wait()
 
 
-def train_in_turns(model: str, aug: str, archive: Path, pairs: int) -> dict[str, list[Epoch]]:
-    """What each epoch took the script and us, in float32 and in what `auto` chooses."""
-    images = str(IMAGES[model])
-    overrides = [f"model={model}", f"aug={aug}", f"data.limit={images}", f"training.epochs={pairs + 1}"]
-    programs = {
-        "script": Program(f"{HERE}/plain.py", str(archive), model, aug, str(pairs + 1), images),
-        "auto": Program(f"{HERE}/steady.py", *overrides),
-        "float32": Program(f"{HERE}/steady.py", *overrides, "device.precision=float32"),
-    }
+def train_in_turns(opponents: Opponents, model: str, pairs: int) -> dict[str, list[Epoch]]:
+    """What each epoch took us (`ours`) and each script."""
+    images = IMAGES[model]
+    overrides = [f"model={model}", f"aug={AUG}", f"data.limit={images}", f"training.epochs={pairs + 1}"]
+    programs = {"ours": Program([sys.executable, str(HERE / "steady.py"), *overrides])}
+    programs |= {name: Program(opponents.command(name, model, pairs + 1, images)) for name in opponents.names}
     taken: dict[str, list[Epoch]] = {name: [] for name in programs}
     for _ in range(pairs + 1):
         for name, program in programs.items():
@@ -96,116 +121,79 @@ def train_in_turns(model: str, aug: str, archive: Path, pairs: int) -> dict[str,
     return {name: epochs[1:] for name, epochs in taken.items()}
 
 
-def training_table(archive: Path, pairs: int) -> None:
-    """Images per second and CPU seconds per 1,000 images, beside the script's."""
-    print("| training | target | images per second ÷ script's | in float32 | images per second | the script's "
-          "| CPU seconds per 1,000 images | in float32 | the script's |")  # fmt: skip
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    cpu: dict[tuple[str, str], float] = {}
-    for model, target in TARGETS.items():
-        for aug in ("rotate45_mild", "none"):
-            taken = train_in_turns(model, aug, archive, pairs)
-            speeds = {name: [one["images"] / one["seconds"] for one in taken[name]] for name in taken}
-            costs = {name: [1000 * one["cpu"] / one["images"] for one in taken[name]] for name in taken}
-            cpu[model, aug] = median(costs["auto"])
-            ratios = {
-                name: [ours / theirs for ours, theirs in zip(speeds[name], speeds["script"], strict=True)]
-                for name in ("auto", "float32")
-            }
-            least = target if aug == "rotate45_mild" else WITHOUT
-            print(
-                f"| `{model} aug={aug}` | {f'≥ {least}' if least else ''} | **{display_path(ratios['auto'])}** "
-                f"| {display_path(ratios['float32'])} | {median(speeds['auto']):,.0f} | {median(speeds['script']):,.0f} "
-                f"| {display_path(costs['auto'], 3)} | {display_path(costs['float32'], 3)} | {display_path(costs['script'], 3)} |",
-                flush=True,
-            )
-    differences = [cpu[model, "rotate45_mild"] - cpu[model, "none"] for model in TARGETS]
+def training_table(opponents: Opponents, models: Sequence[str], pairs: int) -> None:
+    """Images per second and CPU seconds per 1,000 images, compared with each script's."""
+    columns = [f"÷ {name}'s{f' (≥ {TRAINING[name]})' if name in TRAINING else ''}" for name in opponents.names]
+    costs = [f"CPU seconds per 1,000 images: {name}" for name in ("ours", *opponents.names)]
     print(
-        f"\nAugmentation, CPU seconds per 1,000 images: between the rows, {display_path(differences, 3)}",
-        flush=True,
+        "| ".join(
+            [f"| training, `aug={AUG}` | images per second ", *(f"{one} " for one in (*columns, *costs)), ""]
+        )
     )
-
-
-# Runs a script or a module, and prints the greatest memory of its process, in MB.
-MEASURED = """\
-import resource, runpy, sys
-sys.argv = sys.argv[1:]
-try:
-    if sys.argv[0].endswith(".py"):
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    if end.code:
-        raise
-print("MEMORY", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
-"""
-
-
-def run(words: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Seconds of a whole process, and its greatest memory in MB."""
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, cwd=folder, env=os.environ | QUIET,
-    )  # fmt: skip
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"{words}: exit status {done.returncode}\n{done.stdout}")
-    [memory] = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MEMORY")]
-    return seconds, memory
-
-
-def command_table(archive: Path, pairs: int) -> None:
-    """`lenet5x5 aug=rotate45_mild`, three epochs, with tracking, plots and saved models, beside the script.
-
-    What is not training is taken from commands that train on almost nothing: the script's epochs vary too much for
-    a difference of large figures.
-    """
-    print("| `lenet5x5 aug=rotate45_mild`, the whole command | target | ÷ script's | ours | the script's |")
-    print("|---|---:|---:|---:|---:|")
-    for what, epochs, images, target in (
-        (f"{EPOCHS} epochs, seconds", EPOCHS, WHOLE, 0.6),
-        ("one epoch on 1,000 images, seconds", 1, 1000, 1.5),
-    ):
-        ours, theirs = [], []
-        for _ in range(pairs):
-            with tempfile.TemporaryDirectory() as name:
-                script = [f"{HERE}/plain.py", str(archive), "lenet5x5", "rotate45_mild", str(epochs), str(images)]
-                theirs.append(run(script, Path(name)))
-                words = [
-                    "model=lenet5x5",
-                    "aug=rotate45_mild",
-                    f"training.epochs={epochs}",
-                    f"data.limit={images}",
-                ]
-                ours.append(run(["mnist_exp", *words], Path(name)))
-        for index, (figure, least) in enumerate(((what, target), ("… peak memory, MB", 1.0))):
-            mine, other = [one[index] for one in ours], [one[index] for one in theirs]
-            ratios = [a / b for a, b in zip(mine, other, strict=True)]
-            print(
-                f"| {figure} | ≤ {least} | **{display_path(ratios)}** | {display_path(mine, 1)} | {display_path(other, 1)} |",
-                flush=True,
-            )
+    print("|---" + "|---:" * (1 + len(columns) + len(costs)) + "|")
+    for model in models:
+        taken = train_in_turns(opponents, model, pairs)
+        speeds = {name: [one["images"] / one["seconds"] for one in epochs] for name, epochs in taken.items()}
+        cpu = {name: median(1000 * one["cpu"] / one["images"] for one in epochs) for name, epochs in taken.items()}
+        ratios = [f"**{summary(divided(speeds['ours'], speeds[name]))}**" for name in opponents.names]
+        cells = [f"`{model}`", f"{median(speeds['ours']):,.0f}", *ratios, *(f"{cpu[name]:.3f}" for name in cpu)]
+        print(f"| {' | '.join(cells)} |", flush=True)
     print()
 
 
-def sweep_table(archive: Path, pairs: int) -> None:
-    """A sweep of whole runs on two workers, beside as many scripts one after the other."""
+def ours(words: Sequence[str], folder: Path) -> Taken:
+    """What a command of ours took."""
+    return measure([sys.executable, "-m", "mnist_exp", *words], folder)
+
+
+def command_table(opponents: Opponents, pairs: int) -> None:
+    """`lenet5x5`, whole commands, with tracking, plots and saved models, compared with each script.
+
+    What is not training is taken from commands that train on almost nothing: whole epochs vary too much for
+    a difference of large figures.
+    """
+    print(f"| `lenet5x5 aug={AUG}`, the whole command | ours | {' | '.join(opponents.names)} | "
+          f"{' | '.join(f'÷ {name}' for name in opponents.names)} |")  # fmt: skip
+    print("|---|" + "---:|" * (1 + 2 * len(opponents.names)))
+    for what, epochs, images in ((f"{EPOCHS} epochs", EPOCHS, WHOLE), (f"one epoch on {FEW:,} images", 1, FEW)):
+        taken: dict[str, list[Taken]] = {name: [] for name in ("ours", *opponents.names)}
+        words = ["model=lenet5x5", f"aug={AUG}", f"training.epochs={epochs}", f"data.limit={images}"]
+        for _ in range(pairs):
+            with tempfile.TemporaryDirectory() as name:
+                taken["ours"].append(ours(words, Path(name)))
+                for script in opponents.names:
+                    command = opponents.command(script, "lenet5x5", epochs, images)
+                    taken[script].append(measure(command, Path(name)))
+        figures: dict[str, Callable[[Taken], float]] = {
+            "seconds": lambda one: one.seconds,
+            "CPU seconds": lambda one: one.cpu,
+            "peak memory, MB": lambda one: one.memory,
+        }
+        for unit, figure in figures.items():
+            values = {name: list(map(figure, every)) for name, every in taken.items()}
+            cells = [summary(values[name], 1) for name in values]
+            cells += [f"**{summary(divided(values['ours'], values[name]))}**" for name in opponents.names]
+            print(f"| {what}: {unit} | {' | '.join(cells)} |", flush=True)
+    print(
+        f"\nTarget: {EPOCHS} epochs in at most {COMMAND['Keras']} of the Keras script's time, memory at most the script's.\n"
+    )
+
+
+def sweep_table(opponents: Opponents, pairs: int) -> None:
+    """A sweep of whole runs on two workers, compared with as many plain scripts one after the other."""
     print("| a sweep, whole processes, seconds | target | ÷ scripts' | ours | the scripts' |")
     print("|---|---:|---:|---:|---:|")
-    ours, theirs = [], []
+    mine, theirs = [], []
+    script = opponents.command("plain Keras", "lenet5x5", 1, WHOLE)
+    words = ["-m", "model=lenet5x5", f"aug={AUG}", "training.epochs=1", f"seed=range({JOBS})",
+             "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]  # fmt: skip
     for _ in range(pairs):
         with tempfile.TemporaryDirectory() as name:
-            script = [f"{HERE}/plain.py", str(archive), "lenet5x5", "rotate45_mild", "1", str(WHOLE)]
-            theirs.append(sum(run(script, Path(name))[0] for _ in range(JOBS)))
-            words = ["model=lenet5x5", "aug=rotate45_mild", "training.epochs=1", f"seed=range({JOBS})"]
-            launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-            ours.append(run(["mnist_exp", "-m", *launcher, *words], Path(name))[0])
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+            theirs.append(sum(measure(script, Path(name)).seconds for _ in range(JOBS)))
+            mine.append(ours(words, Path(name)).seconds)
     print(
-        f"| {JOBS} jobs, `lenet5x5 aug=rotate45_mild`, one epoch | ≤ {SWEEP} | **{display_path(ratios)}** | {display_path(ours, 1)} "
-        f"| {display_path(theirs, 1)} |\n",
+        f"| {JOBS} jobs, `lenet5x5 aug={AUG}`, one epoch | ≤ {SWEEP} | **{summary(divided(mine, theirs))}** "
+        f"| {summary(mine, 1)} | {summary(theirs, 1)} |\n",
         flush=True,
     )
 
@@ -241,7 +229,7 @@ def augmentation(pairs: int) -> None:
     augmented(), plain()
     costs = [(seconds(augmented) - seconds(plain)) * 1000 / (batch * batches) for _ in range(pairs)]
     print(
-        f"Augmentation by itself, CPU seconds per 1,000 images: {display_path(costs, 4)}, target ≤ {AUG_COST}\n",
+        f"Augmentation by itself, CPU seconds per 1,000 images: {summary(costs, 4)}, target ≤ {AUG_COST}\n",
         flush=True,
     )
 
@@ -258,22 +246,33 @@ def reading(source: Source, folder: Path, pairs: int) -> None:
         started = time.perf_counter()
         prepare(find(config.data, sys.exit), config.data)
         taken.append(time.perf_counter() - started)
-    print(f"Reading MNIST from the cache, seconds: {display_path(taken)}, target ≤ {READING}\n", flush=True)
+    print(f"Reading MNIST from the cache, seconds: {summary(taken)}, target ≤ {READING}\n", flush=True)
 
 
-def main(pairs: int) -> None:
+def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--models", nargs="+", choices=IMAGES, default=list(IMAGES))
+    parser.add_argument("--torch", default=sys.executable, help="a Python that has PyTorch")
+    parser.add_argument("--only", choices=["training", "commands", "rest"])
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         archive = Path(name) / "mnist.npz"
         config, _ = compose_checked(Request("train", ("data.fallback=null",)), TrainConfig)
         source = find(config.data, print)
-        np.savez(archive, x_train=source.train.images[..., 0], y_train=source.train.labels)
-        training_table(archive, pairs)
-        command_table(archive, pairs)
-        sweep_table(archive, max(1, pairs // 3))
-        reading(source, Path(name), pairs)
-        augmentation(pairs)
+        arrays = {f"x_{part}": one.images[..., 0] for part, one in source.parts.items()}
+        np.savez(archive, **arrays, **{f"y_{part}": one.labels for part, one in source.parts.items()})
+        opponents = Opponents(archive, args.torch)
+        if args.only in (None, "training"):
+            training_table(opponents, args.models, args.pairs)
+        if args.only in (None, "commands"):
+            command_table(opponents, args.pairs)
+        if args.only in (None, "rest"):
+            sweep_table(opponents, max(1, args.pairs // 3))
+            reading(source, Path(name), args.pairs)
+            augmentation(args.pairs)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
+    main()
