@@ -42,6 +42,7 @@ VERBS = {
     "ui": "open the table of runs, or a run, in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
     "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
+    "ensemble": "average the probabilities of finished runs in one saved model: ensemble run=[a,b,c]",
     "export": "convert a saved model to other formats and verify each, or register it in MLflow",
     "visualize": "draw a saved model's filters, feature maps, class activation and receptive fields",
     "demo": "draw on a page, and see what a saved model makes of each stroke: demo run=latest",
@@ -57,10 +58,12 @@ OF_TRAINING = ("resume", "check", "show")
 # Verbs whose config has no key `format`, so that `format=json` is removed from the command line.
 _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
 # Verbs that print their result as a JSON document with `format=json`.
-WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "predict", "dataset")
+WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "ensemble", "predict", "dataset")
 _JSON = "format=json"
 # Verbs that use the classes of plug-ins.
-_WITH_PLUGINS = ("train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "report", "predict", "demo")
+_WITH_PLUGINS = (
+    "train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "ensemble", "report", "predict", "demo",
+)  # fmt: skip
 # The actions of a verb, given by the word after it.
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}
 

@@ -102,6 +102,13 @@ def test_an_evaluation_has_its_figures(cli: Cli, runs: Path):
     assert document["confusion"] == written["confusion"]
 
 
+def test_an_ensemble_has_its_members(cli: Cli, runs: Path):
+    """The document is that of the file in the new folder."""
+    document = document_of(cli("ensemble", "run=[seed0,seed1]", "format=json"), "ensemble")
+    assert [member["run"].split("-")[0] for member in document["members"]] == ["seed0", "seed1"]
+    assert json.loads((Path(document["folder"]) / "ensemble.json").read_text()) == document
+
+
 def test_predictions_are_listed(cli: Cli, runs: Path):
     """Each image has its class, with the probability."""
     np.savez("images.npz", np.zeros((2, 28, 28), np.uint8))

@@ -25,13 +25,12 @@ def predict(request: Request, started: float) -> PredictDocument:
     # Predictions on standard output are for another program: print nothing else there.
     tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
     set_up(of_run)
-    from mnist_exp.engine.classification import classify, input_sheets, make_predictor  # Keras
-    from mnist_exp.report.figure import resolution  # Matplotlib
+    from mnist_exp.engine.classification import classify, input_sheets, make_predictor  # Keras, Matplotlib
     from mnist_exp.report.predictions import predict_document, write_predictions  # NumPy
 
     predictor = make_predictor(saved, of_run, config.predict.normalize, many=config.predict.many)
     tell(f"model   {display_path(saved.file)}")
-    with resolution(of_run.plots.dpi), input_sheets(config, saved, tell) as sheets:
+    with input_sheets(config, saved, of_run.plots.dpi, tell) as sheets:
         predictions, problems = classify(predictor, config, sheets, tell)
         if problems and (not config.predict.skip_bad or not predictions):
             advice = "\npredict.skip_bad=true skips them" if predictions and config.format != "kaggle" else ""

@@ -237,6 +237,23 @@ class EvaluateConfig(SavedConfig):
         return tuple(bound for text in split_bounds(str(value)) for bound in Condition.parse(text).conjuncts())
 
 
+class EnsembleConfig(Frozen):
+    """Config of `mnist-exp ensemble`: the members, and the folder to write."""
+
+    outputs: Annotated[str, Field(min_length=1)]
+    run: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    output: Annotated[str, Field(min_length=1)] | None
+    format: Json
+
+    _runs = field_validator("run", mode="before")(split_names)
+
+    @model_validator(mode="after")
+    def _some_runs(self) -> EnsembleConfig:
+        if not self.run:
+            raise ValueError("run: must be given: runs [a,b,c], a sweep, or a pattern such as 'lenet*'")
+        return self
+
+
 def split_bounds(text: str) -> list[str]:
     """Split `[a>1,b<2]` or `a>1,b<2` at its commas, except those inside brackets, parentheses and quotes."""
     inner = re.sub(r"^\s*\[(.*)\]\s*$", r"\1", text)

@@ -19,6 +19,7 @@ from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.predictor import Predictor
 from mnist_exp.inference.scoring import inspect_classifier
 from mnist_exp.report.class_labels import class_labels
+from mnist_exp.report.figure import resolution
 from mnist_exp.report.input_sheets import InputSheets, ReadPicture
 from mnist_exp.report.predictions import Prediction, top_two
 from mnist_exp.report.progress import images_bar
@@ -49,8 +50,10 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *,
 
 
 @contextmanager
-def input_sheets(config: PredictConfig, saved: Saved, tell: Callable[[str], None]) -> Iterator[InputSheets | None]:
-    """Yield an object that draws the inputs into a new folder; None unless that is requested.
+def input_sheets(
+    config: PredictConfig, saved: Saved, dpi: int, tell: Callable[[str], None]
+) -> Iterator[InputSheets | None]:
+    """Yield an object that draws the inputs into a new folder, in `dpi` pixels per inch; None unless requested.
 
     If the block fails, the folder is removed.
     """
@@ -60,7 +63,7 @@ def input_sheets(config: PredictConfig, saved: Saved, tell: Callable[[str], None
         return
     path = Path(wanted).expanduser() if wanted else Path(config.outputs) / "predict" / add_timestamp(saved.name)
     try:
-        with new_folder(path) as folder:
+        with resolution(dpi), new_folder(path) as folder:
             sheets = InputSheets(folder, f"{saved.name}: inputs")
             yield sheets
             sheets.finish()

@@ -21,7 +21,7 @@ from mnist_exp.inference.export_formats import FORMATS, run_all, seconds_per_ima
 from mnist_exp.inference.scoring import Probabilities, predict, refuse_logits
 from mnist_exp.model import backend
 from mnist_exp.model.preprocessing import count_parameters
-from mnist_exp.model.saving import fits_hdf5
+from mnist_exp.model.saving import fits_hdf5, optimizer_of
 from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
 from mnist_exp.runs import signals
@@ -227,8 +227,8 @@ def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]
     """Yield notes for users of the exported files."""
     if saved.file.suffix != ".keras" and {"keras", "h5"} & set(formats):
         yield "the files lack the optimizer's state, which Keras drops when it loads HDF5"
-    elif "h5" in formats and model.optimizer is not None and not fits_hdf5(model.optimizer):
-        yield f"h5 lacks {type(model.optimizer).__name__}'s state, which Keras cannot restore from HDF5"
+    elif "h5" in formats and (optimizer := optimizer_of(model)) is not None and not fits_hdf5(optimizer):
+        yield f"h5 lacks {type(optimizer).__name__}'s state, which Keras cannot restore from HDF5"
     if "savedmodel" in formats and set("[]*?") & set(str(target)):
         yield "TensorFlow does not load a SavedModel from a folder with '[', ']', '*' or '?' in its path"
 

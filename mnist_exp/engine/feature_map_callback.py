@@ -17,6 +17,7 @@ from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.figure import resolution
 from mnist_exp.text import format_shape
 from mnist_exp.tracking.recorder import RunRecord
+from mnist_exp.training.batch_statistics import compile_statistics
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.loop import mean_weights
 
@@ -36,6 +37,7 @@ class FeatureMaps(Callback):
         self, config: TrainConfig, statistics: Statistics, data: Dataset, record: RunRecord, model: keras.Model
     ) -> None:
         self._model, self._record, self._dpi = model, record, config.plots.dpi
+        self._estimate = compile_statistics(model, data.train, config)
         self._twin = build(config, statistics, "float32", compiled=False)
         places = locate_layers(config.model.layers.specs, config.data.shape)
         watched = config.training.watch
@@ -53,7 +55,7 @@ class FeatureMaps(Callback):
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """Draw a picture per layer, and send it to the tracker."""
         epoch = int(row["epoch"])
-        with mean_weights(self._model):
+        with mean_weights(self._model, self._estimate):
             self._twin.set_weights(self._model.get_weights())
         folder = self._record.path / FOLDER
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from mnist_exp.data.dataset import Dataset
     from mnist_exp.runs.directory import RunSummary
 
+ENSEMBLE = "ensemble.json"
+"""The file by which a folder that `ensemble` wrote is recognized."""
+
 Own = TypeVar("Own", bound=SavedConfig)
 
 # Groups whose overrides apply to the config of the model's run.
@@ -69,7 +72,8 @@ class Saved:
 
 
 def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> Saved:
-    """Find the model of a run (named in any way that `find_run` accepts), of a `models:/…` URI, or in a file.
+    """Find the model of a run (named in any way that `find_run` accepts), of a `models:/…` URI, or in a file
+    or a folder that `ensemble` wrote.
 
     Args:
         wanted: The value of `run=`.
@@ -89,6 +93,8 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
         return Saved(path.name, path, None, None)
     if wanted.startswith("models:/") and not path.exists():
         return _find_registered(wanted, outputs, store)
+    if os.path.lexists(path / ENSEMBLE):
+        return _find_ensemble(path)
     return find_run_model(find_run(wanted, outputs))
 
 
@@ -101,6 +107,14 @@ def find_run_model(run: RunSummary) -> Saved:
     except (OSError, ValueError) as error:
         raise RequestError(f"{display_path(run.path)}: {error}") from error
     return Saved(run.name, file, run.path, run.result, run.path)
+
+
+def _find_ensemble(folder: Path) -> Saved:
+    """Return the model in a folder that `ensemble` wrote. Raises `RequestError`."""
+    try:
+        return Saved(folder.resolve().name, file_inside(folder, MODEL), None, None, folder)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{display_path(folder)}: {error}") from error
 
 
 def _find_registered(uri: str, outputs: Path, store: str | None) -> Saved:
@@ -202,9 +216,9 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
 def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
     """Return whether image files are converted to MNIST's form.
 
-    They are if the model was trained on digits or, for a file without a run, takes 28×28×1.
+    They are if the model was trained on digits or, for a file without a config, takes 28×28×1.
     """
-    return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.run else shape == (28, 28, 1))
+    return shape[2] == 1 and (config.data.name in _IN_MNISTS_FORM if saved.settings else shape == (28, 28, 1))
 
 
 def load_data(config: TrainConfig, request: Request, trained: Sequence[str] | None = None) -> Dataset:

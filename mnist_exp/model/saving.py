@@ -50,8 +50,14 @@ def save_hdf5(model: keras.Model, folder: Path) -> None:
 
     `model` must not be used afterwards: saving removes the optimizer from its compile config.
     """
+    optimizer = optimizer_of(model)
     with replace_file(folder / "model.h5") as path:
-        model.save(path, include_optimizer=model.optimizer is not None and fits_hdf5(model.optimizer))
+        model.save(path, include_optimizer=optimizer is not None and fits_hdf5(optimizer))
+
+
+def optimizer_of(model: keras.Model) -> keras.Optimizer | None:
+    """Return a model's optimizer; None if the model was never compiled and thus lacks the attribute."""
+    return getattr(model, "optimizer", None)
 
 
 def fits_hdf5(optimizer: keras.Optimizer) -> bool:

@@ -366,6 +366,36 @@ class EvaluateDocument(Document):
     """The folder with the pictures and tables."""
 
 
+class MemberEntry(_Part):
+    """A member of an ensemble, scored on the same images."""
+
+    run: str
+    path: str
+    weights_sha256: str
+    metrics: Metrics
+
+
+class EnsembleDocument(Document):
+    """Output of `ensemble`, and content of `ensemble.json`."""
+
+    document: Literal["ensemble"] = "ensemble"
+    model: str
+    weights_sha256: str
+    data: EvaluatedData
+    metrics: Metrics
+    """The metrics of the ensemble."""
+    interval: tuple[float, float]
+    """The 95 % confidence interval of its accuracy."""
+    members: list[MemberEntry]
+    mean: Metrics
+    """The means of the members' metrics."""
+    best: str
+    """The path of the member with the highest accuracy on these images."""
+    largest_difference: float
+    """The largest difference between the saved model's probabilities and the mean of the members'."""
+    folder: str
+
+
 class PredictionEntry(_Part):
     """The two most probable classes of an image."""
 
@@ -416,6 +446,7 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     "diff": DiffDocument,
     "compare": CompareDocument,
     "evaluate": EvaluateDocument,
+    "ensemble": EnsembleDocument,
     "predict": PredictDocument,
     "verify": VerifyDocument,
     "error": ErrorDocument,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import DIVERGED, Diverged
 from mnist_exp.training.augment import make_augment
+from mnist_exp.training.batch_statistics import compile_statistics
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import is_better, learning_rate_scale, stops_early
 from mnist_exp.training.fast_layers import use_fused_layers
@@ -111,7 +112,7 @@ def fit(
     rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, training.epochs)
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)
     run_steps = compile_steps(model, data.train, config, rates, weights)
-    validate = compile_validation(model, data.val, config) if data.val else None
+    validated = ValidatedModel(model, data, config)
     steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
     # The check for finite values needs every layer's output.
     with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
@@ -133,7 +134,7 @@ def fit(
                 for callback in callbacks:
                     callback.on_steps(epoch + 1, progress.steps, steps, metrics)
             rate = float(rates[(epoch + 1) * steps - 1] * np.float32(scale))  # at the end of the epoch
-            is_best = end_epoch(model, config, progress, metrics, validate, rate, start)
+            is_best = end_epoch(model, config, progress, metrics, validated, rate, start)
             for callback in callbacks:
                 callback.on_epoch(progress.history[-1], is_best)
     return progress
@@ -152,7 +153,7 @@ def end_epoch(
     config: TrainConfig,
     progress: Progress,
     metrics: Mapping[str, float],
-    validate: Callable[[], dict[str, float]] | None,
+    validated: ValidatedModel,
     rate: float,
     start: float,
 ) -> bool:
@@ -162,9 +163,8 @@ def end_epoch(
     is no longer finite.
     """
     row = {"epoch": progress.epochs + 1, **{f"train/{name}": value for name, value in metrics.items()}}
-    with mean_weights(model):
-        if validate is not None:
-            row |= {f"val/{name}": value for name, value in validate().items()}
+    with validated.averaged():
+        row |= validated.validate()
         if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
             where = f"after epoch {progress.epochs + 1}, at learning rate {rate:.3g}"
             raise Diverged(f"{DIVERGED}: {where}. {ADVICE}")
@@ -185,22 +185,41 @@ def steps_per_epoch(images: int, config: TrainConfig) -> int:
     return min(steps, config.debug.max_steps or steps)
 
 
+class ValidatedModel:
+    """A model as it is validated and saved after an epoch: with `training.ema`, with averaged weights."""
+
+    def __init__(self, model: keras.Model, data: Dataset, config: TrainConfig) -> None:
+        self._model = model
+        self._estimate = compile_statistics(model, data.train, config)
+        self._validate = compile_validation(model, data.val, config) if data.val else None
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Return a context manager that applies the average, as `mean_weights` does."""
+        return mean_weights(self._model, self._estimate)
+
+    def validate(self) -> dict[str, float]:
+        """Return the metrics `val/…` of the current weights; none without a validation part."""
+        metrics = self._validate() if self._validate is not None else {}
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+
 @contextmanager
-def mean_weights(model: keras.Model) -> Iterator[None]:
+def mean_weights(model: keras.Model, estimate: Callable[[], None]) -> Iterator[None]:
     """With `training.ema`, replace the weights by their moving average until the end of the block.
 
-    Variables that are not trained, such as batch normalization's statistics, keep their values, as in Keras' own
-    `fit`.
+    `estimate` sets the statistics of batch normalization to those of the averaged weights. All variables of the
+    model, including the state of its random layers, are restored at the end, so training is not affected.
     """
     if not model.optimizer.use_ema:
         yield
         return
-    kept = as_arrays(model.trainable_variables)
-    model.optimizer.finalize_variable_values(model.trainable_variables)
+    kept = as_arrays(model.variables)
     try:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        estimate()
         yield
     finally:
-        assign(model.trainable_variables, kept)
+        assign(model.variables, kept)
 
 
 def epoch_rows(

@@ -29,7 +29,7 @@ EVERYTHING = (
     "data=digits", "data.limit=700", "aug=rotate45", "model=linear", "schedule=reduce_on_plateau",
     "schedule.plateau={factor: 0.5, patience: 1, min_delta: 0.3}", "schedule.warmup_epochs=3", "training.epochs=6",
     "training.batch_size=32", "training.ema=0.5", "optimizer.learning_rate=2", "optimizer.clipnorm=1",
-    "training.early_stopping.patience=2",
+    "training.early_stopping.patience=2", "seed=2",
     "model.layers=[{type: Dropout, rate: 0.3}, Flatten, {type: Dense, units: 24, activation: relu},"
     " BatchNormalization, {type: Dropout, rate: 0.2}, {type: Dense, units: 10}, Softmax]",
 )  # fmt: skip

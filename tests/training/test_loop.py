@@ -214,6 +214,37 @@ def test_the_average_of_the_weights_is_kept():
     )
 
 
+def test_averaged_weights_have_their_own_batch_statistics():
+    """Batch normalization is saved with the statistics of the average, estimated from the first training batches."""
+    layers = "[Flatten, {type: Dense, units: 8}, BatchNormalization, {type: Dense, units: 10}, Softmax]"
+    config, data = setting(
+        "data=digits", "data.limit=300", "model=linear", f"model.layers={layers}", "training.epochs=2",
+        "training.batch_size=32", "training.ema=0.9", "optimizer.learning_rate=0.1",
+    )  # fmt: skip
+    model = fresh(config, data)
+    progress = fit(model, data, config)
+    assert progress.best is not None
+    progress.best.restore(model)
+    order = np.random.default_rng([config.seed, 0]).permutation(len(data.train))
+    batches = data.train.images[order[: len(order) // 32 * 32]].reshape(-1, 32, 28 * 28) / 255
+    kernel, bias = model.get_layer("dense").get_weights()
+    outputs = batches @ kernel + bias
+    _, _, mean, variance = model.get_layer("batch_normalization").get_weights()
+    np.testing.assert_allclose(mean, outputs.mean(axis=(0, 1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(variance, outputs.var(axis=1).mean(axis=0), rtol=1e-4)
+    row = progress.history[(progress.best_epoch or 0) - 1]
+    assert loop.compile_validation(model, data.val, config)()["loss"] == pytest.approx(row["val/loss"], rel=1e-6)
+
+
+def test_averaging_leaves_the_training_as_it_is():
+    """The weights, the batch statistics and the state of dropout are those of a training without an average."""
+    plain, averaged = (fresh(*setting(*EVERYTHING)), fresh(*setting(*EVERYTHING, "training.ema=0.9")))
+    config, data = setting(*EVERYTHING)
+    fit(plain, data, config)
+    fit(averaged, data, setting(*EVERYTHING, "training.ema=0.9")[0])
+    assert equal(Snapshot.of(plain).model, Snapshot.of(averaged).model)
+
+
 def test_the_last_epoch_is_kept_without_validation_data():
     """There is nothing to select an epoch by."""
     config, data = setting(

@@ -1,0 +1,98 @@
+"""`mnist-exp ensemble`: average the probabilities of finished runs in one saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mnist_exp.config.command_schemas import EnsembleConfig
+from mnist_exp.config.overrides import Request
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.config.validation import compose_checked
+from mnist_exp.engine.plugins import require, warn_of_changes
+from mnist_exp.engine.preparation import set_up
+from mnist_exp.engine.saved_model import Saved, compose_run_config, find_run_model, split_overrides
+from mnist_exp.errors import Code, Problem, RequestError
+from mnist_exp.report.documents import EnsembleDocument
+from mnist_exp.runs.atomic import refuse_existing
+from mnist_exp.runs.directory import RunSummary, add_timestamp, free_path
+from mnist_exp.runs.lookup import find_runs, is_finished, refuse_irregular
+from mnist_exp.text import display_path, format_shape
+
+ENSEMBLES = "ensembles"
+
+
+def ensemble(request: Request, started: float) -> EnsembleDocument:
+    """Write the mean of the members as one model, verify and score it. Raises `RequestError` or `WorkError`."""
+    own, over_run = split_overrides(request)
+    config, _ = compose_checked(own, EnsembleConfig)
+    members = find_members(config)
+    name = add_timestamp(f"ensemble-of-{len(members)}")
+    target = (
+        Path(config.output).expanduser() if config.output else free_path(Path(config.outputs) / ENSEMBLES, name)
+    )
+    run_config = compose_run_config(members[0], request, over_run)
+    for member in members[1:]:
+        assert member.result is not None
+        require(member.result, str(display_path(member.file.parent)))
+        warn_of_changes(member.result)
+    device = set_up(run_config)
+    from mnist_exp.engine.ensembling import EnsembleWriter  # Keras
+
+    return EnsembleWriter(request, members, run_config).write(target.resolve(), device)
+
+
+def find_members(config: EnsembleConfig) -> list[Saved]:
+    """Return the models of the requested runs. Raises `RequestError` with all problems, also that of `output`."""
+    problems: list[Problem] = []
+
+    def report(code: Code, message: str, key: str = "run") -> None:
+        problems.append(Problem(code, COMMAND_LINE, message, key))
+
+    if config.output is not None:
+        try:
+            refuse_existing(Path(config.output).expanduser())
+        except RequestError as error:
+            report("unusable", str(error), "output")
+    runs: dict[Path, RunSummary] = {}
+    for wanted in config.run or ():
+        try:
+            runs |= {run.path.resolve(): run for run in find_runs(wanted, Path(config.outputs))}
+        except RequestError as error:
+            report("not-found", f"run={error}")
+    members: list[Saved] = []
+    for run in runs.values():
+        try:
+            members.append(_find_member(run))
+        except RequestError as error:
+            report("unusable", f"run: {error}")
+    for member in members[1:]:
+        for difference in find_differences(members[0], member):
+            report("contradiction", f"run: {difference}")
+    if len(runs) < 2 and not problems:
+        report("out-of-range", f"run: an ensemble needs at least two different runs, found {len(runs)}")
+    if problems:
+        raise RequestError(problems, "this ensemble")
+    return members
+
+
+def _find_member(run: RunSummary) -> Saved:
+    """Return the model of a run. Raises `RequestError` if the run is unfinished, or its files are unusable."""
+    if not is_finished(run):
+        raise RequestError(f"{display_path(run.path)}: is {run.status}; members must be finished runs")
+    refuse_irregular(run.path)
+    return find_run_model(run)
+
+
+def find_differences(first: Saved, other: Saved) -> list[str]:
+    """Return why two models cannot be averaged: they were trained on other shapes or other classes."""
+    assert first.result is not None
+    assert other.result is not None
+    ours, theirs = first.result.data, other.result.data
+    differences = []
+    if ours.shape != theirs.shape:
+        takes, instead = (format_shape(shape or ()) for shape in (theirs.shape, ours.shape))
+        differences.append(f"{other.name} takes images of {takes}, but {first.name} those of {instead}")
+    if ours.class_names != theirs.class_names:
+        has, instead = (", ".join(names) for names in (theirs.class_names, ours.class_names))
+        differences.append(f"{other.name} has the classes {has}, but {first.name} has {instead}")
+    return differences
