@@ -79,6 +79,8 @@ class AugConfig(Frozen):
     fill_mode: Literal["constant", "nearest", "reflect", "wrap"]
     cval: Annotated[float, Field(ge=0, le=255)]
     layers: Augmentations
+    until: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The fraction of the training steps after which augmentation stops."""
 
     @field_validator("width_shift_range", "height_shift_range", mode="before")
     @classmethod
@@ -94,6 +96,11 @@ class AugConfig(Frozen):
         if value == ():
             raise ValueError("must be a number or a list of at least one number")
         return value
+
+    @field_validator("until")
+    @classmethod
+    def _never_stops(cls, value: float | None) -> float | None:
+        return None if value == 1 else value
 
     @property
     def zoom(self) -> tuple[float, float]:

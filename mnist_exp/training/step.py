@@ -20,7 +20,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Part
 from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.keras_spec.objective import takes_one_hot
-from mnist_exp.training.augment import make_augment
+from mnist_exp.training.batch_augmentation import make_batch_augment
 from mnist_exp.training.device import halves_batches
 from mnist_exp.training.keras_logits import join_outputs, logits_of
 from mnist_exp.training.keras_optimizer import skip_gradient_reduction
@@ -46,7 +46,7 @@ def compile_steps(
     """
     images, targets = tf.constant(train.images), _targets(train, config)
     table = tf.constant(rates)
-    augment = make_augment(config.aug, config.data.shape, config.seed)
+    augment = make_batch_augment(config, len(rates))
     build_state(model)
     skip_gradient_reduction(model.optimizer)
     halves = halves_batches() and learns_in_halves(model, config)
@@ -61,8 +61,7 @@ def compile_steps(
                 step = first_step + tf.cast(index, tf.int64)
                 model.optimizer.learning_rate.assign(tf.gather(table, step) * scale)
                 batch = tf.cast(tf.gather(images, rows[index]), tf.float32)
-                if augment is not None:
-                    batch = augment(batch, step)
+                batch = augment(batch, step)
                 learn(batch, tf.gather(targets, rows[index]), parts)
 
         return run_steps
