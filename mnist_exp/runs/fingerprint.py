@@ -49,7 +49,7 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config |= {group: dict(config[group]) for group in ("schedule", "aug")}
     newer = {
         "training": ("class_weight", "freeze", "callbacks"), "data": ("balance",), "schedule": ("arguments",),
-        "aug": ("until",),
+        "aug": ("until", "mixup", "cutmix"),
     }  # fmt: skip
     for group, key in ((group, key) for group, keys in newer.items() for key in keys):
         if not config[group].get(key):

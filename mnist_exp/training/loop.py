@@ -249,5 +249,6 @@ def locate_divergence(
         return Diverged(message + ADVICE)
     before.restore(model)
     batch = tf.cast(tf.gather(tf.constant(train.images), rows[0]), tf.float32)
-    batch = make_batch_augment(config, len(rates))(batch, tf.constant(first, tf.int64))
+    no_targets = tf.zeros([len(batch), 1])
+    batch, _ = make_batch_augment(config, len(rates))(batch, no_targets, tf.constant(first, tf.int64))
     return Diverged(message + first_not_finite(model, batch))

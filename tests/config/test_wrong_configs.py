@@ -210,6 +210,8 @@ VALUES = [
     ("aug.horizontal_flip=perhaps", "must be a boolean"), ("aug.fill_mode=mirror", "must be 'constant', 'nearest', 'reflect' or 'wrap'"),
     ("aug.cval=256", "must be less than or equal to 255"), ("aug.elastic_alpha=-1", "must be greater than or equal to 0"),
     ("aug.elastic_sigma=0", "must be greater than 0"), ("aug.layers=x", "must be a list"),
+    ("aug.mixup=-1", "must be greater than or equal to 0"), ("aug.cutmix=101", "must be less than or equal to 100"),
+    ("aug.mixup=0.2", "set training.loss=categorical_crossentropy"), ("aug.cutmix=1", "set training.loss=categorical_crossentropy"),
     ("aug.until=0", "must be greater than 0"), ("aug.until=1.1", "must be less than or equal to 1"), ("aug.until=soon", "must be a number"),
     ("optimizer.learning_rate=-1", "must be greater than 0"), ("optimizer.learning_rate=fast", "must be a number"),
     ("optimizer.weight_decay=-1", "must be greater than or equal to 0"), ("optimizer.clipnorm=0", "must be greater than 0"),
