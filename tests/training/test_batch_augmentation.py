@@ -39,7 +39,7 @@ def images(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "word", ["aug=elastic", *(f"aug.layers=[{{type: {kind}}}]" for kind in ("RandomFlip", "RandomInvert"))]
+    "word", ["aug=elastic", *(f"aug.layers=[{{type: {kind}}}]" for kind in ("RandomFlip", "RandAugment"))]
 )
 def test_augmentation_stops_after_a_fraction_of_the_steps(word: str):
     """Until then, batches are augmented as without `until`; from then on, they are unchanged."""
