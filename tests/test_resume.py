@@ -377,6 +377,32 @@ def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
     assert (contents(run) == before) == refused
 
 
+@pytest.mark.parametrize(
+    ("epochs", "refused", "override"),
+    [
+        (3, False, "aug={until: 0.4, mixup: 0.2, cutmix: 1}"),
+        (4, True, "aug.until=0.4"),
+        (4, False, "aug.until=0.6"),
+    ],
+)
+def test_augmentation_that_stops_is_resumed_exactly(
+    cli: Cli, interrupted: Callable[..., Path], epochs: int, refused: bool, override: str
+):
+    """Training longer is refused if augmentation had stopped: finished steps would have been augmented."""
+    loss = "training.loss=categorical_crossentropy"
+    run = interrupted(loss, override)  # after 54 of 102 steps
+    before = contents(run)
+    words = (f"training.epochs={epochs}",)
+    done = cli("resume", f"run={run}", *words, status=2 if refused else 0)
+    if refused:
+        assert "aug.until=0.4" in done.err
+        assert contents(run) == before
+    else:
+        straight = cli(*TRAINED, loss, override, *words, small=True)
+        assert done.result["weights_sha256"] == straight.result["weights_sha256"]
+        assert done.result["fingerprint"] == straight.result["fingerprint"]
+
+
 @pytest.mark.slow
 def test_another_precision_is_recorded(cli: Cli, interrupted: Callable[..., Path]):
     """The requested precision is used, and the result says that the run is not exact."""

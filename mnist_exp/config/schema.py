@@ -58,6 +58,10 @@ class PreprocessConfig(Frozen):
         return self
 
 
+MixingParameter = Annotated[float, Field(ge=0, le=100)]
+"""The parameter of the Beta distribution of an image's share in a mixture; 0 mixes nothing."""
+
+
 class AugConfig(Frozen):
     """Random augmentation of training images.
 
@@ -79,6 +83,10 @@ class AugConfig(Frozen):
     fill_mode: Literal["constant", "nearest", "reflect", "wrap"]
     cval: Annotated[float, Field(ge=0, le=255)]
     layers: Augmentations
+    mixup: MixingParameter = 0.0
+    cutmix: MixingParameter = 0.0
+    until: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The fraction of the training steps after which augmentation stops."""
 
     @field_validator("width_shift_range", "height_shift_range", mode="before")
     @classmethod
@@ -94,6 +102,11 @@ class AugConfig(Frozen):
         if value == ():
             raise ValueError("must be a number or a list of at least one number")
         return value
+
+    @field_validator("until")
+    @classmethod
+    def _never_stops(cls, value: float | None) -> float | None:
+        return None if value == 1 else value
 
     @property
     def zoom(self) -> tuple[float, float]:
@@ -125,7 +138,12 @@ class AugConfig(Frozen):
     @property
     def is_identity(self) -> bool:
         """Whether augmentation leaves every image unchanged."""
-        return not self.resamples and not self.layers.specs
+        return not self.resamples and not self.layers.specs and not self.mixes
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images and their targets are mixed."""
+        return bool(self.mixup or self.cutmix)
 
     @property
     def resamples(self) -> bool:
@@ -408,7 +426,12 @@ class TrainConfig(Frozen):
 
     @model_validator(mode="after")
     def _groups_agree(self) -> TrainConfig:
-        wrong = [*self._unwatched(), *self._too_large_to_whiten(), *self._warmup_without_end()]
+        wrong = [
+            *self._unwatched(),
+            *self._too_large_to_whiten(),
+            *self._warmup_without_end(),
+            *self._mixed_indices(),
+        ]
         if wrong:
             raise ValueError("\n".join(wrong))  # each line starts with the key to change
         return self
@@ -428,6 +451,14 @@ class TrainConfig(Frozen):
                 f"preprocess={self.preprocess.type}: whitening {values:,} values needs a matrix of "
                 f"{values:,}×{values:,}; images may have at most {WHITENED_VALUES:,} values"
             )
+
+    def _mixed_indices(self) -> Iterator[str]:
+        for key, alpha in (("mixup", self.aug.mixup), ("cutmix", self.aug.cutmix)):
+            if alpha and not self.training.one_hot:
+                yield (
+                    f"aug.{key}={alpha:g}: mixed images have several classes, which {self.training.loss} "
+                    f"cannot express: set training.loss=categorical_crossentropy"
+                )
 
     def _warmup_without_end(self) -> Iterator[str]:
         if self.schedule.warmup_epochs > self.training.epochs:

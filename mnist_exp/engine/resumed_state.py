@@ -15,6 +15,7 @@ from mnist_exp.runs.fingerprint import as_values, fingerprint
 from mnist_exp.runs.log import warn
 from mnist_exp.runs.result import RunResult
 from mnist_exp.text import display_path
+from mnist_exp.training.batch_augmentation import count_augmented_steps
 from mnist_exp.training.checkpoint import FOLDER, State, read_newest
 from mnist_exp.training.loop import steps_per_epoch
 from mnist_exp.training.schedule import learning_rates
@@ -76,13 +77,33 @@ def check_data(
         raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint differs")
     steps = steps_per_epoch(len(data.train), config)
     done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
+    _check_finished_steps(config, same, steps, done)
+
+
+def _check_finished_steps(config: TrainConfig, same: TrainConfig, steps: int, done: int) -> None:
+    """Raise `RequestError` if other epochs would have altered the finished steps' learning rates or augmentation.
+
+    Args:
+        config: The config to resume with.
+        same: The config of the run.
+        steps: The number of steps in an epoch.
+        done: The number of finished steps.
+    """
+    epochs = config.training.epochs
+    instead = (
+        f"depends on the number of epochs: with {epochs} instead of {same.training.epochs}, "
+        f"the {done} finished steps would have"
+    )
+    stops = {count_augmented_steps(c, steps * c.training.epochs) for c in (same, config)}
+    if not config.aug.is_identity and len(stops) > 1 and min(stops) < done:
+        raise RequestError(
+            f"training.epochs={epochs}: aug.until={config.aug.until} {instead} been augmented differently"
+        )
     before, after = (
         learning_rates(c.schedule, c.optimizer.learning_rate, steps, c.training.epochs)[:done]
         for c in (same, config)
     )
     if not np.array_equal(before, after):
         raise RequestError(
-            f"training.epochs={config.training.epochs}: schedule={config.schedule.type} depends on the number of "
-            f"epochs: with {config.training.epochs} instead of {same.training.epochs}, the {done} finished steps "
-            f"would have had different learning rates"
+            f"training.epochs={epochs}: schedule={config.schedule.type} {instead} had different learning rates"
         )

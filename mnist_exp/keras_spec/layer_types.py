@@ -78,9 +78,9 @@ _MERGE = Traits("inputs", listed=False, merges=True)
 _AUGMENTATION = Traits("everything", listed=False, augments=True, keeps_shape=True)
 
 # Not in the table: layers that run or wrap external code, take several inputs (except the merges), or need text or
-# `adapt`; adaptive pooling, which fails for some sizes or terminates the process (Keras 3.15); augmentation layers
-# that choose among others; and RandomElasticTransform, which displaces along one diagonal only and needs a known
-# batch size (Keras 3.15; use `aug.elastic_alpha` instead).
+# `adapt`; adaptive pooling, which fails for some sizes or terminates the process (Keras 3.15); AugMix and
+# Pipeline, which wrap other augmentation layers; and RandomElasticTransform, which displaces along one diagonal
+# only and needs a known batch size (Keras 3.15; use `aug.elastic_alpha` instead).
 TRAITS: Mapping[str, Traits] = {
     "Conv1D": Traits("window", "convolution", accepts_causal=True),
     "Conv2D": Traits("window", "convolution"),
@@ -141,6 +141,7 @@ TRAITS: Mapping[str, Traits] = {
     "Multiply": _MERGE,
     "AutoContrast": _AUGMENTATION,
     "Equalization": _AUGMENTATION,
+    "RandAugment": _AUGMENTATION,
     "RandomBrightness": _AUGMENTATION,
     "RandomColorDegeneration": _AUGMENTATION,
     "RandomColorJitter": _AUGMENTATION,

@@ -46,8 +46,11 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
     # Leave out newer keys that have no effect, so that the values equal those of configs without these keys.
-    config["schedule"] = dict(config["schedule"])
-    newer = {"training": ("class_weight", "freeze", "callbacks"), "data": ("balance",), "schedule": ("arguments",)}
+    config |= {group: dict(config[group]) for group in ("schedule", "aug")}
+    newer = {
+        "training": ("class_weight", "freeze", "callbacks"), "data": ("balance",), "schedule": ("arguments",),
+        "aug": ("until", "mixup", "cutmix"),
+    }  # fmt: skip
     for group, key in ((group, key) for group, keys in newer.items() for key in keys):
         if not config[group].get(key):
             config[group].pop(key, None)

@@ -23,6 +23,7 @@ import tensorflow as tf
 from mnist_exp.config.schema import AugConfig
 from mnist_exp.data.dataset import Images
 from mnist_exp.training.keras_augment import change, make_layers, seed_layer
+from mnist_exp.training.mixing import make_mix
 
 Tensor = Any  # tf.Tensor; TensorFlow ships no types
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -34,7 +35,7 @@ def make_augment(config: AugConfig, shape: tuple[int, int, int], seed: int) -> A
     The function takes images (batch, height, width, channels), float32, and the step number (int64 scalar). Its
     random draws depend only on `seed` and the step.
     """
-    if config.is_identity:
+    if not config.resamples and not config.layers.specs:
         return None
     layers = make_layers(config.layers.specs)
 
@@ -215,9 +216,11 @@ def fold(place: Tensor, size: int, fill_mode: str) -> Tensor:
 
 def draw_samples(config: AugConfig, images: Images, seed: int, count: int) -> list[Images]:
     """Return `count` augmented versions of the images, for display."""
-    augment = make_augment(config, images.shape[1:], seed)
-    if augment is None:
-        return [images] * count
+    augment, mix = make_augment(config, images.shape[1:], seed), make_mix(config, seed)
     batch = tf.cast(images, tf.float32)
-    drawn = [augment(batch, tf.constant(step, tf.int64)) for step in range(count)]
-    return [np.rint(np.clip(images, 0, 255)).astype(np.uint8) for images in drawn]
+    samples = []
+    for step in map(tf.constant, np.arange(count, dtype=np.int64)):
+        drawn = batch if augment is None else augment(batch, step)
+        drawn = drawn if mix is None else mix(drawn, tf.zeros([len(images), 1]), step)[0]
+        samples.append(np.rint(np.clip(drawn, 0, 255)).astype(np.uint8))
+    return samples

@@ -22,8 +22,8 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import DIVERGED, Diverged
-from mnist_exp.training.augment import make_augment
 from mnist_exp.training.batch_statistics import compile_statistics
+from mnist_exp.training.batch_augmentation import make_batch_augment
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import is_better, learning_rate_scale, stops_early
 from mnist_exp.training.fast_layers import use_fused_layers
@@ -268,7 +268,6 @@ def locate_divergence(
         return Diverged(message + ADVICE)
     before.restore(model)
     batch = tf.cast(tf.gather(tf.constant(train.images), rows[0]), tf.float32)
-    augment = make_augment(config.aug, config.data.shape, config.seed)
-    if augment is not None:
-        batch = augment(batch, tf.constant(first, tf.int64))
+    no_targets = tf.zeros([len(batch), 1])
+    batch, _ = make_batch_augment(config, len(rates))(batch, no_targets, tf.constant(first, tf.int64))
     return Diverged(message + first_not_finite(model, batch))

@@ -20,7 +20,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Part
 from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.keras_spec.objective import takes_one_hot
-from mnist_exp.training.augment import make_augment
+from mnist_exp.training.batch_augmentation import make_batch_augment
 from mnist_exp.training.device import halves_batches
 from mnist_exp.training.keras_logits import join_outputs, logits_of
 from mnist_exp.training.keras_optimizer import skip_gradient_reduction
@@ -46,11 +46,11 @@ def compile_steps(
     """
     images, targets = tf.constant(train.images), _targets(train, config)
     table = tf.constant(rates)
-    augment = make_augment(config.aug, config.data.shape, config.seed)
+    augment = make_batch_augment(config, len(rates))
     build_state(model)
     skip_gradient_reduction(model.optimizer)
     halves = halves_batches() and learns_in_halves(model, config)
-    learn = _compile_learning(model, targets, class_weights)
+    learn = _compile_learning(model, targets, class_weights, mixes=config.aug.mixes)
 
     signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32)]
 
@@ -61,9 +61,7 @@ def compile_steps(
                 step = first_step + tf.cast(index, tf.int64)
                 model.optimizer.learning_rate.assign(tf.gather(table, step) * scale)
                 batch = tf.cast(tf.gather(images, rows[index]), tf.float32)
-                if augment is not None:
-                    batch = augment(batch, step)
-                learn(batch, tf.gather(targets, rows[index]), parts)
+                learn(*augment(batch, tf.gather(targets, rows[index]), step), parts)
 
         return run_steps
 
@@ -77,9 +75,15 @@ def compile_steps(
 
 
 def _compile_learning(
-    model: keras.Model, targets: Tensor, class_weights: npt.NDArray[np.float32] | None
+    model: keras.Model, targets: Tensor, class_weights: npt.NDArray[np.float32] | None, *, mixes: bool
 ) -> Callable[[Tensor, Tensor, int], None]:
     """Return a replacement for Keras' `train_step` that computes the gradient of a batch in parts.
+
+    Args:
+        model: The model.
+        targets: The targets of all training images.
+        class_weights: For each class, a factor for the losses of its images.
+        mixes: Whether images are mixtures, whose factors are mixed like their targets.
 
     Returns:
         A function of a batch, its targets, and the number of parts.
@@ -93,7 +97,9 @@ def _compile_learning(
     table = None if class_weights is None else tf.constant(class_weights)
 
     def weigh(y: Tensor) -> Tensor | None:
-        return None if table is None else tf.gather(table, y if y.shape.rank == 1 else tf.argmax(y, axis=1))
+        if table is None or mixes:
+            return None if table is None else tf.linalg.matvec(y, table)
+        return tf.gather(table, y if y.shape.rank == 1 else tf.argmax(y, axis=1))
 
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor, Tensor | None]:

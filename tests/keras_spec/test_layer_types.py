@@ -21,7 +21,7 @@ import keras  # noqa: E402
 # Layer types of Keras that configs cannot use, by the reason.
 UNSUPPORTED = {
     *("Bidirectional", "Lambda", "Layer", "RNN", "TFSMLayer", "TimeDistributed", "TorchModuleWrapper", "Wrapper"),
-    *("FlaxLayer", "JaxLayer", "Input", "InputSpec", "Pipeline", "AugMix", "RandAugment"),
+    *("FlaxLayer", "JaxLayer", "Input", "InputSpec", "Pipeline", "AugMix"),
     *("ContrastLimitedAdaptiveHistogramEqualization",),
     *("CutMix", "MixUp", "RandomCrop", "CenterCrop", "Resizing", "RandomElasticTransform"),
     *("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "GRUCell", "LSTMCell", "SimpleRNNCell", "StackedRNNCells"),

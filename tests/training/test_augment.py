@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -248,7 +249,7 @@ LAYERS: dict[str, dict[str, Any]] = {
     "RandomInvert": {"factor": 0.5}, "RandomPerspective": {"factor": 0.9}, "RandomPosterization": {"factor": [1, 8]},
     "RandomRotation": {"factor": 0.1}, "RandomSaturation": {"factor": 0.7, "value_range": [0, 255]},
     "RandomSharpness": {"factor": 0.7}, "RandomShear": {"x_factor": 0.3}, "RandomTranslation": {"height_factor": 0.2, "width_factor": 0.2},
-    "RandomZoom": {"height_factor": 0.3},
+    "RandomZoom": {"height_factor": 0.3}, "RandAugment": {"factor": 0.3},
 }  # fmt: skip
 THE_SAME_FOR_EVERY_IMAGE = {"AutoContrast", "Equalization", "Solarization"}
 
@@ -289,6 +290,27 @@ def test_layers_leave_pixels_between_black_and_white(kind: str):
     changed = augment(tf.constant(images), tf.constant(0, tf.int64)).numpy()
     assert changed.min() >= 0
     assert changed.max() <= 255
+
+
+def test_rand_augment_has_the_limits_that_the_documentation_names():
+    """Shifts and rotations have one direction, and a small factor leaves two grey levels."""
+    layer = keras.layers.RandAugment(factor=0.1)
+    images = np.zeros((64, 21, 21, 1), np.float32)
+    images[:, 10, 16] = 255
+    rows, columns = np.mgrid[:21, :21]
+
+    def centres(changed: Any) -> tuple[np.ndarray, np.ndarray]:
+        weights = (np.array(changed) / np.sum(changed, axis=(1, 2), keepdims=True))[..., 0]
+        return (weights * rows).sum(axis=(1, 2)) - 10, (weights * columns).sum(axis=(1, 2)) - 10
+
+    down, right = centres(layer.random_translation(images, training=True))
+    assert (down > -1e-3).all()
+    assert (right > 6 - 1e-3).all()
+    down, right = centres(layer.random_rotation(images, training=True))
+    assert (np.degrees(np.arctan2(-down, right)) > -1).all()
+    assert (np.degrees(np.arctan2(-down, right)) < 37).all()
+    levels = layer.random_posterization(np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1), training=True)
+    assert len(np.unique(levels)) == 2
 
 
 def test_layers_come_after_the_affine_transform_and_can_be_left_out():

@@ -114,6 +114,13 @@ def test_every_augmentation(aug: str, digits: Dataset, tmp_path: Path):
     assert [layer.name for layer in loaded.layers] == ["pixels", "preprocess", "flatten", "dense", "softmax"]
 
 
+@pytest.mark.parametrize("mixture", [("aug.mixup=0.2",), ("aug.cutmix=1",), ("aug.mixup=0.2", "aug.cutmix=1")])
+@pytest.mark.parametrize("more", [(), ("aug=rotate15", "aug.until=0.5", "training.class_weight=balanced")])
+def test_every_mixture(mixture: tuple[str, ...], more: tuple[str, ...], digits: Dataset, tmp_path: Path):
+    """Each trains on one-hot targets, alone or after other augmentation, with class weights, until it stops."""
+    trained_and_loaded(digits, tmp_path, "training.loss=categorical_crossentropy", *mixture, *more)
+
+
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model(model: str, digits: Dataset, tmp_path: Path):
     """Each built-in list of layers trains."""

@@ -59,8 +59,14 @@ HALVED = (
     " MaxPooling2D, Flatten, {type: Dropout, rate: 0.2}, {type: Dense, units: 10}, Softmax]",
 )
 
+# The same with mixed images, until augmentation stops within an epoch.
+MIXED = (
+    *HALVED, "training.loss=categorical_crossentropy", "training.class_weight=balanced", "aug.mixup=0.2",
+    "aug.cutmix=1", "aug.until=0.6",
+)  # fmt: skip
 
-@pytest.fixture(scope="module", params=[EVERYTHING, HALVED], ids=["whole batches", "halves"])
+
+@pytest.fixture(scope="module", params=[EVERYTHING, HALVED, MIXED], ids=["whole batches", "halves", "mixtures"])
 def described(request: pytest.FixtureRequest) -> tuple[str, ...]:
     """Return the overrides of a training run."""
     return request.param

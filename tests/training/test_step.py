@@ -15,6 +15,7 @@ from mnist_exp.data.formats import find, prepare
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
 from mnist_exp.training import step
+from mnist_exp.training.mixing import make_mix
 
 COMMON = ("data=digits", "data.limit=300", "model=linear", "optimizer=sgd", "training.metrics=[mean_squared_error]",
           "training.loss=categorical_crossentropy", "training.label_smoothing=0.1")  # fmt: skip
@@ -30,13 +31,22 @@ def setting(*overrides: str) -> tuple[TrainConfig, Dataset, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [64, 37, 2, 1])
-@pytest.mark.parametrize("layers", [f"model.layers={LAYERS}", "model=pyramid"])
-def test_halves_are_the_whole(monkeypatch: pytest.MonkeyPatch, layers: str, images: int):
-    """Weights, loss and metrics are equal with weight penalties, uneven halves, and a single image."""
+@pytest.mark.parametrize(
+    ("layers", "mixtures"),
+    [
+        (f"model.layers={LAYERS}", ()),
+        ("model=pyramid", ()),
+        (f"model.layers={LAYERS}", ("aug.mixup=1", "aug.cutmix=1")),
+    ],
+)
+def test_halves_are_the_whole(
+    monkeypatch: pytest.MonkeyPatch, layers: str, mixtures: tuple[str, ...], images: int
+):
+    """Batches are mixed before they are halved. Weights, loss and metrics are equal with weight penalties, uneven halves, and a single image."""
     ends = []
     for halves in (False, True):
         monkeypatch.setattr(step, "halves_batches", lambda halves=halves: halves)
-        config, data, model = setting(layers, "aug=rotate45")
+        config, data, model = setting(layers, "aug=rotate45", *mixtures)
         run = step.compile_steps(model, data.train, config, np.full(1, 0.1, np.float32))
         run(np.arange(images, dtype=np.int32)[None, :], 0, 1.0)
         ends.append(([*model.get_weights()], step.read_metrics(model)))
@@ -88,6 +98,24 @@ def test_class_weights_are_keras_sample_weights(loss: str):
     targets = np.eye(10)[labels] if config.training.one_hot else labels
     plain.optimizer.learning_rate = 0.1
     plain.train_on_batch(data.train.images[rows].astype(np.float32), targets, sample_weight=weights[labels])
+    for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_class_weights_of_mixtures_are_mixed():
+    """A step is that of `train_on_batch` with mixed images and targets, and the mean weight of their classes."""
+    config, data, model = setting("training.metrics=[]", "aug.mixup=0.5", "aug.cutmix=1")
+    weights = np.linspace(0.2, 2, 10, dtype=np.float32)
+    plain = build(config, statistics(data.train.images, config.preprocess), "float32")
+    plain.set_weights(model.get_weights())
+    rows = np.arange(32, dtype=np.int32)
+    step.compile_steps(model, data.train, config, np.full(1, 0.1, np.float32), weights)(rows[None], 0, 1.0)
+    mix = make_mix(config.aug, config.seed)
+    assert mix is not None
+    one_hot = np.eye(10, dtype=np.float32)[data.train.labels[rows]]
+    images, targets = map(np.array, mix(data.train.images[rows].astype(np.float32), one_hot, np.int64(0)))
+    plain.optimizer.learning_rate = 0.1
+    plain.train_on_batch(images, targets, sample_weight=(targets * weights).sum(axis=1))
     for ours, theirs in zip(model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
