@@ -183,6 +183,41 @@ def test_a_run_in_use_is_not_changed(cli: Cli, golden: Golden):
         assert not (run / "report.html").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+def test_figures_that_are_no_numbers_are_reported(cli: Cli, bad: float | None):
+    """A diverged or foreign run has a report, alone, in a sweep, a study and a comparison; it is ranked last."""
+    sweep = Path("outputs/sweeps/foreign")
+    for number, value in enumerate([bad, 0.7, 0.9]):
+        write_run(sweep / f"trial-{number}", "model=linear", seed=number, val=value)
+    result = json.loads(text_of(sweep / "trial-0/result.json"))
+    result |= {"best": {"epoch": bad, "val/loss": bad, "val/accuracy": bad}, "test": {"accuracy": bad}}
+    result |= {"seconds": {"total": bad}, "ended": bad, "status": "failed"}
+    if bad is None:
+        result |= {"best": None, "test": None, "seconds": {}}
+    (sweep / "trial-0/result.json").write_text(json.dumps(result))
+    if bad is not None:
+        row = f"{bad}," * 7
+        header = "epoch,train/loss,train/accuracy,val/loss,val/accuracy,learning_rate,seconds"
+        (sweep / "trial-0/history.csv").write_text(f"{header}\n1{row[row.index(',') : -1]}\n{row[:-1]}\n")
+    cli("report", f"run={sweep}/trial-0", "output=run.html")
+    assert "curves" in anchors(text_of(Path("run.html")))
+    cli("report", f"run={sweep}", "output=sweep.html")
+    names = re.findall(r">(trial-\d)</td></tr>", text_of(Path("sweep.html")))
+    assert names == ["trial-2", "trial-1", "trial-0"]
+    cli(
+        "report",
+        f"run=[{sweep}/trial-0,{sweep}/trial-1,{sweep}/trial-2]",
+        "metric=val/loss",
+        "output=compared.html",
+    )
+    table = f"trial,state,val/accuracy,seed,seconds,reason\n0,finished,{bad},{bad},{bad},\n1,finished,0.7,1,3,\n"
+    (sweep / "trials.csv").write_text(table if bad is not None else table.replace("None", ""))
+    (sweep / "importances.csv").write_text(f"key,share\nseed,{bad or 0}\n")
+    cli("report", f"run={sweep}", "output=study.html")
+    assert "Trial 1 is" in text_of(Path("study.html"))
+
+
 # Sweeps, studies and comparisons.
 
 

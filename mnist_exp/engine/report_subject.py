@@ -64,12 +64,6 @@ class ReportSubject:
     missing: list[str] = field(default_factory=list)
     """The parts that the report lacks, each with the reason."""
 
-    @property
-    def best_epoch(self) -> int | None:
-        """The number of the saved epoch."""
-        best = (self.summary.result.best or {}).get("epoch")
-        return None if best is None else int(best)
-
 
 def collect_subject(request: Request, run: RunSummary) -> ReportSubject:
     """Collect what exists of a run. Overrides of `data` and `device` in the request apply to the run's config."""

@@ -62,7 +62,7 @@ def run_page(subject: ReportSubject) -> Page:
         facts=_headline(subject),
         sections=[
             Section("question", "Question", _question(subject)),
-            Section("curves", "Training curves", curves_of(subject.history, subject.best_epoch)),
+            Section("curves", "Training curves", curves_of(subject.history, subject.summary.result.best_epoch)),
             *others,
             Section("architecture", "Architecture", architecture or _card(run.path)),
             Section("data", "Data", _data(subject)),
@@ -85,10 +85,14 @@ def summarize_result(subject: ReportSubject) -> str:
     elif result.val_accuracy is not None:
         answer = f"the validation accuracy is {format_percent(result.val_accuracy)}{_interval(result, 'val')}"
     else:
-        answer = "there is no accuracy yet"
+        answer = "it has no accuracy"
     if run.status != "finished":
         answer += f". The run is {run.status} after {result.epochs} of {result.planned_epochs or '?'} epochs"
-    chosen = f"; the model is that of epoch {subject.best_epoch}" if subject.best_epoch else ""
+    chosen = (
+        f"; the model is that of epoch {subject.summary.result.best_epoch}"
+        if subject.summary.result.best_epoch
+        else ""
+    )
     return f"{what}: {answer}{chosen}."
 
 
@@ -125,7 +129,7 @@ def _notices(subject: ReportSubject) -> list[str]:
             f"Its initial weights were trained on {seen:,} of its validation images, so validation figures are "
             "too optimistic."
         )
-    if subject.data is not None and result.data.sha256 != subject.data.sha256:
+    if subject.data is not None and result.data.sha256 not in (None, subject.data.sha256):
         notices.append("The data has changed since this run: figures below the curves are for the present data.")
     notices += [f"This report lacks {reason}" for reason in subject.missing]
     return notices

@@ -53,7 +53,7 @@ class PageServer:
         self.token = None if local else secrets.token_urlsafe(_TOKEN_BYTES)
         """The first part of the address's path; None if only this machine can connect."""
         is_anywhere = listener.getsockname()[0] in ("0.0.0.0", "::")
-        hosts = None if is_anywhere else host_names(listener)
+        hosts = None if is_anywhere else host_names(*listener.getsockname()[:2])
         self._slow = Rate(per_second=4, burst=12)
         routes = [
             *(Route(path, self._file) for path in _FILES),

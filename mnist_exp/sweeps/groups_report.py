@@ -36,7 +36,7 @@ from mnist_exp.report.html_page import (
 )
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, read_history
-from mnist_exp.runs.selection import ListedRun, differing_settings
+from mnist_exp.runs.selection import ListedRun, differing_settings, metrics_of
 from mnist_exp.sweeps.class_report import class_section
 from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
 from mnist_exp.sweeps.comparison import (
@@ -257,14 +257,14 @@ def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[st
 def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> Table:
     """Return a row per run: its settings, how it ended, and its results."""
     marks = {run.summary.path: group.mark for group in compared.groups for run in group.runs}
-    names = dict.fromkeys(name for run in listed for name in _metrics(run))
+    names = dict.fromkeys(name for run in listed for name in metrics_of(run.summary.result))
     first = list(dict.fromkeys(["val/accuracy", "test/accuracy", compared.metric]))
     metrics = [name for name in first if name in names] + [name for name in names if name not in first]
     right = ["epochs", *metrics, "seconds"]
     header = ["group", *keys, *metrics, "status", "epochs", "seconds", "run"]
     rows = []
     for run in _best_first(listed, compared):
-        result, values = run.summary.result, _metrics(run)
+        result, values = run.summary.result, metrics_of(run.summary.result)
         seconds = result.training_seconds
         rows.append(
             [
@@ -281,14 +281,14 @@ def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Compa
 
 
 def _best_first(listed: Sequence[ListedRun], compared: Comparison) -> list[ListedRun]:
-    sign = 1 if compared.direction == "max" else -1
-    return sorted(listed, key=lambda run: -sign * _metrics(run).get(compared.metric, -math.inf * sign))
+    """Return runs by their value of the metric; those without one, or with NaN or an infinity, are last."""
+    sign = -1 if compared.direction == "max" else 1
 
+    def rank(run: ListedRun) -> float:
+        value = metrics_of(run.summary.result).get(compared.metric, math.nan)
+        return sign * value if math.isfinite(value) else math.inf
 
-def _metrics(run: ListedRun) -> dict[str, float]:
-    best, test = run.summary.result.best or {}, run.summary.result.test or {}
-    values = {name: value for name, value in best.items() if name.startswith("val/")}
-    return values | {f"test/{name}": value for name, value in test.items()}
+    return sorted(listed, key=rank)
 
 
 # ── Charts ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +321,8 @@ def curve_blocks(compared: Comparison) -> list[Block]:
 
 def parallel_blocks(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> list[Block]:
     """Return parallel coordinates of the settings and the metric."""
-    valued = [(run, value) for run in listed if (value := _metrics(run).get(compared.metric)) is not None]
+    figures = [(run, metrics_of(run.summary.result).get(compared.metric, math.nan)) for run in listed]
+    valued = [(run, value) for run, value in figures if math.isfinite(value)]
     if len(valued) < 2 or not keys:
         return []
     columns = {key: [setting(run, key) for run, _ in valued] for key in keys[:_MOST_AXES]}

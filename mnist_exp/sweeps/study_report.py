@@ -90,7 +90,9 @@ def study_page(request: Request, target: Target, config: ReportConfig) -> Page:
         Section("parallel", "Settings and results", _parallel(study)),
         Section("importance", "Which keys matter", _importance(study, target.folder)),
         Section(
-            "curves", "Curves of the best trial", curves_of(subject.history, subject.best_epoch) if subject else []
+            "curves",
+            "Curves of the best trial",
+            curves_of(subject.history, subject.summary.result.best_epoch) if subject else [],
         ),
         Section(
             "classes",
@@ -166,7 +168,8 @@ def _rounded(text: str) -> str:
 
 
 def _float(text: str) -> float | None:
-    return float(text) if text else None
+    """Return the number in a cell; None for an empty cell, NaN or an infinity."""
+    return number if text and math.isfinite(number := float(text)) else None
 
 
 # ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────
