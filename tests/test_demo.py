@@ -181,7 +181,7 @@ def test_the_receptive_field_is_the_cards(opened: Opened, outputs: Path, cli: Cl
 
 @pytest.mark.slow
 def test_an_example_is_loaded_and_changed(opened: Opened):
-    """The label is the test set's, and turning or blurring the image changes what the model is given."""
+    """The label is the test set's, and turning or blurring the image changes the model's input."""
     opened.page.fill("#number", "5")
     opened.page.click("#load")
     opened.wait_for("#example", "^test 5, class ")

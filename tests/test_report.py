@@ -103,7 +103,7 @@ def test_what_does_not_exist_is_named(cli: Cli, run: Path, lost: str):
     assert ("confusion" in anchors(html)) == (lost == "history.csv")
     assert "question" in anchors(html)
     assert "environment" in anchors(html)
-    assert ("This run is failed: &lt;b&gt;disk" in html) == (lost == "unfinished")
+    assert ("This run failed: &lt;b&gt;disk" in html) == (lost == "unfinished")
 
 
 @pytest.mark.slow
@@ -183,6 +183,24 @@ def test_a_run_in_use_is_not_changed(cli: Cli, golden: Golden):
         assert not (run / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("status", "phrase"),
+    [
+        ("failed", "failed"),
+        ("killed", "was killed"),
+        ("interrupted", "was interrupted"),
+        ("odd", "has the status odd"),
+    ],
+)
+def test_an_unfinished_run_is_described_in_a_sentence(cli: Cli, status: str, phrase: str):
+    """In the summary and in the notice."""
+    run = write_run(Path("outputs/runs/only"), status=status, test=None, epochs=2, planned_epochs=5)
+    cli("report", f"run={run}")
+    html = text_of(run / "report.html")
+    assert f"This run {phrase}." in html
+    assert f"The run {phrase}; " in html
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
 def test_figures_that_are_no_numbers_are_reported(cli: Cli, bad: float | None):
@@ -244,7 +262,7 @@ def test_a_study_shows_its_best_trial(cli: Cli):
     space = ("optimizer.learning_rate=interval(0.001,0.01)", "model=linear,mlp")
     cli("tune", *SMALL, *space, "tune.trials=5", "tune.pruner=none", "tune.name=study", "report=true")
     html = text_of(Path("outputs/sweeps/study/report.html"))
-    assert re.search(r'class="summary">Trial \d is best of 5: val/accuracy [\d.]+ % with', html)
+    assert re.search(r'class="summary">Trial \d is the best of 5: val/accuracy [\d.]+ % with', html)
     assert html.count(">finished</td>") == 5
     assert {"best", "trials", "history", "parallel", "importance", "classes", "repeat"} <= set(anchors(html))
     importances = Path("outputs/sweeps/study/importances.csv").read_text().splitlines()[1:]

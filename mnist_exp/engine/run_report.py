@@ -48,6 +48,15 @@ _PLACES = ("data.dir", "data.mirrors", "data.files", "data.keras_cache", "data.f
 _TYPED = ("optimizer.", "schedule.")  # settings that are listed even if the type differs, too
 _EMPTY = (None, "null", "false", "{}", "[]")
 _MOST_WARNINGS = 20
+_STATUSES = {
+    "running": "is running",
+    "finished": "has finished",
+    "failed": "failed",
+    "killed": "was killed",
+    "interrupted": "was interrupted",
+    "pruned": "was pruned by the search",
+    "damaged": "has a damaged result.json",
+}
 
 
 def run_page(subject: ReportSubject) -> Page:
@@ -87,13 +96,19 @@ def summarize_result(subject: ReportSubject) -> str:
     else:
         answer = "it has no accuracy"
     if run.status != "finished":
-        answer += f". The run is {run.status} after {result.epochs} of {result.planned_epochs or '?'} epochs"
+        finished = f"{result.epochs} of {result.planned_epochs or '?'} epochs are finished"
+        answer += f". The run {describe_status(run.status)}; {finished}"
     chosen = (
         f"; the model is that of epoch {subject.summary.result.best_epoch}"
         if subject.summary.result.best_epoch
         else ""
     )
     return f"{what}: {answer}{chosen}."
+
+
+def describe_status(status: str) -> str:
+    """Return the predicate of a sentence about a run with this status: `was killed`."""
+    return _STATUSES.get(status, f"has the status {status}")
 
 
 def _interval(result: RunResult, part: str) -> str:
@@ -121,7 +136,7 @@ def _notices(subject: ReportSubject) -> list[str]:
         notices.append(f"These figures are for {result.data.name}, the fallback for {instead}.")
     if run.status != "finished":
         reason = f": {result.reason}" if result.reason else "."
-        notices.append(f"This run is {run.status}{reason}")
+        notices.append(f"This run {describe_status(run.status)}{reason}")
     if not result.exact:
         notices.append("This run was resumed in another environment: its weights do not depend on the seed alone.")
     if seen := result.validation_images_seen:
@@ -434,7 +449,7 @@ def repeat_and_use(subject: ReportSubject) -> list[Block]:
     run, result = display_path(subject.summary.path), subject.summary.result
     blocks: list[Block] = [Code("Repeat this run", repeating_command(run, result))]
     if result.overrides:
-        blocks.append(Code("As it was started", shlex.join(["mnist-exp", *result.overrides])))
+        blocks.append(Code("Original command", shlex.join(["mnist-exp", *result.overrides])))
     if subject.config is not None:
         blocks.append(Code("Use the model in Python", loading_lines(run, subject.config)))
     blocks.append(

@@ -124,7 +124,7 @@ class DemoSession:
             return [self._models[number].respond(image) for number in numbers]
 
     def read_photograph(self, content: bytes) -> list[dict[str, Any]]:
-        """Return what the model is given for a photograph, as JSON values. Raises `RequestError`."""
+        """Return the model's inputs for a photograph, as JSON values. Raises `RequestError`."""
         with self._computing:
             readings = self._models[0].read_photograph(content)
             return [{"pixels": encode(one.image), "box": one.box, "warning": one.warning} for one in readings]

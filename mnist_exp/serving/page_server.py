@@ -6,7 +6,7 @@
 | `GET /api/setup` | the models, their classes and layers, the number of examples |
 | `POST /api/respond?models=0,1` with the pixels of an image | figures and maps (`pack`) |
 | `GET /api/example?number=17` | an image of the test set |
-| `POST /api/photograph` with an image file | what the models are given for it |
+| `POST /api/photograph` with an image file | the models' inputs for it |
 | `GET /api/runs`, `POST /api/runs` with the `id` of one | the runs that can be added; the added model |
 """
 

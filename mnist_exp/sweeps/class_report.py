@@ -58,12 +58,12 @@ def _score(request: Request, run: TrainedRun, names: tuple[str, ...]) -> tuple[S
 def _differences(
     recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Sequence[str], parts: Sequence[str]
 ) -> Text:
-    """Return, in words, which classes fail most, and where the best group differs most from the others."""
+    """Return which classes have the lowest recall, and where the best group differs most, in words."""
     best, values = recalls[0]
-    order = [int(index) for index in np.argsort(values)[:3]]
+    order = [int(index) for index in np.argsort(values)[:3] if np.isfinite(values[index])]
     weakest = ", ".join(f"{names[index]} ({format_percent(values[index])})" for index in order)
     part = " and ".join(parts)
-    text = f"In {best.mark}, these classes are recognized least ({part} part): {weakest}."
+    text = f"In {best.mark}, these classes have the lowest recall ({part} part): {weakest}."
     for other, theirs in recalls[1:2]:
         gaps = values - theirs
         index = int(np.nanargmax(np.abs(gaps)))

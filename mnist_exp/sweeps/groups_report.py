@@ -129,7 +129,7 @@ def groups_page(request: Request, target: Target, config: ReportConfig) -> Page:
         Section("runs", "All runs", [runs_table(listed, keys, compared)]),
         Section("curves", "Curves", curve_blocks(compared)),
         Section("parallel", "Settings and results", parallel_blocks(listed, keys, compared)),
-        Section("classes", "Which classes fail", class_section(request, compared.groups)),
+        Section("classes", "Results by class", class_section(request, compared.groups)),
         Section("data", "Data", describe_data(target.runs)),
         Section("environment", "Environment and time", describe_environments(target.runs)),
         Section("repeat", "Repeat and use", repeat_blocks(target, keys, compared)),

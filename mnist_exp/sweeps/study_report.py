@@ -96,7 +96,7 @@ def study_page(request: Request, target: Target, config: ReportConfig) -> Page:
         ),
         Section(
             "classes",
-            "Which classes the best trial fails on",
+            "Results of the best trial by class",
             class_blocks(subject.scored) if subject and subject.scored else [],
         ),
         Section("data", "Data", describe_data(target.runs)),
@@ -180,7 +180,7 @@ def _summarize(study: StudyRecord, best: RunSummary | None) -> str:
         return f"None of {len(study.trials)} trials has finished yet."
     settings = ", ".join(f"{key}={value}" for key, value in zip(study.keys, study.best.settings, strict=False))
     text = (
-        f"Trial {study.best.number} is best of {len(study.trials)}: {study.metric} "
+        f"Trial {study.best.number} is the best of {len(study.trials)}: {study.metric} "
         f"{format_value(study.best.value or 0.0, study.metric)} with {settings}"
     )
     if best is not None and best.result.test_accuracy is not None:
