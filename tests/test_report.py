@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,25 @@ def test_a_sweep_states_which_group_is_best(sweep: Path):
     assert command
     words = command[1].split()
     assert {"model=linear,mlp", "aug=none,rotate15", "seed=0,1", "data=digits", "report=true"} <= set(words)
+
+
+@pytest.mark.slow
+def test_commands_name_the_plugins(cli: Cli):
+    """The commands in the reports of a sweep, its jobs and their comparison load the plug-ins, and work."""
+    plugin = "from mnist_exp import plugin\n@plugin.schedule()\ndef half(progress): return 0.5 + 0 * progress\n"
+    Path("mine.py").write_text(plugin)
+    given = ["--plugin", "mine.py"]
+    cli(*given, "-m", *SMALL, "model=linear", "schedule.type=half", "seed=0,1", "sweep.name=grid", "report=true")
+    sweep = Path("outputs/sweeps/grid")
+    jobs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
+    cli("report", *given, f"run={jobs[0]}")
+    cli("report", *given, f"run=[{jobs[0]}]", "output=one.html")
+    for file in (sweep / "report.html", jobs[0] / "report.html", Path("one.html")):
+        commands = [line for line in re.findall(r"mnist-exp [^<\n]*", text_of(file)) if "=" in line]
+        assert commands
+        assert all("--plugin mine.py" in command for command in commands if "compare" not in command), commands
+    [repeat] = re.findall(r"<code>(mnist-exp --plugin mine.py -m [^<]*)</code>", text_of(sweep / "report.html"))
+    assert "2 finished" in cli(*shlex.split(unescape(repeat))[1:]).out
 
 
 @pytest.mark.slow

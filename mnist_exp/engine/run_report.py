@@ -39,7 +39,7 @@ from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import RunResult
 from mnist_exp.runs.selection import differing_settings
 from mnist_exp.text import display_path, format_loss, format_percent, format_shape, format_value
-from mnist_exp.tracking.run_description import CARD, loading_lines, repeating_command
+from mnist_exp.tracking.run_description import CARD, loading_lines, plugin_flags, repeating_command
 
 # Groups of the config whose options have names.
 _NAMED = ("data", "preprocess", "aug", "model", "debug")
@@ -402,7 +402,8 @@ def using_lines(run: RunSummary, what: str) -> list[Block]:
     """Return the command that repeats a run, and those that show and use its model."""
     path = display_path(run.path)
     words = (["report"], ["evaluate"], ["predict", "inputs=digit.png"])
-    commands = [shlex.join(["mnist-exp", verb, f"run={path}", *more]) for verb, *more in words]
+    flags = plugin_flags(run.result.plugins)
+    commands = [shlex.join(["mnist-exp", verb, *flags, f"run={path}", *more]) for verb, *more in words]
     return [
         Code(f"Repeat {what}", repeating_command(path, run.result)),
         Code(f"Report on, evaluate and use {what}", "\n".join(commands)),
@@ -449,17 +450,19 @@ def repeat_and_use(subject: ReportSubject) -> list[Block]:
     run, result = display_path(subject.summary.path), subject.summary.result
     blocks: list[Block] = [Code("Repeat this run", repeating_command(run, result))]
     if result.overrides:
-        blocks.append(Code("Original command", shlex.join(["mnist-exp", *result.overrides])))
+        blocks.append(Code("Original command", original_command(result)))
     if subject.config is not None:
         blocks.append(Code("Use the model in Python", loading_lines(run, subject.config)))
-    blocks.append(
-        Code(
-            "Use the model on image files", shlex.join(["mnist-exp", "predict", f"run={run}", "inputs=digit.png"])
-        )
-    )
+    predict = ["mnist-exp", "predict", *plugin_flags(result.plugins), f"run={run}", "inputs=digit.png"]
+    blocks.append(Code("Use the model on image files", shlex.join(predict)))
     if warnings := _logged_warnings(subject.summary.path):
         blocks += [Text("Warnings in the run's log:"), Bullets(warnings)]
     return blocks
+
+
+def original_command(result: RunResult) -> str:
+    """Return the command that started a run."""
+    return shlex.join(["mnist-exp", *plugin_flags(result.plugins), *result.overrides])
 
 
 def _logged_warnings(run: Path) -> list[str]:

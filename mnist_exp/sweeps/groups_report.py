@@ -17,6 +17,7 @@ from mnist_exp.engine.run_report import (
     describe_data,
     describe_environments,
     format_duration,
+    original_command,
     using_lines,
 )
 from mnist_exp.errors import RequestError
@@ -62,6 +63,7 @@ from mnist_exp.sweeps.intervals import mean_of
 from mnist_exp.sweeps.report_target import Target, read_sweep
 from mnist_exp.text import display_path, format_percent
 from mnist_exp.text import format_value as format_setting
+from mnist_exp.tracking.run_description import plugin_flags
 
 _MOST_GROUPS_DRAWN = 28  # as many as there are combinations of colour and dash pattern
 _MOST_PAIRS = 300
@@ -350,7 +352,7 @@ def repeat_blocks(target: Target, keys: Sequence[str], compared: Comparison) -> 
         blocks.append(Code("Repeat this sweep; finished jobs are not trained again", command))
     elif compared.groups:
         rows = [
-            (group.mark, shlex.join(["mnist-exp", *group.runs[0].summary.result.overrides]))
+            (group.mark, original_command(group.runs[0].summary.result))
             for group in compared.groups[:_MOST_GROUPS_DRAWN]
         ]
         blocks.append(Table("How the first run of each group was started", ("group", "command"), rows))
@@ -372,4 +374,5 @@ def sweep_command(target: Target, keys: Sequence[str]) -> str:
     if not isinstance(fixed, list) or len(values) < len(keys):
         return ""
     words = [f"{key}={','.join(found)}" for key, found in values.items()]
-    return shlex.join(["mnist-exp", "-m", *words, *map(str, fixed)])
+    flags = plugin_flags(plugin for run in target.runs for plugin in run.result.plugins)
+    return shlex.join(["mnist-exp", *flags, "-m", *words, *map(str, fixed)])
