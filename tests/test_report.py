@@ -162,7 +162,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
         (["run=latest", "output=x.pdf"], "output"),
         (["run=latest", "output=taken.html"], "output=taken.html:"),
         (["run=latest", "metric=accuracy"], "metric"),
-        (["run=latest", "format=json"], "format=json:"),
+        (["run=latest", "format=xml"], "format"),
     ],
 )
 def test_a_wrong_request_creates_nothing(cli: Cli, words: list[str], place: str, golden: Golden):
