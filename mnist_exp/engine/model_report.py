@@ -39,6 +39,7 @@ from mnist_exp.training.augment import draw_samples
 _MOST_MISTAKES = 20
 _SIDE = 96  # pixels: larger images are scaled down in galleries
 _MAP_IMAGES, _MAP_CHANNELS = 3, 8
+ALL_CLASSES = "'mnist-exp evaluate' writes all to per_class.csv"
 _PARTS = {"test": "test", "val": "validation", "train": "training"}
 
 
@@ -83,7 +84,14 @@ def class_blocks(scored: Scored) -> list[Block]:
     ]
     right = ("images", *columns)
     blocks.append(
-        Table(f"Metrics by class, {_PARTS[scored.name]} part", ("class", *right), rows, right, interactive=True)
+        Table(
+            f"Metrics by class, {_PARTS[scored.name]} part",
+            ("class", *right),
+            rows,
+            right,
+            interactive=True,
+            elsewhere=ALL_CLASSES,
+        )
     )
     return blocks
 

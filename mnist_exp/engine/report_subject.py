@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import keras
 
 
-_MOST_EPOCHS = 2000  # shown in charts and tables
+_MOST_EPOCHS = 1000  # shown in charts and tables
 
 
 @dataclass

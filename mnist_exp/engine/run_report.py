@@ -48,6 +48,7 @@ _PLACES = ("data.dir", "data.mirrors", "data.files", "data.keras_cache", "data.f
 _TYPED = ("optimizer.", "schedule.")  # settings that are listed even if the type differs, too
 _EMPTY = (None, "null", "false", "{}", "[]")
 _MOST_WARNINGS = 20
+_ALL_EPOCHS = "history.csv in the run's directory has all"
 _STATUSES = {
     "running": "is running",
     "finished": "has finished",
@@ -297,7 +298,11 @@ def curves_of(history: Sequence[Mapping[str, float]], best_epoch: int | None) ->
         item = charts.steps(history, "learning_rate", "learning rate")
         blocks.append(Chart(item, Picture(png, alt, "Learning rate at the end of each epoch.")))
     rows = [[_format_metric(key, row[key]) for key in columns] for row in history]
-    blocks.append(Table(f"All {len(history)} epochs", columns, rows, columns, interactive=True, folded=True))
+    last = history[-1]["epoch"]
+    is_cut = len(history) < last
+    caption = f"{len(history)} of {last:g} epochs, evenly spaced" if is_cut else f"All {len(history)} epochs"
+    table = Table(caption, columns, rows, columns, interactive=True, folded=True, elsewhere=_ALL_EPOCHS)
+    blocks += [table, Text(f"{_ALL_EPOCHS}.")] if is_cut else [table]
     return blocks
 
 
@@ -351,7 +356,15 @@ def _class_counts(subject: ReportSubject) -> Table:
         [name, *(f"{labels.count(number):,}" for labels in there.values())]
         for number, name in enumerate(subject.data.class_names)
     ]
-    return Table("Images of each class", ["class", *there], rows, tuple(there), interactive=True, folded=True)
+    return Table(
+        "Images of each class",
+        ["class", *there],
+        rows,
+        tuple(there),
+        interactive=True,
+        folded=True,
+        elsewhere="'mnist-exp dataset verify' prints all",
+    )
 
 
 def describe_data(runs: Sequence[RunSummary]) -> list[Block]:

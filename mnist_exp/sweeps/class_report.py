@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.config.overrides import Request
+from mnist_exp.engine.model_report import ALL_CLASSES
 from mnist_exp.engine.report_subject import Scored, collect_subject
 from mnist_exp.report import charts, static_charts
 from mnist_exp.report.html_page import Block, Bullets, Chart, Picture, Table, Text, drawn
@@ -88,5 +89,12 @@ def _charted(recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Se
     rows = [[name, *(format_percent(of[number]) for _, of in series)] for number, name in enumerate(names)]
     return [
         Chart(charts.dots(names, series, "recall"), Picture(png, f"{caption} The table has the values.", caption)),
-        Table("Recall of each class by group", ["class", *columns], rows, columns, interactive=True),
+        Table(
+            "Recall of each class by group",
+            ["class", *columns],
+            rows,
+            columns,
+            interactive=True,
+            elsewhere=ALL_CLASSES,
+        ),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from mnist_exp.errors import RequestError
 from mnist_exp.report import charts, plots, static_charts
 from mnist_exp.report.html_page import (
     Block,
-    Bullets,
     Chart,
     Code,
     Notice,
@@ -64,10 +63,13 @@ from mnist_exp.sweeps.report_target import Target, read_sweep
 from mnist_exp.text import display_path, format_percent
 from mnist_exp.text import format_value as format_setting
 from mnist_exp.tracking.run_description import plugin_flags
+from mnist_exp.tracking.sweep_record import LEADERBOARD
 
 _MOST_GROUPS_DRAWN = 28  # as many as there are combinations of colour and dash pattern
 _MOST_PAIRS = 300
 _MOST_AXES = 10
+_MOST_VALUES = 30  # of a key that differs between the runs
+_ALL_GROUPS = "'mnist-exp compare full=true' prints all"
 
 
 @dataclass
@@ -128,7 +130,7 @@ def groups_page(request: Request, target: Target, config: ReportConfig) -> Page:
     sections = [
         Section("verdicts", "Verdicts", verdict_blocks(compared)),
         Section("question", "What was varied", varied_blocks(target, listed, keys)),
-        Section("runs", "All runs", [runs_table(listed, keys, compared)]),
+        Section("runs", "All runs", [runs_table(target, listed, keys, compared)]),
         Section("curves", "Curves", curve_blocks(compared)),
         Section("parallel", "Settings and results", parallel_blocks(listed, keys, compared)),
         Section("classes", "Results by class", class_section(request, compared.groups)),
@@ -206,7 +208,8 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
     header, rows = tabulate_groups(groups, pairs, metric, compared.direction)
     header[0] = "mark"
     caption = f"Groups of runs that differ only in their seed, best {metric} first"
-    blocks.append(Table(caption, header, rows, ("seeds", *header[3:-1]), interactive=True))
+    right = ("seeds", *header[3:-1])
+    blocks.append(Table(caption, header, rows, right, interactive=True, elsewhere=_ALL_GROUPS))
     tests = sum(pair.difference is not None for pair in pairs)
     if tests:
         blocks.append(Text(describe_conditions(tests)))
@@ -219,9 +222,11 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
         head, lines = tabulate_pairs(groups, [metric], metric, shown, compared.direction)
         of_all = "All" if len(shown) == len(pairs) else f"The first {len(shown)} of {len(pairs)}"
         blocks.append(Table(f"{of_all} pairs of groups", head, lines, head[2:-1], interactive=True, folded=True))
+        if len(shown) < len(pairs):
+            blocks.append(Text(f"{_ALL_GROUPS} pairs."))
     if compared.left_out:
-        reasons = [f"{display_path(path)}: {reason}" for path, reason in compared.left_out.items()]
-        blocks += [Text("Left out of the comparison:"), Bullets(reasons)]
+        reasons = [(str(display_path(path)), reason) for path, reason in compared.left_out.items()]
+        blocks.append(Table("Left out of the comparison", ("run", "reason"), reasons, elsewhere=_ALL_GROUPS))
     return blocks
 
 
@@ -244,7 +249,7 @@ def setting(run: ListedRun, key: str) -> str:
 
 def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[str]) -> list[Block]:
     """Return the keys that were varied, with their values, and what all runs share."""
-    rows = [(key, ", ".join(dict.fromkeys(setting(run, key) for run in listed))) for key in keys]
+    rows = [(key, _list_values(dict.fromkeys(setting(run, key) for run in listed))) for key in keys]
     blocks: list[Block] = [
         Table("Keys that differ between the runs", ("key", "values"), rows)
         if rows
@@ -256,7 +261,13 @@ def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[st
     return blocks
 
 
-def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> Table:
+def _list_values(values: Collection[str]) -> str:
+    """Return the different values of a key; of many, the first ones and the number of the others."""
+    more = len(values) - _MOST_VALUES
+    return ", ".join(list(values)[:_MOST_VALUES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def runs_table(target: Target, listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> Table:
     """Return a row per run: its settings, how it ended, and its results."""
     marks = {run.summary.path: group.mark for group in compared.groups for run in group.runs}
     names = dict.fromkeys(name for run in listed for name in metrics_of(run.summary.result))
@@ -279,7 +290,11 @@ def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Compa
                 run.summary.path.name,
             ]
         )
-    return Table("All runs, with their settings and results, best first", header, rows, right, interactive=True)
+    caption = "All runs, with their settings and results, best first"
+    everything = (
+        f"{LEADERBOARD} in the sweep's directory" if target.kind == "sweep" else "'mnist-exp runs format=json'"
+    )
+    return Table(caption, header, rows, right, interactive=True, elsewhere=f"{everything} has all")
 
 
 def _best_first(listed: Sequence[ListedRun], compared: Comparison) -> list[ListedRun]:

@@ -261,7 +261,9 @@ def _table(study: StudyRecord) -> Table:
         for trial in study.trials
     ]
     header = ["trial", "state", study.metric, *study.keys, "seconds", "reason"]
-    return Table("All trials, in the order of the search", header, rows, right, interactive=True)
+    caption = "All trials, in the order of the search"
+    everything = f"{TABLE} in the study's directory has all"
+    return Table(caption, header, rows, right, interactive=True, elsewhere=everything)
 
 
 def _history(study: StudyRecord) -> list[Block]:
