@@ -1,7 +1,7 @@
 """A config-driven experiment runner for image classification with Keras, Hydra and MLflow.
 
-Its functions are those of the command: `train`, `sweep`, `tune`, `resume`, `evaluate`, `compare`, `check`,
-`runs` and `load`. `mnist_exp.api` documents them.
+Its functions are those of the command: `train`, `sweep`, `tune`, `resume`, `evaluate`, `compare`, `report`,
+`check`, `runs` and `load`. `mnist_exp.api` documents them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         load,
+        report,
         resume,
         runs,
         sweep,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "__version__",
-    "check", "compare", "evaluate", "load", "resume", "runs", "sweep", "train", "tune",
+    "check", "compare", "evaluate", "load", "report", "resume", "runs", "sweep", "train", "tune",
 ]  # fmt: skip
 __version__ = "0.2.0"
 
@@ -42,7 +43,7 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from mnist_exp import api
 
-        return sys.modules["mnist_exp.runs"] if name == "runs" else getattr(api, name)
+        return sys.modules[f"mnist_exp.{name}"] if name in ("report", "runs") else getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "check",
-    "compare", "evaluate", "load", "resume", "runs", "sweep", "train", "tune",
+    "compare", "evaluate", "load", "report", "resume", "runs", "sweep", "train", "tune",
 ]  # fmt: skip
 
 
@@ -350,8 +350,24 @@ def compare(*runs: Run | Sweep | str | Path, **keys: Any) -> Comparison:
     Raises:
         RequestError: The runs cannot be compared.
     """
-    names = ",".join(json.dumps(_place(run), ensure_ascii=False) for run in runs)
-    return Comparison(run_verb("compare", (f"run=[{names}]",) if runs else (), keys))
+    return Comparison(run_verb("compare", (_places(runs),) if runs else (), keys))
+
+
+def report(*runs: Run | Sweep | Study | str | Path, **keys: Any) -> Path:
+    """Write the report of a run, a sweep, a study or a comparison as `mnist-exp report` does, and return its path.
+
+    Args:
+        *runs: A run, sweep or study, or several runs to compare; their names or paths, or patterns. Also `run=…`.
+        **keys: Keys of `report`, such as `output="new.html"`.
+
+    Raises:
+        RequestError: There is no such run, the runs cannot be compared, or the file exists.
+        WorkError: The disk is full.
+    """
+    if "run" in keys:
+        run = keys.pop("run")
+        runs += tuple(run) if isinstance(run, (list, tuple)) else (run,)
+    return Path(run_verb("report", (_places(runs),), keys)["path"])
 
 
 def check(*overrides: str, **keys: Any) -> list[Problem]:
@@ -411,19 +427,25 @@ def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", norm
 
 
 class _CallableModule(ModuleType):
-    """The subpackage `mnist_exp.runs`, which can be called as the function of the same name."""
+    """A subpackage of `mnist_exp` that can be called as the function of the same name."""
 
-    def __call__(self, *arguments: Any, **keys: Any) -> pd.DataFrame:
-        """List runs: see `mnist_exp.api.runs`."""
-        return runs(*arguments, **keys)
-
-
-sys.modules["mnist_exp.runs"].__class__ = _CallableModule
-sys.modules["mnist_exp.runs"].__doc__ = runs.__doc__
+    def __call__(self, *arguments: Any, **keys: Any) -> Any:
+        """Call the function of `mnist_exp.api`."""
+        return globals()[self.__name__.rpartition(".")[2]](*arguments, **keys)
 
 
-def _place(run: Run | Sweep | str | Path) -> str:
-    return str(run.path if isinstance(run, (Run, Sweep)) else run)
+for _function in (report, runs):
+    sys.modules[f"mnist_exp.{_function.__name__}"].__class__ = _CallableModule
+    sys.modules[f"mnist_exp.{_function.__name__}"].__doc__ = _function.__doc__
+
+
+def _place(run: Run | Sweep | Study | str | Path) -> str:
+    return str(run.path if isinstance(run, (Run, Sweep, Study)) else run)
+
+
+def _places(runs: Iterable[Run | Sweep | Study | str | Path]) -> str:
+    """Return the override that names runs."""
+    return f"run=[{','.join(json.dumps(_place(run), ensure_ascii=False) for run in runs)}]"
 
 
 # ── Display ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -58,7 +58,7 @@ OF_TRAINING = ("resume", "check", "show")
 # Verbs whose config has no key `format`, so that `format=json` is removed from the command line.
 _WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
 # Verbs that print their result as a JSON document with `format=json`.
-WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "evaluate", "ensemble", "predict", "dataset")
+WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "report", "evaluate", "ensemble", "predict", "dataset")
 _JSON = "format=json"
 # Verbs that use the classes of plug-ins.
 _WITH_PLUGINS = (

@@ -147,6 +147,17 @@ def test_errors_are_raised(documents: Callable[..., list[str]]):
         mnist_exp.train()
 
 
+def test_a_report_is_written(trained: Path):
+    """It returns the path; a wrong request is an error."""
+    path = mnist_exp.report(run=mnist_exp.load("small", trained), output="new/report.html")
+    assert path == Path("new/report.html").resolve()
+    assert "Report of a run" in path.read_text(encoding="utf-8")
+    with pytest.raises(RequestError, match="already exists"):
+        mnist_exp.report(mnist_exp.load("small", trained), output="new/report.html")
+    with pytest.raises(RequestError, match="nothing"):
+        mnist_exp.report("nothing")
+
+
 def test_runs_are_a_table(trained: Path):
     """It has the metrics and the path; a wrong condition raises the command's error."""
     shutil.copytree(trained, "outputs")

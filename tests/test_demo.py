@@ -22,6 +22,8 @@ from PIL import Image
 from support.cli import PATIENCE, Cli, start
 from support.golden import Golden
 
+from mnist_exp.serving.listening import host_names
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 THREE = [(90, 70), (130, 50), (175, 70), (175, 105), (130, 130), (180, 155), (180, 200), (135, 225), (85, 205)]
 LONG = 15_000 * PATIENCE  # ms
@@ -179,7 +181,7 @@ def test_the_receptive_field_is_the_cards(opened: Opened, outputs: Path, cli: Cl
 
 @pytest.mark.slow
 def test_an_example_is_loaded_and_changed(opened: Opened):
-    """The label is the test set's, and turning or blurring the image changes what the model is given."""
+    """The label is the test set's, and turning or blurring the image changes the model's input."""
     opened.page.fill("#number", "5")
     opened.page.click("#load")
     opened.wait_for("#example", "^test 5, class ")
@@ -400,6 +402,56 @@ def test_ctrl_c_ends_it_at_once(outputs: Path, tmp_path: Path):
     assert time.monotonic() - since < 2 * PATIENCE
     assert (demo.returncode, err) == (0, "")
     connection.close()
+
+
+@pytest.mark.slow
+def test_a_model_without_numbers_as_output_is_shown_as_such(browser: Any, outputs: Path, tmp_path: Path):
+    """The page says that the output is not a number; runs with such figures are listed without an accuracy."""
+    import keras
+
+    copied = tmp_path / "outputs"
+    [good] = (outputs / "runs").glob("good-*")
+    run = copied / "runs" / good.name
+    shutil.copytree(good, run)
+    result = json.loads((run / "result.json").read_text())
+    result["best"]["val/accuracy"] = float("nan")
+    (run / "result.json").write_text(json.dumps(result))
+    pixels, dense = keras.Input((28, 28, 1)), keras.layers.Dense(10)
+    values = keras.layers.Rescaling(1, offset=-128)(pixels)  # 0 for the grey image that each model is tried with
+    model = keras.Model(pixels, keras.layers.Softmax()(dense(keras.layers.Flatten()(values))))
+    dense.set_weights([np.random.default_rng(0).choice([-3e38, 3e38], (784, 10)), np.zeros(10)])
+    model.save(run / "model.keras")
+    demo, address = start_demo("run=good", f"outputs={copied}")
+    try:
+        [listed] = json.loads(ask(address, "api/runs")[1])
+        assert listed["accuracy"] is None
+        opened = Opened(browser, address)
+        opened.page.click("#load")
+        opened.wait_for("#result", "not a number")
+        assert set(opened.page.locator(".bars .figure").all_inner_texts()) == {"–"}
+        opened.page.close()
+    finally:
+        end(demo)
+    assert opened.logged == []
+
+
+@pytest.mark.slow
+def test_a_run_of_the_same_name_elsewhere_is_another(outputs: Path, tmp_path: Path):
+    """Whether a run is loaded is decided by its directory."""
+    [good] = (outputs / "runs").glob("good-*")
+    shutil.copytree(good, tmp_path / good.name)
+    demo, address = start_demo(f"run={tmp_path / good.name}", f"outputs={outputs}")
+    wanted = f"runs/{good.name}".encode()
+    numbers = [json.loads(ask(address, "api/runs", wanted)[1])["number"] for _ in range(2)]
+    end(demo)
+    assert numbers == [1, 1]
+
+
+def test_the_names_of_a_page_on_port_80():
+    """Browsers leave that port out of `Host`."""
+    assert {"127.0.0.1", "localhost", "127.0.0.1:80"} <= {*host_names("127.0.0.1", 80)}
+    assert "[::1]" in host_names("::1", 80)
+    assert host_names("127.0.0.1", 8400) == ("127.0.0.1:8400", "localhost:8400")
 
 
 def test_a_port_in_use_is_reported(cli: Cli, outputs: Path, golden: Golden):

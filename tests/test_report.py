@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def test_what_does_not_exist_is_named(cli: Cli, run: Path, lost: str):
     assert ("confusion" in anchors(html)) == (lost == "history.csv")
     assert "question" in anchors(html)
     assert "environment" in anchors(html)
-    assert ("This run is failed: &lt;b&gt;disk" in html) == (lost == "unfinished")
+    assert ("This run failed: &lt;b&gt;disk" in html) == (lost == "unfinished")
 
 
 @pytest.mark.slow
@@ -160,7 +162,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
         (["run=latest", "output=x.pdf"], "output"),
         (["run=latest", "output=taken.html"], "output=taken.html:"),
         (["run=latest", "metric=accuracy"], "metric"),
-        (["run=latest", "format=json"], "format=json:"),
+        (["run=latest", "format=xml"], "format"),
     ],
 )
 def test_a_wrong_request_creates_nothing(cli: Cli, words: list[str], place: str, golden: Golden):
@@ -181,6 +183,69 @@ def test_a_run_in_use_is_not_changed(cli: Cli, golden: Golden):
     with RunDirectory.open(run):
         golden(cli("report", f"run={run}", status=2).err)
         assert not (run / "report.html").exists()
+
+
+def test_a_long_history_is_thinned(cli: Cli):
+    """The caption says so, and names the file with all epochs."""
+    run = write_run(Path("outputs/runs/only"), epochs=3000)
+    cli("report", f"run={run}")
+    html = text_of(run / "report.html")
+    assert "1000 of 3000 epochs, evenly spaced" in html
+    assert "history.csv in the run&#39;s directory has all." in html
+    assert html.count("<tr>") < 1500
+
+
+@pytest.mark.parametrize(
+    ("status", "phrase"),
+    [
+        ("failed", "failed"),
+        ("killed", "was killed"),
+        ("interrupted", "was interrupted"),
+        ("odd", "has the status odd"),
+    ],
+)
+def test_an_unfinished_run_is_described_in_a_sentence(cli: Cli, status: str, phrase: str):
+    """In the summary and in the notice."""
+    run = write_run(Path("outputs/runs/only"), status=status, test=None, epochs=2, planned_epochs=5)
+    cli("report", f"run={run}")
+    html = text_of(run / "report.html")
+    assert f"This run {phrase}." in html
+    assert f"The run {phrase}; " in html
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+def test_figures_that_are_no_numbers_are_reported(cli: Cli, bad: float | None):
+    """A diverged or foreign run has a report, alone, in a sweep, a study and a comparison; it is ranked last."""
+    sweep = Path("outputs/sweeps/foreign")
+    for number, value in enumerate([bad, 0.7, 0.9]):
+        write_run(sweep / f"trial-{number}", "model=linear", seed=number, val=value)
+    result = json.loads(text_of(sweep / "trial-0/result.json"))
+    result |= {"best": {"epoch": bad, "val/loss": bad, "val/accuracy": bad}, "test": {"accuracy": bad}}
+    result |= {"seconds": {"total": bad}, "ended": bad, "status": "failed"}
+    if bad is None:
+        result |= {"best": None, "test": None, "seconds": {}}
+    (sweep / "trial-0/result.json").write_text(json.dumps(result))
+    if bad is not None:
+        row = f"{bad}," * 7
+        header = "epoch,train/loss,train/accuracy,val/loss,val/accuracy,learning_rate,seconds"
+        (sweep / "trial-0/history.csv").write_text(f"{header}\n1{row[row.index(',') : -1]}\n{row[:-1]}\n")
+    cli("report", f"run={sweep}/trial-0", "output=run.html")
+    assert "curves" in anchors(text_of(Path("run.html")))
+    cli("report", f"run={sweep}", "output=sweep.html")
+    names = re.findall(r">(trial-\d)</td></tr>", text_of(Path("sweep.html")))
+    assert names == ["trial-2", "trial-1", "trial-0"]
+    cli(
+        "report",
+        f"run=[{sweep}/trial-0,{sweep}/trial-1,{sweep}/trial-2]",
+        "metric=val/loss",
+        "output=compared.html",
+    )
+    table = f"trial,state,val/accuracy,seed,seconds,reason\n0,finished,{bad},{bad},{bad},\n1,finished,0.7,1,3,\n"
+    (sweep / "trials.csv").write_text(table if bad is not None else table.replace("None", ""))
+    (sweep / "importances.csv").write_text(f"key,share\nseed,{bad or 0}\n")
+    cli("report", f"run={sweep}", "output=study.html")
+    assert "Trial 1 is" in text_of(Path("study.html"))
 
 
 # Sweeps, studies and comparisons.
@@ -204,12 +269,31 @@ def test_a_sweep_states_which_group_is_best(sweep: Path):
 
 
 @pytest.mark.slow
+def test_commands_name_the_plugins(cli: Cli):
+    """The commands in the reports of a sweep, its jobs and their comparison load the plug-ins, and work."""
+    plugin = "from mnist_exp import plugin\n@plugin.schedule()\ndef half(progress): return 0.5 + 0 * progress\n"
+    Path("mine.py").write_text(plugin)
+    given = ["--plugin", "mine.py"]
+    cli(*given, "-m", *SMALL, "model=linear", "schedule.type=half", "seed=0,1", "sweep.name=grid", "report=true")
+    sweep = Path("outputs/sweeps/grid")
+    jobs = sorted(path.parent for path in sweep.glob("*/config.yaml"))
+    cli("report", *given, f"run={jobs[0]}")
+    cli("report", *given, f"run=[{jobs[0]}]", "output=one.html")
+    for file in (sweep / "report.html", jobs[0] / "report.html", Path("one.html")):
+        commands = [line for line in re.findall(r"mnist-exp [^<\n]*", text_of(file)) if "=" in line]
+        assert commands
+        assert all("--plugin mine.py" in command for command in commands if "compare" not in command), commands
+    [repeat] = re.findall(r"<code>(mnist-exp --plugin mine.py -m [^<]*)</code>", text_of(sweep / "report.html"))
+    assert "2 finished" in cli(*shlex.split(unescape(repeat))[1:]).out
+
+
+@pytest.mark.slow
 def test_a_study_shows_its_best_trial(cli: Cli):
     """With the values of all searched keys, and without the test scores of other trials."""
     space = ("optimizer.learning_rate=interval(0.001,0.01)", "model=linear,mlp")
     cli("tune", *SMALL, *space, "tune.trials=5", "tune.pruner=none", "tune.name=study", "report=true")
     html = text_of(Path("outputs/sweeps/study/report.html"))
-    assert re.search(r'class="summary">Trial \d is best of 5: val/accuracy [\d.]+ % with', html)
+    assert re.search(r'class="summary">Trial \d is the best of 5: val/accuracy [\d.]+ % with', html)
     assert html.count(">finished</td>") == 5
     assert {"best", "trials", "history", "parallel", "importance", "classes", "repeat"} <= set(anchors(html))
     importances = Path("outputs/sweeps/study/importances.csv").read_text().splitlines()[1:]
@@ -233,7 +317,7 @@ def test_a_comparison_names_what_it_left_out(cli: Cli):
     assert 'class="summary">A is best; better than B by' in html
     assert "Report of a comparison" in html
     assert "1 of 9 runs did not finish: 1 failed" in html
-    assert "outputs/runs/failed: failed" in html
+    assert re.search(r">outputs/runs/failed</th><td>failed", html)
     assert "Models that could not be scored" in html
     cli("report", "run=[outputs/runs]")
     [file] = Path("outputs/report").glob("*/report.html")

@@ -2,7 +2,7 @@
 
     python docs/site/licenses.py
 
-They are read from the metadata of the packages that are installed here.
+They are read from the metadata of the packages that are installed here or, failing that, from their licence files.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _HEAD = """\
 # Licences of the dependencies
 
 `mnist-exp` itself is under the MIT licence. `pip install 'mnist-exp[export,joblib,submitit,ray]'` installs these
-packages on Linux; the licences are those that their metadata state. NVIDIA's libraries, which `mnist-exp[gpu]`
-adds, and the tools of `mnist-exp[dev]` are not listed. `python docs/site/licenses.py` writes this page.
+packages on Linux; the licences are those that their metadata state or, failing that, whose text is in their
+licence files. NVIDIA's libraries, which `mnist-exp[gpu]` adds, and the tools of `mnist-exp[dev]` are not listed.
+`python docs/site/licenses.py` writes this page.
 
 | package | licence |
 |---|---|
@@ -59,7 +60,7 @@ def dependencies(package: str, extras: tuple[str, ...]) -> Iterator[Distribution
 
 
 def license_of(found: Distribution) -> str:
-    """Return the licence that a package's metadata states, as an expression, a classifier or a short text."""
+    """Return the licence that a package's metadata or, failing that, its licence file states."""
     metadata = found.metadata
     if expression := metadata.get("License-Expression"):
         return expression

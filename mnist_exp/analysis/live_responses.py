@@ -27,7 +27,7 @@ class Responses:
     """A model's responses to an image."""
 
     probabilities: Floats
-    """Shape (classes,)."""
+    """Shape (classes,); NaN or an infinity for a model that overflows."""
     evidence: Floats | None
     """The evidence for the most probable class, (height, width); None if no layer has rows and columns."""
     outputs: Sequence[Floats]
@@ -80,7 +80,7 @@ class TracedModel:
     def __call__(self, image: Images) -> Responses:
         """Return the responses to raw pixels (height, width, channels)."""
         found, evidence, outputs = self._compute(tf.constant(image[np.newaxis], tf.float32))
-        probabilities = _array(found)
+        probabilities = np.asarray(found[0], np.float32)
         return Responses(probabilities, self._evidence(evidence, probabilities), [_array(one) for one in outputs])
 
     def _evidence(self, computed: Sequence[Any], probabilities: Floats) -> Floats | None:

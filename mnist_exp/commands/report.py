@@ -7,10 +7,11 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.saved_model import split_overrides
 from mnist_exp.model import backend
+from mnist_exp.report.documents import ReportDocument
 from mnist_exp.sweeps.report_target import find_target
 
 
-def report(request: Request, started: float) -> None:
+def report(request: Request, started: float) -> ReportDocument:
     """Find what to report on, and write the report. Raises `RequestError`, or `WorkError` if the disk is full."""
     own, _ = split_overrides(request)
     config, _ = compose_checked(own, ReportConfig)
@@ -18,4 +19,4 @@ def report(request: Request, started: float) -> None:
     backend.load()
     from mnist_exp.sweeps.report_pages import write_report  # Keras, Matplotlib, Bokeh
 
-    write_report(request, config, target)
+    return write_report(request, config, target)

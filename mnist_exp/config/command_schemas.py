@@ -176,6 +176,7 @@ class ReportConfig(Frozen):
     mode: Literal["max", "min"] | None
     across_data: bool
     output: Annotated[str, Field(min_length=1)] | None
+    format: Json = None
 
     _runs = field_validator("run", mode="before")(split_names)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from mnist_exp.analysis.activations import Floats
 from mnist_exp.analysis.live_responses import TracedModel
@@ -32,7 +31,7 @@ class Answer:
     """A model's answer for an image: figures, and the maps as bytes."""
 
     figures: dict[str, Any]
-    """`probabilities`, `evidence` (the range of the class activation map), and `layers`.
+    """`probabilities` (None if they are not numbers), `evidence` (the map's range), and `layers`.
 
     Each layer has its `channels` in the order of their maps, and for each map the values of byte 0 and byte 255,
     `low` and `high`."""
@@ -108,7 +107,8 @@ class LiveView:
             low, high, values = _as_bytes(maps[..., kept])
             layers.append({"channels": kept.tolist(), "low": low, "high": high})
             blob.append(values)
-        probabilities = [_rounded(value) for value in responses.probabilities]
+        is_number = np.isfinite(responses.probabilities).all()
+        probabilities = [_rounded(value) for value in responses.probabilities] if is_number else None
         return Answer({"probabilities": probabilities, "evidence": evidence, "layers": layers}, b"".join(blob))
 
     def read_photograph(self, content: bytes) -> list[Reading]:
@@ -152,9 +152,10 @@ def _as_bytes(maps: Floats) -> tuple[list[float], list[float], bytes]:
 
     The range of each map includes 0.
     """
+    maps = maps.astype(np.float64)  # in which the difference of two numbers of float32 is finite
     low = np.minimum(maps.min(axis=(0, 1)), 0)
     high = np.maximum(maps.max(axis=(0, 1)), 0)
-    spread: npt.NDArray[np.float32] = np.where(high > low, high - low, 1)
+    spread = np.where(high > low, high - low, 1)
     scaled = np.rint((maps - low) / spread * 255).astype(np.uint8)
     return [*map(_rounded, low)], [*map(_rounded, high)], np.moveaxis(scaled, -1, 0).tobytes()
 

@@ -39,6 +39,7 @@ from mnist_exp.training.augment import draw_samples
 _MOST_MISTAKES = 20
 _SIDE = 96  # pixels: larger images are scaled down in galleries
 _MAP_IMAGES, _MAP_CHANNELS = 3, 8
+ALL_CLASSES = "'mnist-exp evaluate' writes all to per_class.csv"
 _PARTS = {"test": "test", "val": "validation", "train": "training"}
 
 
@@ -51,7 +52,7 @@ def model_sections(subject: ReportSubject) -> tuple[list[Block], list[Section]]:
         model = keras.Model(scored.model.inputs[0], scored.model.outputs[0])
         architecture = _architecture(model, batch_size)
         sections = [
-            Section("classes", "Which classes fail", class_blocks(scored)),
+            Section("classes", "Results by class", class_blocks(scored)),
             Section("confusion", "Confusion matrix", _confusion(scored)),
             Section("mistakes", "Most confident mistakes", _mistakes(scored)),
             Section("calibration", "Calibration", _calibration(scored)),
@@ -63,7 +64,7 @@ def model_sections(subject: ReportSubject) -> tuple[list[Block], list[Section]]:
 
 
 def class_blocks(scored: Scored) -> list[Block]:
-    """Return the classes that fail most, in words, and the figures of all classes."""
+    """Return the classes with the lowest recall, in words, and the metrics of all classes."""
     assessment, names = scored.assessment, scored.class_names
     known = [
         (figures.recall, name)
@@ -72,7 +73,7 @@ def class_blocks(scored: Scored) -> list[Block]:
     ]
     weakest = ", ".join(f"{name} ({format_percent(recall)})" for recall, name in sorted(known)[:3])
     blocks: list[Block] = [
-        Text(f"Of the {_PARTS[scored.name]} images, those of these classes are recognized least: {weakest}.")
+        Text(f"These classes have the lowest recall on the {_PARTS[scored.name]} part: {weakest}.")
     ]
     if often := most_frequent_mistakes(assessment, names):
         blocks.append(Text(f"Confused most often (true → predicted): {', '.join(often)}."))
@@ -84,7 +85,12 @@ def class_blocks(scored: Scored) -> list[Block]:
     right = ("images", *columns)
     blocks.append(
         Table(
-            f"Figures of each class, {_PARTS[scored.name]} part", ("class", *right), rows, right, interactive=True
+            f"Metrics by class, {_PARTS[scored.name]} part",
+            ("class", *right),
+            rows,
+            right,
+            interactive=True,
+            elsewhere=ALL_CLASSES,
         )
     )
     return blocks
@@ -160,7 +166,8 @@ def _inside(model: keras.Model, scored: Scored, run: str) -> Iterator[Section]:
     first = part.first_of_each(10)
     kinds = (
         ("activation", "Class activation", first,
-         "The regions of each image that support its class (red) or, in some models, count against it (blue)."),
+         "Red regions support the class. In exact maps (CAM), blue regions count against it; Grad-CAM shows only "
+         "what supports it."),
         ("features", "Feature maps", first[:_MAP_IMAGES],
          "What each layer computes from some images: the channels with the largest responses."),
         ("fields", "Receptive fields", first[:1], "The pixels that one unit of each layer can see."),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import keras
 
 
-_MOST_EPOCHS = 2000  # shown in charts and tables
+_MOST_EPOCHS = 1000  # shown in charts and tables
 
 
 @dataclass
@@ -63,12 +63,6 @@ class ReportSubject:
     scored: Scored | None = None
     missing: list[str] = field(default_factory=list)
     """The parts that the report lacks, each with the reason."""
-
-    @property
-    def best_epoch(self) -> int | None:
-        """The number of the saved epoch."""
-        best = (self.summary.result.best or {}).get("epoch")
-        return None if best is None else int(best)
 
 
 def collect_subject(request: Request, run: RunSummary) -> ReportSubject:

@@ -39,7 +39,7 @@ from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import RunResult
 from mnist_exp.runs.selection import differing_settings
 from mnist_exp.text import display_path, format_loss, format_percent, format_shape, format_value
-from mnist_exp.tracking.run_description import CARD, loading_lines, repeating_command
+from mnist_exp.tracking.run_description import CARD, loading_lines, plugin_flags, repeating_command
 
 # Groups of the config whose options have names.
 _NAMED = ("data", "preprocess", "aug", "model", "debug")
@@ -48,6 +48,16 @@ _PLACES = ("data.dir", "data.mirrors", "data.files", "data.keras_cache", "data.f
 _TYPED = ("optimizer.", "schedule.")  # settings that are listed even if the type differs, too
 _EMPTY = (None, "null", "false", "{}", "[]")
 _MOST_WARNINGS = 20
+_ALL_EPOCHS = "history.csv in the run's directory has all"
+_STATUSES = {
+    "running": "is running",
+    "finished": "has finished",
+    "failed": "failed",
+    "killed": "was killed",
+    "interrupted": "was interrupted",
+    "pruned": "was pruned by the search",
+    "damaged": "has a damaged result.json",
+}
 
 
 def run_page(subject: ReportSubject) -> Page:
@@ -62,7 +72,7 @@ def run_page(subject: ReportSubject) -> Page:
         facts=_headline(subject),
         sections=[
             Section("question", "Question", _question(subject)),
-            Section("curves", "Training curves", curves_of(subject.history, subject.best_epoch)),
+            Section("curves", "Training curves", curves_of(subject.history, subject.summary.result.best_epoch)),
             *others,
             Section("architecture", "Architecture", architecture or _card(run.path)),
             Section("data", "Data", _data(subject)),
@@ -85,11 +95,21 @@ def summarize_result(subject: ReportSubject) -> str:
     elif result.val_accuracy is not None:
         answer = f"the validation accuracy is {format_percent(result.val_accuracy)}{_interval(result, 'val')}"
     else:
-        answer = "there is no accuracy yet"
+        answer = "it has no accuracy"
     if run.status != "finished":
-        answer += f". The run is {run.status} after {result.epochs} of {result.planned_epochs or '?'} epochs"
-    chosen = f"; the model is that of epoch {subject.best_epoch}" if subject.best_epoch else ""
+        finished = f"{result.epochs} of {result.planned_epochs or '?'} epochs are finished"
+        answer += f". The run {describe_status(run.status)}; {finished}"
+    chosen = (
+        f"; the model is that of epoch {subject.summary.result.best_epoch}"
+        if subject.summary.result.best_epoch
+        else ""
+    )
     return f"{what}: {answer}{chosen}."
+
+
+def describe_status(status: str) -> str:
+    """Return the predicate of a sentence about a run with this status: `was killed`."""
+    return _STATUSES.get(status, f"has the status {status}")
 
 
 def _interval(result: RunResult, part: str) -> str:
@@ -117,7 +137,7 @@ def _notices(subject: ReportSubject) -> list[str]:
         notices.append(f"These figures are for {result.data.name}, the fallback for {instead}.")
     if run.status != "finished":
         reason = f": {result.reason}" if result.reason else "."
-        notices.append(f"This run is {run.status}{reason}")
+        notices.append(f"This run {describe_status(run.status)}{reason}")
     if not result.exact:
         notices.append("This run was resumed in another environment: its weights do not depend on the seed alone.")
     if seen := result.validation_images_seen:
@@ -125,7 +145,7 @@ def _notices(subject: ReportSubject) -> list[str]:
             f"Its initial weights were trained on {seen:,} of its validation images, so validation figures are "
             "too optimistic."
         )
-    if subject.data is not None and result.data.sha256 != subject.data.sha256:
+    if subject.data is not None and result.data.sha256 not in (None, subject.data.sha256):
         notices.append("The data has changed since this run: figures below the curves are for the present data.")
     notices += [f"This report lacks {reason}" for reason in subject.missing]
     return notices
@@ -278,7 +298,11 @@ def curves_of(history: Sequence[Mapping[str, float]], best_epoch: int | None) ->
         item = charts.steps(history, "learning_rate", "learning rate")
         blocks.append(Chart(item, Picture(png, alt, "Learning rate at the end of each epoch.")))
     rows = [[_format_metric(key, row[key]) for key in columns] for row in history]
-    blocks.append(Table(f"All {len(history)} epochs", columns, rows, columns, interactive=True, folded=True))
+    last = history[-1]["epoch"]
+    is_cut = len(history) < last
+    caption = f"{len(history)} of {last:g} epochs, evenly spaced" if is_cut else f"All {len(history)} epochs"
+    table = Table(caption, columns, rows, columns, interactive=True, folded=True, elsewhere=_ALL_EPOCHS)
+    blocks += [table, Text(f"{_ALL_EPOCHS}.")] if is_cut else [table]
     return blocks
 
 
@@ -332,7 +356,15 @@ def _class_counts(subject: ReportSubject) -> Table:
         [name, *(f"{labels.count(number):,}" for labels in there.values())]
         for number, name in enumerate(subject.data.class_names)
     ]
-    return Table("Images of each class", ["class", *there], rows, tuple(there), interactive=True, folded=True)
+    return Table(
+        "Images of each class",
+        ["class", *there],
+        rows,
+        tuple(there),
+        interactive=True,
+        folded=True,
+        elsewhere="'mnist-exp dataset verify' prints all",
+    )
 
 
 def describe_data(runs: Sequence[RunSummary]) -> list[Block]:
@@ -383,7 +415,8 @@ def using_lines(run: RunSummary, what: str) -> list[Block]:
     """Return the command that repeats a run, and those that show and use its model."""
     path = display_path(run.path)
     words = (["report"], ["evaluate"], ["predict", "inputs=digit.png"])
-    commands = [shlex.join(["mnist-exp", verb, f"run={path}", *more]) for verb, *more in words]
+    flags = plugin_flags(run.result.plugins)
+    commands = [shlex.join(["mnist-exp", verb, *flags, f"run={path}", *more]) for verb, *more in words]
     return [
         Code(f"Repeat {what}", repeating_command(path, run.result)),
         Code(f"Report on, evaluate and use {what}", "\n".join(commands)),
@@ -430,17 +463,19 @@ def repeat_and_use(subject: ReportSubject) -> list[Block]:
     run, result = display_path(subject.summary.path), subject.summary.result
     blocks: list[Block] = [Code("Repeat this run", repeating_command(run, result))]
     if result.overrides:
-        blocks.append(Code("As it was started", shlex.join(["mnist-exp", *result.overrides])))
+        blocks.append(Code("Original command", original_command(result)))
     if subject.config is not None:
         blocks.append(Code("Use the model in Python", loading_lines(run, subject.config)))
-    blocks.append(
-        Code(
-            "Use the model on image files", shlex.join(["mnist-exp", "predict", f"run={run}", "inputs=digit.png"])
-        )
-    )
+    predict = ["mnist-exp", "predict", *plugin_flags(result.plugins), f"run={run}", "inputs=digit.png"]
+    blocks.append(Code("Use the model on image files", shlex.join(predict)))
     if warnings := _logged_warnings(subject.summary.path):
         blocks += [Text("Warnings in the run's log:"), Bullets(warnings)]
     return blocks
+
+
+def original_command(result: RunResult) -> str:
+    """Return the command that started a run."""
+    return shlex.join(["mnist-exp", *plugin_flags(result.plugins), *result.overrides])
 
 
 def _logged_warnings(run: Path) -> list[str]:

@@ -311,6 +311,17 @@ class CompareDocument(Document):
     picture: str
 
 
+class ReportDocument(Document):
+    """Output of `report`."""
+
+    document: Literal["report"] = "report"
+    kind: Literal["run", "sweep", "study", "comparison"]
+    summary: str
+    """The first sentences of the report."""
+    path: str
+    """The HTML file."""
+
+
 class EvaluatedData(_Part):
     """The images that a model was scored on."""
 
@@ -445,6 +456,7 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     "runs": RunsDocument,
     "diff": DiffDocument,
     "compare": CompareDocument,
+    "report": ReportDocument,
     "evaluate": EvaluateDocument,
     "ensemble": EnsembleDocument,
     "predict": PredictDocument,

@@ -26,6 +26,7 @@ _ASSETS = Path(__file__).parent / "assets"
 _LIBRARY = "bokeh"
 MOST_BYTES = 3_000_000
 """Maximum size of a run's report."""
+_MOST_CELLS = 12_000  # of a table: about 0.5 MB
 
 
 class Block(Protocol):
@@ -80,6 +81,7 @@ class Table:
     """A table; `right` lists the columns of numbers.
 
     An `interactive` table can be sorted and filtered. One with `folded` is shown after a click on its caption.
+    `elsewhere` says where all rows are, if only the first ones are shown: `history.csv has all`.
     """
 
     kind: ClassVar[str] = "table"
@@ -89,6 +91,20 @@ class Table:
     right: Sequence[str] = ()
     interactive: bool = False
     folded: bool = False
+    elsewhere: str = ""
+
+    @property
+    def shown(self) -> Sequence[Sequence[str]]:
+        """The rows that the report contains."""
+        return self.rows[: max(1, _MOST_CELLS // max(1, len(self.header)))]
+
+    @property
+    def remark(self) -> str:
+        """A sentence on the rows that are left out; empty if there are none."""
+        if not (left := len(self.rows) - len(self.shown)):
+            return ""
+        rows = f"{left:,} of {len(self.rows):,} rows are left out to keep this file small"
+        return f"{rows}; {self.elsewhere}." if self.elsewhere else f"{rows}."
 
 
 @dataclass(frozen=True)

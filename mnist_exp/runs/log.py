@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from mnist_exp.runs.regular_files import open_regular
 from mnist_exp.text import printable
 
 LOG = "run.log"
@@ -103,6 +104,25 @@ def to_file(path: Path) -> Iterator[None]:
         warnings.removeHandler(handler)
         with suppress(OSError):
             handler.close()
+
+
+def shorten_log(path: Path, most: int) -> bytes:
+    """Return a log, or its beginning and end if it has more than `most` bytes, with a line on what is left out.
+
+    Raises `OSError` if it cannot be read.
+    """
+    with open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        if size <= most:
+            return file.read(most)
+        head = file.read(most // 2)
+        file.seek(-(most // 2), os.SEEK_END)
+        tail = file.read(most // 2)
+    head, tail = head[: head.rfind(b"\n") + 1], tail[tail.find(b"\n") + 1 :]
+    left = size - len(head) - len(tail)
+    line = f"… {left:,} bytes are left out here; {LOG} in the run's directory has all of them …"
+    return b"%b%b\n%b" % (head, line.encode(), tail)
 
 
 def log_traceback(error: Exception) -> None:

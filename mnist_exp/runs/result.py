@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,7 +17,9 @@ from mnist_exp.text import masked_values
 RESULT = "result.json"
 SCHEMA_VERSION = 1
 
-Metrics = dict[str, int | float]
+# A larger number could not be converted to a float, or loses digits.
+Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Metrics = dict[str, Count | float]
 
 
 class Record(BaseModel):
@@ -35,7 +38,7 @@ class DataRecord(Record):
     """The folder, address or library that the data came from."""
     shape: list[int] | None = None
     class_names: list[str] = []
-    images: dict[str, int] = {}
+    images: dict[str, Count] = {}
     """Number of images in each part."""
     distinct_training_images: int | None = None
     """Number of training images before `data.balance` repeated some; None if none is repeated."""
@@ -116,7 +119,7 @@ class RunResult(Record):
     schema_version: int = 0
     """0 for results written before schema versions were introduced."""
     name: str = ""
-    started: float
+    started: float = Field(allow_inf_nan=False)
     mlflow_run_id: str | None = None
     status: str
     """running, finished, interrupted, killed, pruned or failed."""
@@ -170,25 +173,31 @@ class RunResult(Record):
         return DIVERGED in self.reason
 
     @property
+    def best_epoch(self) -> int | None:
+        """The saved epoch's number."""
+        epoch = _finite((self.best or {}).get("epoch"))
+        return None if epoch is None else int(epoch)
+
+    @property
     def val_accuracy(self) -> float | None:
-        """The saved epoch's validation accuracy."""
-        return (self.best or {}).get("val/accuracy")
+        """The saved epoch's validation accuracy; None if it is not a number."""
+        return _finite((self.best or {}).get("val/accuracy"))
 
     @property
     def test_accuracy(self) -> float | None:
-        """The saved model's test accuracy."""
-        return (self.test or {}).get("accuracy")
+        """The saved model's test accuracy; None if it is not a number."""
+        return _finite((self.test or {}).get("accuracy"))
 
     @property
     def training_seconds(self) -> float | None:
         """The seconds that processes spent on the run, except for start-up and reading data, which jobs share.
 
-        None if a process did not record them, as in older versions.
+        None if a process did not record them, as in older versions, or recorded no number.
         """
         if "total" not in self.seconds or (self.resumed and self.earlier_seconds is None):
             return None
         last = self.seconds["total"] - self.seconds.get("start", 0) - self.seconds.get("data", 0)
-        return (self.earlier_seconds or 0) + last
+        return _finite((self.earlier_seconds or 0) + last)
 
     def as_resumed(self, entry: ResumptionRecord) -> RunResult:
         """Return the result with one more resumption, which begins now."""
@@ -204,6 +213,11 @@ class RunResult(Record):
         """Return the content of `result.json`: the fields that are set, in order, without credentials."""
         values = masked_values(self.model_dump(mode="json", exclude_unset=True))
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number; None for NaN and infinities, which a diverged or foreign run can contain."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 DAMAGED = RunResult(started=0, status="damaged", data=DataRecord())

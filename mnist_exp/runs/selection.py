@@ -79,7 +79,7 @@ def figures_of(run: RunSummary) -> dict[str, Any]:
         "epochs": result.epochs,
         "parameters": result.parameters,
         "seconds": result.training_seconds,
-        "best_epoch": (result.best or {}).get("epoch"),
+        "best_epoch": result.best_epoch,
         "fallback_for": result.data.stands_in_for,
         "tags": result.tags,
         "note": result.note,
@@ -121,14 +121,19 @@ def _refuse_unknown_names(runs: Sequence[ListedRun], where: Condition | None, ke
 
 
 def _sorted(runs: Sequence[ListedRun], key: str, *, descending: bool) -> list[ListedRun]:
-    valued = [run for run in runs if run.lookup(key) is not None]
+    valued = [run for run in runs if _has_order(run.lookup(key))]
     are_numbers = all(isinstance(run.lookup(key), (int, float)) for run in valued)
     order = sorted(
         valued,
         key=lambda run: run.lookup(key) if are_numbers else str(run.lookup(key)),
         reverse=descending,
     )
-    return [*order, *(run for run in runs if run.lookup(key) is None)]
+    return [*order, *(run for run in runs if not _has_order(run.lookup(key)))]
+
+
+def _has_order(value: Any) -> bool:
+    """Return whether a value can be sorted: it is there, and not NaN."""
+    return value is not None and value == value
 
 
 def differing_settings(configs: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -45,6 +45,7 @@ class DemoSession:
         self._request, self._over_run = request, over_run
         self._outputs, self._channels = outputs, channels
         self._models: list[LiveView] = []
+        self._places: list[Path] = []  # of the models: the directories of their runs, or their files
         self._at_start = 0  # the number of models that the page shows at its start
         self._examples: Part | None = None
         self._examples_name = ""
@@ -76,6 +77,7 @@ class DemoSession:
             why = f"{sizes[0]} instead of {sizes[1]}" if sizes[0] != sizes[1] else "other class names"
             raise RequestError(f"{model.name} cannot be compared with {first.name}: it has {why}")
         self._models.append(model)
+        self._places.append(_place_of(saved))
         return model
 
     @property
@@ -122,7 +124,7 @@ class DemoSession:
             return [self._models[number].respond(image) for number in numbers]
 
     def read_photograph(self, content: bytes) -> list[dict[str, Any]]:
-        """Return what the model is given for a photograph, as JSON values. Raises `RequestError`."""
+        """Return the model's inputs for a photograph, as JSON values. Raises `RequestError`."""
         with self._computing:
             readings = self._models[0].read_photograph(content)
             return [{"pixels": encode(one.image), "box": one.box, "warning": one.warning} for one in readings]
@@ -145,17 +147,21 @@ class DemoSession:
         if run is None:
             raise RequestError("there is no such run")
         with self._computing:
-            loaded = [model.name for model in self._models]
-            if run.name in loaded:
-                return loaded.index(run.name)
-            if len(loaded) >= MOST_MODELS:
-                raise RequestError(f"at most {MOST_MODELS} runs can be loaded; restart the command to load others")
             saved = find_run_model(run)
+            if _place_of(saved) in self._places:
+                return self._places.index(_place_of(saved))
+            if len(self._models) >= MOST_MODELS:
+                raise RequestError(f"at most {MOST_MODELS} runs can be loaded; restart the command to load others")
             self._load(saved, compose_run_config(saved, self._request, self._over_run))
-            return len(loaded)
+            return len(self._models) - 1
 
     def _identify(self, run: RunSummary) -> str:
         return run.path.relative_to(self._outputs).as_posix()
+
+
+def _place_of(saved: Saved) -> Path:
+    """Return the directory of a model's run, or the file of a model without a run."""
+    return (saved.run or saved.file).resolve()
 
 
 def encode(pixels: Images) -> str:

@@ -41,18 +41,22 @@ def is_loopback(listener: socket.socket) -> bool:
 
 def page_address(listener: socket.socket, token: str | None) -> str:
     """Return the address to open, with the token if the page needs one."""
-    return f"http://{host_names(listener)[0]}/{f'{token}/' if token else ''}"
+    return f"http://{host_names(*listener.getsockname()[:2])[0]}/{f'{token}/' if token else ''}"
 
 
-def host_names(listener: socket.socket) -> tuple[str, ...]:
-    """Return the values of the header `Host` that requests to the page have, the usual one first.
+def host_names(place: str, port: int) -> tuple[str, ...]:
+    """Return the values of the header `Host` that requests to a page have, the usual one first.
 
-    If the socket listens on all addresses of the machine, only the name that this machine gives itself is known.
+    Browsers leave out port 80. For a page on all addresses of the machine, only the name that the machine gives
+    itself is known.
+
+    Args:
+        place: The IP address that the page's socket is bound to.
+        port: Its port.
     """
-    place, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(place)
     name = f"[{place}]" if address.version == 6 else place
     if address.is_unspecified:
         name = socket.gethostname()
     names = (name, "localhost") if address.is_loopback else (name,)
-    return tuple(f"{one}:{port}" for one in names)
+    return tuple(f"{one}:{port}" for one in names) + (names if port == 80 else ())

@@ -6,7 +6,7 @@
 | `GET /api/setup` | the models, their classes and layers, the number of examples |
 | `POST /api/respond?models=0,1` with the pixels of an image | figures and maps (`pack`) |
 | `GET /api/example?number=17` | an image of the test set |
-| `POST /api/photograph` with an image file | what the models are given for it |
+| `POST /api/photograph` with an image file | the models' inputs for it |
 | `GET /api/runs`, `POST /api/runs` with the `id` of one | the runs that can be added; the added model |
 """
 
@@ -53,7 +53,7 @@ class PageServer:
         self.token = None if local else secrets.token_urlsafe(_TOKEN_BYTES)
         """The first part of the address's path; None if only this machine can connect."""
         is_anywhere = listener.getsockname()[0] in ("0.0.0.0", "::")
-        hosts = None if is_anywhere else host_names(listener)
+        hosts = None if is_anywhere else host_names(*listener.getsockname()[:2])
         self._slow = Rate(per_second=4, burst=12)
         routes = [
             *(Route(path, self._file) for path in _FILES),

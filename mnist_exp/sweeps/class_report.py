@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.config.overrides import Request
+from mnist_exp.engine.model_report import ALL_CLASSES
 from mnist_exp.engine.report_subject import Scored, collect_subject
 from mnist_exp.report import charts, static_charts
 from mnist_exp.report.html_page import Block, Bullets, Chart, Picture, Table, Text, drawn
@@ -58,12 +59,12 @@ def _score(request: Request, run: TrainedRun, names: tuple[str, ...]) -> tuple[S
 def _differences(
     recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Sequence[str], parts: Sequence[str]
 ) -> Text:
-    """Return, in words, which classes fail most, and where the best group differs most from the others."""
+    """Return which classes have the lowest recall, and where the best group differs most, in words."""
     best, values = recalls[0]
-    order = [int(index) for index in np.argsort(values)[:3]]
+    order = [int(index) for index in np.argsort(values)[:3] if np.isfinite(values[index])]
     weakest = ", ".join(f"{names[index]} ({format_percent(values[index])})" for index in order)
     part = " and ".join(parts)
-    text = f"In {best.mark}, these classes are recognized least ({part} part): {weakest}."
+    text = f"In {best.mark}, these classes have the lowest recall ({part} part): {weakest}."
     for other, theirs in recalls[1:2]:
         gaps = values - theirs
         index = int(np.nanargmax(np.abs(gaps)))
@@ -88,5 +89,12 @@ def _charted(recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Se
     rows = [[name, *(format_percent(of[number]) for _, of in series)] for number, name in enumerate(names)]
     return [
         Chart(charts.dots(names, series, "recall"), Picture(png, f"{caption} The table has the values.", caption)),
-        Table("Recall of each class by group", ["class", *columns], rows, columns, interactive=True),
+        Table(
+            "Recall of each class by group",
+            ["class", *columns],
+            rows,
+            columns,
+            interactive=True,
+            elsewhere=ALL_CLASSES,
+        ),
     ]

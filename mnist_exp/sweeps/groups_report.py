@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ from mnist_exp.engine.run_report import (
     describe_data,
     describe_environments,
     format_duration,
+    original_command,
     using_lines,
 )
 from mnist_exp.errors import RequestError
 from mnist_exp.report import charts, plots, static_charts
 from mnist_exp.report.html_page import (
     Block,
-    Bullets,
     Chart,
     Code,
     Notice,
@@ -36,7 +36,7 @@ from mnist_exp.report.html_page import (
 )
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, read_history
-from mnist_exp.runs.selection import ListedRun, differing_settings
+from mnist_exp.runs.selection import ListedRun, differing_settings, metrics_of
 from mnist_exp.sweeps.class_report import class_section
 from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
 from mnist_exp.sweeps.comparison import (
@@ -62,10 +62,14 @@ from mnist_exp.sweeps.intervals import mean_of
 from mnist_exp.sweeps.report_target import Target, read_sweep
 from mnist_exp.text import display_path, format_percent
 from mnist_exp.text import format_value as format_setting
+from mnist_exp.tracking.run_description import plugin_flags
+from mnist_exp.tracking.sweep_record import LEADERBOARD
 
 _MOST_GROUPS_DRAWN = 28  # as many as there are combinations of colour and dash pattern
 _MOST_PAIRS = 300
 _MOST_AXES = 10
+_MOST_VALUES = 30  # of a key that differs between the runs
+_ALL_GROUPS = "'mnist-exp compare full=true' prints all"
 
 
 @dataclass
@@ -126,10 +130,10 @@ def groups_page(request: Request, target: Target, config: ReportConfig) -> Page:
     sections = [
         Section("verdicts", "Verdicts", verdict_blocks(compared)),
         Section("question", "What was varied", varied_blocks(target, listed, keys)),
-        Section("runs", "All runs", [runs_table(listed, keys, compared)]),
+        Section("runs", "All runs", [runs_table(target, listed, keys, compared)]),
         Section("curves", "Curves", curve_blocks(compared)),
         Section("parallel", "Settings and results", parallel_blocks(listed, keys, compared)),
-        Section("classes", "Which classes fail", class_section(request, compared.groups)),
+        Section("classes", "Results by class", class_section(request, compared.groups)),
         Section("data", "Data", describe_data(target.runs)),
         Section("environment", "Environment and time", describe_environments(target.runs)),
         Section("repeat", "Repeat and use", repeat_blocks(target, keys, compared)),
@@ -204,7 +208,8 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
     header, rows = tabulate_groups(groups, pairs, metric, compared.direction)
     header[0] = "mark"
     caption = f"Groups of runs that differ only in their seed, best {metric} first"
-    blocks.append(Table(caption, header, rows, ("seeds", *header[3:-1]), interactive=True))
+    right = ("seeds", *header[3:-1])
+    blocks.append(Table(caption, header, rows, right, interactive=True, elsewhere=_ALL_GROUPS))
     tests = sum(pair.difference is not None for pair in pairs)
     if tests:
         blocks.append(Text(describe_conditions(tests)))
@@ -217,9 +222,11 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
         head, lines = tabulate_pairs(groups, [metric], metric, shown, compared.direction)
         of_all = "All" if len(shown) == len(pairs) else f"The first {len(shown)} of {len(pairs)}"
         blocks.append(Table(f"{of_all} pairs of groups", head, lines, head[2:-1], interactive=True, folded=True))
+        if len(shown) < len(pairs):
+            blocks.append(Text(f"{_ALL_GROUPS} pairs."))
     if compared.left_out:
-        reasons = [f"{display_path(path)}: {reason}" for path, reason in compared.left_out.items()]
-        blocks += [Text("Left out of the comparison:"), Bullets(reasons)]
+        reasons = [(str(display_path(path)), reason) for path, reason in compared.left_out.items()]
+        blocks.append(Table("Left out of the comparison", ("run", "reason"), reasons, elsewhere=_ALL_GROUPS))
     return blocks
 
 
@@ -242,7 +249,7 @@ def setting(run: ListedRun, key: str) -> str:
 
 def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[str]) -> list[Block]:
     """Return the keys that were varied, with their values, and what all runs share."""
-    rows = [(key, ", ".join(dict.fromkeys(setting(run, key) for run in listed))) for key in keys]
+    rows = [(key, _list_values(dict.fromkeys(setting(run, key) for run in listed))) for key in keys]
     blocks: list[Block] = [
         Table("Keys that differ between the runs", ("key", "values"), rows)
         if rows
@@ -254,17 +261,23 @@ def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[st
     return blocks
 
 
-def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> Table:
+def _list_values(values: Collection[str]) -> str:
+    """Return the different values of a key; of many, the first ones and the number of the others."""
+    more = len(values) - _MOST_VALUES
+    return ", ".join(list(values)[:_MOST_VALUES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def runs_table(target: Target, listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> Table:
     """Return a row per run: its settings, how it ended, and its results."""
     marks = {run.summary.path: group.mark for group in compared.groups for run in group.runs}
-    names = dict.fromkeys(name for run in listed for name in _metrics(run))
+    names = dict.fromkeys(name for run in listed for name in metrics_of(run.summary.result))
     first = list(dict.fromkeys(["val/accuracy", "test/accuracy", compared.metric]))
     metrics = [name for name in first if name in names] + [name for name in names if name not in first]
     right = ["epochs", *metrics, "seconds"]
     header = ["group", *keys, *metrics, "status", "epochs", "seconds", "run"]
     rows = []
     for run in _best_first(listed, compared):
-        result, values = run.summary.result, _metrics(run)
+        result, values = run.summary.result, metrics_of(run.summary.result)
         seconds = result.training_seconds
         rows.append(
             [
@@ -277,18 +290,22 @@ def runs_table(listed: Sequence[ListedRun], keys: Sequence[str], compared: Compa
                 run.summary.path.name,
             ]
         )
-    return Table("All runs, with their settings and results, best first", header, rows, right, interactive=True)
+    caption = "All runs, with their settings and results, best first"
+    everything = (
+        f"{LEADERBOARD} in the sweep's directory" if target.kind == "sweep" else "'mnist-exp runs format=json'"
+    )
+    return Table(caption, header, rows, right, interactive=True, elsewhere=f"{everything} has all")
 
 
 def _best_first(listed: Sequence[ListedRun], compared: Comparison) -> list[ListedRun]:
-    sign = 1 if compared.direction == "max" else -1
-    return sorted(listed, key=lambda run: -sign * _metrics(run).get(compared.metric, -math.inf * sign))
+    """Return runs by their value of the metric; those without one, or with NaN or an infinity, are last."""
+    sign = -1 if compared.direction == "max" else 1
 
+    def rank(run: ListedRun) -> float:
+        value = metrics_of(run.summary.result).get(compared.metric, math.nan)
+        return sign * value if math.isfinite(value) else math.inf
 
-def _metrics(run: ListedRun) -> dict[str, float]:
-    best, test = run.summary.result.best or {}, run.summary.result.test or {}
-    values = {name: value for name, value in best.items() if name.startswith("val/")}
-    return values | {f"test/{name}": value for name, value in test.items()}
+    return sorted(listed, key=rank)
 
 
 # ── Charts ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +338,8 @@ def curve_blocks(compared: Comparison) -> list[Block]:
 
 def parallel_blocks(listed: Sequence[ListedRun], keys: Sequence[str], compared: Comparison) -> list[Block]:
     """Return parallel coordinates of the settings and the metric."""
-    valued = [(run, value) for run in listed if (value := _metrics(run).get(compared.metric)) is not None]
+    figures = [(run, metrics_of(run.summary.result).get(compared.metric, math.nan)) for run in listed]
+    valued = [(run, value) for run, value in figures if math.isfinite(value)]
     if len(valued) < 2 or not keys:
         return []
     columns = {key: [setting(run, key) for run, _ in valued] for key in keys[:_MOST_AXES]}
@@ -349,7 +367,7 @@ def repeat_blocks(target: Target, keys: Sequence[str], compared: Comparison) -> 
         blocks.append(Code("Repeat this sweep; finished jobs are not trained again", command))
     elif compared.groups:
         rows = [
-            (group.mark, shlex.join(["mnist-exp", *group.runs[0].summary.result.overrides]))
+            (group.mark, original_command(group.runs[0].summary.result))
             for group in compared.groups[:_MOST_GROUPS_DRAWN]
         ]
         blocks.append(Table("How the first run of each group was started", ("group", "command"), rows))
@@ -371,4 +389,5 @@ def sweep_command(target: Target, keys: Sequence[str]) -> str:
     if not isinstance(fixed, list) or len(values) < len(keys):
         return ""
     words = [f"{key}={','.join(found)}" for key, found in values.items()]
-    return shlex.join(["mnist-exp", "-m", *words, *map(str, fixed)])
+    flags = plugin_flags(plugin for run in target.runs for plugin in run.result.plugins)
+    return shlex.join(["mnist-exp", *flags, "-m", *words, *map(str, fixed)])

@@ -11,6 +11,7 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.engine.report_file import refuse_unwritable, write_page
 from mnist_exp.engine.report_subject import collect_subject
 from mnist_exp.engine.run_report import run_page
+from mnist_exp.report.documents import ReportDocument
 from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.log import say
 from mnist_exp.sweeps.groups_report import groups_page
@@ -21,8 +22,8 @@ from mnist_exp.text import display_path
 _WAIT = 10.0  # seconds for the tracker to take a report, unless a run's config says otherwise
 
 
-def write_report(request: Request, config: ReportConfig, target: Target) -> None:
-    """Write a report, and print its path.
+def write_report(request: Request, config: ReportConfig, target: Target) -> ReportDocument:
+    """Write a report, print its path, and return a document.
 
     Args:
         request: The command line; overrides of `data` and `device` apply to the configs of the runs.
@@ -45,6 +46,7 @@ def write_report(request: Request, config: ReportConfig, target: Target) -> None
         page = groups_page(request, target, config)
     path = write_page(page, config.output, target.directory, Path(config.outputs), wait_seconds)
     say(f"report  {display_path(path)}")
+    return ReportDocument(kind=target.kind, summary=page.summary, path=str(path.resolve()))
 
 
 def report_ended(folder: Path, config: TrainConfig) -> None:

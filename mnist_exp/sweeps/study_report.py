@@ -90,11 +90,13 @@ def study_page(request: Request, target: Target, config: ReportConfig) -> Page:
         Section("parallel", "Settings and results", _parallel(study)),
         Section("importance", "Which keys matter", _importance(study, target.folder)),
         Section(
-            "curves", "Curves of the best trial", curves_of(subject.history, subject.best_epoch) if subject else []
+            "curves",
+            "Curves of the best trial",
+            curves_of(subject.history, subject.summary.result.best_epoch) if subject else [],
         ),
         Section(
             "classes",
-            "Which classes the best trial fails on",
+            "Results of the best trial by class",
             class_blocks(subject.scored) if subject and subject.scored else [],
         ),
         Section("data", "Data", describe_data(target.runs)),
@@ -166,7 +168,8 @@ def _rounded(text: str) -> str:
 
 
 def _float(text: str) -> float | None:
-    return float(text) if text else None
+    """Return the number in a cell; None for an empty cell, NaN or an infinity."""
+    return number if text and math.isfinite(number := float(text)) else None
 
 
 # ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -177,7 +180,7 @@ def _summarize(study: StudyRecord, best: RunSummary | None) -> str:
         return f"None of {len(study.trials)} trials has finished yet."
     settings = ", ".join(f"{key}={value}" for key, value in zip(study.keys, study.best.settings, strict=False))
     text = (
-        f"Trial {study.best.number} is best of {len(study.trials)}: {study.metric} "
+        f"Trial {study.best.number} is the best of {len(study.trials)}: {study.metric} "
         f"{format_value(study.best.value or 0.0, study.metric)} with {settings}"
     )
     if best is not None and best.result.test_accuracy is not None:
@@ -258,7 +261,9 @@ def _table(study: StudyRecord) -> Table:
         for trial in study.trials
     ]
     header = ["trial", "state", study.metric, *study.keys, "seconds", "reason"]
-    return Table("All trials, in the order of the search", header, rows, right, interactive=True)
+    caption = "All trials, in the order of the search"
+    everything = f"{TABLE} in the study's directory has all"
+    return Table(caption, header, rows, right, interactive=True, elsewhere=everything)
 
 
 def _history(study: StudyRecord) -> list[Block]:

@@ -44,6 +44,7 @@ from mnist_exp.runs.events import (
     TagsEvent,
 )
 from mnist_exp.runs.locks import exclusive
+from mnist_exp.runs.log import LOG, shorten_log
 from mnist_exp.runs.regular_files import file_inside, is_relative
 from mnist_exp.runs.result import RESULT, read_result
 from mnist_exp.text import display_path, mask_credentials, shorten
@@ -65,6 +66,7 @@ LOCK = ".delivery.lock"
 _KEY_TAG = "mnist_exp.key"
 _DIGEST_TAG = "mnist_exp.sha256"  # of a logged model: the SHA-256 of its file
 _OF_MODEL = ("best/", "test/")  # the prefixes of the saved model's metrics
+_MOST_LOG = 2**20  # bytes of a log that are copied to a store elsewhere
 _LONGEST_TEXT = 8000  # maximum length of a description that MLflow keeps, in characters
 _Value = TypeVar("_Value")
 
@@ -375,7 +377,10 @@ class Delivery:
         folder = str(Path(name).parent)
         with tempfile.TemporaryDirectory() as temporary:
             named = path
-            if path.name != Path(name).name:
+            if path.name == LOG:
+                named = Path(temporary, LOG)
+                named.write_bytes(shorten_log(path, _MOST_LOG))
+            elif path.name != Path(name).name:
                 named = Path(shutil.copyfile(path, Path(temporary, Path(name).name)))
             self._client.log_artifact(run_id, str(named), None if folder == "." else folder)
 

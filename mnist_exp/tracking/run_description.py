@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.runs.directory import MODEL, PLOTS
 from mnist_exp.runs.events import RUN_ID
 from mnist_exp.runs.regular_files import read_text
-from mnist_exp.runs.result import RunResult
+from mnist_exp.runs.result import PluginRecord, RunResult
 from mnist_exp.text import display_path, format_percent
 
 CARD = "architecture.md"
@@ -32,8 +33,13 @@ def describe_run(run: Path, result: RunResult, config: TrainConfig) -> str:
 
 def repeating_command(run: Path, result: RunResult) -> str:
     """Return the command that repeats a run."""
-    flags = [word for plugin in result.plugins for word in ("--plugin", plugin.source)]
-    return shlex.join(["mnist-exp", *flags, f"from={run}"])
+    return shlex.join(["mnist-exp", *plugin_flags(result.plugins), f"from={run}"])
+
+
+def plugin_flags(plugins: Iterable[PluginRecord]) -> list[str]:
+    """Return the flags of a command that load plug-ins, each once."""
+    sources = dict.fromkeys(plugin.source for plugin in plugins)
+    return [word for source in sources for word in ("--plugin", source)]
 
 
 def embed_picture(artifact: str, text: str) -> str:

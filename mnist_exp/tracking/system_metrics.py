@@ -33,25 +33,28 @@ class SystemMetrics:
         self._write, self._first = write, max(steps, default=-1) + 1
         self._step = self._first
         self._monitors: list[Any] = []
-        self._stopped, self._lock = Flag(), Lock()
-        Thread(target=self._run, daemon=True, name="system metrics").start()
+        self._started, self._stopped, self._lock = Flag(), Flag(), Lock()
+        self._thread = Thread(target=self._run, daemon=True, name="system metrics")
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop; nothing is written afterwards. A run that was too short for a sample gets one now."""
+        self._started.wait()  # a process that exits while a thread imports MLflow may crash
         with self._lock:
             if self._step == self._first:
                 self._sample()
             self._stopped.set()
+        self._thread.join()
 
     def _run(self) -> None:
         try:
-            monitors = _start_monitors()
+            self._monitors = _start_monitors()
             interval = _sampling_interval()
         except Exception as error:  # an installation without a monitor's library, for example
             warn(f"tracking.system_metrics: the machine's use cannot be read: {error}")
             return
-        with self._lock:
-            self._monitors = monitors
+        finally:
+            self._started.set()
         while not self._stopped.wait(interval):
             with self._lock:
                 self._sample()

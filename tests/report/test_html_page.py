@@ -144,6 +144,18 @@ def test_a_large_report_loses_its_largest_pictures():
     assert html.count('class="notice"') == 1
 
 
+def test_a_long_table_is_cut():
+    """A line says how many rows are left out, and where all of them are; short tables are whole."""
+    rows = [[f"row {number}", "1", "2"] for number in range(50_000)]
+    for count, elsewhere in ((50_000, "all.csv has all"), (50_000, ""), (300, "all.csv has all")):
+        table = Table("T", ("a", "b", "c"), rows[:count], ("b",), interactive=True, elsewhere=elsewhere)
+        html = render(Page("a", "b", "c", sections=[Section("x", "X", [table])]))
+        shown = html.count(">row ")
+        assert len(html.encode()) < MOST_BYTES
+        assert (shown < count) == (count > 300) == (f"{count - shown:,} of {count:,} rows are left out" in html)
+        assert ("all.csv has all." in html) == bool(elsewhere and count > 300)
+
+
 def test_a_large_chart_becomes_its_picture():
     """The confusion matrix of hundreds of classes does not make the file large; small charts stay interactive."""
     picture = Picture(PNG, "a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -96,6 +97,30 @@ def test_mlflow_mirrors_the_run(cli: Cli, home_data: list[str], tmp_path: Path):
         "mnist-exp"
     ]
     assert {path.name for path in Path().iterdir()} == {"outputs"}
+
+
+@pytest.mark.slow
+def test_a_long_log_is_shortened_for_a_store_elsewhere(cli: Cli, home_data: list[str], tmp_path: Path):
+    """It receives the beginning and the end, with a line on what is left out; the run's own file is whole."""
+    import mlflow
+
+    done = cli(*QUICK[:-2], *home_data, "tracking=none")
+    assert done.run is not None
+    with (done.run / "run.log").open("a") as log:
+        log.writelines(f"line {number}\n" for number in range(300_000))
+    whole = (done.run / "run.log").read_bytes()
+    store = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    cli("sync", f"run={done.run}", f"tracking.uri={store}")
+    client = mlflow.MlflowClient(store)
+    fetched = client.download_artifacts(runs(client)[0].info.run_id, "run.log", str(tmp_path))
+    text = Path(fetched).read_text(encoding="utf-8")
+    assert len(text.encode()) < 2**20 + 200 < len(whole)
+    assert text.startswith(whole[:1000].decode())
+    assert text.endswith("line 299999\n")
+    left = re.search(r"\n… ([\d,]+) bytes are left out here; run.log .*\n", text)
+    assert left
+    assert int(left[1].replace(",", "")) == len(whole) - len(text.replace(left[0], "\n").encode())
+    assert (done.run / "run.log").read_bytes() == whole
 
 
 @pytest.mark.slow

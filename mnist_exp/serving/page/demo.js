@@ -471,7 +471,7 @@ function forget() {
 
 function showResult() {
   const lines = models.map(({ description, view }) => {
-    const text = `${view.best} ${percent(view.probability)}`;
+    const text = answerText(view.probabilities, description.classes);
     return models.length > 1 ? `${description.name}: ${text}` : text;
   });
   $("result").textContent = lines.join("\n");
@@ -491,6 +491,13 @@ function report(text) {
 }
 
 const percent = (value) => `${(100 * value).toFixed(1)} %`;
+
+/** Return the most probable class and its probability; `probabilities` is null if the model's output is not a number. */
+function answerText(probabilities, classes) {
+  if (!probabilities) return "The model's output is not a number (NaN or infinite).";
+  const best = probabilities.indexOf(Math.max(...probabilities));
+  return `${classes[best]} ${percent(probabilities[best])}`;
+}
 
 /** Return a class activation map as a canvas of translucent colours, or null if there is none. */
 function asEvidence(map) {
@@ -546,9 +553,10 @@ class ModelView {
   show({ probabilities, evidence: map, layers }) {
     this.paintMap(asEvidence(map));
     const { classes } = this.description;
+    this.probabilities = probabilities;
+    layers.forEach((layer, index) => this.layers[index].show(layer));
+    if (!probabilities) return this.clearBars();
     const order = probabilities.map((_, index) => index).sort((a, b) => probabilities[b] - probabilities[a]);
-    this.best = classes[order[0]];
-    this.probability = probabilities[order[0]];
     const shown = classes.length > BARS ? order : probabilities.map((_, index) => index);
     this.rows.forEach(({ name, bar, figure }, row) => {
       const index = shown[row];
@@ -558,7 +566,6 @@ class ModelView {
       bar.style.transform = `scaleX(${probabilities[index]})`;
       figure.textContent = percent(probabilities[index]);
     });
-    layers.forEach((layer, index) => this.layers[index].show(layer));
   }
 
   /** Draw the input with this model's evidence. */
@@ -573,13 +580,17 @@ class ModelView {
 
   clear() {
     this.paintMap(null);
+    this.clearBars();
+    for (const layer of this.layers) layer.clear();
+  }
+
+  clearBars() {
     this.rows.forEach(({ name, bar, figure }, row) => {
       name.textContent = this.description.classes[row];
       name.className = "";
       bar.style.transform = "scaleX(0)";
       figure.textContent = "–";
     });
-    for (const layer of this.layers) layer.clear();
   }
 }
 
@@ -826,8 +837,7 @@ async function showReadings(root, readings) {
     const small = asCanvas(decode(pixels));
     small.style.width = `${Math.max(56, width)}px`;
     const [answer] = await fetchAnswers(decode(pixels), models.slice(0, 1));
-    const best = answer.probabilities.indexOf(Math.max(...answer.probabilities));
-    const button = element("button", "", "", small, element("span", "", `${setup.classes[best]} ${percent(answer.probabilities[best])}`));
+    const button = element("button", "", "", small, element("span", "", answerText(answer.probabilities, setup.classes)));
     button.type = "button";
     button.addEventListener("click", () => load(decode(pixels), ""));
     found.append(button);
