@@ -34,6 +34,11 @@ def format_shape(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
+def shape_override(shape: Sequence[int]) -> str:
+    """Return the override that declares a shape, quoted for a shell: `'data.shape=[28,28,1]'`."""
+    return f"'data.shape=[{','.join(map(str, shape))}]'"
+
+
 def shorten(text: str, most: int = 200) -> str:
     """Return a text unchanged, or its first `most` characters and its full length if it is longer."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"

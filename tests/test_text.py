@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import mnist_exp
 from mnist_exp.engine.run import report_imprecise
 from mnist_exp.report.progress import format_epoch
 from mnist_exp.sweeps.comparison import _format_number
@@ -41,6 +43,43 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     assert "data.limit" not in caplog.text
     report_imprecise(accuracy, images, limited=True)
     assert ("data.limit" in caplog.text) == warned
+
+
+def message_texts(file: Path) -> list[str]:
+    """Return the texts in a module, without docstrings; in f-strings, a 0 replaces each expression."""
+    texts = []
+
+    class Reader(ast.NodeVisitor):
+        def visit_Expr(self, node: ast.Expr) -> None:
+            if not isinstance(node.value, ast.Constant):
+                self.generic_visit(node)
+
+        def visit_Constant(self, node: ast.Constant) -> None:
+            texts.append(str(node.value))
+
+        def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+            texts.append(
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values)
+            )
+
+    Reader().visit(ast.parse(file.read_text(encoding="utf-8")))
+    return texts
+
+
+def test_overrides_with_brackets_in_messages_are_quoted():
+    """As for a shell such as zsh, which takes bare brackets for a pattern."""
+    package = Path(mnist_exp.__file__).parent
+    values = {package / "api.py", package / "tracking" / "run_description.py"}  # an argument; a comment in Python
+    bare = re.compile(r"(?:^|(?<=[\s(;`]))\+*[a-z_]+(?:\.[a-z_]+)*=[\[{(]")
+    texts = [text for file in package.rglob("*.py") if file not in values for text in message_texts(file)]
+    texts += [file.read_text(encoding="utf-8") for file in Path("conf/hydra/help").glob("*.yaml")]
+    assert not [text for text in texts if bare.search(text)]
+
+
+def test_percentages_have_a_space_before_the_sign():
+    """Everywhere, as in `98.90 %`."""
+    texts = [text for file in Path(mnist_exp.__file__).parent.rglob("*.py") for text in message_texts(file)]
+    assert not [text for text in texts if re.search(r"[0-9]%(?:$|[\s,;:.)])", text)]
 
 
 def test_the_page_on_figures_names_tests_that_exist():

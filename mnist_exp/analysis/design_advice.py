@@ -9,6 +9,7 @@ import keras
 
 from mnist_exp.analysis.summary import LayerRow, card
 from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.text import format_percent
 
 _SMALL_SHARE = 0.7  # MNIST's digits fill 20 of 28 pixels
 
@@ -107,7 +108,7 @@ def _dense_holds_most(rows: Sequence[LayerRow]) -> str | None:
     total = sum(row.parameters for row in rows)
     for row in rows:
         if row.type == "Dense" and row.parameters > total / 2 and len([r for r in rows if r.parameters]) > 1:
-            share = f"{100 * row.parameters // total}%"
+            share = format_percent(row.parameters / total, 1)
             return (
                 f"{row.name} holds {share} of the parameters: "
                 "pooling or a narrower layer before it would save most of them."

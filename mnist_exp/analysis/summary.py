@@ -11,6 +11,7 @@ import keras
 from mnist_exp.analysis.receptive_field import Field, fields, receptive_axes
 from mnist_exp.keras_spec.layer_types import Traits, traits
 from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.text import format_percent
 
 FLOAT = 4  # bytes
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
@@ -106,7 +107,7 @@ def format_rows(rows: Sequence[LayerRow], batch_size: int) -> list[list[str]]:
             "×".join(map(str, row.output)),
             f"{row.parameters:,}",
             f"{row.multiply_adds:,}",
-            f"{100 * row.multiply_adds // total}%",
+            format_percent(row.multiply_adds / total, 1),
             format_field(row.rows, row.columns),
             _both(_stride(row.rows), _stride(row.columns)),
             _both(_start(row.rows), _start(row.columns)),

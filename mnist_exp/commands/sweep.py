@@ -26,7 +26,7 @@ from mnist_exp.runs.lookup import is_finished
 from mnist_exp.sweeps.grid import Grid, expand
 from mnist_exp.sweeps.job_check import check_jobs, format_job_count, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names, sweep_name
-from mnist_exp.sweeps.launchers import refuse_unusable, threads_per_job
+from mnist_exp.sweeps.launchers import gpus_to_share, refuse_unusable, threads_per_job
 from mnist_exp.sweeps.leaderboard import Outcome, sweep_document
 from mnist_exp.sweeps.report_target import SWEEP_FILE
 from mnist_exp.sweeps.reports import add_report
@@ -57,7 +57,8 @@ def sweep(request: Request, started: float) -> SweepDocument:
     path = path or create_sweep(sweeps, name, grid.swept, fixed)
     with RunDirectory.open(path) as directory:
         print_sweep(directory.path, grid, jobs)
-        plan = Plan.of(directory.path, jobs, stands_in_for)
+        gpus = gpus_to_share(grid.launcher, config.device.kind, available_cores())
+        plan = Plan.of(directory.path, jobs, stands_in_for, gpus)
         outcomes = complete_sweep(plan, request, grid, fixed, config)
     add_report(path, config)
     failed = [outcome for outcome in outcomes if outcome.status != "finished"]

@@ -26,6 +26,7 @@ from mnist_exp.config.validation import compose_checked
 from mnist_exp.engine.store_permission import permit_store
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.lookup import find_run
+from mnist_exp.runs.system_calls import ENDING_SIGNALS, end_group
 from mnist_exp.text import display_path, printable, shorten, without_credentials
 from mnist_exp.tracking.runs_view import find_swept_keys, share_runs_view
 from mnist_exp.tracking.server import ask, open_url
@@ -61,7 +62,7 @@ def ui(request: Request, started: float) -> None:
         raise RequestError(f"port={port}: in use on {config.host}; port=null selects a free port")
     address = f"http://{config.host}:{port}"
     print(printable(f"Starting MLflow's UI on {uri} …"), flush=True)
-    for name in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must end the server too
+    for name in ENDING_SIGNALS:  # a closed terminal must end the server too
         signal.signal(name, signal.default_int_handler)
     with tempfile.TemporaryFile() as log:
         server = _start_server(config.host, port, uri, log)
@@ -181,9 +182,9 @@ def _is_free(host: str, port: int) -> bool:
 
 def _end(server: subprocess.Popen[bytes]) -> None:
     """End the server and its worker processes."""
-    for name in (signal.SIGTERM, signal.SIGKILL):
+    for at_once in (False, True):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, name)
+            end_group(server.pid, at_once=at_once)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(5)
             return

@@ -60,7 +60,7 @@ class RunsConfig(Frozen):
             needed = [name for name in used if name in ("run", "tags", "note")]
             wrong += [f"{name}: must be given for '{verb}'" for name in needed if getattr(self, name) is None]
         if self.action == "diff" and self.run and len(self.run) != 2:
-            wrong.append(f"run: must be two runs, [a,b], for 'runs diff', found {len(self.run)}")
+            wrong.append(f"run: must be two runs, 'run=[a,b]', for 'runs diff', found {len(self.run)}")
         if self.format is not None and self.action not in ("list", "diff"):
             wrong.append(f"format: has no effect on '{verb}'")
         if wrong:
@@ -190,7 +190,7 @@ class ReportConfig(Frozen):
     @model_validator(mode="after")
     def _something_to_report(self) -> ReportConfig:
         if not self.run:
-            raise ValueError("run: must be given: run=latest, run=best, a run, a sweep, a study, or [a,b]")
+            raise ValueError("run: must be given: run=latest, run=best, a run, a sweep, a study, or 'run=[a,b]'")
         return self
 
 
@@ -426,7 +426,7 @@ class DemoConfig(Frozen):
     @classmethod
     def _one_or_two(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if value is not None and not 1 <= len(value) <= 2:
-            raise ValueError(f"must be a run or two of them, [a,b], found {len(value)}")
+            raise ValueError(f"must be a run or two of them, 'run=[a,b]', found {len(value)}")
         return value
 
 

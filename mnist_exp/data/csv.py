@@ -23,6 +23,7 @@ from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape,
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.pixels import Scale, advice, allowed, as_bytes, expected, square
 from mnist_exp.errors import RequestError
+from mnist_exp.text import shape_override
 
 Array = npt.NDArray[Any]
 
@@ -355,14 +356,14 @@ def _other_length(
     if not labelled:
         images = "×".join(map(str, shape))
         return f"{values}, expected {pixels}: the pixels of {images}, with or without a label before them"
-    declared = f"data.shape=[{','.join(map(str, shape))}]"
+    declared = shape_override(shape)
     if found == pixels:
         return f"{values}: the pixels of {declared}, without a label before them; each line needs a label"
     message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}"
     fitting = square(found - 1)
     if extra and (found == pixels + 2 or not fitting):
         return message + extra
-    return f"{message}; data.shape=[{','.join(map(str, fitting))}] would fit" if fitting else message
+    return f"{message}; {shape_override(fitting)} would fit" if fitting else message
 
 
 def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:

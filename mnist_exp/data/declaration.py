@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import as_images, stored_shape
 from mnist_exp.data.sources import given_paths
 from mnist_exp.errors import RequestError
+from mnist_exp.text import shape_override
 
 _ODD = 0.1  # maximum share of images of other sizes that are taken for mistakes, and reported when they are read
 _LARGE = 128  # pixels: images up to this size are not scaled
@@ -47,8 +49,8 @@ def infer(
         return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
     shape, classes, remark = _look(data, values["shape"], progress, needs_train)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
-    words = [f"data.{key}={str(value).replace(' ', '')}" for key, value in declared.items() if values[key] is None]
-    tell(f"declare {' '.join(words)} (inferred from {data.dir}{remark})")
+    words = [f"data.{key}={value}".replace(" ", "") for key, value in declared.items() if values[key] is None]
+    tell(f"declare {shlex.join(words)} (inferred from {data.dir}{remark})")
     return declared
 
 
@@ -169,6 +171,6 @@ def _shape_of(sizes: folder.Sizes, data: DataConfig) -> Shape:
     if data.resize is None:
         raise RequestError(
             f"{data.dir}: {sizes} (height×width) in {sizes.counts.total():,} images; "
-            f"data.resize=fit data.shape=[{side},{side},{channels}] scales them"
+            f"data.resize=fit {shape_override((side, side, channels))} scales them"
         )
     return side, side, channels

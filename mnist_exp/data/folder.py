@@ -24,7 +24,7 @@ from mnist_exp.data.faults import Faults
 from mnist_exp.data.pictures import ENDINGS, NAMED, OtherSize, Unusable, decoder, read_header, read_picture_file
 from mnist_exp.data.pixels import TWELVE_BITS
 from mnist_exp.errors import RequestError
-from mnist_exp.text import format_shape
+from mnist_exp.text import format_shape, shape_override
 
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 _TEXTS = (".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".ini", ".db", ".log", ".html")
@@ -307,7 +307,7 @@ def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Fau
         count = others.counts.total()
         text = f"an image of {format_shape(size)} (height×width), but data.shape says {height}×{width}"
         if count == images and len(others.counts) == 1:
-            text += f"; data.shape=[{size[0]},{size[1]},{channels}] reads it as it is, data.resize=fit scales it"
+            text += f"; {shape_override((*size, channels))} reads it as it is, data.resize=fit scales it"
         elif count > 1:
             text += f"; {count - 1:,} more of {images:,} also differ ({others}); data.resize=fit scales them"
         else:

@@ -32,6 +32,7 @@ from mnist_exp.data.sources import given_paths, locate
 from mnist_exp.data.splits import Indices, oversampled, split_stratified, stratified_order
 from mnist_exp.errors import RequestError
 from mnist_exp.suggest import did_you_mean
+from mnist_exp.text import shape_override
 
 _MOST_NAMES = 12  # in a message
 _EMPTY = "no images in this class folder; remove it, or put images into it"
@@ -367,5 +368,5 @@ def verify(part: Part, data: DataConfig, name: str) -> None:
         found, expected = ("×".join(map(str, shape)) for shape in (part.images.shape[1:], data.shape))
         raise RequestError(
             f"{name}: images of {found}, but data.shape says {expected}; "
-            f"set data.shape=[{','.join(map(str, part.images.shape[1:]))}] to match"
+            f"set {shape_override(part.images.shape[1:])} to match"
         )

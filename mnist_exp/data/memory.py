@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.errors import RequestError
+from mnist_exp.text import shape_override
 
 _COPIES = 3  # copies of the pixels at the peak: as read, as split, and as tensors
 _LEAST_SIDE = 8  # pixels: smaller images are not suggested
@@ -48,7 +49,7 @@ def refuse_too_large(images: int, values: int, data: DataConfig, itemsize: int =
         side = int((free / (images * channels * _COPIES)) ** 0.5) // 8 * 8
         if side >= _LEAST_SIDE:
             how = data.resize or "fit"
-            advice = f"; data.resize={how} data.shape=[{side},{side},{channels}] fits"
+            advice = f"; data.resize={how} {shape_override((side, side, channels))} fits"
     raise RequestError(
         f"{data.dir}: {images:,} images of {values:,} values need {_size(needed)} of memory, but "
         f"only {_size(free)} is available{advice}"

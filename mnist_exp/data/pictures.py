@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_exp.data.dataset import Images, Shape
 from mnist_exp.data.pixels import SIXTEEN_BITS, Scale, limits, rescaled
+from mnist_exp.text import shape_override
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")
@@ -116,9 +117,8 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
     if channels == 1 and plain.mode != "L":
         colours = np.asarray(plain).astype(np.int16)
         if np.ptp(colours, axis=2).max() > _NEARLY_GREY:
-            text = (
-                f"a colour image, but data.shape says one channel; data.shape=[{height},{width},3] keeps colours"
-            )
+            keeping = shape_override((height, width, 3))
+            text = f"a colour image, but data.shape says one channel; {keeping} keeps colours"
             raise Unusable("colour images", text, of_the_config=True)
     wanted = "L" if channels == 1 else "RGB"
     pixels = np.asarray(plain if plain.mode == wanted else plain.convert(wanted))

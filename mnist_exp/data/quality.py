@@ -145,7 +145,7 @@ def light_background(part: Part) -> str:
         return ""
     return (
         "the images have a light background, but models trained on MNIST's digits expect a dark one; "
-        "data.scale=[255,0] inverts the images"
+        "'data.scale=[255,0]' inverts the images"
     )
 
 

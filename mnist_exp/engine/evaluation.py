@@ -282,7 +282,7 @@ def resolve_class_names(saved: Saved, classes: int, data: Dataset, config: Train
         ours, theirs = (", ".join(listed) for listed in (trained, names))
         raise RequestError(
             f"{config.data.name} has the classes {theirs}, but {saved.name} was trained on {ours}; "
-            "set their names in label order with data.class_names=[…]"
+            "set their names in label order with 'data.class_names=[…]'"
         )
     if saved.run:
         warn(f"the classes of {saved.name} have no names: assuming that class 0 is {names[0]}, 1 is {names[1]}, …")

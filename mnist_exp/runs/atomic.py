@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mnist_exp.errors import MnistExpError, RequestError, WorkError
+from mnist_exp.runs.system_calls import flush, flush_tree
 
 
 @contextmanager
@@ -21,9 +22,9 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        flush(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
@@ -43,13 +44,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)  # if this fails, the folder belongs to another process: don't remove it
         try:
             yield temporary
-            _flush_all(temporary)
+            flush_tree(temporary)
             temporary.replace(path)
         except BaseException:
             remove_folder(temporary)
             raise
         for folder in {path.parent, *(folder.parent for folder in missing)}:
-            _flush(folder)
+            flush(folder)
     except BaseException:
         for folder in missing:
             with suppress(OSError):  # another process wrote something there
@@ -66,24 +67,6 @@ def write_text(path: Path, text: str) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a folder and its contents, if it exists."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _flush_all(folder: Path) -> None:
-    """Flush a folder's content to disk: file by file, or the whole file system if it has subfolders."""
-    entries = list(folder.iterdir())
-    if any(entry.is_dir() for entry in entries):
-        os.sync()
-    else:
-        for path in (*entries, folder):
-            _flush(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def cannot_write(error: OSError, output: object | None) -> MnistExpError:

@@ -27,6 +27,7 @@ from mnist_exp.runs.locks import LOCK as _LOCK
 from mnist_exp.runs.locks import is_locked, lock
 from mnist_exp.runs.regular_files import read_text
 from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write_result
+from mnist_exp.runs.system_calls import has_ended
 from mnist_exp.text import display_path
 
 RUNS, SWEEPS = "runs", "sweeps"
@@ -231,7 +232,7 @@ def summarize(path: Path) -> RunSummary | None:
 def explain_missing_model(run: RunSummary) -> str:
     """Return why a run has no `model.keras`."""
     if run.status == "finished":
-        return f"this run kept no {MODEL}; runs with save=[keras] and sweep.keep_models=all keep it"
+        return f"this run kept no {MODEL}; runs with 'save=[keras]' and sweep.keep_models=all keep it"
     return f"this run is {run.status}, and has no {MODEL} yet"
 
 
@@ -267,8 +268,4 @@ def _is_gone(result: RunResult) -> bool:
     pid = result.pid
     if result.host != socket.gethostname() or pid is None or pid <= 0:
         return False
-    try:
-        os.kill(pid, 0)  # signal 0 only checks
-    except (OSError, OverflowError) as error:  # another user's process: alive
-        return isinstance(error, ProcessLookupError)
-    return False
+    return has_ended(pid)

@@ -16,6 +16,7 @@ from typing import Any
 
 from mnist_exp.runs.events import EndEvent, Event, RunEvent, format_event, parse_event
 from mnist_exp.runs.regular_files import MOST_TEXT, open_regular
+from mnist_exp.runs.system_calls import open_descriptor
 
 FILE = "journal.jsonl"
 
@@ -26,11 +27,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         # Unbuffered, in append mode: when `write` returns, the whole line is in the file.
-        self._descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+        self._descriptor = open_descriptor(folder / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         self._lock = Lock()
         content = (folder / FILE).read_bytes()
         if not content.endswith(b"\n"):  # the last writer died, or the disk was full
-            os.truncate(self._descriptor, content.rfind(b"\n") + 1)
+            os.ftruncate(self._descriptor, content.rfind(b"\n") + 1)
 
     def write(self, event: Event) -> None:
         """Append an event."""
@@ -105,7 +106,7 @@ def first_run(events: Sequence[Event]) -> RunEvent | None:
 
 def flush(folder: Path) -> None:
     """Flush the journal to disk. `Journal.write` does not wait for this."""
-    descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_NOFOLLOW)
+    descriptor = open_descriptor(folder / FILE, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

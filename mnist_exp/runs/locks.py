@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from mnist_exp.runs.system_calls import lock_descriptor, open_descriptor
 
 LOCK = ".lock"
 
@@ -19,9 +20,9 @@ def lock(path: Path, name: str = LOCK) -> int:
     another process holds it.
     """
     while True:
-        descriptor = os.open(path / name, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+        descriptor = open_descriptor(path / name, os.O_CREAT | os.O_RDWR)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(descriptor)
             with suppress(FileNotFoundError):  # its last owner has just removed it
                 if os.fstat(descriptor).st_ino == os.stat(path / name).st_ino:
                     return descriptor
@@ -34,12 +35,12 @@ def lock(path: Path, name: str = LOCK) -> int:
 def is_locked(path: Path) -> bool:
     """Return whether a living process works in a run's directory."""
     try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_descriptor(path / LOCK, os.O_RDONLY)
     except OSError:
         return False
     try:
         # A shared lock: checking blocks another process for an instant at most, and needs no write access.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock_descriptor(descriptor, shared=True)
     except OSError:
         return True
     finally:
@@ -54,12 +55,12 @@ def exclusive(path: Path, patience: float = 120) -> Iterator[None]:
     Such locks guard a journal's delivery, a study's claims, and the creation of an SQLite store, whose migration
     would fail if several processes opened it at once.
     """
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
+    descriptor = open_descriptor(path, os.O_CREAT | os.O_RDWR)
     deadline = time.monotonic() + patience
     try:
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_descriptor(descriptor)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mnist_exp.runs.regular_files import open_regular
+from mnist_exp.runs.system_calls import open_descriptor
 from mnist_exp.text import printable
 
 LOG = "run.log"
@@ -73,8 +74,8 @@ class _File(logging.FileHandler):
     """A log file whose write errors (a full disk, a removed directory) are ignored."""
 
     def _open(self) -> TextIO:  # type: ignore[override]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        return open(os.open(self.baseFilename, flags, 0o644), "a", encoding=self.encoding)
+        descriptor = open_descriptor(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        return open(descriptor, "a", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Ignore the error."""

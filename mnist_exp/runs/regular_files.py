@@ -12,6 +12,8 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from mnist_exp.runs.system_calls import open_descriptor
+
 MOST_TEXT = 64 * 2**20
 """Maximum size of a run's text file, in bytes. A journal of 10,000 epochs takes 3 MB."""
 
@@ -27,7 +29,7 @@ def open_regular(path: Path, most: int | None = None) -> BinaryIO:
         OSError: The file cannot be read, is not a regular file, or is too large.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = open_descriptor(path, os.O_RDONLY)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, "is a symbolic link", str(path)) from error

@@ -17,8 +17,8 @@ from types import FrameType
 
 from mnist_exp.errors import Killed, describe_ending
 from mnist_exp.immediate_exit import exit_at_once
+from mnist_exp.runs.system_calls import ENDING_SIGNALS
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _raised: list[int] = []  # the signals for which a handler raised an exception
 
 
@@ -145,7 +145,7 @@ def _handled(
         instead_of: The handlers that it replaces; None for any.
     """
     before = {}
-    for number in _ENDING if _in_main_thread() else ():
+    for number in ENDING_SIGNALS if _in_main_thread() else ():
         current = signal.getsignal(number)
         if current not in (signal.SIG_IGN, None) and (instead_of is None or current in instead_of):
             before[number] = signal.signal(number, handler)

@@ -22,7 +22,7 @@ from mnist_exp.errors import Problem, RequestError, first_line
 from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
 from mnist_exp.sweeps.local_workers import ending_local_workers
-from mnist_exp.training.device import available_cores
+from mnist_exp.training.device import available_cores, gpu_ids
 
 _RAY_SECONDS = 15.0  # how long to wait for a cluster to respond
 # Ray's servers speak gRPC, over HTTP/2: a client sends these bytes first, and the server a frame of this type.
@@ -51,6 +51,7 @@ def launch(
     quoted = str(directory).replace("\\", "\\\\").replace("'", "\\'")
     request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir='{quoted}'"))
     with _composed_launcher(request) as (loader, master):
+        _request_gpus(master)
         HydraConfig.instance().set_config(master)
         launcher = loader.make_launcher(master, function)
         numbers = iter(range(jobs))
@@ -83,12 +84,10 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
             case "SlurmLauncher" if shutil.which("srun") is None:
                 why = "srun not found: Slurm jobs cannot be submitted from this machine"
             case "RayLauncher":
-                import ray
-
                 try:
                     if (given := _ray_address(launcher["ray"]["init"])) is not None:
                         _connect(given)
-                    if not ray.is_initialized():
+                    if not (ray := _ray()).is_initialized():
                         ray.init(**launcher["ray"]["init"])
                 except Exception as error:  # many types: a refused connection, a wrong token, a full disk
                     address = given or launcher["ray"]["init"].get("address")
@@ -97,6 +96,20 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
             raise RequestError(
                 [Problem("unusable", COMMAND_LINE, f"{key}: {why}", key.split("=")[0])], "this sweep"
             )
+
+
+def _ray() -> Any:
+    import ray
+
+    return ray
+
+
+def _request_gpus(master: DictConfig) -> None:
+    """Let Ray give each job a GPU, if the cluster has any, unless the number of GPUs per job is set."""
+    launcher = master.hydra.launcher
+    if _launcher_class(launcher) == "RayLauncher" and launcher.ray.remote.get("num_gpus", 0) is None:
+        has_gpus = master.device.kind != "cpu" and _ray().cluster_resources().get("GPU", 0) > 0
+        launcher.ray.remote.num_gpus = int(has_gpus)
 
 
 def _ray_address(init: Mapping[str, Any]) -> str | None:
@@ -142,13 +155,29 @@ def job_number() -> int:
     return int(HydraConfig.get().job.num)
 
 
+def gpus_to_share(launcher: Mapping[str, Any], kind: str, cores: int) -> tuple[str, ...]:
+    """Return the GPUs among which the processes of a launcher on this machine are distributed.
+
+    Empty if there are fewer than two, if the device must be the CPU (`kind`), and for launchers that run one job
+    at a time or distribute GPUs themselves.
+    """
+    engine = _launcher_class(launcher)
+    shares = engine == "LocalLauncher" and not launcher.get("gpus_per_node")
+    shares |= engine == "JoblibLauncher" and _joblib_workers(launcher, cores) > 1
+    gpus = gpu_ids() if shares and kind != "cpu" else ()
+    return gpus if len(gpus) > 1 else ()
+
+
+def _joblib_workers(launcher: Mapping[str, Any], cores: int) -> int:
+    workers = int(launcher.get("n_jobs") or cores)
+    return workers if workers > 0 else max(1, cores + 1 + workers)
+
+
 def threads_per_job(launcher: Mapping[str, Any], cores: int) -> int | None:
     """Return the cores per job of a launcher that runs several jobs at once; None if it runs one at a time."""
     engine = _launcher_class(launcher)
     if engine == "JoblibLauncher":
-        workers = int(launcher.get("n_jobs") or cores)
-        workers = workers if workers > 0 else max(1, cores + 1 + workers)
-        return max(1, cores // workers)
+        return max(1, cores // _joblib_workers(launcher, cores))
     if engine == "RayLauncher":
         return max(1, int(launcher["ray"]["remote"].get("num_cpus") or 1))
     if engine in ("LocalLauncher", "SlurmLauncher"):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState
+
+from mnist_exp.runs.system_calls import lock_descriptor
 
 
 def read_trial(study: optuna.Study, trial: FrozenTrial) -> FrozenTrial:
@@ -81,10 +82,11 @@ class FlockedFile(BaseJournalFileLock):
     def acquire(self) -> bool:
         """Wait for the lock."""
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        lock_descriptor(self._descriptor, wait=True)
         size = os.fstat(self._descriptor).st_size
-        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.truncate(self._descriptor, self._path.read_bytes().rfind(b"\n") + 1)
+        os.lseek(self._descriptor, max(0, size - 1), os.SEEK_SET)
+        if size and os.read(self._descriptor, 1) != b"\n":
+            os.ftruncate(self._descriptor, self._path.read_bytes().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:

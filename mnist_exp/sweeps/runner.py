@@ -23,8 +23,8 @@ from mnist_exp.sweeps.worker import (
     PlannedJob,
     count_starts,
     find_jobs,
-    forget_starts,
     outcome,
+    remove_worker_files,
     run_job,
 )
 from mnist_exp.text import display_path
@@ -103,7 +103,7 @@ def run_jobs(plan: Plan, request: Request, grid: Grid, missing: Sequence[Planned
             barren = 0 if has_begun or not trouble else barren + 1
             if barren == _DEATHS:
                 ended |= {job: outcome(job, None, trouble) for job in now}
-    forget_starts(plan.directory)
+    remove_worker_files(plan.directory)
     return ended
 
 

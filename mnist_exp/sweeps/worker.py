@@ -6,6 +6,7 @@ directory for a finished run of it, or for an earlier attempt to resume.
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from mnist_exp.training.device import Device
 
 _STARTS = ".starts"
+_GPU_LOCK = ".gpu-{}.lock"
 _POLL = 0.5  # seconds between checks for another process working on the same job
 _INHERITED = ("MNIST_EXP_", "MLFLOW_", "KERAS_HOME")
 _SECRET = ("_USERNAME", "_PASSWORD", "_TOKEN")
@@ -71,9 +73,13 @@ class Plan:
     """The environment variables that configure this package, MLflow and Keras' cache."""
     plugins: tuple[Plugin, ...] = ()
     """The plug-ins of the planning process."""
+    gpus: tuple[str, ...] = ()
+    """The GPUs among which the workers are distributed; empty: each worker uses what it finds."""
 
     @classmethod
-    def of(cls, directory: Path, jobs: tuple[PlannedJob, ...], stands_in_for: str | None) -> Plan:
+    def of(
+        cls, directory: Path, jobs: tuple[PlannedJob, ...], stands_in_for: str | None, gpus: tuple[str, ...]
+    ) -> Plan:
         """Plan jobs with the working directory and the environment of this process."""
         # Submitit writes the plan to a file, so it must not contain credentials. Jobs need none, because only the
         # planning process delivers to the store.
@@ -92,6 +98,7 @@ class Plan:
             Path.cwd(),
             inherited,
             registrations.loaded(),
+            gpus,
         )
 
 
@@ -118,14 +125,27 @@ def count_starts(directory: Path, job: PlannedJob) -> int:
         return 0
 
 
-def forget_starts(directory: Path) -> None:
-    """Remove the files that `note_start` wrote."""
-    for file in directory.glob(f".*{_STARTS}"):
+def remove_worker_files(directory: Path) -> None:
+    """Remove the files that `note_start` and `take_gpu` wrote."""
+    for file in (*directory.glob(f".*{_STARTS}"), *directory.glob(_GPU_LOCK.format("*"))):
         file.unlink(missing_ok=True)
 
 
 def _starts_file(directory: Path, job: PlannedJob) -> Path:
     return directory / f".{job.fingerprint[:16]}{_STARTS}"
+
+
+@lru_cache(maxsize=1)  # once per process: TensorFlow keeps the GPU of its first job
+def take_gpu(directory: Path, gpus: tuple[str, ...]) -> None:
+    """Let this process see only one of the GPUs. Workers take them in turn, so that each GPU has its share.
+
+    Must be called before TensorFlow first looks for GPUs. The place in the turn is held until the process ends.
+    """
+    for number in itertools.count():
+        with suppress(BlockingIOError):
+            lock(directory, _GPU_LOCK.format(number))
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+            return
 
 
 def run_job(plan: Plan, launched: Any) -> Outcome:
@@ -136,6 +156,8 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     stopwatch, reason, remark = Stopwatch(time.perf_counter()), "", ""
     fingerprint = planned.fingerprint
     os.environ.update(plan.environment)
+    if plan.gpus:
+        take_gpu(plan.directory, plan.gpus)
     backend.process_is_ours = True
     with quiet(), signals.raised():  # submitit's workers ignore SIGTERM
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from mnist_exp.runs.system_calls import is_owned_by_this_user
 from mnist_exp.text import display_path, mask_credentials, shorten
 from mnist_exp.tracking.locations import ForeignLocation
 from mnist_exp.tracking.store import database_path, restoring_command
@@ -95,9 +96,9 @@ def _restoring(database: Path | None) -> str:
 def _sharing(database: Path | None) -> str:
     """Return advice for a database that another user owns; an empty string if there is none."""
     with suppress(OSError):
-        if database is not None and (owner := database.stat().st_uid) != os.geteuid():
+        if database is not None and not is_owned_by_this_user(status := database.stat()):
             return (
-                f"; user {owner} owns the store and can share it with a group: "
+                f"; user {status.st_uid} owns the store and can share it with a group: "
                 f"'chmod -R g+w {shlex.quote(str(display_path(database.parent)))}'; "
                 "tracking.uri=sqlite:///<path> delivers to a store of your own"
             )

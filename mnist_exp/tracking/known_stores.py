@@ -8,11 +8,11 @@ gave it earlier. Used addresses are remembered without credentials, one per line
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from mnist_exp.runs.system_calls import is_owned_by_this_user, make_private, only_owner_writes, open_descriptor
 from mnist_exp.text import mask_credentials, without_credentials
 
 GIVEN = "MNIST_EXP_TRACKING_URI"
@@ -42,9 +42,9 @@ def remember(uri: str) -> None:
     file = state_file()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = open_descriptor(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.fchmod(descriptor, 0o600)
+            make_private(descriptor)
             os.write(descriptor, f"{address}\n".encode())
         finally:
             os.close(descriptor)
@@ -55,7 +55,7 @@ def read_known_stores() -> set[str]:
     try:
         with state_file().open("rb") as file:
             status = os.fstat(file.fileno())
-            if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o022:
+            if not (is_owned_by_this_user(status) and only_owner_writes(status)):
                 return set()
             return set(file.read().decode("utf-8", errors="replace").splitlines())
     except OSError:

@@ -121,7 +121,7 @@ def link_artifact(file: Path, location: str, name: str, database: Path) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(file, temporary, follow_symlinks=False)
         temporary.replace(target)
-    except OSError:  # another file system, or one without hard links
+    except (OSError, NotImplementedError):  # another file system, or one without hard links
         return False
     finally:
         with suppress(OSError):  # left over if the target already is a link to the file

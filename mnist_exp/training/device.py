@@ -96,6 +96,13 @@ def visible_gpus() -> list[Any]:
     return list(_tensorflow().config.list_physical_devices("GPU"))
 
 
+def gpu_ids() -> tuple[str, ...]:
+    """Return the GPUs that this process may use, as entries for `CUDA_VISIBLE_DEVICES`, which it respects."""
+    gpus, given = visible_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    ids = map(str, range(len(gpus))) if given is None else (text.strip() for text in given.split(","))
+    return tuple(ids)[: len(gpus)]
+
+
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

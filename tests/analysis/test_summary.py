@@ -164,8 +164,8 @@ def test_an_ellipsis_does_not_evade_the_budget(cli: Cli):
 def test_the_card_describes_each_layer():
     """Each row has name, type, output, parameters, multiply-adds, share, field and memory."""
     text = as_markdown(net("model=lenet5x5"), batch_size=128).splitlines()
-    assert text[2] == "| pixels | InputLayer | 28×28×1 | 0 | 0 | 0% | 1 | 1 | 0 | 0.4 MiB |"
-    assert text[5] == "| conv2d_1 | Conv2D | 14×14×64 | 51,264 | 10,035,200 | 75% | 14 | 2 | -6 | 6.1 MiB |"
+    assert text[2] == "| pixels | InputLayer | 28×28×1 | 0 | 0 | 0.0 % | 1 | 1 | 0 | 0.4 MiB |"
+    assert text[5] == "| conv2d_1 | Conv2D | 14×14×64 | 51,264 | 10,035,200 | 75.8 % | 14 | 2 | -6 | 6.1 MiB |"
     total = next(line for line in text if line.startswith("| total"))
     assert "| 179,882 |" in total
 
@@ -184,7 +184,7 @@ DENSE = {"type": "Dense", "units": 10}
         ([WIDE, WIDE, POOL, "Flatten", DENSE, "Softmax"], ["max_pooling2d is right before the output", "dense holds"]),
         ([{**WIDE, "filters": 32}, {**WIDE, "filters": 4}, WIDE, WIDE, {**WIDE, "strides": 4}, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["conv2d_1 has 4 channels after 32"]),
         ([CONV, WIDE, POOL, WIDE, WIDE, POOL, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["conv2d has no padding"]),
-        ([WIDE, WIDE, "Flatten", {"type": "Dense", "units": 64}, DENSE, "Softmax"], ["dense holds 99% of the parameters"]),
+        ([WIDE, WIDE, "Flatten", {"type": "Dense", "units": 64}, DENSE, "Softmax"], ["dense holds 99.6 % of the parameters"]),
         ([WIDE, WIDE, POOL, WIDE, WIDE, POOL, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], []),
     ],
 )  # fmt: skip

@@ -81,9 +81,9 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (HEADER, "train.csv: has a header, but no images"),
         (GOOD + "1,2,3\n", "train.csv, line 3: 3 values, expected 7"),
         (HEADER + "\n" + GOOD + "1,0,0,0,0,0,9,9\n", "train.csv, line 5: 8 values, expected 7"),
-        ("0,1,2,3,4\n", "train.csv, line 1: 5 values, expected 7: a label and the pixels of data.shape=[2,3,1]; data.shape=[2,2,1] would fit"),
-        ("0,1,2,3,4,5,6,7,8,9,10,11,12\n", "data.shape=[2,2,3] would fit"),
-        ("1,2,3,4,5,6\n", "train.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], without a label before them"),
+        ("0,1,2,3,4\n", "train.csv, line 1: 5 values, expected 7: a label and the pixels of 'data.shape=[2,3,1]'; 'data.shape=[2,2,1]' would fit"),
+        ("0,1,2,3,4,5,6,7,8,9,10,11,12\n", "'data.shape=[2,2,3]' would fit"),
+        ("1,2,3,4,5,6\n", "train.csv, line 1: 6 values: the pixels of 'data.shape=[2,3,1]', without a label before them"),
         (GOOD + "1,0,0,x,0,0,9\n", "train.csv, line 3, column 4: expected a pixel, a whole number from 0 to 255, found 'x'"),
         ("0,1,2,x,4,5,255\n" + GOOD, "train.csv, line 1, column 4: expected a pixel, a whole number from 0 to 255, found 'x'"),
         (GOOD + "1,0,0,,0,0,9\n", "line 3, column 4: expected a pixel, a whole number from 0 to 255, found ''"),
@@ -98,7 +98,7 @@ def test_many_lines_are_read_in_order(tmp_path: Path):
         (GOOD + "-1,0,0,0,0,0,9\n", "line 3, column 1: expected a label, a whole number from 0 to 1, found -1"),
         ("a,0,0,0,0,0,9\n" + GOOD, "line 1, column 1: expected a label, a whole number, found 'a'"),
         (GOOD + '1,0,"0,0,0,0,9\n', "line 3"),
-        ("garbage\n" + GOOD, "train.csv, line 1: 1 value, expected 7: a label and the pixels of data.shape=[2,3,1]"),
+        ("garbage\n" + GOOD, "train.csv, line 1: 1 value, expected 7: a label and the pixels of 'data.shape=[2,3,1]'"),
         (GOOD.replace(",", ";"), "train.csv, line 1: its values are separated by semicolons, expected commas"),
         (HEADER.replace(",", "\t"), "train.csv, line 1: its values are separated by tabs, expected commas"),
         ("1x1,1x2,1x3,2x1,2x2,2x3,what\n" + GOOD, "line 1: the header goes from '1x1' to 'what'; set data.label_column="),
@@ -133,6 +133,7 @@ def test_a_file_that_is_not_text_is_reported(refused: Refused):
 def test_kaggles_test_file_is_not_labelled(refused: Refused):
     """If it is given as the training file, the message says that it has no labels."""
     Path("test.csv").write_text(",".join(f"pixel{i}" for i in range(6)) + "\n1,2,3,4,5,6\n")
-    assert "test.csv, line 1: 6 values: the pixels of data.shape=[2,3,1], without a label before them" in refused(
-        "kaggle", "data.files.train=test.csv"
+    assert (
+        "test.csv, line 1: 6 values: the pixels of 'data.shape=[2,3,1]', without a label before them"
+        in refused("kaggle", "data.files.train=test.csv")
     )

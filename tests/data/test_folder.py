@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import struct
 import zlib
 from collections.abc import Callable
@@ -207,7 +208,7 @@ NOT_AN_IMAGE = "not a PNG, JPEG, GIF, BMP, WebP or TIFF image"
         (lambda: cut("train/dog/x.png"), "train/dog/x.png: a damaged image"),
         (lambda: huge("train/dog/x.png"), "train/dog/x.png: claims 50,000×50,000 pixels (height×width)"),
         (lambda: save("train/dog/x.png", np.zeros((5, 4), np.uint8)), "train/dog/x.png: an image of 5×4 (height×width), but data.shape says 2×3; data.resize=fit"),
-        (lambda: save("train/dog/x.png", np.full((2, 3, 3), (200, 0, 0), np.uint8)), "train/dog/x.png: a colour image, but data.shape says one channel; data.shape=[2,3,3]"),
+        (lambda: save("train/dog/x.png", np.full((2, 3, 3), (200, 0, 0), np.uint8)), "train/dog/x.png: a colour image, but data.shape says one channel; 'data.shape=[2,3,3]'"),
         (lambda: save("train/dog/x.png", np.dstack([COLOUR, GREY])), "train/dog/x.png: is transparent"),
         (lambda: save("train/dog/x.png", save_all=True, append_images=[Image.fromarray(GREY + 1)]), "train/dog/x.png: has 2 frames; expected a single image"),
         (lambda: Path(os.fsdecode(b"train/d\xf6g")).mkdir(), r"train/d\xf6g: its name is not UTF-8; rename it"),
@@ -283,15 +284,15 @@ def test_the_advice_for_photographs_works(cli: Cli):
     photographs()
     words = ["dataset", "verify", "data=folder", "data.dir=photos"]
     refused = cli(*words, status=2).err
-    advice = re.search(r"data\.resize=fit data\.shape=\[32,32,3\]", refused)
+    advice = re.search(r"data\.resize=fit 'data\.shape=\[32,32,3\]'", refused)
     assert advice is not None
-    first = cli(*words, *advice[0].split()).out
+    first = cli(*words, *shlex.split(advice[0])).out
     assert "20 train, each 32×32×3" in first
     assert "declare data.classes=2" in first
     second = cli(*words, "data.resize=fit").out
     declared = re.search("declare (.*) \\(inferred", second)
     assert declared is not None
-    third = cli(*words, "data.resize=fit", *declared[1].split()).out
+    third = cli(*words, "data.resize=fit", *shlex.split(declared[1])).out
     assert "declare" not in third
     digests = {next(line for line in out.splitlines() if "SHA-256" in line) for out in (first, second, third)}
     assert len(digests) == 1
@@ -330,7 +331,7 @@ def test_the_inferred_shape_is_explained():
     assert infer(values, told.append) == {"shape": [32, 32, 3], "classes": 2}
     save("photos/leaf/grey.png", np.zeros((600, 800), np.uint8))
     assert infer(values, told.append)["shape"] == [32, 32, 3]
-    assert "data.shape=[32,32,3] data.classes=2" in told[0]
+    assert "'data.shape=[32,32,3]' data.classes=2" in told[0]
     assert "20 sizes from" in told[0]
     assert "in colour)" in told[0]
     assert "to 600×800, 20 of 21 in colour" in told[1]

@@ -121,7 +121,7 @@ LABELS = struct.pack(">4BI", 0, 0, 8, 1, 2) + b"\0\1"
         (CONTENT, struct.pack(">4BI", 0, 0, 8, 1, 1) + b"\0", "2 images, but 1 labels in"),
         (CONTENT, LABELS[:-1] + b"\2", "train-labels-idx1-ubyte[1]: expected a label, a whole number from 0 to 1, found 2; set data.classes=3"),
         (struct.pack(">4B3I", 0, 0, 8, 3, 0, 3, 4), struct.pack(">4BI", 0, 0, 8, 1, 0), "training set: no images"),
-        (struct.pack(">4B3I", 0, 0, 8, 3, 2, 4, 3) + CONTENT[16:], LABELS, "set data.shape=[4,3,1] to match"),
+        (struct.pack(">4B3I", 0, 0, 8, 3, 2, 4, 3) + CONTENT[16:], LABELS, "set 'data.shape=[4,3,1]' to match"),
     ],
 )  # fmt: skip
 def test_files_that_are_wrong_are_refused(refused: Callable[..., str], images: bytes, labels: bytes, told: str):

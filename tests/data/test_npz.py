@@ -94,7 +94,7 @@ SPOILT[2, 1, 0] = np.nan
         ({"y_test": LABELS[:2] - 1}, "y_test[0]: expected a label, a whole number from 0 to 1, found -1"),
         ({"x_train": IMAGES[:0], "y_train": LABELS[:0]}, "training set: no images"),
         ({"x_test": IMAGES[:0], "y_test": LABELS[:0]}, "test set: no images"),
-        ({"x_train": np.zeros((4, 5, 4), np.uint8)}, "images of 5×4×1, but data.shape says 2×3×1; set data.shape=[5,4,1]"),
+        ({"x_train": np.zeros((4, 5, 4), np.uint8)}, "images of 5×4×1, but data.shape says 2×3×1; set 'data.shape=[5,4,1]'"),
         ({"x_test": np.zeros((2, 5, 4), np.uint8)}, "test set: images of 5×4×1"),
         ({"class_names": np.array(["a", "b", "c"])}, "class_names has 3 names, but data.classes=2; set data.classes=3"),
         ({"class_names": np.array([1, 2])}, "class_names: expected a list of strings, found int64 of shape (2)"),

@@ -78,7 +78,7 @@ def test_a_light_background_is_reported():
 
     def reported(pixels: np.ndarray) -> bool:
         part = Part(pixels, np.arange(20) % 2)
-        return any("data.scale=[255,0]" in remark for remark in remarks(Source(part, None, "here", ("a", "b"))))
+        return any("'data.scale=[255,0]'" in remark for remark in remarks(Source(part, None, "here", ("a", "b"))))
 
     assert not reported(images)
     assert reported(255 - images)

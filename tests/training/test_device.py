@@ -43,6 +43,15 @@ def test_a_visible_gpu_is_taken(faked_gpu: list[Any], kind: str):
     assert device.resolve(config(kind=kind)).precision == "float32"
 
 
+def test_gpus_have_the_ids_that_cuda_knows(monkeypatch: pytest.MonkeyPatch):
+    """Those that the user allows, in that order, else all; invalid ones, from which CUDA sees no GPU, are left out."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert device.gpu_ids() == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-8932f937,-1,0")
+    assert device.gpu_ids() == ("5", "GPU-8932f937")
+
+
 def test_the_cpu_can_be_asked_for(faked_gpu: list[Any]):
     """A visible GPU is then hidden."""
     assert device.resolve(config(kind="cpu")).kind == "cpu"
