@@ -136,7 +136,7 @@ def write_leaves(folder: Path) -> None:
 
 
 def write_photos(folder: Path) -> None:
-    """Write the photographs that docs/data.md begins with: a folder per kind of thing, of many sizes."""
+    """Write the photographs that docs/data.md begins with: a folder per kind of thing, of many sizes, and new ones."""
     rng = np.random.default_rng(0)
     for kind, name in enumerate(("apple", "leaf", "shell")):
         (folder / name).mkdir(parents=True)
@@ -145,6 +145,7 @@ def write_photos(folder: Path) -> None:
             pixels = rng.integers(0, 120, (height, width, 3), np.uint8)
             pixels[..., kind] += 100
             Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+    shutil.copytree(folder / "leaf", folder.parent / "new")
 
 
 def pages_that_run() -> list[Any]:
