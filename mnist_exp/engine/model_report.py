@@ -63,7 +63,7 @@ def model_sections(subject: ReportSubject) -> tuple[list[Block], list[Section]]:
 
 
 def class_blocks(scored: Scored) -> list[Block]:
-    """Return the classes that fail most, in words, and the figures of all classes."""
+    """Return the classes that fail most, in words, and the metrics of all classes."""
     assessment, names = scored.assessment, scored.class_names
     known = [
         (figures.recall, name)
@@ -84,7 +84,7 @@ def class_blocks(scored: Scored) -> list[Block]:
     right = ("images", *columns)
     blocks.append(
         Table(
-            f"Figures of each class, {_PARTS[scored.name]} part", ("class", *right), rows, right, interactive=True
+            f"Metrics of each class, {_PARTS[scored.name]} part", ("class", *right), rows, right, interactive=True
         )
     )
     return blocks
@@ -96,7 +96,7 @@ def _confusion(scored: Scored) -> list[Block]:
     png = drawn(partial(plots.confusion_matrix, part.labels, predicted, names, title))
     alt = (
         f"Confusion matrix of {len(names)} classes: {int((predicted == part.labels).sum()):,} of {len(part):,} "
-        "images are on the diagonal. The table of classes and the list of confusions above have the same figures."
+        "images are on the diagonal. The table of classes and the list of confusions above have the same numbers."
     )
     caption = "Images of each class (rows) by predicted class (columns)."
     return [Chart(charts.confusion(scored.assessment.confusion, names), Picture(png, alt, caption))]
