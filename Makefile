@@ -13,7 +13,7 @@ help: ## this list
 
 $(READY): pyproject.toml pins.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
-	  "mnist-exp needs Python 3.11 to 3.13; this is %d.%d. Name another with: make PYTHON=python3.12" % v)'
+	  "mnist-exp needs Python 3.11 to 3.13; this is %d.%d. Name another with: make setup PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint pins.txt --editable '.[dev]'
 	@touch $@

@@ -256,7 +256,7 @@ class Comparison(_Documented):
 
 
 class Evaluation(_Documented):
-    """The figures of a saved model."""
+    """The metrics of a saved model."""
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -569,7 +569,7 @@ def test_fallback_data_is_never_compared_with_other_data(cli: Cli):
     )
     out = cli("compare", "full=true", "run=digits-*").out
     assert "data    digits, the fallback for mnist" in out
-    assert "warning: these figures are for the fallback of mnist" in out
+    assert "warning: these results are for the fallback of mnist" in out
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from support import documents
 from support.cli import MNIST, PATIENCE
 from support.documents import PAGES, README, REPOSITORY, blocks, environment, page_commands
 
+from mnist_exp.data.pictures import read_picture_file
+
 PAGE = {page.stem: page for page in (README, *PAGES)}
 # Run by CI; `make soak` runs all pages.
 SAMPLE = ("README", "comparing", "data")
@@ -134,7 +136,7 @@ def write_leaves(folder: Path) -> None:
 
 
 def write_photos(folder: Path) -> None:
-    """Write the photographs that docs/data.md begins with: a folder per kind of thing, of many sizes."""
+    """Write the photographs that docs/data.md begins with: a folder per kind of thing, of many sizes, and new ones."""
     rng = np.random.default_rng(0)
     for kind, name in enumerate(("apple", "leaf", "shell")):
         (folder / name).mkdir(parents=True)
@@ -143,6 +145,7 @@ def write_photos(folder: Path) -> None:
             pixels = rng.integers(0, 120, (height, width, 3), np.uint8)
             pixels[..., kind] += 100
             Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+    shutil.copytree(folder / "leaf", folder.parent / "new")
 
 
 def pages_that_run() -> list[Any]:
@@ -264,6 +267,25 @@ def test_the_python_of_output_files_rebuilds_from_the_architecture(run: Path, tm
         "assert (a == b).all() and a.std() > 0\n"
     )
     subprocess.run([sys.executable, script], cwd=run, check=True, capture_output=True, timeout=200 * PATIENCE)
+
+
+def test_the_python_of_exporting_reads_images_as_training_does(tmp_path: Path):
+    """It scales, rotates and fills image files, in grey and in colour, as `data.resize=fit` does."""
+    [code] = [block.text for block in blocks(PAGE["exporting"]) if "def read_image(" in block.text]
+    names: dict[str, Any] = {}
+    exec(code.split("\n\n\n[run] =")[0], names)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 90, 90, 3), np.uint8)
+    for number, (height, width, channels) in enumerate(
+        [(64, 64, 3), (28, 40, 3), (90, 33, 3), (1, 90, 3), (64, 64, 1)]
+    ):
+        file = tmp_path / f"{number}.png"
+        image = Image.fromarray(pixels[number, : 90 - 13 * number])
+        image = image.convert("L") if channels == 1 else image
+        orientation = image.getexif()
+        orientation[0x0112] = 1 + number  # 5: mirrored and rotated
+        image.save(file, exif=orientation)
+        expected, _ = read_picture_file(str(file), (height, width, channels), "fit")
+        np.testing.assert_array_equal(names["read_image"](file, height, width, channels), expected)
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_the_fallback_is_reported_everywhere(cli: Cli, monkeypatch: pytest.Monke
     assert done.run is not None
     lines = done.out.strip().splitlines()
     assert "USING DIGITS INSTEAD OF MNIST" in done.out[: done.out.index("epoch 1/1")]
-    assert lines[-1] == "warning: these figures are for digits, the fallback for mnist"
+    assert lines[-1] == "warning: these results are for digits, the fallback for mnist"
     assert done.result["data"]["name"] == "digits"
     assert done.result["data"]["stands_in_for"] == "mnist"
     assert yaml.safe_load((done.run / "config.yaml").read_text())["data"]["name"] == "digits"

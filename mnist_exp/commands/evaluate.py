@@ -15,7 +15,7 @@ from mnist_exp.runs.atomic import refuse_existing
 
 
 def evaluate(request: Request, started: float) -> EvaluateDocument:
-    """Score a saved model; print, write and plot the figures. Raises `RequestError` or `WorkError`."""
+    """Score a saved model; print, write and plot the metrics. Raises `RequestError` or `WorkError`."""
     config, saved, run_config = resolve_saved(request, EvaluateConfig)
     if config.output is not None:
         refuse_existing(Path(config.output).expanduser())

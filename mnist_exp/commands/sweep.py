@@ -65,7 +65,7 @@ def sweep(request: Request, started: float) -> SweepDocument:
     seconds = time.perf_counter() - started
     say(f"{display_path(path)}: {len(outcomes) - len(failed)} of {len(outcomes)} jobs done in {seconds:.1f} s")
     if stands_in_for:
-        warn(f"these figures are for {config.data.name}, the fallback for {stands_in_for}")
+        warn(f"these results are for {config.data.name}, the fallback for {stands_in_for}")
     document = sweep_document(path, outcomes, grid.swept, stands_in_for)
     if failed:
         error = WorkError(describe_failures(failed, len(outcomes)))

@@ -29,5 +29,5 @@ def tune(request: Request, started: float) -> TuneDocument:
     add_report(directory, search.config)
     say(f"{display_path(directory)}: done in {time.perf_counter() - started:.1f} s")
     if search.stands_in_for:
-        warn(f"these figures are for {search.config.data.name}, the fallback for {search.stands_in_for}")
+        warn(f"these results are for {search.config.data.name}, the fallback for {search.stands_in_for}")
     return tune_document(search, trials, directory)

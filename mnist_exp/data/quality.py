@@ -1,4 +1,4 @@
-"""Find what makes a data set hard to learn or its figures misleading: rare classes, duplicates, blank images."""
+"""Find what makes a data set hard to learn or its results misleading: rare classes, duplicates, blank images."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
     if shared:
         found.append(
             f"{shared:,} of {len(keys['test']):,} test images are also training images, "
-            "so the test figures are too optimistic"
+            "so the test results are too optimistic"
         )
     return found
 
@@ -130,7 +130,7 @@ def _near_duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
     if count > tests * _BY_CHANCE:
         found.append(
             f"{count:,} of {tests:,} test images {'are' if count > 1 else 'is'} nearly the same as training "
-            "images, so the test figures are too optimistic"
+            "images, so the test results are too optimistic"
         )
     return found
 

@@ -157,7 +157,7 @@ def _describe_part(data: Dataset, part: Part, config: EvaluateConfig) -> dict[st
 
 
 def _figures(scores: Scores, assessment: Assessment) -> dict[str, Any]:
-    """Return all figures by name."""
+    """Return all metrics by name."""
     error = assessment.calibration.error
     return {"metrics": scores.metrics, **dataclasses.asdict(assessment), "expected_calibration_error": error}
 
@@ -211,7 +211,7 @@ def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, abo
     else:
         explain_figures(saved, about)
     if saved.result and (instead := saved.result.data.stands_in_for):
-        warn(f"these figures are for {run_config.data.name}, the fallback for {instead}")
+        warn(f"these results are for {run_config.data.name}, the fallback for {instead}")
 
 
 def print_evaluation(saved: Saved, about: Mapping[str, Any], scores: Scores, assessment: Assessment) -> None:

@@ -102,7 +102,7 @@ def _confusion(scored: Scored) -> list[Block]:
     png = drawn(partial(plots.confusion_matrix, part.labels, predicted, names, title))
     alt = (
         f"Confusion matrix of {len(names)} classes: {int((predicted == part.labels).sum()):,} of {len(part):,} "
-        "images are on the diagonal. The table of classes and the list of confusions above have the same figures."
+        "images are on the diagonal. The table of classes and the list of confusions above have the same numbers."
     )
     caption = "Images of each class (rows) by predicted class (columns)."
     return [Chart(charts.confusion(scored.assessment.confusion, names), Picture(png, alt, caption))]

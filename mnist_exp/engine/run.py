@@ -82,7 +82,7 @@ class TrainingRun:
                 remove_folder(self._checkpoint_folder)
         say(f"{display_path(self._record.path)}: done in {self._stopwatch.report()['total']:.1f} s")
         if job.stands_in_for:
-            warn(f"these figures are for {config.data.name}, the fallback for {job.stands_in_for}")
+            warn(f"these results are for {config.data.name}, the fallback for {job.stands_in_for}")
         return self._record.result
 
     # ---------------------------------------------------------------- data, model, directory
@@ -377,7 +377,7 @@ def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
     elif origin.validation_images_seen:
         warn(
             f"{run} was trained on {origin.validation_images_seen} of the {validation_images} validation images "
-            "of this run, so validation figures are too optimistic; use the other run's data.split_seed and "
+            "of this run, so validation results are too optimistic; use the other run's data.split_seed and "
             "data.val_fraction to avoid this"
         )
 

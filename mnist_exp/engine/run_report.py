@@ -134,7 +134,7 @@ def _notices(subject: ReportSubject) -> list[str]:
     run, result = subject.summary, subject.summary.result
     notices = []
     if instead := result.data.stands_in_for:
-        notices.append(f"These figures are for {result.data.name}, the fallback for {instead}.")
+        notices.append(f"These results are for {result.data.name}, the fallback for {instead}.")
     if run.status != "finished":
         reason = f": {result.reason}" if result.reason else "."
         notices.append(f"This run {describe_status(run.status)}{reason}")
@@ -142,11 +142,11 @@ def _notices(subject: ReportSubject) -> list[str]:
         notices.append("This run was resumed in another environment: its weights do not depend on the seed alone.")
     if seen := result.validation_images_seen:
         notices.append(
-            f"Its initial weights were trained on {seen:,} of its validation images, so validation figures are "
+            f"Its initial weights were trained on {seen:,} of its validation images, so validation results are "
             "too optimistic."
         )
     if subject.data is not None and result.data.sha256 not in (None, subject.data.sha256):
-        notices.append("The data has changed since this run: figures below the curves are for the present data.")
+        notices.append("The data has changed since this run: results below the curves are for the present data.")
     notices += [f"This report lacks {reason}" for reason in subject.missing]
     return notices
 
@@ -459,7 +459,7 @@ def _format_time(seconds: float | None) -> str:
 
 
 def repeat_and_use(subject: ReportSubject) -> list[Block]:
-    """Return the command that repeats a run and the lines that load its model."""
+    """Return the command that repeats a run and the Python code that loads its model."""
     run, result = display_path(subject.summary.path), subject.summary.result
     blocks: list[Block] = [Code("Repeat this run", repeating_command(run, result))]
     if result.overrides:

@@ -101,7 +101,7 @@ class DiffDocument(Document):
     settings: dict[str, tuple[Any, Any]]
     """The settings that differ; null if a run does not have the setting."""
     results: dict[str, tuple[Any, Any]]
-    """The figures of both runs; null if a run does not have the figure."""
+    """The metrics of both runs; null if a run does not have the metric."""
 
 
 class CheckedModel(_Part):
@@ -338,7 +338,7 @@ class EvaluatedData(_Part):
 
 
 class ClassEntry(_Part):
-    """The figures of a class; null if undefined."""
+    """The metrics of a class; null if undefined."""
 
     name: str
     images: int

@@ -67,7 +67,7 @@ class Watch:
     def __rich__(self) -> Group:
         """Render a line per running job and one for the whole sweep."""
         table = Table.grid(padding=(0, 2))
-        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # names give way to figures
+        table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)  # names give way to numbers
         for _ in range(4):
             table.add_column(no_wrap=True)
         for run in self._running:

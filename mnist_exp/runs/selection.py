@@ -69,7 +69,7 @@ def metrics_of(result: RunResult) -> dict[str, float]:
 
 
 def figures_of(run: RunSummary) -> dict[str, Any]:
-    """Return the figures and states of a run that conditions can refer to."""
+    """Return the metrics and fields of a run that conditions can refer to."""
     result = run.result
     return {
         "run": run.name,

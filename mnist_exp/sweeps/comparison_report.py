@@ -93,7 +93,7 @@ def _warn_of_fallbacks(runs: Sequence[TrainedRun]) -> list[str]:
     """Warn if any runs used fallback data; return the names of the data sets that were missing."""
     names = sorted({name for run in runs if (name := run.summary.result.data.stands_in_for)})
     if names:
-        warn(f"these figures are for the fallback of {', '.join(names)}")
+        warn(f"these results are for the fallback of {', '.join(names)}")
     return names
 
 

@@ -173,7 +173,7 @@ def notices_of(target: Target, compared: Comparison) -> list[str]:
         notices.append(f"{len(unfinished)} of {len(target.runs)} runs did not finish: {counts}.")
     replaced = sorted({name for run in target.runs if (name := run.result.data.stands_in_for)})
     if replaced:
-        notices.append(f"These figures are for the fallback of {', '.join(replaced)}.")
+        notices.append(f"These results are for the fallback of {', '.join(replaced)}.")
     if compared.groups:
         notices += [f"Note: {remark}." for remark in list_remarks(compared.groups, compared.metric)]
     return notices

@@ -61,7 +61,7 @@ def _result_line(result: RunResult, config: TrainConfig) -> str:
 
 
 def loading_lines(run: Path, config: TrainConfig) -> str:
-    """Return the Python lines that load the model from the files that the run keeps."""
+    """Return the Python code that loads the model from the files that the run keeps."""
     if config.sweep.keep_models == "best":
         return "# sweep.keep_models=best: only the best job of the sweep keeps its model"
     shape = ", ".join(map(str, config.data.shape))

@@ -22,8 +22,8 @@ from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Part
 from mnist_exp.errors import DIVERGED, Diverged
-from mnist_exp.training.batch_statistics import compile_statistics
 from mnist_exp.training.batch_augmentation import make_batch_augment
+from mnist_exp.training.batch_statistics import compile_statistics
 from mnist_exp.training.callback import Callback
 from mnist_exp.training.early_stopping import is_better, learning_rate_scale, stops_early
 from mnist_exp.training.fast_layers import use_fused_layers

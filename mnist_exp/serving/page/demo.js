@@ -538,7 +538,7 @@ class ModelView {
     const zoom = Math.max(1, Math.round(112 / Math.max(width, height)));
     this.map = newCanvas(width * zoom, height * zoom);
     this.map.setAttribute("role", "img");
-    this.map.setAttribute("aria-label", `Evidence for the answer of ${description.name}`);
+    this.map.setAttribute("aria-label", `Class activation map of ${description.name}`);
     const figure = element("figure", "evidence", "", this.map, element("figcaption", "", activation));
     this.root.append(this.bars, figure, ...this.layers.map((layer) => layer.root));
     this.clear();
