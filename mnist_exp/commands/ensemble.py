@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mnist_exp.config.command_schemas import EnsembleConfig
@@ -48,11 +49,11 @@ def find_members(config: EnsembleConfig) -> list[Saved]:
     def report(code: Code, message: str, key: str = "run") -> None:
         problems.append(Problem(code, COMMAND_LINE, message, key))
 
-    if config.output is not None:
-        try:
+    try:
+        if config.output is not None:
             refuse_existing(Path(config.output).expanduser())
-        except RequestError as error:
-            report("unusable", str(error), "output")
+    except RequestError as error:
+        report("unusable", str(error), "output")
     runs: dict[Path, RunSummary] = {}
     for wanted in config.run or ():
         try:
@@ -65,13 +66,13 @@ def find_members(config: EnsembleConfig) -> list[Saved]:
             members.append(_find_member(run))
         except RequestError as error:
             report("unusable", f"run: {error}")
-    for member in members[1:]:
-        for difference in find_differences(members[0], member):
-            report("contradiction", f"run: {difference}")
-    if len(runs) < 2 and not problems:
-        report("out-of-range", f"run: an ensemble needs at least two different runs, found {len(runs)}")
+    for difference in find_differences(members):
+        report("contradiction", f"run: {difference}")
     if problems:
         raise RequestError(problems, "this ensemble")
+    if len(runs) < 2:
+        found = f"run: an ensemble needs at least two different runs, found {len(runs)}"
+        raise RequestError([Problem("out-of-range", COMMAND_LINE, found, "run")], "this ensemble")
     return members
 
 
@@ -83,16 +84,18 @@ def _find_member(run: RunSummary) -> Saved:
     return find_run_model(run)
 
 
-def find_differences(first: Saved, other: Saved) -> list[str]:
-    """Return why two models cannot be averaged: they were trained on other shapes or other classes."""
-    assert first.result is not None
-    assert other.result is not None
-    ours, theirs = first.result.data, other.result.data
+def find_differences(members: Sequence[Saved]) -> list[str]:
+    """Return why models cannot be averaged: they were trained on other shapes or other classes than the first."""
     differences = []
-    if ours.shape != theirs.shape:
-        takes, instead = (format_shape(shape or ()) for shape in (theirs.shape, ours.shape))
-        differences.append(f"{other.name} takes images of {takes}, but {first.name} those of {instead}")
-    if ours.class_names != theirs.class_names:
-        has, instead = (", ".join(names) for names in (theirs.class_names, ours.class_names))
-        differences.append(f"{other.name} has the classes {has}, but {first.name} has {instead}")
+    for other in members[1:]:
+        first = members[0]
+        assert first.result is not None
+        assert other.result is not None
+        ours, theirs = first.result.data, other.result.data
+        if ours.shape != theirs.shape:
+            takes, instead = (format_shape(shape or ()) for shape in (theirs.shape, ours.shape))
+            differences.append(f"{other.name} takes images of {takes}, but {first.name} those of {instead}")
+        if ours.class_names != theirs.class_names:
+            has, instead = (", ".join(names) for names in (theirs.class_names, ours.class_names))
+            differences.append(f"{other.name} has the classes {has}, but {first.name} has {instead}")
     return differences

@@ -275,26 +275,27 @@ def runs_table(target: Target, listed: Sequence[ListedRun], keys: Sequence[str],
     metrics = [name for name in first if name in names] + [name for name in names if name not in first]
     right = ["epochs", *metrics, "seconds"]
     header = ["group", *keys, *metrics, "status", "epochs", "seconds", "run"]
-    rows = []
-    for run in _best_first(listed, compared):
-        result, values = run.summary.result, metrics_of(run.summary.result)
-        seconds = result.training_seconds
-        rows.append(
-            [
-                marks.get(run.summary.path, "–"),
-                *(setting(run, key) for key in keys),
-                *(format_value(values[name], name) if name in values else "–" for name in metrics),
-                run.summary.status,
-                str(result.epochs),
-                "–" if seconds is None else f"{seconds:.1f}",
-                run.summary.path.name,
-            ]
-        )
+    rows = [
+        [marks.get(run.summary.path, "–"), *(setting(run, key) for key in keys), *_results_row(run, metrics)]
+        for run in _best_first(listed, compared)
+    ]
     caption = "All runs, with their settings and results, best first"
     everything = (
         f"{LEADERBOARD} in the sweep's directory" if target.kind == "sweep" else "'mnist-exp runs format=json'"
     )
     return Table(caption, header, rows, right, interactive=True, elsewhere=f"{everything} has all")
+
+
+def _results_row(run: ListedRun, metrics: Sequence[str]) -> list[str]:
+    """Return a run's values of these metrics, then its status, epochs, seconds and name."""
+    result, values = run.summary.result, metrics_of(run.summary.result)
+    return [
+        *(format_value(values[name], name) if name in values else "–" for name in metrics),
+        run.summary.status,
+        str(result.epochs),
+        "–" if result.training_seconds is None else f"{result.training_seconds:.1f}",
+        run.summary.path.name,
+    ]
 
 
 def _best_first(listed: Sequence[ListedRun], compared: Comparison) -> list[ListedRun]:

@@ -26,9 +26,9 @@ Tensor = Any  # tf.Tensor; TensorFlow ships no types
 def compile_statistics(model: keras.Model, train: Part, config: TrainConfig) -> Callable[[], None]:
     """Compile a function that estimates the statistics of batch normalization for the model's current weights.
 
-    They are the means over the first batches of the first epoch, computed as in training: with augmentation and
-    dropout. They depend only on the weights and the state of the random layers. The function does nothing without
-    `training.ema`, or if no batch normalization is trained.
+    They are the means over the first batches of the first epoch, computed as in training: with dropout and, unless
+    `aug.until` ends it before training ends, with augmentation. They depend only on the weights and the state of
+    the random layers. The function does nothing without `training.ema`, or if no batch normalization is trained.
     """
     layers = [layer for layer in model.layers if _collects_statistics(layer)]
     if config.training.ema is None or not layers:
@@ -37,7 +37,7 @@ def compile_statistics(model: keras.Model, train: Part, config: TrainConfig) -> 
     count = max(1, min(IMAGES, len(train)) // size)
     order = np.random.default_rng([config.seed, 0]).permutation(len(train))[: count * size]
     batches = train.images[order].reshape(count, size, *train.images.shape[1:])
-    augment = make_augment(config.aug, config.data.shape, config.seed)
+    augment = make_augment(config.aug, config.data.shape, config.seed) if config.aug.until is None else None
 
     @tf.function(  # type: ignore[untyped-decorator]
         input_signature=[
