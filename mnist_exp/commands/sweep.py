@@ -6,12 +6,10 @@ missing jobs.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.schema import SweepConfig, TrainConfig
@@ -19,20 +17,19 @@ from mnist_exp.engine.preparation import load_base_run, set_up
 from mnist_exp.engine.store_permission import permit_parent, permit_store
 from mnist_exp.errors import WorkError
 from mnist_exp.report.documents import SweepDocument
-from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import SWEEPS, RunDirectory, make_directory, safe_name
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import is_finished
+from mnist_exp.runs.sweep_file import SweepDescription, read_sweep, write_sweep
 from mnist_exp.sweeps.grid import Grid, expand
 from mnist_exp.sweeps.job_check import check_jobs, format_job_count, resolve_data_of_all
 from mnist_exp.sweeps.job_names import job_names, sweep_name
 from mnist_exp.sweeps.launchers import gpus_to_share, refuse_unusable, threads_per_job
 from mnist_exp.sweeps.leaderboard import Outcome, sweep_document
-from mnist_exp.sweeps.report_target import SWEEP_FILE
 from mnist_exp.sweeps.reports import add_report
 from mnist_exp.sweeps.runner import complete_sweep
 from mnist_exp.sweeps.worker import Plan, PlannedJob, compute_fingerprint, find_jobs
-from mnist_exp.text import display_path, masked_values
+from mnist_exp.text import display_path, mask_credentials
 from mnist_exp.training.device import available_cores
 
 
@@ -107,32 +104,24 @@ def find_sweep(
     """
     if config.rerun:
         return None
-    known = {path: _read_sweep(path) for path in sweeps.glob("*") if (path / SWEEP_FILE).is_file()}
-    called = [path for path, content in known.items() if content.get("name") == name]
+    known = {path: sweep for path in sweeps.glob("*") if (sweep := read_sweep(path)) is not None}
+    called = [path for path, sweep in known.items() if sweep.name == name]
     if not called and config.name is None:
         wanted = {job.fingerprint for job in jobs}
         called = [
             path
-            for path, content in known.items()
-            if content.get("swept") == sorted(swept) and wanted & find_jobs(path).keys()
+            for path, sweep in known.items()
+            if sweep.swept == sorted(swept) and wanted & find_jobs(path).keys()
         ]
-    return max(called, key=lambda path: known[path].get("started", 0), default=None)
+    return max(called, key=lambda path: known[path].started, default=None)
 
 
 def create_sweep(sweeps: Path, name: str, swept: Sequence[str], fixed: Sequence[str]) -> Path:
     """Create a directory for a sweep; return its path. Raises `RequestError` if that fails."""
     path = make_directory(sweeps, name)
-    content = {"name": name, "started": time.time(), "swept": sorted(swept), "fixed": masked_values(fixed)}
-    write_text(path / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    masked = list(map(mask_credentials, fixed))
+    write_sweep(path, SweepDescription(name=name, started=time.time(), swept=sorted(swept), fixed=masked))
     return path
-
-
-def _read_sweep(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((path / SWEEP_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def print_sweep(directory: Path, grid: Grid, jobs: Sequence[PlannedJob]) -> None:

@@ -16,10 +16,10 @@ from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import Saved, resolve_saved
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import cannot_write, new_folder, refuse_existing
-from mnist_exp.runs.directory import PLOTS, RunDirectory, add_timestamp, make_directory, safe_name
-from mnist_exp.runs.log import say, warn
+from mnist_exp.runs.directory import PLOTS, add_timestamp, make_directory, safe_name
+from mnist_exp.runs.log import say
 from mnist_exp.text import display_path
-from mnist_exp.tracking.recorder import add_artifacts
+from mnist_exp.tracking.recorder import added_artifacts
 
 if TYPE_CHECKING:
     from mnist_exp.engine.model_pictures import Picture
@@ -86,27 +86,13 @@ def picture_folder(
             yield make_directory(Path(options.outputs) / FOLDER, add_timestamp(Path(saved.name).stem))
         else:
             name = f"{PLOTS}/{FOLDER}/{folder_name(saved, options, chosen)}"
-            with folder_in_run(saved.run, name, files, wait_seconds) as folder:
+            written = [f"{name}/{file}" for file in files]
+            with added_artifacts(saved.run, written, wait_seconds, "use output=<folder>") as run:
+                folder = run / name
+                folder.mkdir(parents=True, exist_ok=True)
                 yield folder
     except OSError as error:
         raise cannot_write(error, options.output) from error
-
-
-@contextmanager
-def folder_in_run(run: Path, name: str, files: Sequence[str], wait_seconds: float) -> Iterator[Path]:
-    """Yield a folder in a run, and send the files written there to the tracker. Raises `RequestError`."""
-    try:
-        directory = RunDirectory.open(run)
-    except RequestError as error:
-        raise RequestError(f"{error}; use output=<folder>") from error
-    with directory:
-        folder = directory.path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        try:
-            add_artifacts(directory, [f"{name}/{file}" for file in files], wait_seconds)
-        except ValueError as error:
-            warn(f"not sent to the tracker: {error}")
 
 
 def folder_name(saved: Saved, options: VisualizeConfig, chosen: Chosen) -> str:

@@ -7,21 +7,21 @@ from pathlib import Path
 from mnist_exp.errors import RequestError
 from mnist_exp.report.html_page import Page, render
 from mnist_exp.runs.atomic import cannot_write, write_text
-from mnist_exp.runs.directory import RunDirectory, add_timestamp, make_directory
+from mnist_exp.runs.directory import add_timestamp, make_directory
 from mnist_exp.runs.locks import is_locked
-from mnist_exp.runs.log import warn
 from mnist_exp.text import display_path
-from mnist_exp.tracking.recorder import add_artifacts
+from mnist_exp.tracking.recorder import added_artifacts
 
 REPORT = "report.html"
 FOLDER = "report"
+_ADVICE = "use output=<file.html>"
 
 
 def refuse_unwritable(output: str | None, run: Path | None) -> None:
     """Raise `RequestError` if the report's file exists, or another process works in the run that it belongs to."""
     if output is None:
         if run is not None and is_locked(run):
-            raise RequestError(f"{display_path(run)}: in use by another process; use output=<file.html>")
+            raise RequestError(f"{display_path(run)}: in use by another process; {_ADVICE}")
         return
     path = Path(output).expanduser()
     if path.exists() or path.is_symlink():
@@ -44,31 +44,16 @@ def write_page(page: Page, output: str | None, run: Path | None, outputs: Path, 
     """
     text = render(page)
     try:
-        if output is not None:
+        if output is None and run is not None:
+            with added_artifacts(run, [REPORT], wait_seconds, _ADVICE) as directory:
+                write_text(directory / REPORT, text)
+            return directory / REPORT
+        if output is None:
+            path = make_directory(outputs / FOLDER, add_timestamp(page.title)) / REPORT
+        else:
             path = Path(output).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
-            return path
-        if run is None:
-            path = make_directory(outputs / FOLDER, add_timestamp(page.title)) / REPORT
-            write_text(path, text)
-            return path
-        return _write_into(run, text, wait_seconds)
+        write_text(path, text)
+        return path
     except OSError as error:
         raise cannot_write(error, output) from error
-
-
-def _write_into(run: Path, text: str, wait_seconds: float) -> Path:
-    """Write a report into a run's directory, and send it to the tracker. Raises `RequestError` or `OSError`."""
-    try:
-        directory = RunDirectory.open(run)
-    except RequestError as error:
-        raise RequestError(f"{error}; use output=<file.html>") from error
-    with directory:
-        path = directory.path / REPORT
-        write_text(path, text)
-        try:
-            add_artifacts(directory, [REPORT], wait_seconds)
-        except ValueError as error:
-            warn(f"not sent to the tracker: {error}")
-    return path

@@ -37,6 +37,7 @@ from mnist_exp.report.html_page import (
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, read_history
 from mnist_exp.runs.selection import ListedRun, differing_settings, metrics_of
+from mnist_exp.runs.sweep_file import read_sweep
 from mnist_exp.sweeps.class_report import class_section
 from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
 from mnist_exp.sweeps.comparison import (
@@ -59,7 +60,7 @@ from mnist_exp.sweeps.comparison_report import (
 )
 from mnist_exp.sweeps.groups import Group, group_runs, mark_groups
 from mnist_exp.sweeps.intervals import mean_of
-from mnist_exp.sweeps.report_target import Target, read_sweep
+from mnist_exp.sweeps.report_target import Target
 from mnist_exp.text import display_path, format_percent
 from mnist_exp.text import format_value as format_setting
 from mnist_exp.tracking.run_description import plugin_flags
@@ -235,9 +236,8 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
 
 def swept_keys(target: Target, listed: Sequence[ListedRun]) -> list[str]:
     """Return the keys that were swept or, for other runs, those that differ."""
-    swept = read_sweep(target.folder).get("swept") if target.folder else None
-    if isinstance(swept, list) and all(isinstance(key, str) for key in swept):
-        return [key.lstrip("+") for key in swept]
+    if target.folder is not None and (sweep := read_sweep(target.folder)) is not None:
+        return [key.lstrip("+") for key in sweep.swept]
     return differing_settings(run.config for run in listed)
 
 
@@ -255,9 +255,9 @@ def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[st
         if rows
         else Text("These runs have the same settings.")
     ]
-    fixed = read_sweep(target.folder).get("fixed") if target.folder else None
-    if isinstance(fixed, list) and fixed:
-        blocks.append(Code("The same for all jobs", " ".join(shlex.quote(str(text)) for text in fixed)))
+    sweep = read_sweep(target.folder) if target.folder else None
+    if sweep is not None and sweep.fixed:
+        blocks.append(Code("The same for all jobs", shlex.join(sweep.fixed)))
     return blocks
 
 
@@ -380,15 +380,15 @@ def repeat_blocks(target: Target, keys: Sequence[str], compared: Comparison) -> 
 def sweep_command(target: Target, keys: Sequence[str]) -> str:
     """Return the command of a sweep, from the overrides of its jobs; empty if they are not known."""
     assert target.folder is not None
-    fixed = read_sweep(target.folder).get("fixed")
+    sweep = read_sweep(target.folder)
     values: dict[str, dict[str, None]] = {}
     for run in target.runs:
         for text in run.result.overrides:
             key, equals, value = text.partition("=")
             if equals and key_of(text).lstrip("+") in keys:
                 values.setdefault(key, {})[value] = None
-    if not isinstance(fixed, list) or len(values) < len(keys):
+    if sweep is None or len(values) < len(keys):
         return ""
     words = [f"{key}={','.join(found)}" for key, found in values.items()]
     flags = plugin_flags(plugin for run in target.runs for plugin in run.result.plugins)
-    return shlex.join(["mnist-exp", *flags, "-m", *words, *map(str, fixed)])
+    return shlex.join(["mnist-exp", *flags, "-m", *words, *sweep.fixed])

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.directory import SWEEPS, RunSummary, summarize_runs
 from mnist_exp.runs.lookup import find_runs, refuse_irregular
-from mnist_exp.runs.regular_files import read_text
 
 if TYPE_CHECKING:
     from mnist_exp.config.command_schemas import ReportConfig
 
-SWEEP_FILE = "sweep.json"
-"""The file that describes a sweep, in its directory."""
 TABLE = "trials.csv"
 """The file of the table of all trials, in a study's directory."""
 IMPORTANCES = "importances.csv"
@@ -65,12 +60,3 @@ def target_of(runs: tuple[RunSummary, ...]) -> Target:
             is_study = (folder / ".claims").is_dir() or (folder / TABLE).is_file()
             return Target("study" if is_study else "sweep", runs, folder)
     return Target("comparison", runs)
-
-
-def read_sweep(folder: Path) -> Mapping[str, Any]:
-    """Return the description of a sweep; empty if it is missing or damaged."""
-    try:
-        content = json.loads(read_text(folder / SWEEP_FILE))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

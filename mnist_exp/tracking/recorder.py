@@ -11,6 +11,7 @@ import platform
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -342,6 +343,34 @@ class ReopenedRecording:
             self._journal.write(ArtifactEvent(file=RESULT))
             self._journal.write(EndEvent(status=END_STATUS["finished"], time=ended))
         self._journal.close()
+
+
+@contextmanager
+def added_artifacts(run: Path, files: Sequence[str], wait_seconds: float, advice: str) -> Iterator[Path]:
+    """Yield the directory of a run in which the block writes files, and send these to the tracker.
+
+    If that is impossible, print a warning.
+
+    Args:
+        run: The directory of the run.
+        files: The files, relative to it.
+        wait_seconds: How long to wait for the tracker.
+        advice: What to do if the run is in use.
+
+    Raises:
+        RequestError: Another process works in the run.
+        OSError: A file cannot be written.
+    """
+    try:
+        directory = RunDirectory.open(run)
+    except RequestError as error:
+        raise RequestError(f"{error}; {advice}") from error
+    with directory:
+        yield directory.path
+        try:
+            add_artifacts(directory, files, wait_seconds)
+        except ValueError as error:
+            warn(f"not sent to the tracker: {error}")
 
 
 def add_artifacts(directory: RunDirectory, files: Sequence[str], wait_seconds: float) -> None:

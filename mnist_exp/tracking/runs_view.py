@@ -16,7 +16,7 @@ from typing import Any
 from mnist_exp.runs.directory import SWEEPS
 from mnist_exp.runs.events import ParamsEvent
 from mnist_exp.runs.journal import FILE, read
-from mnist_exp.runs.regular_files import read_text
+from mnist_exp.runs.sweep_file import SWEEP_FILE, read_sweep
 from mnist_exp.tracking.server import post
 
 TAG = "mlflow.sharedViewState."
@@ -40,7 +40,6 @@ _SWEPT_WIDTH = 68
 _SECONDS = {"metrics.`time/total`": 72}
 _DURATION = {"duration": 68}  # last, as it repeats the seconds
 _MOST_SWEPT = 3  # columns of swept keys, those of the newest sweep first
-_MOST_BYTES = 1 << 20  # of `sweep.json`
 # The parameters that state the chosen options of groups.
 _OPTIONS = {group: f"{group}.name" for group in ("model", "aug", "preprocess", "data", "debug")} | {
     group: f"{group}.type" for group in ("optimizer", "schedule")
@@ -86,19 +85,16 @@ def view_state(swept: Sequence[str]) -> dict[str, Any]:
 def find_swept_keys(outputs: Path) -> list[str]:
     """Return the keys that the sweeps and studies of an output folder vary, those of the newest first."""
     folders = [file.parent for file in (outputs / SWEEPS).glob(f"*/{FILE}")]
-    folders += [file.parent for file in (outputs / SWEEPS).glob("*/sweep.json") if file.parent not in folders]
-    found = [_read_sweep(folder / "sweep.json") or _read_study(folder) for folder in folders]
+    folders += [file.parent for file in (outputs / SWEEPS).glob(f"*/{SWEEP_FILE}") if file.parent not in folders]
+    found = [_keys_of_sweep(folder) or _read_study(folder) for folder in folders]
     newest_first = sorted(filter(None, found), reverse=True)
     return list(dict.fromkeys(key for _, keys in newest_first for key in keys))[:_MOST_SWEPT]
 
 
-def _read_sweep(file: Path) -> tuple[float, list[str]] | None:
-    """Return when a sweep started and its swept keys; None if the file is damaged."""
-    try:
-        content = json.loads(read_text(file, _MOST_BYTES))
-        return float(content["started"]), list(_valid_keys(content["swept"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+def _keys_of_sweep(folder: Path) -> tuple[float, list[str]] | None:
+    """Return when a sweep started and its swept keys; None if its description is missing or damaged."""
+    sweep = read_sweep(folder)
+    return None if sweep is None else (sweep.started, list(_valid_keys(sweep.swept)))
 
 
 def _read_study(directory: Path) -> tuple[float, list[str]] | None:
@@ -111,5 +107,5 @@ def _read_study(directory: Path) -> tuple[float, list[str]] | None:
     return (events[0].time / 1000, list(_valid_keys(keys))) if keys else None
 
 
-def _valid_keys(keys: Iterable[object]) -> Iterable[str]:
-    return (key for key in keys if isinstance(key, str) and re.fullmatch(r"[\w.]{1,100}", key))
+def _valid_keys(keys: Iterable[str]) -> Iterable[str]:
+    return (key for key in keys if re.fullmatch(r"[\w.]{1,100}", key))

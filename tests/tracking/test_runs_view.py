@@ -73,7 +73,8 @@ def test_the_view_shows_results_and_swept_keys():
 def test_the_newest_sweeps_keys_come_first():
     """Damaged files, links and strange keys are skipped."""
     write_sweep("old", {"started": 1, "swept": ["seed", "aug"]})
-    write_sweep("new", {"started": 2, "swept": ["model.width", "x`,`y", 3]})
+    write_sweep("new", {"started": 2, "swept": ["model.width", "x`,`y"]})
+    write_sweep("number", {"started": 4, "swept": ["lost", 3]})
     write_sweep("damaged", "{")
     write_sweep("nested", "[" * 100_000)
     Path("secret.json").write_text(json.dumps({"started": 3, "swept": ["stolen"]}))
