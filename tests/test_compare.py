@@ -362,7 +362,7 @@ def test_groups_are_compared_by_their_seeds(cli: Cli):
     row = ["val/accuracy", "A", "−", "B", "4", "+5.05", *interval, f"{(high - low) / 2:.2f}", "<", "0.001", "–"]
     assert [*row, "A", "is", "better", "than", "B"] in rows_of(out)
     [picture] = Path("outputs/compare").glob("*/compare.png")
-    assert f"picture {picture}" in out
+    assert f"plot    {picture}" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -634,7 +634,7 @@ def test_two_trained_models_are_tested_on_the_same_images(cli: Cli, monkeypatch:
     gained = first.result["test"]["accuracy"] - second.result["test"]["accuracy"]
     assert abs(int(row[3]) - int(row[4])) == round(abs(gained) * images)
     assert Path("new/two.png").read_bytes().startswith(b"\x89PNG")
-    assert "picture new/two.png" in done.out
+    assert "plot    new/two.png" in done.out
     assert first.run is not None
     assert second.run is not None
     other_seed = shutil.copytree(first.run, first.run.with_name("other"))

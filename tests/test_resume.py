@@ -87,7 +87,7 @@ def test_an_interrupted_run_is_resumed_exactly(cli: Cli, interrupted: Callable[.
     ]  # fmt: skip
     done = cli("resume", "run=latest")
     assert done.run == run
-    assert "resume  with epoch 2 after 20 of its steps" in done.out
+    assert "resume  at epoch 2, after step 20" in done.out
     straight = cli(*TRAINED, small=True)
     assert straight.run is not None
     for key in ("weights_sha256", "fingerprint", "best", "test", "epochs", "status"):
@@ -278,7 +278,7 @@ def test_a_damaged_checkpoint_is_skipped(cli: Cli, run: Path):
     done = cli("resume", f"run={run}")
     assert "warning: " in done.out
     assert "000001-00000020.state: damaged: " in done.out
-    assert "resume  with epoch 2\n" in done.out
+    assert "resume  at epoch 2\n" in done.out
     assert done.result["weights_sha256"] == cli(*TRAINED, small=True).result["weights_sha256"]
 
 

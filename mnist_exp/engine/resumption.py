@@ -77,7 +77,7 @@ def check_resumption(request: Request, directory: RunDirectory, stopwatch: Stopw
     elif epochs == config.training.epochs:
         say("resume  after the last epoch")
     else:
-        say(f"resume  with epoch {epochs + 1}" + (f" after {steps} of its steps" if steps else ""))
+        say(f"resume  at epoch {epochs + 1}" + (f", after step {steps}" if steps else ""))
     overrides = list(request.overrides)
     entry = ResumptionRecord(at=time.time(), epochs=epochs, steps=steps, overrides=overrides, exact=exact)
     if not exact:

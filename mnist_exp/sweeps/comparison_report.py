@@ -74,7 +74,7 @@ def report_comparison(
     remarks = list_remarks(groups, config.metric)
     _print_conditions(pairs, config, len(remarks))
     fallback_for = _warn_of_fallbacks(runs)
-    say(f"picture {display_path(picture)}")
+    say(f"plot    {display_path(picture)}")
     return CompareDocument(
         metric=config.metric,
         mode=direction,

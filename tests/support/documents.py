@@ -37,7 +37,7 @@ _STATUS = {"mnist-exp sync": 1}  # a delivery failed; other commands that print 
 _MASKS = (
     (r"(?m)^Matplotlib is building the font cache.*\n", ""),
     (r"(?m)^ *epoch +\d+/\d+ .*(?:\n(?:…\n)? *epoch +\d+/\d+ .*)*$", "epoch <figures>"),
-    (r" after \d+ of its steps", ""),  # depends on the moment of the interruption
+    (r", after step \d+", ""),  # depends on the moment of the interruption
     (r"(?<![\w.])(?:sqlite:///)?/[\w./~-]*\w", "<path>"),
     (r"\b[0-9a-f]{16,}\b", "<hash>"),
     (r"\b\d[\d.,]* (?:s|min|h|d)\b", "<time>"),
