@@ -45,8 +45,8 @@ coverage: $(READY) ## the lines that earlier test runs covered; fails below the 
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-reproduce: $(READY) ## run the experiments for three seeds and print README's table (half an hour)
-	$(BIN)/python tests/benchmarks/reproduce.py
+reproduce: $(READY) ## repeat the rows of README's table of results, and compare (an hour)
+	$(BIN)/python tests/benchmarks/reproduce.py $(ROW)
 
 bench: $(READY) ## compare the speed with scripts in Keras and PyTorch (40 minutes)
 	$(BIN)/python tests/benchmarks/speed.py

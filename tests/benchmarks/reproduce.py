@@ -1,70 +1,147 @@
-"""Run the experiments for three seeds, or five, and print the table of docs/performance.md: `make reproduce`.
+"""Repeat rows of README's table of results, and compare them with what README says: `make reproduce`.
+
+    python tests/benchmarks/reproduce.py                       # every row
+    python tests/benchmarks/reproduce.py experiment=fast       # the rows whose command has these words
+    python tests/benchmarks/reproduce.py --seeds 0 1 -- model=pyramid aug=rotate45    # another command
 
 Each run is a whole command, as a user types it; its seconds are those of the clock, start-up and tracking included.
-Other commands can be given instead: `python tests/benchmarks/reproduce.py "model=pyramid aug=rotate45"`.
+A row agrees with README if README's mean lies in the 95 % interval of the mean over the seeds, and parameters and
+epochs are the same. The exit status is 1 if a row does not agree.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import argparse
 import re
 import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, median
-from typing import Any
+from statistics import mean
 
-EXPERIMENTS = [f"experiment={name}" for name in ("pyramid", "vgg_bn", "shallow", "bottleneck", "lenet5x5")]
-EXPERIMENTS.insert(1, "experiment=pyramid aug=none")
-EXPERIMENTS += ["experiment=fast", "experiment=minute", "experiment=best"]
-SEEDS = {"experiment=fast": 5, "experiment=minute": 5}
+from mnist_exp.runs.directory import read_history
+from mnist_exp.runs.result import RunResult, read_result
+from mnist_exp.sweeps.intervals import mean_of
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+ROW = re.compile(
+    r"^\| `mnist-exp (?P<words>[^`]+)` \| (?P<parameters>[\d,]+) \| (?P<epochs>\d+) "
+    r"\| (?P<accuracy>[\d.]+) % \((?P<seeds>\d+) seeds\) \|",
+    re.MULTILINE,
+)
+ROUNDING = 0.005  # percentage points
 
 
-def run(words: str, seed: int) -> dict[str, Any]:
-    """One command; what its run left. Exits where it fails."""
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Claim:
+    """A row of README's table."""
+
+    words: str
+    parameters: int
+    epochs: int
+    accuracy: float
+    """In percent, a mean over seeds."""
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What one run of a command gave."""
+
+    result: RunResult
+    epochs: int
+    seconds: float
+    """Of the whole command."""
+
+    @property
+    def accuracy(self) -> float:
+        """On the test set, in percent."""
+        assert self.result.test_accuracy is not None
+        return 100 * self.result.test_accuracy
+
+
+def read_claims(text: str) -> list[Claim]:
+    """Return the rows of README's table of results."""
+    return [
+        Claim(
+            row["words"], int(row["parameters"].replace(",", "")), int(row["epochs"]), float(row["accuracy"]),
+            int(row["seeds"]),
+        )
+        for row in ROW.finditer(text)
+    ]  # fmt: skip
+
+
+def repeat(words: str, seed: int) -> Repeated:
+    """Run a command with a seed. Exits if it fails."""
+    started = time.perf_counter()
     command = [sys.executable, "-m", "mnist_exp", *shlex.split(words), f"seed={seed}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - started
     found = re.search(r"^run +(\S+)$", done.stdout, re.MULTILINE)
     if done.returncode or not found:
         sys.exit(f"{shlex.join(command)}: exit status {done.returncode}\n{done.stdout}")
     folder = Path(found[1])
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    with (folder / "history.csv").open(encoding="utf-8") as file:
-        epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
-    print(f"{words} seed={seed}: test {result['test']['accuracy']:.2%}, {seconds:.1f} s", file=sys.stderr)
-    return {
-        "parameters": result["parameters"],
-        "epochs": len(epochs),
-        "val": result["best"]["val/accuracy"],
-        "test": result["test"]["accuracy"],
-        "seconds": seconds,
-        "epoch": median(epochs),
-        "device": result["device"],
-    }
+    result = read_result(folder)
+    assert result is not None
+    repeated = Repeated(result, len(read_history(folder)), seconds)
+    print(f"{words} seed={seed}: test {repeated.accuracy:.2f} %, {seconds:.1f} s", file=sys.stderr)
+    return repeated
 
 
-def main(commands: list[str]) -> None:
-    """Print a row of the table as soon as its runs are done."""
-    print("| command | parameters | epochs | validation | test accuracy (each seed) | seconds | per epoch |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for words in commands:
-        runs = [run(words, seed) for seed in range(SEEDS.get(words, 3))]
-        each = ", ".join(f"{100 * one['test']:.2f}" for one in runs)
-        print(
-            f"| `mnist-exp {words}` | {runs[0]['parameters']:,} | {runs[0]['epochs']} "
-            f"| {mean(one['val'] for one in runs):.2%} | **{mean(one['test'] for one in runs):.2%}** ({each}) "
-            f"| {mean(one['seconds'] for one in runs):.0f} | {median(one['epoch'] for one in runs):.1f} |",
-            flush=True,
-        )
+def disagreements(claim: Claim, runs: list[Repeated], low: float, high: float) -> list[str]:
+    """Return how the runs differ from the claim."""
+    found = []
+    if not low - ROUNDING <= claim.accuracy <= high + ROUNDING:
+        found.append(f"{claim.accuracy:.2f} % is outside")
+    for name, said, measured in (
+        ("parameters", claim.parameters, {run.result.parameters for run in runs}),
+        ("epochs", claim.epochs, {run.epochs for run in runs}),
+    ):
+        if measured != {said}:
+            found.append(f"{name}: {said:,} in README, {measured} here")
+    return found
+
+
+def print_row(words: str, runs: list[Repeated], claim: Claim | None) -> bool:
+    """Print a row of the table. Returns whether it agrees with README."""
+    accuracies = [run.accuracy for run in runs]
+    low, high = mean_of(accuracies).interval or (accuracies[0], accuracies[0])
+    found = disagreements(claim, runs, low, high) if claim else []
+    said = f"{claim.accuracy:.2f} %: {'; '.join(found) or 'agrees'}" if claim else "–"
+    result = runs[0].result
     print(
-        f"\n{runs[0]['device']['device']}, {runs[0]['device']['threads']} threads, {runs[0]['device']['precision']}"
+        f"| `mnist-exp {words}` | {result.parameters:,} | {runs[0].epochs} | **{mean(accuracies):.2f} %** "
+        f"({', '.join(f'{one:.2f}' for one in accuracies)}) | {low:.2f} … {high:.2f} "
+        f"| {mean(run.seconds for run in runs):.1f} | {mean(run.result.training_seconds or 0 for run in runs):.1f} "
+        f"| {said} |",
+        flush=True,
     )
+    return not found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="words of a row's command, or overrides of another command")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of as many as README names, from 0")
+    args = parser.parse_args()
+    claims = [
+        claim
+        for claim in read_claims(README.read_text(encoding="utf-8"))
+        if set(args.words) <= set(claim.words.split())
+    ]
+    commands = [(claim.words, claim) for claim in claims] or [(" ".join(args.words), None)]
+    print("| command | parameters | epochs | test accuracy (each seed) | 95 % interval | total seconds | training "
+          "| README |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|---|")
+    agree = True
+    for words, claim in commands:
+        seeds = args.seeds or range(claim.seeds if claim else 3)
+        agree &= print_row(words, [repeat(words, seed) for seed in seeds], claim)
+    sys.exit(0 if agree else 1)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or EXPERIMENTS)
+    main()
