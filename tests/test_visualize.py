@@ -250,3 +250,28 @@ def test_a_busy_or_read_only_run_is_not_changed(cli: Cli, run: Path, golden: Gol
         assert not (run / "plots" / "visualize").exists()
     finally:
         run.chmod(0o755)
+
+
+@pytest.mark.parametrize("kind", ["sequential", "nested", "shared"])
+def test_models_of_plain_keras_are_drawn(cli: Cli, kind: str):
+    """A Sequential model has each layer in two graphs; a nested or shared layer has no single output in the model's."""
+    layers = keras.layers
+    pixels, conv = keras.Input((28, 28, 1)), layers.Conv2D(2, 3, padding="same")
+    pooled = [layers.GlobalAveragePooling2D(), layers.Dense(10, activation="softmax")]
+    if kind == "sequential":
+        model = keras.Sequential([pixels, layers.Rescaling(1 / 255), conv, *pooled])
+    else:
+        inner = keras.Sequential([keras.Input((28, 28, 1)), conv]) if kind == "nested" else conv
+        x = layers.Rescaling(1 / 255)(pixels)
+        x = (
+            inner(x)
+            if kind == "nested"
+            else conv(layers.Conv2D(2, 3, padding="same")(conv(layers.Conv2D(2, 1)(x))))
+        )
+        for layer in pooled:
+            x = layer(x)
+        model = keras.Model(pixels, x)
+    model.save("plain.keras")
+    out = cli("visualize", "run=plain.keras", "data=digits", "output=drawn").out
+    for name in ("features", "activation", "fields"):
+        assert f"\n{name}" in f"\n{out}", name

@@ -101,7 +101,10 @@ Along an axis of the image that is missing here, the receptive field of every un
 
 
 def receptive_axes(model: keras.Model) -> dict[str, Axes]:
-    """Return the axes of each layer's output, keyed by layer name."""
+    """Return the axes of each layer's output, keyed by layer name.
+
+    After a nested or shared layer, whose output `Graph` cannot follow, every unit is taken to see the whole image.
+    """
     by_tensor: dict[int, Axes] = {}
     by_layer: dict[str, Axes] = {}
     for layer in model.layers:
@@ -111,7 +114,7 @@ def receptive_axes(model: keras.Model) -> dict[str, Axes]:
             axes = {axis: Axis(shape[axis], of=axis - 1) for axis in (1, 2)}
         else:
             inputs = input_tensors(layer)
-            axes = _after(layer, [by_tensor[id(tensor)] for tensor in inputs], inputs)
+            axes = _after(layer, [by_tensor.get(id(tensor), {}) for tensor in inputs], inputs)
         by_tensor[id(outputs)] = by_layer[layer.name] = axes
     return by_layer
 

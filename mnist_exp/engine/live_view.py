@@ -19,6 +19,7 @@ from mnist_exp.engine.classification import make_predictor
 from mnist_exp.engine.saved_model import Saved
 from mnist_exp.inference.image_files import read_photograph, read_picture
 from mnist_exp.inference.mnist_form import Reading
+from mnist_exp.model.keras_graph import functional_graph
 from mnist_exp.model.layer_selection import informative_layers
 
 _MOST_LAYERS = 60
@@ -54,7 +55,7 @@ class LiveView:
             RequestError: The model cannot be loaded, or is not an image classifier.
         """
         predictor = make_predictor(saved, config, None)
-        graph = keras.Model(predictor.model.inputs[0], predictor.model.outputs[0])
+        graph = functional_graph(predictor.model)
         layers = [layer for layer in informative_layers(graph) if layer.output is not graph.output]
         self.layers = [layer for layer in layers if 2 <= len(layer.output.shape) <= 4][:_MOST_LAYERS]
         self.name, self.shape, self.class_names = saved.name, predictor.shape, predictor.class_names

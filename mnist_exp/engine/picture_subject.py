@@ -26,6 +26,7 @@ from mnist_exp.errors import Problem, RequestError
 from mnist_exp.inference.image_files import read_photograph, read_picture
 from mnist_exp.inference.metrics import confident_mistakes
 from mnist_exp.inference.scoring import inspect_classifier, predict
+from mnist_exp.model.keras_graph import functional_graph
 from mnist_exp.model.layer_selection import (
     NoSuchLayer,
     find_layers,
@@ -123,7 +124,7 @@ def load_graph(saved: Saved) -> keras.Model:
     """Return the model as a functional graph from images to classes. Raises `RequestError`."""
     loaded = saved.load()
     inspect_classifier(loaded, str(display_path(saved.file)))
-    return keras.Model(loaded.inputs[0], loaded.outputs[0])
+    return functional_graph(loaded)
 
 
 def choose_layers_and_images(

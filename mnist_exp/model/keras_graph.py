@@ -49,3 +49,17 @@ class Graph:
 def input_tensors(layer: keras.Layer) -> list[Tensor]:
     """Return a layer's input tensors, as a list even if there is only one."""
     return list(layer.input) if isinstance(layer.input, (list, tuple)) else [layer.input]
+
+
+def functional_graph(model: keras.Model) -> keras.Model:
+    """Return a classifier as a functional graph from its images to its scores.
+
+    A `Sequential` model is copied, because each of its layers is called once while the model is built up and once
+    for the whole: `layer.output` would be a tensor of another graph.
+    """
+    graph = keras.Model(model.inputs[0], model.outputs[0])
+    if not isinstance(model, keras.Sequential):
+        return graph
+    copy = keras.models.clone_model(graph)
+    copy.set_weights(model.get_weights())
+    return copy
