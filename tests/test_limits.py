@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import resource
+import struct
 import subprocess
 import sys
 import time
@@ -155,6 +157,62 @@ def test_archives_of_images_that_promise_gigabytes_are_not_unpacked(cli: Cli):
     with pytest.raises(RequestError, match=r"images\.gz: would unpack from [\d,]+ to 313,600,000 bytes"):
         read_content(Path("images.gz"), FileSpec(name="images"))
     assert peak() - before < 50
+
+
+def write_lying_npz(case: str) -> str:
+    """Write an archive of a few megabytes with a false or excessive size; return a part of the refusal."""
+    import numpy as np
+
+    def start(*shape: int) -> bytes:
+        stream, empty = io.BytesIO(), np.lib.format.header_data_from_array_1_0(np.empty(0, np.uint8))
+        np.lib.format.write_array_header_1_0(stream, {**empty, "shape": shape})
+        return stream.getvalue()
+
+    header, names, megabytes = {
+        "unpacked": (start(10, 28, 28), ("x_test",), 1000),
+        "packed": (start(1000 << 20), ("x_test",), 1000),
+        "header": (b"\x93NUMPY\2\0\xff\xff\xff\xff", ("x_test",), 60),
+        "many": (start(50 << 20), [f"x_{number}" for number in range(20)], 50),
+        "shape": (start(2**40, 2**20, 2**10), ("x_test",), 1),
+    }[case]
+    with zipfile.ZipFile("data.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            with archive.open(f"{name}.npy", "w") as stream:
+                stream.write(header)
+                for _ in range(megabytes):
+                    stream.write(bytes(2**20))
+    content = bytearray(Path("data.npz").read_bytes())
+    directory = content.rindex(b"PK\1\2")
+    if case == "packed":  # the compressed size in the archive's directory, then the size in it and in the file
+        struct.pack_into("<I", content, directory + 20, 2**28)
+    if case == "unpacked":
+        struct.pack_into("<I", content, directory + 24, len(header) + 7840)
+        struct.pack_into("<I", content, 22, len(header) + 7840)
+    Path("data.npz").write_bytes(content)
+    return {
+        "unpacked": "x_test.npy: damaged: Bad CRC-32", "packed": "x_test.npy would unpack from",
+        "header": "x_test.npy: damaged: EOF: reading array header", "many": "the archive would unpack from",
+        "shape": "x_test.npy: the header declares 1099511627776×1048576×1024 values of uint8",
+    }[case]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["unpacked", "packed", "header", "many", "shape"])
+def test_archives_with_false_sizes_take_no_memory(case: str):
+    """They are refused with one message, having read what they declare at most."""
+    expected = write_lying_npz(case)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom mnist_exp.data import npz\n"
+        "from mnist_exp.errors import RequestError\n"
+        "def peak(): return int(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])\n"
+        "before = peak()\n"
+        "try: npz.read_images(Path('data.npz'), None, None)\n"
+        "except RequestError as error: print(error)\n"
+        "print((peak() - before) // 1024)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    message, peak = done.stdout.splitlines()
+    assert expected in message
+    assert int(peak) < 30
 
 
 def test_the_texts_of_these_tests_are_valid_yaml():

@@ -253,6 +253,7 @@ def test_a_busy_or_read_only_run_is_not_changed(cli: Cli, run: Path, golden: Gol
 
 
 @pytest.mark.parametrize("kind", ["sequential", "nested", "shared"])
+@pytest.mark.usefixtures("trained")  # which starts TensorFlow as the program does
 def test_models_of_plain_keras_are_drawn(cli: Cli, kind: str):
     """A Sequential model has each layer in two graphs; a nested or shared layer has no single output in the model's."""
     layers = keras.layers

@@ -6,6 +6,7 @@ strings, `class_names`, names the classes.
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -24,6 +25,7 @@ from mnist_exp.runs.archives import refuse_bombs
 Array = npt.NDArray[Any]
 _WORDS = {"x": ("x", "images", "data"), "y": ("y", "labels", "label", "targets")}  # in names of arrays
 _OF_IMAGES = (3, 4)  # numbers of dimensions that an array of images may have
+_LONGEST_HEADER = 16 * 2**10  # bytes; NumPy accepts 10,000
 _UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
 
 
@@ -188,7 +190,7 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open an archive. Raises `RequestError` for any exception that zipfile raises in the block."""
     try:
         with zipfile.ZipFile(path) as archive:
-            refuse_bombs(archive.infolist())
+            refuse_bombs(archive.infolist(), path.stat().st_size)
             yield archive
     except RequestError:
         raise
@@ -235,7 +237,9 @@ def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read an array's shape, whether it is in Fortran order, and its type. A damaged one may raise any error."""
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, by_column, dtype = header[np.lib.format.read_magic(file)](file)
+    start = io.BytesIO(file.read(_LONGEST_HEADER))  # NumPy reads as many bytes as the header declares
+    shape, by_column, dtype = header[np.lib.format.read_magic(start)](start)
+    file.seek(start.tell())
     if min(shape, default=0) < 0:
         raise RequestError(f"damaged: its header has a negative size: {shape}")
     if dtype.hasobject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 # Data sets and models compress to between a third and a twentieth of their size.
@@ -17,12 +17,16 @@ def is_bomb(packed: int, unpacked: int) -> bool:
     return unpacked > MOST_UNCHECKED and unpacked > MOST_RATIO * max(packed, 1)
 
 
-def refuse_bombs(members: Iterable[zipfile.ZipInfo]) -> None:
-    """Raise `ValueError` if a member of a ZIP archive would unpack to an implausibly large size."""
-    for member in members:
-        if is_bomb(member.compress_size, member.file_size):
+def refuse_bombs(members: Collection[zipfile.ZipInfo], size: int) -> None:
+    """Raise `ValueError` if a member of a ZIP archive, or all together, would unpack to an implausibly large size.
+
+    `size` is that of the archive: declared compressed sizes may be false, and members may overlap.
+    """
+    sizes = [(member.filename, min(member.compress_size, size), member.file_size) for member in members]
+    for name, packed, unpacked in (*sizes, ("the archive", size, sum(unpacked for _, _, unpacked in sizes))):
+        if is_bomb(packed, unpacked):
             raise ValueError(
-                f"{member.filename} would unpack from {member.compress_size:,} to {member.file_size:,} bytes; "
+                f"{name} would unpack from {packed:,} to {unpacked:,} bytes; "
                 f"the limit is {MOST_RATIO} times the compressed size"
             )
 
@@ -33,7 +37,7 @@ def refuse_oversized(file: Path) -> None:
         return
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-    refuse_bombs(members)
+    refuse_bombs(members, file.stat().st_size)
     for member in members:
         if member.filename.endswith(".json") and member.file_size > _MOST_JSON:
             raise ValueError(f"{member.filename} has {member.file_size:,} bytes; at most {_MOST_JSON:,} are read")

@@ -102,7 +102,7 @@ def read(path: Path, run: str) -> State:
         if hashlib.sha256(packed).digest() != digest:
             raise DamagedCheckpoint(f"{path}: damaged: its content does not match its SHA-256")
         with zipfile.ZipFile(io.BytesIO(packed)) as members:
-            refuse_bombs(members.infolist())
+            refuse_bombs(members.infolist(), len(packed))
         with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
             arrays = dict(archive)
         progress = json.loads(arrays.pop("progress").tobytes())
