@@ -24,9 +24,9 @@ def train(request: Request, started: float) -> TrainDocument:
     """Check the request and train. Raises `RequestError` before anything is created, `WorkError` after."""
     stopwatch = Stopwatch(started)
     with stopwatch.phase("start"):
-        request, config, computer = check_config(load_base_run(request), reads_data=True)
+        request, config, computer = check_config(load_base_run(request))
         permit_store(request, config.tracking, Path(config.outputs))
-    Thread(target=import_plots).start()  # while data is read, which releases the GIL
+    Thread(target=import_plots).start()  # while data is read and unpacked, which releases the GIL
     with stopwatch.phase("data"):
         request, config, source, stands_in_for = resolve_data(request, config)
     name = add_timestamp(config.name or f"{config.model.name}-{config.aug.shown_name}")

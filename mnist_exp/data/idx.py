@@ -13,8 +13,6 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +35,8 @@ _START = bytes([0, 0, _UNSIGNED_BYTE])
 _NAMES = {"train": "train", "test": "t10k"}
 
 
-_ahead: dict[tuple[Path, FileSpec], Future[bytes]] = {}
-"""The files that a thread reads ahead."""
-
-
-def read_ahead(files: Mapping[Path, FileSpec]) -> None:
-    """Start to read files in a thread; `read_content` then waits for them, and raises what the thread raised.
-
-    Reading, decompressing and hashing release Python's lock, so they cost no time beside the import of TensorFlow.
-    """
-    reader = ThreadPoolExecutor(1, "read-ahead")
-    for path, spec in files.items():
-        _ahead[path, spec] = reader.submit(_read_content, path, spec)
-    reader.shutdown(wait=False)
-
-
 def read_content(path: Path, spec: FileSpec) -> bytes:
     """Read a file, decompress it if it is a gzip archive, and verify its digests. Raises `RequestError`."""
-    future = _ahead.pop((path, spec), None)
-    return _read_content(path, spec) if future is None else future.result()
-
-
-def _read_content(path: Path, spec: FileSpec) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -10,14 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mnist_exp.config.data_schema import DataConfig, FileSpec
-from mnist_exp.data.idx import IMAGES, read_ahead, read_content, read_header, unpack
+from mnist_exp.data.idx import IMAGES, read_content, read_header, unpack
 from mnist_exp.data.layout import find_files, find_image_folders, given_by
 from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.user_cache import cache_folder
@@ -109,16 +108,6 @@ def locate(data: DataConfig, tell: Callable[[str], None], *, needs_train: bool =
     return Located(mirror, contents, names=_names(mirror, files))
 
 
-def read_local_files_ahead(data: DataConfig) -> None:
-    """Start to read the local IDX files that `locate` will need. It reports any problems."""
-    if data.source != "idx" or not (data.dir or is_cached(data)):
-        return
-    with suppress(RequestError):
-        cache = cache_folder(data.name)
-        paths = given_paths(data, lambda _: None) if data.dir else _paths(cache, data.parts)
-        read_ahead({path: data.parts[part] for part, path in paths.items()})
-
-
 def _in_keras_cache(archive: FileSpec, files: dict[str, FileSpec], asked: list[str]) -> Located | None:
     """Return the data set in Keras' cache; if there is none, add the path to `asked` and return None."""
     kept = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets" / archive.name
@@ -170,13 +159,13 @@ def _file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if os.path.isfile(path)), None)
 
 
-def _paths(folder: Path, files: dict[str, FileSpec]) -> dict[str, Path]:
-    found = {part: _file(folder, spec.name) for part, spec in files.items()}
-    return {part: path for part, path in found.items() if path is not None}
-
-
 def _read(folder: Path, files: dict[str, FileSpec]) -> dict[str, bytes]:
-    return {part: read_content(path, files[part]) for part, path in _paths(folder, files).items()}
+    contents = {}
+    for part, spec in files.items():
+        path = _file(folder, spec.name)
+        assert path is not None
+        contents[part] = read_content(path, spec)
+    return contents
 
 
 def _names(place: str | Path, files: Mapping[str, FileSpec]) -> dict[str, str]:

@@ -97,19 +97,15 @@ def _inferred(data: str, state: tuple[tuple[str, int], ...], needs_train: bool) 
     return infer(data, say, images_bar, needs_train=needs_train)
 
 
-def check_config(request: Request, *, reads_data: bool = False) -> tuple[Request, TrainConfig, Device]:
+def check_config(request: Request) -> tuple[Request, TrainConfig, Device]:
     """Check a request to train; return it with resolved paths, its config and its device.
-
-    With `reads_data`, start to read the data while TensorFlow is imported: `resolve_data` will follow.
 
     Raises `RequestError` with all problems.
     """
-    return finish_check(request, check_request(request, TrainConfig, complete_data), reads_data=reads_data)
+    return finish_check(request, check_request(request, TrainConfig, complete_data))
 
 
-def finish_check(
-    request: Request, checked: CheckResult[TrainConfig], *, reads_data: bool = False
-) -> tuple[Request, TrainConfig, Device]:
+def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[Request, TrainConfig, Device]:
     """Run the checks of `check_config` that remain after composition. Raises `RequestError`."""
     if checked.problems:
         raise _refusal(request, checked)
@@ -117,10 +113,6 @@ def finish_check(
     if composition.remark:
         warn(composition.remark)
     request, config = resolve_init_from(request, config)
-    if reads_data:
-        from mnist_exp.data.sources import read_local_files_ahead
-
-        read_local_files_ahead(config.data)
     computer = set_up(config)
     check_with_keras(config, composition)
     return request, config, computer
@@ -188,12 +180,13 @@ def resolve_data(
     class names of the model to score, if the data may lack a training part.
     Raises `RequestError` if the data is damaged, or not found and without a fallback.
     """
-    from mnist_exp.data import formats, sources
+    from mnist_exp.data.formats import find
+    from mnist_exp.data.sources import NotFound
     from mnist_exp.report.progress import images_bar
 
     try:
-        return request, config, formats.find(config.data, say, images_bar, trained), None
-    except sources.NotFound as error:
+        return request, config, find(config.data, say, images_bar, trained), None
+    except NotFound as error:
         wanted, fallback = config.data.name, config.data.fallback
         if fallback is None:
             raise RequestError(f"{error}\n{error.advice}") from error
@@ -201,6 +194,6 @@ def resolve_data(
         warn(f"{error}\n{instead}. data.fallback=error refuses this.")
     request, config = recheck_with_data(request, fallback)
     try:
-        return request, config, formats.find(config.data, say, images_bar), wanted
-    except sources.NotFound as error:
+        return request, config, find(config.data, say, images_bar), wanted
+    except NotFound as error:
         raise RequestError(f"data.fallback={fallback}: {error}") from error

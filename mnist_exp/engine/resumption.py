@@ -193,7 +193,7 @@ def check_device(
             f"device.threads={cores} {other}"
         )
     try:
-        _, config, computer = finish_check(request, checked, reads_data=True)
+        _, config, computer = finish_check(request, checked)
     except RequestError as error:
         if had.kind == "gpu" and not asked & {"device", "device.kind"} and "no GPU" in str(error):
             raise RequestError(f"the run used {_device(result)}. {error}\ndevice.kind=cpu {other}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36  # Linux: orphaned descendants become this process's children
-SAMPLED_EVERY = 0.2  # seconds
+SAMPLED_EVERY = 1.0  # seconds; reading the memory of a large process takes some milliseconds
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,7 +80,7 @@ class Opponents:
 
 
 class Program:
-    """One of the programs that take turns."""
+    """One of the programs that take turns. It is stopped between its turns, as idle threads of some libraries spin."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
@@ -91,17 +92,20 @@ class Program:
         """Let it train an epoch; what that took."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
             sys.exit(f"{self._process.args}: has ended")
+        self._process.send_signal(signal.SIGSTOP)
         found: Epoch = json.loads(line)
         return found
 
     def end(self) -> None:
         """It has done all its epochs."""
         assert self._process.stdin is not None
+        self._process.send_signal(signal.SIGCONT)
         self._process.stdin.close()
         self._process.wait()
 

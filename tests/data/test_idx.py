@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mnist_exp.config.schema import FileSpec
-from mnist_exp.data.idx import parse, read_ahead, read_content
+from mnist_exp.data.idx import parse, read_content
 from mnist_exp.errors import RequestError
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
@@ -140,17 +140,3 @@ def test_unreadable_files_are_refused(refused: Callable[..., str]):
         Path(name).chmod(0)
     assert "train.csv: cannot be read: Permission denied" in refused("csv", "data.files.test=null")
     assert "data.npz: cannot be read: Permission denied" in refused("npz")
-
-
-def test_files_read_ahead_give_the_same_content_and_the_same_error(tmp_path: Path):
-    """A second read is from the disk again."""
-    good, bad = tmp_path / "good", tmp_path / "bad.gz"
-    good.write_bytes(b"content")
-    bad.write_bytes(b"no archive")
-    spec = FileSpec(name="good")
-    read_ahead({good: spec, bad: FileSpec(name="bad")})
-    assert read_content(good, spec) == b"content"
-    good.write_bytes(b"changed later")
-    assert read_content(good, spec) == b"changed later"
-    with pytest.raises(RequestError, match="not a gzip archive"):
-        read_content(bad, FileSpec(name="bad"))
