@@ -42,7 +42,7 @@ VERBS = {
     "ui": "open the table of runs, or a run, in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
     "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
-    "ensemble": "average the probabilities of finished runs in one saved model: ensemble run=[a,b,c]",
+    "ensemble": "average the probabilities of finished runs in one saved model: ensemble 'run=[a,b,c]'",
     "export": "convert a saved model to other formats and verify each, or register it in MLflow",
     "visualize": "draw a saved model's filters, feature maps, class activation and receptive fields",
     "demo": "open a page on which you draw and see a saved model's prediction: demo run=latest",

@@ -346,7 +346,7 @@ def test_headers_and_labels_are_examined_without_pixels(monkeypatch: pytest.Monk
     for source in SOURCES:
         write(source)
         assert examine(own_data(source, shape=(6, 6, 1), classes=4), print) == {"train": 40}
-        with pytest.raises(RequestError, match=r"set data.shape=\[6,6,1\]|its label|would fit"):
+        with pytest.raises(RequestError, match=r"set 'data.shape=\[6,6,1\]|its label|would fit"):
             examine(own_data(source, shape=(6, 5, 1), classes=4), print)
     damaged_labels()
     with pytest.raises(RequestError, match=r"y_train\[7\]: expected a label"):
