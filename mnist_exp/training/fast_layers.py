@@ -22,7 +22,10 @@ MONOTONIC = frozenset(
     ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "sigmoid", "hard_sigmoid", "log_sigmoid", "tanh",
      "hard_tanh", "softplus", "softsign")
 )  # fmt: skip
-"""Activations that never decrease: they can be applied before or after max pooling, with the same result."""
+"""Activations that never decrease: they can be applied before or after max pooling, with the same result.
+
+Piecewise linear ones give the same bits. The others decrease at some places by a rounding error.
+"""
 
 
 @contextmanager

@@ -85,7 +85,10 @@ def test_unsupported_batch_normalization_is_not_replaced(layer: keras.Layer, sha
 @pytest.mark.parametrize("activation", sorted(MONOTONIC))
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_pooling_before_the_activation(activation: str, padding: str):
-    """Values are bit-identical and gradients equal; half of the windows have only negative values."""
+    """Values and gradients are equal; half of the windows have only negative values.
+
+    Piecewise linear activations give the same bits; the others are monotonic only up to rounding.
+    """
     inputs = keras.Input((7, 8, 3))
     x = keras.layers.Conv2D(4, 3, activation=activation, bias_initializer=keras.initializers.Constant(-1))(inputs)
     model = compiled(inputs, keras.layers.MaxPooling2D(padding=padding)(x))
@@ -97,7 +100,8 @@ def test_pooling_before_the_activation(activation: str, padding: str):
     assert model.layers[1].activation.__name__ == activation
     assert type(model.layers[2]) is keras.layers.MaxPooling2D
     assert not hasattr(model.layers[2], "activation")
-    assert np.array_equal(found[0], expected[0])
+    rounding = 0.0 if activation in {"relu", "relu6", "leaky_relu", "hard_sigmoid", "hard_tanh"} else 2e-7
+    np.testing.assert_allclose(found[0], expected[0], rtol=rounding, atol=rounding)
     for one, other in zip(found[1], expected[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
