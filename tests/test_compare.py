@@ -288,7 +288,7 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
     out = cli("compare", "run=outputs/runs").out
     first = out.splitlines()[0]
     assert re.fullmatch(
-        r"A is best; not distinguishable from B; better than C by \d+\.\d\d to \d+\.\d\d points", first
+        r"A has the best mean; not distinguishable from B; better than C by \d+\.\d\d to \d+\.\d\d points", first
     )
     assert "paired t tests" in out
     assert "could show differences of" in out
@@ -314,7 +314,9 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
         write_run(RUNS / f"a-{seed}", "model=linear", seed=seed, val=0.9 + 0.00001 * seed)
         write_run(RUNS / f"b-{seed}", "model=mlp", seed=seed, val=0.5 + 0.01 * (seed % 2))
     out = cli("compare").out
-    assert out.startswith("A is best; verdict on B withheld: a group's spread is over ten times another's\n")
+    assert out.startswith(
+        "A has the best mean; verdict on B withheld: a group's spread is over ten times another's\n"
+    )
     assert "is better than" not in out
 
 

@@ -123,7 +123,8 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
     statements += [f"better than {_join_marks(better)}"] * bool(better) + [
         f"worse than {_join_marks(worse)}"
     ] * bool(worse)
-    return "; ".join([f"{best.mark} is best" if not worse else f"{best.mark} has the best mean", *statements])
+    beats_all = not worse and not other
+    return "; ".join([f"{best.mark} is best" if beats_all else f"{best.mark} has the best mean", *statements])
 
 
 def _join_marks(texts: Sequence[str]) -> str:
