@@ -259,7 +259,8 @@ def test_a_sweep_states_which_group_is_best(sweep: Path):
         "verdicts", "question", "runs", "curves", "parallel", "classes", "data", "environment", "repeat"
     ]  # fmt: skip
     assert re.search(
-        r'class="summary">A is best.* A is model=\w+ aug=\w+: mean val/accuracy [\d.]+ % over 2 seeds', html
+        r'class="summary">A has the best mean; .* A is model=\w+ aug=\w+: mean val/accuracy [\d.]+ % over 2 seeds',
+        html,
     )
     assert html.count(">finished</td>") == 8
     command = re.search(r"<code>(mnist-exp -m [^<]*)</code>", html)
