@@ -133,7 +133,7 @@ def main() -> None:
         if set(args.words) <= set(claim.words.split())
     ]
     commands = [(claim.words, claim) for claim in claims] or [(" ".join(args.words), None)]
-    print("| command | parameters | epochs | test accuracy (each seed) | 95 % interval | total seconds | training "
+    print("| command | parameters | epochs | test accuracy (each seed) | 95 % interval | total seconds | after start-up "
           "| README |")  # fmt: skip
     print("|---|---:|---:|---:|---:|---:|---:|---|")
     agree = True
