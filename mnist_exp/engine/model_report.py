@@ -18,6 +18,7 @@ from mnist_exp.engine.picture_subject import Chosen, Subject
 from mnist_exp.engine.report_subject import ReportSubject, Scored
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.metrics import confident_mistakes
+from mnist_exp.model.keras_graph import functional_graph
 from mnist_exp.model.layer_selection import informative_layers
 from mnist_exp.report import charts, plots
 from mnist_exp.report.html_page import (
@@ -49,7 +50,7 @@ def model_sections(subject: ReportSubject) -> tuple[list[Block], list[Section]]:
     architecture: list[Block] = []
     if (scored := subject.scored) is not None:
         batch_size = subject.config.training.batch_size if subject.config else 1
-        model = keras.Model(scored.model.inputs[0], scored.model.outputs[0])
+        model = functional_graph(scored.model)
         architecture = _architecture(model, batch_size)
         sections = [
             Section("classes", "Results by class", class_blocks(scored)),

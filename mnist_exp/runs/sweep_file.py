@@ -15,7 +15,7 @@ _MOST_BYTES = 1 << 20
 
 
 class SweepDescription(BaseModel):
-    """What a sweep varies."""
+    """The settings that a sweep varies."""
 
     model_config = ConfigDict(strict=True)
 

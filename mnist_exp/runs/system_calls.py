@@ -89,7 +89,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def has_ended(pid: int) -> bool:
-    """Return whether a process of this machine has ended; on Windows, where it cannot be asked, return False."""
+    """Return whether a process of this machine has ended; False on Windows, which offers no such query."""
     if not IS_POSIX:  # `os.kill` would end the process
         return False
     try:

@@ -13,8 +13,16 @@ def same_conv(filters, size):
     return layers.Conv2D(filters, size, padding="same", activation="relu")
 
 
+def chain(x, *parts):
+    """Apply layers one after another."""
+    for layer in parts:
+        x = layer(x)
+    return x
+
+
 def pyramid(x):
-    for layer in (
+    return chain(
+        x,
         layers.Conv2D(32, (7, 1), activation="relu"),
         layers.Conv2D(32, (1, 7), activation="relu"),
         layers.MaxPooling2D(),
@@ -23,13 +31,12 @@ def pyramid(x):
         layers.MaxPooling2D(),
         layers.Conv2D(10, 1),
         layers.GlobalAveragePooling2D(),
-    ):
-        x = layer(x)
-    return x
+    )
 
 
 def vgg_bn(x):
-    for layer in (
+    return chain(
+        x,
         *batch_norm_conv(32),
         *batch_norm_conv(32),
         layers.MaxPooling2D(),
@@ -41,34 +48,30 @@ def vgg_bn(x):
         layers.Dense(256, activation="relu"),
         layers.Dropout(0.5),
         layers.Dense(10),
-    ):
-        x = layer(x)
-    return x
+    )
 
 
 def shallow(x):
-    for layer in (
+    return chain(
+        x,
         layers.Conv2D(32, 3, activation="relu"),
         layers.MaxPooling2D(),
         layers.Flatten(),
         layers.Dense(128, activation="relu"),
         layers.Dropout(0.5),
         layers.Dense(10),
-    ):
-        x = layer(x)
-    return x
+    )
 
 
 def lenet5x5(x):
-    for layer in (
+    return chain(
+        x,
         *(part for filters in (32, 64, 32) for part in (same_conv(filters, 5), layers.MaxPooling2D())),
         layers.Dropout(0.4),
         layers.Flatten(),
         layers.Dense(256, activation="relu"),
         layers.Dense(10),
-    ):
-        x = layer(x)
-    return x
+    )
 
 
 def normalized(x, filters, size=3, strides=1):
