@@ -265,6 +265,8 @@ class TrainingConfig(Frozen):
     keep_checkpoint: bool
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     freeze: tuple[LayerChoice, ...] = ()
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """The time that a new run derives `epochs` from. The config of a run that has begun contains both."""
     callbacks: tuple[Any, ...] = ()
     """Callbacks of plug-ins: names, or mappings of a `type` and arguments."""
     _full_name_of_loss = field_validator("loss")(spell_out)
@@ -461,7 +463,8 @@ class TrainConfig(Frozen):
                 )
 
     def _warmup_without_end(self) -> Iterator[str]:
-        if self.schedule.warmup_epochs > self.training.epochs:
+        # With a time budget, the number of epochs is not known yet: `engine.run` checks it.
+        if self.training.max_seconds is None and self.schedule.warmup_epochs > self.training.epochs:
             yield (
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g}: "
                 f"must not exceed training.epochs={self.training.epochs}"

@@ -113,15 +113,19 @@ def fit(
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)
     run_steps = compile_steps(model, data.train, config, rates, weights)
     validated = ValidatedModel(model, data, config)
-    steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
-    # The check for finite values needs every layer's output.
-    with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
+    with training_layers(model, config):
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start, epoch = time.perf_counter() - progress.seconds, progress.epochs
             scale = learning_rate_scale(progress.history, config)
             metrics = start_epoch(model, progress)
             for rows in epoch_rows(
-                len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call, progress.steps
+                len(data.train),
+                training.batch_size,
+                config.seed,
+                epoch,
+                steps,
+                steps_per_call(config),
+                progress.steps,
             ):
                 before = Snapshot.of(model) if config.debug.check_finite else None
                 first = epoch * steps + progress.steps
@@ -138,6 +142,14 @@ def fit(
             for callback in callbacks:
                 callback.on_epoch(progress.history[-1], is_best)
     return progress
+
+
+@contextmanager
+def training_layers(model: keras.Model, config: TrainConfig) -> Iterator[None]:
+    """Train in the block with branches summed in a fixed order and, unless NaN is looked for, fused layers."""
+    # The check for finite values needs every layer's output.
+    with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
+        yield
 
 
 def start_epoch(model: keras.Model, progress: Progress) -> dict[str, float]:
@@ -183,6 +195,11 @@ def steps_per_epoch(images: int, config: TrainConfig) -> int:
     """Return the number of steps in an epoch: one pass over the images, or `debug.max_steps` if that is less."""
     steps = math.ceil(images / config.training.batch_size)
     return min(steps, config.debug.max_steps or steps)
+
+
+def steps_per_call(config: TrainConfig) -> int:
+    """Return the number of steps of a compiled call."""
+    return 1 if config.debug.check_finite else STEPS_PER_CALL
 
 
 class ValidatedModel:

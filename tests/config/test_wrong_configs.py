@@ -219,6 +219,7 @@ VALUES = [
     ("schedule.warmup_epochs=6", "must not exceed training.epochs=5"), ("schedule.warmup_fraction=1", "must be less than 1"),
     ("schedule.final_fraction=2", "must be less than or equal to 1"), ("schedule.initial_fraction=-1", "must be greater than or equal to 0"),
     ("training.epochs=0", "must be greater than or equal to 1"), ("training.epochs=five", "must be an integer"), ("training.epochs=100001", "must be less than or equal to 100000"),
+    ("training.max_seconds=0", "must be greater than 0"), ("training.max_seconds=soon", "must be a number"),
     ("training.batch_size=0", "must be greater than or equal to 1"), ("training.batch_size=1.5", "must be an integer"),
     ("training.label_smoothing=1", "must be less than 1"), ("training.label_smoothing=0.1", "needs loss: categorical_crossentropy"),
     ("training.ema=1", "must be less than 1"), ("training.ema=0", "must be greater than 0"),
