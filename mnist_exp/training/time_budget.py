@@ -62,7 +62,7 @@ def time_epoch(model: keras.Model, data: Dataset, config: TrainConfig) -> EpochT
         read_metrics(model)  # waits for a GPU
 
     def validate() -> None:
-        with validated.averaged():
+        with validated.averaged(validated.add_weights([])):
             validated.validate()
             Snapshot.of(model)
 
