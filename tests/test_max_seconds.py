@@ -30,17 +30,17 @@ def test_the_run_equals_one_with_that_number_of_epochs(cli: Cli):
     done = cli(*WORDS, BUDGET)
     assert done.run is not None
     epochs = done.result["epochs"]
-    assert re.search(rf"^epochs  training.max_seconds=3: {epochs} epochs? fits?, at", done.out, re.MULTILINE)
+    assert re.search(rf"training.max_seconds=3: {epochs} epochs? (fits?, at|is trained, although)", done.out)
     assert done.result["planned_epochs"] == epochs
     assert saved_training(done.run)["epochs"] == epochs
     assert saved_training(done.run)["max_seconds"] == 3
-    assert "epochs  training.max_seconds" in (done.run / "run.log").read_text()
+    assert "training.max_seconds=3: " in (done.run / "run.log").read_text()
     plain = cli(*WORDS, f"training.epochs={epochs}")
     repeated = cli(f"from={done.run}", "tracking=none")
     for other in (plain, repeated):
         assert other.result["weights_sha256"] == done.result["weights_sha256"]
         assert other.result["fingerprint"] == plain.result["fingerprint"] != done.result["fingerprint"]
-        assert "epochs  training.max_seconds" not in other.out
+        assert "training.max_seconds" not in other.out
     longer = cli(f"from={done.run}", f"training.epochs={epochs + 1}", "tracking=none")
     assert longer.result["epochs"] == epochs + 1
 
@@ -79,7 +79,7 @@ def test_too_short_a_budget_trains_one_epoch(cli: Cli):
     """A warning says so."""
     done = cli(*WORDS, "training.max_seconds=1e-6")
     assert done.result["epochs"] == 1
-    assert "training.max_seconds=1e-06: too short for an epoch" in done.out
+    assert "training.max_seconds=1e-06: 1 epoch is trained, although it takes" in done.out
 
 
 def test_contradictions_are_reported(cli: Cli, golden: Golden, tmp_path: Path):

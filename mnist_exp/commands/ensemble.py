@@ -68,8 +68,7 @@ def find_members(config: EnsembleConfig) -> list[Saved]:
             report("unusable", f"run: {error}")
     for difference in find_differences(members):
         report("contradiction", f"run: {difference}")
-    for shift in find_too_large_shifts(config.shifts, members):
-        report("out-of-range", shift, "shifts")
+    problems += find_too_large_shifts(config.shifts, members)
     if problems:
         raise RequestError(problems, "this ensemble")
     if len(runs) < 2 and len(config.shifts) < 2:
@@ -103,14 +102,15 @@ def find_differences(members: Sequence[Saved]) -> list[str]:
     return differences
 
 
-def find_too_large_shifts(shifts: Sequence[tuple[int, int]], members: Sequence[Saved]) -> list[str]:
-    """Return a message for each shift that moves images out of their frame."""
+def find_too_large_shifts(shifts: Sequence[tuple[int, int]], members: Sequence[Saved]) -> list[Problem]:
+    """Return a problem for each shift that moves images out of their frame."""
     result = members[0].result if members else None
     if result is None or result.data.shape is None:
         return []
     height, width = result.data.shape[:2]
+    message = f"shifts: must be smaller than the images of {height}×{width} pixels, found"
     return [
-        f"shifts: must be smaller than the images of {height}×{width} pixels, found {[down, right]}"
+        Problem("out-of-range", COMMAND_LINE, f"{message} {[down, right]}", "shifts")
         for down, right in shifts
         if abs(down) >= height or abs(right) >= width
     ]

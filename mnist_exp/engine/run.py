@@ -367,11 +367,13 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
 
 def announce_epochs(training: TrainingConfig, timing: EpochTiming) -> None:
     """Print how many epochs fit into `training.max_seconds`."""
-    budget = f"training.max_seconds={training.max_seconds:g}"
+    budget, least = f"training.max_seconds={training.max_seconds:g}", timing.compilation + timing.epoch
     fit = "epochs fit" if training.epochs > 1 else "epoch fits"
-    say(f"epochs  {budget}: {training.epochs} {fit}, at {timing.epoch:.2g} s each")
-    if timing.compilation + timing.epoch > (training.max_seconds or 0):
-        warn(f"{budget}: too short for an epoch, which takes about {timing.compilation + timing.epoch:.2g} s")
+    each = f"{timing.epoch:.1f}" if timing.epoch >= 1 else f"{timing.epoch:.2g}"
+    if least > (training.max_seconds or 0):
+        warn(f"{budget}: 1 epoch is trained, although it takes about {least:.1f} s")
+    else:
+        say(f"epochs  {budget}: {training.epochs} {fit}, at {each} s each")
 
 
 def report_quality(job: Job) -> None:

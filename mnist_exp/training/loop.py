@@ -110,7 +110,8 @@ def fit(
             `KeyboardInterrupt`, it holds the steps and epochs finished so far.
     """
     training, progress = config.training, progress or Progress()
-    steps = steps_per_epoch(len(data.train), config)
+    images = len(data.train)
+    steps = steps_per_epoch(images, config)
     rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, training.epochs)
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)
     run_steps = compile_steps(model, data.train, config, rates, weights)
@@ -121,13 +122,7 @@ def fit(
             scale = learning_rate_scale(progress.history, config)
             metrics = start_epoch(model, progress)
             for rows in epoch_rows(
-                len(data.train),
-                training.batch_size,
-                config.seed,
-                epoch,
-                steps,
-                steps_per_call(config),
-                progress.steps,
+                images, training.batch_size, config.seed, epoch, steps, steps_per_call(config), progress.steps
             ):
                 before = Snapshot.of(model) if config.debug.check_finite else None
                 first = epoch * steps + progress.steps
