@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from playwright.sync_api import sync_playwright
+
 from tests.support.browser import CHROMIUM
 
 if TYPE_CHECKING:
