@@ -244,7 +244,7 @@ def commands_page() -> str:
 
 
 def options_page(pictures: Path) -> str:
-    """Return the page of all options of all groups, each with the comment that begins its file, and its picture."""
+    """Return the page of all options of all groups, each with the comment that begins its file and its picture."""
     lines = ["# Options", "", "Choose an option with `group=option`, such as `model=pyramid`.", ""]
     for group in (*GROUPS, "experiment", "tune/space"):
         lines += [f"## {group}", ""]
