@@ -144,7 +144,7 @@ def write_photos(folder: Path) -> None:
             height, width = rng.integers(60, 120, 2)
             pixels = rng.integers(0, 120, (height, width, 3), np.uint8)
             pixels[..., kind] += 100
-            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+            Image.fromarray(pixels).save(folder / name / f"IMG_{100 * kind + number + 1:04}.jpg")
     shutil.copytree(folder / "leaf", folder.parent / "new")
 
 
