@@ -81,6 +81,8 @@ def test_a_run_has_all_sections_in_a_small_file(run: Path):
         key: value for key, value in rows.items() if key.startswith("model.layers")
     }
     assert "This report lacks" not in html
+    assert "Red regions support the class (Grad-CAM)." in html  # which has no negative values
+    assert "blue regions" not in html
 
 
 @pytest.mark.slow
