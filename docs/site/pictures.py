@@ -1,6 +1,6 @@
 """Draw the pictures of the site's reference: layers of models and presets, and samples of augmentations.
 
-python docs/site/pictures.py FOLDER
+Usage: python docs/site/pictures.py FOLDER
 """
 
 from __future__ import annotations
