@@ -81,14 +81,19 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
         raise Ambiguous(f"{wanted}: {len(matches)} runs match:{names}")
-    if path.is_dir():  # a folder that only shares a run's name does not hide the run
-        raise RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
+    raise _missing_run(wanted, runs, outputs)
+
+
+def _missing_run(wanted: str, runs: Sequence[RunSummary], outputs: Path) -> RequestError:
+    """Return the error for a `run` that is no run."""
+    if Path(wanted).expanduser().is_dir():  # a folder that only shares a run's name does not hide the run
+        return RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
-        raise RequestError(
+        return RequestError(
             f"{wanted}: no run in {outputs} has this MLflow run id; 'mnist-exp runs' lists the runs"
         )
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
-    raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
+    return RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 
 
 def _read_run(path: Path) -> RunSummary:
