@@ -80,7 +80,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         return matches[0]
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
-        raise Ambiguous(f"{wanted}: {len(matches)} runs have this name:{names}")
+        raise Ambiguous(f"{wanted}: {len(matches)} runs match:{names}")
     if path.is_dir():  # a folder that only shares a run's name does not hide the run
         raise RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
@@ -168,7 +168,7 @@ def _find_named(wanted: str, outputs: Path) -> list[RunSummary]:
     runs = [run.name for run in list_runs(outputs) if _has_name(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
-        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs have this name:{names}")
+        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs match:{names}")
     return summarize_runs(sorted(sweeps[0].iterdir()))
 
 
