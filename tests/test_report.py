@@ -216,7 +216,7 @@ def test_an_unfinished_run_is_described_in_a_sentence(cli: Cli, status: str, phr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e308, None])
 def test_figures_that_are_no_numbers_are_reported(cli: Cli, bad: float | None):
     """A diverged or foreign run has a report, alone, in a sweep, a study and a comparison; it is ranked last."""
     sweep = Path("outputs/sweeps/foreign")

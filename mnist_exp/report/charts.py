@@ -26,7 +26,7 @@ from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
 
-from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History
+from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History, mean_and_deviation
 from mnist_exp.text import escape_controls, mask_credentials
 
 Item = Mapping[str, object]
@@ -183,9 +183,8 @@ def traces(groups: Sequence[tuple[str, Sequence[tuple[str, History]]]], metric: 
         rows = list(zip(*(history for _, history in runs), strict=False))
         values = np.array([[run[metric] for run in row] for row in rows])
         epochs = [row[0]["epoch"] for row in rows]
-        mean = values.mean(axis=1)
+        mean, spread = mean_and_deviation(values)
         if len(runs) > 1:
-            spread = values.std(axis=1, ddof=1)
             drawn.append(chart.varea(epochs, mean - spread, mean + spread, color=colour, alpha=0.15))
         drawn.append(chart.line(epochs, mean, color=colour, line_width=2.5, line_dash=dash))
         if number < _MOST_IN_LEGEND:
