@@ -172,7 +172,10 @@ class TrainingRun:
         if config.training.watch:
             from mnist_exp.engine.feature_map_callback import FeatureMaps  # Matplotlib
 
-            callbacks.insert(0, FeatureMaps(config, self._statistics, self._data, record, self._model))
+            maps = FeatureMaps(config, self._statistics, self._data, record, self._model)
+            if state is None:  # not resumed
+                maps.draw_initial()
+            callbacks.insert(0, maps)
         if config.training.callbacks:
             own = PluginCallbacks(make_callbacks(config.training.callbacks))
             own.on_start(Training(record.path, self._model, progress.history, config.seed))
