@@ -79,6 +79,54 @@ def test_an_ensemble_is_the_mean_of_its_members(cli: Cli, sweep: Path):
     assert json.loads(Path("scored/evaluation.json").read_text())["metrics"] == written["metrics"]
 
 
+def test_shifted_images_are_averaged(cli: Cli, sweep: Path):
+    """One run is enough; plain Keras loads the model, and `evaluate`, `export` and `visualize` use it."""
+    run = next(sweep.glob("seed-*"))
+    shifts = [(0, 0), (1, 0), (-2, 0), (0, 3), (2, -1)]
+    words = f"shifts={[list(shift) for shift in shifts]}".replace(" ", "")
+    out = cli("ensemble", f"run={run}", words, "output=shifted").out
+    assert "agrees with the mean of its members over all shifts on all 300 images" in out
+    images = digits.load().test.images
+    views = []
+    for down, right in shifts:
+        framed = np.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
+        views.append(framed[:, 3 - down : 31 - down, 3 - right : 31 - right])
+    expected = np.mean([mean_of([run], view) for view in views], axis=0)
+    predicted = keras.saving.load_model("shifted/model.keras").predict(images, verbose=0)
+    np.testing.assert_allclose(predicted, expected, atol=1e-6)
+    written = json.loads(Path("shifted/ensemble.json").read_text())
+    assert written["shifts"] == [list(shift) for shift in shifts]
+    assert written["largest_difference"] < 1e-5
+    right = float(np.mean(predicted.argmax(axis=1) == digits.load().test.labels))
+    assert written["metrics"]["accuracy"] == pytest.approx(right, abs=1e-6)
+    cli("evaluate", "run=shifted", "output=scored")
+    assert json.loads(Path("scored/evaluation.json").read_text())["metrics"] == written["metrics"]
+    formats = cli("export", "run=shifted", "format=[keras,h5,yaml]", "output=exported").out
+    assert "Each format agrees with the model on all 300 test images" in formats
+    cli("visualize", "run=shifted", "output=drawn")
+
+
+def test_several_members_and_shifts_are_averaged(tmp_path: Path):
+    """Every member sees every shifted image; a shift alone changes the images."""
+    rng = np.random.default_rng(0)
+    models = []
+    for seed in range(2):
+        pixels = keras.Input((6, 5, 3))
+        keras.utils.set_random_seed(seed)
+        features = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(pixels))
+        models.append(keras.Model(pixels, keras.layers.Dense(3, "softmax")(features), name="net"))
+    images = rng.uniform(0, 1, (4, 6, 5, 3)).astype(np.float32)
+    shifts = ((5, 4), (-5, -4), (0, 1))
+    shifted = [ensembling.shift_images(images, *shift) for shift in shifts]
+    np.testing.assert_array_equal(shifted[0][:, 5, 4], images[:, 0, 0])
+    assert not shifted[0][:, :5].any()
+    expected = np.mean([model(view) for model in models for view in shifted], axis=0)
+    np.testing.assert_allclose(ensembling.average(models, shifts)(images), expected, atol=1e-6)
+    ensembling.average(models[:1], shifts[2:]).save(tmp_path / "one.keras")
+    one = keras.saving.load_model(tmp_path / "one.keras")
+    np.testing.assert_allclose(one(images), models[0](shifted[2]), atol=1e-6)
+
+
 def test_layers_with_state_and_branches_are_copied():
     """Batch normalization, dropout, merged branches and layers of the same name keep their weights."""
 
@@ -142,12 +190,15 @@ def test_all_mistakes_are_reported_at_once(cli: Cli, sweep: Path, golden: Golden
     golden(cli("ensemble", f"run=[{sweep},colour,nowhere]", "output=there", status=2).err)
     assert "at least two" in cli("ensemble", "run=[colour,colour]", status=2).err
     assert "run: must be given" in cli("ensemble", status=2).err
+    golden(cli("ensemble", f"run={sweep}/seed-0", "shifts=[[0,0],[28,1],[0,-28]]", status=2).err)
+    golden(cli("ensemble", f"run={sweep}/seed-0", "shifts=[[0,0],[0,0]]", status=2).err)
+    golden(cli("ensemble", f"run={sweep}/seed-0", "shifts=1", status=2).err)
     assert sorted(Path.cwd().rglob("*")) == before
 
 
 def test_a_model_that_differs_is_not_kept(cli: Cli, sweep: Path, monkeypatch: pytest.MonkeyPatch):
     """Exit status 1, and no folder."""
-    monkeypatch.setattr(ensembling, "average", lambda models: models[0])
+    monkeypatch.setattr(ensembling, "average", lambda models, shifts: models[0])
     err = cli("ensemble", f"run={sweep.name}", "output=new/three", status=1).err
     assert "differs from the mean of its members" in err
     assert not Path("new").exists()

@@ -1,4 +1,4 @@
-"""`mnist-exp ensemble`: average the probabilities of finished runs in one saved model."""
+"""`mnist-exp ensemble`: average the probabilities of finished runs, or of shifted images, in one saved model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ensemble(request: Request, started: float) -> EnsembleDocument:
     device = set_up(run_config)
     from mnist_exp.engine.ensembling import EnsembleWriter  # Keras
 
-    return EnsembleWriter(request, members, run_config).write(target.resolve(), device)
+    return EnsembleWriter(request, members, run_config, config.shifts).write(target.resolve(), device)
 
 
 def find_members(config: EnsembleConfig) -> list[Saved]:
@@ -68,10 +68,12 @@ def find_members(config: EnsembleConfig) -> list[Saved]:
             report("unusable", f"run: {error}")
     for difference in find_differences(members):
         report("contradiction", f"run: {difference}")
+    for shift in find_too_large_shifts(config.shifts, members):
+        report("out-of-range", shift, "shifts")
     if problems:
         raise RequestError(problems, "this ensemble")
-    if len(runs) < 2:
-        found = f"run: an ensemble needs at least two different runs, found {len(runs)}"
+    if len(runs) < 2 and len(config.shifts) < 2:
+        found = f"run: an ensemble needs at least two different runs, or one and several shifts, found {len(runs)}"
         raise RequestError([Problem("out-of-range", COMMAND_LINE, found, "run")], "this ensemble")
     return members
 
@@ -99,3 +101,16 @@ def find_differences(members: Sequence[Saved]) -> list[str]:
             has, instead = (", ".join(names) for names in (theirs.class_names, ours.class_names))
             differences.append(f"{other.name} has the classes {has}, but {first.name} has {instead}")
     return differences
+
+
+def find_too_large_shifts(shifts: Sequence[tuple[int, int]], members: Sequence[Saved]) -> list[str]:
+    """Return a message for each shift that moves images out of their frame."""
+    result = members[0].result if members else None
+    if result is None or result.data.shape is None:
+        return []
+    height, width = result.data.shape[:2]
+    return [
+        f"shifts: must be smaller than the images of {height}×{width} pixels, found {[down, right]}"
+        for down, right in shifts
+        if abs(down) >= height or abs(right) >= width
+    ]

@@ -241,14 +241,23 @@ class EvaluateConfig(SavedConfig):
 
 
 class EnsembleConfig(Frozen):
-    """Config of `mnist-exp ensemble`: the members, and the folder to write."""
+    """Config of `mnist-exp ensemble`: the members, the shifts of the images, and the folder to write."""
 
     outputs: Annotated[str, Field(min_length=1)]
     run: tuple[Annotated[str, Field(min_length=1)], ...] | None
+    shifts: Annotated[tuple[tuple[int, int], ...], Field(min_length=1, max_length=50)]
+    """How far down and to the right each image is shifted, in pixels, for one of the averaged probabilities."""
     output: Annotated[str, Field(min_length=1)] | None
     format: Json
 
     _runs = field_validator("run", mode="before")(split_names)
+
+    @field_validator("shifts")
+    @classmethod
+    def _different(cls, value: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        if twice := [list(shift) for shift in dict.fromkeys(value) if value.count(shift) > 1]:
+            raise ValueError(f"must contain each shift once, found {twice[0]} several times")
+        return value
 
     @model_validator(mode="after")
     def _some_runs(self) -> EnsembleConfig:

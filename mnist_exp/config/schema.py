@@ -265,9 +265,18 @@ class TrainingConfig(Frozen):
     keep_checkpoint: bool
     class_weight: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     freeze: tuple[LayerChoice, ...] = ()
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """The time that a new run derives `epochs` from. The config of a run that has begun contains both."""
+    average_last: Annotated[int, Field(ge=2, le=1000)] | None = None
+    """The number of epochs whose weights are averaged."""
     callbacks: tuple[Any, ...] = ()
     """Callbacks of plug-ins: names, or mappings of a `type` and arguments."""
     _full_name_of_loss = field_validator("loss")(spell_out)
+
+    @property
+    def averages(self) -> bool:
+        """Whether an average of the weights is validated and saved."""
+        return self.ema is not None or self.average_last is not None
 
     @property
     def one_hot(self) -> bool:
@@ -283,6 +292,12 @@ class TrainingConfig(Frozen):
     def _smoothing_needs_one_hot(self) -> TrainingConfig:
         if self.label_smoothing and not self.one_hot:
             raise ValueError(f"label_smoothing needs loss: categorical_crossentropy, found {self.loss}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainingConfig:
+        if self.average_last is not None and self.ema is not None:
+            raise ValueError(f"average_last needs ema: null, found {self.ema:g}: only one average can be saved")
         return self
 
 
@@ -461,7 +476,8 @@ class TrainConfig(Frozen):
                 )
 
     def _warmup_without_end(self) -> Iterator[str]:
-        if self.schedule.warmup_epochs > self.training.epochs:
+        # With a time budget, the number of epochs is not known yet: `engine.run` checks it.
+        if self.training.max_seconds is None and self.schedule.warmup_epochs > self.training.epochs:
             yield (
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g}: "
                 f"must not exceed training.epochs={self.training.epochs}"

@@ -97,6 +97,7 @@ def check_request(request: Request, schema: type[Config], complete: Complete | N
         if not problems:
             raise composition.refusal
         problems.append(Problem("unusable", composition.place("data.dir"), str(composition.refusal), "data.shape"))
+    problems += select_unreported(_replaced_epochs(request, replace(composition, values=values)), problems)
     # With a default in place of the image shape, the number of classes or the model, Keras would report problems
     # that the request does not have.
     paths = {problem.path for problem in problems}
@@ -139,6 +140,20 @@ def _faults(config: Any, composition: Composition) -> Iterator[Fault]:
             yield from parse(layers).faults if is_list(layers) else ()
     yield from objective_faults(values.get("optimizer"), values.get("training"))
     yield from plugin_faults(values.get("schedule"), values.get("training"))
+
+
+def _replaced_epochs(request: Request, composition: Composition) -> Iterator[Problem]:
+    """Yield a problem if the command line gives a number of epochs that a time budget would replace."""
+    training, key, budget = composition.values.get("training"), "training.epochs", "training.max_seconds"
+    if not isinstance(training, Mapping) or training.get("max_seconds") is None:
+        return
+    is_resumed = request.base is not None and composition.place(budget) != COMMAND_LINE
+    if composition.place(key) == COMMAND_LINE and not is_resumed:
+        message = (
+            f"{key}={_shown(training.get('epochs'))}: {budget}={_shown(training['max_seconds'])} "
+            f"determines the number of epochs: omit {key}, or set {budget}=null"
+        )
+        yield Problem("contradiction", COMMAND_LINE, message, key)
 
 
 class _Repair(Generic[Config]):

@@ -1,9 +1,12 @@
-"""Average the probabilities of several saved models in one model; verify it, score it, and write it."""
+"""Average the probabilities of saved models, or of shifted images, in one model; verify, score and write it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,7 +14,7 @@ import yaml
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Part
+from mnist_exp.data.dataset import Dataset, Images, Part
 from mnist_exp.engine.evaluation import has_runs_split, resolve_class_names
 from mnist_exp.engine.exporting import Unfit, refuse_difference
 from mnist_exp.engine.picture_subject import select_part
@@ -37,44 +40,92 @@ TOLERANCE = 1e-4
 _MOST_MEMBERS = 20  # listed in the output
 
 
-def average(models: Sequence[keras.Model]) -> keras.Model:
+Shifts = Sequence[tuple[int, int]]
+"""How far down and to the right images are shifted, in pixels."""
+UNSHIFTED: Shifts = ((0, 0),)
+
+
+def average(models: Sequence[keras.Model], shifts: Shifts = UNSHIFTED) -> keras.Model:
     """Return a model whose output is the mean of the outputs of models that take the same images.
 
     It consists of copies of the models' layers, whose names end in the number of their member, and shares no
-    weights with the models.
+    weights with the models. All shifted images go through the same copies.
     """
     pixels = keras.Input(models[0].input_shape[1:], name="pixels")
-    copies = [_copy(model, number, pixels) for number, model in enumerate(models, 1)]
-    mean = keras.layers.Average(name="mean")([copy.output for copy in copies])
+    moves = [shift for shift in shifts if shift != (0, 0)]
+    views = [_shift(pixels, down, right, number) for number, (down, right) in enumerate(moves, 1)]
+    outputs = []
+    for number, model in enumerate(models, 1):
+        unshifted, shifted = _copy(model, number, pixels, views)
+        outputs += [unshifted] * (len(moves) < len(shifts)) + shifted
+    mean = keras.layers.Average(name="mean")(outputs) if len(outputs) > 1 else outputs[0]
     return keras.Model(pixels, mean, name="ensemble")
 
 
-def _copy(model: keras.Model, number: int, pixels: keras.KerasTensor) -> keras.Model:
-    """Return a copy of a model that takes `pixels`, with a number appended to the names of its layers."""
+def _shift(pixels: keras.KerasTensor, down: int, right: int, number: int) -> keras.KerasTensor:
+    """Return shifted images; the pixels that enter the frame are 0."""
+    entering = ((max(down, 0), max(-down, 0)), (max(right, 0), max(-right, 0)))
+    leaving = tuple(sides[::-1] for sides in entering)
+    padded = keras.layers.ZeroPadding2D(entering, name=f"pad_{number}")(pixels)
+    return keras.layers.Cropping2D(leaving, name=f"shift_{number}")(padded)
+
+
+def shift_images(images: Images, down: int, right: int) -> Images:
+    """Return shifted images, computed without Keras: the reference that a written model is compared with."""
+    height, width = images.shape[1:3]
+    shifted = np.zeros_like(images)
+    target = images[:, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)]
+    shifted[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = target
+    return shifted
+
+
+def _copy(
+    model: keras.Model, number: int, pixels: keras.KerasTensor, views: Sequence[keras.KerasTensor]
+) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
+    """Apply a copy of a model, with a number appended to the names of its layers, to images and to views of them.
+
+    A nested model would be shorter, but the layers inside could not be drawn.
+
+    Returns:
+        The output for `pixels`, and those for `views`.
+    """
+    seen_as = {id(pixels): views}  # tensors for the views, by the tensor for the images
 
     def renamed(layer: keras.Layer) -> keras.Layer:
         return type(layer).from_config({**layer.get_config(), "name": f"{layer.name}_{number}"})
 
-    copy = keras.models.clone_model(model, input_tensors=pixels, clone_function=renamed)
+    def in_view(index: int, tensor: keras.KerasTensor) -> keras.KerasTensor:
+        return seen_as[id(tensor)][index]
+
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        output = layer(*args, **kwargs)
+        given = [keras.tree.map_structure(partial(in_view, index), args) for index in range(len(views))]
+        seen_as[id(output)] = [layer(*inputs, **kwargs) for inputs in given]
+        return output
+
+    copy = keras.models.clone_model(model, input_tensors=pixels, clone_function=renamed, call_function=call)
     copy.set_weights(model.get_weights())
-    return copy
+    return copy.output, list(seen_as[id(copy.output)])
 
 
 class EnsembleWriter:
     """Writes an ensemble: loads and scores its members, then builds, verifies and scores their mean."""
 
-    def __init__(self, request: Request, members: Sequence[Saved], run_config: TrainConfig) -> None:
+    def __init__(
+        self, request: Request, members: Sequence[Saved], run_config: TrainConfig, shifts: Shifts
+    ) -> None:
         """Load the models and the images to verify and score the ensemble with.
 
         Args:
             request: The command line.
             members: The members' saved models, which have the same image shape and classes.
             run_config: The config of the first member's run, with the overrides of the command line.
+            shifts: The shifts to average over, different from each other.
 
         Raises:
             RequestError: A model or the data is unusable, or they do not fit each other.
         """
-        self._members, self._config = members, run_config
+        self._members, self._config, self._shifts = members, run_config, shifts
         self._models = _load_all(members, run_config)
         self._data = load_data(run_config, request, names_for_other_data(members[0], run_config))
         classes = self._models[0].output_shape[1]
@@ -91,15 +142,17 @@ class EnsembleWriter:
         """
         part, training = self._part, self._config.training
         with images_bar("scoring", len(part) * (len(self._models) + 1)) as advance:
-            scores = []
+            scores, views = [], []
             for model in self._models:
                 scores.append(score(model, part, training))
+                views += self._score_views(model, scores[-1])
                 advance(len(part))
             try:
                 with signals.raised(), new_folder(target) as folder:
-                    save_keras(average(self._models), folder)
+                    save_keras(average(self._models, self._shifts), folder)
                     written = load(folder / MODEL)
-                    document = self._describe(target, written, scores, score(written, part, training))
+                    mean = mean_probabilities(views)
+                    document = self._describe(target, written, scores, mean, score(written, part, training))
                     write_text(folder / ENSEMBLE, document.as_json())
                     write_text(folder / "config.yaml", self._config_text())
             except OSError as error:
@@ -107,11 +160,25 @@ class EnsembleWriter:
         self._print(document, device, count_parameters(written))
         return document
 
+    def _score_views(self, model: keras.Model, unshifted: Scores) -> list[Probabilities]:
+        """Return a member's probabilities for each shift of the images."""
+        part, training = self._part, self._config.training
+        return [
+            unshifted.probabilities
+            if shift == (0, 0)
+            else score(model, replace(part, images=shift_images(part.images, *shift)), training).probabilities
+            for shift in self._shifts
+        ]
+
     def _describe(
-        self, target: Path, written: keras.Model, members: Sequence[Scores], scores: Scores
+        self,
+        target: Path,
+        written: keras.Model,
+        members: Sequence[Scores],
+        mean: Probabilities,
+        scores: Scores,
     ) -> EnsembleDocument:
-        """Return the document of a written model that agrees with its members. Raises `WorkError` otherwise."""
-        mean = mean_probabilities([scores.probabilities for scores in members])
+        """Return the document of a written model that agrees with `mean`. Raises `WorkError` otherwise."""
         try:
             refuse_difference(scores.probabilities, mean, TOLERANCE)
         except Unfit as error:
@@ -147,6 +214,7 @@ class EnsembleWriter:
             metrics=dict(scores.metrics),
             interval=wilson(_count_right(scores, self._part), len(self._part)),
             members=entries,
+            shifts=list(self._shifts),
             mean={name: float(np.mean([one.metrics[name] for one in members])) for name in scores.metrics},
             best=entries[int(np.argmax(rights))].path,
             largest_difference=float(abs(scores.probabilities - mean).max()),
@@ -162,7 +230,9 @@ class EnsembleWriter:
 
     def _print(self, document: EnsembleDocument, device: Device, parameters: int) -> None:
         data, members = document.data, document.members
-        say(f"members {len(members)} runs, {parameters:,} parameters together")
+        say(f"members {len(members)} run{'s' * (len(members) > 1)}, {parameters:,} parameters together")
+        if len(document.shifts) > 1:
+            say(f"shifts  {', '.join(str(list(shift)) for shift in document.shifts)}")
         say(f"data    {data.name} from {data.origin}: {data.images:,} images of the {data.part} part")
         say(f"device  {device.name}, float32")
         best = next(member for member in members if member.path == document.best)
@@ -172,11 +242,12 @@ class EnsembleWriter:
         lines += [("ensemble", document.metrics)]
         names = sorted(document.metrics, key=lambda name: name == "loss")
         print_table(["model", *names], [[name, *_format(metrics, names)] for name, metrics in lines], right=names)
+        over = " over all shifts" * (len(document.shifts) > 1)
         low, high = (f"{100 * bound:.2f}" for bound in document.interval)
         say(f"{data.part:<7} the ensemble's accuracy has the 95 % interval {low} … {high} (Wilson)")
         say(
-            f"The saved model agrees with the mean of its members on all {data.images:,} images: same classes, "
-            f"and probabilities within {TOLERANCE:g}."
+            f"The saved model agrees with the mean of its members{over} on all {data.images:,} images: "
+            f"same classes, and probabilities within {TOLERANCE:g}."
         )
         say(f"written {display_path(Path(document.folder))}")
 

@@ -19,7 +19,7 @@ from mnist_exp.text import format_shape
 from mnist_exp.tracking.recorder import RunRecord
 from mnist_exp.training.batch_statistics import compile_statistics
 from mnist_exp.training.callback import Callback
-from mnist_exp.training.loop import mean_weights
+from mnist_exp.training.loop import Progress, mean_weights
 
 FOLDER = "plots/watch"
 _IMAGES, _CHANNELS = 5, 12
@@ -29,14 +29,20 @@ _LONGEST_NAME = 14  # columns
 class FeatureMaps(Callback):
     """Draws the feature maps of the watched layers before training and after each epoch, for the same few images.
 
-    The maps are those of the model that would be saved: in float32, with the moving average of the weights if
-    `training.ema` is set. A separate copy of the model computes them, so that training itself is not affected.
+    The maps are those of the model that would be saved: in float32, with averaged weights if the config averages
+    them. A separate copy of the model computes them, so that training itself is not affected.
     """
 
     def __init__(
-        self, config: TrainConfig, statistics: Statistics, data: Dataset, record: RunRecord, model: keras.Model
+        self,
+        config: TrainConfig,
+        statistics: Statistics,
+        data: Dataset,
+        record: RunRecord,
+        model: keras.Model,
+        progress: Progress,
     ) -> None:
-        self._model, self._record, self._dpi = model, record, config.plots.dpi
+        self._model, self._progress, self._record, self._dpi = model, progress, record, config.plots.dpi
         self._estimate = compile_statistics(model, data.train, config)
         self._twin = build(config, statistics, "float32", compiled=False)
         places = locate_layers(config.model.layers.specs, config.data.shape)
@@ -59,7 +65,7 @@ class FeatureMaps(Callback):
 
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """Draw a picture per layer, and send it to the tracker."""
-        with mean_weights(self._model, self._estimate):
+        with mean_weights(self._model, self._estimate, self._progress.recent):
             self._twin.set_weights(self._model.get_weights())
         self._draw(int(row["epoch"]))
 

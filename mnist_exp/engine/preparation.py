@@ -48,6 +48,8 @@ def load_base_run(request: Request) -> Request:
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"))
     require(run.result, str(display_path(run.path)))
     saved = {key: value for key, value in read_config(run.path).items() if key not in NOT_INHERITED}
+    if isinstance(saved.get("training"), Mapping):  # repeat its epochs, however fast this machine is
+        saved["training"] = {**saved["training"], "max_seconds": None}
     return replace(request, base=saved, base_file=run.path / "config.yaml")
 
 

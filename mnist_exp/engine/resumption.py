@@ -171,6 +171,12 @@ def check_epochs(path: Path, result: RunResult, config: TrainConfig, state: Stat
         raise RequestError(
             f"training.epochs={epochs}: {display_path(path)} has already completed {finished}{more}"
         )
+    if config.training.max_seconds is not None and epochs != result.planned_epochs:
+        raise RequestError(
+            f"training.epochs={epochs}: {display_path(path)} trains for the {result.planned_epochs} epochs that "
+            f"fit into training.max_seconds={config.training.max_seconds:g}; "
+            f"mnist-exp from={display_path(path)} training.epochs={epochs} starts a new run"
+        )
     if result.status == "finished" and epochs == done:
         raise RequestError(
             f"{display_path(path)}: nothing to resume: it has finished its {finished}; a larger "

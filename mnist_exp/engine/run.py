@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import keras
 from mnist_exp import registrations
 from mnist_exp.analysis.design_advice import advice
 from mnist_exp.analysis.summary import as_markdown
-from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.schema import TrainConfig, TrainingConfig
 from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Source
 from mnist_exp.data.formats import missing_classes, prepare, smallest_limit, split
@@ -46,6 +47,7 @@ from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback, Training, make_callbacks
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
 from mnist_exp.training.loop import Progress, fit, steps_per_epoch
+from mnist_exp.training.time_budget import EpochTiming, time_epoch
 
 _FEW_STEPS = 50  # warn if training the user's own data takes fewer
 _IMPRECISE = 0.1  # warn above this half-width of an accuracy's 95 % interval
@@ -59,6 +61,7 @@ class TrainingRun:
         self._config = job.config
         self._resumption = job.resumption
         self._stopwatch = stopwatch
+        self._timing: EpochTiming | None = None
 
     def execute(self) -> RunResult:
         """Run everything from loading the data to completing the directory, and return the run's result.
@@ -68,14 +71,16 @@ class TrainingRun:
             KeyboardInterrupt, Killed: A signal ended the run. Finished work is kept; `resume` continues from it.
             Pruned: `Job.observe` ended the run.
         """
-        job, config = self._job, self._config
         self.prepare()
+        job, config = self._job, self._config
         with signals.raised(), self._directory, _explaining_resume(self._directory.path):
             self._directory.remove_leftovers()
             with start_record(
                 job, self._directory, self._data, self._model, self._origin, self._stopwatch
             ) as self._record:
                 announce(self._record, job, self._data, self._model)
+                if self._timing is not None:
+                    announce_epochs(config.training, self._timing)
                 self._record.catch_up(self._progress.history, self._progress.best_epoch)
                 self.fit()
                 self.finalize()
@@ -105,8 +110,24 @@ class TrainingRun:
             else:
                 self._origin = load_initial_weights(self._model, config, job.source)
                 self._progress = Progress()
+            if resumption is None and config.training.max_seconds is not None:
+                self._fit_into_budget(config.training.max_seconds)
         signals.check()
         self._directory = resumption.directory if resumption else RunDirectory.create(job.parent, job.name)
+
+    def _fit_into_budget(self, seconds: float) -> None:
+        """Replace the number of epochs by the number that fits into a time. Raises `RequestError`."""
+        config, warmup = self._config, self._config.schedule.warmup_epochs
+        self._timing = time_epoch(self._model, self._data, config)
+        epochs = self._timing.count_epochs(seconds)
+        if warmup > epochs:
+            raise RequestError(
+                f"schedule.warmup_epochs={warmup:g}: must not exceed the number of epochs that fit into "
+                f"training.max_seconds={seconds:g}, found {epochs}; schedule.warmup_fraction fits any number"
+            )
+        training = config.training.model_copy(update={"epochs": epochs})
+        self._config = config.model_copy(update={"training": training})
+        self._job = replace(self._job, config=self._config)
 
     def _restore(self, state: State) -> Progress:
         """Load a checkpoint. Raises `RequestError` if it does not fit the model, for example after an upgrade."""
@@ -172,7 +193,7 @@ class TrainingRun:
         if config.training.watch:
             from mnist_exp.engine.feature_map_callback import FeatureMaps  # Matplotlib
 
-            maps = FeatureMaps(config, self._statistics, self._data, record, self._model)
+            maps = FeatureMaps(config, self._statistics, self._data, record, self._model, progress)
             if state is None:  # not resumed
                 maps.draw_initial()
             callbacks.insert(0, maps)
@@ -345,6 +366,15 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     record.artifact(CARD)
     record.artifact("config.yaml")
     record.note(card)
+
+
+def announce_epochs(training: TrainingConfig, timing: EpochTiming) -> None:
+    """Print how many epochs fit into `training.max_seconds`."""
+    budget = f"training.max_seconds={training.max_seconds:g}"
+    fit = "epochs fit" if training.epochs > 1 else "epoch fits"
+    say(f"epochs  {budget}: {training.epochs} {fit}, at {timing.epoch:.2g} s each")
+    if timing.compilation + timing.epoch > (training.max_seconds or 0):
+        warn(f"{budget}: too short for an epoch, which takes about {timing.compilation + timing.epoch:.2g} s")
 
 
 def report_quality(job: Job, images: int) -> None:

@@ -398,6 +398,8 @@ class EnsembleDocument(Document):
     interval: tuple[float, float]
     """The 95 % confidence interval of its accuracy."""
     members: list[MemberEntry]
+    shifts: list[tuple[int, int]] = [(0, 0)]
+    """The shifts of the images, down and to the right in pixels, over which the probabilities are averaged."""
     mean: Metrics
     """The means of the members' metrics."""
     best: str

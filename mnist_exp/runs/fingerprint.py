@@ -45,11 +45,13 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in values.items() if key not in _WITHOUT_EFFECT}
     config["data"] = {k: v for k, v in config["data"].items() if k not in _WITHOUT_EFFECT_ON_DATA}
     config["training"] = {k: v for k, v in config["training"].items() if k not in _WITHOUT_EFFECT_ON_TRAINING}
+    if config["training"].get("max_seconds"):  # a job is identified by its budget, not by what fits into it
+        config["training"].pop("epochs", None)
     # Leave out newer keys that have no effect, so that the values equal those of configs without these keys.
     config |= {group: dict(config[group]) for group in ("schedule", "aug")}
     newer = {
-        "training": ("class_weight", "freeze", "callbacks"), "data": ("balance",), "schedule": ("arguments",),
-        "aug": ("until", "mixup", "cutmix"),
+        "training": ("class_weight", "freeze", "callbacks", "max_seconds", "average_last"),
+        "data": ("balance",), "schedule": ("arguments",), "aug": ("until", "mixup", "cutmix"),
     }  # fmt: skip
     for group, key in ((group, key) for group, keys in newer.items() for key in keys):
         if not config[group].get(key):

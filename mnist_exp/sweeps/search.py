@@ -88,7 +88,7 @@ def check_search(request: Request) -> Search:
     resolved, stands_in_for = resolve_data_of_all(jobs)
     assert settings is not None
     configs = [config for _, config in resolved]
-    check_same_for_all(configs)
+    check_same_for_all(configs, settings)
     config = configs[0]
     request = replace(request, overrides=space.fixed)
     if stands_in_for:
@@ -219,7 +219,7 @@ def as_search_problem(problem: Problem, space: Space) -> Problem:
     return replace(problem, message=message)
 
 
-def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
+def check_same_for_all(configs: Sequence[TrainConfig], settings: TuneConfig) -> None:
     """Raise `RequestError` if the trials could not be compared."""
     first = configs[0]
     if not first.data.val_fraction:
@@ -228,6 +228,11 @@ def check_same_for_all(configs: Sequence[TrainConfig]) -> None:
         raise RequestError("save: must include keras for a search, whose best trial is scored on the test set")
     if first.sweep.keep_models != "all":
         raise RequestError(f"sweep.keep_models={first.sweep.keep_models}: has no effect on a search")
+    if settings.pruner != "none" and any(config.training.max_seconds is not None for config in configs):
+        raise RequestError(
+            f"tune.pruner={settings.pruner}: compares trials after the same number of epochs, but with "
+            "training.max_seconds each trial has its own number of epochs; set tune.pruner=none"
+        )
     for config in configs[1:]:
         if config.data != first.data:
             raise RequestError(

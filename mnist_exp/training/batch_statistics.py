@@ -28,10 +28,10 @@ def compile_statistics(model: keras.Model, train: Part, config: TrainConfig) -> 
 
     They are the means over the first batches of the first epoch, computed as in training: with dropout and, unless
     `aug.until` ends it before training ends, with augmentation. They depend only on the weights and the state of
-    the random layers. The function does nothing without `training.ema`, or if no batch normalization is trained.
+    the random layers. The function does nothing if no weights are averaged, or no batch normalization is trained.
     """
     layers = [layer for layer in model.layers if _collects_statistics(layer)]
-    if config.training.ema is None or not layers:
+    if not config.training.averages or not layers:
         return lambda: None
     size = min(config.training.batch_size, len(train))
     count = max(1, min(IMAGES, len(train)) // size)

@@ -1,8 +1,9 @@
 """Write the training state after a step to a checkpoint, atomically, and read it to resume training exactly.
 
 `checkpoint/<finished epochs>-<steps>.state` is an NPZ archive with the arrays `model/…`, `optimizer/…`,
-`metrics/…` (of the current epoch), `best/model/…`, `best/optimizer/…` and `progress` (JSON), followed by the
-32 bytes of its SHA-256. The newest two are kept: if the newer one is damaged, the other is used.
+`metrics/…` (of the current epoch), `best/model/…`, `best/optimizer/…`, `recent/<number>/…` (weights to average)
+and `progress` (JSON), followed by the 32 bytes of its SHA-256. The newest two are kept: if the newer one is
+damaged, the other is used.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ class State:
         best = None
         if self.progress["best_epoch"] is not None:
             best = Snapshot(self._all("best/model/"), self._all("best/optimizer/"))
-        return Progress(**self.progress, best=best, metrics=self._all("metrics/"))
+        sets = len({name.split("/")[1] for name in self.arrays if name.startswith("recent/")})
+        recent = [self._all(f"recent/{number}/") for number in range(sets)]
+        return Progress(**self.progress, best=best, metrics=self._all("metrics/"), recent=recent)
 
     def _all(self, prefix: str) -> Arrays:
         count = sum(name.startswith(prefix) for name in self.arrays)
@@ -135,6 +138,7 @@ def _pack(model: keras.Model, progress: Progress, run: str) -> bytes:
         groups["metrics"] = as_arrays(model.metrics_variables)
     if progress.best is not None:
         groups |= {"best/model": progress.best.model, "best/optimizer": progress.best.optimizer}
+    groups |= {f"recent/{number}": weights for number, weights in enumerate(progress.recent)}
     arrays: dict[str, Any] = {
         f"{group}/{index}": array for group, arrays in groups.items() for index, array in enumerate(arrays)
     }

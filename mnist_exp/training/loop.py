@@ -84,6 +84,8 @@ class Progress:
     """The number of finished steps in the current epoch."""
     seconds: float = 0.0
     """The duration of these steps, in seconds."""
+    recent: list[Arrays] = field(default_factory=list)
+    """The trainable weights after each of the last epochs, as many as `training.average_last` averages."""
     metrics: Arrays = field(default_factory=list)
     """The values of the metrics' variables after these steps, if training resumes from a checkpoint."""
 
@@ -113,15 +115,19 @@ def fit(
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)
     run_steps = compile_steps(model, data.train, config, rates, weights)
     validated = ValidatedModel(model, data, config)
-    steps_per_call = 1 if config.debug.check_finite else STEPS_PER_CALL
-    # The check for finite values needs every layer's output.
-    with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
+    with training_layers(model, config):
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start, epoch = time.perf_counter() - progress.seconds, progress.epochs
             scale = learning_rate_scale(progress.history, config)
             metrics = start_epoch(model, progress)
             for rows in epoch_rows(
-                len(data.train), training.batch_size, config.seed, epoch, steps, steps_per_call, progress.steps
+                len(data.train),
+                training.batch_size,
+                config.seed,
+                epoch,
+                steps,
+                steps_per_call(config),
+                progress.steps,
             ):
                 before = Snapshot.of(model) if config.debug.check_finite else None
                 first = epoch * steps + progress.steps
@@ -138,6 +144,14 @@ def fit(
             for callback in callbacks:
                 callback.on_epoch(progress.history[-1], is_best)
     return progress
+
+
+@contextmanager
+def training_layers(model: keras.Model, config: TrainConfig) -> Iterator[None]:
+    """Train in the block with branches summed in a fixed order and, unless NaN is looked for, fused layers."""
+    # The check for finite values needs every layer's output.
+    with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
+        yield
 
 
 def start_epoch(model: keras.Model, progress: Progress) -> dict[str, float]:
@@ -163,7 +177,8 @@ def end_epoch(
     is no longer finite.
     """
     row = {"epoch": progress.epochs + 1, **{f"train/{name}": value for name, value in metrics.items()}}
-    with validated.averaged():
+    recent = validated.add_weights(progress.recent)
+    with validated.averaged(recent):
         row |= validated.validate()
         if not all(map(math.isfinite, (*row.values(), *(np.sum(weight) for weight in model.get_weights())))):
             where = f"after epoch {progress.epochs + 1}, at learning rate {rate:.3g}"
@@ -171,7 +186,7 @@ def end_epoch(
         row["learning_rate"] = rate
         row["seconds"] = time.perf_counter() - start
         progress.epochs += 1
-        progress.steps, progress.seconds = 0, 0.0
+        progress.steps, progress.seconds, progress.recent = 0, 0.0, recent
         progress.history.append(row)
         is_best = progress.best_epoch is None or is_better(row, progress.history[progress.best_epoch - 1], config)
         if is_best:
@@ -185,17 +200,31 @@ def steps_per_epoch(images: int, config: TrainConfig) -> int:
     return min(steps, config.debug.max_steps or steps)
 
 
+def steps_per_call(config: TrainConfig) -> int:
+    """Return the number of steps of a compiled call."""
+    return 1 if config.debug.check_finite else STEPS_PER_CALL
+
+
 class ValidatedModel:
-    """A model as it is validated and saved after an epoch: with `training.ema`, with averaged weights."""
+    """A model as it is validated and saved after an epoch: with averaged weights, if the config averages any."""
 
     def __init__(self, model: keras.Model, data: Dataset, config: TrainConfig) -> None:
-        self._model = model
+        self._model, self._average_last = model, config.training.average_last
         self._estimate = compile_statistics(model, data.train, config)
         self._validate = compile_validation(model, data.val, config) if data.val else None
 
-    def averaged(self) -> AbstractContextManager[None]:
+    def add_weights(self, recent: Sequence[Arrays]) -> list[Arrays]:
+        """Return the weights to average: those after earlier epochs, and the current ones.
+
+        The list is empty without `training.average_last`.
+        """
+        if self._average_last is None:
+            return []
+        return [*recent, as_arrays(self._model.trainable_variables)][-self._average_last :]
+
+    def averaged(self, recent: Sequence[Arrays]) -> AbstractContextManager[None]:
         """Return a context manager that applies the average, as `mean_weights` does."""
-        return mean_weights(self._model, self._estimate)
+        return mean_weights(self._model, self._estimate, recent)
 
     def validate(self) -> dict[str, float]:
         """Return the metrics `val/…` of the current weights; none without a validation part."""
@@ -204,18 +233,23 @@ class ValidatedModel:
 
 
 @contextmanager
-def mean_weights(model: keras.Model, estimate: Callable[[], None]) -> Iterator[None]:
-    """With `training.ema`, replace the weights by their moving average until the end of the block.
+def mean_weights(model: keras.Model, estimate: Callable[[], None], recent: Sequence[Arrays]) -> Iterator[None]:
+    """Replace the weights by their average until the end of the block.
 
-    `estimate` sets the statistics of batch normalization to those of the averaged weights. All variables of the
-    model, including the state of its random layers, are restored at the end, so training is not affected.
+    The average is the mean of `recent` or, with `training.ema`, the moving average; otherwise, the weights stay as
+    they are. `estimate` sets the statistics of batch normalization to those of the averaged weights. All variables
+    of the model, including the state of its random layers, are restored at the end, so training is not affected.
     """
-    if not model.optimizer.use_ema:
+    if not model.optimizer.use_ema and not recent:
         yield
         return
     kept = as_arrays(model.variables)
     try:
-        model.optimizer.finalize_variable_values(model.trainable_variables)
+        if recent:
+            means = [np.mean(values, axis=0) for values in zip(*recent, strict=True)]
+            assign(model.trainable_variables, means)
+        else:
+            model.optimizer.finalize_variable_values(model.trainable_variables)
         estimate()
         yield
     finally:

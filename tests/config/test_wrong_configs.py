@@ -219,8 +219,10 @@ VALUES = [
     ("schedule.warmup_epochs=6", "must not exceed training.epochs=5"), ("schedule.warmup_fraction=1", "must be less than 1"),
     ("schedule.final_fraction=2", "must be less than or equal to 1"), ("schedule.initial_fraction=-1", "must be greater than or equal to 0"),
     ("training.epochs=0", "must be greater than or equal to 1"), ("training.epochs=five", "must be an integer"), ("training.epochs=100001", "must be less than or equal to 100000"),
+    ("training.max_seconds=0", "must be greater than 0"), ("training.max_seconds=soon", "must be a number"),
     ("training.batch_size=0", "must be greater than or equal to 1"), ("training.batch_size=1.5", "must be an integer"),
     ("training.label_smoothing=1", "must be less than 1"), ("training.label_smoothing=0.1", "needs loss: categorical_crossentropy"),
+    ("training.average_last=1", "must be greater than or equal to 2"), ("training.average_last=2.5", "must be an integer"),
     ("training.ema=1", "must be less than 1"), ("training.ema=0", "must be greater than 0"),
     ("training.early_stopping.patience=0", "must be greater than or equal to 1"), ("training.early_stopping.min_delta=-1", "must be greater than or equal to 0"),
     ("training.select.metric=val/loss", r"lowest val/loss.*mode=min"), ("training.select.mode=min", r"highest val/accuracy.*mode=max"),
@@ -289,7 +291,7 @@ OVERRIDES = [
     (("runs",), "only the first word can be a command"), (("model",), "expected key=value"), (("model.layers[0].filters=1",), r"with dots: model\.layers\.0\.filters="),
     (("~model.layers.1",), "model.layers.1="), (("seed=1,2",), "needs -m"), (("model=[a",), None), (("learning_rate=1",), "optimizer.learning_rate"),
     (("epochs=3",), "no such key"), (("optimizer.learning_rate=${nope}",), "nope"), (("model=null",), "model=null"),
-    (("data._target_=os.system",), None),
+    (("data._target_=os.system",), None), (("training.ema=0.9", "training.average_last=3"), "average_last needs ema: null, found 0.9"),
 ]  # fmt: skip
 
 

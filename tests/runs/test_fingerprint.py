@@ -44,6 +44,15 @@ def test_all_other_settings_count(override: str):
     assert of(override) != of()
 
 
+def test_a_time_budget_counts_instead_of_the_epochs_that_fit():
+    """The number of epochs is measured, and may differ when the same job is begun again."""
+    config, _ = compose_checked(Request("train", ("training.max_seconds=60",)), TrainConfig)
+    begun = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 11})})
+    same = {"data_sha256": "d", "kind": "cpu", "precision": "float32", "threads": 2}
+    assert fingerprint(as_values(begun), **same) == of("training.max_seconds=60")  # type: ignore[arg-type]
+    assert len({of(), of("training.max_seconds=60"), of("training.max_seconds=61")}) == 3
+
+
 def test_data_precision_and_threads_count():
     """The data's digest and the resolved device, precision and threads are part of it."""
     assert len({of(), of(data="e"), of(kind="gpu"), of(precision="bfloat16"), of(threads=1)}) == 5

@@ -121,6 +121,12 @@ def test_every_mixture(mixture: tuple[str, ...], more: tuple[str, ...], digits: 
     trained_and_loaded(digits, tmp_path, "training.loss=categorical_crossentropy", *mixture, *more)
 
 
+@pytest.mark.parametrize("average", ["training.ema=0.9", "training.average_last=2"])
+def test_every_average(average: str, digits: Dataset, tmp_path: Path):
+    """The average is saved as any weights are, with batch statistics of its own."""
+    trained_and_loaded(digits, tmp_path, average, "training.epochs=1", layers=NETS["normalization"])
+
+
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model(model: str, digits: Dataset, tmp_path: Path):
     """Each built-in list of layers trains."""

@@ -166,6 +166,26 @@ def test_frozen_layers_are_resumed_exactly(tmp_path: Path):
     assert all(array.tobytes() in trained for array in first)
 
 
+@pytest.mark.parametrize("at", [(1, 0), (2, STEPS), (3, 7)])
+def test_averages_of_epochs_are_resumed_exactly(tmp_path: Path, at: tuple[int, int]):
+    """The checkpoint contains the weights of the earlier epochs; without them, the outcome would be another."""
+    words = (
+        *EVERYTHING, "training.ema=null", "training.average_last=3", "training.epochs=5", "schedule=constant",
+        "schedule.plateau=null", "schedule.warmup_epochs=0", "optimizer.learning_rate=0.1",
+        "training.early_stopping.patience=null",
+    )  # fmt: skip
+    expected = train(tmp_path / "straight", words)
+    train(tmp_path / "stopped", words, at)
+    state, _ = read_newest(tmp_path / "stopped", "run")
+    assert state is not None
+    assert {name.split("/")[1] for name in state.arrays if name.startswith("recent/")} == set("012"[: at[0]])
+    assert train(shutil.copytree(tmp_path / "stopped", tmp_path / "copy"), words) == expected
+    config, data = setting(*words)
+    others = {name: array for name, array in state.arrays.items() if not name.startswith("recent/")}
+    ended = go_on(tmp_path / "stopped", config, data, fresh(config, data), replace(state, arrays=others))
+    assert ended["history"] != expected["history"]
+
+
 # Each piece of state, and the arrays that it is: by their group and the path of their variable.
 FORGOTTEN = {
     "weights": r"model .*(kernel|bias|gamma|beta)",

@@ -220,12 +220,46 @@ def test_the_average_of_the_weights_is_kept():
     )
 
 
-def test_averaged_weights_have_their_own_batch_statistics():
+def test_the_mean_of_the_last_epochs_is_validated_and_kept():
+    """With training.average_last, it covers fewer epochs at first; the model keeps its own weights."""
+    words = ("data=digits", "data.limit=256", "model=linear", "training.epochs=4", "training.batch_size=32",
+             "optimizer.learning_rate=0.05", "training.select={metric: val/loss, mode: min}")  # fmt: skip
+    config, data = setting(*words)
+    plain = fresh(config, data)
+    epochs: list[list[np.ndarray]] = []
+
+    class KeepWeights(Callback):
+        def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
+            epochs.append(plain.get_weights())
+
+    fit(plain, data, config, [KeepWeights()])
+    config, data = setting(*words, "training.average_last=3")
+    model = fresh(config, data)
+    progress = fit(model, data, config)
+    assert equal(model.get_weights(), plain.get_weights())
+    means = [
+        [np.mean(values, axis=0) for values in zip(*epochs[max(last - 3, 0) : last], strict=True)]
+        for last in (1, 2, 3, 4)
+    ]
+    validate = loop.compile_validation(model, data.val, config)
+    for mean, row in zip(means, progress.history, strict=True):
+        model.set_weights(mean)
+        assert validate()["loss"] == pytest.approx(row["val/loss"], rel=1e-6)
+    assert progress.best is not None
+    assert progress.best_epoch is not None
+    assert equal(progress.best.model, means[progress.best_epoch - 1])
+
+
+AVERAGES = ("training.ema=0.9", "training.average_last=2")
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_averaged_weights_have_their_own_batch_statistics(average: str):
     """Batch normalization is saved with the statistics of the average, estimated from the first training batches."""
     layers = "[Flatten, {type: Dense, units: 8}, BatchNormalization, {type: Dense, units: 10}, Softmax]"
     config, data = setting(
         "data=digits", "data.limit=300", "model=linear", f"model.layers={layers}", "training.epochs=2",
-        "training.batch_size=32", "training.ema=0.9", "optimizer.learning_rate=0.1",
+        "training.batch_size=32", average, "optimizer.learning_rate=0.1",
     )  # fmt: skip
     model = fresh(config, data)
     progress = fit(model, data, config)
@@ -242,12 +276,13 @@ def test_averaged_weights_have_their_own_batch_statistics():
     assert loop.compile_validation(model, data.val, config)()["loss"] == pytest.approx(row["val/loss"], rel=1e-6)
 
 
-def test_averaging_leaves_the_training_as_it_is():
+@pytest.mark.parametrize("average", AVERAGES)
+def test_averaging_leaves_the_training_as_it_is(average: str):
     """The weights, the batch statistics and the state of dropout are those of a training without an average."""
-    plain, averaged = (fresh(*setting(*EVERYTHING)), fresh(*setting(*EVERYTHING, "training.ema=0.9")))
+    plain, averaged = (fresh(*setting(*EVERYTHING)), fresh(*setting(*EVERYTHING, average)))
     config, data = setting(*EVERYTHING)
     fit(plain, data, config)
-    fit(averaged, data, setting(*EVERYTHING, "training.ema=0.9")[0])
+    fit(averaged, data, setting(*EVERYTHING, average)[0])
     assert equal(Snapshot.of(plain).model, Snapshot.of(averaged).model)
 
 
