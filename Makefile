@@ -56,6 +56,9 @@ check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+schema: $(READY) ## write the schemas in build/schema, with which editors check conf/
+	@$(BIN)/mnist-exp schema folder=build/schema
+
 format: $(READY) ## format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -66,4 +69,4 @@ site: $(READY) ## build the documentation site in build/site/html
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
 
-.PHONY: help setup run ui test test-mnist test-slow test-gpu soak coverage reproduce bench check format site clean
+.PHONY: help setup run ui test test-mnist test-slow test-gpu soak coverage reproduce bench check schema format site clean

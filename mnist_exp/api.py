@@ -169,13 +169,17 @@ class _Documented:
         return str(self.document["document"])
 
 
-class Sweep(_Documented):
-    """The jobs of a sweep."""
+class _InDirectory(_Documented):
+    """A sweep or study."""
 
     @property
     def path(self) -> Path:
-        """The sweep's directory."""
+        """The directory."""
         return Path(self.document["path"])
+
+
+class Sweep(_InDirectory):
+    """The jobs of a sweep."""
 
     @property
     def jobs(self) -> pd.DataFrame:
@@ -199,13 +203,8 @@ class Sweep(_Documented):
         return _html_of(self.jobs.drop(columns=["path", "reason"]))
 
 
-class Study(_Documented):
+class Study(_InDirectory):
     """The trials of a search."""
-
-    @property
-    def path(self) -> Path:
-        """The study's directory."""
-        return Path(self.document["path"])
 
     @property
     def trials(self) -> pd.DataFrame:

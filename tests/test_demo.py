@@ -244,7 +244,7 @@ def test_a_dropped_photograph_is_classified(opened: Opened):
 
 @pytest.mark.slow
 def test_a_second_run_is_added(opened: Opened):
-    """It is chosen from the output folder's runs; both answer side by side."""
+    """It is chosen from the output folder's runs; both answer side by side, each with its own colours."""
     opened.draw(THREE)
     opened.wait_for("#result", "^3 ")
     opened.wait_for("#runs", "other")
@@ -254,6 +254,9 @@ def test_a_second_run_is_added(opened: Opened):
     opened.wait_for("#result", r"^good-\S+: 3 .*\s*other-\S+: \d ")
     assert opened.page.locator(".model").count() == 2
     assert opened.page.locator(".model").nth(1).locator(".layer").count() > 3
+    gradients, exact = opened.page.locator(".model .evidence figcaption").all_inner_texts()
+    assert "blue" not in gradients  # Grad-CAM has no negative values
+    assert "blue" in exact
     opened.page.select_option("#runs", "")
     opened.page.click("#compare")
     opened.wait_for("#result", "^3 ")

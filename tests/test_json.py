@@ -15,7 +15,7 @@ import yaml
 from support.cli import SMALL, Cli, Outcome
 
 from mnist_exp.cli import WITH_JSON
-from mnist_exp.config.json_schema import GROUPS
+from mnist_exp.config.json_schema import GROUPS, config_schema, group_schema
 from mnist_exp.report.documents import DOCUMENTS, EvaluateDocument, SweepDocument, TrainDocument, document_schema
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -199,6 +199,22 @@ def test_schemas_are_printed(cli: Cli):
 
 def options(group: str) -> list[Path]:
     return sorted((CONF / group).glob("*.yaml"))
+
+
+def test_schemas_are_written_where_our_own_files_refer_to_them(cli: Cli, tmp_path: Path):
+    """`make schema` writes the schemas of all our options; a folder that cannot be written is reported."""
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    cli("schema", f"folder={tmp_path / 'build' / 'schema'}")
+    for file in [conf / "train.yaml", *(file for group in GROUPS for file in (conf / group).glob("*.yaml"))]:
+        head = file.read_text().splitlines()[:2]  # Hydra reads `@package` in the first line only
+        line = next(line for line in head if not line.startswith("# @package"))
+        schema = file.parent / line.removeprefix("# yaml-language-server: $schema=")
+        assert schema.is_file(), (file, line)
+        group = None if file.parent == conf else file.parent.name
+        assert json.loads(schema.read_text()) == (group_schema(group) if group else config_schema())
+    assert "cannot be written" in cli("schema", f"folder={conf / 'train.yaml' / 'schema'}", status=2).err
+    assert "must not be given together" in cli("schema", "folder=schema", "group=aug", status=2).err
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -100,6 +100,15 @@ def test_colour_folders_train_and_the_saved_model_takes_their_images(cli: Cli):
     assert loaded.stdout.strip() == "32 of 32"
 
 
+def test_a_training_of_a_few_steps_is_called_too_short(cli: Cli):
+    """With the keys that change it; not if it is only a trial, or long enough."""
+    write_photos(Path("photos"))
+    words = ["data=folder", "data.dir=photos", "data.resize=fit", "model=linear", "tracking=none", "plots=false"]
+    assert "in batches of 128 make 1 step per epoch, 2 in all" in cli(*words, "training.epochs=2").out
+    assert "in all, which is often too few" not in cli(*words, "training.epochs=2", "debug=one_batch").out
+    assert "in all, which is often too few" not in cli(*words, "training.epochs=50").out
+
+
 @pytest.mark.slow
 def test_a_folder_of_photographs_needs_no_other_key(cli: Cli):
     """From a camera's folder to a model, its score, predictions and pictures."""

@@ -144,7 +144,7 @@ def write_photos(folder: Path) -> None:
             height, width = rng.integers(60, 120, 2)
             pixels = rng.integers(0, 120, (height, width, 3), np.uint8)
             pixels[..., kind] += 100
-            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+            Image.fromarray(pixels).save(folder / name / f"IMG_{100 * kind + number + 1:04}.jpg")
     shutil.copytree(folder / "leaf", folder.parent / "new")
 
 
@@ -273,7 +273,7 @@ def test_the_python_of_exporting_reads_images_as_training_does(tmp_path: Path):
     """It scales, rotates and fills image files, in grey and in colour, as `data.resize=fit` does."""
     [code] = [block.text for block in blocks(PAGE["exporting"]) if "def read_image(" in block.text]
     names: dict[str, Any] = {}
-    exec(code.split("\n\n\n[run] =")[0], names)
+    exec(code.split("\n\n\nrun = max(")[0], names)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 90, 90, 3), np.uint8)
     for number, (height, width, channels) in enumerate(
         [(64, 64, 3), (28, 40, 3), (90, 33, 3), (1, 90, 3), (64, 64, 1)]

@@ -81,6 +81,8 @@ def test_a_run_has_all_sections_in_a_small_file(run: Path):
         key: value for key, value in rows.items() if key.startswith("model.layers")
     }
     assert "This report lacks" not in html
+    assert "Red regions support the class (Grad-CAM)." in html  # which has no negative values
+    assert "blue regions" not in html
 
 
 @pytest.mark.slow
@@ -214,7 +216,7 @@ def test_an_unfinished_run_is_described_in_a_sentence(cli: Cli, status: str, phr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e308, None])
 def test_figures_that_are_no_numbers_are_reported(cli: Cli, bad: float | None):
     """A diverged or foreign run has a report, alone, in a sweep, a study and a comparison; it is ranked last."""
     sweep = Path("outputs/sweeps/foreign")

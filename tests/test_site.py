@@ -55,6 +55,10 @@ def test_the_site_builds_and_loads_nothing_from_elsewhere(build: ModuleType, tmp
     assert build.main(tmp_path / "site") == 0
     pages = list((tmp_path / "site" / "html").rglob("*.html"))
     assert {"index.html", "data.html", "keys.html", "python.html"} <= {page.name for page in pages}
+    options = next(page for page in pages if page.name == "options.html").read_text(encoding="utf-8")
+    for group in ("aug", "model", "experiment"):
+        files = [file.stem for file in (build.CONF / group).glob("*.yaml") if file.stem != "none"]
+        assert [stem for stem in files if f"pictures/{group}-{stem}.png" not in options] == []
     loaded = r"<(?:script|img|iframe)[^>]* src=\"?https?:|<link[^>]* rel=\"?(?:stylesheet|preconnect)[^>]* href=\"?https?:"
     assert [page.name for page in pages if re.search(loaded, page.read_text(encoding="utf-8"))] == []
     (tmp_path / "site" / "pages" / "index.md").write_text("[broken](missing.md)")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,21 @@ def test_pending_events_of_runs_and_sweeps_are_delivered(cli: Cli, here: str, tm
         assert held(folder, here, tmp_path / "fetched") == expected(folder)
     assert json.loads((folders[1] / "result.json").read_text())["mlflow_run_id"] == Delivery(folders[1]).run_id()
     assert cli("sync").out == "MLflow has everything.\n"
+
+
+@pytest.mark.slow
+def test_an_error_of_the_database_during_a_delivery_takes_one_line(cli: Cli):
+    """MLflow would print its traceback. A column is missing."""
+    write_run(RUNS / "a")
+    cli("sync")
+    with closing(sqlite3.connect("outputs/mlflow.db")) as store, store:
+        store.execute("alter table params rename column value to lost")
+    write_run(RUNS / "b")
+    process = start("sync")
+    out, err = process.communicate(timeout=60 * PATIENCE)
+    assert process.returncode == 1
+    assert out == "outputs/runs/b: not delivered: outputs/mlflow.db: no such column: params.value\n"
+    assert "Traceback" not in err
 
 
 def test_a_single_run_or_sweep_is_delivered(cli: Cli):

@@ -1,4 +1,4 @@
-"""`training.watch`: pictures after each epoch, with unchanged weights."""
+"""`training.watch`: pictures before training and after each epoch, with unchanged weights."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_watching_changes_no_bit(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     watched = cli(*TRAINED, "training.watch=[0,dense]", small=True)
     for key in ("weights_sha256", "fingerprint", "best", "test"):
         assert watched.result[key] == plain.result[key], key
-    expected = {f"{layer}-epoch-{epoch:03}.png" for layer in ("conv2d", "dense") for epoch in (1, 2, 3)}
+    expected = {f"{layer}-epoch-{epoch:03}.png" for layer in ("conv2d", "dense") for epoch in range(4)}
     assert names(watched.run) == expected == set(drawn)
     assert watched.run is not None
     lines = [json.loads(line) for line in (watched.run / "journal.jsonl").read_text().splitlines()]
     kept = {(line["file"], line["key"], line["step"]) for line in lines if line["kind"] == "image"}
     assert kept == {
         (f"plots/watch/{layer}-epoch-{epoch:03}.png", f"watch/{layer}", epoch)
-        for layer in ("conv2d", "dense") for epoch in (1, 2, 3)
+        for layer in ("conv2d", "dense") for epoch in range(4)
     }  # fmt: skip
     saved: Any = keras.saving.load_model(watched.run / "model.keras")
     images, values = drawn[f"conv2d-epoch-{watched.result['best']['epoch']:03}.png"]
@@ -112,4 +112,6 @@ def test_without_validation_training_images_are_watched(cli: Cli):
         "training.epochs=1", small=True, status=None,
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert names(done.run) == {"conv2d-epoch-001.png", "conv2d_1-epoch-001.png"}
+    assert names(done.run) == {
+        f"{layer}-epoch-{epoch:03}.png" for layer in ("conv2d", "conv2d_1") for epoch in (0, 1)
+    }

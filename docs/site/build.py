@@ -56,8 +56,10 @@ def main(folder: Path) -> int:
     index = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (pages / "index.md").write_text(_relinked(index, "", "docs/"), encoding="utf-8")
     shutil.copy(REPOSITORY / "CHANGELOG.md", pages / "changelog.md")
+    pictures = pages / "pictures"
+    subprocess.run([sys.executable, Path(__file__).with_name("pictures.py"), pictures], check=True)
     for name, page in (
-        ("keys", keys_page()), ("commands", commands_page()), ("options", options_page()),
+        ("keys", keys_page()), ("commands", commands_page()), ("options", options_page(pictures)),
         ("python", python_page()), ("problems", problems_page()),
     ):  # fmt: skip
         (pages / "reference" / f"{name}.md").write_text(page, encoding="utf-8")
@@ -241,13 +243,16 @@ def commands_page() -> str:
     return "\n".join(lines)
 
 
-def options_page() -> str:
-    """Return the page of all options of all groups, with the comment that begins each file."""
+def options_page(pictures: Path) -> str:
+    """Return the page of all options of all groups, each with the comment that begins its file and its picture."""
     lines = ["# Options", "", "Choose an option with `group=option`, such as `model=pyramid`.", ""]
     for group in (*GROUPS, "experiment", "tune/space"):
         lines += [f"## {group}", ""]
         for file in sorted((CONF / group).glob("*.yaml")):
             lines += [f"### {group}={file.stem}", "", *_head(file), ""]
+            if (picture := pictures / f"{group}-{file.stem}.png").is_file():
+                shows = "Digits and augmented copies" if group == "aug" else "The layers"
+                lines += [f"![{shows}](../pictures/{picture.name})", ""]
             if group == "model" and (layers := yaml.safe_load(file.read_text(encoding="utf-8")).get("layers")):
                 lines += [
                     "```yaml",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import keras
@@ -181,6 +182,7 @@ def resize_to_image(maps: Floats, axes: Axes, shape: tuple[int, int]) -> Floats:
     return maps
 
 
+@lru_cache(maxsize=16)  # the demo page asks for the same one after each stroke
 def _spread(units: int, axis: Axis | None, pixels: int) -> npt.NDArray[np.float64]:
     """Return the weight of each unit in each pixel, shape (units, pixels)."""
     ordered = axis if axis is not None and not axis.is_uneven else None

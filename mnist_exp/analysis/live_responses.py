@@ -80,7 +80,7 @@ class TracedModel:
     def __call__(self, image: Images) -> Responses:
         """Return the responses to raw pixels (height, width, channels)."""
         found, evidence, outputs = self._compute(tf.constant(image[np.newaxis], tf.float32))
-        probabilities = np.asarray(found[0], np.float32)
+        probabilities = np.asarray(found, np.float32)[0]
         return Responses(probabilities, self._evidence(evidence, probabilities), [_array(one) for one in outputs])
 
     def _evidence(self, computed: Sequence[Any], probabilities: Floats) -> Floats | None:
@@ -99,4 +99,5 @@ def _listed(outputs: Any) -> list[Any]:
 
 def _array(tensor: Any) -> Floats:
     """Return a tensor of one image as an array without the batch axis; NaN and infinities become numbers."""
-    return np.nan_to_num(np.asarray(tensor[0], np.float32))
+    array: Floats = np.asarray(tensor, np.float32)[0]  # slicing a tensor would take 0.1 ms
+    return np.nan_to_num(array)

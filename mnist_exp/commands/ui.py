@@ -15,6 +15,7 @@ import time
 import urllib.error
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +29,12 @@ from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.runs.lookup import find_run
 from mnist_exp.runs.system_calls import ENDING_SIGNALS, end_group
 from mnist_exp.text import display_path, printable, shorten, without_credentials
-from mnist_exp.tracking.runs_view import find_swept_keys, share_runs_view
+from mnist_exp.tracking.runs_view import (
+    find_feature_maps,
+    find_swept_keys,
+    share_run_charts,
+    share_runs_view,
+)
 from mnist_exp.tracking.server import ask, open_url
 from mnist_exp.tracking.store import artifact_root, database_path, tracking_uri, update_moved_locations
 
@@ -43,13 +49,13 @@ def ui(request: Request, started: float) -> None:
     Raises `RequestError` or `WorkError`.
     """
     config, _ = compose_checked(request, UiConfig)
-    run_id = None if config.run is None else find_mlflow_run(config.run, Path(config.outputs))
+    run = None if config.run is None else _find_run(config.run, Path(config.outputs))
     if not config.tracking.enabled:
         raise RequestError("tracking=none: nothing is logged to MLflow, so the UI has nothing to show")
     tracking = permit_store(request, config.tracking, Path(config.outputs))
     uri = tracking_uri(tracking, Path(config.outputs))
     if uri.startswith(("http://", "https://")):
-        _show(_page(uri.rstrip("/"), config, run_id), config.open)
+        _show(uri.rstrip("/"), config, run)
         return
     database = database_path(uri)
     if database is not None and not database.is_file():
@@ -68,7 +74,7 @@ def ui(request: Request, started: float) -> None:
         server = _start_server(config.host, port, uri, log)
         try:
             _wait_for(address, server, log)
-            _show(_page(address, config, run_id), config.open)
+            _show(address, config, run)
             print("Press Ctrl-C to stop it.", flush=True)
             server.wait()
             raise WorkError("MLflow's UI exited unexpectedly")
@@ -108,23 +114,46 @@ def _wait_for(address: str, server: subprocess.Popen[bytes], output: IO[bytes]) 
     raise WorkError(f"MLflow's UI did not respond within {_START_SECONDS} s")
 
 
-def find_mlflow_run(wanted: str, outputs: Path) -> str:
-    """Return a run's id in MLflow. Raises `RequestError` if there is no such run, or it was not delivered."""
+@dataclass(frozen=True)
+class _DeliveredRun:
+    """A run that MLflow has."""
+
+    path: Path
+    run_id: str
+
+
+def _find_run(wanted: str, outputs: Path) -> _DeliveredRun:
+    """Return a run that MLflow has. Raises `RequestError` if there is no such run, or it was not delivered."""
     run = find_run(wanted, outputs, latest=lambda _: True)
     if (run_id := run.result.mlflow_run_id) is None:
         advice = f"'mnist-exp sync {shlex.quote(f'run={display_path(run.path)}')}' delivers it"
         raise RequestError(f"run={wanted}: has not been delivered to MLflow yet; {advice}")
-    return run_id
+    return _DeliveredRun(run.path, run_id)
 
 
-def _page(address: str, config: UiConfig, run_id: str | None) -> str:
-    """Return the address of the page of a run or, without one, of the experiment's runs."""
+def _show(address: str, config: UiConfig, run: _DeliveredRun | None) -> None:
+    """Print the addresses of a run's pages, or of the table of runs. Open the first if requested."""
+    if run is None:
+        pages = [_runs_table(address, config.tracking.experiment, Path(config.outputs))]
+    else:
+        pages = _run_pages(address, config, run)
+    print("\n".join(pages), flush=True)
+    if config.open:
+        webbrowser.open(pages[0])
+
+
+def _run_pages(address: str, config: UiConfig, run: _DeliveredRun) -> list[str]:
+    """Return the address of a run's page and, if the view can be created, that of its charts."""
     bare = without_credentials(address)
-    if run_id is not None:
-        missing = f"{bare}: has no run {shorten(run_id)}, which is run={config.run}"
-        number = _experiment_id(address, "runs/get", {"run_id": run_id}, ("run", "info"), missing)
-        return f"{bare}/#/experiments/{quote(number, safe='')}/runs/{quote(run_id, safe='')}?{_MACHINE_LEARNING}"
-    return _runs_table(address, config.tracking.experiment, Path(config.outputs))
+    missing = f"{bare}: has no run {shorten(run.run_id)}, which is run={config.run}"
+    number = _experiment_id(address, "runs/get", {"run_id": run.run_id}, ("run", "info"), missing)
+    runs = f"{bare}/#/experiments/{quote(number, safe='')}/runs"
+    page = f"{runs}/{quote(run.run_id, safe='')}?{_MACHINE_LEARNING}"
+    try:
+        charts = share_run_charts(address, number, run.run_id, find_feature_maps(run.path))
+    except (OSError, HTTPException):  # such as a store that this user may only read
+        return [page]
+    return [page, f"Charts: {runs}?{_MACHINE_LEARNING}&{charts}"]
 
 
 def _runs_table(address: str, name: str, outputs: Path) -> str:
@@ -158,12 +187,6 @@ def _experiment_id(address: str, endpoint: str, values: dict[str, str], keys: Se
     except (ValueError, KeyError, TypeError) as error:
         raise WorkError(f"{bare}: the response did not come from MLflow; is the address correct?") from error
     return str(found)
-
-
-def _show(address: str, open_browser: bool) -> None:
-    print(address, flush=True)
-    if open_browser:
-        webbrowser.open(address)
 
 
 def _free_port(host: str) -> int:

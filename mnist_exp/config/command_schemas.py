@@ -69,15 +69,17 @@ class RunsConfig(Frozen):
 
 
 class SchemaConfig(Frozen):
-    """Config of `mnist-exp schema`: a group of options or a JSON document; by default, the whole config."""
+    """Config of `mnist-exp schema`: a group of options, a JSON document, or all groups; by default, the config."""
 
     group: str | None
     output: str | None
+    folder: str | None
 
     @model_validator(mode="after")
     def _one_subject(self) -> SchemaConfig:
-        if self.group is not None and self.output is not None:
-            raise ValueError("group: must not be given together with output")
+        given = [key for key, value in self if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]}: must not be given together with {given[1]}")
         return self
 
 

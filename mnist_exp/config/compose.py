@@ -297,7 +297,7 @@ class _Steps:
 
 
 def _misplaced_presets(loader: ConfigLoader, choices: Mapping[str, str]) -> list[Problem]:
-    """Return a problem for each selected preset that lacks the line `# @package _global_`."""
+    """Return a problem for each selected preset that does not begin with `# @package _global_`."""
     chosen = [(group, choices.get(group)) for group in PRESETS]
     files = [loader.option_file(group, option) for group, option in chosen if option not in (None, "none")]
     return [problem for file in files if file is not None and (problem := misplaced_preset(file))]

@@ -274,8 +274,11 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
 
 
 def misplaced_preset(file: Path) -> Problem | None:
-    """Return the problem with a preset that lacks the line `# @package _global_`; None if it has that line."""
-    if re.search(r"^# *@package +_global_", file.read_text(encoding="utf-8"), re.MULTILINE):
+    """Return the problem with a preset that does not begin with `# @package _global_`; None if it does.
+
+    Hydra ignores the line after any other comment.
+    """
+    if re.match(r"(\s*#\s*@.*\n)*\s*#\s*@package\s+_global_", file.read_text(encoding="utf-8")):
         return None
     message = "a preset must begin with '# @package _global_', so that its keys are those of the whole config"
     return Problem("missing-value", f"{short(file)}:1", message, file.parent.name)

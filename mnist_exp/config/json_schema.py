@@ -25,7 +25,10 @@ GROUPS = (
 def config_schema() -> dict[str, Any]:
     """Return the schema of a training config, as in a preset or a run's `config.yaml`."""
     schema = _for_editing(TrainConfig.model_json_schema(by_alias=True))
-    schema["properties"]["defaults"] = _DEFAULTS
+    schema["properties"] |= {
+        "defaults": _DEFAULTS,
+        "hydra": {"type": "object", "description": "Hydra's own settings."},
+    }
     schema["$defs"]["ModelConfig"]["properties"]["layers"] = _layers(ALLOWED | set(COMPOSITES), "layer")
     schema["$defs"]["AugConfig"]["properties"]["layers"] = _layers(AUGMENTATIONS, "augmentation layer")
     files = schema["$defs"]["FileSpec"]

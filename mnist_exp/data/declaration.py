@@ -50,7 +50,7 @@ def infer(
     shape, classes, remark = _look(data, values["shape"], progress, needs_train)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
     words = [f"data.{key}={value}".replace(" ", "") for key, value in declared.items() if values[key] is None]
-    tell(f"declare {shlex.join(words)} (inferred from {data.dir}{remark})")
+    tell(f"inferred {shlex.join(words)} from {data.dir}{remark}")
     return declared
 
 
@@ -156,7 +156,7 @@ def _look_at_folders(
         return shape, classes, ""
     sizes = folder.measure(listing, progress)
     found = _shape_of(sizes, data)
-    return found, classes, f": {sizes}, {sizes.colours}" if len(sizes.counts) > 1 else ""
+    return found, classes, f" ({sizes}, {sizes.colours})" if len(sizes.counts) > 1 else ""
 
 
 def _shape_of(sizes: folder.Sizes, data: DataConfig) -> Shape:

@@ -215,14 +215,17 @@ def _arrays(path: Path, wanted: Collection[str] | None = None) -> dict[str, Arra
     """Read the arrays named in `wanted`, or all if it is None. Raises `RequestError`."""
     with _archive(path) as archive:
         return {
-            name: _read_array(archive, member, path)
+            name: read_array(archive, member, path)
             for member in archive.infolist()
             if (name := member.filename.removesuffix(".npy")) in (wanted or (name,))
         }
 
 
-def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
-    """Read an array. Its header is checked against the data's size, so that a false one allocates no memory."""
+def read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> Array:
+    """Read an array. Its header is checked against the data's size, so that a false one allocates no memory.
+
+    Raises `RequestError`, which names `path`.
+    """
     with _explained(f"{path}: {member.filename}"), archive.open(member) as file:
         shape, by_column, dtype = _header(file)
         promised, follow = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()

@@ -115,7 +115,7 @@ def write_formats(
         with (
             signals.raised(),
             temporary_target(target, is_single_file) as folder,
-            images_bar("checking", len(images) * len(config.formats)) as advance,
+            images_bar(f"checking {', '.join(config.formats)}", len(images) * len(config.formats)) as advance,
         ):
             begun = True
             for name in config.formats:

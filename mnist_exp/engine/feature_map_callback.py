@@ -1,4 +1,4 @@
-"""Draw feature maps of chosen layers after each epoch, for `training.watch`."""
+"""Draw feature maps of chosen layers before training and after each epoch, for `training.watch`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LONGEST_NAME = 14  # columns
 
 
 class FeatureMaps(Callback):
-    """Draws the feature maps of the watched layers after each epoch, for the same few images.
+    """Draws the feature maps of the watched layers before training and after each epoch, for the same few images.
 
     The maps are those of the model that would be saved: in float32, with averaged weights if the config averages
     them. A separate copy of the model computes them, so that training itself is not affected.
@@ -58,11 +58,19 @@ class FeatureMaps(Callback):
         self._run_title = f"{record.directory.name} · {record.result.data.title}"
         self._digits = max(3, len(str(config.training.epochs)))
 
+    def draw_initial(self) -> None:
+        """Draw the maps before training, as epoch 0, at which the sliders of MLflow's image charts begin."""
+        self._twin.set_weights(self._model.get_weights())
+        self._draw(0)
+
     def on_epoch(self, row: Mapping[str, float], is_best: bool) -> None:
         """Draw a picture per layer, and send it to the tracker."""
-        epoch = int(row["epoch"])
         with mean_weights(self._model, self._estimate, self._progress.recent):
             self._twin.set_weights(self._model.get_weights())
+        self._draw(int(row["epoch"]))
+
+    def _draw(self, epoch: int) -> None:
+        """Draw the outputs of the copy's layers, and send the pictures to the tracker."""
         folder = self._record.path / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         outputs = compute_outputs(self._twin, self._layers, self._images)

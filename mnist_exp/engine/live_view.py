@@ -68,13 +68,15 @@ class LiveView:
     def describe(self) -> dict[str, Any]:
         """Return the model's name, classes and layers, as JSON values."""
         target = self._traced.target
-        method = "class activation" if self._traced.is_exact else "Grad-CAM"
+        method, colours = "Grad-CAM", "red supports the answer"
+        if self._traced.is_exact:
+            method, colours = "class activation", f"{colours}, blue counts against it"
         return {
             "name": self.name,
             "shape": self.shape,
             "classes": self.class_names,
             "normalizes": self.normalizes,
-            "activation": f"{method} at {target.name}" if target is not None else None,
+            "activation": f"{method} at {target.name}; {colours}" if target is not None else None,
             "layers": [self._describe_layer(layer) for layer in self.layers],
         }
 

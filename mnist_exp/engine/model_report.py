@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mnist_exp.analysis.activations import find_averaged_layer
 from mnist_exp.analysis.design_advice import advice
 from mnist_exp.analysis.summary import FOOTNOTE, HEADS, RIGHT, card, format_rows
 from mnist_exp.data.dataset import Images
@@ -167,8 +168,8 @@ def _inside(model: keras.Model, scored: Scored, run: str) -> Iterator[Section]:
     first = part.first_of_each(10)
     kinds = (
         ("activation", "Class activation", first,
-         "Red regions support the class. In exact maps (CAM), blue regions count against it; Grad-CAM shows only "
-         "what supports it."),
+         "Red regions support the class; blue regions count against it." if find_averaged_layer(model)
+         else "Red regions support the class (Grad-CAM)."),
         ("features", "Feature maps", first[:_MAP_IMAGES],
          "What each layer computes from some images: the channels with the largest responses."),
         ("fields", "Receptive fields", first[:1], "The pixels that one unit of each layer can see."),

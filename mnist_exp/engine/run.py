@@ -46,9 +46,10 @@ from mnist_exp.tracking.run_description import CARD, describe_run
 from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback, Training, make_callbacks
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
-from mnist_exp.training.loop import Progress, fit
+from mnist_exp.training.loop import Progress, fit, steps_per_epoch
 from mnist_exp.training.time_budget import EpochTiming, time_epoch
 
+_FEW_STEPS = 50  # warn if training the user's own data takes fewer
 _IMPRECISE = 0.1  # warn above this half-width of an accuracy's 95 % interval
 
 
@@ -193,6 +194,8 @@ class TrainingRun:
             from mnist_exp.engine.feature_map_callback import FeatureMaps  # Matplotlib
 
             maps = FeatureMaps(config, self._statistics, self._data, record, self._model, progress)
+            if state is None:  # not resumed
+                maps.draw_initial()
             callbacks.insert(0, maps)
         if config.training.callbacks:
             own = PluginCallbacks(make_callbacks(config.training.callbacks))
@@ -346,7 +349,7 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
     if (distinct := record.result.data.distinct_training_images) is not None:
         say(f"balance {len(data.train):,} training images, by repeating some of {distinct:,}")
     report_missing_classes(job, data)
-    report_quality(job)
+    report_quality(job, len(data.train))
     say(f"model   {config.model.name}, {count_parameters(model):,} parameters; aug {config.aug.shown_name}")
     if origin is not None:
         taken = ", ".join(origin.taken)
@@ -376,11 +379,20 @@ def announce_epochs(training: TrainingConfig, timing: EpochTiming) -> None:
         say(f"epochs  {budget}: {training.epochs} {fit}, at {each} s each")
 
 
-def report_quality(job: Job) -> None:
-    """Warn about weaknesses of the user's own data."""
-    if job.config.data.dir is not None and not job.config.data.mirrors:
-        for remark in remarks(job.source):
-            warn(remark)
+def report_quality(job: Job, images: int) -> None:
+    """Warn about weaknesses of the user's own data, and if it has too few images for the training's settings."""
+    config = job.config
+    if config.data.dir is None or config.data.mirrors:
+        return
+    for remark in remarks(job.source):
+        warn(remark)
+    steps, epochs = steps_per_epoch(images, config), config.training.epochs
+    if steps * epochs < _FEW_STEPS and config.debug.max_steps is None:
+        size = config.training.batch_size
+        warn(
+            f"{images:,} training images in batches of {size} make {steps} step{'s' * (steps > 1)} per epoch, "
+            f"{steps * epochs} in all, which is often too few: lower training.batch_size or raise training.epochs"
+        )
 
 
 def report_missing_classes(job: Job, data: Dataset) -> None:

@@ -332,7 +332,7 @@ def _data(subject: ReportSubject) -> list[Block]:
         ("Origin", data.origin or "unknown"),
         ("Images", ", ".join(f"{count:,} {part}" for part, count in data.images.items()) or "unknown"),
         ("Size", format_shape(data.shape) if data.shape else "unknown"),
-        ("Fingerprint (SHA-256 of images and labels)", data.sha256 or "unknown"),
+        ("SHA-256 of images and labels", data.sha256 or "unknown"),
     ]
     if data.distinct_training_images is not None:
         rows.append(("Distinct training images before balancing", f"{data.distinct_training_images:,}"))
@@ -382,7 +382,7 @@ def describe_data(runs: Sequence[RunSummary]) -> list[Block]:
             ("Images", images or "unknown"),
             ("Size", format_shape(data.shape or ()) or "unknown"),
             ("Runs", f"{len(same)}"),
-            ("Fingerprint (SHA-256 of images and labels)", digest or "unknown"),
+            ("SHA-256 of images and labels", digest or "unknown"),
         ]
         blocks.append(Facts(rows))
     return blocks

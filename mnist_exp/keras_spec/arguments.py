@@ -18,7 +18,9 @@ _NAMED = {"activation": "activations", "initializer": "initializers", "regulariz
     "constraint": "constraints"
 }
 # Arguments that take numbers, although they have no default that shows it.
-_WHOLE = frozenset({"filters", "units", "n"})
+_WHOLE = frozenset({"filters", "units", "n", "groups", "depth_multiplier"})
+# Positive integers that Keras uses without checking them.
+_COUNTS = frozenset({("Equalization", "bins"), ("RandAugment", "num_ops"), ("RandomPosterization", "factor")})
 _NUMBERS = frozenset({"rate", "stddev", "scale", "factor"})
 _SIZES = frozenset({"kernel_size", "pool_size", "strides", "dilation_rate", "size", "cropping"})
 # Arguments that do not affect the output's shape: if one is invalid, later layers can still be checked.
@@ -107,6 +109,9 @@ def _value_fault(class_name: str, key: str, value: Any, signature: Arguments) ->
         return _lookup_fault(kind, key, value)
     if key in ("padding", "axis", "data_format"):
         return _layout_fault(class_name, key, value)
+    if (class_name, key) in _COUNTS and not is_list(value):
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        return None if is_count else _wrong_type(key, value, "a positive integer")
     return _number_fault(key, value, takes_number=key in signature.numbers | _NUMBERS)
 
 
@@ -119,15 +124,29 @@ def plain_fault(key: str, value: Any, signature: Arguments) -> Fault | None:
 
 
 def _number_fault(key: str, value: Any, *, takes_number: bool) -> Fault | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if key in _WHOLE:
-        is_whole = is_number and math.isfinite(value) and value == int(value)
-        return None if is_whole else _wrong_type(key, value, "an integer")
+        return None if _is_whole(value) else _wrong_type(key, value, "an integer")
+    if key in _SIZES:
+        is_size = all(map(_is_whole, _flatten(value)))
+        return None if is_size else _wrong_type(key, value, "an integer or a list of integers")
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number or is_list(value):
         return None
-    if key in _SIZES:
-        return _wrong_type(key, value, "an integer or a list of integers")
     return _wrong_type(key, value, "a number") if takes_number else None
+
+
+def _is_whole(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value == int(value)
+
+
+def _flatten(value: Any) -> Iterator[Any]:
+    """Yield the values of a list and of the lists in it, or a value that is no list."""
+    if is_list(value):
+        for one in value:
+            yield from _flatten(one)
+    else:
+        yield value
 
 
 def _layout_fault(class_name: str, key: str, value: Any) -> Fault | None:

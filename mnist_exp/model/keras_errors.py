@@ -39,7 +39,7 @@ def first_sentence(error: BaseException) -> str:
     text = re.sub(r"\x1b\[\d+m", "", str(error)).strip()
     text = re.sub(r"^Exception encountered when calling [^\n]*\n\n", "", text)
     text = re.sub(r"^\{\{function_node[^}]*\}\} ", "", text)
-    text = re.split(r"\n\n|\nArguments received| \[Op:", text)[0]
+    text = re.split(r"\n\n|\nArguments received| \[Op:|\s; NodeDef:", text)[0]
     text = re.sub(r"\s+", " ", text)
     return text.replace("`", "'").rstrip(".")
 

@@ -5,8 +5,9 @@ Colours of lines and text are placeholders that the page replaces by those of it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
 
-from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History
+from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History, mean_and_deviation
 from mnist_exp.text import escape_controls, mask_credentials
 
 Item = Mapping[str, object]
@@ -182,9 +183,8 @@ def traces(groups: Sequence[tuple[str, Sequence[tuple[str, History]]]], metric: 
         rows = list(zip(*(history for _, history in runs), strict=False))
         values = np.array([[run[metric] for run in row] for row in rows])
         epochs = [row[0]["epoch"] for row in rows]
-        mean = values.mean(axis=1)
+        mean, spread = mean_and_deviation(values)
         if len(runs) > 1:
-            spread = values.std(axis=1, ddof=1)
             drawn.append(chart.varea(epochs, mean - spread, mean + spread, color=colour, alpha=0.15))
         drawn.append(chart.line(epochs, mean, color=colour, line_width=2.5, line_dash=dash))
         if number < _MOST_IN_LEGEND:
@@ -209,7 +209,10 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
         values: The value of the metric, for each job.
         metric: The metric.
     """
-    axes = [*map(axis_of, columns.values()), axis_of([f"{value:.6g}" for value in values], most_ticks=0)]
+    scale, unit = (100, " %") if "accuracy" in metric else (1, "")
+    result = axis_of([f"{value * scale:.6g}" for value in values], most_ticks=0)
+    ticks = {f"{text}{unit}": place for text, place in result.ticks.items()}
+    axes = [*map(axis_of, columns.values()), replace(result, ticks=ticks)]
     names = [*map(_plain, _short_keys([*columns])), _plain(metric)]
     lines = [[axis.places[number] for axis in axes] for number in range(len(values))]
     source = ColumnDataSource(
@@ -235,10 +238,11 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
     drawn.hover_glyph = highlighted
     for position, axis in enumerate(axes):
         chart.line([position, position], [0, 1], color=_QUIET)
-        chart.text(
+        labels = chart.text(
             [position] * len(axis.ticks), [*axis.ticks.values()], text=[*map(_plain, axis.ticks)], x_offset=5,
             text_color=_INK, text_font_size="11px", text_baseline="middle",
         )  # fmt: skip
+        labels.glyph.update(background_fill_color=_PAPER, background_fill_alpha=0.8)  # above the lines
     chart.xaxis.ticker = FixedTicker(ticks=list(range(len(axes))))
     chart.xaxis.major_label_overrides = dict(enumerate(names))
     chart.yaxis.visible = chart.grid.visible = False
@@ -413,8 +417,10 @@ def _plain(text: str) -> str:
 
 
 def _in_legend(text: str) -> str:
-    """Return a label short enough for a phone, without its middle if it is long."""
+    """Return a label short enough for a phone: if it is long, with short keys and, if necessary, no middle."""
     text = _plain(text)
+    if len(text) > _LONGEST_LABEL:
+        text = re.sub(r"\b(?:\w+\.)+(\w+)=", r"\1=", text)
     return text if len(text) <= _LONGEST_LABEL else f"{text[:26]}…{text[-(_LONGEST_LABEL - 27) :]}"
 
 

@@ -45,9 +45,7 @@ def curve(history: History, metric: str, title: str, path: Path, best_epoch: int
             axes.plot(epochs, values, color=colour, marker=_marker(epochs), markersize=4, label=label)
     if best_epoch is not None:
         axes.axvline(best_epoch, color=MARK, linestyle="--", linewidth=1, label=f"saved: epoch {best_epoch}")
-    if metric == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    axes.set(xlabel="epoch", ylabel=metric)
+    _label_values(axes, metric)
     _epochs_axis(axes, epochs)
     axes.grid(alpha=0.3)
     axes.legend()
@@ -72,13 +70,16 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
         longest = max(longest, epochs, key=len)
         if number >= _NAMED:
             axes.plot(
-                epochs, values.mean(axis=1), color=_OTHERS, marker=_marker(epochs), markersize=2, linewidth=0.8
+                epochs,
+                mean_and_deviation(values)[0],
+                color=_OTHERS,
+                marker=_marker(epochs),
+                markersize=2,
+                linewidth=0.8,
             )
         else:
             _draw_group(axes, number, epochs, values, labels[number])
-    if "accuracy" in metric:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-    axes.set(xlabel="epoch", ylabel=metric)
+    _label_values(axes, metric)
     _epochs_axis(axes, longest)
     axes.grid(alpha=0.3)
     handles = axes.get_legend_handles_labels()[0][::-1]
@@ -92,15 +93,23 @@ def _draw_group(
     axes: Axes, number: int, epochs: Sequence[float], values: npt.NDArray[np.float64], label: str
 ) -> None:
     """Draw the mean of a group's values (epochs, runs) with a band of ± 1 standard deviation."""
-    mean = values.mean(axis=1)
+    mean, deviation = mean_and_deviation(values)
     colour, stroke = GROUPS[number % len(GROUPS)], _STROKES[number // len(GROUPS) % len(_STROKES)]
     axes.plot(epochs, mean, stroke, color=colour, marker=_marker(epochs), markersize=3, label=label)
     if values.shape[1] == 1:
         return
-    deviation = values.std(axis=1, ddof=1)
     axes.fill_between(epochs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
     if len(epochs) == 1:  # a band would have no width
         axes.errorbar(epochs, mean, deviation, color=colour, capsize=4)
+
+
+def mean_and_deviation(values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the mean and standard deviation of each epoch's values (epochs, runs); that of one run is 0.
+
+    Both are NaN where a run diverged.
+    """
+    with np.errstate(invalid="ignore"):  # infinities
+        return values.mean(axis=1), values.std(axis=1, ddof=min(1, values.shape[1] - 1))
 
 
 def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: str, path: Path) -> None:
@@ -113,6 +122,13 @@ def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: s
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     write(figure, path, compact=True)
+
+
+def _label_values(axes: Axes, metric: str) -> None:
+    """Label the axes of a metric over the epochs. Accuracies are percentages, unless a damaged file exceeds 1."""
+    if "accuracy" in metric and not axes.dataLim.ymax > 1:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.set(xlabel="epoch", ylabel=metric)
 
 
 def _marker(epochs: Sequence[float]) -> str | None:

@@ -26,7 +26,7 @@ from mnist_exp.runs.journal import read as read_journal
 from mnist_exp.runs.locks import LOCK as _LOCK
 from mnist_exp.runs.locks import is_locked, lock
 from mnist_exp.runs.regular_files import read_text
-from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, read_result, write_result
+from mnist_exp.runs.result import DAMAGED, RESULT, RunResult, limit_metric, read_result, write_result
 from mnist_exp.runs.system_calls import has_ended
 from mnist_exp.text import display_path
 
@@ -116,7 +116,8 @@ def read_history(run: Path) -> list[dict[str, float]]:
     file = run / _HISTORY
     try:
         lines = read_text(file).splitlines()
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(lines)]
+        rows = csv.DictReader(lines)
+        return [{name: limit_metric(float(value)) for name, value in row.items() if value} for row in rows]
     except OSError as error:
         raise RequestError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, csv.Error) as error:

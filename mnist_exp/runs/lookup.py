@@ -80,15 +80,19 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         return matches[0]
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
-        raise Ambiguous(f"{wanted}: {len(matches)} runs have this name:{names}")
-    if path.is_dir():  # a folder that only shares a run's name does not hide the run
-        raise RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
+        raise Ambiguous(f"{wanted}: {len(matches)} runs match:{names}")
+    raise _missing_run(wanted, runs, outputs)
+
+
+def _missing_run(wanted: str, runs: Sequence[RunSummary], outputs: Path) -> RequestError:
+    """Return the error for a `run` that is no run."""
+    if Path(wanted).expanduser().is_dir():  # a folder that only shares a run's name does not hide the run
+        return RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
-        raise RequestError(
-            f"{wanted}: no run in {outputs} has this MLflow run id; 'mnist-exp runs' lists the runs"
-        )
+        where = f"no run in {outputs} has this MLflow run id"
+        return RequestError(f"{wanted}: {where}; 'mnist-exp runs' lists the runs")
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
-    raise RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
+    return RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
 
 
 def _read_run(path: Path) -> RunSummary:
@@ -168,7 +172,7 @@ def _find_named(wanted: str, outputs: Path) -> list[RunSummary]:
     runs = [run.name for run in list_runs(outputs) if _has_name(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
-        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs have this name:{names}")
+        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs match:{names}")
     return summarize_runs(sorted(sweeps[0].iterdir()))
 
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from mnist_exp.errors import DIVERGED
 from mnist_exp.runs.atomic import write_text
@@ -17,9 +17,20 @@ from mnist_exp.text import masked_values
 RESULT = "result.json"
 SCHEMA_VERSION = 1
 
+_LARGEST = 3.5e38  # float32 ends at 3.4e38
+
+
+def limit_metric(number: float) -> float:
+    """Return a number, or an infinity if it is too large for float32.
+
+    Only a damaged file has such a metric; it would overflow in plots.
+    """
+    return math.copysign(math.inf, number) if abs(number) > _LARGEST else number
+
+
 # A larger number could not be converted to a float, or loses digits.
-Count = Annotated[int, Field(ge=-(2**53), le=2**53)]
-Metrics = dict[str, Count | float]
+Count = Annotated[int, Field(gt=-(2**53), lt=2**53)]
+Metrics = dict[str, Count | Annotated[float, AfterValidator(limit_metric)]]
 
 
 class Record(BaseModel):
@@ -49,8 +60,9 @@ class DataRecord(Record):
 
     @property
     def title(self) -> str:
-        """The name and, for a fallback, the data set that it replaces."""
-        return f"{self.name}, the fallback for {self.stands_in_for}" if self.stands_in_for else f"{self.name}"
+        """The name, if it is known, and, for a fallback, the data set that it replaces."""
+        name = self.name or "unknown data"
+        return f"{name}, the fallback for {self.stands_in_for}" if self.stands_in_for else name
 
 
 class DeviceRecord(Record):

@@ -141,7 +141,7 @@ def _format_range(difference: Difference, metric: str) -> str:
 
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
-    """Return the smallest differences that the seeds could show, as a sentence; None if nothing was tested."""
+    """Return the smallest differences that the tests can detect, as a sentence; None if nothing was tested."""
     smallest = [
         pair.difference.smallest for pair in pairs if pair.difference and pair.difference.smallest is not None
     ]
@@ -150,7 +150,7 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
-    return f"With this number of seeds and this spread, the tests could show differences of {size} or more."
+    return f"With this number of seeds and this spread, the tests can detect differences of {size} or more."
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
@@ -225,7 +225,7 @@ def tabulate_pairs(
         "seeds",
         "difference",
         "95 % interval",
-        "could show",
+        "detectable",
         "p",
         "sign-flip p",
         "verdict",

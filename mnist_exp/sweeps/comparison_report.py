@@ -98,7 +98,7 @@ def _warn_of_fallbacks(runs: Sequence[TrainedRun]) -> list[str]:
 
 
 def _print_conditions(pairs: Sequence[Pair], config: CompareConfig, notes: int) -> None:
-    """Print what the verdicts assume, what they could have shown, and how to see the rest."""
+    """Print what the verdicts assume, what they can detect, and how to see the rest."""
     if tests := sum(pair.difference is not None for pair in pairs):
         say(describe_conditions(tests))
         if sentence := describe_sensitivity(pairs, config.metric):
@@ -121,8 +121,8 @@ def describe_conditions(tests: int) -> str:
     """Return a sentence on how the verdicts are reached and when they are valid."""
     together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
     return (
-        f"Verdicts: paired t tests{together}, assuming roughly normal differences between seeds; withheld if the "
-        "spreads differ widely or a run diverged."
+        f"Verdicts: paired t tests{together}, assuming that the differences (one per seed) are roughly normal; "
+        "withheld if the spreads differ widely or a run diverged."
     )
 
 
@@ -143,7 +143,7 @@ def print_all(
         say(
             f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals show variation"
         )
-        say("between seeds for these images; `could show` is the smallest difference that would be significant.")
+        say("between seeds for these images; `detectable` is the smallest difference that would be significant.")
     else:
         say("These runs differ only in their seed, so there is a single group and nothing to compare it with.")
     compare_models(groups)

@@ -11,6 +11,7 @@ from mnist_exp.errors import Killed, RequestError, WorkError
 from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import remove_folder, write_text
 from mnist_exp.runs.log import LOG, say
+from mnist_exp.runs.regular_files import read_text
 from mnist_exp.sweeps.optuna_study import Claim, Study, Trial, open_study
 from mnist_exp.sweeps.search import Search
 from mnist_exp.sweeps.trial_table import TABLE, best_trial, format_csv, rank_trials, shorten
@@ -150,5 +151,7 @@ def finish_study(search: Search, study: Study, record: StudyRecord, directory: P
 
 def is_written(directory: Path, table: str) -> bool:
     """Return whether the table of all trials exists with this content."""
-    file = directory / TABLE
-    return file.exists() and file.read_text(encoding="utf-8") == table
+    try:
+        return read_text(directory / TABLE) == table
+    except (OSError, UnicodeDecodeError):
+        return False

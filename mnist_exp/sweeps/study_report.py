@@ -28,6 +28,7 @@ from mnist_exp.report import charts, static_charts
 from mnist_exp.report.html_page import Block, Chart, Notice, Page, Picture, Section, Table, Text, drawn
 from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.regular_files import read_text
+from mnist_exp.runs.result import limit_metric
 from mnist_exp.runs.selection import ListedRun, differing_settings
 from mnist_exp.sweeps.comparison import format_value
 from mnist_exp.sweeps.groups_report import parallel_chart
@@ -169,7 +170,7 @@ def _rounded(text: str) -> str:
 
 def _float(text: str) -> float | None:
     """Return the number in a cell; None for an empty cell, NaN or an infinity."""
-    return number if text and math.isfinite(number := float(text)) else None
+    return number if text and math.isfinite(number := limit_metric(float(text))) else None
 
 
 # ── The answer ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,9 @@ from mnist_exp.tracking.mlflow_names import image_key
 
 FOLDER = "images"
 TAG = "mlflow.loggedImages"
-_PREVIEW = 256  # maximum width and height of a preview, in pixels
+# Maximum width and height of a preview, in pixels. Charts show the preview; in the 256 pixels of `log_image`, the
+# labels of feature maps cannot be read.
+_PREVIEW = 1024
 
 
 def image_name(event: ImageEvent, run_key: str) -> str:

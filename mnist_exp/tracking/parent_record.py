@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mnist_exp.runs.events import (
     RunEvent,
 )
 from mnist_exp.runs.journal import FILE, Journal, first_run, read
+from mnist_exp.text import display_path
 from mnist_exp.tracking.run_event import new_run_event
 
 
@@ -35,7 +37,7 @@ def begin_parent(
 
     Raises `RequestError` if the journal cannot be read.
     """
-    if (directory / FILE).exists() and read_checked(directory):
+    if os.path.lexists(directory / FILE) and read_checked(directory):
         return False
     tags = {"overrides": " ".join(overrides), "directory": str(directory)}
     journal = Journal(directory)
@@ -47,9 +49,11 @@ def begin_parent(
 
 
 def read_checked(directory: Path) -> list[Event]:
-    """Read the journal of a sweep or search. Raises `RequestError` if it is damaged."""
+    """Read the journal of a sweep or search. Raises `RequestError` if it is damaged or not a regular file."""
     try:
         return read(directory)
+    except OSError as error:
+        raise RequestError(f"{display_path(directory / FILE)}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RequestError(str(error)) from error
 

@@ -11,6 +11,7 @@ from mnist_exp.runs.atomic import write_text
 from mnist_exp.runs.directory import PLOTS
 from mnist_exp.runs.events import END_STATUS, EndEvent
 from mnist_exp.runs.journal import read
+from mnist_exp.runs.regular_files import read_text
 from mnist_exp.tracking.parent_record import ParentRecord, begin_parent
 from mnist_exp.tracking.recorder import run_status
 from mnist_exp.tracking.run_description import embed_picture
@@ -66,6 +67,6 @@ def has_leaderboard(directory: Path, table: str) -> bool:
     try:
         last = read(directory)[-1:]
         finished = any(isinstance(event, EndEvent) and event.status == END_STATUS["finished"] for event in last)
-        return finished and (directory / LEADERBOARD).read_text(encoding="utf-8") == table
+        return finished and read_text(directory / LEADERBOARD) == table
     except (OSError, ValueError):
         return False

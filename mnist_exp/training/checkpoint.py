@@ -21,7 +21,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.runs.archives import refuse_bombs
+from mnist_exp.data.npz import read_array
+from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
 from mnist_exp.training.loop import Arrays, Progress, Snapshot, as_arrays
 from mnist_exp.training.step import build_state
@@ -104,17 +105,26 @@ def read(path: Path, run: str) -> State:
         packed, digest = content[:-_DIGEST], content[-_DIGEST:]
         if hashlib.sha256(packed).digest() != digest:
             raise DamagedCheckpoint(f"{path}: damaged: its content does not match its SHA-256")
-        with zipfile.ZipFile(io.BytesIO(packed)) as members:
-            refuse_bombs(members.infolist(), len(packed))
-        with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-            arrays = dict(archive)
+        arrays = _unpack(packed, path)
         progress = json.loads(arrays.pop("progress").tobytes())
         found = progress.pop("run")
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DamagedCheckpoint(f"{path}: {error}") from error
+    except RequestError as error:  # names the path
+        raise DamagedCheckpoint(str(error)) from error
+    except (OSError, ValueError, KeyError, MemoryError, zipfile.BadZipFile) as error:
+        raise DamagedCheckpoint(f"{path}: {str(error) or 'does not fit into memory'}") from error
     if found != run:
         raise DamagedCheckpoint(f"{path}: belongs to another run, {found}")
     return State(path, progress, arrays)
+
+
+def _unpack(packed: bytes, path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read the arrays. Their declared sizes are checked first: the digest shows only that the file is complete."""
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        members = archive.infolist()
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > len(packed):  # `_pack` does not compress
+            raise ValueError(f"would unpack from {len(packed):,} to {unpacked:,} bytes")
+        return {member.filename.removesuffix(".npy"): read_array(archive, member, path) for member in members}
 
 
 def _pack(model: keras.Model, progress: Progress, run: str) -> bytes:

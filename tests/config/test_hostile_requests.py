@@ -48,6 +48,7 @@ def test_values_for_hydras_sweeper_are_refused(mode: list[str]):
         (["# @package _global_", "defaults:", "  - model: pyramid"], 3, "override /model: pyramid"),
         (["# @package _global_", "defaults:", "  - override model: pyramid"], 3, "override /model: pyramid"),
         (["defaults:", "  - override /model: pyramid", "training:", "  epochs: 2"], 1, "# @package _global_"),
+        (["# Mine.", "# @package _global_", "defaults:", "  - override /model: pyramid"], 1, "must begin with"),
         (["training:", "  epochs: 2"], 1, "# @package _global_"),
     ],
 )

@@ -288,12 +288,12 @@ def test_the_advice_for_photographs_works(cli: Cli):
     assert advice is not None
     first = cli(*words, *shlex.split(advice[0])).out
     assert "20 train, each 32×32×3" in first
-    assert "declare data.classes=2" in first
+    assert "inferred data.classes=2 from" in first
     second = cli(*words, "data.resize=fit").out
-    declared = re.search("declare (.*) \\(inferred", second)
+    declared = re.search("inferred (.*?) from", second)
     assert declared is not None
     third = cli(*words, "data.resize=fit", *shlex.split(declared[1])).out
-    assert "declare" not in third
+    assert "inferred" not in third
     digests = {next(line for line in out.splitlines() if "SHA-256" in line) for out in (first, second, third)}
     assert len(digests) == 1
 

@@ -51,6 +51,14 @@ def test_sentence_has_no_arguments_and_no_function_names():
         assert unwanted not in sentence
 
 
+def test_sentence_has_no_operation_of_tensorflow():
+    """TensorFlow appends the definition of the operation that failed."""
+    with pytest.raises(Exception) as raised:  # noqa: PT011 (of whatever type)
+        keras.random.randint((1.5,), 0, 3)
+    assert "NodeDef" in str(raised.value)
+    assert "NodeDef" not in first_sentence(raised.value)
+
+
 def test_shapes_that_were_received_can_be_cut():
     """Merge layers list the received shapes after `Received`."""
     error = refusal(keras.layers.Concatenate(), (4, 4, 1), (3, 3, 1))

@@ -83,3 +83,17 @@ def test_seconds_are_the_sum_of_what_processes_measured(fields: dict[str, Any], 
 def test_no_file_is_no_result(tmp_path: Path):
     """A sweep's directory has no result."""
     assert read_result(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "title"),
+    [
+        (DataRecord(name="mnist"), "mnist"),
+        (DataRecord(name="digits", stands_in_for="mnist"), "digits, the fallback for mnist"),
+        (DataRecord(), "unknown data"),
+        (DataRecord(stands_in_for="mnist"), "unknown data, the fallback for mnist"),
+    ],
+)
+def test_data_has_a_title(record: DataRecord, title: str):
+    """This holds for data whose name a damaged result has lost."""
+    assert record.title == title

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -109,7 +110,10 @@ def init_from_in_config(run: Path, secret: Path, uri: str) -> None:
 
 @case
 def outputs_in_config(run: Path, secret: Path, uri: str) -> None:
-    edit_text(run / "config.yaml", "outputs: outputs", f"outputs: {secret / 'new'}")
+    text = (run / "config.yaml").read_text()
+    changed, edits = re.subn(r"(?m)^outputs: .*", f"outputs: {secret / 'new'}", text)
+    assert edits == 1
+    (run / "config.yaml").write_text(changed)
     edit_result(run, status="interrupted")
 
 

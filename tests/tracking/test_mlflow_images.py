@@ -17,10 +17,10 @@ EVENT = ImageEvent(file="a.png", key="watch/conv2d: a", step=3, time=1_700_000_0
 
 @pytest.mark.slow
 def test_the_layout_is_that_of_mlflow(tmp_path: Path):
-    """Folder, names, sizes and tag; fails first when MLflow changes."""
+    """Folder, names, formats and tag; fails first when MLflow changes."""
     client = connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     run = client.create_run(client.create_experiment("e", (tmp_path / "artifacts").as_uri()))
-    picture = Image.new("RGB", (300, 150))
+    picture = Image.new("RGB", (256, 128))  # MLflow scales previews to 256 pixels
     client.log_image(run.info.run_id, picture, key="watch/conv2d_ a", step=3, timestamp=EVENT.time)
     theirs = {
         Path(file.path).name: Path(client.download_artifacts(run.info.run_id, file.path, str(tmp_path)))
@@ -42,6 +42,15 @@ def test_the_layout_is_that_of_mlflow(tmp_path: Path):
 
     assert shape(ours) == shape(theirs)
     assert client.get_run(run.info.run_id).data.tags[TAG] == "True"
+
+
+def test_the_labels_of_a_picture_can_be_read_in_its_preview(tmp_path: Path):
+    """Pictures of feature maps have about 960 pixels, and charts show their previews; larger ones are scaled."""
+    Image.new("RGB", (960, 390)).save(tmp_path / "a.png")
+    Image.new("RGB", (4096, 1024)).save(tmp_path / "b.png")
+    for file, size in (("a.png", (960, 390)), ("b.png", (1024, 256))):
+        with Image.open(write_preview(tmp_path / file, tmp_path, file)) as preview:
+            assert preview.size == size
 
 
 def test_a_name_is_the_same_at_each_delivery():

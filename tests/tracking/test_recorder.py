@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,36 @@ def test_a_sweep_is_recorded_and_continued(tmp_path: Path):
     assert not has_leaderboard(tmp_path, "a,b,c\n")
     with pytest.raises(KeyboardInterrupt), SweepRecord(tmp_path, [], UNTRACKED, {}):
         raise KeyboardInterrupt
+    assert not has_leaderboard(tmp_path, "a,b\n")
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "folder"])
+def test_an_irregular_journal_of_a_sweep_is_refused(tmp_path: Path, kind: str):
+    """Before a job is trained; what a link points to is neither read nor written."""
+    sweep, other = tmp_path / "sweep", tmp_path / "other.txt"
+    sweep.mkdir()
+    journal = sweep / "journal.jsonl"
+    if kind == "pipe":
+        os.mkfifo(journal)
+    elif kind == "folder":
+        journal.mkdir()
+    else:
+        journal.symlink_to(other)
+    if kind == "link":
+        other.touch()
+    with pytest.raises(RequestError) as raised:
+        SweepRecord(sweep, [], UNTRACKED, {})
+    assert str(raised.value).startswith(f"{journal}: ")
+    assert not has_leaderboard(sweep, "a,b\n")
+    assert not other.exists() or not other.read_bytes()
+
+
+def test_a_pipe_in_place_of_a_leaderboard_is_not_read(tmp_path: Path):
+    """Reading it would never end."""
+    with SweepRecord(tmp_path, [], UNTRACKED, {}) as record:
+        record.leaderboard("a,b\n", "| a | b |", 0.5)
+    (tmp_path / "leaderboard.csv").unlink()
+    os.mkfifo(tmp_path / "leaderboard.csv")
     assert not has_leaderboard(tmp_path, "a,b\n")
 
 

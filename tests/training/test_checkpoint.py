@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import re
+import resource
 import shutil
+import struct
+import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -295,6 +302,65 @@ def test_any_changed_bit_is_detected(stopped: Path, tmp_path: Path):
         file.write_bytes(changed)
         with pytest.raises(DamagedCheckpoint):
             read(file, "run")
+
+
+def write_checkpoint(path: Path, member: bytes, declared: int | None = None, compression: int = 0) -> None:
+    """Write a file with a valid digest and one array, optionally with a false size in the archive's directory."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("model/0.npy", member)
+    content = bytearray(path.read_bytes())
+    if declared is not None:
+        struct.pack_into("<I", content, content.rindex(b"PK\1\2") + 24, declared)
+    path.write_bytes(content + hashlib.sha256(content).digest())
+
+
+def array_header(*shape: int) -> bytes:
+    stream, empty = io.BytesIO(), np.lib.format.header_data_from_array_1_0(np.empty(0, np.float32))
+    np.lib.format.write_array_header_1_0(stream, {**empty, "shape": shape})
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("member", "declared", "compression", "reason"),
+    [
+        (array_header(2**60) + bytes(8), None, zipfile.ZIP_STORED, "values of float32"),
+        (array_header(2**28) + bytes(8), None, zipfile.ZIP_STORED, "values of float32"),
+        (array_header(2**28) + bytes(8), 2**30 + 128, zipfile.ZIP_STORED, "would unpack"),
+        (array_header(2**22) + bytes(2**24), None, zipfile.ZIP_DEFLATED, "would unpack"),
+    ],
+    ids=["exabytes", "a gigabyte", "false size", "compressed"],
+)
+def test_a_checkpoint_that_declares_more_than_it_contains_is_damaged(
+    tmp_path: Path, member: bytes, declared: int | None, compression: int, reason: str
+):
+    """Its digest is valid; the memory that it declares is not allocated."""
+    file = tmp_path / "000001-00000000.state"
+    write_checkpoint(file, member, declared, compression)
+    tracemalloc.start()
+    try:
+        state, [message] = read_newest(tmp_path, "run")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert state is None
+    assert message.startswith(f"{file}: ")
+    assert reason in message
+    assert peak < 2**20
+
+
+def test_a_checkpoint_larger_than_the_memory_is_reported(tmp_path: Path):
+    """It is a sparse file of 4 GB, more than this process may allocate."""
+    file = tmp_path / "000001-00000000.state"
+    file.touch()
+    os.truncate(file, 2**32)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, limits[1]))
+    try:
+        found = read_newest(tmp_path, "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert found == (None, [f"{file}: does not fit into memory"])
 
 
 def test_a_checkpoint_of_another_run_is_refused(stopped: Path):
