@@ -71,7 +71,7 @@ def find_members(config: EnsembleConfig) -> list[Saved]:
     problems += find_too_large_shifts(config.shifts, members)
     if problems:
         raise RequestError(problems, "this ensemble")
-    if len(runs) < 2 and len(config.shifts) < 2:
+    if max(len(runs), len(config.shifts)) < 2:
         found = f"run: an ensemble needs at least two different runs, or one and several shifts, found {len(runs)}"
         raise RequestError([Problem("out-of-range", COMMAND_LINE, found, "run")], "this ensemble")
     return members
