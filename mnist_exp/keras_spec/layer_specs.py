@@ -20,6 +20,7 @@ from mnist_exp.keras_spec.layer_faults import ALLOWED, AUGMENTATIONS, COMPOSITES
 from mnist_exp.keras_spec.layer_types import find_traits
 
 MOST_TIMES = 1000  # the largest `times` of a `Repeat`
+MOST_LAYERS = 900  # Keras recurses into each; with some 970 in a row, it exceeds Python's limit
 
 # Arguments that augmentation layers accept but a config may not set, and why.
 _NOT_FOR_AUGMENTATIONS = {
@@ -113,7 +114,7 @@ def parse_layers(entries: Sequence[Any], place: str = "model.layers") -> LayerLi
     """
     faults: list[Fault] = []
     specs = _parse_list(entries, place, faults)
-    return LayerList(tuple(entries), specs, tuple(faults))
+    return _limited(LayerList(tuple(entries), specs, tuple(faults)), place)
 
 
 def parse_augmentations(entries: Sequence[Any], place: str = "aug.layers") -> LayerList:
@@ -128,7 +129,31 @@ def parse_augmentations(entries: Sequence[Any], place: str = "aug.layers") -> La
             allowed = AUGMENTATIONS | registrations.names("augmentation")
             spec = _parse_layer(entry, at, faults, allowed, "aug.layers")
             specs.append(spec if len(faults) == before else InvalidSpec(at))
-    return LayerList(tuple(entries), tuple(specs), tuple(faults))
+    return _limited(LayerList(tuple(entries), tuple(specs), tuple(faults)), place)
+
+
+def _limited(layers: LayerList, place: str) -> LayerList:
+    """Return the list; one with too many layers, which would keep Keras busy, is replaced by its fault."""
+    count = _count_layers(layers.specs)
+    if count <= MOST_LAYERS:
+        return layers
+    message = f"must be at most {MOST_LAYERS} layers, counting repeated ones, found {count:,}"
+    return replace(layers, specs=(InvalidSpec(place),), faults=(Fault("out-of-range", place, message),))
+
+
+def _count_layers(specs: Sequence[Spec]) -> int:
+    count = 0
+    for spec in specs:
+        match spec:
+            case RepeatSpec():
+                count += spec.times * _count_layers(spec.layers)
+            case ResidualSpec():
+                count += 1 + _count_layers(spec.layers) + _count_layers(spec.shortcut)
+            case ParallelSpec():
+                count += 1 + sum(map(_count_layers, spec.branches))
+            case _:
+                count += 1
+    return count
 
 
 def _parse_list(entries: Any, place: str, faults: list[Fault]) -> tuple[Spec, ...]:

@@ -28,6 +28,7 @@ TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
 GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: too pale on white
 _OTHERS = "#bbbbbb"
 _NAMED = 12  # maximum number of groups in a legend
+_LABEL_LINES = 6  # of a group in a legend: a setting can be a whole list of layers
 _SHORT = 3  # columns: class names up to this width are captioned on one line
 _MARKED = 40  # maximum number of epochs whose points are marked
 _STROKES = ("-", "--", ":", "-.")
@@ -58,7 +59,7 @@ def comparison(groups: Sequence[tuple[str, Sequence[History]]], metric: str, tit
     Each curve ends with the shortest run of its group, because the mean would cover fewer runs after it. The first
     12 groups are named; further ones are grey.
     """
-    labels = [textwrap.fill(label, 90) for label, _ in groups[:_NAMED]]
+    labels = [textwrap.fill(label, 90, max_lines=_LABEL_LINES, placeholder=" …") for label, _ in groups[:_NAMED]]
     lines = sum(label.count("\n") + 1 for label in labels) + (len(groups) > _NAMED)
     figure = new_figure(6.4, 4.2 + 0.17 * lines, title)
     axes = figure.add_subplot()

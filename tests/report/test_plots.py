@@ -90,3 +90,11 @@ def test_long_comparisons_name_the_best_groups(tmp_path: Path):
         plots.comparison(groups, "val/loss", "title", tmp_path / f"{count}.png")
         heights.append(size(tmp_path / f"{count}.png")[1])
     assert heights[0] < heights[1] < heights[2] < heights[1] + 50
+
+
+def test_a_long_setting_leaves_the_picture_readable(tmp_path: Path):
+    """A group's label can contain a list of thousands of layers."""
+    history = [{"epoch": epoch, "val/accuracy": 0.5} for epoch in (1, 2)]
+    for name, label in (("short", "model=linear"), ("long", "layers=" + "Flatten, " * 20_000)):
+        plots.comparison([(label, [history])], "val/accuracy", "title", tmp_path / f"{name}.png")
+    assert size(tmp_path / "long.png")[1] < 2 * size(tmp_path / "short.png")[1]
