@@ -29,7 +29,7 @@ def write_photos(folder: Path) -> None:
 def write_camera_photos(folder: Path) -> None:
     """Write photographs of three kinds of things, as cameras and file managers leave them: some lie on their side."""
     rng = np.random.default_rng(0)
-    for number in range(90):
+    for number in range(300):
         name = ("apple", "leaf", "shell")[number % 3]
         height, width = (int(side) for side in rng.integers(70, 220, 2))
         photo = Image.fromarray(rng.integers(90, 200, (height, width, 3), dtype=np.uint8))
@@ -118,10 +118,10 @@ def test_a_folder_of_photographs_needs_no_other_key(cli: Cli):
     assert done.result["data"]["class_names"] == ["apple", "leaf", "shell"]
     assert "skipped 3 files" in done.out
     assert done.result["best"]["val/accuracy"] > 0.8
-    assert "9 images" in cli("evaluate", "run=latest").out
+    assert "30 images" in cli("evaluate", "run=latest").out
     predicted = cli("predict", "run=latest", "inputs=photos").out.splitlines()
     assert (
-        sum(line.split()[1:2] == [Path(line.split()[0]).parent.name] for line in predicted if ".JPG" in line) > 70
+        sum(line.split()[1:2] == [Path(line.split()[0]).parent.name] for line in predicted if ".JPG" in line) > 240
     )
     cli("visualize", "run=latest")
     assert any((done.run / "plots" / "visualize").rglob("*.png"))

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from mnist_exp.data.dataset import Part, Source
+from mnist_exp.data.dataset import Part, Source, default_class_names
 from mnist_exp.data.near_duplicates import find_near_pairs
 from mnist_exp.text import format_percent
 
@@ -16,7 +16,8 @@ _IMBALANCED = 3  # times as many images in the largest class as in the smallest
 _MOST_NAMES = 5  # in a remark
 _BY_CHANCE = 0.002  # share of images that are nearly the same without being copies, as among MNIST's images of 1
 _LIGHT = 170  # of 255: from here, the pixels at the border are a light background
-_SAMPLE = 1000  # images whose borders are examined
+_SAMPLE = 1000  # images that are examined for a light background or for digits on their side
+_LYING = 1.5  # times as wide as high; no image of 1 in MNIST is
 MNISTS_SHAPE = (28, 28, 1)
 
 
@@ -27,7 +28,7 @@ def remarks(source: Source) -> list[str]:
     """
     keys = {name: _keys(part) for name, part in source.parts.items()}
     found = [_few(source), _imbalance(source), _blank(source), *_duplicates(source, keys)]
-    found += [*_near_duplicates(source, keys), light_background(source.train)]
+    found += [*_near_duplicates(source, keys), light_background(source.train), _lying_digits(source)]
     return [remark for remark in found if remark]
 
 
@@ -147,6 +148,34 @@ def light_background(part: Part) -> str:
         "the images have a light background, but models trained on MNIST's digits expect a dark one; "
         "'data.scale=[255,0]' inverts the images"
     )
+
+
+def _lying_digits(source: Source) -> str:
+    """Return a remark if digits lie on their side, as in transposed images: an upright 1 is higher than wide."""
+    part = source.train
+    if source.class_names != default_class_names(10) or part.images.shape[3] != 1:
+        return ""
+    ones = part.images[part.labels == 1][:_SAMPLE, ..., 0].astype(np.float32)
+    if len(ones) < _FEW:
+        return ""
+    contrast = np.abs(ones - np.median(ones, axis=(1, 2), keepdims=True))
+    ink = np.where(contrast > contrast.max(axis=(1, 2), keepdims=True) / 2, contrast, 0)
+    down, across = _spread(ink.sum(axis=2)), _spread(ink.sum(axis=1))
+    if np.count_nonzero(across > _LYING * down) <= len(ones) / 2:
+        return ""
+    return (
+        "most images of the digit 1 are wider than high, as if rows and columns were swapped; data.transpose=true "
+        "swaps them (data.transpose=false, if they have been swapped)"
+    )
+
+
+def _spread(ink: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the standard deviation of the ink's position in each row of an array."""
+    places = np.arange(ink.shape[1], dtype=np.float32)
+    total = np.maximum(ink.sum(axis=1), 1)
+    mean = (ink @ places / total)[:, np.newaxis]
+    spread: npt.NDArray[np.float32] = np.sqrt((ink * (places - mean) ** 2).sum(axis=1) / total)
+    return spread
 
 
 def _keys(part: Part) -> list[int]:

@@ -18,14 +18,15 @@ from mnist_exp.errors import RequestError
 from mnist_exp.inference.digit_finder import LARGE, Box
 from mnist_exp.inference.mnist_form import Reading, read_digits
 
+_THUMBNAIL = 320  # pixels: maximum side of a thumbnail
+
 
 def read_picture(content: bytes, name: str, shape: Shape, resize: Resize = None) -> Images:
     """Read an image file, scaled to a model's shape as `resize` says (None: stretched).
 
     Raises `RequestError`, with `name` in its message.
     """
-    # Twice the size, so that scaling still averages pixels.
-    return _scaled(_decoded(content, name, reduced_to=2 * max(shape[:2]))[0], shape, resize)
+    return open_picture(content, name, shape).scaled(shape, resize)
 
 
 def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = False) -> list[Reading]:
@@ -33,11 +34,7 @@ def read_photograph(content: bytes, name: str, shape: Shape, *, many: bool = Fal
 
     Raises `RequestError`, with `name` in its message, if the file is unusable or shows no digit.
     """
-    picture, scale = _decoded(content, name, reduced_to=2 * LARGE, grey=True)
-    readings = read_digits(picture.convert("L"), *shape[:2], many=many)
-    if not readings:
-        raise RequestError(f"{name}: no digit found: nothing stands out from the background")
-    return [replace(one, box=one.box and scaled_box(one.box, scale)) for one in readings]
+    return open_photograph(content, name).find_digits(shape, many=many)
 
 
 def scaled_box(box: Box, scale: float) -> Box:
@@ -56,21 +53,58 @@ class Thumbnail:
     """Its size in relation to the picture's."""
 
 
-def read_thumbnail(content: bytes, name: str, size: int) -> Thumbnail:
-    """Read an image file in colour, reduced to at most `size` pixels on its longer side. Raises `RequestError`."""
-    picture, scale = _decoded(content, name)
-    whole = scale * max(picture.size)
-    picture = picture.convert("RGB")
-    picture.thumbnail((size, size))
-    return Thumbnail(np.asarray(picture), max(picture.size) / whole)
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image file: upright and opaque."""
+
+    name: str
+    """What messages call it."""
+    image: Image.Image
+    scale: float
+    """The factor by which the file's picture is larger."""
+
+    def find_digits(self, shape: Shape, *, many: bool = False) -> list[Reading]:
+        """Return the digits as `read_photograph` does. Raises `RequestError` if there are none."""
+        readings = read_digits(self.image.convert("L"), *shape[:2], many=many)
+        if not readings:
+            raise RequestError(f"{self.name}: no digit found: nothing stands out from the background")
+        return [replace(one, box=one.box and scaled_box(one.box, self.scale)) for one in readings]
+
+    def scaled(self, shape: Shape, resize: Resize = None) -> Images:
+        """Return the picture scaled to a shape, by default without preserving its proportions."""
+        height, width, channels = shape
+        picture = self.image.convert("L" if channels == 1 else "RGB")
+        if picture.size != (width, height):
+            picture = resized(picture, height, width, resize or "stretch")
+        return np.asarray(picture).reshape(shape)
+
+    def thumbnail(self) -> Thumbnail:
+        """Return the picture in colour, reduced to at most `_THUMBNAIL` pixels on its longer side."""
+        picture = self.image.convert("RGB")
+        whole = self.scale * max(picture.size)
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        return Thumbnail(np.asarray(picture), max(picture.size) / whole)
 
 
-def _decoded(
-    content: bytes, name: str, *, reduced_to: int | None = None, grey: bool = False
-) -> tuple[Image.Image, float]:
-    """Return the upright, opaque picture, and the factor by which the file's is larger. Raises `RequestError`.
+def open_photograph(content: bytes, name: str, *, in_colour: bool = False) -> Picture:
+    """Decode an image file to find digits in it; its thumbnail is grey unless `in_colour`. Raises `RequestError`.
 
-    A JPEG file may be decoded, in grey, at a smaller size; its height and width are at least `reduced_to`.
+    The digits are the same either way: they are found in the brightness, which JPEG files store separately.
+    """
+    return _decode(content, name, 2 * LARGE, "YCbCr" if in_colour else "L")
+
+
+def open_picture(content: bytes, name: str, shape: Shape) -> Picture:
+    """Decode an image file to scale it to a shape. Raises `RequestError`."""
+    # Twice the size, so that scaling still averages pixels.
+    return _decode(content, name, 2 * max(shape[:2]), "RGB")
+
+
+def _decode(content: bytes, name: str, reduced_to: int, mode: str) -> Picture:
+    """Decode an image file. Raises `RequestError`.
+
+    A JPEG file may be decoded in another mode and at a smaller size, but not smaller than a thumbnail, and with a
+    height and width of at least `reduced_to`.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # our own check gives a better message
     try:
@@ -83,9 +117,9 @@ def _decoded(
             # An MPO file is a photograph with a preview or a depth map after it.
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
-            if reduced_to is not None:
-                image.draft("L" if grey else image.mode, (reduced_to, reduced_to))
-            return _opaque(ImageOps.exif_transpose(image)), width / image.size[0]
+            least = [max(reduced_to, round(_THUMBNAIL * side / max(width, height))) for side in (width, height)]
+            image.draft("RGB" if mode == "YCbCr" and _stores_rgb(image) else mode, (least[0], least[1]))
+            return Picture(name, _opaque(ImageOps.exif_transpose(image)), width / image.size[0])
     except RequestError:
         raise
     except UnidentifiedImageError as error:
@@ -96,13 +130,11 @@ def _decoded(
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def _scaled(picture: Image.Image, shape: Shape, resize: Resize) -> Images:
-    """Scale the picture to a shape, by default without preserving its proportions."""
-    height, width, channels = shape
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    if picture.size != (width, height):
-        picture = resized(picture, height, width, resize or "stretch")
-    return np.asarray(picture).reshape(shape)
+def _stores_rgb(image: Image.Image) -> bool:
+    """Return whether a JPEG file stores colours as RGB, which libjpeg cannot convert to YCbCr."""
+    adobe = image.info.get("adobe_transform")
+    names = [layer[0] for layer in getattr(image, "layer", ())]
+    return "jfif" not in image.info and (adobe == 0 or (adobe is None and names == list(b"RGB")))
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -22,7 +22,7 @@ from mnist_exp.data.folder import natural_order
 from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
-from mnist_exp.inference.image_files import Thumbnail, read_photograph, read_picture, read_thumbnail
+from mnist_exp.inference.image_files import Thumbnail, open_photograph, open_picture
 from mnist_exp.inference.mnist_form import Reading
 from mnist_exp.suggest import did_you_mean
 from mnist_exp.text import format_shape
@@ -31,7 +31,6 @@ STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
-_THUMBNAIL = 320  # pixels: maximum side of the pictures that are kept
 _NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
 
 
@@ -136,18 +135,20 @@ class _Pictures:
 
     def add(self, name: str, content: bytes) -> None:
         """Read an image file. Raises `RequestError`."""
+        options = self._options
         if not self._is_announced:
             self._is_announced = True
-            how = f" (data.resize={self._options.resize})" if self._options.resize else ""
+            how = f" (data.resize={options.resize})" if options.resize else ""
             scaled = f"image files are scaled to {format_shape(self._shape[:2])}{how}"
-            self._tell(_NORMALIZED if self._options.normalized else scaled)
-        if self._options.normalized:
-            readings = read_photograph(content, name, self._shape, many=self._options.many)
+            self._tell(_NORMALIZED if options.normalized else scaled)
+        if options.normalized:
+            picture = open_photograph(content, name, in_colour=options.keep_originals)
+            readings = picture.find_digits(self._shape, many=options.many)
         else:
-            resize = self._options.resize
-            readings = [Reading(read_picture(content, name, self._shape, resize))]
-        if self._options.keep_originals:
-            self._originals += [read_thumbnail(content, name, _THUMBNAIL)] * len(readings)
+            picture = open_picture(content, name, self._shape)
+            readings = [Reading(picture.scaled(self._shape, options.resize))]
+        if options.keep_originals:
+            self._originals += [picture.thumbnail()] * len(readings)
         self.names += [name] * len(readings)
         self._readings += readings
 

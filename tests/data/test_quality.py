@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mnist_exp.data import digits
 from mnist_exp.data.dataset import Part, Source
 from mnist_exp.data.near_duplicates import find_near_pairs
 from mnist_exp.data.quality import remarks
@@ -83,3 +84,19 @@ def test_a_light_background_is_reported():
     assert not reported(images)
     assert reported(255 - images)
     assert not reported(255 - images[:, :20])
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_digits_that_lie_on_their_side_are_reported(inverted: bool):
+    """With the key that turns them upright, whatever their background; other classes may be wide."""
+    source = digits.load()
+
+    def advised(images: np.ndarray, names: tuple[str, ...] = source.class_names) -> bool:
+        pixels = 255 - images if inverted else images
+        found = remarks(Source(Part(pixels, source.train.labels), None, "x", names))
+        return any("data.transpose=true" in remark for remark in found)
+
+    upright = source.train.images
+    assert not advised(upright)
+    assert advised(upright.transpose(0, 2, 1, 3))
+    assert not advised(upright.transpose(0, 2, 1, 3), tuple("abcdefghij"))
