@@ -237,12 +237,7 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
     highlighted = MultiLine(xs="xs", ys="ys", line_width=5, line_color=VALIDATION)
     drawn.hover_glyph = highlighted
     for position, axis in enumerate(axes):
-        chart.line([position, position], [0, 1], color=_QUIET)
-        labels = chart.text(
-            [position] * len(axis.ticks), [*axis.ticks.values()], text=[*map(_plain, axis.ticks)], x_offset=5,
-            text_color=_INK, text_font_size="11px", text_baseline="middle",
-        )  # fmt: skip
-        labels.glyph.update(background_fill_color=_PAPER, background_fill_alpha=0.8)  # above the lines
+        _draw_axis(chart, position, axis)
     chart.xaxis.ticker = FixedTicker(ticks=list(range(len(axes))))
     chart.xaxis.major_label_overrides = dict(enumerate(names))
     chart.yaxis.visible = chart.grid.visible = False
@@ -252,6 +247,16 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
     chart.add_tools(hover)
     _finish(chart, "")
     return json_item(chart)
+
+
+def _draw_axis(chart: figure, position: int, axis: ParallelAxis) -> None:
+    """Draw an axis of parallel coordinates, with its labels above the lines."""
+    chart.line([position, position], [0, 1], color=_QUIET)
+    labels = chart.text(
+        [position] * len(axis.ticks), [*axis.ticks.values()], text=[*map(_plain, axis.ticks)], x_offset=5,
+        text_color=_INK, text_font_size="11px", text_baseline="middle",
+    )  # fmt: skip
+    labels.glyph.update(background_fill_color=_PAPER, background_fill_alpha=0.8)
 
 
 def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]]], label: str) -> Item:

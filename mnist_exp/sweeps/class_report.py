@@ -40,7 +40,7 @@ def class_section(request: Request, groups: Sequence[Group]) -> list[Block]:
             recalls.append((group, np.array(found).mean(axis=0)))
     blocks: list[Block] = [_differences(recalls, names, list(parts))] if recalls else []
     if recalls:
-        blocks += _charted(recalls, names)
+        blocks += _charted(recalls, names, _scope(groups, most))
     if lacking:
         blocks += [Text("Models that could not be scored:"), Bullets(list(lacking)[:10])]
     return blocks
@@ -75,16 +75,25 @@ def _differences(
     return Text(text)
 
 
-def _charted(recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Sequence[str]) -> list[Block]:
+def _scope(groups: Sequence[Group], most: int) -> str:
+    """Return which runs are scored, in words: `most` in each group."""
+    shown = groups[:_MOST_GROUPS]
+    runs = f"the first {most} runs" if max(len(group.runs) for group in shown) > most else "the runs"
+    return (
+        f"{runs} of each of the {len(shown)} best groups" if len(shown) < len(groups) else f"{runs} of each group"
+    )
+
+
+def _charted(
+    recalls: Sequence[tuple[Group, npt.NDArray[np.float64]]], names: Sequence[str], scope: str
+) -> list[Block]:
     marks = [f"{group.mark}  {group.label}" for group, _ in recalls]
     series = [
         (mark, [None if np.isnan(value) else float(value) for value in values])
         for mark, (_, values) in zip(marks, recalls, strict=True)
     ]
     png = drawn(partial(static_charts.class_dots, names, series, "recall"))
-    caption = (
-        "Recall of each class: the share of its images that is recognized, as a mean over the runs of a group."
-    )
+    caption = f"Recall of each class: the share of its images that is recognized, as a mean over {scope}."
     columns = [group.mark for group, _ in recalls]
     rows = [[name, *(format_percent(of[number]) for _, of in series)] for number, name in enumerate(names)]
     return [

@@ -129,7 +129,7 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
 
 def _join_marks(texts: Sequence[str]) -> str:
     more = len(texts) - _MOST_GROUPS
-    return ", ".join(texts[:_MOST_GROUPS]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(texts[:_MOST_GROUPS]) + f" and {more} more" if more > 1 else ", ".join(texts)
 
 
 def _format_range(difference: Difference, metric: str) -> str:
@@ -149,8 +149,8 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
         return None
     least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
-    size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
-    return f"With this number of seeds and this spread, the tests can detect differences of {size} or more."
+    size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair"
+    return f"With this number of seeds and this spread, the tests can detect differences of at least {size}."
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
