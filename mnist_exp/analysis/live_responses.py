@@ -100,4 +100,4 @@ def _listed(outputs: Any) -> list[Any]:
 def _array(tensor: Any) -> Floats:
     """Return a tensor of one image as an array without the batch axis; NaN and infinities become numbers."""
     array: Floats = np.asarray(tensor, np.float32)[0]  # slicing a tensor would take 0.1 ms
-    return np.nan_to_num(array)
+    return array if np.isfinite(array).all() else np.nan_to_num(array)
