@@ -58,7 +58,7 @@ class Picture:
     """A decoded image file: upright and opaque."""
 
     name: str
-    """What messages call it."""
+    """Its name in messages."""
     image: Image.Image
     scale: float
     """The factor by which the file's picture is larger."""

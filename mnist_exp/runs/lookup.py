@@ -85,7 +85,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
 
 
 def _missing_run(wanted: str, runs: Sequence[RunSummary], outputs: Path) -> RequestError:
-    """Return the error for a `run` that is no run."""
+    """Return the error for a `run` that matches nothing."""
     if Path(wanted).expanduser().is_dir():  # a folder that only shares a run's name does not hide the run
         return RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):

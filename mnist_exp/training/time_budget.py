@@ -36,7 +36,7 @@ class EpochTiming:
     """The estimated duration of a training, in seconds."""
 
     compilation: float
-    """What the first calls take longer than later ones."""
+    """The additional duration of the first calls."""
     epoch: float
 
     def count_epochs(self, seconds: float) -> int:
