@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from mnist_exp.runs.atomic import new_folder, remove_folder
 from mnist_exp.runs.regular_files import read_text
 
 _IMAGES, _ABOUT = "images.npy", "about.json"
+LARGE = 2**26  # bytes: larger arrays are decoded into a file of the cache
 _READERS = 4  # threads that hash files
 
 
@@ -37,6 +39,15 @@ class Decoded:
     images: Images
     unusable: dict[int, tuple[str, str]] = field(default_factory=dict)
     """The kind and the description of the fault of each unusable file, by the file's index."""
+
+
+@dataclass(frozen=True)
+class NewImages:
+    """An array that images are decoded into."""
+
+    array: Images
+    descriptor: int | None = None
+    """File descriptor of the file that the array is mapped to; None: the array is in memory."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +88,51 @@ class Entry:
         is_whole = images.dtype == np.uint8 and images.ndim == 4
         return Decoded(images, unusable) if is_whole and len(images) + len(unusable) == len(self.paths) else None
 
-    def save(self, decoded: Decoded, *, verify: bool) -> None:
+    @contextmanager
+    def new_images(self, shape: tuple[int, ...]) -> Iterator[NewImages]:
+        """Yield an array for decoded images, which `save` writes to the cache within the block.
+
+        A large array is mapped to a file of the cache that has no name before `save`, so nothing is left behind if
+        the program is killed. The array is in memory if it is small, or if such a file cannot be created.
+        """
+        try:
+            file = self._new_file(shape) if math.prod(shape) > LARGE else None
+        except (OSError, AttributeError):  # an unsuitable file system, no permission, a full disk; another system
+            file = None
+        if file is None:
+            yield NewImages(np.empty(shape, np.uint8))
+            return
+        with file:
+            yield NewImages(np.memmap(file, np.uint8, "r+", file.tell(), shape), file.fileno())
+
+    def _new_file(self, shape: tuple[int, ...]) -> BinaryIO:
+        """Return a file without a name that has room for an array, after the header. Raises `OSError`."""
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            descriptor = os.open(self.folder.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
+            file = stack.enter_context(open(descriptor, "w+b"))
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
+            os.posix_fallocate(descriptor, 0, file.tell() + math.prod(shape))  # a full disk would kill the program
+            stack.pop_all()
+        return file
+
+    def save(self, decoded: Decoded, new: NewImages, *, verify: bool) -> None:
         """Write the images and, with `verify`, hashes of the files' content.
 
         If the cache cannot be written, the files are decoded again the next time.
+
+        Args:
+            decoded: The images, in the array of `new` or, without the rows of unusable files, in a copy.
+            new: The array that the files were decoded into.
+            verify: Whether to hash the content of the files.
         """
         with suppress(OSError):
             unusable = [[index, *fault] for index, fault in decoded.unusable.items()]
             hashes = {"contents": _hash_contents(self.paths)} if verify else {}
-            self._write({**hashes, "unusable": unusable}, decoded.images)
+            images = new if decoded.images is new.array else NewImages(decoded.images)
+            self._write({**hashes, "unusable": unusable}, images)
 
     def load_values(self) -> Any:
         """Return the values that `save_values` wrote; None if there are none, or if the files have changed."""
@@ -98,14 +145,18 @@ class Entry:
     def save_values(self, values: Mapping[str, Any]) -> None:
         """Write values that were read from the files, if the cache can be written."""
         with suppress(OSError):
-            self._write(values, None)
+            self._write(values)
 
-    def _write(self, values: Mapping[str, Any], images: Images | None) -> None:
+    def _write(self, values: Mapping[str, Any], images: NewImages | None = None) -> None:
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_folder(self.folder)
         with new_folder(self.folder) as folder:
-            if images is not None:
-                np.save(folder / _IMAGES, images, allow_pickle=False)
+            if images and images.descriptor is not None:
+                # `os.link` follows the symbolic link only if a directory is given, which an absolute path ignores.
+                file = images.descriptor
+                os.link(f"/proc/self/fd/{file}", folder / _IMAGES, src_dir_fd=file)
+            elif images:
+                np.save(folder / _IMAGES, images.array, allow_pickle=False)
             (folder / _ABOUT).write_text(json.dumps({**values, "state": self.state}), encoding="utf-8")
 
 

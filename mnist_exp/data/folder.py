@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
-from mnist_exp.data.dataset import Advance, Part, Progress, Shape, Tell, default_class_names, no_progress
-from mnist_exp.data.decoded_cache import Decoded, Entry
+from mnist_exp.data.dataset import Advance, Images, Part, Progress, Tell, default_class_names, no_progress
+from mnist_exp.data.decoded_cache import Decoded, Entry, NewImages
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.pictures import ENDINGS, NAMED, OtherSize, Unusable, decoder, read_header, read_picture_file
 from mnist_exp.data.pixels import TWELVE_BITS
@@ -218,16 +219,18 @@ def _decode_or_load(
     if entry and (known := entry.load(verify=data.verify)):
         tell(f"{data.dir}: {len(paths):,} images are loaded from the cache in {entry.folder.parent}")
         return known
+    size = (len(paths), *shape)
     started = time.perf_counter()
-    decoded = _decode(paths, shape, data, faults, progress)
-    if entry and time.perf_counter() - started > WORTH_KEEPING:
-        entry.save(decoded, verify=data.verify)
+    with entry.new_images(size) if entry else nullcontext(NewImages(np.empty(size, np.uint8))) as new:
+        decoded = _decode(paths, new.array, data, faults, progress)
+        if entry and time.perf_counter() - started > WORTH_KEEPING:
+            entry.save(decoded, new, verify=data.verify)
     return decoded
 
 
-def _decode(paths: Sequence[str], shape: Shape, data: DataConfig, faults: Faults, progress: Progress) -> Decoded:
-    """Decode files. Raises `RequestError` if the config does not fit all images."""
-    images = np.empty((len(paths), *shape), np.uint8)
+def _decode(paths: Sequence[str], images: Images, data: DataConfig, faults: Faults, progress: Progress) -> Decoded:
+    """Decode files into an array. Raises `RequestError` if the config does not fit all images."""
+    shape = (images.shape[1], images.shape[2], images.shape[3])
     largest = 0
     unusable: dict[int, tuple[str, str]] = {}
     others, unfit = Sizes(), Faults()
@@ -262,6 +265,7 @@ def _decode(paths: Sequence[str], shape: Shape, data: DataConfig, faults: Faults
         _refuse_twelve_bits(largest, os.path.dirname(paths[0]) if paths else "")
     good = np.ones(len(paths), bool)
     good[list(unusable)] = False
+    images.flags.writeable = False  # it may be a file of the cache
     return Decoded(images if good.all() else images[good], unusable)
 
 

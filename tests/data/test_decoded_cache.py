@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -13,15 +14,17 @@ import pytest
 from PIL import Image
 from support.datasets import own_data
 
-from mnist_exp.data import declaration, folder, formats
+from mnist_exp.data import declaration, decoded_cache, folder, formats
 from mnist_exp.data.dataset import Source
 from mnist_exp.data.pictures import Unusable
 from mnist_exp.data.user_cache import cache_folder
 
 
-@pytest.fixture(autouse=True)
-def photographs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=[False, True], ids=["in memory", "in a file"])
+def photographs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two classes with three images each, which are kept however fast they are decoded."""
+    if request.param:
+        monkeypatch.setattr(decoded_cache, "LARGE", 0)
     monkeypatch.setattr(folder, "WORTH_KEEPING", 0.0)
     monkeypatch.setattr(folder, "MANY", 1)
     for index in range(6):
@@ -106,6 +109,7 @@ def test_a_damaged_entry_is_replaced(content: bytes):
     """Nothing in the cache is unpickled, and whatever lies there does no harm."""
     first = read()
     for images in cache_folder("decoded").glob("*/images.npy"):
+        images.unlink()  # the earlier images remain mapped to the old file
         images.write_bytes(content)
     assert_equal(first, read())
     for about in cache_folder("decoded").glob("*/about.json"):
@@ -118,6 +122,35 @@ def test_an_unwritable_cache_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert_equal(read(), read())
+
+
+def test_a_large_array_is_a_file_of_the_cache(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoded_cache, "LARGE", 0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(np, "save", lambda *_, **__: pytest.fail("the images were copied"))
+        decoded = read().train.images
+    assert not decoded.flags.writeable
+    (file,) = cache_folder("decoded").glob("*/images.npy")
+    assert (np.load(file) == decoded).all()
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_without_room_in_the_cache_images_are_decoded_in_memory(fault: int, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    expected = read()
+    save(0, 200)  # the files are decoded again
+    save(0, 0)
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    assert_equal(read(), expected)
+
+
+def test_unused_files_of_the_cache_vanish(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(folder, "WORTH_KEEPING", 1000.0)
+    source = read()
+    assert not list(cache_folder("decoded").glob("*"))
+    assert source.train.images[5].max() == 50
 
 
 def test_the_cache_is_private():
