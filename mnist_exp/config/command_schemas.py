@@ -215,7 +215,7 @@ class StudyConfig(Frozen):
     tune: TuneConfig
 
 
-Rate = Annotated[float, Field(ge=1e-12, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class FindConfig(Frozen):
@@ -223,7 +223,7 @@ class FindConfig(Frozen):
 
     low: Rate
     high: Rate
-    steps: Annotated[int, Field(ge=20, le=1000)]
+    steps: Annotated[int, Field(ge=30, le=1000)]
 
 
 class LrFindConfig(Frozen):

@@ -9,7 +9,7 @@ from mnist_exp.config.command_schemas import LrFindConfig
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.config.validation import compose_checked
+from mnist_exp.config.validation import check_request
 from mnist_exp.engine.preparation import check_config, load_base_run
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.runs.atomic import refuse_existing
@@ -32,22 +32,19 @@ def check_range_test(request: Request) -> tuple[Request, LrFindConfig, TrainConf
         if not (error.problems and problems):
             raise
         raise RequestError(sorted({*problems, *error.problems}), pending=error.pending) from error
-    if settings is None or problems:
-        raise RequestError(problems)
+    if problems:
+        raise RequestError(sorted(problems))
+    assert settings is not None
     return request, settings, config, computer
 
 
 def _check_settings(request: Request) -> tuple[LrFindConfig | None, list[Problem]]:
-    """Return the settings of the test (None if they are invalid), and their problems."""
-    try:
-        settings, _ = compose_checked(request, LrFindConfig)
-    except RequestError as error:
-        if not error.problems:
-            raise
-        return None, list(error.problems)
-    try:
-        if settings.output is not None:
-            refuse_existing(Path(settings.output).expanduser())
-    except RequestError as error:
-        return settings, [Problem("unusable", COMMAND_LINE, str(error), "output")]
-    return settings, []
+    """Return the settings of the test and their problems. Defaults replace invalid settings."""
+    checked = check_request(request, LrFindConfig)
+    problems = list(checked.problems)
+    if checked.config is not None and checked.config.output is not None:
+        try:
+            refuse_existing(Path(checked.config.output).expanduser())
+        except RequestError as error:
+            problems.append(Problem("unusable", COMMAND_LINE, str(error), "output"))
+    return checked.config, problems

@@ -67,7 +67,7 @@ def find_rate(
         warn(f"this learning rate is for {config.data.name}, the fallback for {stands_in_for}")
     document = _as_document(curve, proposal, config, folder, stands_in_for)
     if proposal.rate is None:
-        failure = WorkError(f"no learning rate can be proposed: {proposal.reason}")
+        failure = WorkError(document.message)
         failure.document = document
         raise failure
     return document
@@ -155,7 +155,7 @@ def _as_document(
         learning_rate=proposal.rate,
         override=None if proposal.rate is None else _override(proposal.rate),
         tenth_of_lowest=proposal.tenth_of_lowest,
-        reason=proposal.reason,
+        message="" if proposal.rate else f"no learning rate can be proposed: {proposal.reason}",
         ending=curve.ending,
         planned_steps=len(curve.planned),
         curve=_points(curve),

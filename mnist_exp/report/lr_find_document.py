@@ -27,7 +27,7 @@ class LrFindDocument(Document):
     """The override of a training that uses the proposal."""
     tenth_of_lowest: float | None
     """A tenth of the rate at the lowest smoothed loss; null without a proposal."""
-    reason: str
+    message: str
     """Why there is no proposal, and which settings to change; empty if there is one."""
     ending: Literal["completed", "diverged", "not_finite"]
     planned_steps: int

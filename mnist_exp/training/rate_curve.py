@@ -31,7 +31,9 @@ Ending = Literal["completed", "diverged", "not_finite"]
 DIVERGENCE = 4
 """A test ends when the smoothed loss exceeds this many times its lowest value."""
 _SMOOTHING = 0.04  # standard deviation of the Gaussian, as a fraction of the planned steps
-_NOISE = 2  # the loss has fallen if the fall exceeds this many standard deviations of the unsmoothed loss
+_NOISE = 3  # smallest fall that counts, in standard deviations; noise alone exceeds it in 1 % of tests
+_ROUNDING = 1e-6  # and as a fraction of the loss
+_STILL_FALLING = 0.1  # fraction of the whole fall
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class RateCurve:
 
     @cached_property
     def smoothed(self) -> Values:
-        """The smoothed losses."""
-        return smooth(self.losses, _SMOOTHING * len(self.planned))
+        """The smoothed losses. The losses after the lowest are capped, so that a huge one does not hide it."""
+        highest = self.losses[: self.losses.argmin() + 1].max()
+        return smooth(np.minimum(self.losses, highest), _SMOOTHING * len(self.planned))
 
 
 @dataclass(frozen=True)
@@ -125,19 +128,19 @@ def propose_rate(curve: RateCurve) -> Proposal:
     """Propose the learning rate at which the smoothed loss falls most steeply before it reaches its minimum."""
     smoothed = curve.smoothed
     lowest = int(smoothed.argmin())
-    noise = float(np.std((curve.losses - smoothed)[: lowest + 1]))
-    if lowest == 0 or smoothed[0] - smoothed[lowest] <= _NOISE * noise:
+    fall = smoothed[0] - smoothed[lowest]
+    if fall <= _NOISE * estimate_noise(curve.losses[: lowest + 1]) + _ROUNDING * abs(smoothed[0]):
         return Proposal(None, reason=_explain_no_fall(curve, lowest))
-    margin = _SMOOTHING * len(curve.planned)  # the slope is uncertain at the ends of the curve
     steepest = int(np.gradient(smoothed, np.log(curve.rates))[: lowest + 1].argmin())
+    margin = round(2.5 * _SMOOTHING * len(curve.planned))  # smoothing distorts the slope at the ends of the curve
     if steepest < margin:
         return Proposal(None, reason="the loss falls most steeply at the lowest rates: lower find.low")
-    if curve.ending == "completed" and lowest >= len(smoothed) - margin:
-        reason = "the loss still falls at the highest rate, so it may fall more steeply beyond: raise find.high"
-        return Proposal(None, reason=reason)
-    if steepest >= len(smoothed) - margin:
-        reason = "the loss falls most steeply just before it is no longer a number: raise find.steps"
-        return Proposal(None, reason=reason)
+    before = len(smoothed) - 1 - margin
+    if lowest > before and smoothed[before] - smoothed[-1] > _STILL_FALLING * fall:
+        if curve.ending == "completed":
+            beyond = "the loss still falls at the highest rate, so it may fall more steeply beyond"
+            return Proposal(None, reason=f"{beyond}: raise find.high")
+        return Proposal(None, reason="the loss falls until it is no longer a number: raise find.steps")
     return Proposal(round_rate(curve.rates[steepest]), round_rate(curve.rates[lowest] / 10))
 
 
@@ -150,6 +153,12 @@ def _explain_no_fall(curve: RateCurve, lowest: int) -> str:
         f"the loss did not fall by more than its noise (from {start:.4g} to {least:.4g}): raise find.steps or "
         "find.high; debug=overfit shows whether the model can learn"
     )
+
+
+def estimate_noise(losses: Values) -> float:
+    """Return the standard deviation of normal noise with this median difference between consecutive values."""
+    differences = np.abs(np.diff(losses))
+    return float(np.median(differences)) * 1.048 if len(differences) else 0.0
 
 
 def round_rate(rate: float) -> float:
