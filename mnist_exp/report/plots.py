@@ -145,8 +145,8 @@ def rate_curve(
     for rate, meaning, stroke in zip(marks, meanings, strokes, strict=True):
         if rate is not None:
             axes.axvline(rate, color=MARK, linestyle=stroke, linewidth=1.2, label=f"{rate:g}: {meaning}")
-    low, high = float(smoothed.min()), float(smoothed.max())
-    margin = 0.15 * (high - low) or 0.1
+    low, high = float(losses.min()), float(smoothed.max())
+    margin = 0.1 * (high - low) or 0.1
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + margin))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter())  # labels them if there are few decades

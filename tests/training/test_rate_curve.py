@@ -126,6 +126,13 @@ def test_the_rate_of_the_steepest_fall_is_proposed(middle: float, seed: int):
     assert proposal.reason == ""
 
 
+def test_a_huge_loss_after_the_fall_does_not_hide_it():
+    """Losses after the lowest are capped before they are smoothed."""
+    losses = noisy(falling(1e-2, width=0.2))
+    losses[74:] = 1e6
+    assert propose_rate(RateCurve(RATES, losses, "diverged")).rate == pytest.approx(1e-2, rel=0.3)
+
+
 @pytest.mark.parametrize("steps", [30, 100])
 def test_noise_is_not_taken_for_a_fall(steps: int):
     """Of 200 curves of noise, at most two have a proposal."""
