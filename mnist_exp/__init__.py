@@ -1,7 +1,7 @@
 """A config-driven experiment runner for image classification with Keras, Hydra and MLflow.
 
-Its functions are those of the command: `train`, `sweep`, `tune`, `resume`, `evaluate`, `compare`, `report`,
-`check`, `runs` and `load`. `mnist_exp.api` documents them.
+Its functions are those of the command: `train`, `sweep`, `tune`, `lr_find`, `resume`, `evaluate`, `compare`,
+`report`, `check`, `runs` and `load`. `mnist_exp.api` documents them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Comparison,
         Evaluation,
         Problem,
+        RangeTest,
         RequestError,
         Run,
         Study,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         load,
+        lr_find,
         report,
         resume,
         runs,
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "__version__",
-    "check", "compare", "evaluate", "load", "report", "resume", "runs", "sweep", "train", "tune",
+    "Comparison", "Evaluation", "Problem", "RangeTest", "RequestError", "Run", "Study", "Sweep", "WorkError",
+    "__version__", "check", "compare", "evaluate", "load", "lr_find", "report", "resume", "runs", "sweep", "train",
+    "tune",
 ]  # fmt: skip
 __version__ = "0.2.0"
 

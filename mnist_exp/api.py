@@ -10,7 +10,6 @@ with `__` or a literal dot between the parts of a key:
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import sys
@@ -26,6 +25,7 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.preparation import MODEL_FILES
 from mnist_exp.engine.saved_model import Saved, compose_run_config, find_saved
 from mnist_exp.errors import Problem, RequestError, WorkError
+from mnist_exp.notebook_display import as_frame, frame_html, picture_html, rows_html
 from mnist_exp.report.run_documents import runs_document
 from mnist_exp.runs.directory import PLOTS, list_runs, read_history, summarize_runs
 from mnist_exp.runs.lookup import find_run
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from mnist_exp.runs.result import RunResult
 
 __all__ = [
-    "Comparison", "Evaluation", "Problem", "RequestError", "Run", "Study", "Sweep", "WorkError", "check",
-    "compare", "evaluate", "load", "report", "resume", "runs", "sweep", "train", "tune",
+    "Comparison", "Evaluation", "Problem", "RangeTest", "RequestError", "Run", "Study", "Sweep", "WorkError",
+    "check", "compare", "evaluate", "load", "lr_find", "report", "resume", "runs", "sweep", "train", "tune",
 ]  # fmt: skip
 
 
@@ -79,7 +79,7 @@ class Run:
     @property
     def history(self) -> pd.DataFrame:
         """The metrics of each epoch."""
-        return _frame(read_history(self.path)).set_index("epoch")
+        return as_frame(read_history(self.path)).set_index("epoch")
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -152,7 +152,7 @@ class Run:
             rows |= {name: f"{value:.4f}" for name, value in self.metrics.items()}
             rows["path"] = str(self.path)
         picture = self.plots.get("accuracy")
-        return _table(list(rows.items())) + (_picture(picture) if picture else "")
+        return rows_html(list(rows.items())) + (picture_html(picture) if picture else "")
 
 
 class _Documented:
@@ -167,6 +167,31 @@ class _Documented:
 
     def _title(self) -> str:
         return str(self.document["document"])
+
+
+class RangeTest(_Documented):
+    """A learning rate range test."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The proposed learning rate; with a schedule, its peak."""
+        return float(self.document["learning_rate"])
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """A row per step: the learning rate, the loss and the smoothed loss."""
+        return as_frame(self.document["curve"]).set_index("step")
+
+    @property
+    def picture(self) -> Path:
+        """The plot of the curve."""
+        return Path(self.document["folder"]) / "lr_find.png"
+
+    def _title(self) -> str:
+        return f"{self.document['model']}: {self.document['override']}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self._title())}</p>" + picture_html(self.picture)
 
 
 class _InDirectory(_Documented):
@@ -184,7 +209,7 @@ class Sweep(_InDirectory):
     @property
     def jobs(self) -> pd.DataFrame:
         """A row per job: the swept keys, the status and the results."""
-        return _frame(self.document["jobs"])
+        return as_frame(self.document["jobs"])
 
     @property
     def runs(self) -> list[Run]:
@@ -200,7 +225,7 @@ class Sweep(_InDirectory):
         return f"{self.document['sweep']}: {len(self.document['jobs'])} jobs"
 
     def _repr_html_(self) -> str:
-        return _html_of(self.jobs.drop(columns=["path", "reason"]))
+        return frame_html(self.jobs.drop(columns=["path", "reason"]))
 
 
 class Study(_InDirectory):
@@ -209,7 +234,7 @@ class Study(_InDirectory):
     @property
     def trials(self) -> pd.DataFrame:
         """A row per trial: the searched keys, the status and the value."""
-        return _frame(self.document["trials"])
+        return as_frame(self.document["trials"])
 
     @property
     def best(self) -> Run | None:
@@ -220,7 +245,7 @@ class Study(_InDirectory):
         return f"{self.document['study']}: {len(self.document['trials'])} trials"
 
     def _repr_html_(self) -> str:
-        return _html_of(self.trials.drop(columns=["reason"]))
+        return frame_html(self.trials.drop(columns=["reason"]))
 
 
 class Comparison(_Documented):
@@ -234,12 +259,12 @@ class Comparison(_Documented):
     @property
     def groups(self) -> pd.DataFrame:
         """A row per group, best first."""
-        return _frame({**group, "metrics": {}} for group in self.document["groups"])
+        return as_frame({**group, "metrics": {}} for group in self.document["groups"])
 
     @property
     def pairs(self) -> pd.DataFrame:
         """A row per pair of groups: the difference, its interval and the verdict."""
-        return _frame(self.document["pairs"])
+        return as_frame(self.document["pairs"])
 
     @property
     def picture(self) -> Path:
@@ -251,7 +276,7 @@ class Comparison(_Documented):
 
     def _repr_html_(self) -> str:
         groups = self.groups.drop(columns=["runs"])
-        return f"<p>{html.escape(self.summary)}</p>" + _html_of(groups) + _picture(self.picture)
+        return f"<p>{html.escape(self.summary)}</p>" + frame_html(groups) + picture_html(self.picture)
 
 
 class Evaluation(_Documented):
@@ -265,7 +290,7 @@ class Evaluation(_Documented):
     @property
     def classes(self) -> pd.DataFrame:
         """A row per class: images, precision, recall and F1 score."""
-        return _frame(self.document["classes"]).set_index("name")
+        return as_frame(self.document["classes"]).set_index("name")
 
     @property
     def folder(self) -> Path:
@@ -278,7 +303,7 @@ class Evaluation(_Documented):
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self._title())}</p>" + _html_of(self.classes)
+        return f"<p>{html.escape(self._title())}</p>" + frame_html(self.classes)
 
 
 # ── Verbs ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -307,6 +332,16 @@ def sweep(*overrides: str, **keys: Any) -> Sweep:
         WorkError: Some jobs failed. The same call runs the unfinished jobs again.
     """
     return Sweep(run_verb("train", ("-m", *overrides), keys, choices=True))
+
+
+def lr_find(*overrides: str, **keys: Any) -> RangeTest:
+    """Propose a learning rate for a training as `mnist-exp lr_find` does.
+
+    Raises:
+        RequestError: The request was wrong; nothing was created.
+        WorkError: No learning rate can be proposed; the message says what to change.
+    """
+    return RangeTest(run_verb("lr_find", overrides, keys))
 
 
 def tune(*overrides: str, **keys: Any) -> Study:
@@ -403,7 +438,7 @@ def runs(
     selected = select_runs(listed, condition, sort)
     entries = [entry.model_dump() for entry in runs_document(selected[:limit], len(selected)).runs]
     kept = ("run", "status", "epochs", "data", "tags", "note", "path")
-    frame = _frame({key: entry[key] for key in (*kept, "metrics", "settings")} for entry in entries)
+    frame = as_frame({key: entry[key] for key in (*kept, "metrics", "settings")} for entry in entries)
     return frame.set_index("run") if entries else frame
 
 
@@ -445,33 +480,3 @@ def _place(run: Run | Sweep | Study | str | Path) -> str:
 def _places(runs: Iterable[Run | Sweep | Study | str | Path]) -> str:
     """Return the override that names runs."""
     return f"run=[{','.join(json.dumps(_place(run), ensure_ascii=False) for run in runs)}]"
-
-
-# ── Display ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _frame(entries: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a table with a row per entry; the mappings `values`, `metrics` and `settings` become columns."""
-    import pandas as pd
-
-    rows = []
-    for entry in entries:
-        row: dict[str, Any] = {}
-        for key, value in entry.items():
-            row |= value if key in ("values", "metrics", "settings") else {key: value}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _html_of(frame: pd.DataFrame) -> str:
-    return str(frame.to_html(float_format="{:.4f}".format, na_rep="–"))
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in rows)
-    return f"<table>{cells}</table>"
-
-
-def _picture(path: Path) -> str:
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{encoded}" style="max-width: 40em">'

@@ -41,6 +41,7 @@ VERBS = {
     "dataset": "fetch, verify or convert images: dataset convert data=mnist to=csv",
     "ui": "open the table of runs, or a run, in MLflow's UI",
     "compare": "compare runs or sweeps: means, intervals, differences, verdicts, a plot",
+    "lr_find": "train a few steps at rising learning rates, and propose one: lr_find model=mlp aug=shift",
     "tune": "search hyperparameters with Optuna: tune optimizer.learning_rate='tag(log,interval(1e-4,1e-1))'",
     "ensemble": "average the probabilities of finished runs in one saved model: ensemble 'run=[a,b,c]'",
     "export": "convert a saved model to other formats and verify each, or register it in MLflow",
@@ -56,13 +57,14 @@ DEFAULT_VERB = "train"
 # Verbs that use the root config of `train`. Their run=… becomes from=…, which loads the config of a run.
 OF_TRAINING = ("resume", "check", "show")
 # Verbs whose config has no key `format`, so that `format=json` is removed from the command line.
-_WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "tune")
+_WITHOUT_FORMAT_KEY = ("train", "resume", "check", "show", "lr_find", "tune")
 # Verbs that print their result as a JSON document with `format=json`.
 WITH_JSON = (*_WITHOUT_FORMAT_KEY, "runs", "compare", "report", "evaluate", "ensemble", "predict", "dataset")
 _JSON = "format=json"
 # Verbs that use the classes of plug-ins.
 _WITH_PLUGINS = (
-    "train", *OF_TRAINING, "tune", "export", "visualize", "evaluate", "ensemble", "report", "predict", "demo",
+    "train", *OF_TRAINING, "lr_find", "tune", "export", "visualize", "evaluate", "ensemble", "report", "predict",
+    "demo",
 )  # fmt: skip
 # The actions of a verb, given by the word after it.
 ACTIONS = {"dataset": ("fetch", "verify", "convert"), "runs": ("tag", "note", "rm", "diff")}

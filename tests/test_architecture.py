@@ -12,7 +12,7 @@ PACKAGE = Path(mnist_exp.__file__).parent
 # A room imports from itself and from rooms before it.
 ORDER = [
     "immediate_exit", "errors", "text", "suggest", "help_pages", "registrations", "keras_spec", "config", "runs", "data", "model", "training", "inference", "analysis",
-    "report", "tracking", "engine", "plugin", "sweeps", "serving", "commands", "cli", "child_command", "api", "plugin_testing",
+    "report", "tracking", "engine", "plugin", "sweeps", "serving", "commands", "cli", "child_command", "notebook_display", "api", "plugin_testing",
 ]  # fmt: skip
 
 # Where each heavy library may be imported at all.

@@ -199,6 +199,8 @@ def test_the_composed_config_is_shown(cli: Cli):
         ("model=py", "model=pyramid"),
         ("train model=py", "model=pyramid"),
         ("runs lim", "limit="),
+        ("lr_find find.st", "find.steps="),
+        ("lr_find optimizer=ada", "optimizer=adamw"),
         ("dataset convert data=fash", "data=fashion_mnist"),
         ("dataset verify data.lim", "data.limit="),
     ],

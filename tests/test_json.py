@@ -76,6 +76,19 @@ def test_a_search_prints_its_trials(cli: Cli):
     assert set(document["test"]) == {"accuracy", "loss"}
 
 
+def test_a_range_test_has_its_curve(cli: Cli):
+    """The override can be used as it is. Without a proposal, the document says why."""
+    words = ("lr_find", "data=digits", "model=linear", "find.steps=50", "format=json")
+    document = document_of(cli(*words), "lr_find")
+    cli("check", "data=digits", "model=linear", document["override"])
+    assert document["curve"][0]["learning_rate"] == 1e-6
+    assert 20 < len(document["curve"]) <= document["planned_steps"] == 50
+    assert (Path(document["folder"]) / "lr_find.png").is_file()
+    failed = document_of(cli(*words, "find.high=1e-5", status=1), "lr_find")
+    assert (failed["learning_rate"], failed["override"]) == (None, None)
+    assert "find.high" in failed["message"]
+
+
 def test_runs_are_listed(cli: Cli, runs: Path):
     """Each run has its path, its status and its metrics."""
     document = document_of(cli("runs", "format=json", "limit=1"), "runs")

@@ -215,6 +215,31 @@ class StudyConfig(Frozen):
     tune: TuneConfig
 
 
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class FindConfig(Frozen):
+    """The learning rates of `mnist-exp lr_find`, and the number of steps between them."""
+
+    low: Rate
+    high: Rate
+    steps: Annotated[int, Field(ge=30, le=1000)]
+
+
+class LrFindConfig(Frozen):
+    """The root config of `mnist-exp lr_find`, ignoring the keys that it shares with `train`."""
+
+    model_config = ConfigDict(extra="ignore")
+    find: FindConfig
+    output: Annotated[str, Field(min_length=1)] | None
+
+    @model_validator(mode="after")
+    def _rising(self) -> LrFindConfig:
+        if self.find.low >= self.find.high:
+            raise ValueError(f"find.low={self.find.low:g}: must be less than find.high={self.find.high:g}")
+        return self
+
+
 class SavedConfig(Frozen):
     """Keys shared by the verbs that work on a saved model."""
 

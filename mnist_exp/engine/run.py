@@ -27,6 +27,7 @@ from mnist_exp.engine.plugins import keep_copies
 from mnist_exp.engine.results import save_best, score_and_draw
 from mnist_exp.engine.seen_images import count_seen, list_splits
 from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError, first_line
+from mnist_exp.inference.metrics import wilson
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import count_parameters, statistics
 from mnist_exp.model.saving import weights_sha256
@@ -433,8 +434,6 @@ def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> 
     Half the width of its 95 % interval then exceeds 10 percentage points, which is impossible with 93 or more
     images. `limited` says whether `data.limit` keeps further images away.
     """
-    from mnist_exp.inference.metrics import wilson
-
     low, high = wilson(round(accuracy * images), images)
     if (high - low) / 2 > _IMPRECISE:
         warn(

@@ -6,37 +6,20 @@ that are not finite become `null`, because JSON cannot represent them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from mnist_exp.errors import Code, Problem, RequestError
-from mnist_exp.text import as_json, masked_values
+from mnist_exp.report.document_base import Document as Document
+from mnist_exp.report.document_base import Part
+from mnist_exp.report.lr_find_document import LrFindDocument
 
 Metrics = dict[str, float | None]
 
 
-class _Part(BaseModel):
-    """A part of a document."""
-
-    model_config = ConfigDict(defer_build=True, ser_json_inf_nan="null")
-
-
-class Document(_Part):
-    """Base class of the documents."""
-
-    version: Literal[1] = 1
-    """Increased when a field is renamed or removed; fields may be added at any time."""
-
-    def as_json(self) -> str:
-        """Return the document as JSON, without credentials."""
-        values = masked_values(json.loads(self.model_dump_json(by_alias=True)))
-        return as_json(values, indent=2, allow_nan=False) + "\n"
-
-
-class ProblemEntry(_Part):
+class ProblemEntry(Part):
     """One problem in a request."""
 
     code: Code | None
@@ -59,7 +42,7 @@ class ErrorDocument(Document):
     """The problems of a wrong request; empty if the work failed."""
 
 
-class RunEntry(_Part):
+class RunEntry(Part):
     """A run in the list."""
 
     run: str
@@ -104,7 +87,7 @@ class DiffDocument(Document):
     """The metrics of both runs; null if a run does not have the metric."""
 
 
-class CheckedModel(_Part):
+class CheckedModel(Part):
     """A model that was checked."""
 
     job: str | None
@@ -114,7 +97,7 @@ class CheckedModel(_Part):
     shape: list[int]
 
 
-class CheckedData(_Part):
+class CheckedData(Part):
     """Data that was checked. `images` is the number of images in each part, or empty if they were not counted."""
 
     name: str
@@ -132,7 +115,7 @@ class CheckDocument(Document):
     data: list[CheckedData]
 
 
-class Axis(_Part):
+class Axis(Part):
     """The receptive field along one axis, in pixels of the image."""
 
     size: int | None
@@ -143,7 +126,7 @@ class Axis(_Part):
     """Whether `size` is only an upper bound."""
 
 
-class LayerEntry(_Part):
+class LayerEntry(Part):
     """A layer of the architecture."""
 
     name: str
@@ -195,7 +178,7 @@ class TrainDocument(Document):
     exact: bool
 
 
-class JobEntry(_Part):
+class JobEntry(Part):
     """A job of a sweep."""
 
     name: str
@@ -223,7 +206,7 @@ class SweepDocument(Document):
     fallback_for: str | None
 
 
-class TrialEntry(_Part):
+class TrialEntry(Part):
     """A trial of a search."""
 
     number: int
@@ -253,7 +236,7 @@ class TuneDocument(Document):
     fallback_for: str | None
 
 
-class GroupEntry(_Part):
+class GroupEntry(Part):
     """A group of runs that differ only in their seed."""
 
     mark: str
@@ -269,7 +252,7 @@ class GroupEntry(_Part):
     """The values of every metric by seed."""
 
 
-class PairEntry(_Part):
+class PairEntry(Part):
     """Two groups, and the difference of their means (first − second), paired by seed."""
 
     first: str
@@ -287,7 +270,7 @@ class PairEntry(_Part):
     """The mark of the better group, if the verdict is `different`."""
 
 
-class LeftOutEntry(_Part):
+class LeftOutEntry(Part):
     """A run that cannot be compared."""
 
     path: str
@@ -322,7 +305,7 @@ class ReportDocument(Document):
     """The HTML file."""
 
 
-class EvaluatedData(_Part):
+class EvaluatedData(Part):
     """The images that a model was scored on."""
 
     name: str
@@ -337,7 +320,7 @@ class EvaluatedData(_Part):
     fallback_for: str | None
 
 
-class ClassEntry(_Part):
+class ClassEntry(Part):
     """The metrics of a class; null if undefined."""
 
     name: str
@@ -347,7 +330,7 @@ class ClassEntry(_Part):
     f1: float | None
 
 
-class BoundEntry(_Part):
+class BoundEntry(Part):
     """A bound of `require`, and the values of its metrics."""
 
     bound: str
@@ -377,7 +360,7 @@ class EvaluateDocument(Document):
     """The folder with the pictures and tables."""
 
 
-class MemberEntry(_Part):
+class MemberEntry(Part):
     """A member of an ensemble, scored on the same images."""
 
     run: str
@@ -398,7 +381,7 @@ class EnsembleDocument(Document):
     interval: tuple[float, float]
     """The 95 % confidence interval of its accuracy."""
     members: list[MemberEntry]
-    shifts: list[tuple[int, int]] = [(0, 0)]
+    shifts: list[tuple[int, int]] = Field(default=[(0, 0)])
     """The shifts of the images, down and to the right in pixels, over which the probabilities are averaged."""
     mean: Metrics
     """The means of the members' metrics."""
@@ -409,7 +392,7 @@ class EnsembleDocument(Document):
     folder: str
 
 
-class PredictionEntry(_Part):
+class PredictionEntry(Part):
     """The two most probable classes of an image."""
 
     input: str | int
@@ -452,6 +435,7 @@ class VerifyDocument(Document):
 DOCUMENTS: Mapping[str, type[Document]] = {
     "train": TrainDocument,
     "sweep": SweepDocument,
+    "lr_find": LrFindDocument,
     "tune": TuneDocument,
     "check": CheckDocument,
     "show": ShowDocument,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
 from rich.cells import cell_len
 
 from mnist_exp.data.dataset import Images, Labels
@@ -122,6 +122,36 @@ def learning_rate(rates: npt.NDArray[np.float32], steps_per_epoch: int, title: s
     axes.set(xlabel="epochs done", ylabel="learning rate", ylim=(0, float(rates.max()) * 1.05))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
+    write(figure, path, compact=True)
+
+
+def rate_curve(
+    rates: npt.NDArray[np.float64],
+    losses: npt.NDArray[np.float64],
+    smoothed: npt.NDArray[np.float64],
+    marks: tuple[float | None, float | None],
+    title: str,
+    path: Path,
+) -> None:
+    """Plot the loss of a range test over the learning rate, on a logarithmic axis.
+
+    `marks` holds the proposed rate, and a tenth of the rate at the minimum; None if there is none.
+    """
+    figure = new_figure(6.4, 4, title)
+    axes = figure.add_subplot()
+    axes.plot(rates, losses, color=_OTHERS, marker=".", markersize=3, linewidth=0.8, label="loss of each batch")
+    axes.plot(rates, smoothed, color=TRAIN, label="smoothed loss")
+    meanings, strokes = ("the smoothed loss falls most steeply", "a tenth of the rate at the minimum"), ("-", ":")
+    for rate, meaning, stroke in zip(marks, meanings, strokes, strict=True):
+        if rate is not None:
+            axes.axvline(rate, color=MARK, linestyle=stroke, linewidth=1.2, label=f"{rate:g}: {meaning}")
+    low, high = float(losses.min()), float(smoothed.max())
+    margin = 0.1 * (high - low) or 0.1
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - margin, high + margin))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter())  # labels them if there are few decades
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     write(figure, path, compact=True)
 
 
