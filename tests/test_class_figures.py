@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mnist_exp.engine.evaluation import print_class_figures
+from mnist_exp.engine.evaluation import most_frequent_mistakes, print_class_figures
 from mnist_exp.inference.metrics import assess
 
 
@@ -25,3 +25,23 @@ def test_of_many_classes_the_worst_are_listed(
     assert len(listed) == rows
     assert {"species-0", f"species-{classes - 1}"} <= set(listed)
     assert ("per_class.csv" in caplog.text) == (rows < classes)
+
+
+@pytest.mark.parametrize(
+    ("mistakes", "texts"),
+    [
+        ([(0, 1), (0, 1), (1, 2)], ["a → b: 2 times", "b → c: 1 time"]),
+        ([(0, 1), (0, 1), (1, 2), (2, 0), (2, 1)], ["a → b: 2 times", "b → c: 1 time", "c → a: 1 time",
+                                                    "1 other pair: 1 time"]),
+        ([(0, 1), (0, 2), (1, 0), (1, 2), (2, 0)] * 3, ["a → b: 3 times", "a → c: 3 times", "b → a: 3 times",
+                                                        "2 other pairs: 3 times each"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_equally_frequent_mistakes_that_are_left_out_are_counted(
+    mistakes: list[tuple[int, int]], texts: list[str]
+):
+    """The first three pairs are listed; the last text is the number of others that are as frequent as the third."""
+    true, predicted = zip(*mistakes, (0, 0), strict=True)
+    probabilities = np.eye(3, dtype=np.float32)[list(predicted)]
+    assert most_frequent_mistakes(assess(np.array(true), probabilities), ["a", "b", "c"]) == texts

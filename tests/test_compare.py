@@ -22,7 +22,17 @@ from support.golden import Golden
 
 from mnist_exp.engine import preparation
 from mnist_exp.sweeps import model_comparison
-from mnist_exp.sweeps.intervals import Difference, differences, holm, mcnemar, mean_of, sign_flip, verdicts
+from mnist_exp.sweeps.comparison import format_interval
+from mnist_exp.sweeps.intervals import (
+    Difference,
+    differences,
+    holm,
+    mcnemar,
+    mean_of,
+    sample_size,
+    sign_flip,
+    verdicts,
+)
 
 SIMULATED = 4000
 RUNS, SWEEPS = Path("outputs/runs"), Path("outputs/sweeps")
@@ -276,7 +286,60 @@ def test_equal_spreads_of_normal_values_are_judged():
     assert np.mean(found) > 0.85
 
 
+@pytest.mark.parametrize(
+    ("mean", "deviation", "alpha"), [(1, 1, 0.05), (0.5, 1, 0.05), (2, 1, 0.01), (0.2, 1, 0.005)]
+)
+def test_the_sample_size_has_the_stated_power(mean: float, deviation: float, alpha: float):
+    """A t test with this many seeds detects the difference with a probability of about 80 %, by the exact formula."""
+    n = sample_size(mean, deviation, alpha)
+    assert n is not None
+
+    def power(n: int) -> float:
+        return float(stats.nct.sf(stats.t.isf(alpha / 2, n - 1), n - 1, mean / deviation * n**0.5))
+
+    assert power(n) > 0.79
+    assert power(n - 1) < 0.81
+    assert sample_size(0, deviation, alpha) is None
+
+
 # The command.
+
+
+def test_an_undetected_difference_states_how_many_seeds_it_needs(cli: Cli):
+    """It is given for groups that are not distinguishable from the best one, and for no others."""
+    values = {
+        "linear": (0.801, 0.805, 0.8, 0.804),
+        "mlp": (0.803, 0.801, 0.802, 0.806),
+        "pyramid": (0.501, 0.506, 0.503, 0.504),
+    }
+    for model, accuracies in values.items():
+        for seed, val in enumerate(accuracies):
+            write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=val)
+    out = cli("compare").out
+    [needed] = re.findall(r"Seeds per group needed to detect the measured differences from A .*: (.*)\.", out)
+    assert re.fullmatch(r"\d+ for B", needed)
+    assert needed in cli("compare", "full=true").out
+
+
+def test_intervals_never_touch_0_by_rounding(cli: Cli):
+    """An end near 0 has more digits. One that is cut off at 0 is written as 0 and explained."""
+    assert format_interval((0.00001, 0.05), "val/accuracy", signed=True) == "+0.001 … +5.00"
+    assert format_interval((-0.00004, 0.5), "val/accuracy", signed=True) == "-0.004 … +50.00"
+    assert format_interval((-0.3, 0.000002), "val/loss", signed=True) == "-0.3000 … +2e-06"
+    assert format_interval((0.0, 0.05), "val/accuracy", signed=True) == "0 … +5.00"
+    # The second step of Holm's method finds the first difference, whose interval contains 0.
+    values = {
+        "linear": (0.898, 0.903, 0.904, 0.904),
+        "mlp": (0.895, 0.886, 0.89, 0.887),
+        "pyramid": (0.494, 0.497, 0.501, 0.496),
+    }
+    for model, accuracies in values.items():
+        for seed, val in enumerate(accuracies):
+            write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=val)
+    out = cli("compare", "full=true").out
+    assert out.startswith("A is best; better than B by 0 to 2.89 points, C by ")
+    assert " 0 … +2.89 " in out
+    assert "An interval that ends at exactly 0 is cut off there" in out
 
 
 def test_the_short_output_begins_with_a_summary(cli: Cli):

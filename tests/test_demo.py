@@ -312,6 +312,21 @@ def test_the_page_is_accessible_and_fits_a_phone(browser: Any, address: str, sch
         opened.page.close()
 
 
+@pytest.mark.slow
+def test_controls_are_large_enough_for_a_finger(browser: Any, address: str):
+    """On a touch screen, each control or its label is at least 40 pixels high."""
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    opened = Opened(browser, address, **phone)
+    low = opened.page.evaluate(
+        "[...document.querySelectorAll('button, summary, select, input')]"
+        ".map((one) => (one.type === 'checkbox' ? one.closest('label') : one))"
+        ".filter((one) => one.offsetHeight && one.offsetHeight < 40).map((one) => one.outerHTML)"
+    )
+    assert low == []
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    opened.page.close()
+
+
 def ask(address: str, path: str, body: bytes | None = None, **headers: str) -> tuple[HTTPResponse, bytes]:
     """Return the answer to a request, and its body."""
     place = urlsplit(address)

@@ -310,6 +310,68 @@ def test_a_study_shows_its_best_trial(cli: Cli):
     assert "This study is not complete" in damaged
 
 
+def write_study(trials: int) -> Path:
+    """Write a study of two keys, with as many finished trials and two pruned ones; trial 0 is the best."""
+    folder = Path("outputs/sweeps/study")
+    images = {"name": "digits", "sha256": "d" * 64, "stands_in_for": None, "images": {"test": 300}}
+    write_run(folder / "trial-000", "model=linear", test=0.9)
+    write_run(folder / "trial-001", "model=mlp")
+    result = json.loads(text_of(folder / "trial-000/result.json"))
+    (folder / "trial-000/result.json").write_text(json.dumps(result | {"data": images}))
+    rows = [f"{number},finished,{0.9 - number / 1000},0.0{number + 1},linear,1.5," for number in range(trials)]
+    rows += [f"{trials},pruned,0.31,0.5,mlp,0.5,", f"{trials + 1},pruned,0.32,0.6,mlp,0.5,"]
+    header = "trial,state,val/accuracy,optimizer.learning_rate,model,seconds,reason"
+    (folder / "trials.csv").write_text("\n".join([header, *rows]) + "\n")
+    (folder / "importances.csv").write_text("key,importance\noptimizer.learning_rate,0.8\nmodel,0.2\n")
+    return folder
+
+
+def test_pruned_trials_are_drawn_faintly(cli: Cli):
+    """In the charts of the values and the settings, with an entry in the legend; the alternatives count them."""
+    folder = write_study(5)
+    cli("report", f"run={folder}")
+    html = text_of(folder / "report.html")
+    drawn = re.findall(r'<script type="application/json" data-chart="(\w+)-1">(.*?)</script>', html)
+    charts = dict(drawn)
+    for name in ("history", "parallel"):
+        assert '"pruned"' in charts[name]
+        assert '"finished"' in charts[name]
+    assert "[5, 6]" in charts["history"]
+    assert "[0.31, 0.32]" in charts["parallel"]
+    assert "5 finished and 2 pruned trials" in html
+    table = html.partition('id="trials"')[2].partition("</thead>")[0]
+    assert re.findall(r'<th scope="col"[^>]*>(\w+)</th>', table) == ["trial", "state", "model", "seconds"]
+
+
+@pytest.mark.parametrize("trials", [5, 20])
+def test_importances_of_few_trials_have_a_warning(cli: Cli, trials: int):
+    """It names the number of finished trials, and the number from which there is no warning."""
+    folder = write_study(trials)
+    cli("report", f"run={folder}")
+    importance = text_of(folder / "report.html").partition('id="importance"')[2].partition("</section>")[0]
+    assert f"between the {trials} finished trials" in importance
+    assert ("rest on only 5 finished trials" in importance) == (trials < 20)
+    assert ("(here 20)" in importance) == (trials < 20)
+
+
+def test_the_headline_has_intervals_and_says_what_times_include(cli: Cli):
+    """The test accuracy of a study's best trial has the interval of its images; means have that of the seeds."""
+    folder = write_study(5)
+    cli("report", f"run={folder}")
+    write_groups(gain=0.1)
+    cli("report", "run=[outputs/runs]", "output=groups.html")
+    study, groups = (
+        dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", text_of(file).partition("<section")[0]))
+        for file in (folder / "report.html", Path("groups.html"))
+    )
+    assert study["Its test accuracy"] == "90.00 %"
+    assert study["95 % interval (test)"] == "86.08 … 92.91 %"
+    assert study["Time of all trials, without start-up and reading data"] == "8.5 s"
+    assert re.fullmatch(r"[\d.]+ … [\d.]+ %", groups["95 % interval (test/accuracy)"])
+    assert re.fullmatch(r"[\d.]+ … [\d.]+ %", groups["95 % interval (val/accuracy)"])
+    assert "Time of all runs, without start-up and reading data" in groups
+
+
 @pytest.mark.slow
 def test_a_comparison_names_what_it_left_out(cli: Cli):
     """Runs without models are compared by their figures; what is missing is listed, once."""

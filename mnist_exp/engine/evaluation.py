@@ -390,7 +390,10 @@ def print_class_figures(assessment: Assessment, names: Sequence[str]) -> None:
 
 
 def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list[str]:
-    """Return descriptions of the pairs of classes that are confused most often, the most frequent first."""
+    """Return descriptions of the pairs of classes that are confused most often, the most frequent first.
+
+    The last description is the number of pairs that are left out although they are as frequent as the last one.
+    """
     counts = {
         (row, column): count
         for row, line in enumerate(assessment.confusion)
@@ -398,7 +401,14 @@ def most_frequent_mistakes(assessment: Assessment, names: Sequence[str]) -> list
         if row != column and count
     }
     most = sorted(counts, key=lambda pair: -counts[pair])[:_MOST_MISTAKES]
-    return [
-        f"{names[row]} → {names[column]}: {(count := counts[row, column])} time{'s' * (count != 1)}"
-        for row, column in most
-    ]
+    texts = [f"{names[row]} → {names[column]}: {_format_times(counts[row, column])}" for row, column in most]
+    ties = sum(count >= counts[most[-1]] for count in counts.values()) - len(most) if most else 0
+    if ties:
+        texts.append(
+            f"{ties} other pair{'s' * (ties != 1)}: {_format_times(counts[most[-1]])}{' each' * (ties != 1)}"
+        )
+    return texts
+
+
+def _format_times(count: int) -> str:
+    return f"{count} time{'s' * (count != 1)}"

@@ -106,7 +106,10 @@ def _confusion(scored: Scored) -> list[Block]:
         f"Confusion matrix of {len(names)} classes: {int((predicted == part.labels).sum()):,} of {len(part):,} "
         "images are on the diagonal. The table of classes and the list of confusions above have the same numbers."
     )
-    caption = "Images of each class (rows) by predicted class (columns)."
+    caption = (
+        "Images of each class (rows) by predicted class (columns). Blue: the share of the class that is "
+        "classified correctly. Orange: the mistakes, on a scale of their own, up to the most frequent one."
+    )
     return [Chart(charts.confusion(scored.assessment.confusion, names), Picture(png, alt, caption))]
 
 

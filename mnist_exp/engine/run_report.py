@@ -49,6 +49,8 @@ _TYPED = ("optimizer.", "schedule.")  # settings that are listed even if the typ
 _EMPTY = (None, "null", "false", "{}", "[]")
 _MOST_WARNINGS = 20
 _ALL_EPOCHS = "history.csv in the run's directory has all"
+TIME_NOTE = ", without start-up and reading data"
+"""What durations leave out, after their name."""
 _STATUSES = {
     "running": "is running",
     "finished": "has finished",
@@ -99,17 +101,22 @@ def summarize_result(subject: ReportSubject) -> str:
     if run.status != "finished":
         finished = f"{result.epochs} of {result.planned_epochs or '?'} epochs are finished"
         answer += f". The run {describe_status(run.status)}; {finished}"
-    chosen = (
-        f"; the model is that of epoch {subject.summary.result.best_epoch}"
-        if subject.summary.result.best_epoch
-        else ""
-    )
+    chosen = f"; the model is that of epoch {result.best_epoch}" if result.best_epoch else ""
     return f"{what}: {answer}{chosen}."
 
 
 def describe_status(status: str) -> str:
     """Return the predicate of a sentence about a run with this status: `was killed`."""
     return _STATUSES.get(status, f"has the status {status}")
+
+
+def accuracy_rows(result: RunResult, part: str, label: str) -> list[tuple[str, str]]:
+    """Return a run's test or validation accuracy, and its 95 % interval if the number of images is known."""
+    accuracy = result.test_accuracy if part == "test" else result.val_accuracy
+    rows = [] if accuracy is None else [(label, format_percent(accuracy))]
+    if bounds := accuracy_interval(result, part):
+        rows.append((f"95 % interval ({part})", f"{100 * bounds[0]:.2f} … {100 * bounds[1]:.2f} %"))
+    return rows
 
 
 def _interval(result: RunResult, part: str) -> str:
@@ -153,15 +160,7 @@ def _notices(subject: ReportSubject) -> list[str]:
 
 def _headline(subject: ReportSubject) -> list[tuple[str, str]]:
     result = subject.summary.result
-    rows = []
-    for part, label, accuracy in (
-        ("test", "Test accuracy", result.test_accuracy),
-        ("val", "Validation accuracy", result.val_accuracy),
-    ):
-        if accuracy is not None:
-            rows.append((label, format_percent(accuracy)))
-            if bounds := accuracy_interval(result, part):
-                rows.append((f"95 % interval ({part})", f"{100 * bounds[0]:.2f} … {100 * bounds[1]:.2f} %"))
+    rows = [*accuracy_rows(result, "test", "Test accuracy"), *accuracy_rows(result, "val", "Validation accuracy")]
     rows += [
         (f"{part} {name}", format_loss(float(value)))
         for part, metrics in (("Test", result.test or {}), ("Validation", _validated(result)))
@@ -174,7 +173,7 @@ def _headline(subject: ReportSubject) -> list[tuple[str, str]]:
     if result.parameters is not None:
         rows.append(("Parameters", f"{result.parameters:,}"))
     if (seconds := result.training_seconds) is not None:
-        rows.append(("Time", format_duration(seconds)))
+        rows.append((f"Time{TIME_NOTE}", format_duration(seconds)))
     if "seed" in subject.values:
         rows.append(("Seeds", f"1 (seed={subject.values['seed']})"))
     return rows
@@ -398,8 +397,10 @@ def describe_environments(runs: Sequence[RunSummary]) -> list[Block]:
     seconds = [run.result.training_seconds for run in runs if run.result.training_seconds is not None]
     facts = [("Started", _format_time(started)), ("Ended", _format_time(ended))]
     if seconds:
-        facts.append(("Time of all runs", format_duration(sum(seconds))))
-        facts.append(("Time of a run", f"{format_duration(min(seconds))} … {format_duration(max(seconds))}"))
+        facts.append((f"Time of all runs{TIME_NOTE}", format_duration(sum(seconds))))
+        facts.append(
+            (f"Time of a run{TIME_NOTE}", f"{format_duration(min(seconds))} … {format_duration(max(seconds))}")
+        )
     return [Facts(facts), Table("Computers and versions", header, rows, ("threads", "runs"))]
 
 
@@ -443,7 +444,10 @@ def _environment(result: RunResult) -> list[Block]:
     rows += [("Fingerprint of the run", result.fingerprint or "unknown")]
     rows += [("SHA-256 of the weights", result.weights_sha256 or "unknown")]
     phases = [[name, f"{seconds:.2f}"] for name, seconds in result.seconds.items()]
-    return [Facts(rows), Table("Duration of each phase", ("phase", "seconds"), phases, ("seconds",))]
+    return [
+        Facts(rows),
+        Table("Duration of each phase, and of all of them", ("phase", "seconds"), phases, ("seconds",)),
+    ]
 
 
 def _format_time(seconds: float | None) -> str:

@@ -27,6 +27,7 @@ from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
 
 from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History, mean_and_deviation
+from mnist_exp.report.static_charts import shorten_label
 from mnist_exp.text import escape_controls, mask_credentials
 
 Item = Mapping[str, object]
@@ -35,9 +36,10 @@ Item = Mapping[str, object]
 # The page replaces these: see assets/report.js.
 _INK, _LINE, _PAPER, _QUIET = "#010203", "#010204", "#010205", "#010206"
 _DASHES = ("solid", "dashed", "dotted", "dotdash")
-_BLUES = ("#f3f7fb", "#d6e4f1", "#aecde6", "#7fb2d9", "#4f93c6", "#2a73b0", "#0f5592", "#083b6b")
+_RIGHT, _WRONG = TRAIN, VALIDATION
+_STRONGEST = 0.6  # opacity at which text is readable on light and dark paper
 _MOST_IN_LEGEND = 12
-_LONGEST_LABEL = 52  # characters in a legend
+_LONGEST_LABEL = 43  # characters in a legend, which must fit on a phone
 _LOGARITHMIC = 50  # ratio of the ends of an axis from which it is logarithmic
 _TICK_GAP = 0.04  # smallest distance of labels on an axis of parallel coordinates
 _LEGEND_LINE = 23  # pixels
@@ -81,10 +83,18 @@ def steps(history: History, column: str, label: str) -> Item:
 
 
 def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> Item:
-    """Return a heat map of the number of images of each class (rows) by predicted class (columns)."""
+    """Return a heat map of the number of images of each class (rows) by predicted class (columns).
+
+    Correct predictions and mistakes have a colour and a scale of their own. The colours are translucent, so that
+    they suit light and dark paper.
+    """
     names = _distinct(class_names)
     table = np.asarray(counts)
     shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
+    is_right = np.eye(len(names), dtype=bool).ravel()
+    most = shares[~is_right].max(initial=0) or 1.0
+    # Most mistakes are rare: the root of their share makes them visible.
+    strengths = np.where(is_right, shares, np.sqrt(0.06 + 0.94 * shares / most)) * (shares > 0)
     source = ColumnDataSource(
         {
             "true": np.repeat(names, len(names)).tolist(),
@@ -92,18 +102,21 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
             "count": table.ravel().tolist(),
             "share": shares.tolist(),
             "text": [str(count or "") for count in table.ravel()],
-            "ink": np.where(shares > 0.5, "#ffffff", "#1b1f24").tolist(),
+            "strength": (_STRONGEST * strengths).round(3).tolist(),
+            "colour": np.where(is_right, _RIGHT, _WRONG).tolist(),
         }
     )
     height = min(max(340, 34 * len(names) + 90), 900)
     chart = figure(
         x_range=FactorRange(factors=names), y_range=FactorRange(factors=names[::-1]), height=height, **_STYLE
     )
-    fill = linear_cmap("share", _BLUES, 0, 1)
-    boxes = chart.rect("predicted", "true", 0.96, 0.96, source=source, fill_color=fill, line_color=None)
+    boxes = chart.rect(
+        "predicted", "true", 0.96, 0.96, source=source, fill_color="colour", fill_alpha="strength",
+        line_color=_LINE, line_width=0.5,
+    )  # fmt: skip
     if len(names) <= 30:
         chart.text(
-            "predicted", "true", text="text", source=source, text_color="ink", text_align="center",
+            "predicted", "true", text="text", source=source, text_color=_INK, text_align="center",
             text_baseline="middle", text_font_size="12px",
         )  # fmt: skip
     chart.xaxis.axis_label, chart.yaxis.axis_label = "predicted", "true"
@@ -142,7 +155,7 @@ def reliability(accuracy: Sequence[float], confidence: Sequence[float], counts: 
         "confidence", "accuracy", source=source, color=VALIDATION, size=8, marker="diamond",
         legend_label="mean confidence",
     )  # fmt: skip
-    chart.line([0, 1], [0, 1], color=_INK, line_dash="dashed", legend_label="perfectly calibrated")
+    chart.line([0, 1], [0, 1], color=_INK, line_dash="dashed", legend_label="ideal")
     percent = "{0.0 %}"
     tooltips = [("confidence", f"@confidence{percent}"), ("accuracy", f"@accuracy{percent}"), ("images", "@count")]
     _add_hover(chart, [bars], tooltips)
@@ -201,13 +214,14 @@ def traces(groups: Sequence[tuple[str, Sequence[tuple[str, History]]]], metric: 
     return json_item(chart)
 
 
-def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metric: str) -> Item:
+def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metric: str, pruned: int = 0) -> Item:
     """Return parallel coordinates: a line per job or trial through its settings to its value of the metric.
 
     Args:
         columns: The settings, as text, by key.
         values: The value of the metric, for each job.
         metric: The metric.
+        pruned: How many of the jobs, at the end, are pruned trials, which are drawn faintly.
     """
     scale, unit = (100, " %") if "accuracy" in metric else (1, "")
     result = axis_of([f"{value * scale:.6g}" for value in values], most_ticks=0)
@@ -215,27 +229,19 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
     axes = [*map(axis_of, columns.values()), replace(result, ticks=ticks)]
     names = [*map(_plain, _short_keys([*columns])), _plain(metric)]
     lines = [[axis.places[number] for axis in axes] for number in range(len(values))]
-    source = ColumnDataSource(
-        {
-            "xs": [list(range(len(axes)))] * len(values),
-            "ys": lines,
-            "value": list(values),
-            **{f"c{index}": [*map(_plain, texts)] for index, texts in enumerate(columns.values())},
-        }
-    )
+    data: dict[str, Sequence[Any]] = {
+        "xs": [list(range(len(axes)))] * len(values),
+        "ys": lines,
+        "value": list(values),
+        **{f"c{index}": [*map(_plain, texts)] for index, texts in enumerate(columns.values())},
+    }
     chart = figure(
         height=420,
         x_range=Range1d(start=-0.3, end=len(axes) - 0.5),
         y_range=Range1d(start=-0.06, end=1.06),
         **_STYLE,
     )
-    low, high = min(values), max(values)
-    drawn = chart.multi_line(
-        "xs", "ys", source=source, line_width=2, line_alpha=0.75,
-        line_color=linear_cmap("value", _RAMP, low, high if high > low else low + 1),
-    )  # fmt: skip
-    highlighted = MultiLine(xs="xs", ys="ys", line_width=5, line_color=VALIDATION)
-    drawn.hover_glyph = highlighted
+    drawn = _draw_lines(chart, data, values, pruned)
     for position, axis in enumerate(axes):
         _draw_axis(chart, position, axis)
     chart.xaxis.ticker = FixedTicker(ticks=list(range(len(axes))))
@@ -243,10 +249,33 @@ def parallel(columns: Mapping[str, Sequence[str]], values: Sequence[float], metr
     chart.yaxis.visible = chart.grid.visible = False
     tooltips = [(name, f"@c{index}") for index, name in enumerate(names[:-1])]
     tooltips.append((names[-1], _value_format("@value", metric)))
-    hover = HoverTool(renderers=[drawn], tooltips=tooltips, line_policy="interp")
+    hover = HoverTool(renderers=drawn, tooltips=tooltips, line_policy="interp")
     chart.add_tools(hover)
     _finish(chart, "")
     return json_item(chart)
+
+
+def _draw_lines(
+    chart: figure, data: Mapping[str, Sequence[Any]], values: Sequence[float], pruned: int
+) -> list[Any]:
+    """Draw the lines of parallel coordinates; the last `pruned` ones faintly, with a legend."""
+    finished = len(values) - pruned
+    low, high = min(values[:finished]), max(values[:finished])
+    colour = linear_cmap("value", _RAMP, low, high if high > low else low + 1)
+    looks: list[tuple[str, slice, dict[str, Any]]] = [
+        ("finished", slice(finished), {"line_color": colour, "line_width": 2, "line_alpha": 0.75}),
+        ("pruned", slice(finished, None), {"line_color": _QUIET, "line_dash": "dotted", "line_alpha": 0.6}),
+    ]
+    drawn: list[Any] = []
+    entries: list[LegendItem] = []
+    for label, part, look in looks[: 1 + bool(pruned)]:
+        source = ColumnDataSource({name: list(column[part]) for name, column in data.items()})
+        drawn.append(chart.multi_line("xs", "ys", source=source, **look))
+        drawn[-1].hover_glyph = MultiLine(xs="xs", ys="ys", line_width=5, line_color=VALIDATION)
+        entries.append(LegendItem(label=label, renderers=drawn[-1:]))
+    if pruned:
+        chart.add_layout(Legend(items=entries, click_policy="hide", location="top_left"), "below")
+    return drawn
 
 
 def _draw_axis(chart: figure, position: int, axis: ParallelAxis) -> None:
@@ -289,13 +318,27 @@ def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]
     return json_item(chart)
 
 
-def trials(numbers: Sequence[int], values: Sequence[float], best: Sequence[float], metric: str) -> Item:
-    """Return a chart of the value of each trial, and of the best value so far."""
+def trials(
+    numbers: Sequence[int],
+    values: Sequence[float],
+    best: Sequence[float],
+    metric: str,
+    pruned: Sequence[tuple[int, float]] = (),
+) -> Item:
+    """Return a chart of the value of each finished trial, the best value so far and, faintly, pruned trials."""
     chart = _new_chart(metric, x_label="trial", y_label=metric)
     source = ColumnDataSource({"trial": list(numbers), "value": list(values), "best": list(best)})
     chart.step("trial", "best", source=source, color=MARK, mode="after", line_width=2, legend_label="best so far")
-    drawn = chart.scatter("trial", "value", source=source, color=TRAIN, size=8, legend_label="trial")
-    _add_hover(chart, [drawn], [("trial", "@trial"), (metric, _value_format("@value", metric))])
+    drawn = [chart.scatter("trial", "value", source=source, color=TRAIN, size=8, legend_label="finished")]
+    if pruned:
+        ended = ColumnDataSource(dict(zip(("trial", "value"), map(list, zip(*pruned, strict=True)), strict=True)))
+        drawn.append(
+            chart.scatter(
+                "trial", "value", source=ended, line_color=_QUIET, fill_color=None, line_alpha=0.7, size=8,
+                legend_label="pruned",
+            )
+        )  # fmt: skip
+    _add_hover(chart, drawn, [("trial", "@trial"), (metric, _value_format("@value", metric))])
     _finish(chart, metric)
     return json_item(chart)
 
@@ -426,7 +469,7 @@ def _in_legend(text: str) -> str:
     text = _plain(text)
     if len(text) > _LONGEST_LABEL:
         text = re.sub(r"\b(?:\w+\.)+(\w+)=", r"\1=", text)
-    return text if len(text) <= _LONGEST_LABEL else f"{text[:26]}…{text[-(_LONGEST_LABEL - 27) :]}"
+    return text if len(text) <= _LONGEST_LABEL else shorten_label(text, _LONGEST_LABEL)
 
 
 def _short_keys(keys: Sequence[str]) -> list[str]:

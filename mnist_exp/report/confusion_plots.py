@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.cells import cell_len
 
@@ -23,7 +24,8 @@ MOST_CLASSES = 30
 _NAMED = 60  # maximum number of classes that are named next to the matrix
 _WORST = 10
 _COLUMN = 0.085  # inches, at 10 points
-_BAR, _PALE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
+_BAR = "#0072B2"  # of Okabe and Ito's palette
+_MISTAKES = LinearSegmentedColormap.from_list("mistakes", ["#fdeee2", "#D55E00"])
 
 
 def draw_confusion(counts: Counts, names: Sequence[str], title: str, path: Path) -> None:
@@ -42,11 +44,9 @@ def _some_classes(counts: Counts, names: Sequence[str], title: str) -> Figure:
     figure = new_figure(width, height, title)
     axes = figure.add_subplot()
     shares = _shares(counts)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    _draw_cells(axes, shares)
     for row, column in zip(*np.nonzero(counts), strict=True):
-        dark = shares[row, column] > 0.5
-        pale = shares[row, column] < 0.1 and row != column
-        colour = "white" if dark else _PALE if pale else "black"
+        colour = "white" if row == column and shares[row, column] > 0.5 else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if len(text) < 5 else 6)
     axes.set(xlabel="predicted", ylabel="true")
@@ -64,13 +64,9 @@ def _many(counts: Counts, names: Sequence[str], title: str) -> Figure:
     figure = new_figure(13, 7.4, title)
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 2))
     axes = figure.add_subplot(grid[:, 0])
-    # Most mistakes are rare: the root of their share makes them visible.
-    shown = axes.imshow(
-        _shares(counts), cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest"
-    )
-    figure.colorbar(
-        shown, ax=axes, shrink=0.6, format=PercentFormatter(1.0, decimals=0), label="share of the class"
-    )
+    mistakes = _draw_cells(axes, _shares(counts))
+    shares = PercentFormatter(1.0, decimals=None)
+    figure.colorbar(mistakes, ax=axes, shrink=0.6, format=shares, label="mistakes: share of the class")
     if len(names) <= _NAMED:
         axes.set(xlabel="predicted", ylabel="true")
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=6)
@@ -87,11 +83,27 @@ def _many(counts: Counts, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
+def _draw_cells(axes: Axes, shares: npt.NDArray[np.float64]) -> AxesImage:
+    """Draw correct predictions in blue, and mistakes in orange on a scale of their own; return the latter."""
+    is_right = np.eye(len(shares), dtype=bool)
+    axes.imshow(np.ma.masked_where(~is_right, shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    most = np.max(shares, where=~is_right, initial=0) or 1.0
+    # Most mistakes are rare: the root of their share makes them visible.
+    return axes.imshow(
+        np.ma.masked_where(is_right | (shares == 0), shares),
+        cmap=_MISTAKES,
+        norm=PowerNorm(0.5, vmin=0, vmax=most),
+        interpolation="nearest",
+    )
+
+
 def _worst_pairs(axes: Axes, counts: Counts, labels: Sequence[str]) -> None:
     mistakes = counts * ~np.eye(len(counts), dtype=bool)
     order = np.argsort(-mistakes, axis=None, kind="stable")[:_WORST]
     pairs = [(int(row), int(column)) for row, column in zip(*np.unravel_index(order, counts.shape), strict=True)]
     pairs = [pair for pair in pairs if mistakes[pair]]
+    left_out = int((mistakes >= mistakes[pairs[-1]]).sum()) - len(pairs) if pairs else 0
+    ties = f"\n{left_out} more as often as the last" if left_out else ""
     totals = counts.sum(axis=1)
     rows = [
         (
@@ -101,7 +113,7 @@ def _worst_pairs(axes: Axes, counts: Counts, labels: Sequence[str]) -> None:
         )
         for row, column in pairs
     ]
-    _bars(axes, rows, "most frequent mistakes (true → predicted)", "images")
+    _bars(axes, rows, f"most frequent mistakes (true → predicted){ties}", "images")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 import bokeh
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from mnist_exp import __version__
@@ -27,6 +28,8 @@ _LIBRARY = "bokeh"
 MOST_BYTES = 3_000_000
 """Maximum size of a run's report."""
 _MOST_CELLS = 12_000  # of a table: about 0.5 MB
+_MOST_ON_PAPER = 7  # columns that fit on a page in normal type
+_EMPTY = ("", "–")  # cells without a value
 
 
 class Block(Protocol):
@@ -80,6 +83,7 @@ class Facts:
 class Table:
     """A table; `right` lists the columns of numbers.
 
+    Columns without any value are left out, except for the first.
     An `interactive` table can be sorted and filtered. One with `folded` is shown after a click on its caption.
     `elsewhere` says where all rows are, if only the first ones are shown: `history.csv has all`.
     """
@@ -92,6 +96,21 @@ class Table:
     interactive: bool = False
     folded: bool = False
     elsewhere: str = ""
+
+    def __post_init__(self) -> None:
+        kept = [
+            number
+            for number in range(len(self.header))
+            if number == 0 or not self.rows or any(row[number] not in _EMPTY for row in self.rows)
+        ]
+        object.__setattr__(self, "header", [self.header[number] for number in kept])
+        object.__setattr__(self, "rows", [[row[number] for number in kept] for row in self.rows])
+
+    @property
+    def width(self) -> str:
+        """`wide` or `widest` if the table needs smaller type to fit on paper."""
+        columns = len(self.header)
+        return "widest" if columns > 2 * _MOST_ON_PAPER else "wide" if columns > _MOST_ON_PAPER else ""
 
     @property
     def shown(self) -> Sequence[Sequence[str]]:
@@ -259,12 +278,18 @@ def _printable(value: object) -> str:
     return escape_controls(mask_credentials("" if value is None else str(value)))
 
 
+def _breakable(value: object) -> Markup:
+    """Return a key as HTML that can be wrapped after dots, slashes and underscores."""
+    return Markup(re.sub(r"(?<=\w)([./_])(?=\w)", r"\1<wbr>", str(escape(_printable(value)))))
+
+
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["printable"] = _printable
+    environment.filters["breakable"] = _breakable
     return environment.from_string(_asset("report.html"))
 
 

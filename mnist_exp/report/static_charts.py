@@ -14,6 +14,7 @@ from mnist_exp.report.figure import new_figure, write
 from mnist_exp.report.plots import GROUPS, MARK, TRAIN
 
 _MARKERS = "osD^vP"
+_FAINT = "#888888"
 _RAMP = LinearSegmentedColormap.from_list("ramp", ["#E69F00", "#a39a8a", "#0072B2"])
 
 
@@ -22,6 +23,7 @@ def parallel_coordinates(
     values: Sequence[float],
     metric: str,
     path: Path,
+    pruned: int = 0,
 ) -> None:
     """Draw a line per run through its settings to its value of a metric.
 
@@ -30,15 +32,23 @@ def parallel_coordinates(
         values: The value of the metric, for each run, which determines the colour.
         metric: The metric.
         path: The PNG file to write.
+        pruned: How many of the runs, at the end, are pruned trials, which are drawn faintly.
     """
     figure = new_figure(max(6.4, 1.6 * len(axes) + 1), 4.2, f"settings and {metric}")
     drawing = figure.add_subplot()
-    low, high = min(values), max(values)
+    finished = len(values) - pruned
+    low, high = min(values[:finished]), max(values[:finished])
     colours = ScalarMappable(Normalize(low, high if high > low else low + 1), _RAMP)
     shades = colours.to_rgba(np.asarray(values, float))
     for number in range(len(values)):
         places = [of_runs[number] for _, of_runs, _ in axes]
-        drawing.plot(range(len(axes)), places, color=shades[number], alpha=0.7, linewidth=1.2)
+        if number < finished:
+            drawing.plot(range(len(axes)), places, color=shades[number], alpha=0.7, linewidth=1.2)
+        else:
+            label = "pruned" if number == finished else None
+            drawing.plot(
+                range(len(axes)), places, ":", color=_FAINT, alpha=0.6, linewidth=1, zorder=1, label=label
+            )
     for position, (_, _, ticks) in enumerate(axes):
         drawing.axvline(position, color="#57606a", linewidth=0.8)
         for text, place in ticks.items():
@@ -47,6 +57,8 @@ def parallel_coordinates(
     drawing.set_yticks([])
     drawing.set_xlim(-0.15, len(axes) - 0.4)
     figure.colorbar(colours, ax=drawing, label=metric)
+    if pruned:
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     write(figure, path)
 
 
@@ -72,12 +84,19 @@ def class_dots(
 
 
 def trial_values(
-    numbers: Sequence[int], values: Sequence[float], best: Sequence[float], metric: str, path: Path
+    numbers: Sequence[int],
+    values: Sequence[float],
+    best: Sequence[float],
+    metric: str,
+    path: Path,
+    pruned: Sequence[tuple[int, float]] = (),
 ) -> None:
-    """Draw the value of each trial, and the best value so far."""
+    """Draw the value of each finished trial, the best value so far and, faintly, pruned trials."""
     figure = new_figure(6.4, 3.6, f"{metric} of each trial")
     axes = figure.add_subplot()
-    axes.plot(numbers, values, "o", color=TRAIN, markersize=4, label="trial")
+    if pruned:
+        axes.plot(*zip(*pruned, strict=True), "o", color=_FAINT, markersize=4, fillstyle="none", label="pruned")
+    axes.plot(numbers, values, "o", color=TRAIN, markersize=4, label="finished")
     axes.step(numbers, best, where="post", color=MARK, label="best so far")
     axes.set(xlabel="trial", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

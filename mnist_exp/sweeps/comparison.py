@@ -13,6 +13,7 @@ from mnist_exp.report.tables import print_table
 from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import (
     ALPHA,
+    POWER,
     Difference,
     Verdict,
     differences,
@@ -137,7 +138,8 @@ def _format_range(difference: Difference, metric: str) -> str:
     assert difference.interval is not None
     low, high = sorted(map(abs, difference.interval))
     unit = " points" if "accuracy" in metric else f" of {metric}"
-    return f"{_format_number(low, metric)} to {_format_number(high, metric)}{unit}"
+    lowest = _format_end(low, metric, signed=False) if low else "0"
+    return f"{lowest} to {_format_number(high, metric)}{unit}"
 
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
@@ -151,6 +153,33 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair"
     return f"With this number of seeds and this spread, the tests can detect differences of at least {size}."
+
+
+def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
+    """Return how many seeds would detect the best group's undetected differences; None if there are none."""
+    best = pairs[0].first
+    needed = [
+        f"{pair.difference.enough:,} for {pair.second.mark}"
+        for pair in pairs
+        if pair.first is best and pair.verdict == "indistinguishable" and pair.difference
+        if pair.difference.enough is not None
+    ]
+    if not needed:
+        return None
+    return (
+        f"Seeds per group needed to detect the measured differences from {best.mark} with a probability of "
+        f"{format_percent(POWER, 0)}, if they are the true ones: {_join_marks(needed)}."
+    )
+
+
+def describe_cut_intervals(pairs: Sequence[Pair]) -> str | None:
+    """Return a sentence on the intervals that end at 0; None if there are none."""
+    if not any(pair.difference and pair.difference.interval and 0 in pair.difference.interval for pair in pairs):
+        return None
+    return (
+        "An interval that ends at exactly 0 is cut off there: the difference is significant, but its interval, "
+        "which is corrected for all pairs at once, would otherwise contain 0."
+    )
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
@@ -295,8 +324,21 @@ def clip_interval(interval: tuple[float, float] | None, metric: str) -> tuple[fl
 
 
 def format_interval(interval: tuple[float, float] | None, metric: str, *, signed: bool = False) -> str:
-    """Format an interval; those of accuracies are in percentage points."""
-    return "–" if interval is None else " … ".join(_format_number(end, metric, signed=signed) for end in interval)
+    """Format an interval; those of accuracies are in percentage points.
+
+    An end that is not 0 has as many digits as it needs to differ from 0. The end of a `signed` interval that is
+    cut off at 0 has no digits.
+    """
+    return "–" if interval is None else " … ".join(_format_end(end, metric, signed=signed) for end in interval)
+
+
+def _format_end(value: float, metric: str, *, signed: bool) -> str:
+    text = _format_number(value, metric, signed=signed)
+    if value == 0:
+        return "0" if signed else text
+    if float(text):
+        return text
+    return f"{100 * value if 'accuracy' in metric else value:{'+' if signed else ''}.1g}"
 
 
 def _format_p(p: float) -> str:

@@ -21,6 +21,8 @@ from mnist_exp.runs.result import RunResult
 from mnist_exp.sweeps.comparison import (
     Pair,
     compare_pairs,
+    describe_cut_intervals,
+    describe_seeds_needed,
     describe_sensitivity,
     print_best_groups,
     print_means,
@@ -99,10 +101,8 @@ def _warn_of_fallbacks(runs: Sequence[TrainedRun]) -> list[str]:
 
 def _print_conditions(pairs: Sequence[Pair], config: CompareConfig, notes: int) -> None:
     """Print what the verdicts assume, what they can detect, and how to see the rest."""
-    if tests := sum(pair.difference is not None for pair in pairs):
-        say(describe_conditions(tests))
-        if sentence := describe_sensitivity(pairs, config.metric):
-            say(sentence)
+    for sentence in describe_tests(pairs, config.metric):
+        say(sentence)
     if not config.full:
         and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
         say(f"full=true prints all groups and metrics, the tests of each pair, and the omitted runs{and_notes}.")
@@ -117,13 +117,22 @@ def print_left_out(left_out: Mapping[Path, str]) -> None:
         say(line)
 
 
-def describe_conditions(tests: int) -> str:
-    """Return a sentence on how the verdicts are reached and when they are valid."""
+def describe_tests(pairs: Sequence[Pair], metric: str) -> list[str]:
+    """Return sentences on how the verdicts are reached, when they are valid, and what they can detect."""
+    tests = sum(pair.difference is not None for pair in pairs)
+    if not tests:
+        return []
     together = f", corrected for {tests} comparisons (Holm)" if tests > 1 else ""
-    return (
+    conditions = (
         f"Verdicts: paired t tests{together}, assuming that the differences (one per seed) are roughly normal; "
         "withheld if the spreads differ widely or a run diverged."
     )
+    others = (
+        describe_sensitivity(pairs, metric),
+        describe_seeds_needed(pairs),
+        describe_cut_intervals(pairs),
+    )
+    return [conditions, *filter(None, others)]
 
 
 def print_all(

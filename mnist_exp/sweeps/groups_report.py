@@ -14,6 +14,7 @@ from mnist_exp.config.metric_directions import Direction
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.engine.report_subject import same_columns
 from mnist_exp.engine.run_report import (
+    TIME_NOTE,
     describe_data,
     describe_environments,
     format_duration,
@@ -44,7 +45,6 @@ from mnist_exp.sweeps.comparison import (
     Pair,
     clip_interval,
     compare_pairs,
-    describe_sensitivity,
     format_interval,
     format_value,
     sort_groups,
@@ -53,7 +53,7 @@ from mnist_exp.sweeps.comparison import (
     tabulate_pairs,
 )
 from mnist_exp.sweeps.comparison_report import (
-    describe_conditions,
+    describe_tests,
     find_common_metric,
     find_diverged,
     list_remarks,
@@ -61,7 +61,7 @@ from mnist_exp.sweeps.comparison_report import (
 from mnist_exp.sweeps.groups import Group, group_runs, mark_groups
 from mnist_exp.sweeps.intervals import mean_of
 from mnist_exp.sweeps.report_target import Target
-from mnist_exp.text import display_path, format_percent
+from mnist_exp.text import display_path
 from mnist_exp.text import format_value as format_setting
 from mnist_exp.tracking.run_description import plugin_flags
 from mnist_exp.tracking.sweep_record import LEADERBOARD
@@ -188,13 +188,22 @@ def headline(target: Target, compared: Comparison) -> list[tuple[str, str]]:
         rows += [
             ("Groups", f"{len(compared.groups)}"),
             ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds[:8]))}{', …' * (len(seeds) > 8)})"),
-            (f"Best {compared.metric}", format_value(mean_of(list(best.values(compared.metric).values())).mean,
-                                                     compared.metric)),
-        ]  # fmt: skip
-        if tested := list(best.values("test/accuracy").values()):
-            rows.append(("Its test accuracy", format_percent(mean_of(tested).mean)))
+            *_mean_rows(f"Best {compared.metric}", best, compared.metric),
+        ]
+        if best.values("test/accuracy"):
+            rows += _mean_rows("Its test accuracy", best, "test/accuracy")
     known = [run.result.training_seconds for run in target.runs]
-    rows.append(("Time of all runs", format_duration(sum(seconds or 0.0 for seconds in known))))
+    rows.append((f"Time of all runs{TIME_NOTE}", format_duration(sum(seconds or 0.0 for seconds in known))))
+    return rows
+
+
+def _mean_rows(label: str, group: Group, metric: str) -> list[tuple[str, str]]:
+    """Return a group's mean of a metric and, for several seeds, its interval."""
+    mean = mean_of(list(group.values(metric).values()))
+    rows = [(label, format_value(mean.mean, metric))]
+    if interval := clip_interval(mean.interval, metric):
+        unit = " %" if "accuracy" in metric else ""
+        rows.append((f"95 % interval ({metric})", f"{format_interval(interval, metric)}{unit}"))
     return rows
 
 
@@ -213,9 +222,7 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
     blocks.append(Table(caption, header, rows, right, interactive=True, elsewhere=_ALL_GROUPS))
     tests = sum(pair.difference is not None for pair in pairs)
     if tests:
-        blocks.append(Text(describe_conditions(tests)))
-        if sentence := describe_sensitivity(pairs, metric):
-            blocks.append(Text(sentence))
+        blocks += map(Text, describe_tests(pairs, metric))
     elif len(groups) > 1:
         blocks.append(Notice("No two groups share two seeds, so no difference was tested."))
     if tests:
@@ -279,7 +286,7 @@ def runs_table(target: Target, listed: Sequence[ListedRun], keys: Sequence[str],
         [marks.get(run.summary.path, "–"), *(setting(run, key) for key in keys), *_results_row(run, metrics)]
         for run in _best_first(listed, compared)
     ]
-    caption = "All runs, with their settings and results, best first"
+    caption = f"All runs, with their settings and results, best first; seconds are{TIME_NOTE[1:]}"
     everything = (
         f"{LEADERBOARD} in the sweep's directory" if target.kind == "sweep" else "'mnist-exp runs format=json'"
     )
@@ -322,7 +329,7 @@ def curve_blocks(compared: Comparison) -> list[Block]:
         metric = find_common_metric(histories, compared.metric)
     except RequestError as error:
         return [Notice(f"There are no curves: {error}")]
-    labels = [f"{group.mark}  {group.label}  (n = {len(group.runs)})" for group in shown]
+    labels = [f"{group.mark} {group.label} (n={len(group.runs)})" for group in shown]
     traced: list[tuple[str, list[tuple[str, History]]]] = [
         (label, [(run.summary.name, history) for run, history in zip(group.runs, of_group, strict=True)])
         for label, group, of_group in zip(labels, shown, histories, strict=True)
@@ -347,15 +354,19 @@ def parallel_blocks(listed: Sequence[ListedRun], keys: Sequence[str], compared: 
     return [parallel_chart(columns, [value for _, value in valued], compared.metric)]
 
 
-def parallel_chart(columns: Mapping[str, Sequence[str]], values: Sequence[float], metric: str) -> Chart:
-    """Return the chart of parallel coordinates."""
+def parallel_chart(
+    columns: Mapping[str, Sequence[str]], values: Sequence[float], metric: str, pruned: int = 0
+) -> Chart:
+    """Return the chart of parallel coordinates; the last `pruned` lines are those of pruned trials."""
     axes = {**columns, metric: [f"{value:.6g}" for value in values]}
     places = [charts.axis_of(texts, 0 if name == metric else 6) for name, texts in axes.items()]
     named = [(name, axis.places, axis.ticks) for name, axis in zip(axes, places, strict=True)]
-    png = drawn(partial(static_charts.parallel_coordinates, named, values, metric))
+    png = drawn(partial(static_charts.parallel_coordinates, named, values, metric, pruned=pruned))
     alt = f"Parallel coordinates of {len(values)} runs; the table of all of them has the values."
     caption = f"A line per run through its settings to its {metric}; blue lines are higher, orange ones lower."
-    return Chart(charts.parallel(columns, values, metric), Picture(png, alt, caption))
+    if pruned:
+        caption += f" The {pruned} dotted lines are those of pruned trials, at their end."
+    return Chart(charts.parallel(columns, values, metric, pruned), Picture(png, alt, caption))
 
 
 # ── Repeating ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -367,11 +378,13 @@ def repeat_blocks(target: Target, keys: Sequence[str], compared: Comparison) -> 
     if target.kind == "sweep" and (command := sweep_command(target, keys)):
         blocks.append(Code("Repeat this sweep; finished jobs are not trained again", command))
     elif compared.groups:
-        rows = [
-            (group.mark, original_command(group.runs[0].summary.result))
+        blocks += [
+            Code(
+                f"The command that started the first run of {group.mark}",
+                original_command(group.runs[0].summary.result),
+            )
             for group in compared.groups[:_MOST_GROUPS_DRAWN]
         ]
-        blocks.append(Table("How the first run of each group was started", ("group", "command"), rows))
     if (best := compared.best_run) is not None:
         blocks += using_lines(best, "the best run")
     return blocks

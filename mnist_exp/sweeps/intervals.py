@@ -6,6 +6,7 @@ set of images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from scipy import stats
 
 ALPHA = 0.05
+POWER = 0.8
+"""The probability of detecting a difference with `Difference.enough` seeds."""
 STRICT = 0.01
 """The significance level for groups of unequal spread, whose differences may be skewed."""
 UNEQUAL, EXTREME = 1.5, 10.0
@@ -61,6 +64,8 @@ class Difference:
     p: float
     smallest: float | None = None
     """The smallest difference that would be significant with these numbers of seeds and pairs and this spread."""
+    enough: int | None = None
+    """The number of seeds that detects a difference of this size and spread with the probability `POWER`."""
     spread_ratio: float = 1.0
     """The larger standard deviation of the two groups, divided by the smaller one."""
 
@@ -135,12 +140,31 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> lis
             None if alike else (float(bottom), float(top)),
             float(chance),
             None if alike else float(least),
+            None if alike else sample_size(float(mean), float(values.std(ddof=1)), level / count),
             float(ratio),
         )
-        for values, mean, alike, bottom, top, chance, least, ratio in zip(
-            by_seed, means, same, low, high, p, smallest, ratios, strict=True
+        for values, mean, alike, bottom, top, chance, least, level, ratio in zip(
+            by_seed, means, same, low, high, p, smallest, levels, ratios, strict=True
         )
     ]
+
+
+def sample_size(mean: float, deviation: float, alpha: float) -> int | None:
+    """Return the number of seeds with which a paired t test detects a mean difference with a probability of 80 %.
+
+    This is the normal approximation with Guenther's correction for the t test (Sample size formulas for normal
+    theory t tests, The American Statistician 35, 1981).
+
+    Args:
+        mean: The true mean of the differences; None is returned for 0.
+        deviation: The standard deviation of the differences.
+        alpha: The significance level of the two-sided test.
+    """
+    if not mean:
+        return None
+    z = float(stats.norm.isf(alpha / 2))
+    n = ((z + float(stats.norm.ppf(POWER))) * deviation / mean) ** 2 + z**2 / 2
+    return max(2, math.ceil(n)) if math.isfinite(n) else None
 
 
 def _is_constant(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -17,7 +17,9 @@ from mnist_exp.config.overrides import Request
 from mnist_exp.engine.model_report import class_blocks
 from mnist_exp.engine.report_subject import collect_subject
 from mnist_exp.engine.run_report import (
+    TIME_NOTE,
     accuracy_interval,
+    accuracy_rows,
     curves_of,
     describe_data,
     describe_environments,
@@ -36,6 +38,7 @@ from mnist_exp.sweeps.report_target import IMPORTANCES, TABLE, Target
 from mnist_exp.text import format_percent
 from mnist_exp.text import format_value as format_setting
 
+_TRIALS_PER_KEY = 10  # with fewer finished trials, the report warns about the importances
 _COLUMNS = 3  # trial, state and metric, which precede the searched keys in the table of trials
 
 
@@ -64,17 +67,25 @@ class StudyRecord:
     @property
     def valued(self) -> list[TrialRow]:
         """The finished trials with a finite value, in their order."""
-        return [
-            trial
-            for trial in self.trials
-            if trial.state == "finished" and trial.value is not None and math.isfinite(trial.value)
-        ]
+        return self._in_state("finished")
+
+    @property
+    def pruned(self) -> list[TrialRow]:
+        """The pruned trials with a finite value, in their order."""
+        return self._in_state("pruned")
 
     @property
     def best(self) -> TrialRow | None:
         """The best finished trial; of equal ones, the earliest."""
         sign = 1 if self.direction == "max" else -1
         return max(self.valued, key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
+
+    def _in_state(self, state: str) -> list[TrialRow]:
+        return [
+            trial
+            for trial in self.trials
+            if trial.state == state and trial.value is not None and math.isfinite(trial.value)
+        ]
 
 
 def study_page(request: Request, target: Target, config: ReportConfig) -> Page:
@@ -198,12 +209,12 @@ def _headline(study: StudyRecord, target: Target, best: RunSummary | None) -> li
     rows = [("Trials", ", ".join(f"{count} {state}" for state, count in sorted(states.items())))]
     if study.best is not None and study.best.value is not None:
         rows.append((f"Best {study.metric}", format_value(study.best.value, study.metric)))
-    if best is not None and best.result.test_accuracy is not None:
-        rows.append(("Its test accuracy", format_percent(best.result.test_accuracy)))
+    if best is not None:
+        rows += accuracy_rows(best.result, "test", "Its test accuracy")
     seconds = [trial.seconds for trial in study.trials if trial.seconds is not None]
     seeds = {ListedRun.read(run).setting("seed") for run in target.runs}
     rows += [
-        ("Time of all trials", format_duration(sum(seconds))),
+        (f"Time of all trials{TIME_NOTE}", format_duration(sum(seconds))),
         ("Seeds", f"{len(seeds)} per trial" if len(seeds) == 1 else f"{len(seeds)}"),
     ]
     return rows
@@ -273,18 +284,25 @@ def _history(study: StudyRecord) -> list[Block]:
         return []
     numbers, values = [trial.number for trial in valued], [trial.value or 0.0 for trial in valued]
     best = list(itertools.accumulate(values, max if study.direction == "max" else min))
-    png = drawn(partial(static_charts.trial_values, numbers, values, best, study.metric))
-    alt = f"{study.metric} of {len(valued)} finished trials; the table of trials has the values."
+    pruned = [(trial.number, trial.value or 0.0) for trial in study.pruned]
+    png = drawn(partial(static_charts.trial_values, numbers, values, best, study.metric, pruned=pruned))
+    also = f" and {len(pruned)} pruned" if pruned else ""
+    alt = f"{study.metric} of {len(valued)} finished{also} trials; the table of trials has the values."
     caption = f"{study.metric} of each finished trial, and the best value so far."
-    return [Chart(charts.trials(numbers, values, best, study.metric), Picture(png, alt, caption))]
+    if pruned:
+        caption += f" Empty circles: the {len(pruned)} pruned trials, at their end."
+    return [Chart(charts.trials(numbers, values, best, study.metric, pruned), Picture(png, alt, caption))]
 
 
 def _parallel(study: StudyRecord) -> list[Block]:
     valued = [trial for trial in study.valued if len(trial.settings) == len(study.keys)]
     if len(valued) < 2 or not study.keys:
         return []
-    columns = {key: [trial.settings[number] for trial in valued] for number, key in enumerate(study.keys)}
-    return [parallel_chart(columns, [trial.value or 0.0 for trial in valued], study.metric)]
+    pruned = [trial for trial in study.pruned if len(trial.settings) == len(study.keys)]
+    drawn_trials = [*valued, *pruned]
+    columns = {key: [trial.settings[number] for trial in drawn_trials] for number, key in enumerate(study.keys)}
+    values = [trial.value or 0.0 for trial in drawn_trials]
+    return [parallel_chart(columns, values, study.metric, len(pruned))]
 
 
 def _importance(study: StudyRecord, folder: Path) -> list[Block]:
@@ -295,7 +313,15 @@ def _importance(study: StudyRecord, folder: Path) -> list[Block]:
     except (OSError, ValueError, csv.Error):
         return [Text("The search computed none: it needs several finished trials with different values.")]
     text = ", ".join(f"{key} {share}" for key, share in shares)
-    return [
-        Text(f"Shares of the variation of {study.metric} between finished trials (fANOVA): {text}."),
+    count, enough = len(study.valued), _TRIALS_PER_KEY * len(study.keys)
+    blocks: list[Block] = [
+        Text(f"Shares of the variation of {study.metric} between the {count} finished trials (fANOVA): {text}."),
         Table("Importance of each key", ("key", "share"), shares, ("share",)),
     ]
+    if count < enough:
+        few = (
+            f"These shares rest on only {count} finished trials. As a rule of thumb, below {_TRIALS_PER_KEY} for "
+            f"each searched key (here {enough}), they can change a lot with a few more trials."
+        )
+        blocks.insert(0, Notice(few))
+    return blocks

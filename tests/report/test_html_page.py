@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.browser import browser, needs_browser, opened
+from support.browser import browser, needs_browser, opened, serious_violations
 
 from mnist_exp.report import charts
 from mnist_exp.report.html_page import (
@@ -168,6 +169,107 @@ def test_a_large_chart_becomes_its_picture():
     assert html.count("data-chart=") == 1
     assert html.count("<img") == 2
     assert 'class="notice"' not in html
+
+
+def rendered(*blocks: Any) -> str:
+    return render(Page("a", "b", "c", sections=[Section("x", "X", blocks)]))
+
+
+def test_columns_without_values_are_left_out():
+    """The first column stays, and so do the columns of a table without rows."""
+    rows = [("–", "–", "1", "", "–"), ("–", "", "2", "–", "2")]
+    table = Table("T", ("a", "b", "c", "d", "e"), rows, ("b", "e"), interactive=True)
+    assert re.findall(r'<th scope="col"(?: class="number")?>(.)</th>', rendered(table)) == ["a", "c", "e"]
+    assert table.rows == [["–", "1", "–"], ["–", "2", "2"]]
+    assert len(Table("T", ("a", "b"), []).header) == 2
+
+
+def test_the_colours_of_a_confusion_matrix_suit_both_themes():
+    """Rare mistakes are visible next to a strong diagonal; text has the theme's colour; empty cells have none."""
+    chart = json.dumps(charts.confusion([[990, 1, 0], [0, 980, 20], [0, 0, 1000]], ["a", "b", "c"]))
+    data = dict(json.loads(found) for found in re.findall(r'\["(?:strength|colour)", \[[^]]*\]\]', chart))
+    right, rare, empty = data["strength"][:3]
+    frequent = data["strength"][5]
+    assert 0.1 < rare < 0.3 < min(frequent, right)
+    assert max(frequent, right) <= 0.6
+    assert empty == 0
+    assert len({data["colour"][number] for number in (0, 4, 8)}) == 1
+    assert data["colour"][0] != data["colour"][1]
+    assert "#010203" in chart  # the token of the theme's text
+    assert "#ffffff" not in chart
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_wide_tables_and_long_commands_stay_inside_the_page(tmp_path: Path, width: int):
+    """A wide table scrolls under its first column; on paper it is as wide as the page. Commands are wrapped."""
+    header = [f"model.layers.key_{number}" for number in range(14)]
+    table = Table("T", header, [[f"value {number}" for number in range(14)]] * 3, interactive=True)
+    file = tmp_path / "report.html"
+    file.write_text(rendered(table, Code("Repeat it", "mnist-exp " + "model=mlp " * 60)), encoding="utf-8")
+    with browser() as chromium, opened(chromium, file, viewport={"width": width, "height": 800}) as found:
+        page = found.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert (
+            page.evaluate(
+                "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector('pre'))"
+            )
+            == 0
+        )
+        first = page.locator("tbody th").first
+        before = first.bounding_box()["x"]
+        page.evaluate("document.querySelector('.scroll').scrollLeft = 300")
+        assert first.bounding_box()["x"] == pytest.approx(before, abs=1)
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 700, "height": 990})
+        assert page.evaluate("document.querySelector('table').getBoundingClientRect().right") <= 700
+        assert not page.locator(".copy").first.is_visible()
+
+
+@pytest.mark.slow
+@needs_browser
+def test_controls_are_large_enough_for_a_finger(tmp_path: Path):
+    """On a touch screen, links of the contents and buttons are at least 40 pixels high."""
+    rows = [("1", "2"), ("3", "4")]
+    blocks = [
+        Code("A", "b"),
+        Table("T", ("a", "b"), rows, interactive=True),
+        Table("F", ("a",), rows, folded=True),
+    ]
+    file = tmp_path / "report.html"
+    file.write_text(rendered(*blocks), encoding="utf-8")
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    with browser() as chromium, opened(chromium, file, **phone) as found:
+        heights = found.page.evaluate(
+            "[...document.querySelectorAll('button, input, nav a, main summary')].map((one) => one.offsetHeight)"
+        )
+        assert len(heights) == 6
+        assert min(heights) >= 40
+
+
+@pytest.mark.slow
+@needs_browser
+def test_commands_can_be_copied(tmp_path: Path):
+    """With a mouse or the keyboard, from a file; if the browser refuses the clipboard, the text is selected."""
+    command = "mnist-exp 'run=<b>' --help"
+    file = tmp_path / "report.html"
+    file.write_text(rendered(Code("Repeat it", command)), encoding="utf-8")
+    with browser() as chromium, opened(chromium, file) as found:
+        button = found.page.get_by_role("button", name="Copy")
+        assert button.get_attribute("aria-describedby")
+        button.focus()
+        found.page.keyboard.press("Enter")
+        found.page.get_by_text("copied", exact=True).wait_for()
+        refuse = "navigator.clipboard.writeText = () => Promise.reject(); document.execCommand = () => false"
+        found.page.evaluate(f"() => {{ {refuse} }}")
+        button.click()
+        found.page.get_by_text("selected; copy it with the keyboard").wait_for()
+        assert found.page.evaluate("getSelection().toString()") == command
+        assert serious_violations(found) == []
+        assert found.complaints == []
+    with browser() as chromium, opened(chromium, file, java_script_enabled=False) as found:
+        assert found.page.locator("button").count() == 0
 
 
 @pytest.mark.parametrize(

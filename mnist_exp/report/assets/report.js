@@ -92,6 +92,32 @@
     });
   }
 
+  // Browsers may refuse the clipboard: the text stays selected, so that the reader can copy it with the keyboard.
+  async function copy(code, status) {
+    getSelection().selectAllChildren(code);
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+      status.textContent = "copied";
+    } catch {
+      status.textContent = document.execCommand("copy") ? "copied" : "selected; copy it with the keyboard";
+    }
+  }
+
+  function makeCopyable(pre) {
+    const bar = document.createElement("div");
+    const button = document.createElement("button");
+    const status = document.createElement("span");
+    bar.className = "copy";
+    button.type = "button";
+    button.textContent = "Copy";
+    button.setAttribute("aria-describedby", pre.getAttribute("aria-labelledby"));
+    status.setAttribute("role", "status");
+    button.addEventListener("click", () => copy(pre.firstElementChild, status));
+    bar.append(button, status);
+    pre.after(bar);
+  }
+
+  document.querySelectorAll("[data-copy]").forEach(makeCopyable);
   for (const container of document.querySelectorAll("[data-interactive]")) {
     const table = container.querySelector("table");
     makeSortable(table);
