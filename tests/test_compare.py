@@ -354,7 +354,7 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
         r"A has the best mean; not distinguishable from B; better than C by \d+\.\d\d to \d+\.\d\d points", first
     )
     assert "paired t tests" in out
-    assert "can detect differences of at least" in out
+    assert "only measured differences of at least" in out
     for width in range(4, 14):
         for seed in range(3):
             write_run(

@@ -143,7 +143,7 @@ def _format_range(difference: Difference, metric: str) -> str:
 
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
-    """Return the smallest differences that the tests can detect, as a sentence; None if nothing was tested."""
+    """Return the smallest measured differences that would be significant, as a sentence; None if nothing was tested."""
     smallest = [
         pair.difference.smallest for pair in pairs if pair.difference and pair.difference.smallest is not None
     ]
@@ -152,7 +152,9 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair"
-    return f"With this number of seeds and this spread, the tests can detect differences of at least {size}."
+    return (
+        f"With this number of seeds and this spread, only measured differences of at least {size} are significant."
+    )
 
 
 def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
