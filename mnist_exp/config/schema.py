@@ -249,6 +249,15 @@ class EarlyStoppingConfig(Frozen):
     min_delta: Annotated[float, Field(ge=0)]
 
 
+class DistillationConfig(Frozen):
+    """The share of the teacher's outputs in the training loss, and how much they are softened."""
+
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The loss is (1 - weight) · loss + weight · temperature² · KL divergence from the teacher."""
+    temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """The divisor of the logits of both models."""
+
+
 class TrainingConfig(Frozen):
     """Epochs, batch size, loss, metrics, and the selection of the epoch to keep."""
 
@@ -271,6 +280,7 @@ class TrainingConfig(Frozen):
     """The number of epochs whose weights are averaged."""
     callbacks: tuple[Any, ...] = ()
     """Callbacks of plug-ins: names, or mappings of a `type` and arguments."""
+    distillation: DistillationConfig = DistillationConfig()
     _full_name_of_loss = field_validator("loss")(spell_out)
 
     @property
@@ -407,6 +417,8 @@ class TrainConfig(Frozen):
     outputs: Annotated[str, Field(min_length=1)]
     from_: Annotated[str | None, Field(alias="from")]
     init_from: str | None
+    teacher: str | None = None
+    """The run or model file whose outputs are learned as well."""
     any_version: bool
     """Whether a run may be resumed after an upgrade."""
     save: tuple[Literal["keras", "h5", "yaml", "plots"], ...] = ("keras", "h5", "yaml", "plots")
@@ -446,6 +458,7 @@ class TrainConfig(Frozen):
             *self._too_large_to_whiten(),
             *self._warmup_without_end(),
             *self._mixed_indices(),
+            *self._distillation_without_effect(),
         ]
         if wrong:
             raise ValueError("\n".join(wrong))  # each line starts with the key to change
@@ -466,6 +479,15 @@ class TrainConfig(Frozen):
                 f"preprocess={self.preprocess.type}: whitening {values:,} values needs a matrix of "
                 f"{values:,}×{values:,}; images may have at most {WHITENED_VALUES:,} values"
             )
+
+    def _distillation_without_effect(self) -> Iterator[str]:
+        defaults = DistillationConfig()
+        for key, value in self.training.distillation:
+            if self.teacher is None and value != getattr(defaults, key):
+                yield f"training.distillation.{key}={value:g}: needs a teacher, but teacher is null"
+        loss = self.training.loss
+        if self.teacher is not None and "crossentropy" not in loss.lower().replace("_", ""):
+            yield f"training.loss={loss}: must be a cross-entropy to learn from a teacher"
 
     def _mixed_indices(self) -> Iterator[str]:
         for key, alpha in (("mixup", self.aug.mixup), ("cutmix", self.aug.cutmix)):

@@ -262,7 +262,8 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
 
 def compute_fingerprint(config: TrainConfig, computer: Device) -> str:
     """Return the fingerprint of the run that a config describes, on the given device."""
-    return fingerprint_of(as_values(config), data_sha256(config.data), computer, donor_sha256(config.init_from))
+    others = donor_sha256(config.init_from), donor_sha256(config.teacher)
+    return fingerprint_of(as_values(config), data_sha256(config.data), computer, *others)
 
 
 @lru_cache(maxsize=1)
@@ -284,7 +285,7 @@ def data_sha256(data: DataConfig) -> str:
 
 @lru_cache(maxsize=16)
 def donor_sha256(run: str | None) -> str | None:
-    """Return the SHA-256 of the weights that a warm start takes from a run; None without one."""
+    """Return the SHA-256 of the weights of a run or model file; None without one."""
     from mnist_exp.model.saving import weights_sha256
     from mnist_exp.model.warm_start import load_donor
 
