@@ -18,6 +18,7 @@ from mnist_exp import registrations
 from mnist_exp.config.data_schema import PARTS as PARTS
 from mnist_exp.config.data_schema import DataConfig as DataConfig
 from mnist_exp.config.data_schema import FileSpec as FileSpec
+from mnist_exp.config.distillation_schema import DistillationConfig
 from mnist_exp.config.field_types import (
     Augmentations,
     Count,
@@ -247,15 +248,6 @@ class EarlyStoppingConfig(Frozen):
 
     patience: Count | None
     min_delta: Annotated[float, Field(ge=0)]
-
-
-class DistillationConfig(Frozen):
-    """The share of the teacher's outputs in the training loss, and how much they are softened."""
-
-    weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """The loss is (1 - weight) · loss + weight · temperature² · KL divergence from the teacher."""
-    temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    """The divisor of the logits of both models."""
 
 
 class TrainingConfig(Frozen):

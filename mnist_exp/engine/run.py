@@ -310,29 +310,26 @@ def start_record(
     others: tuple[WarmStartRecord | None, ModelRecord | None],
     stopwatch: Stopwatch,
 ) -> RunRecording:
-    """Start a run's record, or continue that of a resumed run.
+    """Start a run's record, or continue that of a resumed run; `others` are its initial weights and its teacher.
 
-    `others` are the initial weights and the teacher.
     Raises `RequestError` if a new run's files cannot be written; in that case, its directory is removed.
     """
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
-    origin, taught = others
     digests = (other.weights_sha256 if other else None for other in others)
     parts = {"train": data.train, "val": data.val, "test": data.test}
     known: dict[str, Any] = {
         "fingerprint": fingerprint_of(values, data.sha256, computer, *digests),
         "code_sha256": code_digest(),
-        "init_from": origin,
-        "teacher": taught,
+        "init_from": others[0],
+        "teacher": others[1],
         "overrides": list(job.overrides),
         "withholds_test": job.withholds_test,
         "planned_epochs": config.training.epochs,
         "parameters": count_parameters(model),
         "data": DataRecord(
             name=config.data.name, sha256=data.sha256, origin=data.origin,
-            shape=list(config.data.shape),
-            class_names=list(data.class_names),
+            shape=list(config.data.shape), class_names=list(data.class_names),
             images={name: len(part) if part else 0 for name, part in parts.items()},
             distinct_training_images=distinct_training_images(job.source, config),
             stands_in_for=job.stands_in_for, skipped=list(job.source.skipped),

@@ -111,8 +111,7 @@ def fit(
             `KeyboardInterrupt`, it holds the steps and epochs finished so far.
         teacher: The model whose outputs are learned as well; None without distillation.
     """
-    training, progress = config.training, progress or Progress()
-    images = len(data.train)
+    training, images, progress = config.training, len(data.train), progress or Progress()
     steps = steps_per_epoch(images, config)
     rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, training.epochs)
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)
