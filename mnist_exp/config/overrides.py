@@ -25,7 +25,7 @@ _NOT_HERE = {
 
 # Keys whose values are paths: taken literally if Hydra's grammar would parse them as something else.
 PATH_KEYS = frozenset(
-    {"from", "init_from", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
+    {"from", "init_from", "teacher", "run", "data.dir", "inputs", "outputs", "output", "images", "tune.storage"}
 )
 # Keys whose values are names: a number is taken as text.
 _NAMES = ("name", "sweep.name", "tune.name", "register", "alias", "tracking.experiment")

@@ -18,6 +18,7 @@ from mnist_exp import registrations
 from mnist_exp.config.data_schema import PARTS as PARTS
 from mnist_exp.config.data_schema import DataConfig as DataConfig
 from mnist_exp.config.data_schema import FileSpec as FileSpec
+from mnist_exp.config.distillation_schema import DistillationConfig
 from mnist_exp.config.field_types import (
     Augmentations,
     Count,
@@ -271,6 +272,7 @@ class TrainingConfig(Frozen):
     """The number of epochs whose weights are averaged."""
     callbacks: tuple[Any, ...] = ()
     """Callbacks of plug-ins: names, or mappings of a `type` and arguments."""
+    distillation: DistillationConfig = DistillationConfig()
     _full_name_of_loss = field_validator("loss")(spell_out)
 
     @property
@@ -407,6 +409,8 @@ class TrainConfig(Frozen):
     outputs: Annotated[str, Field(min_length=1)]
     from_: Annotated[str | None, Field(alias="from")]
     init_from: str | None
+    teacher: str | None = None
+    """The run or model file whose outputs are learned as well."""
     any_version: bool
     """Whether a run may be resumed after an upgrade."""
     save: tuple[Literal["keras", "h5", "yaml", "plots"], ...] = ("keras", "h5", "yaml", "plots")
@@ -446,6 +450,7 @@ class TrainConfig(Frozen):
             *self._too_large_to_whiten(),
             *self._warmup_without_end(),
             *self._mixed_indices(),
+            *self._distillation_without_effect(),
         ]
         if wrong:
             raise ValueError("\n".join(wrong))  # each line starts with the key to change
@@ -466,6 +471,15 @@ class TrainConfig(Frozen):
                 f"preprocess={self.preprocess.type}: whitening {values:,} values needs a matrix of "
                 f"{values:,}×{values:,}; images may have at most {WHITENED_VALUES:,} values"
             )
+
+    def _distillation_without_effect(self) -> Iterator[str]:
+        defaults = DistillationConfig()
+        for key, value in self.training.distillation:
+            if self.teacher is None and value != getattr(defaults, key):
+                yield f"training.distillation.{key}={value:g}: needs a teacher, but teacher is null"
+        loss = self.training.loss
+        if self.teacher is not None and "crossentropy" not in loss.lower().replace("_", ""):
+            yield f"training.loss={loss}: must be a cross-entropy to learn from a teacher"
 
     def _mixed_indices(self) -> Iterator[str]:
         for key, alpha in (("mixup", self.aug.mixup), ("cutmix", self.aug.cutmix)):

@@ -18,7 +18,7 @@ from mnist_exp.data.dataset import Dataset, Images, Part
 from mnist_exp.engine.evaluation import has_runs_split, resolve_class_names
 from mnist_exp.engine.exporting import Unfit, refuse_difference
 from mnist_exp.engine.picture_subject import select_part
-from mnist_exp.engine.saved_model import ENSEMBLE, Saved, load_data, names_for_other_data, refuse_other_form
+from mnist_exp.engine.saved_model import Saved, load_data, names_for_other_data, refuse_other_form
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.metrics import wilson
 from mnist_exp.inference.scoring import Probabilities, Scores, inspect_classifier, load, score
@@ -29,7 +29,7 @@ from mnist_exp.report.progress import images_bar
 from mnist_exp.report.tables import print_table
 from mnist_exp.runs import signals
 from mnist_exp.runs.atomic import cannot_write, new_folder, write_text
-from mnist_exp.runs.directory import MODEL
+from mnist_exp.runs.directory import ENSEMBLE, MODEL
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.text import display_path, format_loss, format_percent

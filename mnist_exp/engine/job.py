@@ -59,7 +59,13 @@ def checkpoint_key(result: RunResult) -> str:
     return f"{result.name} of {result.started}"
 
 
-def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device, init_sha256: str | None) -> str:
+def fingerprint_of(
+    values: Mapping[str, Any],
+    data_sha256: str,
+    computer: Device,
+    init_sha256: str | None,
+    teacher_sha256: str | None,
+) -> str:
     """Return the fingerprint of a config with its data and device."""
     return fingerprint(
         values,
@@ -68,6 +74,7 @@ def fingerprint_of(values: Mapping[str, Any], data_sha256: str, computer: Device
         precision=computer.precision,
         threads=computer.threads,
         init_sha256=init_sha256,
+        teacher_sha256=teacher_sha256,
     )
 
 

@@ -13,6 +13,7 @@ from mnist_exp.analysis.summary import multiply_adds
 from mnist_exp.config.compose import Composition
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Problem, RequestError
+from mnist_exp.inference.scoring import inspect_classifier
 from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.keras_spec.layer_specs import LayerSpec
 from mnist_exp.model.compile_args import make_loss, make_metrics, make_optimizer, try_on_targets, try_optimizer
@@ -21,6 +22,7 @@ from mnist_exp.model.keras_errors import Report, first_sentence, reporting_at
 from mnist_exp.model.layer_selection import NoSuchLayer, find_layers, freeze
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.warm_start import compare, load_donor
+from mnist_exp.text import display_path, format_shape
 from mnist_exp.training.callback import make_callbacks
 from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
 from mnist_exp.training.schedule import try_schedule
@@ -59,6 +61,7 @@ class _KerasCheck:
         optimizer, loss = self._make_optimizer(), self._make_loss()
         self._check_augmentation()
         self._check_plugins()
+        self._check_teacher()
         model = self._build()
         if (
             model is not None
@@ -118,6 +121,24 @@ class _KerasCheck:
                     make_callbacks([entry])
                 except Exception as error:  # of any type, in a plug-in
                     self._report(place, f"cannot be created: {type(error).__name__}: {first_sentence(error)}")
+
+    def _check_teacher(self) -> None:
+        """Check that the teacher returns probabilities of the data's classes for images of the data's shape."""
+        data, run = self._config.data, self._config.teacher
+        if run is None:
+            return
+        try:
+            shape, classes = inspect_classifier(load_donor(Path(run)), str(display_path(Path(run))))
+        except RequestError as error:
+            self._report("teacher", str(error))
+            return
+        if (shape, classes) != (tuple(data.shape), data.classes):
+            found = f"{format_shape(shape)} and {classes}"
+            self._report(
+                "teacher",
+                f"must take images of {format_shape(data.shape)} and return {data.classes} probabilities, "
+                f"found {found}",
+            )
 
     def _build(self) -> keras.Model | None:
         config = self._config

@@ -23,7 +23,7 @@ from mnist_exp.engine.plugins import require
 from mnist_exp.errors import Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault
 from mnist_exp.model import backend
-from mnist_exp.runs.directory import MODEL, explain_missing_model
+from mnist_exp.runs.directory import ENSEMBLE, MODEL, explain_missing_model
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.text import display_path
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from mnist_exp.data.dataset import Source
 
 MODEL_FILES = (".keras", ".h5", ".hdf5")
+
+# Keys that name a run or a model file.
+MODEL_KEYS = ("init_from", "teacher")
 
 # Keys that a new run does not inherit from the run that it is based on (`from=…`).
 NOT_INHERITED = ("from", "name", "outputs", "sweep", "tracking")
@@ -53,29 +56,45 @@ def load_base_run(request: Request) -> Request:
     return replace(request, base=saved, base_file=run.path / "config.yaml")
 
 
-def resolve_init_from(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
-    """Return request and config with `init_from` set to the path of the run or file. Raises `RequestError`."""
-    if config.init_from is None:
-        return request, config
-    file = Path(config.init_from).expanduser()
+def resolve_models(request: Request, config: TrainConfig) -> tuple[Request, TrainConfig]:
+    """Return request and config with `init_from` and `teacher` set to the paths of the runs or files.
+
+    Raises `RequestError` with the problems of both.
+    """
+    problems: list[Problem] = []
+    for key in MODEL_KEYS:
+        wanted = getattr(config, key)
+        if wanted is None:
+            continue
+        try:
+            path = str(_find_model(key, wanted, Path(config.outputs)).resolve())
+        except RequestError as error:
+            problems += error.problems
+            continue
+        kept = tuple(text for text in request.overrides if key_of(text) != key)
+        request = replace(request, overrides=(*kept, f"{key}={quoted(path)}"))
+        config = config.model_copy(update={key: path})
+    if problems:
+        raise RequestError(problems)
+    return request, config
+
+
+def _find_model(key: str, wanted: str, outputs: Path) -> Path:
+    """Return the model file, the run's directory or, for a teacher, the ensemble's. Raises `RequestError`."""
+    file = Path(wanted).expanduser()
     if file.suffix.lower() in MODEL_FILES and file.is_file():
-        return _with_init_from(request, config, file)
+        return file
+    if key == "teacher" and os.path.lexists(file / ENSEMBLE) and (file / MODEL).is_file():
+        return file
     try:
-        run = find_run(config.init_from, Path(config.outputs))
+        run = find_run(wanted, outputs)
     except RequestError as error:
-        raise RequestError([Problem("not-found", COMMAND_LINE, f"init_from={error}", "init_from")]) from error
+        raise RequestError([Problem("not-found", COMMAND_LINE, f"{key}={error}", key)]) from error
     if run.status == "running" or not (run.path / MODEL).is_file():
         why = "this run is running" if run.status == "running" else explain_missing_model(run)
-        message = f"init_from={config.init_from}: must be a run with a saved model; {why}"
-        raise RequestError([Problem("unusable", COMMAND_LINE, message, "init_from")])
-    return _with_init_from(request, config, run.path)
-
-
-def _with_init_from(request: Request, config: TrainConfig, place: Path) -> tuple[Request, TrainConfig]:
-    path = str(place.resolve())
-    kept = tuple(text for text in request.overrides if key_of(text) != "init_from")
-    request = replace(request, overrides=(*kept, f"init_from={quoted(path)}"))
-    return request, config.model_copy(update={"init_from": path})
+        message = f"{key}={wanted}: must be a run with a saved model; {why}"
+        raise RequestError([Problem("unusable", COMMAND_LINE, message, key)])
+    return run.path
 
 
 def complete_data(data: Mapping[str, Any], *, needs_train: bool = True) -> Mapping[str, Any]:
@@ -114,7 +133,7 @@ def finish_check(request: Request, checked: CheckResult[TrainConfig]) -> tuple[R
     config, composition = checked.unwrap()
     if composition.remark:
         warn(composition.remark)
-    request, config = resolve_init_from(request, config)
+    request, config = resolve_models(request, config)
     computer = set_up(config)
     check_with_keras(config, composition)
     return request, config, computer
@@ -126,10 +145,10 @@ def _refusal(request: Request, checked: CheckResult[TrainConfig]) -> RequestErro
     if config is None:
         return RequestError(problems)
     try:
-        _, config = resolve_init_from(request, config)
+        _, config = resolve_models(request, config)
     except RequestError as error:
         problems += error.problems
-        config = config.model_copy(update={"init_from": None})
+        config = config.model_copy(update=dict.fromkeys(MODEL_KEYS))
     pending = partial(_problems_with_keras, config, checked, reported=problems)
     return RequestError(sorted(set(problems)), pending=pending if checked.needs_keras else None)
 

@@ -11,6 +11,8 @@ from mnist_exp.data.dataset import Source
 from mnist_exp.data.formats import prepare
 from mnist_exp.engine.job import checkpoint_key
 from mnist_exp.errors import RequestError
+from mnist_exp.model.saving import weights_sha256
+from mnist_exp.model.warm_start import load_donor
 from mnist_exp.runs.fingerprint import as_values, fingerprint
 from mnist_exp.runs.log import warn
 from mnist_exp.runs.result import RunResult
@@ -52,7 +54,7 @@ def check_data(
     *,
     same_code: bool,
 ) -> None:
-    """Raise `RequestError` if images or config changed, or if more epochs would have altered past learning rates.
+    """Raise `RequestError` if images, teacher or config changed, or more epochs would have altered past steps.
 
     Without `same_code`, the config is not compared: its fingerprint, which covers the code, differs anyway.
     """
@@ -62,6 +64,7 @@ def check_data(
             f"{data.origin}: not the images that {display_path(path)} was trained on: "
             f"their SHA-256 is {data.sha256[:12]}…, was {str(result.data.sha256)[:12]}…"
         )
+    check_teacher(path, result, config)
     # Don't use the epochs in `config.yaml`: a killed resumption may have changed them without writing a result.
     training = same.training.model_copy(update={"epochs": result.planned_epochs})
     same = same.model_copy(update={"training": training})
@@ -72,12 +75,24 @@ def check_data(
         precision=str(result.device.precision),
         threads=int(result.device.threads or 0),
         init_sha256=result.init_from.weights_sha256 if result.init_from else None,
+        teacher_sha256=result.teacher.weights_sha256 if result.teacher else None,
     )
     if same_code and recomputed != result.fingerprint:
         raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint differs")
     steps = steps_per_epoch(len(data.train), config)
     done = state.progress["epochs"] * steps + state.progress["steps"] if state else 0
     _check_finished_steps(config, same, steps, done)
+
+
+def check_teacher(path: Path, result: RunResult, config: TrainConfig) -> None:
+    """Raise `RequestError` if the teacher's weights are not those that the run learned from so far."""
+    was = result.teacher.weights_sha256 if result.teacher else None
+    found = None if config.teacher is None else weights_sha256(load_donor(Path(config.teacher)))
+    if found != was:
+        raise RequestError(
+            f"teacher={config.teacher}: not the teacher of {display_path(path)}: the SHA-256 of its weights is "
+            f"{found and found[:12]}…, was {was and was[:12]}…"
+        )
 
 
 def _check_finished_steps(config: TrainConfig, same: TrainConfig, steps: int, done: int) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Keys and groups that may change when a run is resumed: they do not affect the steps already done.
 MAY_DIFFER = (
-    "outputs", "any_version", "plots", "report", "tracking.wait_seconds",
+    "outputs", "teacher", "any_version", "plots", "report", "tracking.wait_seconds",
     "tracking.system_metrics", "budget",
     "training.epochs", "training.checkpoint_seconds", "training.keep_checkpoint", "training.watch",
     "device.kind", "device.threads", "device.precision", "data.dir", "data.mirrors", "data.fallback",

@@ -39,7 +39,7 @@ from mnist_exp.runs.directory import MODEL, PLOTS, RunDirectory, summarize
 from mnist_exp.runs.fingerprint import as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
-from mnist_exp.runs.result import DataRecord, DeviceRecord, PluginRecord, RunResult, WarmStartRecord
+from mnist_exp.runs.result import DataRecord, DeviceRecord, ModelRecord, PluginRecord, RunResult, WarmStartRecord
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path, format_loss, format_percent
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
@@ -47,6 +47,7 @@ from mnist_exp.tracking.run_description import CARD, describe_run
 from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback, Training, make_callbacks
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
+from mnist_exp.training.distillation import load_teacher
 from mnist_exp.training.loop import Progress, fit, steps_per_epoch
 from mnist_exp.training.time_budget import EpochTiming, time_epoch
 
@@ -77,7 +78,7 @@ class TrainingRun:
         with signals.raised(), self._directory, _explaining_resume(self._directory.path):
             self._directory.remove_leftovers()
             with start_record(
-                job, self._directory, self._data, self._model, self._origin, self._stopwatch
+                job, self._directory, self._data, self._model, (self._origin, self._taught), self._stopwatch
             ) as self._record:
                 announce(self._record, job, self._data, self._model)
                 if self._timing is not None:
@@ -104,6 +105,10 @@ class TrainingRun:
             class_weights(config.training.class_weight, self._data.train.labels, self._data.class_names)
             self._statistics = statistics(self._data.train.images, config.preprocess)
         with self._stopwatch.phase("build"):
+            self._teacher = load_teacher(config, job.computer.precision)
+            self._taught = (
+                resumption.result.teacher if resumption else describe_teacher(self._teacher, config, job.source)
+            )
             self._model = build(config, self._statistics, job.computer.precision)
             if resumption is not None and resumption.state is not None:
                 self._origin = resumption.result.init_from
@@ -119,7 +124,7 @@ class TrainingRun:
     def _fit_into_budget(self, seconds: float) -> None:
         """Replace the number of epochs by the number that fits into a time. Raises `RequestError`."""
         config, warmup = self._config, self._config.schedule.warmup_epochs
-        self._timing = time_epoch(self._model, self._data, config)
+        self._timing = time_epoch(self._model, self._data, config, self._teacher)
         epochs = self._timing.count_epochs(seconds)
         if warmup > epochs:
             raise RequestError(
@@ -151,7 +156,7 @@ class TrainingRun:
                 TrainingDisplay(config.training.epochs) as display,
                 signals.held() as signal,
             ):
-                fit(self._model, self._data, config, self._callbacks(display, signal), progress)
+                fit(self._model, self._data, config, self._callbacks(display, signal), progress, self._teacher)
         except (KeyboardInterrupt, Killed) as signalled:
             # SIGKILL may follow SIGTERM: don't spend time on files that a checkpoint can produce later.
             if isinstance(signalled, KeyboardInterrupt) and progress.best is not None:
@@ -270,15 +275,29 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
     transfer = take_weights(model, donor)
     settings = read_config(path) if path.is_dir() else {}
     theirs, ours = (settings.get("preprocess") or {}).get("type"), config.preprocess.type
-    trained_on = list_splits(path, settings)
     of_pixels = (
         [] if theirs == ours else [f"preprocessing: {theirs or 'unknown'} in the other model, {ours} in this one"]
     )
     return WarmStartRecord(
-        run=config.init_from,
-        weights_sha256=weights_sha256(donor),
+        **describe_model(donor, path, config, source).model_dump(),
         taken=list(transfer.taken),
         left=[*of_pixels, *transfer.left],
+    )
+
+
+def describe_teacher(teacher: keras.Model | None, config: TrainConfig, source: Source) -> ModelRecord | None:
+    """Return a record of the teacher; None if there is none."""
+    if teacher is None or config.teacher is None:
+        return None
+    return describe_model(teacher, Path(config.teacher), config, source)
+
+
+def describe_model(model: keras.Model, path: Path, config: TrainConfig, source: Source) -> ModelRecord:
+    """Return a record of a model from a run's directory or a file, and of the images that it was trained on."""
+    trained_on = list_splits(path, read_config(path) if path.is_dir() else {})
+    return ModelRecord(
+        run=str(path),
+        weights_sha256=weights_sha256(model),
         trained_on=list(trained_on or ()),
         validation_images_seen=None if trained_on is None else count_seen(trained_on, config.data, source),
     )
@@ -289,28 +308,29 @@ def start_record(
     directory: RunDirectory,
     data: Dataset,
     model: keras.Model,
-    origin: WarmStartRecord | None,
+    others: tuple[WarmStartRecord | None, ModelRecord | None],
     stopwatch: Stopwatch,
 ) -> RunRecording:
-    """Start a run's record, or continue that of a resumed run.
+    """Start a run's record, or continue that of a resumed run; `others` are its initial weights and its teacher.
 
     Raises `RequestError` if a new run's files cannot be written; in that case, its directory is removed.
     """
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
+    digests = (other.weights_sha256 if other else None for other in others)
     parts = {"train": data.train, "val": data.val, "test": data.test}
     known: dict[str, Any] = {
-        "fingerprint": fingerprint_of(values, data.sha256, computer, origin.weights_sha256 if origin else None),
+        "fingerprint": fingerprint_of(values, data.sha256, computer, *digests),
         "code_sha256": code_digest(),
-        "init_from": origin,
+        "init_from": others[0],
+        "teacher": others[1],
         "overrides": list(job.overrides),
         "withholds_test": job.withholds_test,
         "planned_epochs": config.training.epochs,
         "parameters": count_parameters(model),
         "data": DataRecord(
             name=config.data.name, sha256=data.sha256, origin=data.origin,
-            shape=list(config.data.shape),
-            class_names=list(data.class_names),
+            shape=list(config.data.shape), class_names=list(data.class_names),
             images={name: len(part) if part else 0 for name, part in parts.items()},
             distinct_training_images=distinct_training_images(job.source, config),
             stands_in_for=job.stands_in_for, skipped=list(job.source.skipped),
@@ -358,6 +378,13 @@ def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> 
         for sentence in origin.left:
             say(f"        not taken: {sentence}")
         report_seen(origin, len(data.val) if data.val else 0)
+    if (taught := record.result.teacher) is not None:
+        shares = config.training.distillation
+        say(
+            f"teacher {display_path(Path(taught.run))}, weight {shares.weight:g}, "
+            f"temperature {shares.temperature:g}"
+        )
+        report_seen(taught, len(data.val) if data.val else 0)
     say(f"device  {job.computer}")
     if config.tracking.enabled:
         say(f"tracker {tracking_uri(config.tracking, Path(config.outputs))}")
@@ -410,8 +437,8 @@ def report_missing_classes(job: Job, data: Dataset) -> None:
         warn(f"{missing}: the model cannot learn the missing classes{advice}")
 
 
-def report_seen(origin: WarmStartRecord, validation_images: int) -> None:
-    """Warn if the initial weights were trained on images that this run validates on."""
+def report_seen(origin: ModelRecord, validation_images: int) -> None:
+    """Warn if the initial weights or the teacher were trained on images that this run validates on."""
     if not validation_images:
         return
     run = display_path(Path(origin.run))

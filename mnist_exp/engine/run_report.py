@@ -149,8 +149,8 @@ def _notices(subject: ReportSubject) -> list[str]:
         notices.append("This run was resumed in another environment: its weights do not depend on the seed alone.")
     if seen := result.validation_images_seen:
         notices.append(
-            f"Its initial weights were trained on {seen:,} of its validation images, so validation results are "
-            "too optimistic."
+            f"Its initial weights or its teacher were trained on {seen:,} of its validation images, so "
+            "validation results are too optimistic."
         )
     if subject.data is not None and result.data.sha256 not in (None, subject.data.sha256):
         notices.append("The data has changed since this run: results below the curves are for the present data.")
@@ -218,6 +218,8 @@ def _question(subject: ReportSubject) -> list[Block]:
         )
     if origin := result.init_from:
         blocks.append(Text(f"The weights start from {origin.run}: {', '.join(origin.taken) or 'no layer fits'}."))
+    if result.teacher:
+        blocks.append(Text(f"Its teacher is {result.teacher.run}."))
     blocks.append(
         Text(
             "One run with one seed: the interval covers other images of the same kind, but not other seeds. "

@@ -20,7 +20,7 @@ from mnist_exp.engine.preparation import MODEL_FILES, complete_data, resolve_dat
 from mnist_exp.errors import Problem, RequestError, WorkError, first_line
 from mnist_exp.model import backend
 from mnist_exp.registrations import explain_missing
-from mnist_exp.runs.directory import MODEL, explain_missing_model, list_runs
+from mnist_exp.runs.directory import ENSEMBLE, MODEL, explain_missing_model, list_runs
 from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
     from mnist_exp.data.dataset import Dataset
     from mnist_exp.runs.directory import RunSummary
-
-ENSEMBLE = "ensemble.json"
-"""The file by which a folder that `ensemble` wrote is recognized."""
 
 Own = TypeVar("Own", bound=SavedConfig)
 

@@ -1,4 +1,4 @@
-"""Find the validation images of a run that its initial weights were already trained on."""
+"""Find the validation images of a run that its initial weights or its teacher were already trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from mnist_exp.runs.result import SplitRecord, read_result
 
 
 def list_splits(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | None:
-    """Return the splits that a run, and the runs it started from, were trained on; None if its files do not say.
+    """Return the splits that a run, and the runs it started or learned from, were trained on.
+
+    Returns None if its files do not say.
 
     Args:
         run: The run's directory.
@@ -24,14 +26,14 @@ def list_splits(run: Path, settings: Mapping[str, Any]) -> list[SplitRecord] | N
     keys = ("val_fraction", "split_seed", "limit")
     try:
         result = read_result(run)
-        if result is None or (result.init_from is not None and not result.init_from.trained_on):
+        if result is None or not all(model.trained_on for model in result.models_used):
             return None
         data = {key: settings["data"][key] for key in keys}
         own = SplitRecord.model_validate({"sha256": result.data.sha256, **data})
     except (OSError, KeyError, TypeError, ValueError):  # written by another program, or damaged
         return None
-    earlier = result.init_from.trained_on if result.init_from else []
-    return [own, *(other for other in earlier if other != own)]
+    earlier = [split for model in result.models_used for split in model.trained_on]
+    return [own, *(split for index, split in enumerate(earlier) if split not in (own, *earlier[:index]))]
 
 
 def count_seen(trained_on: Sequence[SplitRecord], data: DataConfig, source: Source) -> int | None:

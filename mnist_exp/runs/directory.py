@@ -35,6 +35,8 @@ PLOTS = "plots"
 """The folder of a run's pictures."""
 MODEL = "model.keras"
 """The file of a run's model."""
+ENSEMBLE = "ensemble.json"
+"""The file by which a folder that `ensemble` wrote is recognized."""
 _HISTORY = "history.csv"
 CLOCK_DRIFT = 60.0  # maximum clock difference, in seconds, between machines that share a folder
 _ATTEMPTS = 6  # attempts to acquire a lock, within 0.3 s

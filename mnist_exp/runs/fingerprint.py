@@ -16,7 +16,7 @@ from mnist_exp.config.schema import TrainConfig
 
 # Keys that do not affect the weights. Those of `data` describe the files; the data's digest covers their content.
 _WITHOUT_EFFECT = (
-    "name", "outputs", "from", "init_from", "any_version", "save", "plots", "report", "sweep", "budget",
+    "name", "outputs", "from", "init_from", "teacher", "any_version", "save", "plots", "report", "sweep", "budget",
     "tracking",
 )  # fmt: skip
 _WITHOUT_EFFECT_ON_TRAINING = ("keep_checkpoint", "checkpoint_seconds", "watch")
@@ -53,6 +53,8 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
         "training": ("class_weight", "freeze", "callbacks", "max_seconds", "average_last"),
         "data": ("balance",), "schedule": ("arguments",), "aug": ("until", "mixup", "cutmix"),
     }  # fmt: skip
+    if values.get("teacher") is None:
+        config["training"].pop("distillation", None)
     for group, key in ((group, key) for group, keys in newer.items() for key in keys):
         if not config[group].get(key):
             config[group].pop(key, None)
@@ -69,6 +71,7 @@ def fingerprint(
     precision: str,
     threads: int,
     init_sha256: str | None = None,
+    teacher_sha256: str | None = None,
 ) -> str:
     """Return the SHA-256 of the config (with the resolved device), the data, the code and the libraries.
 
@@ -81,6 +84,7 @@ def fingerprint(
         precision: `float32` or `bfloat16`.
         threads: Number of TensorFlow threads.
         init_sha256: Digest of the weights that the run starts from; None for random weights.
+        teacher_sha256: Digest of the teacher's weights; None without a teacher.
     """
     config = with_effect(values)
     config["device"] = {**config["device"], "kind": kind, "precision": precision, "threads": threads}
@@ -91,6 +95,8 @@ def fingerprint(
         "code": code_digest(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+    if teacher_sha256 is not None:
+        identity["teacher"] = teacher_sha256
     if plugins := registrations.used_by(values):
         identity["plugins"] = {plugin.name: plugin.sha256 for plugin in plugins}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -89,17 +89,22 @@ class SplitRecord(Record):
     limit: int | None = Field(ge=1)
 
 
-class WarmStartRecord(Record):
-    """The weights that the run started from (`init_from`)."""
+class ModelRecord(Record):
+    """Another model that the run used: a run's, or that of a file or an ensemble."""
 
     run: str
     weights_sha256: str
-    taken: list[str] = []
-    left: list[str] = []
     trained_on: list[SplitRecord] = []
-    """The training images of that run and, recursively, of the runs whose weights it started from."""
+    """The training images of that run and, recursively, of the runs that it started from or learned from."""
     validation_images_seen: int | None = None
     """Number of this run's validation images that those runs trained on; None if that is not known."""
+
+
+class WarmStartRecord(ModelRecord):
+    """The weights that the run started from (`init_from`)."""
+
+    taken: list[str] = []
+    left: list[str] = []
 
 
 class ResumptionRecord(Record):
@@ -140,6 +145,8 @@ class RunResult(Record):
     fingerprint: str | None = None
     code_sha256: str | None = None
     init_from: WarmStartRecord | None = None
+    teacher: ModelRecord | None = None
+    """The model whose outputs were learned as well."""
     plugins: list[PluginRecord] = []
     overrides: list[str] = []
     withholds_test: bool = False
@@ -176,8 +183,16 @@ class RunResult(Record):
 
     @property
     def validation_images_seen(self) -> int:
-        """Number of validation images that the run's initial weights were trained on, as far as is known."""
-        return (self.init_from.validation_images_seen or 0) if self.init_from else 0
+        """Number of validation images that the run's initial weights or its teacher were trained on.
+
+        If both were trained on some, it is the greater of the two numbers. Unknown images are not counted.
+        """
+        return max((model.validation_images_seen or 0 for model in self.models_used), default=0)
+
+    @property
+    def models_used(self) -> list[ModelRecord]:
+        """The models that the run started from and learned from."""
+        return [model for model in (self.init_from, self.teacher) if model is not None]
 
     @property
     def diverged(self) -> bool:

@@ -54,7 +54,7 @@ def _reason_against(run: RunSummary, metric: str) -> str | None:
     if not is_finished(run):
         return "diverged" if run.result.diverged else run.status
     if metric.startswith("val/") and (count := run.result.validation_images_seen):
-        return f"started from weights that were trained on {count} of its validation images"
+        return f"used a model that was trained on {count} of its validation images"
     if not run.result.exact:
         other = "another device or with another version"
         return f"was resumed on {other}, so its result does not depend on the seed alone"

@@ -17,7 +17,7 @@ from mnist_exp.engine.preparation import (
     complete_data,
     recheck_with_data,
     resolve_data,
-    resolve_init_from,
+    resolve_models,
     set_up,
 )
 from mnist_exp.errors import Problem, RequestError
@@ -91,7 +91,7 @@ def _compose_jobs(
         if not faults:
             config, composition = checked.unwrap()
             try:
-                jobs[name] = resolve_init_from(job, config)
+                jobs[name] = resolve_models(job, config)
                 valid[name] = jobs[name][1], composition
             except RequestError as error:
                 faults = error.problems
@@ -107,7 +107,8 @@ def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[
     problems: dict[str, Sequence[Problem]] = {}
     right: set[str] = set()
     for name, (config, composition) in composed.items():
-        asked = json.dumps({**with_effect(as_values(config)), "seed": None}, sort_keys=True)
+        models = {"init_from": config.init_from, "teacher": config.teacher}
+        asked = json.dumps({**with_effect(as_values(config)), **models, "seed": None}, sort_keys=True)
         if asked in right:
             continue
         try:

@@ -28,7 +28,7 @@ from mnist_exp.model import backend
 from mnist_exp.registrations import Plugin
 from mnist_exp.runs import signals
 from mnist_exp.runs.abandoned import mark_abandoned
-from mnist_exp.runs.directory import RunDirectory, RunSummary, summaries
+from mnist_exp.runs.directory import MODEL, RunDirectory, RunSummary, summaries
 from mnist_exp.runs.fingerprint import as_values
 from mnist_exp.runs.locks import lock
 from mnist_exp.runs.log import LOG, quiet, say
@@ -262,7 +262,8 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
 
 def compute_fingerprint(config: TrainConfig, computer: Device) -> str:
     """Return the fingerprint of the run that a config describes, on the given device."""
-    return fingerprint_of(as_values(config), data_sha256(config.data), computer, donor_sha256(config.init_from))
+    others = donor_sha256(config.init_from), donor_sha256(config.teacher)
+    return fingerprint_of(as_values(config), data_sha256(config.data), computer, *others)
 
 
 @lru_cache(maxsize=1)
@@ -282,10 +283,18 @@ def data_sha256(data: DataConfig) -> str:
     return prepare(load_source(data.as_found), data).sha256
 
 
-@lru_cache(maxsize=16)
 def donor_sha256(run: str | None) -> str | None:
-    """Return the SHA-256 of the weights that a warm start takes from a run; None without one."""
+    """Return the SHA-256 of the weights of a run or model file; None without one."""
+    if run is None:
+        return None
+    file = Path(run, MODEL) if os.path.isdir(run) else Path(run)
+    return _weights_of(file, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@lru_cache(maxsize=16)
+def _weights_of(file: Path, modified: int) -> str:
+    """Return the SHA-256 of the weights in a model file, computed once for all jobs unless the file changes."""
     from mnist_exp.model.saving import weights_sha256
     from mnist_exp.model.warm_start import load_donor
 
-    return None if run is None else weights_sha256(load_donor(Path(run)))
+    return weights_sha256(load_donor(file))

@@ -96,6 +96,7 @@ def fit(
     config: TrainConfig,
     callbacks: Sequence[Callback] = (),
     progress: Progress | None = None,
+    teacher: keras.Model | None = None,
 ) -> Progress:
     """Train for `training.epochs` epochs, or until `training.early_stopping` ends training.
 
@@ -108,15 +109,15 @@ def fit(
         callbacks: Called in this order after each compiled call and after each epoch.
         progress: The progress to resume from. It is updated in place: after an exception, including
             `KeyboardInterrupt`, it holds the steps and epochs finished so far.
+        teacher: The model whose outputs are learned as well; None without distillation.
     """
-    training, progress = config.training, progress or Progress()
-    images = len(data.train)
+    training, images, progress = config.training, len(data.train), progress or Progress()
     steps = steps_per_epoch(images, config)
     rates = learning_rates(config.schedule, config.optimizer.learning_rate, steps, training.epochs)
     weights = class_weights(training.class_weight, data.train.labels, data.class_names)
-    run_steps = compile_steps(model, data.train, config, rates, weights)
+    run_steps = compile_steps(model, data.train, config, rates, weights, teacher)
     validated = ValidatedModel(model, data, config)
-    with training_layers(model, config):
+    with training_layers(model, config, teacher):
         while progress.epochs < training.epochs and not stops_early(progress.history, config):
             start, epoch = time.perf_counter() - progress.seconds, progress.epochs
             scale = learning_rate_scale(progress.history, config)
@@ -142,10 +143,11 @@ def fit(
 
 
 @contextmanager
-def training_layers(model: keras.Model, config: TrainConfig) -> Iterator[None]:
+def training_layers(model: keras.Model, config: TrainConfig, teacher: keras.Model | None = None) -> Iterator[None]:
     """Train in the block with branches summed in a fixed order and, unless NaN is looked for, fused layers."""
+    of_teacher = nullcontext() if teacher is None else ordered_sums(teacher)
     # The check for finite values needs every layer's output.
-    with ordered_sums(model), nullcontext() if config.debug.check_finite else use_fused_layers(model):
+    with ordered_sums(model), of_teacher, nullcontext() if config.debug.check_finite else use_fused_layers(model):
         yield
 
 

@@ -22,6 +22,7 @@ from mnist_exp.keras_spec.layer_types import traits
 from mnist_exp.keras_spec.objective import takes_one_hot
 from mnist_exp.training.batch_augmentation import make_batch_augment
 from mnist_exp.training.device import halves_batches
+from mnist_exp.training.distillation import divergences
 from mnist_exp.training.keras_logits import join_outputs, logits_of
 from mnist_exp.training.keras_optimizer import skip_gradient_reduction
 
@@ -36,10 +37,12 @@ def compile_steps(
     config: TrainConfig,
     rates: npt.NDArray[np.float32],
     class_weights: npt.NDArray[np.float32] | None = None,
+    teacher: keras.Model | None = None,
 ) -> Callable[[npt.NDArray[np.int32], int, float], None]:
     """Compile a function that performs one training step per row of image indices.
 
-    `class_weights` holds, for each class, a factor for the losses of its images.
+    `class_weights` holds, for each class, a factor for the losses of its images. `teacher` is the model whose
+    outputs are learned as well, as `training.distillation` says.
 
     Returns:
         A function of the rows, the number of the first step, and a factor for the learning rate.
@@ -50,7 +53,8 @@ def compile_steps(
     build_state(model)
     skip_gradient_reduction(model.optimizer)
     halves = halves_batches() and learns_in_halves(model, config)
-    learn = _compile_learning(model, targets, class_weights, mixes=config.aug.mixes)
+    loss_of = _weighted_loss(model, class_weights, config, teacher)
+    learn = _compile_learning(model, targets, loss_of)
 
     signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.float32)]
 
@@ -74,16 +78,45 @@ def compile_steps(
     return run
 
 
+def _weighted_loss(
+    model: keras.Model,
+    class_weights: npt.NDArray[np.float32] | None,
+    config: TrainConfig,
+    teacher: keras.Model | None,
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return a function that computes the training loss from images, their targets and the model's outputs.
+
+    It is the mean over the images, plus the penalties of layers. Mixed images have mixed class weights.
+    """
+    table = None if class_weights is None else tf.constant(class_weights)
+    share, temperature = config.training.distillation.weight, config.training.distillation.temperature
+
+    def weigh(y: Tensor) -> Tensor | None:
+        if table is None or config.aug.mixes:
+            return None if table is None else tf.linalg.matvec(y, table)
+        return tf.gather(table, y if y.shape.rank == 1 else tf.argmax(y, axis=1))
+
+    def loss_of(x: Tensor, y: Tensor, predicted: Tensor) -> Tensor:
+        weights = weigh(y)
+        loss = model.compute_loss(x, y, predicted, weights, training=True)
+        if teacher is None:
+            return loss
+        apart = divergences(teacher(x, training=False), predicted, temperature)
+        distilled = temperature**2 * tf.reduce_mean(apart if weights is None else weights * apart)
+        return (1 - share) * loss + share * (distilled + sum(map(tf.reduce_sum, model.losses)))
+
+    return loss_of
+
+
 def _compile_learning(
-    model: keras.Model, targets: Tensor, class_weights: npt.NDArray[np.float32] | None, *, mixes: bool
+    model: keras.Model, targets: Tensor, loss_of: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor, int], None]:
     """Return a replacement for Keras' `train_step` that computes the gradient of a batch in parts.
 
     Args:
         model: The model.
         targets: The targets of all training images.
-        class_weights: For each class, a factor for the losses of its images.
-        mixes: Whether images are mixtures, whose factors are mixed like their targets.
+        loss_of: A function of images, their targets and the model's outputs.
 
     Returns:
         A function of a batch, its targets, and the number of parts.
@@ -94,19 +127,12 @@ def _compile_learning(
         tf.TensorSpec([], tf.float32),
     ]
 
-    table = None if class_weights is None else tf.constant(class_weights)
-
-    def weigh(y: Tensor) -> Tensor | None:
-        if table is None or mixes:
-            return None if table is None else tf.linalg.matvec(y, table)
-        return tf.gather(table, y if y.shape.rank == 1 else tf.argmax(y, axis=1))
-
     @tf.function(input_signature=signature)  # type: ignore[untyped-decorator]
     def gradients(x: Tensor, y: Tensor, share: Tensor) -> tuple[Any, Tensor, Tensor, Tensor | None]:
         """Compute the gradients of one part, weighted by its share of the batch; traced once for all parts."""
         with tf.GradientTape() as tape:
             predicted = model(x, training=True)
-            loss = share * model.compute_loss(x, y, predicted, weigh(y), training=True)
+            loss = share * loss_of(x, y, predicted)
             scaled = model.optimizer.scale_loss(loss)
         return tape.gradient(scaled, model.trainable_weights), loss, predicted, logits_of(predicted)
 

@@ -44,14 +44,16 @@ class EpochTiming:
         return int(min(max((seconds - self.compilation) / self.epoch, 1), MOST_EPOCHS))
 
 
-def time_epoch(model: keras.Model, data: Dataset, config: TrainConfig) -> EpochTiming:
+def time_epoch(
+    model: keras.Model, data: Dataset, config: TrainConfig, teacher: keras.Model | None = None
+) -> EpochTiming:
     """Time training steps, a validation, and a checkpoint. The model's state is the same afterwards.
 
     Callbacks, the files of the run except its checkpoint, and interference by other processes are not included.
     """
     steps = steps_per_epoch(len(data.train), config)
     # With a learning rate of 0, training cannot diverge.
-    run_steps = compile_steps(model, data.train, config, np.zeros(steps, np.float32))
+    run_steps = compile_steps(model, data.train, config, np.zeros(steps, np.float32), teacher=teacher)
     before = Snapshot.of(model)
     validated = ValidatedModel(model, data, config)
     size = config.training.batch_size
@@ -66,7 +68,7 @@ def time_epoch(model: keras.Model, data: Dataset, config: TrainConfig) -> EpochT
             validated.validate()
             Snapshot.of(model)
 
-    with training_layers(model, config), TemporaryDirectory() as folder:
+    with training_layers(model, config, teacher), TemporaryDirectory() as folder:
         start_epoch(model, Progress())
         first_call, call = _time(train)
         first_validation, validation = _time(validate)

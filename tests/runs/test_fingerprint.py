@@ -58,6 +58,29 @@ def test_data_precision_and_threads_count():
     assert len({of(), of(data="e"), of(kind="gpu"), of(precision="bfloat16"), of(threads=1)}) == 5
 
 
+def test_the_teacher_counts_by_its_weights():
+    """Its path does not count, and without a teacher, neither does its share in the loss."""
+    digests = {"data_sha256": "d", "kind": "cpu", "precision": "float32", "threads": 2}
+    learnt = {
+        (path, weight, sha256): fingerprint(
+            as_values(
+                compose_checked(
+                    Request("train", (f"teacher={path}", f"training.distillation.weight={weight}")), TrainConfig
+                )[0]
+            ),
+            **digests,  # type: ignore[arg-type]
+            teacher_sha256=sha256,
+        )
+        for path, weight, sha256 in (("a", 0.5, "x"), ("b", 0.5, "x"), ("a", 0.6, "x"), ("a", 0.5, "y"))
+    }
+    assert len({of(), *learnt.values()}) == 4
+    assert learnt["a", 0.5, "x"] == learnt["b", 0.5, "x"]
+    values = as_values(compose_checked(Request("train"), TrainConfig)[0])
+    for key in ("teacher", "training"):  # an older version's config
+        values[key] = None if key == "teacher" else {k: v for k, v in values[key].items() if k != "distillation"}
+    assert fingerprint(values, **digests) == of()  # type: ignore[arg-type]
+
+
 def test_code_and_versions_count(monkeypatch: pytest.MonkeyPatch):
     """Other versions of this package, Keras, TensorFlow or NumPy may train other weights."""
     before = of()

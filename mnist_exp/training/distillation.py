@@ -1,0 +1,64 @@
+"""Knowledge distillation (Hinton, Vinyals and Dean, 2015): learn from the outputs of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from mnist_exp.config.schema import TrainConfig
+from mnist_exp.model.build import POLICIES
+from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.model.warm_start import load_donor
+from mnist_exp.training.keras_logits import logits_of
+
+_LEAST = 1e-30  # probability below which a logarithm is that of this number
+
+Tensor = Any  # tf.Tensor; TensorFlow ships no types
+
+
+def load_teacher(config: TrainConfig, precision: str) -> keras.Model | None:
+    """Load the teacher, which takes raw pixels; None if the config has none. Raises `RequestError`.
+
+    Args:
+        config: A config that has passed `engine.keras_check.check`.
+        precision: `float32` or `bfloat16`, for computations; preprocessing and output are float32.
+    """
+    if config.teacher is None:
+        return None
+    teacher = load_donor(Path(config.teacher))
+    teacher.trainable = False
+    if precision != "float32":
+        for layer in _inner_layers(teacher):
+            if layer is not teacher.layers[-1] and not is_preprocessing(layer):
+                layer.dtype_policy = keras.DTypePolicy(POLICIES[precision])
+    return teacher
+
+
+def _inner_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _inner_layers(layer)
+        else:
+            yield layer
+
+
+def divergences(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Return the KL divergence of the student's softened outputs from the teacher's, for each image.
+
+    Softened outputs are the softmax of the logits divided by the temperature. The outputs have the shape (batch,
+    classes); the result has the shape (batch,) and is float32.
+    """
+    wanted, found = (tf.nn.log_softmax(_logits(outputs) / temperature) for outputs in (teacher, student))
+    return tf.reduce_sum(tf.exp(wanted) * (wanted - found), axis=-1)
+
+
+def _logits(outputs: Tensor) -> Tensor:
+    """Return logits of class probabilities: those that Keras attached, or else the logarithms."""
+    logits = logits_of(outputs)
+    if logits is None:
+        logits = tf.math.log(tf.maximum(outputs, _LEAST))
+    return tf.cast(logits, tf.float32)
