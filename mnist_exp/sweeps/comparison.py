@@ -143,7 +143,7 @@ def _format_range(difference: Difference, metric: str) -> str:
 
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
-    """Return the smallest measured differences that would be significant, as a sentence; None if nothing was tested."""
+    """Return the smallest significant differences as a sentence; None if nothing was tested."""
     smallest = [
         pair.difference.smallest for pair in pairs if pair.difference and pair.difference.smallest is not None
     ]
