@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -162,8 +163,8 @@ def sample_size(mean: float, deviation: float, alpha: float) -> int | None:
     """
     if not mean:
         return None
-    z = float(stats.norm.isf(alpha / 2))
-    n = ((z + float(stats.norm.ppf(POWER))) * deviation / mean) ** 2 + z**2 / 2
+    z = NormalDist().inv_cdf(1 - alpha / 2)  # SciPy's takes a hundred times as long
+    n = ((z + NormalDist().inv_cdf(POWER)) * deviation / mean) ** 2 + z**2 / 2
     return max(2, math.ceil(n)) if math.isfinite(n) else None
 
 
