@@ -46,7 +46,8 @@ def test_the_proposal_trains_well(cli: Cli, words: tuple[str, ...]):
 def test_the_same_command_gives_the_same_proposal(cli: Cli):
     """The curve is the same, too. Another seed gives another curve, and a rate of the same magnitude."""
     first, second, other = (document(cli, "data=digits", "model=linear", f"seed={seed}") for seed in (0, 0, 1))
-    assert first["learning_rate"] == second["learning_rate"] == pytest.approx(other["learning_rate"], rel=1)
+    assert first["learning_rate"] == second["learning_rate"]
+    assert 0.3 < first["learning_rate"] / other["learning_rate"] < 3
     assert first["curve"] == second["curve"] != other["curve"]
     assert first["folder"] != second["folder"]
 

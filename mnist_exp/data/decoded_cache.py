@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +48,15 @@ class NewImages:
     array: Images
     descriptor: int | None = None
     """File descriptor of the file that the array is mapped to; None: the array is in memory."""
+
+    def write(self, path: Path) -> None:
+        """Give the array's file a name or, if it has no file or that fails, write a copy. Raises `OSError`."""
+        if self.descriptor is not None:
+            with suppress(OSError):  # without /proc, for example
+                # `os.link` follows the symbolic link only if a directory is given, which an absolute path ignores.
+                os.link(f"/proc/self/fd/{self.descriptor}", path, src_dir_fd=self.descriptor)
+                return
+        np.save(path, self.array, allow_pickle=False)
 
 
 @dataclass(frozen=True)
@@ -95,28 +104,24 @@ class Entry:
         A large array is mapped to a file of the cache that has no name before `save`, so nothing is left behind if
         the program is killed. The array is in memory if it is small, or if such a file cannot be created.
         """
-        try:
-            file = self._new_file(shape) if math.prod(shape) > LARGE else None
-        except (OSError, AttributeError):  # an unsuitable file system, no permission, a full disk; another system
-            file = None
-        if file is None:
-            yield NewImages(np.empty(shape, np.uint8))
-            return
-        with file:
-            yield NewImages(np.memmap(file, np.uint8, "r+", file.tell(), shape), file.fileno())
-
-    def _new_file(self, shape: tuple[int, ...]) -> BinaryIO:
-        """Return a file without a name that has room for an array, after the header. Raises `OSError`."""
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with ExitStack() as stack:
-            descriptor = os.open(self.folder.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
-            file = stack.enter_context(open(descriptor, "w+b"))
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
-            os.posix_fallocate(descriptor, 0, file.tell() + math.prod(shape))  # a full disk would kill the program
-            stack.pop_all()
-        return file
+            new = None
+            # Fails on an unsuitable file system, without permission, if the disk is full, and on other systems.
+            with suppress(OSError, AttributeError):
+                if math.prod(shape) > LARGE:
+                    new = self._map_new_file(shape, stack)
+            yield new or NewImages(np.empty(shape, np.uint8))
+
+    def _map_new_file(self, shape: tuple[int, ...], stack: ExitStack) -> NewImages:
+        """Return an array that is mapped to a file without a name, which `stack` closes. Raises `OSError`."""
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.folder.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
+        file = stack.enter_context(open(descriptor, "w+b"))  # noqa: SIM115
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        os.posix_fallocate(descriptor, 0, file.tell() + math.prod(shape))  # or a full disk would kill the program
+        return NewImages(np.memmap(file, np.uint8, "r+", file.tell(), shape), descriptor)
 
     def save(self, decoded: Decoded, new: NewImages, *, verify: bool) -> None:
         """Write the images and, with `verify`, hashes of the files' content.
@@ -151,12 +156,8 @@ class Entry:
         self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         remove_folder(self.folder)
         with new_folder(self.folder) as folder:
-            if images and images.descriptor is not None:
-                # `os.link` follows the symbolic link only if a directory is given, which an absolute path ignores.
-                file = images.descriptor
-                os.link(f"/proc/self/fd/{file}", folder / _IMAGES, src_dir_fd=file)
-            elif images:
-                np.save(folder / _IMAGES, images.array, allow_pickle=False)
+            if images:
+                images.write(folder / _IMAGES)
             (folder / _ABOUT).write_text(json.dumps({**values, "state": self.state}), encoding="utf-8")
 
 

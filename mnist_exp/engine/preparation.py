@@ -26,6 +26,7 @@ from mnist_exp.model import backend
 from mnist_exp.runs.directory import ENSEMBLE, MODEL, explain_missing_model
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import find_run, read_config
+from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.text import display_path
 from mnist_exp.training.device import Device, leave_gpus_alone, resolve
 
@@ -84,8 +85,11 @@ def _find_model(key: str, wanted: str, outputs: Path) -> Path:
     file = Path(wanted).expanduser()
     if file.suffix.lower() in MODEL_FILES and file.is_file():
         return file
-    if key == "teacher" and os.path.lexists(file / ENSEMBLE) and (file / MODEL).is_file():
-        return file
+    if key == "teacher" and os.path.lexists(file / ENSEMBLE):
+        try:
+            return file_inside(file, MODEL).parent
+        except (OSError, ValueError) as error:
+            raise RequestError([Problem("unusable", COMMAND_LINE, f"{key}={error}", key)]) from error
     try:
         run = find_run(wanted, outputs)
     except RequestError as error:

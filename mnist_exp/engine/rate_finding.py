@@ -25,6 +25,7 @@ from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.log import say, warn
 from mnist_exp.text import display_path
 from mnist_exp.training.device import Device
+from mnist_exp.training.distillation import load_teacher
 from mnist_exp.training.rate_curve import (
     DIVERGENCE,
     Ending,
@@ -58,7 +59,7 @@ def find_rate(
         model = build(config, statistics(data.train.images, config.preprocess), computer.precision)
         load_initial_weights(model, config, source)
         _announce(config, data, model, computer)
-        curve = _run_test(model, data, config, settings)
+        curve = _run_test(model, data, config, settings, load_teacher(config, computer.precision))
         proposal = propose_rate(curve)
         _print_proposal(proposal, config)
         folder = _write(curve, proposal, config, settings)
@@ -80,7 +81,9 @@ def _announce(config: TrainConfig, data: Dataset, model: keras.Model, computer: 
     say(f"device  {computer}")
 
 
-def _run_test(model: keras.Model, data: Dataset, config: TrainConfig, settings: LrFindConfig) -> RateCurve:
+def _run_test(
+    model: keras.Model, data: Dataset, config: TrainConfig, settings: LrFindConfig, teacher: keras.Model | None
+) -> RateCurve:
     """Return the curve of the test. Raises `WorkError` if not even the first loss is a number."""
     find, batch_size = settings.find, config.training.batch_size
     rates = rising_rates(find.low, find.high, find.steps)
@@ -90,7 +93,7 @@ def _run_test(model: keras.Model, data: Dataset, config: TrainConfig, settings: 
             signals.check()
             advance(batch_size)
 
-        curve = record_curve(model, data, config, rates, on_step)
+        curve = record_curve(model, data, config, rates, on_step, teacher)
     steps = len(curve.losses)
     if not steps:
         raise WorkError("the loss of the first step is not a number; debug=nan_check names the layer")

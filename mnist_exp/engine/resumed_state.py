@@ -11,7 +11,7 @@ from mnist_exp.data.dataset import Source
 from mnist_exp.data.formats import prepare
 from mnist_exp.engine.job import checkpoint_key
 from mnist_exp.errors import RequestError
-from mnist_exp.model.saving import weights_sha256
+from mnist_exp.model.saving import function_sha256
 from mnist_exp.model.warm_start import load_donor
 from mnist_exp.runs.fingerprint import as_values, fingerprint
 from mnist_exp.runs.log import warn
@@ -75,7 +75,7 @@ def check_data(
         precision=str(result.device.precision),
         threads=int(result.device.threads or 0),
         init_sha256=result.init_from.weights_sha256 if result.init_from else None,
-        teacher_sha256=result.teacher.weights_sha256 if result.teacher else None,
+        teacher_sha256=result.teacher.sha256 if result.teacher else None,
     )
     if same_code and recomputed != result.fingerprint:
         raise RequestError(f"{path / 'config.yaml'}: changed since the run began: its fingerprint differs")
@@ -85,13 +85,19 @@ def check_data(
 
 
 def check_teacher(path: Path, result: RunResult, config: TrainConfig) -> None:
-    """Raise `RequestError` if the teacher's weights are not those that the run learned from so far."""
-    was = result.teacher.weights_sha256 if result.teacher else None
-    found = None if config.teacher is None else weights_sha256(load_donor(Path(config.teacher)))
-    if found != was:
+    """Raise `RequestError` if the teacher is not the model that the run learned from so far."""
+    was = result.teacher
+    if config.teacher is None:
+        if was is not None:
+            raise RequestError(f"teacher=null: {display_path(path)} learned from {was.run}; name its place")
+        return
+    found = function_sha256(load_donor(Path(config.teacher)))
+    if was is None:
+        raise RequestError(f"teacher={config.teacher}: {display_path(path)} has no teacher; omit it")
+    if found != was.sha256:
         raise RequestError(
-            f"teacher={config.teacher}: not the teacher of {display_path(path)}: the SHA-256 of its weights is "
-            f"{found and found[:12]}…, was {was and was[:12]}…"
+            f"teacher={config.teacher}: not the teacher of {display_path(path)}: the SHA-256 of its weights, "
+            f"architecture and plug-ins is {found[:12]}…, was {was.sha256[:12]}…"
         )
 
 

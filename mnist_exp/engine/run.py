@@ -30,7 +30,7 @@ from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError, 
 from mnist_exp.inference.metrics import wilson
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import count_parameters, statistics
-from mnist_exp.model.saving import weights_sha256
+from mnist_exp.model.saving import function_sha256, weights_sha256
 from mnist_exp.model.warm_start import load_donor, take_weights
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs import signals
@@ -39,7 +39,15 @@ from mnist_exp.runs.directory import MODEL, PLOTS, RunDirectory, summarize
 from mnist_exp.runs.fingerprint import as_values, code_digest
 from mnist_exp.runs.log import say, warn
 from mnist_exp.runs.lookup import read_config
-from mnist_exp.runs.result import DataRecord, DeviceRecord, ModelRecord, PluginRecord, RunResult, WarmStartRecord
+from mnist_exp.runs.result import (
+    DataRecord,
+    DeviceRecord,
+    ModelRecord,
+    PluginRecord,
+    RunResult,
+    TeacherRecord,
+    WarmStartRecord,
+)
 from mnist_exp.runs.stopwatch import Stopwatch
 from mnist_exp.text import display_path, format_loss, format_percent
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
@@ -106,9 +114,7 @@ class TrainingRun:
             self._statistics = statistics(self._data.train.images, config.preprocess)
         with self._stopwatch.phase("build"):
             self._teacher = load_teacher(config, job.computer.precision)
-            self._taught = (
-                resumption.result.teacher if resumption else describe_teacher(self._teacher, config, job.source)
-            )
+            self._taught = resumption.result.teacher if resumption else describe_teacher(config, job.source)
             self._model = build(config, self._statistics, job.computer.precision)
             if resumption is not None and resumption.state is not None:
                 self._origin = resumption.result.init_from
@@ -285,11 +291,14 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
     )
 
 
-def describe_teacher(teacher: keras.Model | None, config: TrainConfig, source: Source) -> ModelRecord | None:
+def describe_teacher(config: TrainConfig, source: Source) -> TeacherRecord | None:
     """Return a record of the teacher; None if there is none."""
-    if teacher is None or config.teacher is None:
+    if config.teacher is None:
         return None
-    return describe_model(teacher, Path(config.teacher), config, source)
+    path = Path(config.teacher)
+    teacher = load_donor(path)
+    record = describe_model(teacher, path, config, source)
+    return TeacherRecord(**record.model_dump(), sha256=function_sha256(teacher))
 
 
 def describe_model(model: keras.Model, path: Path, config: TrainConfig, source: Source) -> ModelRecord:
@@ -308,7 +317,7 @@ def start_record(
     directory: RunDirectory,
     data: Dataset,
     model: keras.Model,
-    others: tuple[WarmStartRecord | None, ModelRecord | None],
+    others: tuple[WarmStartRecord | None, TeacherRecord | None],
     stopwatch: Stopwatch,
 ) -> RunRecording:
     """Start a run's record, or continue that of a resumed run; `others` are its initial weights and its teacher.
@@ -317,13 +326,14 @@ def start_record(
     """
     config, computer, resumption = job.config, job.computer, job.resumption
     values = as_values(config) if resumption is None else resumption.values
-    digests = (other.weights_sha256 if other else None for other in others)
+    origin, teacher = others
+    digests = origin.weights_sha256 if origin else None, teacher.sha256 if teacher else None
     parts = {"train": data.train, "val": data.val, "test": data.test}
     known: dict[str, Any] = {
         "fingerprint": fingerprint_of(values, data.sha256, computer, *digests),
         "code_sha256": code_digest(),
-        "init_from": others[0],
-        "teacher": others[1],
+        "init_from": origin,
+        "teacher": teacher,
         "overrides": list(job.overrides),
         "withholds_test": job.withholds_test,
         "planned_epochs": config.training.epochs,

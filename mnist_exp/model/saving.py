@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 import yaml
 
+from mnist_exp import registrations
 from mnist_exp.runs.atomic import replace_file, write_text
 
 
@@ -68,6 +69,26 @@ def fits_hdf5(optimizer: keras.Optimizer) -> bool:
     paths = [variable.path for variable in optimizer.variables]
     again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     return len(set(paths)) == len(paths) and isinstance(again, keras.Optimizer)
+
+
+def inner_layers(model: keras.Model) -> Iterator[keras.Layer]:
+    """Yield the layers of a model and of the models nested in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from inner_layers(layer)
+        else:
+            yield layer
+
+
+def function_sha256(model: keras.Model) -> str:
+    """Return the SHA-256 of all that determines a saved model's outputs: weights, architecture and plug-ins.
+
+    The model must be as it was loaded: precisions are part of its architecture.
+    """
+    sources = {plugin.name: plugin.sha256 for plugin in registrations.loaded()}
+    known = {registrations.find("layer", type(layer).__name__) for layer in inner_layers(model)}
+    used = sorted({sources[one.plugin] for one in known if one is not None})
+    return hashlib.sha256("\n".join([weights_sha256(model), model.to_json(), *used]).encode()).hexdigest()
 
 
 def weights_sha256(model: keras.Model) -> str:

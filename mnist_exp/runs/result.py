@@ -100,6 +100,13 @@ class ModelRecord(Record):
     """Number of this run's validation images that those runs trained on; None if that is not known."""
 
 
+class TeacherRecord(ModelRecord):
+    """The model whose outputs the run learned as well (`teacher`)."""
+
+    sha256: str
+    """Digest of the teacher's weights, its architecture and the plug-ins of its layers."""
+
+
 class WarmStartRecord(ModelRecord):
     """The weights that the run started from (`init_from`)."""
 
@@ -145,7 +152,7 @@ class RunResult(Record):
     fingerprint: str | None = None
     code_sha256: str | None = None
     init_from: WarmStartRecord | None = None
-    teacher: ModelRecord | None = None
+    teacher: TeacherRecord | None = None
     """The model whose outputs were learned as well."""
     plugins: list[PluginRecord] = []
     overrides: list[str] = []

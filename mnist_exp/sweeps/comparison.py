@@ -30,6 +30,7 @@ _WITHHELD = {
     "extreme": "withheld: a group's spread is over ten times another's",
     "diverged": "withheld: a run diverged",
 }
+_MOST_SEEDS = 1000  # larger numbers of seeds are not stated
 _MOST_GROUPS = 6  # maximum number of groups in the short table and the summary
 
 
@@ -139,7 +140,7 @@ def _format_range(difference: Difference, metric: str) -> str:
     low, high = sorted(map(abs, difference.interval))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     lowest = _format_end(low, metric, signed=False) if low else "0"
-    return f"{lowest} to {_format_number(high, metric)}{unit}"
+    return f"{lowest} to {_format_end(high, metric, signed=False)}{unit}"
 
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
@@ -151,17 +152,15 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
         return None
     least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
-    size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair"
-    return (
-        f"With this number of seeds and this spread, only measured differences of at least {size} are significant."
-    )
+    size = f"{least}{unit}" if least == most else f"{least} to {most}{unit} (depending on the pair)"
+    return f"With this number of seeds and this spread, measured differences of at least {size} are significant."
 
 
 def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     """Return how many seeds would detect the best group's undetected differences; None if there are none."""
     best = pairs[0].first
     needed = [
-        f"{pair.difference.enough:,} for {pair.second.mark}"
+        f"{_format_count(pair.difference.enough)} for {pair.second.mark}"
         for pair in pairs
         if pair.first is best and pair.verdict == "indistinguishable" and pair.difference
         if pair.difference.enough is not None
@@ -172,6 +171,10 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
         f"Seeds per group needed to detect the measured differences from {best.mark} with a probability of "
         f"{format_percent(POWER, 0)}, if they are the true ones: {_join_marks(needed)}."
     )
+
+
+def _format_count(seeds: int) -> str:
+    return f"{seeds:,}" if seeds <= _MOST_SEEDS else f"more than {_MOST_SEEDS:,}"
 
 
 def describe_cut_intervals(pairs: Sequence[Pair]) -> str | None:

@@ -53,7 +53,7 @@ class TrainedRun:
         if origin := result.init_from:
             config["init_from"] = f"{Path(origin.run).name} ({origin.weights_sha256[:8]})"
         if result.teacher:
-            config["teacher"] = f"{Path(result.teacher.run).name} ({result.teacher.weights_sha256[:8]})"
+            config["teacher"] = f"{Path(result.teacher.run).name} ({result.teacher.sha256[:8]})"
         names = {part: str(values[part]["name"]) for part in _NAMED}
         return cls(summary, values, int(values["seed"]), names, flatten(config))
 

@@ -262,8 +262,9 @@ def outcome(planned: PlannedJob, run: RunSummary | None, reason: str) -> Outcome
 
 def compute_fingerprint(config: TrainConfig, computer: Device) -> str:
     """Return the fingerprint of the run that a config describes, on the given device."""
-    others = donor_sha256(config.init_from), donor_sha256(config.teacher)
-    return fingerprint_of(as_values(config), data_sha256(config.data), computer, *others)
+    weights, _ = donor_sha256(config.init_from)
+    _, function = donor_sha256(config.teacher)
+    return fingerprint_of(as_values(config), data_sha256(config.data), computer, weights, function)
 
 
 @lru_cache(maxsize=1)
@@ -283,18 +284,19 @@ def data_sha256(data: DataConfig) -> str:
     return prepare(load_source(data.as_found), data).sha256
 
 
-def donor_sha256(run: str | None) -> str | None:
-    """Return the SHA-256 of the weights of a run or model file; None without one."""
+def donor_sha256(run: str | None) -> tuple[str, str] | tuple[None, None]:
+    """Return the SHA-256 of the weights of a run or model file, and of all that determines its outputs."""
     if run is None:
-        return None
+        return None, None
     file = Path(run, MODEL) if os.path.isdir(run) else Path(run)
-    return _weights_of(file, file.stat().st_mtime_ns if file.exists() else 0)
+    return _digests_of(file, file.stat().st_mtime_ns if file.exists() else 0)
 
 
 @lru_cache(maxsize=16)
-def _weights_of(file: Path, modified: int) -> str:
-    """Return the SHA-256 of the weights in a model file, computed once for all jobs unless the file changes."""
-    from mnist_exp.model.saving import weights_sha256
+def _digests_of(file: Path, modified: int) -> tuple[str, str]:
+    """Return the digests of a model file, computed once for all jobs unless the file changes."""
+    from mnist_exp.model.saving import function_sha256, weights_sha256
     from mnist_exp.model.warm_start import load_donor
 
-    return weights_sha256(load_donor(file))
+    model = load_donor(file)
+    return weights_sha256(model), function_sha256(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import tensorflow as tf
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.model.build import POLICIES
 from mnist_exp.model.preprocessing import is_preprocessing
+from mnist_exp.model.saving import inner_layers
 from mnist_exp.model.warm_start import load_donor
 from mnist_exp.training.keras_logits import logits_of
 
@@ -32,18 +32,16 @@ def load_teacher(config: TrainConfig, precision: str) -> keras.Model | None:
     teacher = load_donor(Path(config.teacher))
     teacher.trainable = False
     if precision != "float32":
-        for layer in _inner_layers(teacher):
-            if layer is not teacher.layers[-1] and not is_preprocessing(layer):
+        for layer in inner_layers(teacher):
+            if _follows_precision(layer) and layer is not teacher.layers[-1]:
                 layer.dtype_policy = keras.DTypePolicy(POLICIES[precision])
     return teacher
 
 
-def _inner_layers(model: keras.Model) -> Iterator[keras.Layer]:
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _inner_layers(layer)
-        else:
-            yield layer
+def _follows_precision(layer: keras.Layer) -> bool:
+    """Return whether a layer may compute in another precision than float32, its own."""
+    is_exact = is_preprocessing(layer) or isinstance(layer, (keras.layers.Softmax, keras.layers.Rescaling))
+    return layer.dtype_policy.name == "float32" and not is_exact
 
 
 def divergences(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -60,5 +58,5 @@ def _logits(outputs: Tensor) -> Tensor:
     """Return logits of class probabilities: those that Keras attached, or else the logarithms."""
     logits = logits_of(outputs)
     if logits is None:
-        logits = tf.math.log(tf.maximum(outputs, _LEAST))
+        logits = tf.math.log(tf.maximum(tf.cast(outputs, tf.float32), _LEAST))
     return tf.cast(logits, tf.float32)

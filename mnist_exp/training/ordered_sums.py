@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from mnist_exp import registrations
+from mnist_exp.model.saving import inner_layers
 
 _OPTION = "arithmetic_optimization"
 
@@ -28,7 +29,8 @@ def ordered_sums(model: keras.Model) -> Iterator[None]:
     """
     sums = (keras.layers.Add, keras.layers.Average)
     if not any(
-        isinstance(layer, sums) or registrations.find("layer", type(layer).__name__) for layer in model.layers
+        isinstance(layer, sums) or registrations.find("layer", type(layer).__name__)
+        for layer in inner_layers(model)
     ):
         yield
         return

@@ -81,12 +81,13 @@ def record_curve(
     config: TrainConfig,
     rates: Values,
     on_step: Callable[[], None] = lambda: None,
+    teacher: keras.Model | None = None,
 ) -> RateCurve:
     """Train with one learning rate per step, until the loss diverges. `on_step` is called after each step."""
     losses: list[float] = []
     width, lowest = _SMOOTHING * len(rates), math.inf
     ending: Ending = "completed"
-    with closing(_train(model, data, config, rates)) as steps:
+    with closing(_train(model, data, config, rates, teacher)) as steps:
         for loss in steps:
             on_step()
             if not math.isfinite(loss):
@@ -101,15 +102,17 @@ def record_curve(
     return RateCurve(rates, np.array(losses), ending)
 
 
-def _train(model: keras.Model, data: Dataset, config: TrainConfig, rates: Values) -> Generator[float, None, None]:
+def _train(
+    model: keras.Model, data: Dataset, config: TrainConfig, rates: Values, teacher: keras.Model | None
+) -> Generator[float, None, None]:
     """Take the first steps of a training with this config, but at these rates. Yields the loss of each step."""
     images, batch_size = len(data.train), config.training.batch_size
     augmented = config.model_copy(update={"aug": config.aug.model_copy(update={"until": None})})
     weights = class_weights(config.training.class_weight, data.train.labels, data.class_names)
-    run_steps = compile_steps(model, data.train, augmented, rates.astype(np.float32), weights)
+    run_steps = compile_steps(model, data.train, augmented, rates.astype(np.float32), weights, teacher)
     steps = steps_per_epoch(images, config)
     batches = (rows for epoch in count() for rows in epoch_rows(images, batch_size, config.seed, epoch, steps, 1))
-    with training_layers(model, config):
+    with training_layers(model, config, teacher):
         for step, rows in enumerate(islice(batches, len(rates))):
             model.reset_metrics()
             run_steps(rows, step, 1.0)

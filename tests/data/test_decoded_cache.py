@@ -139,10 +139,22 @@ def test_without_room_in_the_cache_images_are_decoded_in_memory(fault: int, monk
     def fail(*_: object) -> None:
         raise OSError(fault, os.strerror(fault))
 
+    monkeypatch.setattr(decoded_cache, "LARGE", 0)
     expected = read()
     save(0, 200)  # the files are decoded again
     save(0, 0)
     monkeypatch.setattr(os, "posix_fallocate", fail)
+    assert_equal(read(), expected)
+
+
+def test_without_links_the_images_are_copied(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(decoded_cache, "LARGE", 0)
+    monkeypatch.setattr(os, "link", fail)
+    expected = read()
+    forbid_decoding(monkeypatch)
     assert_equal(read(), expected)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from mnist_exp.data.dataset import Dataset
 from mnist_exp.data.formats import find, prepare
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import statistics
+from mnist_exp.training.distillation import load_teacher
 from mnist_exp.training.loop import Snapshot, fit
 from mnist_exp.training.rate_curve import RateCurve, Values, propose_rate, record_curve, rising_rates
 
@@ -51,18 +53,21 @@ def noisy(losses: Values, seed: int = 0) -> Values:
     return losses + np.random.default_rng(seed).normal(0, 0.05, len(losses))
 
 
-@pytest.mark.parametrize("more", [(), ("aug.until=0.5",), ("debug.max_steps=3",)])
+@pytest.mark.parametrize("more", [(), ("aug.until=0.5",), ("debug.max_steps=3",), ("teacher=teacher.keras",)])
 def test_the_steps_are_those_of_training(more: tuple[str, ...]):
     """At a constant rate, the weights and the optimizer's state are those of a training, bit for bit.
 
     With `debug.max_steps`, an epoch has fewer steps. `aug.until` concerns the end of a training, so it is ignored.
     """
+    layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")]
+    keras.Sequential(layers).save("teacher.keras")
     config, data = setting(*NET, *more, "optimizer.learning_rate=0.003", "training.epochs=2")
+    teacher = load_teacher(config, "float32")
     plain = config.model_copy(update={"aug": config.aug.model_copy(update={"until": None})})
     trained, tested = fresh(config, data), fresh(config, data)
     steps = 2 * (3 if config.debug.max_steps else math.ceil(len(data.train) / 64))
-    fit(trained, data, plain)
-    curve = record_curve(tested, data, config, np.full(steps, 0.003))
+    fit(trained, data, plain, teacher=teacher)
+    curve = record_curve(tested, data, config, np.full(steps, 0.003), teacher=teacher)
     assert len(curve.losses) == steps > 4
     ours, theirs = Snapshot.of(tested), Snapshot.of(trained)
     for array, expected in zip([*ours.model, *ours.optimizer], [*theirs.model, *theirs.optimizer], strict=True):
