@@ -6,7 +6,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
@@ -305,11 +305,19 @@ def test_the_sample_size_has_the_stated_power(mean: float, deviation: float, alp
 # The command.
 
 
+def write_accuracies(values: Mapping[str, Sequence[float]]) -> None:
+    """Write a run for each model and seed, with these validation accuracies."""
+    for model, accuracies in values.items():
+        for seed, val in enumerate(accuracies):
+            write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=val)
+
+
 def test_no_more_than_a_thousand_seeds_are_asked_for(cli: Cli):
     """Means that differ only by rounding would need billions."""
-    for model, accuracies in {"linear": (0.873, 0.898, 0.911), "mlp": (0.9, 0.885, 0.897)}.items():
-        for seed, val in enumerate(accuracies):
-            write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=float(np.float32(val)))
+    values = {"linear": (0.873, 0.898, 0.911), "mlp": (0.9, 0.885, 0.897)}
+    write_accuracies(
+        {model: [float(np.float32(val)) for val in accuracies] for model, accuracies in values.items()}
+    )
     assert "if they are the true ones: more than 1,000 for B." in cli("compare").out
 
 
@@ -320,9 +328,7 @@ def test_an_undetected_difference_states_how_many_seeds_it_needs(cli: Cli):
         "mlp": (0.803, 0.801, 0.802, 0.806),
         "pyramid": (0.501, 0.506, 0.503, 0.504),
     }
-    for model, accuracies in values.items():
-        for seed, val in enumerate(accuracies):
-            write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=val)
+    write_accuracies(values)
     out = cli("compare").out
     [needed] = re.findall(r"Seeds per group needed to detect the measured differences from A .*: (.*)\.", out)
     assert re.fullmatch(r"\d+ for B", needed)
@@ -341,9 +347,7 @@ def test_intervals_never_touch_0_by_rounding(cli: Cli):
         "mlp": (0.895, 0.886, 0.89, 0.887),
         "pyramid": (0.494, 0.497, 0.501, 0.496),
     }
-    for model, accuracies in values.items():
-        for seed, val in enumerate(accuracies):
-            write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=val)
+    write_accuracies(values)
     out = cli("compare", "full=true").out
     assert out.startswith("A is best; better than B by 0 to 2.89 points, C by ")
     assert " 0 … +2.89 " in out

@@ -91,6 +91,11 @@ class Dataset:
     sha256: str
     """SHA-256 of the images and labels in use: training with validation, then test."""
 
+    @property
+    def parts(self) -> dict[str, Part | None]:
+        """The parts by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 @contextmanager
 def no_progress(task: str, images: int) -> Iterator[Advance]:

@@ -261,9 +261,8 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
 
 def select_part(data: Dataset, part: str, name: str) -> Part:
     """Return a part of the data. Raises `RequestError` if the data has no such part."""
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    if not (selected := parts[part]):
-        there = " or ".join(f"part={name}" for name, part in parts.items() if part)
+    if not (selected := data.parts[part]):
+        there = " or ".join(f"part={name}" for name, part in data.parts.items() if part)
         raise RequestError(f"{name} from {data.origin} has no {part} part; use {there}")
     return selected
 

@@ -55,7 +55,7 @@ from mnist_exp.tracking.run_description import CARD, describe_run
 from mnist_exp.tracking.store import tracking_uri
 from mnist_exp.training.callback import Callback, Training, make_callbacks
 from mnist_exp.training.checkpoint import FOLDER, Checkpoints, State
-from mnist_exp.training.distillation import load_teacher
+from mnist_exp.training.distillation import as_teacher
 from mnist_exp.training.loop import Progress, fit, steps_per_epoch
 from mnist_exp.training.time_budget import EpochTiming, time_epoch
 
@@ -72,6 +72,8 @@ class TrainingRun:
         self._resumption = job.resumption
         self._stopwatch = stopwatch
         self._timing: EpochTiming | None = None
+        self._teacher: keras.Model | None = None
+        self._taught: TeacherRecord | None = None
 
     def execute(self) -> RunResult:
         """Run everything from loading the data to completing the directory, and return the run's result.
@@ -113,8 +115,10 @@ class TrainingRun:
             class_weights(config.training.class_weight, self._data.train.labels, self._data.class_names)
             self._statistics = statistics(self._data.train.images, config.preprocess)
         with self._stopwatch.phase("build"):
-            self._teacher = load_teacher(config, job.computer.precision)
-            self._taught = resumption.result.teacher if resumption else describe_teacher(config, job.source)
+            if config.teacher is not None:
+                donor = load_donor(Path(config.teacher))
+                taught = resumption.result.teacher if resumption else describe_teacher(donor, config, job.source)
+                self._teacher, self._taught = as_teacher(donor, job.computer.precision), taught
             self._model = build(config, self._statistics, job.computer.precision)
             if resumption is not None and resumption.state is not None:
                 self._origin = resumption.result.init_from
@@ -291,13 +295,9 @@ def load_initial_weights(model: keras.Model, config: TrainConfig, source: Source
     )
 
 
-def describe_teacher(config: TrainConfig, source: Source) -> TeacherRecord | None:
-    """Return a record of the teacher; None if there is none."""
-    if config.teacher is None:
-        return None
-    path = Path(config.teacher)
-    teacher = load_donor(path)
-    record = describe_model(teacher, path, config, source)
+def describe_teacher(teacher: keras.Model, config: TrainConfig, source: Source) -> TeacherRecord:
+    """Return a record of the config's teacher, a model as it was loaded."""
+    record = describe_model(teacher, Path(str(config.teacher)), config, source)
     return TeacherRecord(**record.model_dump(), sha256=function_sha256(teacher))
 
 
@@ -328,7 +328,6 @@ def start_record(
     values = as_values(config) if resumption is None else resumption.values
     origin, teacher = others
     digests = origin.weights_sha256 if origin else None, teacher.sha256 if teacher else None
-    parts = {"train": data.train, "val": data.val, "test": data.test}
     known: dict[str, Any] = {
         "fingerprint": fingerprint_of(values, data.sha256, computer, *digests),
         "code_sha256": code_digest(),
@@ -341,7 +340,7 @@ def start_record(
         "data": DataRecord(
             name=config.data.name, sha256=data.sha256, origin=data.origin,
             shape=list(config.data.shape), class_names=list(data.class_names),
-            images={name: len(part) if part else 0 for name, part in parts.items()},
+            images={name: len(part) if part else 0 for name, part in data.parts.items()},
             distinct_training_images=distinct_training_images(job.source, config),
             stands_in_for=job.stands_in_for, skipped=list(job.source.skipped),
         ),
@@ -373,8 +372,7 @@ def distinct_training_images(source: Source, config: TrainConfig) -> int | None:
 def announce(record: RunRecord, job: Job, data: Dataset, model: keras.Model) -> None:
     """Print what is about to be trained, and write the model's summary card."""
     config, origin = job.config, record.result.init_from
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in data.parts.items() if part)
     say(f"run     {display_path(record.path)}")
     say(f"data    {config.data.name} from {data.origin}: {sizes}")
     if (distinct := record.result.data.distinct_training_images) is not None:

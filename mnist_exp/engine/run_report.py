@@ -41,7 +41,7 @@ from mnist_exp.tracking.run_description import CARD, loading_lines, plugin_flags
 _MOST_WARNINGS = 20
 _ALL_EPOCHS = "history.csv in the run's directory has all"
 TIME_NOTE = ", without start-up and reading data"
-"""What durations leave out, after their name."""
+"""Follows the name of a duration, and says which times it excludes."""
 _STATUSES = {
     "running": "is running",
     "finished": "has finished",

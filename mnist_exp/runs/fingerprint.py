@@ -48,16 +48,14 @@ def with_effect(values: Mapping[str, Any]) -> dict[str, Any]:
     if config["training"].get("max_seconds"):  # a job is identified by its budget, not by what fits into it
         config["training"].pop("epochs", None)
     # Leave out newer keys that have no effect, so that the values equal those of configs without these keys.
-    config |= {group: dict(config[group]) for group in ("schedule", "aug")}
     newer = {
         "training": ("class_weight", "freeze", "callbacks", "max_seconds", "average_last"),
         "data": ("balance",), "schedule": ("arguments",), "aug": ("until", "mixup", "cutmix"),
     }  # fmt: skip
     if values.get("teacher") is None:
         config["training"].pop("distillation", None)
-    for group, key in ((group, key) for group, keys in newer.items() for key in keys):
-        if not config[group].get(key):
-            config[group].pop(key, None)
+    for group, keys in newer.items():
+        config[group] = {k: v for k, v in config[group].items() if v or k not in keys}
     for group in ("preprocess", "aug", "model", "debug"):
         config[group] = {k: v for k, v in config[group].items() if k != "name"}
     return config

@@ -13,6 +13,7 @@ from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.config.validation import check_request, select_unreported
 from mnist_exp.engine.preparation import (
+    MODEL_KEYS,
     check_with_keras,
     complete_data,
     recheck_with_data,
@@ -107,7 +108,7 @@ def _problems_with_keras(composed: Mapping[str, Checked]) -> dict[str, Sequence[
     problems: dict[str, Sequence[Problem]] = {}
     right: set[str] = set()
     for name, (config, composition) in composed.items():
-        models = {"init_from": config.init_from, "teacher": config.teacher}
+        models = {key: getattr(config, key) for key in MODEL_KEYS}
         asked = json.dumps({**with_effect(as_values(config)), **models, "seed": None}, sort_keys=True)
         if asked in right:
             continue

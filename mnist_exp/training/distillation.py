@@ -27,9 +27,11 @@ def load_teacher(config: TrainConfig, precision: str) -> keras.Model | None:
         config: A config that has passed `engine.keras_check.check`.
         precision: `float32` or `bfloat16`, for computations; preprocessing and output are float32.
     """
-    if config.teacher is None:
-        return None
-    teacher = load_donor(Path(config.teacher))
+    return None if config.teacher is None else as_teacher(load_donor(Path(config.teacher)), precision)
+
+
+def as_teacher(teacher: keras.Model, precision: str) -> keras.Model:
+    """Change a loaded model so that it is not trained and computes in a precision, and return it."""
     teacher.trainable = False
     if precision != "float32":
         for layer in inner_layers(teacher):

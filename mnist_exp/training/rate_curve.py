@@ -60,7 +60,7 @@ class RateCurve:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a range test proposes."""
+    """The learning rate that a range test proposes, or the reason why it proposes none."""
 
     rate: float | None
     """The learning rate at which the smoothed loss falls most steeply, with two digits; None if there is none."""

@@ -92,8 +92,10 @@ def _weighted_loss(
     share, temperature = config.training.distillation.weight, config.training.distillation.temperature
 
     def weigh(y: Tensor) -> Tensor | None:
-        if table is None or config.aug.mixes:
-            return None if table is None else tf.linalg.matvec(y, table)
+        if table is None:
+            return None
+        if config.aug.mixes:
+            return tf.linalg.matvec(y, table)
         return tf.gather(table, y if y.shape.rank == 1 else tf.argmax(y, axis=1))
 
     def loss_of(x: Tensor, y: Tensor, predicted: Tensor) -> Tensor:
