@@ -74,16 +74,16 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str],
 
     elsewhere = tmp_path / "an odd [folder]=1"
     (elsewhere / "mine" / "model").mkdir(parents=True)
-    (elsewhere / "mine" / "model" / "tiny.yaml").write_text(
-        "name: tiny\nlayers: [Flatten, {type: Dense, units: '${data.classes}'}, Softmax]\n"
+    (elsewhere / "mine" / "model" / "narrow.yaml").write_text(
+        "name: narrow\nlayers: [Flatten, {type: Dense, units: '${data.classes}'}, Softmax]\n"
     )
     command = tmp_path / "venv" / "bin" / "mnist-exp"
     call(command, "data=digits", "model=linear", "training.epochs=1", cwd=elsewhere)
     assert call(command, "help", "glossary", cwd=elsewhere).startswith("# Glossary")
-    call(command, "--config-dir", "mine", "data=digits", "model=tiny", "training.epochs=1", cwd=elsewhere)
+    call(command, "--config-dir", "mine", "data=digits", "model=narrow", "training.epochs=1", cwd=elsewhere)
     use("digits")
     found = [json.loads(path.read_text()) for path in (elsewhere / "outputs" / "runs").glob("*/result.json")]
-    assert sorted(result["name"].split("-")[0] for result in found) == ["linear", "tiny"]
+    assert sorted(result["name"].split("-")[0] for result in found) == ["linear", "narrow"]
     assert all(result["status"] == "finished" and result["mlflow_run_id"] for result in found)
     assert {path.name for path in elsewhere.iterdir()} == {"mine", "outputs"}
 
