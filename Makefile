@@ -4,26 +4,36 @@ VENV := .venv
 BIN := $(VENV)/bin
 # With coverage: make test PYTEST="coverage run -m pytest", then make coverage.
 PYTEST := pytest
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
+# uv takes a fifth of pip's time. It ignores pip's settings, such as a mirror: pip is asked if uv fails.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint pins.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint pins.txt
+DEVELOPMENT := --editable '.[export,joblib,submitit,ray]' --group dev
 
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(READY): pyproject.toml pins.txt
+$(RUNS): pyproject.toml pins.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  "mnist-exp needs Python 3.11 to 3.13; this is %d.%d. Name another with: make setup PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint pins.txt --editable '.[dev]'
+	$(PIP) --upgrade pip uv
+	$(UV) --editable . || $(PIP) --no-compile --editable .
 	@touch $@
 
-setup: $(READY) ## make the environment .venv with the pinned versions
+$(READY): $(RUNS)
+	$(UV) --compile-bytecode $(DEVELOPMENT) || $(PIP) $(DEVELOPMENT)
+	@touch $@
 
-run: $(READY) ## set up, then train: MNIST if it can be had, else the built-in digits
+setup: $(READY) ## make the environment .venv with the pinned versions, extras, and tools for development
+
+run: $(RUNS) ## install what a run needs, then train: MNIST if it can be had, else the built-in digits
 	$(BIN)/mnist-exp
 
-ui: $(READY) ## browse the runs in MLflow
+ui: $(RUNS) ## browse the runs in MLflow
 	$(BIN)/mnist-exp ui
 
 test: $(READY) ## set up, then test everything essential (minutes)
@@ -56,7 +66,12 @@ check: $(READY) ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-schema: $(READY) ## write the schemas in build/schema, with which editors check conf/
+pins: $(READY) ## write the newest compatible version of each dependency to pins.txt
+	$(BIN)/uv pip compile --quiet --upgrade --universal --no-header --no-annotate --extra export --extra joblib \
+	  --extra submitit --extra ray --group dev --output-file pins.txt pyproject.toml
+	$(BIN)/python docs/site/licenses.py
+
+schema: $(RUNS) ## write the schemas in build/schema, with which editors check conf/
 	@$(BIN)/mnist-exp schema folder=build/schema
 
 format: $(READY) ## format the code
@@ -69,4 +84,4 @@ site: $(READY) ## build the documentation site in build/site/html
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
 
-.PHONY: help setup run ui test test-mnist test-slow test-gpu soak coverage reproduce bench check schema format site clean
+.PHONY: help setup run ui test test-mnist test-slow test-gpu soak coverage reproduce bench check pins schema format site clean

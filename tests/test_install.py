@@ -24,7 +24,8 @@ from mnist_exp.training.loop import epoch_rows, steps_per_epoch
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-
+PINS = REPOSITORY / "pins.txt"
+UV = (sys.executable, "-m", "uv")
 
 NOT_OF_A_NEWCOMER = ("VIRTUAL_ENV", "PYTHONPATH", "MNIST_EXP_DATA")
 
@@ -38,8 +39,15 @@ def call(*words: str | Path, cwd: Path, timeout: float = 600 * PATIENCE) -> str:
     return done.stdout
 
 
-def test_make_run_sets_up_and_trains_in_a_fresh_clone(tmp_path: Path, use: Callable[[str], None]):
-    """It needs only a clone, Python, make and a package index."""
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_make_run_sets_up_and_trains_in_a_fresh_clone(
+    tmp_path: Path, use: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, installer: str
+):
+    """It needs only a clone, Python, make and a package index, and installs no tools for development. If uv cannot
+    reach the index, pip installs the same."""
+    if installer == "pip":
+        monkeypatch.setenv("UV_OFFLINE", "1")
+        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
     call("git", "clone", "--quiet", str(REPOSITORY), "clone", cwd=tmp_path)
     clone = tmp_path / "clone"
     assert "make run" in call("make", "help", cwd=clone)
@@ -50,13 +58,24 @@ def test_make_run_sets_up_and_trains_in_a_fresh_clone(tmp_path: Path, use: Calla
     assert result["status"] == "finished"
     assert result["mlflow_run_id"]
     assert "test    accuracy" in out
+    python = clone / ".venv" / "bin" / "python"
+    call(python, "-m", "pip", "check", cwd=tmp_path)
+    versions = call(python, "-m", "pip", "freeze", cwd=tmp_path)
+    assert not re.search("^(pytest|ruff|onnx)==", versions, re.M)
+    pinned = {line.partition(" ;")[0] for line in (REPOSITORY / "pins.txt").read_text().splitlines()}
+    assert {line for line in versions.splitlines() if line.startswith(("tensorflow==", "mlflow=="))} <= pinned
     assert call("git", "status", "--porcelain", cwd=clone) == ""
 
 
-def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str], None]):
-    """The wheel includes the built-in options, and a user's options work with it."""
-    call(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", REPOSITORY, cwd=tmp_path)
-    [wheel] = (tmp_path / "dist").glob("*.whl")
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    call(sys.executable, "-m", "build", "--wheel", "--outdir", folder, REPOSITORY, cwd=folder)
+    [file] = folder.glob("*.whl")
+    return file
+
+
+def test_the_wheel_contains_the_package_options_and_help(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     options = {
@@ -67,21 +86,38 @@ def test_the_wheel_runs_from_another_folder(tmp_path: Path, use: Callable[[str],
     package = {path.relative_to(REPOSITORY).as_posix() for path in files}
     assert {name for name in names if ".dist-info/" not in name} == {*options, *pages, *package}
 
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_the_wheel_runs_from_another_folder(
+    wheel: Path, tmp_path: Path, use: Callable[[str], None], installer: str
+):
+    """The built-in options are found, and a user's options work with them."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pins = REPOSITORY / "pins.txt"
-    call(python, "-m", "pip", "install", "--quiet", "--constraint", pins, wheel, cwd=tmp_path)
+    if installer == "pip":
+        call(python, "-m", "pip", "install", "--quiet", "--constraint", PINS, wheel, cwd=tmp_path)
+    else:
+        call(*UV, "pip", "install", "--quiet", "--python", python, "-c", PINS, wheel, cwd=tmp_path)
+    call(python, "-m", "pip", "check", cwd=tmp_path)
+    trains_in_an_odd_folder(tmp_path, tmp_path / "venv" / "bin" / "mnist-exp")
+    use("digits")
 
-    elsewhere = tmp_path / "an odd [folder]=1"
+
+def test_uvx_runs_the_wheel(wheel: Path, tmp_path: Path, use: Callable[[str], None]):
+    trains_in_an_odd_folder(tmp_path, *UV, "tool", "run", "--constraints", PINS, "--from", wheel, "mnist-exp")
+    use("digits")
+
+
+def trains_in_an_odd_folder(parent: Path, *command: str | Path) -> None:
+    """Train a shipped model and one of the user's own in a folder whose name needs quotes."""
+    elsewhere = parent / "an odd [folder]=1"
     (elsewhere / "mine" / "model").mkdir(parents=True)
     (elsewhere / "mine" / "model" / "narrow.yaml").write_text(
         "name: narrow\nlayers: [Flatten, {type: Dense, units: '${data.classes}'}, Softmax]\n"
     )
-    command = tmp_path / "venv" / "bin" / "mnist-exp"
-    call(command, "data=digits", "model=linear", "training.epochs=1", cwd=elsewhere)
-    assert call(command, "help", "glossary", cwd=elsewhere).startswith("# Glossary")
-    call(command, "--config-dir", "mine", "data=digits", "model=narrow", "training.epochs=1", cwd=elsewhere)
-    use("digits")
+    call(*command, "data=digits", "model=linear", "training.epochs=1", cwd=elsewhere)
+    assert call(*command, "help", "glossary", cwd=elsewhere).startswith("# Glossary")
+    call(*command, "--config-dir", "mine", "data=digits", "model=narrow", "training.epochs=1", cwd=elsewhere)
     found = [json.loads(path.read_text()) for path in (elsewhere / "outputs" / "runs").glob("*/result.json")]
     assert sorted(result["name"].split("-")[0] for result in found) == ["linear", "narrow"]
     assert all(result["status"] == "finished" and result["mlflow_run_id"] for result in found)
@@ -147,7 +183,6 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
 
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pins = REPOSITORY / "pins.txt"
     call(
         python,
         "-m",
@@ -155,7 +190,7 @@ def test_other_projects_go_on_with_a_model(tmp_path: Path, use: Callable[[str], 
         "install",
         "--quiet",
         "--constraint",
-        pins,
+        PINS,
         "keras",
         "tensorflow",
         "pyyaml",

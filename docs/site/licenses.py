@@ -26,7 +26,8 @@ _HEAD = """\
 
 `mnist-exp` itself is under the MIT licence. `pip install 'mnist-exp[export,joblib,submitit,ray]'` installs these
 packages on Linux; the licences are those that their metadata state or, failing that, whose text is in their
-licence files. NVIDIA's libraries, which `mnist-exp[gpu]` adds, and the tools of `mnist-exp[dev]` are not listed.
+licence files. NVIDIA's libraries, which `mnist-exp[gpu]` adds, and the tools of the dependency group `dev` are not
+listed.
 `python docs/site/licenses.py` writes this page.
 
 | package | licence |
