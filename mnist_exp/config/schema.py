@@ -293,9 +293,7 @@ class TrainingConfig(Frozen):
     @model_validator(mode="after")
     def _smoothing_needs_one_hot(self) -> TrainingConfig:
         if self.label_smoothing and not self.one_hot:
-            raise ValueError(
-                f"label_smoothing needs a loss for one-hot targets (categorical_crossentropy), found {self.loss}"
-            )
+            raise ValueError(f"label_smoothing needs one-hot targets, found loss: {self.loss}")
         return self
 
     @model_validator(mode="after")

@@ -235,7 +235,7 @@ def test_contradictions_are_reported_with_other_problems():
     ]
     assert len(found) == 4
     assert any("warmup_epochs=1 and warmup_fraction=0.3" in text for text in found)
-    assert any("label_smoothing needs a loss for one-hot targets" in text for text in found)
+    assert any("label_smoothing needs one-hot targets" in text for text in found)
 
 
 def test_missing_keys_are_one_problem(tmp_path: Path):
