@@ -97,7 +97,19 @@ def test_the_wheel_runs_from_another_folder(
     if installer == "pip":
         call(python, "-m", "pip", "install", "--quiet", "--constraint", PINS, wheel, cwd=tmp_path)
     else:
-        call(*UV, "pip", "install", "--quiet", "--python", python, "-c", PINS, wheel, cwd=tmp_path)
+        call(
+            *UV,
+            "pip",
+            "install",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            python,
+            "-c",
+            PINS,
+            wheel,
+            cwd=tmp_path,
+        )
     call(python, "-m", "pip", "check", cwd=tmp_path)
     trains_in_an_odd_folder(tmp_path, tmp_path / "venv" / "bin" / "mnist-exp")
     use("digits")
@@ -120,7 +132,7 @@ def trains_in_an_odd_folder(parent: Path, *command: str | Path) -> None:
     call(*command, "--config-dir", "mine", "data=digits", "model=narrow", "training.epochs=1", cwd=elsewhere)
     found = [json.loads(path.read_text()) for path in (elsewhere / "outputs" / "runs").glob("*/result.json")]
     assert sorted(result["name"].split("-")[0] for result in found) == ["linear", "narrow"]
-    assert all(result["status"] == "finished" and result["mlflow_run_id"] for result in found)
+    assert [(result["status"], bool(result["mlflow_run_id"])) for result in found] == [("finished", True)] * 2
     assert {path.name for path in elsewhere.iterdir()} == {"mine", "outputs"}
 
 
