@@ -16,7 +16,15 @@ from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
 from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, Tell, no_progress
 from mnist_exp.data.faults import Faults
-from mnist_exp.data.formats import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
+from mnist_exp.data.formats import (
+    classes_of,
+    find,
+    idx_part,
+    refuse_empty_classes,
+    refuse_single_class,
+    transposes,
+    verify,
+)
 from mnist_exp.data.labels import RawLabels, as_labels, count_classes
 from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import as_images, stored_shape
@@ -47,7 +55,7 @@ def infer(
         data = DataConfig.model_validate_json(json.dumps({**values, **known}))
     except ValueError:  # reported with all other problems of the config
         return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
-    shape, classes, remark = _look(data, values["shape"], progress, needs_train)
+    shape, classes, remark = _look(data, values, progress, needs_train)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
     words = [f"data.{key}={value}".replace(" ", "") for key, value in declared.items() if values[key] is None]
     tell(f"inferred {shlex.join(words)} from {data.dir}{remark}")
@@ -105,18 +113,25 @@ def _examine_folders(
 
 
 def _look(
-    data: DataConfig, shape: list[int] | None, progress: Progress, needs_train: bool
+    data: DataConfig, values: Mapping[str, Any], progress: Progress, needs_train: bool
 ) -> tuple[Shape, int, str]:
-    """Return a data set's shape, declared or found, its number of classes, and a remark on its sizes."""
-    declared = (shape[0], shape[1], shape[2]) if shape else None
+    """Return a data set's shape, declared or found, its number of classes, and a remark on its sizes.
+
+    Raises `RequestError`, also for data of a single class if `values` does not declare the number of classes.
+    """
+    declared = data.shape if values["shape"] else None
+    counts = values["classes"] is None
     paths = given_paths(data, _nothing, needs_train=needs_train)
     if data.source == "folder":
-        return _look_at_folders(paths, data, declared, progress)
+        return _look_at_folders(paths, data, declared, progress, counts)
     swaps = transposes(data, paths.values())
     parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None, needs_train)
     first = next(iter(parts.values()))
     stored = as_images(first.images, first.images_place, declared)[0].shape[1:]
     classes = len(named) if named else count_classes(_labels_of(parts), data)
+    if counts and classes < 2:
+        place = f"{paths['archive']}: class_names" if named else first.label_place(0)
+        raise RequestError(f"{place}: expected at least two classes, found only one in the data set")
     return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes, ""
 
 
@@ -148,10 +163,14 @@ def _nothing(message: str) -> None:
 
 
 def _look_at_folders(
-    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress
+    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress, counts: bool
 ) -> tuple[Shape, int, str]:
     listing = folder.list_images(paths)
-    classes = len(next(iter(listing.files.values())))
+    part, folders = next(iter(listing.files.items()))
+    classes = len(folders)
+    if counts:
+        advice = "" if part == "train" else "; data.classes=… declares the number of classes of the model"
+        refuse_single_class(folders, paths[part], advice)
     if shape is not None:
         return shape, classes, ""
     sizes = folder.measure(listing, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,11 +321,21 @@ def refuse_empty_classes(listing: folder.Listing, paths: Mapping[str, Path], tel
         empty.raise_any(str(paths["train"]))
 
 
+def refuse_single_class(folders: Collection[str], place: object, advice: str = "") -> None:
+    """Raise `RequestError` for a data set with a single class folder."""
+    if len(folders) < 2:
+        raise RequestError(
+            f"{place}: expected a folder for each of at least two classes, found only {_listed(tuple(folders))}"
+            f"{advice}"
+        )
+
+
 def classes_of(
     files: Mapping[str, Mapping[str, object]], paths: Mapping[str, Path], data: DataConfig, tell: Tell
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the class folders and the class names, both in label order. Raises `RequestError`."""
     folders = tuple(files["train"])
+    refuse_single_class(folders, paths.get("train", data.dir))
     if len(folders) != data.classes:
         raise RequestError(
             f"{paths.get('train', data.dir)}: {len(folders)} class folders ({_listed(folders)}), "
