@@ -20,6 +20,7 @@ from mnist_exp.data.formats import (
     classes_of,
     find,
     idx_part,
+    note_untrained_classes,
     refuse_empty_classes,
     refuse_single_class,
     transposes,
@@ -97,9 +98,10 @@ def _examine_folders(
 ) -> dict[str, int]:
     listing = folder.list_images(paths)
     classes_of(listing.files, paths, data, tell)
-    refuse_empty_classes(listing, paths, tell)
+    note_untrained_classes(listing, tell)
     sizes = folder.measure(listing, progress)
     listing.faults.include(sizes.faults)
+    refuse_empty_classes(listing, data, tell)
     height, width = stored_shape(data.shape, bool(data.transpose))[:2]
     others = sizes.other_than((height, width)) if data.resize is None else folder.Sizes()
     folder.refuse_other_sizes(others, sizes.counts.total(), data, listing.faults, Faults())
@@ -107,7 +109,13 @@ def _examine_folders(
         tell(f"{data.dir}: {listing.note_clutter()}")
     if not data.skip_bad:
         listing.faults.raise_any(str(data.dir), "; data.skip_bad=true leaves such files out")
-    counts = {part: sum(map(len, images.values())) for part, images in listing.files.items()}
+    elif len(listing.faults):
+        tell(listing.faults.note(str(data.dir)))
+    bad = set(listing.faults.places)
+    counts = {
+        part: sum(path not in bad for paths in images.values() for path in paths)
+        for part, images in listing.files.items()
+    }
     refuse_too_large(sum(counts.values()), math.prod(data.shape), data)
     return counts
 
