@@ -181,3 +181,80 @@ def test_one_class_folder_is_refused_whatever_is_declared(cli: Cli):
     refused = cli("dataset", "verify", *words, status=2).err
     assert "at least two classes" in refused
     assert "data.classes" not in refused
+
+
+def one_class_damaged() -> None:
+    folders()
+    for path in Path("train/c").iterdir():
+        path.write_bytes(b"")
+    Path("train/a/0.png").write_bytes(b"")
+
+
+@pytest.mark.parametrize("command", [["dataset", "verify"], ["check", "model=linear"]])
+def test_a_class_that_skip_bad_empties_is_the_only_error(cli: Cli, command: list[str]):
+    """The files left out are a note, with a line per kind and paths inside the folder."""
+    one_class_damaged()
+    done = cli(*command, "data=folder", "data.dir=.", "data.skip_bad=true", status=2)
+    assert done.err.strip() == (
+        f"mnist-exp: {Path.cwd()}/train/c: no usable images in this class folder; remove it, or put images into it"
+    )
+    note = done.out.splitlines()
+    first = note.index(f"{Path.cwd()}: data.skip_bad left out 11 files")
+    assert note[first + 1] == "  empty files (11): train/a/0.png: is empty; also train/c/11.png, train/c/14.png, …"
+    shutil.rmtree("train/c")
+    done = cli(*command, "data=folder", "data.dir=.", "data.skip_bad=true")
+    assert "data.skip_bad left out 1 file\n" in done.out
+
+
+def images_without_folders() -> None:
+    Path("photos").mkdir()
+    for number in range(3):
+        Image.fromarray(IMAGES[number]).save(f"photos/{number}.png")
+
+
+def test_images_without_class_folders_are_explained(cli: Cli):
+    """The message says how to arrange them."""
+    images_without_folders()
+    refused = cli("dataset", "verify", "data=folder", "data.dir=photos", status=2).err
+    assert "not in class folders; expected a folder per class with its images, such as photos/cat" in refused
+
+
+def class_folders_alone() -> None:
+    folders()
+    for path in list(Path("train").iterdir()):
+        path.rename(path.name)
+    Path("train").rmdir()
+
+
+CONTENTS: dict[str, tuple[str, Callable[[], None], str]] = {
+    "class folders": ("mnist", folders, "data=folder data.resize=fit"),
+    "class folders alone": ("csv", class_folders_alone, "data=folder data.resize=fit"),
+    "a table": ("mnist", lambda: csv(table()), "data=csv"),
+    "an archive": ("csv", lambda: npz(IMAGES), "data=npz"),
+    "an archive instead of folders": ("folder", lambda: npz(IMAGES), "data=npz"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTENTS)
+def test_the_option_that_reads_a_folder_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, case: str):
+    """If `data.dir` is given with another option of `data`, or with none."""
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
+    source, write, advice = CONTENTS[case]
+    write()
+    refused = cli("dataset", "verify", f"data={source}", "data.dir=.", status=2).err
+    assert refused.rstrip().endswith(f"are read by {advice}")
+    assert "SHA-256" in cli("dataset", "verify", *advice.split(), "data.dir=.").out
+
+
+def test_a_model_of_fixed_size_names_the_images_that_it_takes(cli: Cli):
+    """At the layer that needs them; the advice works."""
+    for number in range(20):
+        Path("photos", "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours(40, 40)).save(f"photos/{'ab'[number % 2]}/{number}.png")
+    words = ["check", "data=folder", "data.dir=photos", "model=bottleneck"]
+    refused = cli(*words, status=2).err
+    assert (
+        "model.layers.8: Conv2D's kernel 14×14 must cover its whole input, but gets 20×20 for images of 40×40; this "
+        "model takes images of 28×28: data.resize=fit 'data.shape=[28,28,1]' scales them, or choose another model"
+    ) in refused
+    assert "no problems" in cli(*words, "data.resize=fit", "data.shape=[28,28,1]").out
