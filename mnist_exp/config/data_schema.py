@@ -78,13 +78,12 @@ class DataConfig(Frozen):
     _alternative: str | None = PrivateAttr(None)
 
     def for_model(self, alternative: str = "") -> DataConfig:
-        """Return the config of data for a saved model, which determines the shape and the classes.
+        """Mark this copy of a config as data for a saved model, which determines the shape and the classes.
 
         `alternative` ends messages about images of another form; it says what to do with them.
         """
-        config = self.model_copy()
-        config._alternative = alternative  # noqa: SLF001
-        return config
+        self._alternative = alternative
+        return self
 
     @property
     def alternative(self) -> str | None:

@@ -131,7 +131,7 @@ def load_images(
             warn(f"{doubtful} of {len(found.paths)} images may not show exactly one digit; see predictions.csv")
         return ImagesToScore(found.data, found.paths, found.warnings)
     if shape[2] == 1 and run_config.data.source == "folder":
-        run_config = run_config.model_copy(update={"data": run_config.data.for_model(_PHOTOGRAPHS)})
+        run_config = run_config.model_copy(update={"data": run_config.data.model_copy().for_model(_PHOTOGRAPHS)})
     data = load_data(run_config, request, trained if config.part in (None, "test") else None)
     if saved.result and not data.train and data.sha256 == saved.result.data.sha256:
         data = load_data(run_config, request)  # a copy of the run's own data: split it as in training
