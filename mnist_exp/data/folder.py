@@ -311,8 +311,7 @@ def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Fau
     if others.counts:
         [(size, path), *_] = others.examples.items()
         count = others.counts.total()
-        declares = "data.shape says" if data.alternative is None else "the model takes"
-        text = f"an image of {format_shape(size)} (height×width), but {declares} {height}×{width}"
+        text = f"an image of {format_shape(size)} (height×width), but data.shape says {height}×{width}"
         if count == images and len(others.counts) == 1 and data.alternative is None:
             text += f"; {shape_override((*size, channels))} reads it as it is, data.resize=fit scales it"
         elif count > 1:

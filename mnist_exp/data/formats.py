@@ -394,9 +394,7 @@ def verify(part: Part, data: DataConfig, name: str) -> None:
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:
         found, expected = ("×".join(map(str, shape)) for shape in (part.images.shape[1:], data.shape))
+        advice = f"; set {shape_override(part.images.shape[1:])} to match"
         if data.alternative is not None:
-            raise RequestError(f"{name}: images of {found}, but the model takes {expected}{data.alternative}")
-        raise RequestError(
-            f"{name}: images of {found}, but data.shape says {expected}; "
-            f"set {shape_override(part.images.shape[1:])} to match"
-        )
+            advice = data.alternative
+        raise RequestError(f"{name}: images of {found}, but data.shape says {expected}{advice}")

@@ -207,7 +207,7 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
         advice = ""
         if data.source == "folder":
             resize = data.resize or "fit"
-            advice = f"; use data.resize={resize} {shape_override(shape)} data.classes={classes}{data.alternative}"
+            advice = f"; use data.resize={resize} {shape_override(shape)} data.classes={classes}"
         raise RequestError(
             f"{data.name} has images of {format_shape(data.shape)} and {data.classes} classes, but "
             f"{saved.name} takes {format_shape(shape)} and has {classes} classes{advice}"
