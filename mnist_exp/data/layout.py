@@ -233,6 +233,8 @@ def _advise_on_source(data: DataConfig, folder: Path) -> str:
     inside = _folders_in(folder)
     if data.source != "folder" and _have_images(folder, [*inside, *_in_parts(folder, inside)]):
         return "; the images in its folders are read by data=folder data.resize=fit"
+    if data.source != "folder" and _has_images(folder):
+        return "; data=folder data.resize=fit reads images, sorted into a folder per class"
     names = [name.lower() for name, _ in _files_in(folder)]
     for source, pattern in _KINDS.items():
         if source != data.source and any(re.fullmatch(pattern, name) for name in names):

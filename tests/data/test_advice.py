@@ -212,9 +212,11 @@ def images_without_folders() -> None:
         Image.fromarray(IMAGES[number]).save(f"photos/{number}.png")
 
 
-def test_images_without_class_folders_are_explained(cli: Cli):
-    """The message says how to arrange them."""
+def test_images_without_class_folders_are_explained(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """The message says how to arrange them, and which option of `data` reads them."""
+    monkeypatch.delenv("MNIST_EXP_DATA", raising=False)
     images_without_folders()
+    assert "data=folder data.resize=fit reads images" in cli("dataset", "verify", "data.dir=photos", status=2).err
     refused = cli("dataset", "verify", "data=folder", "data.dir=photos", status=2).err
     assert "not in class folders; expected a folder per class with its images, such as photos/cat" in refused
 
