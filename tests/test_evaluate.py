@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,29 @@ def test_labelled_photographs_are_scored_in_mnists_form(cli: Cli, run: Path, gol
     golden(cli("evaluate", "run=latest", *words, status=2).err)
     skipped = cli("evaluate", "run=latest", *words, "data.skip_bad=true").out
     assert kept(skipped)[1]["metrics"] == found["metrics"]
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_the_advice_on_photographs_works(cli: Cli, run: Path, coloured: bool):
+    """The shape is the model's, so no message advises another; what a message names leads to results."""
+    sides = np.random.default_rng(0).integers(80, 120, (10, 2))
+    for number, (height, width) in enumerate(sides):
+        Path(f"photos/{number}").mkdir(parents=True)
+        size = (28, 28, 3) if coloured else (height, width)
+        paper = np.full(size, 230, np.uint8)
+        paper[10:20, 12:15] = (120, 0, 0) if coloured else 20
+        Image.fromarray(paper).save(f"photos/{number}/1.png")
+    words = ["evaluate", "run=latest", "data=folder", "data.dir=photos"]
+    refused = cli(*words, status=2).err
+    assert "data.shape=" not in refused
+    advised = re.findall(r"[a-z.]+=\w+", refused.partition("; ")[2])
+    assert advised == (["normalize=true"] if coloured else ["data.resize=fit", "normalize=true"])
+    for advice in advised:
+        assert kept(cli(*words, advice).out)[1]["data"]["images"] == 10
+    if not coloured:
+        declared = cli(*words, "data.resize=fit", "data.shape=[80,80,1]", status=2).err
+        advised = re.findall(r"data\.\w+=(?:\[[\d,]+\]|\w+)", declared)
+        assert advised == ["data.resize=fit", "data.shape=[28,28,1]", "data.classes=10"]
+        rows = rows_of(kept(cli(*words, *advised).out)[0] / "predictions.csv")
+        assert [row["path"] for row in rows] == [str(Path(f"photos/{n}/1.png").resolve()) for n in range(10)]
+        assert [row["image"] for row in rows] == [str(number) for number in range(10)]

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from mnist_exp.config.field_types import Count, Fraction, Frozen, Seed
 from mnist_exp.suggest import did_you_mean
@@ -74,6 +74,21 @@ class DataConfig(Frozen):
     """Whether damaged image files are skipped instead of causing an error."""
     verify: bool = False
     """Whether `check` reads the pixels as well."""
+
+    _alternative: str | None = PrivateAttr(None)
+
+    def for_model(self, alternative: str = "") -> DataConfig:
+        """Mark this copy of a config as data for a saved model, which determines the shape and the classes.
+
+        `alternative` ends messages about images of another form; it says what to do with them.
+        """
+        self._alternative = alternative
+        return self
+
+    @property
+    def alternative(self) -> str | None:
+        """The end of a message about images of another form, for a saved model; None if `shape` can be changed."""
+        return self._alternative
 
     def __hash__(self) -> int:
         return hash((self.name, self.source, self.dir))  # `files` is not hashable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -96,7 +97,7 @@ def check_request(request: Request, schema: type[Config], complete: Complete | N
     if composition.refusal is not None:
         if not problems:
             raise composition.refusal
-        problems.append(Problem("unusable", composition.place("data.dir"), str(composition.refusal), "data.shape"))
+        problems.append(_data_problem(composition, composition.refusal))
     problems += select_unreported(_replaced_epochs(request, replace(composition, values=values)), problems)
     # With a default in place of the image shape, the number of classes or the model, Keras would report problems
     # that the request does not have.
@@ -105,10 +106,18 @@ def check_request(request: Request, schema: type[Config], complete: Complete | N
         config is not None
         and schema is TrainConfig
         and "model" not in composition.failed
-        and not {"data.shape", "data.classes"} & paths
+        and not {"data", "data.shape", "data.classes"} & paths
     )
     composition = replace(composition, values=values)
     return CheckResult(config, composition, tuple(sorted(set(problems))), needs_keras, faults)
+
+
+def _data_problem(composition: Composition, refusal: RequestError) -> Problem:
+    """Return the problem with the data, at the path with which its message begins, or where `data.dir` was set."""
+    place, separator, message = str(refusal).partition(": ")
+    if not separator or not os.path.isabs(place):  # the message begins with a key
+        place, message = composition.place("data.dir"), str(refusal)
+    return Problem("unusable", place, message, "data.shape")
 
 
 def compose_checked(

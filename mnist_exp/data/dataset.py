@@ -35,13 +35,16 @@ class Part:
 
     images: Images
     labels: Labels
+    paths: Sequence[str] = ()
+    """The file of each image; empty for images that have no file of their own."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Part:
         """Return the images and labels at `indices`."""
-        return Part(self.images[indices], self.labels[indices])
+        paths = [self.paths[index] for index in indices] if self.paths else ()
+        return Part(self.images[indices], self.labels[indices], paths)
 
     def first_of_each(self, most: int) -> npt.NDArray[np.int64]:
         """Return the index of the first image of each class, in class order, for at most `most` classes."""

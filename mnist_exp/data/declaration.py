@@ -16,7 +16,16 @@ from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
 from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, Tell, no_progress
 from mnist_exp.data.faults import Faults
-from mnist_exp.data.formats import classes_of, find, idx_part, refuse_empty_classes, transposes, verify
+from mnist_exp.data.formats import (
+    classes_of,
+    find,
+    idx_part,
+    note_untrained_classes,
+    refuse_empty_classes,
+    refuse_single_class,
+    transposes,
+    verify,
+)
 from mnist_exp.data.labels import RawLabels, as_labels, count_classes
 from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import as_images, stored_shape
@@ -47,7 +56,7 @@ def infer(
         data = DataConfig.model_validate_json(json.dumps({**values, **known}))
     except ValueError:  # reported with all other problems of the config
         return {"shape": values["shape"] or [28, 28, 1], "classes": values["classes"] or 10}
-    shape, classes, remark = _look(data, values["shape"], progress, needs_train)
+    shape, classes, remark = _look(data, values, progress, needs_train)
     declared = {"shape": list(shape), "classes": values["classes"] or classes}
     words = [f"data.{key}={value}".replace(" ", "") for key, value in declared.items() if values[key] is None]
     tell(f"inferred {shlex.join(words)} from {data.dir}{remark}")
@@ -89,9 +98,10 @@ def _examine_folders(
 ) -> dict[str, int]:
     listing = folder.list_images(paths)
     classes_of(listing.files, paths, data, tell)
-    refuse_empty_classes(listing, paths, tell)
+    note_untrained_classes(listing, tell)
     sizes = folder.measure(listing, progress)
     listing.faults.include(sizes.faults)
+    refuse_empty_classes(listing, data, tell)
     height, width = stored_shape(data.shape, bool(data.transpose))[:2]
     others = sizes.other_than((height, width)) if data.resize is None else folder.Sizes()
     folder.refuse_other_sizes(others, sizes.counts.total(), data, listing.faults, Faults())
@@ -99,24 +109,37 @@ def _examine_folders(
         tell(f"{data.dir}: {listing.note_clutter()}")
     if not data.skip_bad:
         listing.faults.raise_any(str(data.dir), "; data.skip_bad=true leaves such files out")
-    counts = {part: sum(map(len, images.values())) for part, images in listing.files.items()}
+    elif len(listing.faults):
+        tell(listing.faults.note(str(data.dir)))
+    bad = set(listing.faults.places)
+    counts = {
+        part: sum(path not in bad for paths in images.values() for path in paths)
+        for part, images in listing.files.items()
+    }
     refuse_too_large(sum(counts.values()), math.prod(data.shape), data)
     return counts
 
 
 def _look(
-    data: DataConfig, shape: list[int] | None, progress: Progress, needs_train: bool
+    data: DataConfig, values: Mapping[str, Any], progress: Progress, needs_train: bool
 ) -> tuple[Shape, int, str]:
-    """Return a data set's shape, declared or found, its number of classes, and a remark on its sizes."""
-    declared = (shape[0], shape[1], shape[2]) if shape else None
+    """Return a data set's shape, declared or found, its number of classes, and a remark on its sizes.
+
+    Raises `RequestError`, also for data of a single class if `values` does not declare the number of classes.
+    """
+    declared = data.shape if values["shape"] else None
+    counts = values["classes"] is None
     paths = given_paths(data, _nothing, needs_train=needs_train)
     if data.source == "folder":
-        return _look_at_folders(paths, data, declared, progress)
+        return _look_at_folders(paths, data, declared, progress, counts)
     swaps = transposes(data, paths.values())
     parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None, needs_train)
     first = next(iter(parts.values()))
     stored = as_images(first.images, first.images_place, declared)[0].shape[1:]
     classes = len(named) if named else count_classes(_labels_of(parts), data)
+    if counts and classes < 2:
+        place = f"{paths['archive']}: class_names" if named else first.label_place(0)
+        raise RequestError(f"{place}: expected at least two classes, found only one in the data set")
     return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes, ""
 
 
@@ -148,10 +171,14 @@ def _nothing(message: str) -> None:
 
 
 def _look_at_folders(
-    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress
+    paths: Mapping[str, Path], data: DataConfig, shape: Shape | None, progress: Progress, counts: bool
 ) -> tuple[Shape, int, str]:
     listing = folder.list_images(paths)
-    classes = len(next(iter(listing.files.values())))
+    part, folders = next(iter(listing.files.items()))
+    classes = len(folders)
+    if counts:
+        advice = "" if part == "train" else "; data.classes=… declares the number of classes of the model"
+        refuse_single_class(folders, paths[part], advice)
     if shape is not None:
         return shape, classes, ""
     sizes = folder.measure(listing, progress)

@@ -30,9 +30,14 @@ class Faults:
         """The places of all faults, by kind."""
         return [place for faults in self.by_kind.values() for place, _ in faults]
 
-    def __str__(self) -> str:
-        """Return the number of faults of each kind, with the first places."""
-        return "; ".join(_line(kind, faults) for kind, faults in self.by_kind.items())
+    def note(self, folder: str) -> str:
+        """Return a note that files in a folder were left out, with a line per kind and paths inside the folder."""
+        lines = []
+        for kind, faults in self.by_kind.items():
+            inside = [(place.removeprefix(f"{folder}/"), text) for place, text in faults]
+            lines.append(_line(kind, inside))
+        count = f"{len(self):,} file{'s' * (len(self) != 1)}"
+        return "\n  ".join([f"{folder}: data.skip_bad left out {count}", *lines])
 
     def raise_any(self, subject: str, advice: str = "") -> None:
         """Raise `RequestError` if there are faults: with the text of a single one, else with a line per kind.

@@ -47,6 +47,8 @@ class Listing:
 
     files: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """The paths of the images in each class folder of each part; the class folders are in class order."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """The folder of each part."""
     clutter: list[str] = field(default_factory=list)
     """The paths of files and folders that are skipped because they are not meant as images."""
     faults: Faults = field(default_factory=Faults)
@@ -117,7 +119,7 @@ def is_clutter(name: str) -> bool:
 
 def list_images(paths: Mapping[str, Path]) -> Listing:
     """List the images in the class folders of each part. Raises `RequestError` if there are no class folders."""
-    listing = Listing()
+    listing = Listing(folders=paths)
     for part, folder in paths.items():
         folders = []
         for entry in _entries(folder, listing):
@@ -204,10 +206,9 @@ def read(
     decoded = _decode_or_load(paths, data, faults, tell, progress)
     for index, (kind, text) in decoded.unusable.items():
         faults.add(kind, paths[index], text)
-    labels = np.array(
-        [label for index, (_, label, _) in enumerate(files) if index not in decoded.unusable], np.int64
-    )
-    return Part(decoded.images, labels)
+    good = [(label, path) for index, (_, label, path) in enumerate(files) if index not in decoded.unusable]
+    labels = np.array([label for label, _ in good], np.int64)
+    return Part(decoded.images, labels, [path for _, path in good])
 
 
 def _decode_or_load(
@@ -255,7 +256,8 @@ def _decode(paths: Sequence[str], images: Images, data: DataConfig, faults: Faul
                 if isinstance(error, OtherSize):
                     others.add(error.size, paths[index])
                 elif error.of_the_config:
-                    unfit.add(error.kind, paths[index], str(error))
+                    advice = error.declares and (error.declares if data.alternative is None else data.alternative)
+                    unfit.add(error.kind, paths[index], f"{error}{advice}")
                 else:
                     unusable[index] = error.kind, str(error)
     for index, (kind, text) in unusable.items() if others.counts or len(unfit) else ():
@@ -310,12 +312,14 @@ def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Fau
         [(size, path), *_] = others.examples.items()
         count = others.counts.total()
         text = f"an image of {format_shape(size)} (height×width), but data.shape says {height}×{width}"
-        if count == images and len(others.counts) == 1:
+        if count == images and len(others.counts) == 1 and data.alternative is None:
             text += f"; {shape_override((*size, channels))} reads it as it is, data.resize=fit scales it"
         elif count > 1:
             text += f"; {count - 1:,} more of {images:,} also differ ({others}); data.resize=fit scales them"
         else:
             text += "; data.resize=fit scales it"
+        if data.alternative is not None:
+            text += (" if they are grey" if channels == 1 else "") + data.alternative
         unfit.add("images of other sizes", path, text)
     if len(unfit):
         advice = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from mnist_exp.text import shape_override
 
 _MOST_NAMES = 12  # in a message
 _EMPTY = "no images in this class folder; remove it, or put images into it"
+_ALL_BAD = "no usable images in this class folder; remove it, or put images into it"
 
 
 def find(
@@ -267,8 +268,8 @@ def list_classes(
         assert trained is not None
         listing.files = {"train": _classes_of_model(listing.files["test"], trained), **listing.files}
     folders, names = classes_of(listing.files, paths, data, tell)
-    if "train" in paths:
-        refuse_empty_classes(listing, paths, tell)
+    note_untrained_classes(listing, tell)
+    refuse_empty_classes(listing, data, tell)
     return listing, folders, names
 
 
@@ -298,27 +299,52 @@ def _folder(data: DataConfig, tell: Tell, progress: Progress, trained: Sequence[
         parts = {name: replace(part, images=part.images.transpose(0, 2, 1, 3)) for name, part in parts.items()}
     skipped = tuple(listing.faults.places)
     if data.skip_bad and skipped:
-        tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
+        refuse_empty_classes(listing, data, tell)
+        tell(listing.faults.note(str(data.dir)))
     else:
         advice = "; data.skip_bad=true leaves such files out" if len(listing.faults) < count else ""
         listing.faults.raise_any(f"{data.dir}, {count:,} images", advice)
     return Source(parts["train"], parts.get("test"), str(data.dir), names, skipped)
 
 
-def refuse_empty_classes(listing: folder.Listing, paths: Mapping[str, Path], tell: Tell) -> None:
-    """Raise `RequestError` with all faults found so far if a class has no images at all.
-
-    A class that has only test images is only reported.
-    """
-    empty = Faults()
+def note_untrained_classes(listing: folder.Listing, tell: Tell) -> None:
+    """Report the classes that have test images only, unless there is no training part."""
+    if "train" not in listing.folders:
+        return
     for name, images in listing.files["train"].items():
         if not images and listing.files.get("test", {}).get(name):
-            tell(f"{paths['train'] / name}: no images; the class has test images only")
-        elif not images:
-            empty.add("class folders without images", str(paths["train"] / name), _EMPTY)
-    if len(empty):
+            tell(f"{listing.folders['train'] / name}: no images; the class has test images only")
+
+
+def refuse_empty_classes(listing: folder.Listing, data: DataConfig, tell: Tell) -> None:
+    """Raise `RequestError` if a class has no images without faults.
+
+    The message lists all faults found so far; those that `data.skip_bad` leaves out are only reported.
+    """
+    if "train" not in listing.folders:
+        return
+    empty = Faults()
+    unusable = set(listing.faults.places) if data.skip_bad else set()
+    for name, images in listing.files["train"].items():
+        if unusable.issuperset(images) and not listing.files.get("test", {}).get(name):
+            what = _ALL_BAD if images else _EMPTY
+            empty.add("class folders without images", str(listing.folders["train"] / name), what)
+    if not len(empty):
+        return
+    if not data.skip_bad:
         empty.include(listing.faults)
-        empty.raise_any(str(paths["train"]))
+    elif len(listing.faults):
+        tell(listing.faults.note(str(data.dir)))
+    empty.raise_any(str(listing.folders["train"]))
+
+
+def refuse_single_class(folders: Collection[str], place: object, advice: str = "") -> None:
+    """Raise `RequestError` for a data set with a single class folder."""
+    if len(folders) < 2:
+        raise RequestError(
+            f"{place}: expected a folder for each of at least two classes, found only {_listed(tuple(folders))}"
+            f"{advice}"
+        )
 
 
 def classes_of(
@@ -326,10 +352,12 @@ def classes_of(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the class folders and the class names, both in label order. Raises `RequestError`."""
     folders = tuple(files["train"])
+    refuse_single_class(folders, paths.get("train", data.dir))
     if len(folders) != data.classes:
+        declared = f"data.classes={data.classes}; set data.classes={len(folders)} to match"
         raise RequestError(
             f"{paths.get('train', data.dir)}: {len(folders)} class folders ({_listed(folders)}), "
-            f"but data.classes={data.classes}; set data.classes={len(folders)} to match"
+            f"but {declared if data.alternative is None else f'the model has {data.classes} classes'}"
         )
     if unknown := sorted(set(files.get("test", ())) - set(folders)):
         if "train" not in paths:
@@ -366,7 +394,7 @@ def verify(part: Part, data: DataConfig, name: str) -> None:
         raise RequestError(f"{name}: no images")
     if part.images.shape[1:] != data.shape:
         found, expected = ("×".join(map(str, shape)) for shape in (part.images.shape[1:], data.shape))
-        raise RequestError(
-            f"{name}: images of {found}, but data.shape says {expected}; "
-            f"set {shape_override(part.images.shape[1:])} to match"
-        )
+        advice = f"; set {shape_override(part.images.shape[1:])} to match"
+        if data.alternative is not None:
+            advice = data.alternative
+        raise RequestError(f"{name}: images of {found}, but data.shape says {expected}{advice}")

@@ -127,7 +127,12 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell, needs_train: 
         return _parts_in(folder, names, tell, needs_train)
     if not lower.isdisjoint(_TESTING + _VALIDATION) or not _have_images(folder, inside):
         missing = [name for name in names.values() if name not in inside]
-        there = f"; the folder contains {_listed(inside)}" * bool(inside)
+        if _has_images(folder):
+            raise RequestError(
+                f"data.dir={outer}: its images are not in class folders; expected a folder per class with its "
+                f"images, such as {folder.name}/cat and {folder.name}/dog"
+            )
+        there = f"; the folder contains {_listed(inside)}" * bool(inside) + _advise_on_source(data, folder)
         raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
     classes = f"its {len(inside)} folder{'s are the classes' if len(inside) > 1 else ' is a class'}"
     part, remark = ("train", "there is no test part") if needs_train else ("test", "all images are scored")
@@ -215,10 +220,32 @@ def _explain_missing(
         choice = f"data.files.{missing[0]}={_quoted(others[0])}"
         advice = f"; the folder contains {_listed(others)}; choose one, for example with {choice}"
     else:
-        advice = f"; the folder contains {_listed(there)}" * bool(there)
+        advice = f"; the folder contains {_listed(there)}" * bool(there) + _advise_on_source(data, folder)
     if data.source == "idx":
         raise RequestError(f"{given_by(folder)}={folder}: has no {', '.join(names)}, with or without .gz{advice}")
     raise RequestError(f"data.dir={folder}: there is no file {', '.join(names)}{advice}")
+
+
+def _advise_on_source(data: DataConfig, folder: Path) -> str:
+    """Return the end of a message with the option of `data` that reads a folder's content; empty if none does."""
+    if given_by(folder) != "data.dir":
+        return ""  # only data.dir is read by the other options
+    inside = _folders_in(folder)
+    if data.source != "folder" and _have_images(folder, [*inside, *_in_parts(folder, inside)]):
+        return "; the images in its folders are read by data=folder data.resize=fit"
+    if data.source != "folder" and _has_images(folder):
+        return "; data=folder data.resize=fit reads images, sorted into a folder per class"
+    names = [name.lower() for name, _ in _files_in(folder)]
+    for source, pattern in _KINDS.items():
+        if source != data.source and any(re.fullmatch(pattern, name) for name in names):
+            return f"; its {source.upper()} files are read by data={source}"
+    return ""
+
+
+def _in_parts(folder: Path, names: Iterable[str]) -> list[str]:
+    """Return the class folders in the folders of parts, such as `train/cat`."""
+    parts = [name for name in names if name.lower() in _TRAINING + _TESTING + _VALIDATION]
+    return [f"{part}/{name}" for part in parts for name in _folders_in(folder / part)]
 
 
 def given_by(folder: Path) -> str:

@@ -44,7 +44,7 @@ def refuse_too_large(images: int, values: int, data: DataConfig, itemsize: int =
     if needed <= free:
         return
     advice = ""
-    if data.source == "folder":
+    if data.source == "folder" and data.alternative is None:
         channels = data.shape[2]
         side = int((free / (images * channels * _COPIES)) ** 0.5) // 8 * 8
         if side >= _LEAST_SIDE:

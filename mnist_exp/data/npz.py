@@ -56,7 +56,9 @@ def read(path: Path, tell: Tell, *, needs_train: bool = True) -> tuple[dict[str,
 def _read_part(arrays: Mapping[str, Array], x: str, y: str, path: Path) -> RawPart:
     images, labels = arrays[x], _as_vector(arrays[y], f"{path}: {y}")
     if len(images) != len(labels):
-        raise RequestError(f"{path}: {len(images)} images in {x}, but {len(labels)} labels in {y}")
+        last = images.ndim > 1 and images.shape[-1] == len(labels)
+        advice = f"; np.moveaxis({x}, -1, 0) makes the last axis of {x} the first" if last else ""
+        raise RequestError(f"{path}: {len(images)} images in {x}, but {len(labels)} labels in {y}{advice}")
     return RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
 
 
@@ -124,8 +126,7 @@ def read_labels(path: Path, *, needs_train: bool = True) -> tuple[dict[str, RawP
             if there[x] == _UNREADABLE:
                 _arrays(path, {x})
             images = np.broadcast_to(np.zeros((), dtype), shape)
-            labels = _as_vector(arrays[y], f"{path}: {y}")
-            parts[part] = RawPart(images, labels, f"{path}: {x}", f"{path}: {y}[{{}}]".format)
+            parts[part] = _read_part({**arrays, x: images}, x, y, path)
     named = arrays.get("class_names")
     return parts, None if named is None else tuple(map(str, named.reshape(-1)))
 

@@ -51,10 +51,11 @@ class Unusable(Exception):
     Attributes:
         kind: A plural noun for such files, for messages.
         of_the_config: Whether the config is at fault rather than the file.
+        declares: The end of the message, with the override that declares the file's form; may be empty.
     """
 
-    def __init__(self, kind: str, text: str, *, of_the_config: bool = False) -> None:
-        self.kind, self.of_the_config = kind, of_the_config
+    def __init__(self, kind: str, text: str, *, of_the_config: bool = False, declares: str = "") -> None:
+        self.kind, self.of_the_config, self.declares = kind, of_the_config, declares
         super().__init__(text)
 
 
@@ -118,8 +119,8 @@ def read_picture_file(path: str, shape: Shape, resize: Resize, scale: Scale = No
         colours = np.asarray(plain).astype(np.int16)
         if np.ptp(colours, axis=2).max() > _NEARLY_GREY:
             keeping = shape_override((height, width, 3))
-            text = f"a colour image, but data.shape says one channel; {keeping} keeps colours"
-            raise Unusable("colour images", text, of_the_config=True)
+            text = "a colour image, but data.shape says one channel"
+            raise Unusable("colour images", text, of_the_config=True, declares=f"; {keeping} keeps colours")
     wanted = "L" if channels == 1 else "RGB"
     pixels = np.asarray(plain if plain.mode == wanted else plain.convert(wanted))
     return pixels.reshape(shape), largest

@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 Scale = float | tuple[float, float] | None
 
 TWELVE_BITS, SIXTEEN_BITS = 4095, 65535
+_CHANNELS = (1, 3)  # grey or colour
+_WITH_ALPHA = (2, 4)  # with an alpha channel after them
 _DIM = 63  # of 255: a set without a brighter pixel is reported
 
 
@@ -122,23 +124,39 @@ def as_images(array: Array, place: str, shape: Shape | None) -> tuple[Array, str
         RequestError: It is not an array of images.
     """
     sizes = array.shape[1:]
+    if 0 in sizes:
+        raise RequestError(f"{place}: expected images of at least one pixel, found {described(array)}")
     if array.ndim == 2:
         row = shape or square(sizes[0])
         if row is not None and math.prod(row) == sizes[0]:
             return array.reshape(-1, *row), f"{place}: rows of {sizes[0]} pixels, read as {format_shape(row)}"
     if array.ndim == 3:
         return array[..., np.newaxis], ""
-    if array.ndim == 4 and sizes[2] not in (1, 3) and sizes[0] in (1, 3):
+    if array.ndim == 4 and sizes[2] not in _CHANNELS and sizes[0] in _CHANNELS:
         moved = np.moveaxis(array, 1, 3)
         return (
             moved,
             f"{place}: {format_shape(sizes)} has its channels first, read as {format_shape(moved.shape[1:])}",
         )
-    if array.ndim == 4:
+    if array.ndim == 4 and sizes[2] in _CHANNELS:
         return array, ""
+    if array.ndim == 4:
+        raise RequestError(
+            f"{place}: expected images with 1 (grey) or 3 (colour) channels, found {described(array)}"
+            f"{_advise_on_alpha(sizes, place.rpartition(' ')[2])}"
+        )
     raise RequestError(
         f"{place}: expected (images, height, width) or (images, height, width, channels), found {described(array)}"
     )
+
+
+def _advise_on_alpha(sizes: tuple[int, ...], name: str) -> str:
+    """Return how to remove the alpha channel of images with the given sizes; empty if they seem to have none."""
+    if sizes[2] in _WITH_ALPHA:
+        return f"; {name}[..., :{sizes[2] - 1}] removes an alpha channel"
+    if sizes[0] in _WITH_ALPHA:
+        return f"; {name}[:, :{sizes[0] - 1}] removes an alpha channel"
+    return ""
 
 
 def stored_shape(shape: Shape, swaps: bool) -> Shape:

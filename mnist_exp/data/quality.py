@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from mnist_exp.text import format_percent
 _FEW = 10  # a class with fewer training images is reported
 _IMBALANCED = 3  # times as many images in the largest class as in the smallest
 _MOST_NAMES = 5  # in a remark
+_MOST_PAIRS = 3  # in a remark
 _BY_CHANCE = 0.002  # share of images that are nearly the same without being copies, as among MNIST's images of 1
 _LIGHT = 170  # of 255: from here, the pixels at the border are a light background
 _SAMPLE = 1000  # images that are examined for a light background or for digits on their side
@@ -75,31 +76,28 @@ def _blank(source: Source) -> str:
 def _duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
     train, labels = keys["train"], source.train.labels
     first: dict[int, int] = {}
-    same = different = 0
-    example = ""
-    for key, label in zip(train, labels.tolist(), strict=True):
-        known = first.setdefault(key, label)
-        if known != label:
-            different += 1
-            example = example or f"{source.class_names[known]} and {source.class_names[label]}"
-    for count in Counter(train).values():
-        same += count - 1
+    same: list[tuple[int, int]] = []
+    different: list[tuple[int, int]] = []
+    for index, key in enumerate(train):
+        earlier = first.setdefault(key, index)
+        if earlier != index:
+            (same if labels[earlier] == labels[index] else different).append((earlier, index))
     found = []
-    if different:
+    if count := len(different):
         found.append(
-            f"{different:,} training image{'s are copies' if different > 1 else ' is a copy'} of another with a "
-            f"different label, such as {example}"
+            f"{count:,} training image{'s are copies' if count > 1 else ' is a copy'} of another with a "
+            f"different label, such as {_classes(source, different[0])}{_shown(source, different)}"
         )
-    if same - different > 0:
-        count = same - different
+    if count := len(same):
         found.append(
             f"{count:,} training image{'s are copies' if count > 1 else ' is a copy'} of another of the same class"
+            f"{_shown(source, same)}"
         )
-    shared = sum(key in first for key in keys.get("test", ()))
-    if shared:
+    tests = keys.get("test", ())
+    if shared := [(first[key], len(train) + index) for index, key in enumerate(tests) if key in first]:
         found.append(
-            f"{shared:,} of {len(keys['test']):,} test images are also training images, "
-            "so the test results are too optimistic"
+            f"{len(shared):,} of {len(tests):,} test images are also training images, "
+            f"so the test results are too optimistic{_shown(source, shared)}"
         )
     return found
 
@@ -114,26 +112,45 @@ def _near_duplicates(source: Source, keys: dict[str, list[int]]) -> list[str]:
     train = len(source.train)
     differ, tested = labels[first] != labels[second], (first < train) & (second >= train)
     found = []
-    if count := len(np.unique(second[differ & (second < train)])):
-        pair = pairs[differ & (second < train)][0]
-        example = " and ".join(source.class_names[label] for label in labels[pair])
+    different, same = pairs[differ & (second < train)], pairs[~differ & (second < train)]
+    if count := len(np.unique(different[:, 1])):
         found.append(
             f"{count:,} training image{'s are' if count > 1 else ' is'} nearly the same as another with a "
-            f"different label, such as {example}"
+            f"different label, such as {_classes(source, different[0])}{_shown(source, different)}"
         )
-    count = len(np.unique(second[~differ & (second < train)]))
+    count = len(np.unique(same[:, 1]))
     if count > train * _BY_CHANCE:
         found.append(
             f"{count:,} training image{'s are' if count > 1 else ' is'} nearly the same as others of their class, "
-            "such as scaled or compressed copies"
+            f"such as scaled or compressed copies{_shown(source, same)}"
         )
     count, tests = len(np.unique(second[tested])), len(labels) - train
     if count > tests * _BY_CHANCE:
         found.append(
             f"{count:,} of {tests:,} test images {'are' if count > 1 else 'is'} nearly the same as training "
-            "images, so the test results are too optimistic"
+            f"images, so the test results are too optimistic{_shown(source, pairs[tested])}"
         )
     return found
+
+
+def _classes(source: Source, pair: Iterable[int]) -> str:
+    """Return the class names of a pair of training images."""
+    return " and ".join(source.class_names[label] for label in source.train.labels[list(pair)])
+
+
+def _shown(source: Source, pairs: Sequence[Iterable[int]] | npt.NDArray[np.int64]) -> str:
+    """Return the end of a remark: the first pairs of indices, which count the training, then the test images."""
+    shown = [" and ".join(_place(source, int(index)) for index in pair) for pair in pairs[:_MOST_PAIRS]]
+    return f": {'; '.join(shown)}{'; …' * (len(pairs) > _MOST_PAIRS)}"
+
+
+def _place(source: Source, index: int) -> str:
+    """Return the file of an image inside the data set's folder or, if it has none, its number in its part."""
+    name, number = ("training", index) if index < len(source.train) else ("test", index - len(source.train))
+    part = source.train if name == "training" else source.test
+    if part is not None and part.paths:
+        return part.paths[number].removeprefix(f"{source.origin}/")
+    return f"{name} image {number:,}"
 
 
 def light_background(part: Part) -> str:

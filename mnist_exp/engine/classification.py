@@ -110,7 +110,8 @@ def classify(
                 _add_to_sheets(sheets, batch, found, predictor.class_names)
             predictions += found
     if doubtful := sum(bool(prediction.warning) for prediction in predictions):
-        tell(f"warning: {doubtful} of {len(predictions)} images may not show exactly one digit")
+        rows = "digits found" if config.predict.many else "images"
+        tell(f"warning: {doubtful} of {len(predictions)} {rows} may not show exactly one digit")
     return predictions, problems
 
 

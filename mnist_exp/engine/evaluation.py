@@ -46,6 +46,7 @@ from mnist_exp.training.device import Device
 
 _MOST_MISTAKES = 3  # listed in the output
 _MOST_CLASSES, _WORST_CLASSES = 30, 10  # of more classes, the worst are listed in the output
+_PHOTOGRAPHS = "; normalize=true finds and scales the digits in photographs of digits"
 _MEANING = {
     "train": "the model was trained on these images; expect lower accuracy on new ones",
     "val": "the saved epoch was selected on these images; expect slightly lower accuracy on new ones",
@@ -125,10 +126,12 @@ def load_images(
             raise RequestError(f"normalize: {saved.name} takes colour images, but MNIST's form is grey")
         names = trained or model_class_names(saved, run_config)
         found = read_labelled_photographs(run_config.data, config.part, shape, names, say, images_bar)
-        say("note    image files are converted to MNIST's form")
+        say(f"note    one digit is read from each of {len(found.paths):,} image files, in MNIST's form")
         if doubtful := sum(map(bool, found.warnings)):
             warn(f"{doubtful} of {len(found.paths)} images may not show exactly one digit; see predictions.csv")
         return ImagesToScore(found.data, found.paths, found.warnings)
+    if shape[2] == 1 and run_config.data.source == "folder":
+        run_config = run_config.model_copy(update={"data": run_config.data.model_copy().for_model(_PHOTOGRAPHS)})
     data = load_data(run_config, request, trained if config.part in (None, "test") else None)
     if saved.result and not data.train and data.sha256 == saved.result.data.sha256:
         data = load_data(run_config, request)  # a copy of the run's own data: split it as in training
@@ -335,14 +338,18 @@ def write_evaluation(
 
 
 def _predictions_table(part: Part, images: ImagesToScore, scores: Scores, names: Sequence[str]) -> str:
-    """Return a line for each image as CSV: its index or path, its class, `COLUMNS`, and a photograph's warning."""
+    """Return a line for each image as CSV: its index or path, its class, `COLUMNS`, and what else is known.
+
+    That is the warning of a photograph, or the path of another image that has its own file.
+    """
     best = top_two(images.names or range(len(part)), scores.probabilities, names)
-    warnings = [[warning] for warning in images.warnings] or [[]] * len(part)
+    key, values = ("warning", images.warnings) if images.names else ("path", part.paths)
+    extra = [[value] for value in values] or [[]] * len(part)
     rows = [
-        (prediction.input, names[label], *prediction.cells, *warning)
-        for prediction, label, warning in zip(best, part.labels, warnings, strict=True)
+        (prediction.input, names[label], *prediction.cells, *cells)
+        for prediction, label, cells in zip(best, part.labels, extra, strict=True)
     ]
-    return as_table(("image", "true", *COLUMNS, *["warning"] * bool(images.warnings)), rows)
+    return as_table(("image", "true", *COLUMNS, *[key] * bool(values)), rows)
 
 
 def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], part: str) -> None:

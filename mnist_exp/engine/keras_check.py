@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,12 @@ from mnist_exp.model.keras_errors import Report, first_sentence, reporting_at
 from mnist_exp.model.layer_selection import NoSuchLayer, find_layers, freeze
 from mnist_exp.model.preprocessing import Statistics, apply_preprocessing, count_parameters
 from mnist_exp.model.warm_start import compare, load_donor
-from mnist_exp.text import display_path, format_shape
+from mnist_exp.text import display_path, format_shape, shape_override
 from mnist_exp.training.callback import make_callbacks
 from mnist_exp.training.keras_augment import make_augmentation, try_augmentation
 from mnist_exp.training.schedule import try_schedule
+
+_LEAST_SIDE, _MOST_SIDE = 8, 257  # pixels: image sizes that are tried for a model of fixed size
 
 
 def check(config: TrainConfig, composition: Composition, faults: Sequence[Fault] = ()) -> None:
@@ -182,6 +186,8 @@ class _KerasCheck:
         """
         config = self._config
         if model.output_shape != (None, config.data.classes):
+            if self._explain_fixed_size(model):
+                return False
             shape = "×".join(str(size) for size in model.output_shape[1:])
             message = f"must end in {config.data.classes} values, one per class, but ends in {shape}"
             self._report("model.layers", message)
@@ -202,6 +208,36 @@ class _KerasCheck:
                 message = f"the model has {found:,} {what}, {found - most:,} more than the limit of {most:,}"
                 self._report(f"budget.{key}", message)
         return True
+
+    def _explain_fixed_size(self, model: keras.Model) -> bool:
+        """Report a last convolution whose kernel covers its whole input only in images of another size.
+
+        Returns whether there is one.
+        """
+        data = self._config.data
+        convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+        if not convolutions or convolutions[-1].filters != data.classes or max(convolutions[-1].kernel_size) == 1:
+            return False
+        last, sides = convolutions[-1], range(_MOST_SIDE)
+        side = bisect_left(sides, data.classes, lo=_LEAST_SIDE, key=self._count_outputs)
+        if side == len(sides) or self._count_outputs(side) != data.classes:
+            return False
+        scaling = f"data.resize=fit {shape_override((side, side, data.shape[2]))} scales them, or choose "
+        self._report(
+            self._places.get(last.name, "model.layers"),
+            f"Conv2D's kernel {format_shape(last.kernel_size)} must cover its whole input, but gets "
+            f"{format_shape(last.input.shape[1:3])} for images of {format_shape(data.shape[:2])}; this model "
+            f"takes images of {side}×{side}: {scaling if data.source == 'folder' else 'choose '}another model",
+        )
+        return True
+
+    def _count_outputs(self, side: int) -> int:
+        """Return the number of the model's outputs for square images; 0 if the layers do not fit them."""
+        config = self._config
+        inputs = keras.Input((side, side, config.data.shape[2]), dtype="float32")
+        x = apply_preprocessing(config.preprocess, Statistics(), inputs)
+        outputs = apply_layers(config.model.layers.specs, x, lambda path, message: None, {})
+        return 0 if outputs is None else math.prod(outputs.shape[1:])
 
     def _freeze(self, model: keras.Model) -> None:
         """Freeze layers as in training, and check that some weights remain trainable."""

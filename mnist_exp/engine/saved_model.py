@@ -24,7 +24,7 @@ from mnist_exp.runs.directory import ENSEMBLE, MODEL, explain_missing_model, lis
 from mnist_exp.runs.lookup import find_run, read_config
 from mnist_exp.runs.regular_files import file_inside
 from mnist_exp.runs.result import RunResult
-from mnist_exp.text import display_path, format_shape
+from mnist_exp.text import display_path, format_shape, shape_override
 from mnist_exp.tracking.failure import describe_failure
 from mnist_exp.tracking.registry import NotRegistered, look_up
 from mnist_exp.tracking.store import make_absolute, own_store_uri
@@ -186,7 +186,7 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
             raise
 
     config, _ = compose_checked(composed, TrainConfig, complete)
-    return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"fallback": None}).for_model()})
 
 
 def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
@@ -204,9 +204,13 @@ def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tu
 def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: DataConfig) -> None:
     """Raise `RequestError` if the data's shape or number of classes does not fit the model."""
     if (*data.shape, data.classes) != (*shape, classes):
+        advice = ""
+        if data.source == "folder":
+            resize = data.resize or "fit"
+            advice = f"; use data.resize={resize} {shape_override(shape)} data.classes={classes}"
         raise RequestError(
             f"{data.name} has images of {format_shape(data.shape)} and {data.classes} classes, but "
-            f"{saved.name} takes {format_shape(shape)} and has {classes} classes"
+            f"{saved.name} takes {format_shape(shape)} and has {classes} classes{advice}"
         )
 
 

@@ -60,7 +60,7 @@ def read_labelled_photographs(
             f"{data.dir}, {len(files):,} images", "; data.skip_bad=true leaves such files out"
         )
     elif len(listing.faults):
-        tell(f"{data.dir}: data.skip_bad left out {listing.faults}")
+        tell(listing.faults.note(str(data.dir)))
     paths, labels, readings = zip(*found, strict=True)
     found_part = Part(np.stack([reading.image for reading in readings]), np.array(labels, np.int64))
     nothing = found_part.take(np.empty(0, np.int64))

@@ -135,7 +135,7 @@ def propose_rate(curve: RateCurve) -> Proposal:
     if fall <= _NOISE * estimate_noise(curve.losses[: lowest + 1]) + _ROUNDING * abs(smoothed[0]):
         return Proposal(None, reason=_explain_no_fall(curve, lowest))
     steepest = int(np.gradient(smoothed, np.log(curve.rates))[: lowest + 1].argmin())
-    margin = round(2.5 * _SMOOTHING * len(curve.planned))  # smoothing distorts the slope at the ends of the curve
+    margin = _count_steps_at_ends(curve)
     if steepest < margin:
         return Proposal(None, reason="the loss falls most steeply at the lowest rates: lower find.low")
     before = len(smoothed) - 1 - margin
@@ -147,8 +147,16 @@ def propose_rate(curve: RateCurve) -> Proposal:
     return Proposal(round_rate(curve.rates[steepest]), round_rate(curve.rates[lowest] / 10))
 
 
+def _count_steps_at_ends(curve: RateCurve) -> int:
+    """Return the number of steps at each end of the curve at which smoothing distorts the slope."""
+    return round(2.5 * _SMOOTHING * len(curve.planned))
+
+
 def _explain_no_fall(curve: RateCurve, lowest: int) -> str:
     """Return why the loss did not fall, and what to change."""
+    if curve.ending != "completed" and len(curve.losses) > _count_steps_at_ends(curve):
+        noise = "the loss did not fall by more than its noise before it diverged"
+        return f"{noise}: raise find.steps or training.batch_size"
     if curve.ending != "completed":
         return "the loss did not fall before it diverged: lower find.low, or raise find.steps"
     start, least = curve.smoothed[0], curve.smoothed[lowest]

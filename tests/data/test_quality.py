@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,3 +101,19 @@ def test_digits_that_lie_on_their_side_are_reported(inverted: bool):
     assert not advised(upright)
     assert advised(upright.transpose(0, 2, 1, 3))
     assert not advised(upright.transpose(0, 2, 1, 3), tuple("abcdefghij"))
+
+
+def test_duplicates_are_reported_with_their_places():
+    """The first pairs: files inside the folder, or the numbers of images."""
+    images = photographs(12, 4)
+    train = np.concatenate([images, images[:5], [compressed(images[11])]])
+    labels = np.concatenate([np.arange(12) % 2, [1, 1, 0, 1, 0], [1]])
+    tests = Part(images[8:9], labels[8:9], ["/here/test/cat/0.png"])
+    numbered = remarks(Source(Part(train, labels), replace(tests, paths=()), "here", ("cat", "dog")))
+    assert any(r.endswith("such as cat and dog: training image 0 and training image 12") for r in numbered)
+    pairs = [f"training image {index} and training image {index + 12}" for index in (1, 2, 3)]
+    assert any(r.endswith(f"of the same class: {'; '.join(pairs)}; …") for r in numbered)
+    paths = [f"/here/train/{'cat' if label == 0 else 'dog'}/{index}.png" for index, label in enumerate(labels)]
+    named = remarks(Source(Part(train, labels, paths), tests, "/here", ("cat", "dog")))
+    assert any(r.endswith("copies: train/dog/11.png and train/dog/17.png") for r in named)
+    assert any(r.endswith("too optimistic: train/cat/8.png and test/cat/0.png") for r in named)

@@ -154,6 +154,8 @@ def test_noise_is_not_taken_for_a_fall(steps: int):
         (noisy(falling(1e-3, to=2.25)), "completed", "debug=overfit"),  # a fall within the noise
         (np.geomspace(2.3, 30, 10), "diverged", "lower find.low"),
         (np.array([2.3]), "not_finite", "lower find.low"),
+        # it diverged only after many steps, so lower rates would not help
+        (np.append(noisy(np.full(60, 2.3)), 20.0), "diverged", "raise find.steps or training.batch_size"),
         (noisy(falling(1e-6)), "completed", "lower find.low"),
         (noisy(falling(3.0)), "completed", "raise find.high"),
         (noisy(falling(0.3)), "completed", "raise find.high"),
