@@ -352,21 +352,14 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _other_length(row: Sequence[str], shape: Shape | None, labelled: bool, rows: Rows) -> str:
     """Describe why a line's number of values is wrong, with the remedy if it is known."""
     found = len(row)
-    least = 16 if shape is None else math.prod(shape)
-    separators = [name for text, name in _SEPARATORS.items() if len(row[0].split(text)) >= least]
-    if found == 1 and separators:
-        return f"its values are separated by {separators[0]}, expected commas"
     values = f"{found} value{'s' * (found != 1)}"
     extra = _extra_column(rows)
-    fitting = square(found - 1)
-    pixels = None if shape is None else math.prod(shape)
+    if shape is None:
+        return _other_separator(row, 16) or values + (extra or _not_square(found, rows[0][1]))
+    pixels, fitting = math.prod(shape), square(found - 1)
+    if separator := _other_separator(row, pixels):
+        return separator
     missing = _missing_columns(rows[0][1], None if fitting else pixels)
-    if shape is None or pixels is None:
-        square_image = "not a label and the pixels of a square image"
-        side = round(math.sqrt(max(found - 1, 1)))
-        near = f" (such as {1 + side * side} for {side}×{side})"
-        advice = missing or "; data.shape=… declares height, width and channels"
-        return values + (extra or f": {square_image}{near}{advice}")
     if not labelled:
         images = "×".join(map(str, shape))
         return f"{values}, expected {pixels} (the pixels of {images}), or {1 + pixels} with a label{missing}"
@@ -377,6 +370,20 @@ def _other_length(row: Sequence[str], shape: Shape | None, labelled: bool, rows:
     if extra and (found == pixels + 2 or not fitting):
         return message + extra
     return f"{message}; {shape_override(fitting)} would fit" if fitting else message
+
+
+def _not_square(found: int, first: Sequence[str]) -> str:
+    side = round(math.sqrt(max(found - 1, 1)))
+    advice = _missing_columns(first, None) or "; data.shape=… declares height, width and channels"
+    return f": not a label and the pixels of a square image (such as {1 + side * side} for {side}×{side}){advice}"
+
+
+def _other_separator(row: Sequence[str], least: int) -> str:
+    """Return a message if a line consists of at least `least` values with another separator; empty otherwise."""
+    for separator, name in _SEPARATORS.items() if len(row) == 1 else ():
+        if len(row[0].split(separator)) >= least:
+            return f"its values are separated by {name}, expected commas"
+    return ""
 
 
 def _missing_columns(names: Sequence[str], pixels: int | None) -> str:

@@ -51,8 +51,6 @@ def as_labels(
     Raises:
         RequestError: A label is not allowed.
     """
-    for part in parts.values():
-        _refuse_missing(part)
     numbers = {name: _numbers(part) for name, part in parts.items()}
     if any(found is None for found in numbers.values()):
         return _from_words(parts, data, named)
@@ -65,8 +63,6 @@ def as_labels(
 
 def count_classes(parts: Mapping[str, RawLabels], data: DataConfig) -> int:
     """Return the number of classes that labels imply. Raises `RequestError` if it is ambiguous."""
-    for part in parts.values():
-        _refuse_missing(part)
     numbers = [_numbers(part) for part in parts.values()]
     if any(found is None for found in numbers):
         return len(_words(_first(parts)))
@@ -101,8 +97,6 @@ def refuse_gaps(parts: Mapping[str, RawLabels], classes: int) -> None:
 
 def _refuse_missing(part: RawLabels) -> None:
     """Raise `RequestError` with the place of the first empty label and the number of the others."""
-    if part.values.dtype.kind not in _TRUE_LABELS:
-        return
     empty = np.flatnonzero(np.strings.strip(part.values.astype(str)) == "")
     if len(empty):
         places = [part.place(int(index)) for index in empty[:_MOST_PLACES]]
@@ -115,6 +109,7 @@ def _numbers(part: RawLabels) -> Labels | None:
     """Return labels as whole numbers, or None if they are words. Raises `RequestError` for other values."""
     values = part.values
     if values.dtype.kind in _TRUE_LABELS:
+        _refuse_missing(part)
         numeric = np.array([_is_number(str(text)) for text in np.unique(values.astype(str))])
         if numeric.mean() <= _MOSTLY:
             return None
