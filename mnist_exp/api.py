@@ -54,10 +54,16 @@ __all__ = [
 class Run:
     """A run: its files, its results, and its model."""
 
-    def __init__(self, path: str | Path, saved: Saved | None = None, normalize: bool | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        saved: Saved | None = None,
+        normalize: bool | None = None,
+        label_column: int | str | None = None,
+    ) -> None:
         self.path = Path(path).resolve()
         """The run's directory, or the file of a model that belongs to no run."""
-        self._found, self._normalize = saved, normalize
+        self._found, self._normalize, self._label_column = saved, normalize, label_column
 
     @property
     def name(self) -> str:
@@ -99,7 +105,7 @@ class Run:
     def _predictor(self) -> Predictor:
         from mnist_exp.engine.prediction import load_predictor
 
-        return load_predictor(self._saved, self.config, self._normalize)
+        return load_predictor(self._saved, self.config, self._normalize, self._label_column)
 
     @property
     def model(self) -> keras.Model:
@@ -442,13 +448,20 @@ def runs(
     return frame.set_index("run") if entries else frame
 
 
-def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", normalize: bool | None = None) -> Run:
+def load(
+    run: Run | str | Path = "latest",
+    outputs: str | Path = "outputs",
+    normalize: bool | None = None,
+    label_column: int | str | None = None,
+) -> Run:
     """Find a run or a model file. The model is loaded on first use.
 
     Args:
         run: What `run=` takes: a run's directory or name, `latest`, `best`, or a model file.
         outputs: The output folder.
         normalize: Whether to convert image files to MNIST's form; None: only if the model was trained on digits.
+        label_column: The name or number of the label's column in CSV files to classify, as `data.label_column`;
+            None: the one that the header names, or that of the run's data if it was read from CSV files.
 
     Raises:
         RequestError: There is no such run or file.
@@ -456,8 +469,8 @@ def load(run: Run | str | Path = "latest", outputs: str | Path = "outputs", norm
     wanted, folder = _place(run), Path(outputs).expanduser()
     if wanted.startswith("models:/") or Path(wanted).suffix.lower() in MODEL_FILES:
         saved = find_saved(wanted, folder)
-        return Run(saved.run or saved.file, saved, normalize)
-    return Run(find_run(wanted, folder).path, normalize=normalize)
+        return Run(saved.run or saved.file, saved, normalize, label_column)
+    return Run(find_run(wanted, folder).path, None, normalize, label_column)
 
 
 class _CallableModule(ModuleType):

@@ -17,7 +17,9 @@ from support.cli import SMALL, Cli
 from support.golden import Golden
 from support.surroundings import photograph
 
+from mnist_exp.config.hydra_adapter import parse_override
 from mnist_exp.data import digits
+from mnist_exp.engine.saved_model import declared_overrides
 
 
 @pytest.fixture(scope="module")
@@ -328,3 +330,15 @@ def test_the_advice_on_photographs_works(cli: Cli, run: Path, coloured: bool):
         rows = rows_of(kept(cli(*words, *advised).out)[0] / "predictions.csv")
         assert [row["path"] for row in rows] == [str(Path(f"photos/{n}/1.png").resolve()) for n in range(10)]
         assert [row["image"] for row in rows] == [str(number) for number in range(10)]
+
+
+def test_other_files_of_the_runs_kind_are_read_as_its_own():
+    """From the same column and with the same range; data of another kind is not."""
+    data = {"source": "csv", "shape": [2, 3, 1], "classes": 2, "label_column": "my label", "scale": [255, 0]}
+    data |= {"label_offset": None, "transpose": True}
+    request = ("data=csv", "data.dir=there", "data.transpose=false")
+    found = [parse_override(text) for text in declared_overrides({"data": data}, request)]
+    assert {one.key_or_group: one.value() for one in found} == {
+        "data.shape": [2, 3, 1], "data.classes": 2, "data.scale": [255, 0], "data.label_column": "my label",
+    }  # fmt: skip
+    assert len(declared_overrides({"data": data}, ("data=npz",))) == 2

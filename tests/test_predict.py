@@ -20,6 +20,8 @@ from support.cli import Cli
 from support.golden import Golden
 from support.photographs import FORMS
 
+from mnist_exp import load
+
 COLUMNS = ["input", "class", "probability", "runner_up", "runner_up_probability", "warning"]
 
 
@@ -96,6 +98,22 @@ def test_every_format_gives_the_classes_that_keras_gives(cli: Cli, run: Path, im
     assert any(" labelled.csv: " in note for note in notes)
     assert any(" all.npz: " in note and note.endswith("x_train, y_test") for note in notes)
     golden("\n".join(notes))
+
+
+def test_the_labels_column_is_declared_for_any_run(cli: Cli, run: Path, images: np.ndarray):
+    """A table without a header is refused otherwise; from Python, `load` takes the column."""
+    flat = images.reshape(len(images), -1)
+    np.savetxt("last.csv", np.column_stack([flat, np.arange(len(flat)) % 10]), "%d", ",")
+    refused = cli("predict", "run=latest", "inputs=last.csv", status=2).err
+    assert "data.label_column=-1" in refused
+    cli("predict", "run=latest", "inputs=last.csv", "data.label_column=-1", "output=classes.csv")
+    assert [row["class"] for row in rows(Path("classes.csv"))] == expected(run, images)
+    probabilities = load(run, label_column=-1).predict("last.csv")
+    assert [str(label) for label in probabilities.argmax(axis=1)] == expected(run, images)
+    assert (
+        "must be the name or number of a column"
+        in cli("predict", "run=latest", "inputs=last.csv", "data.label_column=[1]", status=2).err
+    )
 
 
 def test_image_files_give_the_same_classes(cli: Cli, run: Path, images: np.ndarray):
@@ -373,8 +391,6 @@ def test_colour_models_take_files_of_any_size(cli: Cli):
 
 def test_two_lines_of_python_do_the_same(cli: Cli, run: Path, images: np.ndarray):
     """`load` takes arrays with and without channels, single images, and files."""
-    from mnist_exp import load
-
     model = load("latest")
     found = model.predict(images)
     assert found.shape == (12, 10)
@@ -395,7 +411,6 @@ def test_two_lines_of_python_do_the_same(cli: Cli, run: Path, images: np.ndarray
 
 def test_arrays_that_are_no_images_are_refused(cli: Cli, run: Path, images: np.ndarray):
     """The message says what was expected and what was found."""
-    from mnist_exp import load
     from mnist_exp.errors import RequestError
 
     model = load("latest")

@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mnist_exp.config.command_schemas import PredictConfig
-from mnist_exp.config.overrides import Request
+from mnist_exp.config.overrides import Request, key_of, override_value
+from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.engine.preparation import set_up
 from mnist_exp.engine.saved_model import resolve_saved
-from mnist_exp.errors import RequestError
+from mnist_exp.errors import Problem, RequestError
 from mnist_exp.report.documents import PredictDocument
 from mnist_exp.runs.log import say
 from mnist_exp.text import display_path
 
+_LABEL_COLUMN = "data.label_column"
+
 
 def predict(request: Request, started: float) -> PredictDocument:
     """Classify the inputs, and print or write the classes. Raises `RequestError`."""
+    request, label_column = take_label_column(request)
     config, saved, of_run = resolve_saved(request, PredictConfig)
     refuse_existing(config)
     # Predictions on standard output are for another program: print nothing else there.
@@ -28,7 +33,7 @@ def predict(request: Request, started: float) -> PredictDocument:
     from mnist_exp.engine.classification import classify, input_sheets, make_predictor  # Keras, Matplotlib
     from mnist_exp.report.predictions import predict_document, write_predictions  # NumPy
 
-    predictor = make_predictor(saved, of_run, config.predict.normalize, many=config.predict.many)
+    predictor = make_predictor(saved, of_run, config.predict.normalize, label_column, many=config.predict.many)
     tell(f"model   {display_path(saved.file)}")
     with input_sheets(config, saved, of_run.plots.dpi, tell) as sheets:
         predictions, problems = classify(predictor, config, sheets, tell)
@@ -40,6 +45,21 @@ def predict(request: Request, started: float) -> PredictDocument:
     if problems:
         tell(f"warning: {format_problems(problems, len(predictions))}")
     return predict_document(saved.file, predictions, list(map(str, problems)))
+
+
+def take_label_column(request: Request) -> tuple[Request, int | str | None]:
+    """Return the request without `data.label_column`, and its value, which describes the inputs of any run.
+
+    Raises `RequestError` if the value is invalid.
+    """
+    kept = tuple(text for text in request.overrides if key_of(text) != _LABEL_COLUMN)
+    if kept == request.overrides:
+        return request, None
+    value = override_value(request, _LABEL_COLUMN)
+    if isinstance(value, bool) or not isinstance(value, int | str | None):
+        message = f"{_LABEL_COLUMN}: must be the name or number of a column, found {value}"
+        raise RequestError([Problem("wrong-type", COMMAND_LINE, message, _LABEL_COLUMN)])
+    return replace(request, overrides=kept), value
 
 
 def refuse_existing(config: PredictConfig) -> None:

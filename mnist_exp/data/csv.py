@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,30 @@ import numpy.typing as npt
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data.dataset import CHUNK, Advance, Images, Part, RawPart, Shape, Tell
 from mnist_exp.data.faults import Faults
+from mnist_exp.data.label_column import (
+    LINE_NUMBERS,
+    Found,
+    LabelColumn,
+    Rows,
+    as_number,
+    describe,
+    find_in_table_to_classify,
+    find_in_training_table,
+    looks_like_labels,
+    refuse_contradiction,
+    refuse_other_column,
+)
 from mnist_exp.data.pixels import Scale, advice, allowed, as_bytes, expected, square
 from mnist_exp.errors import RequestError
 from mnist_exp.text import shape_override
 
 Array = npt.NDArray[Any]
+FindColumn = Callable[[Path, Rows, Sequence[str] | None], Found]
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", " ": "spaces"}  # used by some programs in their "CSV" files
 _BLOCK = 1 << 20  # bytes per read: larger blocks were hardly faster and took 40 MB more
+_MOST_COLUMNS, _MOST_NAMES = 2**20, 5  # of a header, and in a message
 _PROBED = 5  # lines that are read to determine the columns
-_LABELS = ("label", "labels", "class", "target", "y", "digit", "letter")  # headers of the label's column
-_NUMBERS = ("", "id", "index", "unnamed: 0")  # headers of a column that numbers the lines
 _STARTS = {
     b"\x1f\x8b": "a gzip archive; unpack it (gunzip)",
     b"PK\x03\x04": "a ZIP archive or an Excel workbook (.xlsx); unpack it, or save the table as CSV",
@@ -52,29 +66,42 @@ def read(path: Path, shape: Shape | None, data: DataConfig, tell: Tell = lambda 
         data: The config, for the label's column and the range of the pixels.
         tell: Called with notes on how the file was interpreted.
     """
-    table = _Table.of(path, shape, labelled=True, column=data.label_column, tell=tell)
+    table = _Table.of(path, shape, partial(find_in_training_table, wanted=data.label_column), tell)
     pixels, labels = _read(table, data.scale)
-    part = RawPart(pixels.reshape(-1, *table.shape), labels, str(path), table.label_place)
-    undeclared = data.label_column is None and table.header is None
-    if undeclared and _looks_like_labels(pixels[:, -1]) and not _looks_like_labels(labels):
-        raise RequestError(
-            f"{path}: the first column does not look like labels, but the last one does; use data.label_column=-1 "
-            "to read the labels from the last column, or data.label_column=0 to read them from the first"
-        )
-    return part
+    if not table.is_certain:
+        first = data.label_offset or 0
+        refuse_other_column(path, labels, pixels[:, -1], range(first, first + data.classes))
+    elif looks_like_labels(table.other_end(pixels)) and not looks_like_labels(labels):
+        tell(f"{path}: {table.label_name} is read as the labels, but the opposite column looks more like labels")
+    return RawPart(pixels.reshape(-1, *table.shape), labels, str(path), table.label_place)
 
 
-def read_images(path: Path, shape: Shape, scale: Scale = None) -> tuple[Images, bool]:
-    """Read the images from a file, ignoring any labels. Raises `RequestError` with the lines of its problems.
+def read_images(path: Path, shape: Shape, column: LabelColumn, scale: Scale = None) -> tuple[Images, str]:
+    """Read the images to classify from a file, ignoring any labels. Raises `RequestError` with its problems.
+
+    Args:
+        path: The file.
+        shape: The height, width and channels that the model takes.
+        column: What is known about the column with the labels.
+        scale: The value of white, or those of black and white; None: 255.
 
     Returns:
-        The images, and whether each line has a label before its pixels.
+        The images, and a note on the column that was ignored; empty if there is none.
     """
     _, first = next(_rows(path), (0, []))
     labelled = len(first) == 1 + math.prod(shape)
-    table = _Table.of(path, shape, labelled=labelled, column=None, tell=lambda _: None)
-    pixels, _ = _read(table, scale)
-    return as_bytes(pixels.reshape(-1, *shape), str(path), scale), labelled
+    find_column = partial(find_in_table_to_classify, wanted=column) if labelled else None
+    table = _Table.of(path, shape, find_column, lambda _: None)
+    pixels, labels = _read(table, scale)
+    note = ""
+    if labelled:
+        numbers_lines = table.header is not None and table.header[table.column].strip().lower() in LINE_NUMBERS
+        holds = "numbers the lines" if numbers_lines else "holds the labels"
+        note = f"{table.label_name} {holds} and is ignored"
+        if not table.is_certain:
+            refuse_contradiction(path, table.label_name, labels, table.other_end(pixels), column)
+            note += ", as in the model's data"
+    return as_bytes(pixels.reshape(-1, *shape), str(path), scale), note
 
 
 @dataclass(frozen=True)
@@ -89,13 +116,17 @@ class _Table:
     header: Sequence[str] | None
     skip: int
     """The number of lines before the first image."""
+    is_certain: bool
+    """Whether the column of the label was declared, or is evident from the header or the first lines."""
 
     @classmethod
-    def of(
-        cls, path: Path, shape: Shape | None, *, labelled: bool, column: int | str | None, tell: Tell
-    ) -> _Table:
-        """Examine the first lines of a file. Raises `RequestError` if it is not a table of images."""
+    def of(cls, path: Path, shape: Shape | None, find_column: FindColumn | None, tell: Tell) -> _Table:
+        """Examine the first lines of a file. Raises `RequestError` if it is not a table of images.
+
+        `find_column` finds the column of the label; it is None for images without labels.
+        """
         _refuse_other_kinds(path)
+        labelled = find_column is not None
         rows = list(islice(_rows(path), _PROBED))
         pixels = "its label, then its pixels" if labelled else "its pixels"
         if not rows:
@@ -108,13 +139,23 @@ class _Table:
             raise RequestError(f"{path}, line {line}: {_other_length(first, shape, labelled, rows)}")
         if header is not None and len(rows) == 1:
             raise RequestError(f"{path}: has a header, but no images")
-        number = _label_column(path, line, first, header, column) if labelled else 0
-        return cls(path, found, labelled, number, header, line - (header is None))
+        column = find_column(path, rows, header) if find_column else Found(0, is_certain=True)
+        skip = line - (header is None)
+        return cls(path, found, labelled, column.number, header, skip, column.is_certain)
 
     @property
     def count(self) -> int:
         """The number of columns."""
         return self.labelled + math.prod(self.shape)
+
+    @property
+    def label_name(self) -> str:
+        """The column of the label, for messages."""
+        return describe(self.column, self.count, self.header)
+
+    def other_end(self, pixels: Array) -> Array:
+        """Return the values of the outermost column that does not hold the labels."""
+        return pixels[:, 0 if self.column else -1]
 
     def label_place(self, index: int) -> str:
         """Return the line and column of an image's label, for messages."""
@@ -122,43 +163,14 @@ class _Table:
         return f"{self.path}, line {next(islice(lines, index, None), 0)}, column {self.column + 1}"
 
 
-def _find_header(path: Path, rows: Sequence[tuple[int, Sequence[str]]], tell: Tell) -> Sequence[str] | None:
+def _find_header(path: Path, rows: Rows, tell: Tell) -> Sequence[str] | None:
     """Return the first line if it is a header; None if it is an image. If it consists of numbers, report it."""
     first = rows[0][1]
-    if not _is_header(first) or (len(rows) == 1 and _is_number(first[0])):
+    if not _is_header(first) or (len(rows) == 1 and as_number(first[0]) is not None):
         return None
-    if all(map(_is_number, first)):
+    if all(as_number(text) is not None for text in first):
         tell(f"{path}: the first line ({', '.join(first[:3])}, … {first[-1]}) is read as a header")
     return first
-
-
-def _label_column(
-    path: Path, line: int, first: Sequence[str], header: Sequence[str] | None, wanted: int | str | None
-) -> int:
-    """Return the number of the label's column, from 0. Raises `RequestError` if it cannot be determined."""
-    names = [name.strip().lower() for name in header or ()]
-    if isinstance(wanted, int):
-        if not -len(first) <= wanted < len(first):
-            raise RequestError(
-                f"data.label_column={wanted}: {path} has {len(first)} columns, 0 to {len(first) - 1}"
-            )
-        return wanted % len(first)
-    if isinstance(wanted, str):
-        if wanted.strip().lower() not in names:
-            shown = (
-                f"its header goes from {first[0][:40]!r} to {first[-1][:40]!r}" if names else "it has no header"
-            )
-            raise RequestError(f"data.label_column={wanted}: {path} has no such column; {shown}")
-        return names.index(wanted.strip().lower())
-    known = [index for index, name in enumerate(names) if name in _LABELS]
-    if len(known) == 1:
-        return known[0]
-    if names and re.fullmatch(r"pixel\d*|\d+x\d+", names[0]):
-        raise RequestError(
-            f"{path}, line {line}: the header goes from {first[0][:40]!r} to {first[-1][:40]!r}; "
-            "set data.label_column=… to the name or number of the label's column (0 is the first, -1 the last)"
-        )
-    return 0
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -171,6 +183,23 @@ def _refuse_other_kinds(path: Path) -> None:
     for begin, what in _STARTS.items():
         if start.startswith(begin):
             raise RequestError(f"{path}: is {what}")
+    _refuse_other_encodings(path)
+
+
+def _refuse_other_encodings(path: Path) -> None:
+    """Raise `RequestError` with the first byte that is not UTF-8, as different names could look the same."""
+    with path.open("rb") as file:
+        if all(block.isascii() for block in iter(lambda: file.read(_BLOCK), b"")):
+            return
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise RequestError(
+                    f"{path}, line {number}: not UTF-8: byte {error.start + 1} of the line is "
+                    f"0x{line[error.start]:02x}; save the file as UTF-8 (in Excel, 'CSV UTF-8')"
+                ) from error
 
 
 def _read(table: _Table, scale: Scale) -> tuple[Array, Array]:
@@ -240,15 +269,15 @@ def _scan(table: _Table, scale: Scale) -> tuple[Array, Array]:
         numbers = np.array([_number(text) for text in values])
         labels.append(row[table.column].strip() if table.labelled else "0")
         pixels.append(numbers)
-        bounds += [numbers.min(), numbers.max()]
+        finite = numbers[np.isfinite(numbers)]
+        bounds += [finite.min(), finite.max()] if len(finite) else []
+        bounds += [math.nan] * (len(numbers) - len(finite))
         good = allowed(numbers, scale)
         if not good.all():
             index = int(np.argmin(good))
             column = index + 1 + (table.labelled and index >= table.column)
             text = f"expected a pixel, {expected(scale)}, found {values[index][:40]!r}"
             faults.add("values that are not pixels", f"{place}, column {column}", text)
-            if not values[index].isascii() or np.isnan(numbers[index]):
-                bounds.append(np.nan)
     faults.raise_any(str(table.path), advice(np.array(bounds), scale) if bounds else "")
     return np.array(pixels, np.float32).reshape(len(pixels), -1), np.array(labels)
 
@@ -259,16 +288,6 @@ def _number(text: str) -> float:
         return float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         return math.nan
-
-
-def _looks_like_labels(values: Array) -> bool:
-    """Return whether values are words, or a few consecutive integers starting at 0 or 1."""
-    try:
-        numbers = np.unique(values.astype(str).astype(np.float64) if values.dtype.kind in "OU" else values)
-    except ValueError:
-        return True
-    steps = bool((np.diff(numbers) == 1).all()) and 2 <= len(numbers) <= len(values) / 2
-    return steps and numbers[0] in (0, 1)
 
 
 def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) -> None:
@@ -308,18 +327,10 @@ def _is_header(row: Sequence[str]) -> bool:
     """
     names = [*map(str.strip, row)]
     counted = [*map(str, range(len(row)))]
-    named = not any(map(_is_number, row))
-    if len(row) > 1 and not _is_number(row[0]):
+    named = not any(as_number(text) is not None for text in row)
+    if len(row) > 1 and as_number(row[0]) is None:
         named = named or names[1:] in (counted[:-1], counted[1:])
     return named or (len(row) > 2 and names == counted)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -338,35 +349,68 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise RequestError(f"{path}, line {rows.line_num}: {error}") from error
 
 
-def _other_length(
-    row: Sequence[str], shape: Shape | None, labelled: bool, rows: Sequence[tuple[int, Sequence[str]]]
-) -> str:
+def _other_length(row: Sequence[str], shape: Shape | None, labelled: bool, rows: Rows) -> str:
     """Describe why a line's number of values is wrong, with the remedy if it is known."""
     found = len(row)
-    least = 16 if shape is None else math.prod(shape)
-    separators = [name for text, name in _SEPARATORS.items() if len(row[0].split(text)) >= least]
-    if found == 1 and separators:
-        return f"its values are separated by {separators[0]}, expected commas"
     values = f"{found} value{'s' * (found != 1)}"
     extra = _extra_column(rows)
     if shape is None:
-        square_image = "not a label and the pixels of a square image"
-        return values + (extra or f": {square_image}; data.shape=… declares height, width and channels")
-    pixels = math.prod(shape)
+        return _other_separator(row, 16) or values + (extra or _not_square(found, rows[0][1]))
+    pixels, fitting = math.prod(shape), square(found - 1)
+    if separator := _other_separator(row, pixels):
+        return separator
+    missing = _missing_columns(rows[0][1], None if fitting else pixels)
     if not labelled:
         images = "×".join(map(str, shape))
-        return f"{values}, expected {pixels}: the pixels of {images}, with or without a label before them"
+        return f"{values}, expected {pixels} (the pixels of {images}), or {1 + pixels} with a label{missing}"
     declared = shape_override(shape)
-    if found == pixels:
+    if found == pixels and not missing:
         return f"{values}: the pixels of {declared}, without a label before them; each line needs a label"
-    message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}"
-    fitting = square(found - 1)
+    message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}{missing}"
     if extra and (found == pixels + 2 or not fitting):
         return message + extra
     return f"{message}; {shape_override(fitting)} would fit" if fitting else message
 
 
-def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
+def _not_square(found: int, first: Sequence[str]) -> str:
+    side = round(math.sqrt(max(found - 1, 1)))
+    advice = _missing_columns(first, None) or "; data.shape=… declares height, width and channels"
+    return f": not a label and the pixels of a square image (such as {1 + side * side} for {side}×{side}){advice}"
+
+
+def _other_separator(row: Sequence[str], least: int) -> str:
+    """Return a message if a line consists of at least `least` values with another separator; empty otherwise."""
+    for separator, name in _SEPARATORS.items() if len(row) == 1 else ():
+        if len(row[0].split(separator)) >= least:
+            return f"its values are separated by {name}, expected commas"
+    return ""
+
+
+def _missing_columns(names: Sequence[str], pixels: int | None) -> str:
+    """Return the end of a message that lists the gaps in a header's numbered columns; empty if there are none.
+
+    Args:
+        names: The first line, which may be a header.
+        pixels: The expected number of columns, from which missing columns at the end are known.
+    """
+    numbers: dict[str, list[int]] = {}
+    for name in names:
+        if found := re.fullmatch(r"(\d+x|[A-Za-z_]+)(\d+)", name.strip()):
+            numbers.setdefault(found[1], []).append(int(found[2]))
+    most = max((max(of) for of in numbers.values()), default=0)
+    if most > _MOST_COLUMNS:
+        return ""
+    gone = []
+    for prefix, of in numbers.items():
+        last = most if prefix[0].isdigit() else max(of)
+        if pixels is not None and len(of) > pixels / 2:
+            last = max(last, min(of) + pixels - 1)
+        gone += [f"{prefix}{number}" for number in sorted({*range(min(of), last + 1)} - {*of})]
+    listed = ", ".join(gone[:_MOST_NAMES]) + ", …" * (len(gone) > _MOST_NAMES)
+    return f"; the header lacks {len(gone)} column{'s' * (len(gone) > 1)}: {listed}" if gone else ""
+
+
+def _extra_column(rows: Rows) -> str:
     """Return the end of a message that explains an extra column in all lines; empty if there is none."""
     texts = [[text.strip() for text in row] for _, row in rows]
     if all(len(row) > 1 and not row[-1] for row in texts):
@@ -377,7 +421,7 @@ def _extra_column(rows: Sequence[tuple[int, Sequence[str]]]) -> str:
 
 
 def _counts_lines(column: list[str]) -> bool:
-    if column[0].lower() in _NUMBERS:
+    if column[0].lower() in LINE_NUMBERS:
         column = column[1:]
     numbers = [int(text) for text in column if text.isascii() and text.isdigit() and len(text) < 10]
     return len(numbers) == len(column) > 1 and all(b - a == 1 for a, b in pairwise(numbers))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,19 +14,20 @@ import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
-from mnist_exp.data.dataset import Part, Progress, RawPart, Shape, Tell, no_progress
+from mnist_exp.data.dataset import Labels, Part, Progress, RawPart, Shape, Tell, no_progress
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.formats import (
     classes_of,
     find,
     idx_part,
+    missing_classes,
     note_untrained_classes,
     refuse_empty_classes,
     refuse_single_class,
     transposes,
     verify,
 )
-from mnist_exp.data.labels import RawLabels, as_labels, count_classes
+from mnist_exp.data.labels import RawLabels, as_labels, count_classes, refuse_gaps
 from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.pixels import as_images, stored_shape
 from mnist_exp.data.sources import given_paths
@@ -75,7 +76,9 @@ def examine(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> d
         RequestError: The data is missing, damaged or not as declared.
     """
     if data.verify or data.source == "digits":
-        return {name: len(part) for name, part in find(data, tell, progress).parts.items()}
+        source = find(data, tell, progress)
+        _report_missing_classes(source.train.labels, source.class_names, data, tell)
+        return {name: len(part) for name, part in source.parts.items()}
     if data.dir is None:
         return {}
     paths = given_paths(data, tell)
@@ -83,7 +86,8 @@ def examine(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> d
         return _examine_folders(paths, data, tell, progress)
     swaps = transposes(data, paths.values())
     parts, named = _raw_parts(paths, data, stored_shape(data.shape, swaps))
-    labels, _ = as_labels(_labels_of(parts), data, named)
+    labels, names = as_labels(_labels_of(parts), data, named)
+    _report_missing_classes(labels["train"], names, data, tell)
     for name, part in parts.items():
         arranged, _ = as_images(part.images, part.images_place, stored_shape(data.shape, swaps))
         upright = arranged.transpose(0, 2, 1, 3) if swaps else arranged
@@ -91,6 +95,11 @@ def examine(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> d
     count = sum(len(part.images) for part in parts.values())
     refuse_too_large(count, math.prod(data.shape), data, parts["train"].images.dtype.itemsize)
     return {name: len(part.images) for name, part in parts.items()}
+
+
+def _report_missing_classes(train: Labels, names: Sequence[str], data: DataConfig, tell: Tell) -> None:
+    if missing := missing_classes(train, names):
+        tell(f"{data.dir or data.name}: {missing}")
 
 
 def _examine_folders(
@@ -125,7 +134,8 @@ def _look(
 ) -> tuple[Shape, int, str]:
     """Return a data set's shape, declared or found, its number of classes, and a remark on its sizes.
 
-    Raises `RequestError`, also for data of a single class if `values` does not declare the number of classes.
+    Raises `RequestError`, also if `values` does not declare the number of classes, and there is only one, or one
+    without an image to train with.
     """
     declared = data.shape if values["shape"] else None
     counts = values["classes"] is None
@@ -136,10 +146,13 @@ def _look(
     parts, named = _raw_parts(paths, data, stored_shape(declared, swaps) if declared else None, needs_train)
     first = next(iter(parts.values()))
     stored = as_images(first.images, first.images_place, declared)[0].shape[1:]
-    classes = len(named) if named else count_classes(_labels_of(parts), data)
+    labels = _labels_of(parts)
+    classes = len(named) if named else count_classes(labels, data)
     if counts and classes < 2:
         place = f"{paths['archive']}: class_names" if named else first.label_place(0)
         raise RequestError(f"{place}: expected at least two classes, found only one in the data set")
+    if counts and needs_train and not named:
+        refuse_gaps(labels, classes)
     return declared or stored_shape((stored[0], stored[1], stored[2]), swaps), classes, ""
 
 

@@ -155,9 +155,9 @@ def _smallest(labels: Labels, data: DataConfig, works: Callable[[Indices, Indice
     return least if least <= len(labels) else None
 
 
-def missing_classes(train: Part, names: Sequence[str]) -> str:
+def missing_classes(train: Labels, names: Sequence[str]) -> str:
     """Return a remark on the declared classes without a training image; empty if all have one."""
-    missing = [name for label, name in enumerate(names) if not (train.labels == label).any()]
+    missing = [name for label, name in enumerate(names) if not (train == label).any()]
     if not missing:
         return ""
     listed = ", ".join(missing[:_MOST_NAMES]) + ", …" * (len(missing) > _MOST_NAMES)

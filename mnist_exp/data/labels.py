@@ -23,6 +23,7 @@ from mnist_exp.suggest import did_you_mean
 Array = npt.NDArray[Any]
 
 _MOST_NAMES = 12  # in a message
+_MOST_PLACES = 3  # in a message
 _MOST_CLASSES = 2**20
 _MOSTLY = 0.5  # if more than this share of the distinct labels are numbers, the others count as mistakes
 _TRUE_LABELS = ("U", "S", "O", "T")
@@ -77,10 +78,38 @@ def count_classes(parts: Mapping[str, RawLabels], data: DataConfig) -> int:
     return max(highest - (data.label_offset or 0) + 1, 2)
 
 
+def refuse_gaps(parts: Mapping[str, RawLabels], classes: int) -> None:
+    """Raise `RequestError` if whole numbers between the lowest and the highest label label no image."""
+    numbers = [found for part in parts.values() if (found := _numbers(part)) is not None and len(found)]
+    present = np.unique(np.concatenate(numbers)) if len(numbers) == len(parts) else np.empty(0, np.int64)
+    gaps = np.flatnonzero(np.diff(present) > 1)
+    if not len(gaps):
+        return
+    missing = sum(int(present[gap + 1] - present[gap]) - 1 for gap in gaps)
+    first, last = int(present[gaps[0]]) + 1, int(present[gaps[0] + 1]) - 1
+    shown = f"{first}" if first == last else f"{first} to {last}"
+    others = f" and {missing - (last - first + 1):,} more" if len(gaps) > 1 else ""
+    raise RequestError(
+        f"{_where(_first(parts))}: the labels range from {present[0]} to {present[-1]}, but no image has the "
+        f"label {shown}{others}; correct the labels, or set data.classes={classes} to keep classes without images"
+    )
+
+
+def _refuse_missing(part: RawLabels) -> None:
+    """Raise `RequestError` with the place of the first empty label and the number of the others."""
+    empty = np.flatnonzero(np.strings.strip(part.values.astype(str)) == "")
+    if len(empty):
+        places = [part.place(int(index)) for index in empty[:_MOST_PLACES]]
+        others = ", ".join([*places[1:], *["…"] * (len(empty) > _MOST_PLACES)])
+        also = f"; {len(empty) - 1:,} more {'are' if len(empty) > 2 else 'is'} missing: {others}" if others else ""
+        raise RequestError(f"{places[0]}: the label is missing{also}; enter it, or remove the image")
+
+
 def _numbers(part: RawLabels) -> Labels | None:
     """Return labels as whole numbers, or None if they are words. Raises `RequestError` for other values."""
     values = part.values
     if values.dtype.kind in _TRUE_LABELS:
+        _refuse_missing(part)
         numeric = np.array([_is_number(str(text)) for text in np.unique(values.astype(str))])
         if numeric.mean() <= _MOSTLY:
             return None
@@ -128,10 +157,9 @@ def _from_words(
     for name, part in parts.items():
         words = [str(word).strip() for word in part.values.astype(str)]
         for index, word in enumerate(words):
-            if not word or word not in numbers:
-                what = f"found {word[:40]!r}" if word else "found none"
+            if word not in numbers:
                 raise RequestError(
-                    f"{part.place(index)}: expected one of the labels {_listed(names)}, {what}"
+                    f"{part.place(index)}: expected one of the labels {_listed(names)}, found {word[:40]!r}"
                     f"{did_you_mean(word, names)}"
                 )
         labels[name] = np.array([numbers[word] for word in words], np.int64)

@@ -223,8 +223,8 @@ def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, i
     if image.mode.startswith("I"):
         values = np.asarray(image)
         return _rescaled(values, limits(scale, SIXTEEN_BITS)), int(values.max())
-    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
-        image = _refuse_transparent(image.convert("RGBA"))
+    if has_alpha(image):
+        image = refuse_transparent(image.convert("RGBA"))
     if image.mode in ("L", "RGB"):
         image.load()  # while its file is open; `convert` would copy it as well
     else:
@@ -234,7 +234,13 @@ def _plain(image: Image.Image, deep: bool, scale: Scale) -> tuple[Image.Image, i
     return _rescaled(np.asarray(image), limits(scale)), 0
 
 
-def _refuse_transparent(image: Image.Image) -> Image.Image:
+def has_alpha(image: Image.Image) -> bool:
+    """Return whether an image may have transparent pixels."""
+    return "transparency" in image.info or image.mode in ("LA", "PA", "RGBA")
+
+
+def refuse_transparent(image: Image.Image) -> Image.Image:
+    """Return an image in mode RGBA. Raises `Unusable` if not all its pixels are opaque."""
     if image.getchannel("A").getextrema()[0] != 255:
         raise Unusable("transparent images", "is transparent; expected an opaque image")
     return image

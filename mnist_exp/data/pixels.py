@@ -82,7 +82,7 @@ def expected(scale: Scale) -> str:
 def advice(values: Array, scale: Scale) -> str:
     """Return the end of a message, with the `data.scale` that probably fits all values; empty if none does."""
     finite = values[np.isfinite(values)]
-    if scale is not None or not finite.size or finite.size < values.size:
+    if scale is not None or not finite.size:
         return ""
     low, high = float(finite.min()), float(finite.max())
     if values.dtype == np.int8 and low < 0:
@@ -92,7 +92,15 @@ def advice(values: Array, scale: Scale) -> str:
     if white is None or 1 < high <= 255:
         return ""
     declared = f"{white[1]}" if white[0] == 0 else f"[{white[0]},{white[1]}]"
-    return f"; the values range from {low:g} to {high:g}: data.scale={declared} declares {white[1]} as white"
+    others = values.size - finite.size
+    first = (
+        f"replace the {others:,} value{'s that are' if others > 1 else ' that is'} not finite, and "
+        if others
+        else ""
+    )
+    return (
+        f"; the values range from {low:g} to {high:g}: {first}data.scale={declared} declares {white[1]} as white"
+    )
 
 
 def dimness(brightest: int) -> str:

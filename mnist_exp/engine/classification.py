@@ -10,8 +10,9 @@ from itertools import groupby
 from pathlib import Path
 
 from mnist_exp.config.command_schemas import PredictConfig
-from mnist_exp.config.schema import TrainConfig
+from mnist_exp.config.schema import DataConfig, TrainConfig
 from mnist_exp.data.dataset import first_class_names
+from mnist_exp.data.label_column import LabelColumn
 from mnist_exp.engine.saved_model import Saved, normalizes
 from mnist_exp.errors import RequestError, WorkError
 from mnist_exp.inference.inputs import Batch, PictureOptions, find_inputs, read_inputs
@@ -30,10 +31,18 @@ from mnist_exp.text import display_path, format_percent
 _SHORT_NAME, _LONGEST_NAME = 8, 20  # columns
 
 
-def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *, many: bool = False) -> Predictor:
+def make_predictor(
+    saved: Saved,
+    config: TrainConfig,
+    normalize: bool | None,
+    label_column: int | str | None = None,
+    *,
+    many: bool = False,
+) -> Predictor:
     """Load a saved model with the class names and settings of its run. Raises `RequestError`.
 
-    If `many` is set, the predictor must be able to find several digits in one picture.
+    If `many` is set, the predictor must be able to find several digits in one picture. `label_column` is the
+    column with the labels in CSV files; None: that of the run's data, if it was read from CSV files.
     """
     model = saved.load()
     shape, classes = inspect_classifier(model, str(display_path(saved.file)))
@@ -46,7 +55,19 @@ def make_predictor(saved: Saved, config: TrainConfig, normalize: bool | None, *,
     if many and not normalize:
         advice = "; set predict.normalize=true" if shape[2] == 1 else ", but the model takes colour images"
         raise RequestError(f"predict.many: needs inputs that are converted to MNIST's form{advice}")
-    return Predictor(model, names, config, shape, normalize, saved.settings is not None)
+    labels = _label_column(config.data, label_column)
+    return Predictor(model, names, config, shape, normalize, saved.settings is not None, labels)
+
+
+def _label_column(data: DataConfig, given: int | str | None) -> LabelColumn:
+    if given is not None:
+        return LabelColumn(given, is_given=True)
+    if data.source != "csv":
+        return LabelColumn()
+    first = data.label_offset or 0
+    return LabelColumn(
+        0 if data.label_column is None else data.label_column, labels=range(first, first + data.classes)
+    )
 
 
 @contextmanager
@@ -96,6 +117,7 @@ def classify(
             tell=note,
             refuse=problems.append,
             scale=predictor.config.data.scale,
+            labels=predictor.labels,
         ):
             if not is_known and (remark := find_scaling(predictor.model, batch.images)):
                 tell(f"warning: {remark}")

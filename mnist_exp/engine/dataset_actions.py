@@ -60,7 +60,7 @@ def verify(config: DatasetConfig) -> VerifyDocument:
         for label, name in enumerate(source.class_names)
     ]
     print_table(["label", "class", *source.parts], rows, right=("label", *source.parts))
-    missing = missing_classes(source.train, source.class_names)
+    missing = missing_classes(source.train.labels, source.class_names)
     weaknesses = [*([missing] if missing else []), *remarks(source)]
     for remark in weaknesses:
         warn(remark)

@@ -433,7 +433,7 @@ def report_quality(job: Job, images: int) -> None:
 
 def report_missing_classes(job: Job, data: Dataset) -> None:
     """Warn about declared classes without training images, which the model cannot learn."""
-    missing = missing_classes(data.train, data.class_names)
+    missing = missing_classes(data.train.labels, data.class_names)
     if missing:
         limit = job.config.data.limit
         least = smallest_limit(job.source.train.labels, job.config.data) if limit is not None else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mnist_exp.config.command_schemas import SavedConfig
-from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.config.overrides import Request, key_of, quoted
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.config.schema import PARTS, DataConfig, TrainConfig
 from mnist_exp.config.validation import check_request, compose_checked
@@ -39,6 +39,8 @@ Own = TypeVar("Own", bound=SavedConfig)
 
 # Groups whose overrides apply to the config of the model's run.
 OVER_RUN = ("data", "device", "plots")
+# Keys of `data` that say how the values in files are to be read; null if that is evident from the files.
+_HOW_READ = ("scale", "label_offset", "label_column", "transpose")
 # Digit data sets in MNIST's format; photographs are converted to that format.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
@@ -190,15 +192,23 @@ def compose_run_config(saved: Saved, request: Request, over_run: tuple[str, ...]
 
 
 def declared_overrides(base: Mapping[str, Any], over_run: tuple[str, ...]) -> tuple[str, ...]:
-    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless given."""
+    """Return overrides that give the user's own data (`data=csv`, …) the run's shape and classes, unless given.
+
+    Data of the run's own kind is also read as the run's, for example from the same column.
+    """
     given = dict(text.split("=", 1) for text in over_run if "=" in text)
     data = base.get("data")
     if given.get("data") not in PARTS or given["data"] == "digits" or not isinstance(data, Mapping):
         return ()
-    keys = [key for key in ("shape", "classes") if key in data and f"data.{key}" not in given]
-    if given["data"] == "folder" and data.get("resize") and "data.resize" not in given:
-        keys.append("resize")
-    return tuple(f"data.{key}={data[key]}" for key in keys)
+    keys = ["shape", "classes", *["resize"] * (given["data"] == "folder")]
+    if data.get("source") == given["data"]:
+        keys += _HOW_READ
+    wanted = [key for key in keys if data.get(key) is not None and f"data.{key}" not in given]
+    return tuple(f"data.{key}={_as_override(data[key])}" for key in wanted)
+
+
+def _as_override(value: object) -> str:
+    return quoted(value) if isinstance(value, str) else str(value)
 
 
 def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: DataConfig) -> None:

@@ -1,11 +1,13 @@
-"""Read photographs and scans as model inputs: rotated upright, with transparent areas filled.
+"""Read photographs and scans as model inputs, rotated upright.
 
-Training rejects files that need guesswork (`data.folder`); prediction makes a best guess.
+If the digit is to be found in them, transparent areas are filled with a colour that contrasts with the ink: the
+digit may be dark on light or light on dark. Otherwise, transparent files are refused, as in training.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,10 +15,21 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_exp.data.dataset import Images, Shape
-from mnist_exp.data.pictures import FORMATS, MOST_PIXELS, NAMED, Resize, resized
+from mnist_exp.data.pictures import (
+    FORMATS,
+    MOST_PIXELS,
+    NAMED,
+    Resize,
+    Unusable,
+    has_alpha,
+    refuse_transparent,
+    resized,
+)
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.digit_finder import LARGE, Box
 from mnist_exp.inference.mnist_form import Reading, read_digits
+
+MakeOpaque = Callable[[Image.Image], Image.Image]
 
 _THUMBNAIL = 320  # pixels: maximum side of a thumbnail
 
@@ -91,17 +104,17 @@ def open_photograph(content: bytes, name: str, *, in_colour: bool = False) -> Pi
 
     The digits are the same either way: they are found in the brightness, which JPEG files store separately.
     """
-    return _decode(content, name, 2 * LARGE, "YCbCr" if in_colour else "L")
+    return _decode(content, name, 2 * LARGE, "YCbCr" if in_colour else "L", _opaque)
 
 
 def open_picture(content: bytes, name: str, shape: Shape) -> Picture:
     """Decode an image file to scale it to a shape. Raises `RequestError`."""
     # Twice the size, so that scaling still averages pixels.
-    return _decode(content, name, 2 * max(shape[:2]), "RGB")
+    return _decode(content, name, 2 * max(shape[:2]), "RGB", refuse_transparent)
 
 
-def _decode(content: bytes, name: str, reduced_to: int, mode: str) -> Picture:
-    """Decode an image file. Raises `RequestError`.
+def _decode(content: bytes, name: str, reduced_to: int, mode: str, make_opaque: MakeOpaque) -> Picture:
+    """Decode an image file, with `make_opaque` for one with an alpha channel. Raises `RequestError`.
 
     A JPEG file may be decoded in another mode and at a smaller size, but not smaller than a thumbnail, and with a
     height and width of at least `reduced_to`.
@@ -119,9 +132,11 @@ def _decode(content: bytes, name: str, reduced_to: int, mode: str) -> Picture:
                 raise RequestError(f"{name}: has {frames} frames; expected a single image")
             least = [max(reduced_to, round(_THUMBNAIL * side / max(width, height))) for side in (width, height)]
             image.draft("RGB" if mode == "YCbCr" and _stores_rgb(image) else mode, (least[0], least[1]))
-            return Picture(name, _opaque(ImageOps.exif_transpose(image)), width / image.size[0])
+            return Picture(name, _plain(ImageOps.exif_transpose(image), make_opaque), width / image.size[0])
     except RequestError:
         raise
+    except Unusable as error:
+        raise RequestError(f"{name}: {error}") from error
     except UnidentifiedImageError as error:
         raise RequestError(f"{name}: not a {NAMED} image") from error
     except Exception as error:  # Pillow has no specific exception for damaged files
@@ -137,13 +152,15 @@ def _stores_rgb(image: Image.Image) -> bool:
     return "jfif" not in image.info and (adobe == 0 or (adobe is None and names == list(b"RGB")))
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """Reduce 16-bit pictures to 8 bits, and fill transparent areas."""
+def _plain(image: Image.Image, make_opaque: MakeOpaque) -> Image.Image:
+    """Reduce 16-bit pictures to 8 bits, and remove the alpha channel. Raises `Unusable`."""
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if "transparency" not in image.info and image.mode not in ("LA", "PA", "RGBA"):
-        return image
-    colours = image.convert("RGBA")
+    return make_opaque(image.convert("RGBA")) if has_alpha(image) else image
+
+
+def _opaque(colours: Image.Image) -> Image.Image:
+    """Fill transparent areas of an image in mode RGBA."""
     alpha = np.asarray(colours.getchannel("A"))
     seen = np.asarray(colours.convert("L"))[alpha > 127]
     # Fill mostly opaque pictures with their own background, bare strokes with white, or black if they are light.

@@ -19,6 +19,7 @@ from mnist_exp.config.schema import FileSpec
 from mnist_exp.data import csv, idx, npz
 from mnist_exp.data.dataset import CHUNK, Images, Shape, Tell
 from mnist_exp.data.folder import natural_order
+from mnist_exp.data.label_column import LabelColumn
 from mnist_exp.data.pictures import ENDINGS, NAMED, Resize
 from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_ones
 from mnist_exp.errors import RequestError
@@ -31,6 +32,7 @@ STANDARD_INPUT = "-"
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
+_UNKNOWN = LabelColumn()
 _NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
 
 
@@ -86,6 +88,7 @@ def read_inputs(
     tell: Tell,
     refuse: Callable[[RequestError], None],
     scale: Scale = None,
+    labels: LabelColumn = _UNKNOWN,
 ) -> Iterator[Batch]:
     """Yield the images in files, in order.
 
@@ -98,6 +101,7 @@ def read_inputs(
         tell: Prints a note.
         refuse: Called with the error for each file that cannot be used; the others are still read.
         scale: The value of white in arrays, or those of black and white; None: 255.
+        labels: What is known about the column with the labels in CSV files.
     """
     pictures = _Pictures(shape, options, tell)
     for name in files:
@@ -108,7 +112,7 @@ def read_inputs(
                     pictures.add(_shown(name), path.read_bytes())
                     images = None
                 else:
-                    images = _read_array(kind, path, _shown(name), shape, scale, tell)
+                    images = _read_array(kind, path, _shown(name), shape, scale, labels, tell)
         except (RequestError, OSError) as error:
             refuse(error if isinstance(error, RequestError) else _unreadable(name, error))
             continue
@@ -244,7 +248,9 @@ def _kind(path: Path, name: str) -> str:
     )
 
 
-def _read_array(kind: str, path: Path, name: str, shape: Shape, scale: Scale, tell: Tell) -> Images:
+def _read_array(
+    kind: str, path: Path, name: str, shape: Shape, scale: Scale, labels: LabelColumn, tell: Tell
+) -> Images:
     """Read the images of an IDX, NPZ or CSV file. Raises `RequestError` if that is impossible."""
     try:
         if kind == "idx":
@@ -255,9 +261,9 @@ def _read_array(kind: str, path: Path, name: str, shape: Shape, scale: Scale, te
             if others:
                 tell(f"{name}: using the images in {found}; ignored: {', '.join(others)}")
         else:
-            images, labelled = csv.read_images(path, shape, scale)
-            if labelled:
-                tell(f"{name}: the first column is taken as labels and ignored")
+            images, note = csv.read_images(path, shape, labels, scale)
+            if note:
+                tell(f"{name}: {note}")
     except RequestError as error:
         raise RequestError(str(error).replace(str(path), name)) from error
     if images.shape[1:] != shape:

@@ -15,12 +15,15 @@ import numpy.typing as npt
 
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.data.dataset import Shape
+from mnist_exp.data.label_column import LabelColumn
 from mnist_exp.data.pixels import as_bytes
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.inputs import PictureOptions, find_inputs, read_inputs
 from mnist_exp.inference.scoring import Probabilities, predict
 
 _MOST_DOUBTS = 3  # listed in a warning
+
+_UNKNOWN = LabelColumn()
 
 FileName = str | Path
 
@@ -38,6 +41,8 @@ class Predictor:
     """Whether image files are converted to MNIST's form or only scaled."""
     is_of_run: bool = True
     """Whether the model belongs to a run, and therefore takes raw pixels."""
+    labels: LabelColumn = _UNKNOWN
+    """What is known about the column with the labels in CSV files."""
 
     @property
     def classes(self) -> int:
@@ -69,6 +74,7 @@ class Predictor:
             tell=lambda _: None,
             refuse=problems.append,
             scale=self.config.data.scale,
+            labels=self.labels,
         )
         found = []
         doubts: list[str] = []

@@ -124,10 +124,34 @@ def test_a_file_that_is_not_text_is_reported(refused: Refused):
     Path("train.csv").write_bytes(GOOD.encode("utf-16"))
     assert "train.csv: is text in UTF-16; save it as UTF-8" in refused("csv", TRAIN_ONLY)
     Path("train.csv").write_bytes(bytes(range(256)) * 9)
-    assert "train.csv, line 1: 1 value, expected 7" in refused("csv", TRAIN_ONLY)
+    assert "train.csv, line 2: not UTF-8: byte 118 of the line is 0x80" in refused("csv", TRAIN_ONLY)
     Path("train.csv").unlink()
     Path("train.csv").mkdir()
     assert "there is no file train.csv" in refused("csv", TRAIN_ONLY)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "cp437", "gb18030"])
+def test_another_encoding_is_refused_with_its_place(refused: Refused, encoding: str):
+    """Different labels would be read as the same."""
+    text = "".join(f"{word},0,0,0,0,0,9\n" for word in ("Kuh", "Kühe", "Kähe"))
+    Path("train.csv").write_bytes(text.encode(encoding))
+    assert "train.csv, line 2: not UTF-8: byte 2 of the line is 0x" in refused("csv", TRAIN_ONLY)
+    Path("train.csv").write_text(text, encoding="utf-8")
+    assert read(Path("train.csv").absolute(), (2, 3, 1), 3).labels.tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("header", "shape", "told"),
+    [
+        ("label," + ",".join(f"pixel{i}" for i in range(6) if i not in (2, 3)), "[2,3,1]", "5 values, expected 7: a label and the pixels of 'data.shape=[2,3,1]'; the header lacks 2 columns: pixel2, pixel3"),
+        ("label," + ",".join(f"pixel{i}" for i in range(5)), "[2,3,1]", "6 values, expected 7: a label and the pixels of 'data.shape=[2,3,1]'; the header lacks 1 column: pixel5"),
+        ("label,1x1,1x2,2x1,2x2,2x3", "[2,3,1]", "expected 7: a label and the pixels of 'data.shape=[2,3,1]'; the header lacks 1 column: 1x3"),
+    ],
+)  # fmt: skip
+def test_missing_columns_are_named(refused: Refused, header: str, shape: str, told: str):
+    """As far as the header shows which ones are missing."""
+    Path("train.csv").write_text(f"{header}\n" + ",".join("0" * len(header.split(","))) + "\n")
+    assert told in refused("csv", TRAIN_ONLY, shape=shape)
 
 
 def test_kaggles_test_file_is_not_labelled(refused: Refused):

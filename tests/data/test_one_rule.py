@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.cli import Cli
 from support.datasets import NAMES, own_data
 
 from mnist_exp.config.overrides import Request
@@ -184,6 +185,44 @@ def test_words_name_the_classes(source: str):
     assert [named.class_names[label] for label in named.train.labels] == words.tolist()
     with pytest.raises(RequestError, match=r"expected one of the labels birch, ash, oak, elm, found 'class_10'"):
         read(source, "data.class_names=[birch,ash,oak,elm]")
+
+
+@pytest.mark.parametrize("source", ["csv", "npz"])
+@pytest.mark.parametrize("words", [True, False])
+def test_a_missing_label_is_no_class(source: str, words: bool):
+    """The message has the places of the first ones, whether labels are words or numbers."""
+    labels = (np.array(["ash", "beech", "birch", "elm"]) if words else np.array(["0", "1", "2", "3"]))[LABELS]
+    labels[[4, 9]] = "", " "
+    write(source, labels=labels)
+    place = r"train.csv, line 5, column 1" if source == "csv" else r"y_train\[4\]"
+    with pytest.raises(
+        RequestError, match=rf"{place}: the label is missing; 1 more is missing: .*(line 10|\[9\])"
+    ):
+        read(source)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_class_without_images_must_be_declared(source: str, cli: Cli):
+    """A gap in the labels is refused; `check` reports a declared class without images as training does."""
+    write(source, labels=LABELS + (LABELS > 1))
+    with pytest.raises(RequestError, match="no image has the label 2;"):
+        read(source)
+    assert advice(source, "classes") == "data.classes=5"
+    assert read(source, "data.classes=5").class_names == ("0", "1", "2", "3", "4")
+    done = cli("check", f"data={source}", "data.dir=.", *ONLY_TRAIN[source], "data.classes=5", "model=linear")
+    assert "class 2 without a training image" in done.out
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_value_that_is_no_number_does_not_hide_the_range(source: str):
+    """The message names both problems."""
+    stored = (IMAGES / 255).astype(np.float32)
+    stored[3, 2, 1] = np.nan
+    write(source, stored)
+    with pytest.raises(
+        RequestError, match=r"from 0 to 1: replace the 1 value that is not finite, and data.scale=1"
+    ):
+        read(source)
 
 
 def test_one_hot_labels_are_read():

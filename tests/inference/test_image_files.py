@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, JpegImagePlugin
 
-from mnist_exp.data.pictures import read_picture_file
-from mnist_exp.inference.image_files import read_picture
+from mnist_exp.data.pictures import Unusable, read_picture_file
+from mnist_exp.errors import RequestError
+from mnist_exp.inference.image_files import read_photograph, read_picture
 from mnist_exp.inference.inputs import Batch, PictureOptions, read_inputs
 
 
@@ -96,3 +97,31 @@ def test_keeping_the_original_decodes_no_file_twice_and_changes_no_input(
         colour = original.pixels[20:80, 20:80].mean(axis=(0, 1))
         expected = (213, 213, 213) if name == "grey.jpg" else (235, 232, 29)
         np.testing.assert_allclose(colour, expected, atol=8, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_transparent_files_are_refused_unless_a_digit_is_sought(tmp_path: Path, mode: str):
+    """A digit may have any background that contrasts with it; other images are read as in training."""
+    ink = Image.new("L", (60, 60), 0)
+    ink.paste(255, (28, 10, 34, 50))
+    if mode == "P":
+        picture, keys = ink.convert("P"), {"transparency": 0}
+    else:
+        picture, keys = Image.new(mode.rstrip("A") if mode != "LA" else "L", ink.size, 0), {}
+        picture.putalpha(ink)
+    for opaque in (False, True):
+        if opaque:
+            picture, keys = picture.convert("RGBA"), {}
+            picture.putalpha(255)
+        picture.save(tmp_path / "a.png", **keys)
+        content = (tmp_path / "a.png").read_bytes()
+        if opaque:
+            read_picture(content, "a.png", (60, 60, 1))
+            read_picture_file(str(tmp_path / "a.png"), (60, 60, 3), None)
+        else:
+            with pytest.raises(RequestError, match="a.png: is transparent"):
+                read_picture(content, "a.png", (60, 60, 1))
+            with pytest.raises(Unusable, match="is transparent"):
+                read_picture_file(str(tmp_path / "a.png"), (60, 60, 3), None)
+            [reading] = read_photograph(content, "a.png", (28, 28, 1))
+            assert not reading.warning
