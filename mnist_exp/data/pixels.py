@@ -92,15 +92,15 @@ def advice(values: Array, scale: Scale) -> str:
     if white is None or 1 < high <= 255:
         return ""
     declared = f"{white[1]}" if white[0] == 0 else f"[{white[0]},{white[1]}]"
-    others = values.size - finite.size
-    first = (
-        f"replace the {others:,} value{'s that are' if others > 1 else ' that is'} not finite, and "
-        if others
-        else ""
-    )
-    return (
-        f"; the values range from {low:g} to {high:g}: {first}data.scale={declared} declares {white[1]} as white"
-    )
+    replaced = _replacement(values.size - finite.size)
+    return f"; the values range from {low:g} to {high:g}: {replaced}data.scale={declared} declares {white[1]} as white"
+
+
+def _replacement(count: int) -> str:
+    """Return the start of advice on an array with this number of values that are not finite."""
+    if not count:
+        return ""
+    return f"replace the {count:,} value{'s that are' if count > 1 else ' that is'} not finite, and "
 
 
 def dimness(brightest: int) -> str:
