@@ -93,7 +93,8 @@ def advice(values: Array, scale: Scale) -> str:
         return ""
     declared = f"{white[1]}" if white[0] == 0 else f"[{white[0]},{white[1]}]"
     replaced = _replacement(values.size - finite.size)
-    return f"; the values range from {low:g} to {high:g}: {replaced}data.scale={declared} declares {white[1]} as white"
+    span = f"the values range from {low:g} to {high:g}"
+    return f"; {span}: {replaced}data.scale={declared} declares {white[1]} as white"
 
 
 def _replacement(count: int) -> str:
