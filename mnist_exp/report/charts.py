@@ -26,7 +26,8 @@ from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
 
-from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History, mean_and_deviation
+from mnist_exp.report.palette import GROUPS, MARK, RAMP, RAREST, RIGHT, TRAIN, VALIDATION, WRONG
+from mnist_exp.report.plots import History, mean_and_deviation
 from mnist_exp.report.static_charts import shorten_label
 from mnist_exp.text import escape_controls, mask_credentials
 
@@ -36,7 +37,6 @@ Item = Mapping[str, object]
 # The page replaces these: see assets/report.js.
 _INK, _LINE, _PAPER, _QUIET = "#010203", "#010204", "#010205", "#010206"
 _DASHES = ("solid", "dashed", "dotted", "dotdash")
-_RIGHT, _WRONG = TRAIN, VALIDATION
 _STRONGEST = 0.6  # opacity at which text is readable on light and dark paper
 _MOST_IN_LEGEND = 12
 _LONGEST_LABEL = 43  # characters in a legend, which must fit on a phone
@@ -94,7 +94,7 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
     is_right = np.eye(len(names), dtype=bool).ravel()
     most = shares[~is_right].max(initial=0) or 1.0
     # Most mistakes are rare: the root of their share makes them visible.
-    strengths = np.where(is_right, shares, np.sqrt(0.06 + 0.94 * shares / most)) * (shares > 0)
+    strengths = np.where(is_right, shares, RAREST + (1 - RAREST) * np.sqrt(shares / most)) * (shares > 0)
     source = ColumnDataSource(
         {
             "true": np.repeat(names, len(names)).tolist(),
@@ -103,7 +103,7 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
             "share": shares.tolist(),
             "text": [str(count or "") for count in table.ravel()],
             "strength": (_STRONGEST * strengths).round(3).tolist(),
-            "colour": np.where(is_right, _RIGHT, _WRONG).tolist(),
+            "colour": np.where(is_right, RIGHT, WRONG).tolist(),
         }
     )
     height = min(max(340, 34 * len(names) + 90), 900)
@@ -261,7 +261,7 @@ def _draw_lines(
     """Draw the lines of parallel coordinates; the last `pruned` ones faintly, with a legend."""
     finished = len(values) - pruned
     low, high = min(values[:finished]), max(values[:finished])
-    colour = linear_cmap("value", _RAMP, low, high if high > low else low + 1)
+    colour = linear_cmap("value", RAMP, low, high if high > low else low + 1)
     looks: list[tuple[str, slice, dict[str, Any]]] = [
         ("finished", slice(finished), {"line_color": colour, "line_width": 2, "line_alpha": 0.75}),
         ("pruned", slice(finished, None), {"line_color": _QUIET, "line_dash": "dotted", "line_alpha": 0.6}),
@@ -405,8 +405,6 @@ _STYLE: dict[str, Any] = {
     "border_fill_color": None,
     "outline_line_color": None,
 }
-_RAMP = ("#E69F00", "#c99b45", "#a39a8a", "#7f97ab", "#4c87b3", "#0072B2")
-"""From low to high, readable on light and dark paper and by colour-blind readers."""
 
 
 def _new_chart(metric: str, *, x_label: str, y_label: str, height: int = 340, **ranges: Any) -> figure:
