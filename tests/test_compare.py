@@ -619,6 +619,21 @@ def test_groups_are_labelled_by_their_differences(cli: Cli):
     assert any("model.width=4" in label for label in labels)
 
 
+def test_long_labels_are_cut_in_the_short_table(cli: Cli):
+    """Groups that differ in many layers have distinct labels of one line; `full=true` prints them in full."""
+    for units in (16, 17):
+        many = ", ".join([f"{{type: Dense, units: {units}, activation: relu}}"] * 12)
+        layers = f"[Flatten, {many}, {{type: Dense, units: 10}}, Softmax]"
+        write_run(RUNS / f"long-{units}", "model=mlp", f"model.layers={layers}")
+    rows = [line.strip() for line in cli("compare").out.splitlines() if re.match(" *[AB]  ", line)]
+    assert len(rows) == 2
+    assert max(map(len, rows)) < 160
+    assert all("…" in row for row in rows)
+    assert len({re.split("  +", row)[1] for row in rows}) == 2
+    labels = [line for line in cli("compare", "full=true").out.splitlines() if "; seed" in line]
+    assert min(map(len, labels)) > 250
+
+
 def test_different_data_is_refused(cli: Cli):
     """`across_data=true` allows it."""
     write_groups()

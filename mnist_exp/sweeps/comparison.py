@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from mnist_exp.config.metric_directions import Direction
+from mnist_exp.report.class_labels import cut_labels
 from mnist_exp.report.tables import print_table
 from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import (
@@ -32,6 +33,7 @@ _WITHHELD = {
 }
 _MOST_SEEDS = 1000  # larger numbers of seeds are not stated
 _MOST_GROUPS = 6  # maximum number of groups in the short table and the summary
+_LONGEST_LABEL = 60  # columns, in the short table
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,11 @@ def describe_cut_intervals(pairs: Sequence[Pair]) -> str | None:
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
-    """Print a row for each of the best groups: its mean and its difference from the best one."""
+    """Print a row for each of the best groups: its short label, its mean and its difference from the best one."""
     header, rows = tabulate_groups(groups, pairs, metric, direction)
-    print_table(header, rows[:_MOST_GROUPS], right=("seeds", *header[3:-1]))
+    labels = cut_labels([group.label for group in groups], _LONGEST_LABEL)
+    shortened = [[row[0], label, *row[2:]] for row, label in zip(rows, labels, strict=True)]
+    print_table(header, shortened[:_MOST_GROUPS], right=("seeds", *header[3:-1]))
 
 
 def tabulate_groups(
