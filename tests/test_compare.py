@@ -383,6 +383,23 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
     assert full.splitlines()[0] == out.splitlines()[0]
 
 
+def test_differences_that_cannot_occur_are_not_called_significant(cli: Cli):
+    """Accuracies differ by at most 100 points; if a larger difference would be needed, the output says so."""
+    for seed, noise in enumerate((0.0, 0.3)):
+        write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5)
+        write_run(RUNS / f"mlp-{seed}", "model=mlp", seed=seed, val=0.5 + noise)
+    assert "no difference can be significant; add seeds" in cli("compare").out
+    for seed in range(2):
+        write_run(RUNS / f"pyramid-{seed}", "model=pyramid", seed=seed, val=0.9 + 0.0001 * seed)
+    out = cli("compare", "full=true").out
+    found = re.search(
+        r"at least ([\d.]+) (?:to ([\d.]+) )?points.* are significant; for (\d) of 3 pairs, none can be", out
+    )
+    assert found
+    assert max(float(text) for text in found.groups()[:2] if text) <= 100
+    assert out.count("> 100") >= int(found[3])
+
+
 def test_unequal_spreads_give_no_verdict(cli: Cli):
     """There is none if a group's spread is more than ten times another's."""
     for seed in range(4):

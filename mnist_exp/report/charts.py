@@ -471,9 +471,10 @@ def _in_legend(text: str) -> str:
 
 
 def _short_keys(keys: Sequence[str]) -> list[str]:
-    """Return the last part of each key, such as `learning_rate`, or the whole key if that is ambiguous."""
+    """Return the last part of each key, such as `learning_rate`; the whole key if that is ambiguous or vague."""
     last = [key.rpartition(".")[2] for key in keys]
-    return [short if last.count(short) == 1 else key for short, key in zip(last, keys, strict=True)]
+    vague = {"name", "type", *(short for short in last if last.count(short) > 1)}
+    return [key if short in vague else short for short, key in zip(last, keys, strict=True)]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

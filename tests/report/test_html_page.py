@@ -294,6 +294,14 @@ def test_axes_of_parallel_coordinates(texts: list[str], places: list[float], tic
     assert axis.ticks == pytest.approx(ticks)
 
 
+def test_axes_have_short_but_clear_keys():
+    """The last part of a key is enough, unless it is that of another key or just `name`."""
+    keys = ["optimizer.learning_rate", "model.name", "a.width", "b.width"]
+    chart = json.dumps(charts.parallel({key: ["1", "2"] for key in keys}, [0.1, 0.2], "val/loss"))
+    for shown in ("learning_rate", "model.name", "a.width", "b.width"):
+        assert f'"{shown}"' in chart
+
+
 @pytest.mark.slow
 @needs_browser
 def test_hostile_text_does_nothing_in_a_browser(tmp_path: Path):
