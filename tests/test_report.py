@@ -290,6 +290,9 @@ def test_commands_name_the_plugins(cli: Cli):
         commands = [line for line in re.findall(r"mnist-exp [^<\n]*", text_of(file)) if "=" in line]
         assert commands
         assert all("--plugin mine.py" in command for command in commands if "compare" not in command), commands
+    linear = text_of(jobs[0] / "report.html")
+    assert "This model has no layer with pictures of this kind." in linear
+    assert "Red regions" not in linear
     [repeat] = re.findall(r"<code>(mnist-exp --plugin mine.py -m [^<]*)</code>", text_of(sweep / "report.html"))
     assert "2 finished" in cli(*shlex.split(unescape(repeat))[1:]).out
 

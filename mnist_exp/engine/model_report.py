@@ -188,7 +188,7 @@ def _inside(model: keras.Model, scored: Scored, run: str) -> Iterator[Section]:
         except RequestError as error:
             blocks.append(Notice(str(error)))
         if len(blocks) == 1:
-            blocks.append(Notice("This model has no layer with pictures of this kind."))
+            blocks = [Text("This model has no layer with pictures of this kind.")]
         yield Section(kind, title, blocks)
 
 

@@ -25,7 +25,9 @@ from bokeh.models import (
 from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
+from rich.cells import cell_len
 
+from mnist_exp.report.class_labels import LONGEST, cut_labels
 from mnist_exp.report.palette import GROUPS, MARK, RAMP, RAREST, RIGHT, TRAIN, VALIDATION, WRONG
 from mnist_exp.report.plots import History, mean_and_deviation
 from mnist_exp.report.static_charts import shorten_label
@@ -43,6 +45,7 @@ _LONGEST_LABEL = 43  # characters in a legend, which must fit on a phone
 _LOGARITHMIC = 50  # ratio of the ends of an axis from which it is logarithmic
 _TICK_GAP = 0.04  # smallest distance of labels on an axis of parallel coordinates
 _LEGEND_LINE = 23  # pixels
+_SLANTED = 5  # pixels: the height of a character of a label at an angle of 45°
 
 
 def curves(history: History, metric: str, best_epoch: int | None) -> Item:
@@ -88,7 +91,7 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
     Correct predictions and mistakes have a colour and a scale of their own. The colours are translucent, so that
     they suit light and dark paper.
     """
-    names = _distinct(class_names)
+    names, whole = _distinct(class_names), [*map(_plain, class_names)]
     table = np.asarray(counts)
     shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
     is_right = np.eye(len(names), dtype=bool).ravel()
@@ -99,6 +102,8 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
         {
             "true": np.repeat(names, len(names)).tolist(),
             "predicted": names * len(names),
+            "whole_true": np.repeat(whole, len(names)).tolist(),
+            "whole_predicted": whole * len(names),
             "count": table.ravel().tolist(),
             "share": shares.tolist(),
             "text": [str(count or "") for count in table.ravel()],
@@ -106,7 +111,8 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
             "colour": np.where(is_right, RIGHT, WRONG).tolist(),
         }
     )
-    height = min(max(340, 34 * len(names) + 90), 900)
+    longest = max(map(cell_len, names))
+    height = min(max(300, 34 * len(names) + 50) + max(40, _SLANTED * longest), 900)
     chart = figure(
         x_range=FactorRange(factors=names), y_range=FactorRange(factors=names[::-1]), height=height, **_STYLE
     )
@@ -120,9 +126,14 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
             text_baseline="middle", text_font_size="12px",
         )  # fmt: skip
     chart.xaxis.axis_label, chart.yaxis.axis_label = "predicted", "true"
-    chart.xaxis.major_label_orientation = 0.8 if max(map(len, names)) > 2 else 0
+    chart.xaxis.major_label_orientation = 0.8 if longest > 2 else 0
     chart.grid.visible = False
-    tooltips = [("true", "@true"), ("predicted", "@predicted"), ("images", "@count"), ("share", "@share{0.0 %}")]
+    tooltips = [
+        ("true", "@whole_true"),
+        ("predicted", "@whole_predicted"),
+        ("images", "@count"),
+        ("share", "@share{0.0 %}"),
+    ]
     _add_hover(chart, [boxes], tooltips)
     _finish(chart, "")
     return json_item(chart)
@@ -297,11 +308,12 @@ def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]
     entries: list[LegendItem] = []
     hovered: list[Any] = []
     for number, (group, values) in enumerate(series):
-        known = [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
+        known = [one for one in zip(names, map(_plain, rows), values, strict=True) if one[-1] is not None]
         source = ColumnDataSource(
             {
-                "name": [name for name, _ in known],
-                "value": [value for _, value in known],
+                "name": [name for name, _, _ in known],
+                "whole": [whole for _, whole, _ in known],
+                "value": [value for _, _, value in known],
                 "group": [_plain(group)] * len(known),
             }
         )
@@ -312,7 +324,7 @@ def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]
         entries.append(LegendItem(label=_in_legend(group), renderers=list[Any]([drawn])))
     chart.add_layout(Legend(items=entries, click_policy="hide", location="top_left"), "below")
     chart.xaxis.axis_label = _plain(label)
-    _add_hover(chart, hovered, [("group", "@group"), ("class", "@name"), (label, "@value{0.0 %}")])
+    _add_hover(chart, hovered, [("group", "@group"), ("class", "@whole"), (label, "@value{0.0 %}")])
     _finish(chart, "")
     chart.xaxis.formatter = NumeralTickFormatter(format="0 %")
     return json_item(chart)
@@ -478,10 +490,9 @@ def _short_keys(keys: Sequence[str]) -> list[str]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names for an axis, which must all differ, at most 40 characters long."""
+    """Return short names for an axis, which must all differ."""
     shown: list[str] = []
-    for name in map(_plain, names):
-        short = name if len(name) <= 40 else f"{name[:39]}…"
+    for short in cut_labels([*map(_plain, names)], LONGEST):
         while short in shown or not short:
             short += "\u200b"
         shown.append(short)

@@ -25,6 +25,7 @@ MOST_CLASSES = 30
 _NAMED = 60  # maximum number of classes that are named next to the matrix
 _WORST = 10
 _COLUMN = 0.085  # inches, at 10 points
+_DARK = 0.85  # share of correct predictions from which white text is more readable than black text
 _CORRECT = LinearSegmentedColormap.from_list("correct", ["white", RIGHT])
 _ON_WHITE = 1 - np.outer((RAREST, 1), 1 - np.array(to_rgb(WRONG)))
 _MISTAKES = LinearSegmentedColormap.from_list("mistakes", _ON_WHITE)
@@ -48,7 +49,7 @@ def _some_classes(counts: Counts, names: Sequence[str], title: str) -> Figure:
     shares = _shares(counts)
     _draw_cells(axes, shares)
     for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if row == column and shares[row, column] > 0.5 else "black"
+        colour = "white" if row == column and shares[row, column] > _DARK else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if len(text) < 5 else 6)
     axes.set(xlabel="predicted", ylabel="true")

@@ -294,6 +294,17 @@ def test_axes_of_parallel_coordinates(texts: list[str], places: list[float], tic
     assert axis.ticks == pytest.approx(ticks)
 
 
+def test_long_class_names_are_cut_on_axes_and_whole_under_the_mouse():
+    """Labels on the axes of the confusion matrix differ and leave room for its cells."""
+    names = [f"a very long class name of the {side} species" for side in ("northern", "southern")]
+    chart = json.dumps(charts.confusion([[1, 2], [3, 4]], names))
+    data = dict(json.loads(found) for found in re.findall(r'\["(?:true|whole_true)", \[[^]]*\]\]', chart))
+    assert data["whole_true"] == [names[0]] * 2 + [names[1]] * 2
+    assert len(set(data["true"])) == 2
+    assert max(map(len, data["true"])) <= 28
+    assert "@whole_true" in chart
+
+
 def test_axes_have_short_but_clear_keys():
     """The last part of a key is enough, unless it is that of another key or just `name`."""
     keys = ["optimizer.learning_rate", "model.name", "a.width", "b.width"]
