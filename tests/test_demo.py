@@ -435,18 +435,24 @@ def test_other_addresses_need_the_token(outputs: Path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_at_once(outputs: Path, tmp_path: Path):
-    """Also with a connection open; the exit status is that of `ui`, and nothing is printed or left behind."""
+    """Also with a connection open or a request unfinished; the exit status is that of `ui`, and nothing is printed or left behind."""
     demo, address = start_demo("run=good", f"outputs={outputs}")
     place = urlsplit(address)
     connection = HTTPConnection(place.netloc, timeout=30 * PATIENCE)
     connection.request("GET", "/api/setup")
     connection.getresponse().read()
+    unfinished = socket.create_connection((place.hostname or "", place.port or 0))
+    unfinished.sendall(
+        f"POST /api/respond HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 784\r\n\r\n".encode()
+    )
+    assert ask(address, "api/setup")[0].status == 200  # the server has read the request before
     since = time.monotonic()
     demo.send_signal(signal.SIGINT)
     _, err = demo.communicate(timeout=30 * PATIENCE)
     assert time.monotonic() - since < 2 * PATIENCE
     assert (demo.returncode, err) == (0, "")
     connection.close()
+    unfinished.close()
 
 
 @pytest.mark.slow
