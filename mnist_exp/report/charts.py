@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from bokeh.embed import json_item
 from bokeh.models import (
     BasicTicker,
@@ -29,6 +30,7 @@ from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import LONGEST, cut_labels
 from mnist_exp.report.palette import GROUPS, MARK, RAMP, RAREST, RIGHT, TRAIN, VALIDATION, WRONG
+from mnist_exp.report.parallel_axis import ParallelAxis, axis_of
 from mnist_exp.report.plots import History, mean_and_deviation
 from mnist_exp.report.static_charts import shorten_label
 from mnist_exp.text import escape_controls, mask_credentials
@@ -42,8 +44,6 @@ _DASHES = ("solid", "dashed", "dotted", "dotdash")
 _STRONGEST = 0.6  # opacity at which text is readable on light and dark paper
 _MOST_IN_LEGEND = 12
 _LONGEST_LABEL = 43  # characters in a legend, which must fit on a phone
-_LOGARITHMIC = 50  # ratio of the ends of an axis from which it is logarithmic
-_TICK_GAP = 0.04  # smallest distance of labels on an axis of parallel coordinates
 _LEGEND_LINE = 23  # pixels
 _SLANTED = 5  # pixels: the height of a character of a label at an angle of 45°
 
@@ -91,26 +91,8 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
     Correct predictions and mistakes have a colour and a scale of their own. The colours are translucent, so that
     they suit light and dark paper.
     """
-    names, whole = _distinct(class_names), [*map(_plain, class_names)]
-    table = np.asarray(counts)
-    shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
-    is_right = np.eye(len(names), dtype=bool).ravel()
-    most = shares[~is_right].max(initial=0) or 1.0
-    # Most mistakes are rare: the root of their share makes them visible.
-    strengths = np.where(is_right, shares, RAREST + (1 - RAREST) * np.sqrt(shares / most)) * (shares > 0)
-    source = ColumnDataSource(
-        {
-            "true": np.repeat(names, len(names)).tolist(),
-            "predicted": names * len(names),
-            "whole_true": np.repeat(whole, len(names)).tolist(),
-            "whole_predicted": whole * len(names),
-            "count": table.ravel().tolist(),
-            "share": shares.tolist(),
-            "text": [str(count or "") for count in table.ravel()],
-            "strength": (_STRONGEST * strengths).round(3).tolist(),
-            "colour": np.where(is_right, RIGHT, WRONG).tolist(),
-        }
-    )
+    names = _distinct(class_names)
+    source = _confusion_cells(np.asarray(counts), names, [*map(_plain, class_names)])
     longest = max(map(cell_len, names))
     height = min(max(300, 34 * len(names) + 50) + max(40, _SLANTED * longest), 900)
     chart = figure(
@@ -137,6 +119,28 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
     _add_hover(chart, [boxes], tooltips)
     _finish(chart, "")
     return json_item(chart)
+
+
+def _confusion_cells(table: npt.NDArray[np.int64], names: list[str], whole: list[str]) -> ColumnDataSource:
+    """Return the cells of a confusion matrix: `names` are the labels of the axes, `whole` those for the mouse."""
+    shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
+    is_right = np.eye(len(names), dtype=bool).ravel()
+    most = shares[~is_right].max(initial=0) or 1.0
+    # Most mistakes are rare: the root of their share makes them visible.
+    strengths = np.where(is_right, shares, RAREST + (1 - RAREST) * np.sqrt(shares / most)) * (shares > 0)
+    return ColumnDataSource(
+        {
+            "true": np.repeat(names, len(names)).tolist(),
+            "predicted": names * len(names),
+            "whole_true": np.repeat(whole, len(names)).tolist(),
+            "whole_predicted": whole * len(names),
+            "count": table.ravel().tolist(),
+            "share": shares.tolist(),
+            "text": [str(count or "") for count in table.ravel()],
+            "strength": (_STRONGEST * strengths).round(3).tolist(),
+            "colour": np.where(is_right, RIGHT, WRONG).tolist(),
+        }
+    )
 
 
 def reliability(accuracy: Sequence[float], confidence: Sequence[float], counts: Sequence[int]) -> Item:
@@ -353,57 +357,6 @@ def trials(
     _add_hover(chart, drawn, [("trial", "@trial"), (metric, _value_format("@value", metric))])
     _finish(chart, metric)
     return json_item(chart)
-
-
-# ── Axes of parallel coordinates ─────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class ParallelAxis:
-    """An axis from 0 to 1."""
-
-    places: Sequence[float]
-    """The place of each value."""
-    ticks: Mapping[str, float]
-    """The places of the labels."""
-    is_numeric: bool = True
-
-
-def axis_of(texts: Sequence[str], most_ticks: int = 6) -> ParallelAxis:
-    """Return the axis of a column: numbers by size (logarithmic over wide ranges), other text in equal steps.
-
-    Up to `most_ticks` different numbers are labelled themselves, unless they are too close; otherwise, five evenly
-    spaced marks are.
-    """
-    distinct = list(dict.fromkeys(texts))
-    numbers = {text: number for text in distinct if (number := _number(text)) is not None}
-    if len(numbers) < len(distinct):
-        steps = dict(zip(sorted(distinct), np.linspace(0, 1, len(distinct)).tolist(), strict=True))
-        return ParallelAxis([steps[text] for text in texts], steps, is_numeric=False)
-    low, high = min(numbers.values()), max(numbers.values())
-    if low == high:
-        return ParallelAxis([0.5] * len(texts), {f"{low:.4g}": 0.5})
-    is_log = low > 0 and high / low >= _LOGARITHMIC
-    scale = np.log if is_log else np.asarray
-    places = {
-        text: float((scale(number) - scale(low)) / (scale(high) - scale(low))) for text, number in numbers.items()
-    }
-    own = {f"{number:.4g}": places[text] for text, number in numbers.items()}
-    fits = len(own) <= most_ticks and np.diff(sorted(own.values())).min(initial=1) >= _TICK_GAP
-    return ParallelAxis([places[text] for text in texts], own if fits else _even_ticks(low, high, is_log=is_log))
-
-
-def _even_ticks(low: float, high: float, *, is_log: bool) -> dict[str, float]:
-    marks = np.geomspace(low, high, 5) if is_log else np.linspace(low, high, 5)
-    return {f"{mark:.4g}": index / 4 for index, mark in enumerate(marks)}
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
 
 
 # ── Style ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -35,6 +35,7 @@ from mnist_exp.report.html_page import (
     Text,
     drawn,
 )
+from mnist_exp.report.parallel_axis import axis_of
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, read_history
 from mnist_exp.runs.selection import ListedRun, differing_settings, metrics_of
@@ -358,7 +359,7 @@ def parallel_chart(
 ) -> Chart:
     """Return the chart of parallel coordinates; the last `pruned` lines are those of pruned trials."""
     axes = {**columns, metric: [f"{value:.6g}" for value in values]}
-    places = [charts.axis_of(texts, 0 if name == metric else 6) for name, texts in axes.items()]
+    places = [axis_of(texts, 0 if name == metric else 6) for name, texts in axes.items()]
     named = [(name, axis.places, axis.ticks) for name, axis in zip(axes, places, strict=True)]
     png = drawn(partial(static_charts.parallel_coordinates, named, values, metric, pruned=pruned))
     alt = f"Parallel coordinates of {len(values)} runs; the table of all of them has the values."

@@ -31,6 +31,7 @@ from mnist_exp.report.html_page import (
     pixels_png,
     render,
 )
+from mnist_exp.report.parallel_axis import axis_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'><b>$$\\frac{a}{b}$$ \x1b[31m\u202e {{ 7 * 7 }} http://me:secret@host/"
 PNG = pixels_png(np.zeros((4, 4, 1), np.uint8))
@@ -289,7 +290,7 @@ def test_commands_can_be_copied(tmp_path: Path):
 )
 def test_axes_of_parallel_coordinates(texts: list[str], places: list[float], ticks: dict[str, float]):
     """Numbers are placed by size, on a logarithmic axis if they differ widely; labels do not overlap."""
-    axis = charts.axis_of(texts)
+    axis = axis_of(texts)
     assert axis.places == pytest.approx(places)
     assert axis.ticks == pytest.approx(ticks)
 
