@@ -38,6 +38,7 @@ from mnist_exp.config.hydra_adapter import (
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE, Places
 from mnist_exp.errors import Code, Problem, RequestError
+from mnist_exp.text import shorten
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Infers the image shape and the classes from the group `data` and its files. Raises `RequestError`."""
@@ -291,7 +292,11 @@ class _Steps:
         try:
             self._load([*overrides, text])
         except COMPOSITION_ERRORS as error:
-            problem = explain(self._loader.parse(text), error, config, self._loader)[0]
+            try:
+                override = self._loader.parse(text)
+            except HydraException:
+                return "invalid-override", f"{shorten(text)}: not a key and value in Hydra's override syntax"
+            problem = explain(override, error, config, self._loader)[0]
             return problem.code, problem.message
         return None
 
