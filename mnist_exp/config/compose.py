@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from mnist_exp.config.hydra_adapter import (
     parse_override,
     unreadable,
 )
+from mnist_exp.config.hydra_settings import foreign_settings
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE, Places
 from mnist_exp.errors import Code, Problem, RequestError
@@ -174,6 +176,17 @@ def compose_or_explain(request: Request) -> Composition:
     if composition.problems:
         raise RequestError(sorted(set(composition.problems)))
     return composition
+
+
+def refuse_foreign_settings(request: Request) -> None:
+    """Raise `RequestError` if option files have settings of Hydra that they must not have.
+
+    A request that cannot be composed is accepted: its problems are reported when it is composed.
+    """
+    with config_loader(request.config_dir) as loader, suppress(*COMPOSITION_ERRORS):
+        config = loader.load(request.verb, request.overrides, multirun=request.multirun)
+        if problems := foreign_settings(request, config):
+            raise RequestError(problems)
 
 
 # Keys of Hydra that have no effect here, and what to use instead.
