@@ -44,7 +44,7 @@ from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
 from mnist_exp.config.yaml_limits import excess_of_file
-from mnist_exp.errors import Problem, RequestError
+from mnist_exp.errors import Problem, RequestError, first_line
 from mnist_exp.text import display_path
 
 VERSION_BASE = "1.3"
@@ -296,6 +296,8 @@ def run_flags(name: str, words: Sequence[str]) -> int:
             )()
     except SystemExit as end:
         return int(end.code or 0)
+    except ValueError as error:  # flags that exclude each other
+        raise RequestError(first_line(error)) from error
     finally:
         sys.argv = previous
         if setting is None:
