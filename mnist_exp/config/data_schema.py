@@ -157,7 +157,8 @@ class DataConfig(Frozen):
         files = info.data.get("files")
         if files and not info.data.get("mirrors") and not info.data.get("keras_cache"):
             names = ", ".join(spec.name for spec in files.values() if spec is not None)
-            raise ValueError(f"give the folder that holds {names}: data.dir=…")
+            content = "a folder of images for each class" if info.data.get("source") == "folder" else names
+            raise ValueError(f"give the folder that holds {content}: data.dir=…")
         return None
 
     @field_validator("shape", mode="before")

@@ -18,7 +18,7 @@ from mnist_exp.config.field_types import Frozen
 from mnist_exp.config.hydra_adapter import conf_folder
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.plugin_entries import plugin_faults
-from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.config.provenance import COMMAND_LINE, short
 from mnist_exp.config.schema import TrainConfig
 from mnist_exp.errors import Code, Problem, RequestError
 from mnist_exp.keras_spec.arguments import Fault, is_list
@@ -267,6 +267,8 @@ def code_of(error_type: str) -> Code:
 
 def _problem_at(path: str, value: Any, message: str, code: Code, composition: Composition) -> Problem:
     place = composition.place(path)
+    if value is None and place.startswith(short(conf_folder())):  # a default that must be replaced
+        return Problem(code, COMMAND_LINE, f"{path}: {message}", path)
     if place == COMMAND_LINE and not isinstance(value, (dict, list)):
         shown = shorten(value) if isinstance(value, str) else _shown(value)
         return Problem(code, place, f"{path}={shown}: {message}", path)
