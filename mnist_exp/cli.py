@@ -370,7 +370,7 @@ def _take_action(verb: str, words: list[str]) -> list[str]:
 
 def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
-    from mnist_exp.config.compose import compose_or_explain
+    from mnist_exp.config.compose import compose_or_explain, refuse_foreign_settings
     from mnist_exp.config.hydra_adapter import describe_options, run_flags
     from mnist_exp.sweeps.search_space import without_space
 
@@ -384,6 +384,8 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
         run = "run=<run>" if verb == "resume" else "[run=<run>]"
         flags.append(f"hydra.help.header='mnist-exp {verb} {run} [key=value …]: {VERBS[verb]}'")
     shown = io.StringIO()
+    if request.config_dir is not None:
+        refuse_foreign_settings(request)
     try:
         with redirect_stdout(shown):
             status = run_flags(request.verb, [*request.overrides, *flags])

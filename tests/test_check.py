@@ -190,6 +190,44 @@ def test_a_launcher_that_names_code_is_refused(cli: Cli, tmp_path: Path):
     assert not (tmp_path / "made").exists()
 
 
+LOGGING = "{version: 1, root: {handlers: [f]}, handlers: {f: {class: logging.FileHandler, filename: made}}}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ("{job: {env_set: {MLFLOW_TRACKING_URI: 'http://127.0.0.1:9/'}}}", "job.env_set.MLFLOW_TRACKING_URI"),
+        (f"{{job_logging: {LOGGING}}}", "job_logging.handlers.f.filename"),
+        (f"{{hydra_logging: {LOGGING}}}", "hydra_logging.handlers.f.filename"),
+        ("{launcher: {setup: [touch made]}}", "launcher.setup.0"),
+        ('{launcher: {partition: "a\\ntouch made"}}', "launcher.partition"),
+        ("{launcher: {partition: '${hydra.sweeper.params.x}'}}", "launcher.partition"),
+        ("{launcher: {submitit_folder: made}}", "launcher.submitit_folder"),
+        ("{launcher: {additional_parameters: {wrap: touch made}}}", "launcher.additional_parameters.wrap"),
+    ],
+)
+def test_an_option_file_cannot_set_what_could_run_commands(cli: Cli, settings: str, path: str):
+    """The same settings of a launcher are accepted from the command line."""
+    Path("mine/experiment").mkdir(parents=True)
+    slurm = "defaults:\n  - override /hydra/launcher: submitit_slurm\n"
+    Path("mine/experiment/theirs.yaml").write_text(f"# @package _global_\n{slurm}hydra: {settings}\n")
+    words = ("--config-dir=mine", "experiment=theirs", "data=digits")
+    for flags in (["check", "-m", "seed=0,1"], ["train", "--help"]):
+        assert f"hydra.{path}: must not be set by an option file" in cli(*flags, *words, status=2).err
+    assert not Path("made").exists()
+    if path == "launcher.setup.0":
+        cli("check", "-m", *words, "seed=0,1", "hydra.launcher.setup=[touch made]")
+
+
+def test_an_option_file_can_size_a_launcher(cli: Cli):
+    """It can also name a partition, and select the values of a sweep."""
+    Path("mine/hydra/launcher").mkdir(parents=True)
+    Path("mine/hydra/launcher/mine.yaml").write_text(
+        "defaults:\n  - submitit_slurm\n  - _self_\npartition: short\ncpus_per_task: 2\n"
+    )
+    cli("check", "-m", "--config-dir=mine", "hydra/launcher=mine", "seed=0,1", "data=digits")
+
+
 def test_errors_of_keras_are_no_traceback(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """This includes Ctrl-C while Keras is checking."""
     from mnist_exp.engine import preparation

@@ -98,6 +98,10 @@ def test_versions_are_printed(cli: Cli):
         (["ui", "tracking=none"], "nothing is logged to MLflow"),
         (["ui"], "there is no MLflow store here yet"),
         (["runs", "limit=0"], "limit=0: must be greater than or equal to 1"),
+        (
+            ["-m", "--cfg", "job"],
+            "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified",
+        ),
         (["model=linear", "--cfg", "job", "seeed=1"], "seeed=1: no such key or group (did you mean 'seed'?)"),
     ],
 )

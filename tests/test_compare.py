@@ -383,6 +383,23 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
     assert full.splitlines()[0] == out.splitlines()[0]
 
 
+def test_differences_that_cannot_occur_are_not_called_significant(cli: Cli):
+    """Accuracies differ by at most 100 points; if a larger difference would be needed, the output says so."""
+    for seed, noise in enumerate((0.0, 0.3)):
+        write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5)
+        write_run(RUNS / f"mlp-{seed}", "model=mlp", seed=seed, val=0.5 + noise)
+    assert "no difference can be significant; add seeds" in cli("compare").out
+    for seed in range(2):
+        write_run(RUNS / f"pyramid-{seed}", "model=pyramid", seed=seed, val=0.9 + 0.0001 * seed)
+    out = cli("compare", "full=true").out
+    found = re.search(
+        r"at least ([\d.]+) (?:to ([\d.]+) )?points.* are significant; for (\d) of 3 pairs, none can be", out
+    )
+    assert found
+    assert max(float(text) for text in found.groups()[:2] if text) <= 100
+    assert out.count("> 100") >= int(found[3])
+
+
 def test_unequal_spreads_give_no_verdict(cli: Cli):
     """There is none if a group's spread is more than ten times another's."""
     for seed in range(4):
@@ -617,6 +634,21 @@ def test_groups_are_labelled_by_their_differences(cli: Cli):
     assert all("threads" not in label and "rotation" not in label and "name=" not in label for label in labels)
     assert "model=mlp aug=shift training.epochs=5" in labels
     assert any("model.width=4" in label for label in labels)
+
+
+def test_long_labels_are_cut_in_the_short_table(cli: Cli):
+    """Groups that differ in many layers have distinct labels of one line; `full=true` prints them in full."""
+    for units in (16, 17):
+        many = ", ".join([f"{{type: Dense, units: {units}, activation: relu}}"] * 12)
+        layers = f"[Flatten, {many}, {{type: Dense, units: 10}}, Softmax]"
+        write_run(RUNS / f"long-{units}", "model=mlp", f"model.layers={layers}")
+    rows = [line.strip() for line in cli("compare").out.splitlines() if re.match(" *[AB]  ", line)]
+    assert len(rows) == 2
+    assert max(map(len, rows)) < 160
+    assert all("…" in row for row in rows)
+    assert len({re.split("  +", row)[1] for row in rows}) == 2
+    labels = [line for line in cli("compare", "full=true").out.splitlines() if "; seed" in line]
+    assert min(map(len, labels)) > 250
 
 
 def test_different_data_is_refused(cli: Cli):

@@ -136,7 +136,7 @@ def test_a_drawn_three_is_recognized_and_its_maps_appear(opened: Opened):
     blank = opened.pixels(".layer canvas")
     opened.draw(THREE)
     result = opened.wait_for("#result", "^3 ")
-    shown = float(re.sub("[^0-9.]", "", result.removeprefix("3 ")))
+    shown = float(result.removeprefix("3 · ").removesuffix(" %"))
     assert shown > 80
     assert opened.page.locator(".bars .figure.first").inner_text() == f"{shown} %"
     assert opened.pixels("#overlay").any()
@@ -177,6 +177,16 @@ def test_the_receptive_field_is_the_cards(opened: Opened, outputs: Path, cli: Cl
         lines = np.flatnonzero(box.sum(axis=1) > 0)
         per_pixel = (lines[-1] - lines[0]) / size  # canvas pixels: this drawing is about as large as it is given
         assert 9 < per_pixel < 11.5
+    opened.page.click("#random")  # an image fills the canvas, 10 canvas pixels per pixel
+    opened.wait_for("#example", "class ")
+    canvas = opened.page.locator(".layer canvas").nth(2)
+    canvas.hover(position={"x": 28, "y": 28})
+    caption = opened.page.locator(".layer .unit").nth(2).inner_text()
+    top, bottom, left, right = map(int, re.findall(r"(\d+)–(\d+), columns (\d+)–(\d+)", caption)[0])
+    box = opened.pixels("#overlay")[..., 3] > 0
+    rows, columns = (np.flatnonzero(box.any(axis=axis)) for axis in (1, 0))
+    expected = (10 * top, 10 * bottom + 10, 10 * left, 10 * right + 10)
+    np.testing.assert_allclose((rows[0], rows[-1], columns[0], columns[-1]), expected, atol=2)
 
 
 @pytest.mark.slow
@@ -313,12 +323,29 @@ def test_the_page_is_accessible_and_fits_a_phone(browser: Any, address: str, sch
 
 
 @pytest.mark.slow
+def test_on_a_phone_the_answers_follow_the_input(browser: Any, address: str):
+    """The tools come after the maps, for the eye and the keyboard; on a wide page, they are below the input."""
+    opened = Opened(browser, address, viewport={"width": 390, "height": 844})
+    order = "['.stage', '#models', '#tools'].map((part) => document.querySelector(part))"
+    tops = opened.page.evaluate(f"{order}.map((part) => part.getBoundingClientRect().top)")
+    assert tops == sorted(tops)
+    follows = "(part, index, all) => !index || (all[index - 1].compareDocumentPosition(part) & 4) > 0"
+    assert opened.page.evaluate(f"{order}.every({follows})")
+    opened.page.click(".jump a")
+    assert opened.page.evaluate("document.querySelector('#tools').getBoundingClientRect().top") < 844
+    opened.page.set_viewport_size({"width": 1280, "height": 900})
+    opened.page.wait_for_selector("#inputs > #tools")
+    assert not opened.page.locator(".jump").is_visible()
+    opened.page.close()
+
+
+@pytest.mark.slow
 def test_controls_are_large_enough_for_a_finger(browser: Any, address: str):
     """On a touch screen, each control or its label is at least 40 pixels high."""
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
     opened = Opened(browser, address, **phone)
     low = opened.page.evaluate(
-        "[...document.querySelectorAll('button, summary, select, input')]"
+        "[...document.querySelectorAll('a, button, summary, select, input')]"
         ".map((one) => (one.type === 'checkbox' ? one.closest('label') : one))"
         ".filter((one) => one.offsetHeight && one.offsetHeight < 40).map((one) => one.outerHTML)"
     )
@@ -408,18 +435,24 @@ def test_other_addresses_need_the_token(outputs: Path):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_at_once(outputs: Path, tmp_path: Path):
-    """Also with a connection open; the exit status is that of `ui`, and nothing is printed or left behind."""
+    """Also with a connection open or a request unfinished; the exit status is that of `ui`, and nothing is printed or left behind."""
     demo, address = start_demo("run=good", f"outputs={outputs}")
     place = urlsplit(address)
     connection = HTTPConnection(place.netloc, timeout=30 * PATIENCE)
     connection.request("GET", "/api/setup")
     connection.getresponse().read()
+    unfinished = socket.create_connection((place.hostname or "", place.port or 0))
+    unfinished.sendall(
+        f"POST /api/respond HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Length: 784\r\n\r\n".encode()
+    )
+    assert ask(address, "api/setup")[0].status == 200  # the server has read the request before
     since = time.monotonic()
     demo.send_signal(signal.SIGINT)
     _, err = demo.communicate(timeout=30 * PATIENCE)
     assert time.monotonic() - since < 2 * PATIENCE
     assert (demo.returncode, err) == (0, "")
     connection.close()
+    unfinished.close()
 
 
 @pytest.mark.slow

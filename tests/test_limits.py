@@ -91,6 +91,27 @@ def test_option_files_over_a_limit_are_refused_together(cli: Cli):
     assert "mine/model/deep.yaml:1" in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["check", "experiment=of_group"], "mine/other/deep.yaml"),
+        (["check", "experiment=of_root"], "mine/deep.yaml"),
+        (["check", "+other=deep"], "mine/other/deep.yaml"),
+        (["--cfg", "job", "experiment=of_root"], "mine/deep.yaml"),
+    ],
+)
+def test_every_option_file_that_is_loaded_is_limited(cli: Cli, words: list[str], place: str):
+    """This includes files outside the built-in groups, and commands that only print the config."""
+    for folder in ("mine/experiment", "mine/other"):
+        Path(folder).mkdir(parents=True)
+    for file in ("mine/deep.yaml", "mine/other/deep.yaml"):
+        Path(file).write_text(EXCESSES["deep"][0])
+    preset = "# @package _global_\ndefaults:\n  - {}\n  - _self_\nseed: 1\n"
+    Path("mine/experiment/of_group.yaml").write_text(preset.format("/other@_global_: deep"))
+    Path("mine/experiment/of_root.yaml").write_text(preset.format("/deep"))
+    assert f"{place}:1" in cli(*words, "--config-dir=mine", status=2).err
+
+
 @pytest.mark.parametrize("file", ["result.json", "journal.jsonl"])
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"started": 1' + "0" * 5000 + "}\n", "{" * 100_000 + "\n"])
 def test_nested_json_is_damaged_json(cli: Cli, file: str, content: str):

@@ -10,12 +10,16 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.browser import browser, needs_browser, opened, serious_violations
 from support.cli import Cli
 from support.golden import Golden
 from test_compare import write_groups, write_run
 
+from mnist_exp.engine.model_report import class_blocks
+from mnist_exp.engine.report_subject import Scored
+from mnist_exp.inference.metrics import assess
 from mnist_exp.report.html_page import MOST_BYTES
 from mnist_exp.runs.directory import RunDirectory
 from mnist_exp.sweeps import report_pages
@@ -286,6 +290,9 @@ def test_commands_name_the_plugins(cli: Cli):
         commands = [line for line in re.findall(r"mnist-exp [^<\n]*", text_of(file)) if "=" in line]
         assert commands
         assert all("--plugin mine.py" in command for command in commands if "compare" not in command), commands
+    linear = text_of(jobs[0] / "report.html")
+    assert "This model has no layer with pictures of this kind." in linear
+    assert "Red regions" not in linear
     [repeat] = re.findall(r"<code>(mnist-exp --plugin mine.py -m [^<]*)</code>", text_of(sweep / "report.html"))
     assert "2 finished" in cli(*shlex.split(unescape(repeat))[1:]).out
 
@@ -341,6 +348,30 @@ def test_pruned_trials_are_drawn_faintly(cli: Cli):
     assert "5 finished and 2 pruned trials" in html
     table = html.partition('id="trials"')[2].partition("</thead>")[0]
     assert re.findall(r'<th scope="col"[^>]*>(\w+)</th>', table) == ["trial", "state", "model", "seconds"]
+
+
+def test_missing_importances_have_a_reason(cli: Cli):
+    """A finished search had too few different trials; an unfinished one has computed none yet."""
+    folder = write_study(5)
+    (folder / "importances.csv").unlink()
+    cli("report", f"run={folder}")
+    assert "it needs several finished trials" in text_of(folder / "report.html")
+    (folder / "trials.csv").write_text("trial,state\nx,y\n")
+    cli("report", f"run={folder}")
+    assert "the search has not ended" in text_of(folder / "report.html")
+
+
+@pytest.mark.parametrize(("wrong", "named"), [(0, []), (1, ["0"]), (5, ["0", "1", "2"])])
+def test_only_classes_with_mistakes_have_the_lowest_recall(wrong: int, named: list[str]):
+    """At most three of them are named; without mistakes, the sentence says so."""
+    labels = np.arange(10, dtype=np.uint8) % 5
+    predicted = (labels + (np.arange(10) < wrong)) % 5
+    assessment = assess(labels, np.eye(5, dtype=np.float32)[predicted])
+    nothing: Any = None
+    scored = Scored(nothing, "test", nothing, tuple("01234"), nothing, assessment)
+    text = getattr(class_blocks(scored)[0], "text", "")
+    assert re.findall(r"(\d) \(", text) == named
+    assert ("All images" in text) == (wrong == 0)
 
 
 @pytest.mark.parametrize("trials", [5, 20])
@@ -475,7 +506,7 @@ def test_tables_sort_and_filter(sweep: Path, chromium: Any):
         table.get_by_role("searchbox").fill("")
         assert len(column("model")) == 8
         for chart in range(found.page.locator(".chart").count()):
-            assert found.hover(chart)
+            assert re.search(r"\d %", found.hover(chart)), chart
         assert serious_violations(found) == []
         assert found.foreign == []
         assert found.complaints == []

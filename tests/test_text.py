@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mnist_exp
-from mnist_exp.engine.run import report_imprecise
+from mnist_exp.data.dataset import Part
+from mnist_exp.engine.accuracy_warnings import report_guessing, report_imprecise
 from mnist_exp.report.progress import format_epoch
 from mnist_exp.sweeps.comparison import _format_number
 from mnist_exp.text import as_json, format_loss
@@ -43,6 +46,17 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     assert "data.limit" not in caplog.text
     report_imprecise(accuracy, images, limited=True)
     assert ("data.limit" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("accuracy", "warns"), [(0.5, True), (0.4, True), (0.51, False)])
+def test_a_model_that_may_as_well_guess_is_reported(
+    caplog: pytest.LogCaptureFixture, accuracy: float, warns: bool
+):
+    """An accuracy says nothing about the model if always predicting the most frequent class gives the same."""
+    part = Part(np.zeros((4, 1, 1, 1), np.uint8), np.array([1, 0, 1, 2]))
+    with caplog.at_level(logging.WARNING):
+        report_guessing(accuracy, part, ("leaf", "shell", "stone"))
+    assert ("always predicting shell, which would give a validation accuracy of 50.00 %" in caplog.text) == warns
 
 
 def message_texts(file: Path) -> list[str]:

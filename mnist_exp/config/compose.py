@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ from mnist_exp.config.hydra_adapter import (
     parse_override,
     unreadable,
 )
+from mnist_exp.config.hydra_settings import foreign_settings
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE, Places
 from mnist_exp.errors import Code, Problem, RequestError
+from mnist_exp.text import shorten
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Infers the image shape and the classes from the group `data` and its files. Raises `RequestError`."""
@@ -175,6 +178,17 @@ def compose_or_explain(request: Request) -> Composition:
     return composition
 
 
+def refuse_foreign_settings(request: Request) -> None:
+    """Raise `RequestError` if option files have settings of Hydra that they must not have.
+
+    A request that cannot be composed is accepted: its problems are reported when it is composed.
+    """
+    with config_loader(request.config_dir) as loader, suppress(*COMPOSITION_ERRORS):
+        config = loader.load(request.verb, request.overrides, multirun=request.multirun)
+        if problems := foreign_settings(request, config):
+            raise RequestError(problems)
+
+
 # Keys of Hydra that have no effect here, and what to use instead.
 _INSTEAD_OF_HYDRAS = {
     "hydra.run.dir": "outputs=<folder> sets where runs are kept, and name=… names a run",
@@ -291,7 +305,11 @@ class _Steps:
         try:
             self._load([*overrides, text])
         except COMPOSITION_ERRORS as error:
-            problem = explain(self._loader.parse(text), error, config, self._loader)[0]
+            try:
+                override = self._loader.parse(text)
+            except HydraException:
+                return "invalid-override", f"{shorten(text)}: not a key and value in Hydra's override syntax"
+            problem = explain(override, error, config, self._loader)[0]
             return problem.code, problem.message
         return None
 

@@ -260,9 +260,9 @@ def preset_problems(file: Path, refusal: Callable[[str, Sequence[str]], tuple[Co
     if problem := misplaced_preset(file):
         problems.append(problem)
     for key, value in root.value:
-        if key.value == "defaults":
-            problems += _not_overriding(file, value)
         chooses = key.value == "defaults"
+        if chooses:
+            problems += _not_overriding(file, value)
         for line, override in _choices(value) if chooses else _leaves(value, key.value):
             explain_rejection = refusal(override, accepted)
             if explain_rejection is not None:
@@ -288,18 +288,27 @@ def _not_overriding(file: Path, defaults: yaml.Node) -> Iterator[Problem]:
     """Yield a problem for each entry of a preset's defaults list that does not override the selected option."""
     for entry in defaults.value:
         for name, option in entry.value if isinstance(entry, yaml.MappingNode) else ():
-            if not name.value.startswith("override /"):
+            place = f"{short(file)}:{name.start_mark.line + 1}"
+            if not _are_scalars(name, option):
+                message = "defaults: must be 'override /<group>: <option>', found a list or mapping"
+                yield Problem("invalid-override", place, message)
+            elif not name.value.startswith("override /"):
                 group = name.value.removeprefix("override ").strip("/ ")
                 message = f"{name.value}: must be 'override /{group}: {option.value}'"
-                yield Problem("invalid-override", f"{short(file)}:{name.start_mark.line + 1}", message)
+                yield Problem("invalid-override", place, message)
+
+
+def _are_scalars(*nodes: yaml.Node) -> bool:
+    return all(isinstance(node, yaml.ScalarNode) for node in nodes)
 
 
 def _choices(defaults: yaml.Node) -> Iterator[tuple[int, str]]:
     """Yield the line of each entry of a defaults list, and the equivalent override."""
     for entry in defaults.value:
         for name, option in entry.value if isinstance(entry, yaml.MappingNode) else ():
-            group = name.value.removeprefix("override ").lstrip("/")
-            yield name.start_mark.line + 1, f"{group}={option.value}"
+            if _are_scalars(name, option):
+                group = name.value.removeprefix("override ").lstrip("/")
+                yield name.start_mark.line + 1, f"{group}={option.value}"
 
 
 def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[int, str]]:
@@ -308,4 +317,5 @@ def _leaves(node: yaml.Node, path: str) -> Iterator[tuple[int, str]]:
         yield node.start_mark.line + 1, f"{path}=null"
         return
     for key, value in node.value:
-        yield from _leaves(value, f"{path}.{key.value}")
+        if _are_scalars(key):
+            yield from _leaves(value, f"{path}.{key.value}")

@@ -23,7 +23,9 @@ from typing import Any, NoReturn, cast
 import hydra.version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
@@ -32,6 +34,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, grammar_parser
@@ -41,7 +44,7 @@ from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
 from mnist_exp.config.yaml_limits import excess_of_file
-from mnist_exp.errors import Problem, RequestError
+from mnist_exp.errors import Problem, RequestError, first_line
 from mnist_exp.text import display_path
 
 VERSION_BASE = "1.3"
@@ -182,17 +185,45 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     hydra.version.setbase(VERSION_BASE)
-    main = Hydra.create_main_hydra2("mnist-exp", search_path)
     try:
-        yield ConfigLoader(cast(ConfigLoaderImpl, main.config_loader))
+        with _limiting_files():
+            main = Hydra.create_main_hydra2("mnist-exp", search_path)
+            yield ConfigLoader(cast(ConfigLoaderImpl, main.config_loader))
     finally:
         GlobalHydra.instance().clear()
 
 
+class _LimitedFiles(FileConfigSource):
+    """A folder of option files. A defaults list can select files that `_refuse_excesses` does not check."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Load a file. Raises `RequestError` before a user's file that exceeds a limit is parsed."""
+        file = Path(self.path, self._normalize_file_name(config_path)).resolve()
+        if file.is_file() and not file.is_relative_to(conf_folder()):
+            _refuse_excess(file)
+        return super().load_config(config_path)
+
+
+@contextmanager
+def _limiting_files() -> Iterator[None]:
+    """Within the `with` block, Hydra loads files as `_LimitedFiles`."""
+    Plugins.instance()  # registers Hydra's own sources
+    types = SourcesRegistry.instance().types
+    before, types["file"] = types["file"], _LimitedFiles
+    try:
+        yield
+    finally:
+        types["file"] = before
+
+
 def _refuse_excesses(folder: Path) -> None:
-    """Raise `RequestError` if any of the user's option files exceeds a limit for YAML files."""
+    """Raise `RequestError` with all of the user's option files that exceed a limit for YAML files."""
     groups = [path.name for path in conf_folder().iterdir() if path.is_dir()]
     files = [file for group in groups for file in sorted((folder / group).rglob("*.yaml")) if file.is_file()]
+    _refuse_excess(*files)
+
+
+def _refuse_excess(*files: Path) -> None:
     problems = [
         Problem("invalid-yaml", f"{display_path(file)}:{excess[0]}", excess[1])
         for file in files
@@ -259,12 +290,14 @@ def run_flags(name: str, words: Sequence[str]) -> int:
     setting = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise errors instead of printing them and exiting
     try:
-        with _listing_groups_directly():
+        with _listing_groups_directly(), _limiting_files():
             hydra.main(config_path=str(conf_folder()), config_name=name, version_base=VERSION_BASE)(
                 lambda _: None
             )()
     except SystemExit as end:
         return int(end.code or 0)
+    except ValueError as error:  # flags that exclude each other
+        raise RequestError(first_line(error)) from error
     finally:
         sys.argv = previous
         if setting is None:

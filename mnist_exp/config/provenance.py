@@ -81,9 +81,12 @@ class Places:
         return f"{short(file)}:{_line(file, inner, whole_path=False) or 1}" if file else None
 
     def _in_root(self, path: str) -> str | None:
+        """Return the place in the user's own root config; the built-in one only lists what can be given."""
         file = self._file(f"{self._verb}.yaml")
-        line = file and _line(file, path, whole_path=False)
-        return f"{short(file)}:{line}" if file and line else None
+        if file is None or file.parent == self._folders[-1]:
+            return None
+        line = _line(file, path, whole_path=False)
+        return f"{short(file)}:{line}" if line else None
 
     def _inherited(self, group: str, option: str, path: str) -> str | None:
         """Return where an option, or one of its defaults, sets the whole path; None if neither does."""

@@ -54,9 +54,8 @@ def _class_settings(source: Source, to: str) -> dict[str, object]:
     keys: dict[str, object] = {}
     names = source.class_names
     named = to == "folder" or (to == "npz" and names != default_class_names(len(names)))
-    lowest = min(int(part.labels.min()) for part in source.parts.values())
-    highest = max(int(part.labels.max()) for part in source.parts.values())
-    if not named and (lowest, highest) != (0, len(names) - 1):
+    labels = np.concatenate([part.labels for part in source.parts.values()])
+    if not named and len(np.unique(labels)) < len(names):
         keys["data.classes"] = len(names)
     if to == "folder":
         # Folder names are the class names, sorted.

@@ -68,15 +68,15 @@ def model_sections(subject: ReportSubject) -> tuple[list[Block], list[Section]]:
 def class_blocks(scored: Scored) -> list[Block]:
     """Return the classes with the lowest recall, in words, and the metrics of all classes."""
     assessment, names = scored.assessment, scored.class_names
-    known = [
+    imperfect = [
         (figures.recall, name)
         for name, figures in zip(names, assessment.classes, strict=True)
-        if figures.recall is not None
+        if figures.recall is not None and figures.recall < 1
     ]
-    weakest = ", ".join(f"{name} ({format_percent(recall)})" for recall, name in sorted(known)[:3])
-    blocks: list[Block] = [
-        Text(f"These classes have the lowest recall on the {_PARTS[scored.name]} part: {weakest}.")
-    ]
+    weakest = ", ".join(f"{name} ({format_percent(recall)})" for recall, name in sorted(imperfect)[:3])
+    part = _PARTS[scored.name]
+    text = f"These classes have the lowest recall on the {part} part: {weakest}."
+    blocks: list[Block] = [Text(text if weakest else f"All images of the {part} part are classified correctly.")]
     if often := most_frequent_mistakes(assessment, names):
         blocks.append(Text(f"Confused most often (true → predicted): {', '.join(often)}."))
     columns = ("precision", "recall", "f1")
@@ -87,7 +87,7 @@ def class_blocks(scored: Scored) -> list[Block]:
     right = ("images", *columns)
     blocks.append(
         Table(
-            f"Metrics by class, {_PARTS[scored.name]} part",
+            f"Metrics by class, {part} part",
             ("class", *right),
             rows,
             right,
@@ -188,7 +188,7 @@ def _inside(model: keras.Model, scored: Scored, run: str) -> Iterator[Section]:
         except RequestError as error:
             blocks.append(Notice(str(error)))
         if len(blocks) == 1:
-            blocks.append(Notice("This model has no layer with pictures of this kind."))
+            blocks = [Text("This model has no layer with pictures of this kind.")]
         yield Section(kind, title, blocks)
 
 

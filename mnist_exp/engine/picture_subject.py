@@ -80,7 +80,7 @@ class Chosen:
             true = "" if label in (None, taken_for) else self.class_name(int(label or 0))
             arrow = "" if label == taken_for else f"{true} → " if len(true) < 4 else f"{true}\n→ "
             captions.append(
-                f"{name}\n{arrow.lstrip()}{self.class_name(int(taken_for))} {format_percent(row[taken_for], 0)}"
+                f"{name}\n{arrow.lstrip()}{self.class_name(int(taken_for))}, {format_percent(row[taken_for], 0)}"
             )
         return captions
 

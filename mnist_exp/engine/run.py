@@ -21,13 +21,13 @@ from mnist_exp.data.class_weights import class_weights
 from mnist_exp.data.dataset import Dataset, Source
 from mnist_exp.data.formats import missing_classes, prepare, smallest_limit, split
 from mnist_exp.data.quality import remarks
+from mnist_exp.engine.accuracy_warnings import report_guessing, report_imprecise
 from mnist_exp.engine.callbacks import Checkpointing, Observation, PluginCallbacks, Recording, StopOnSignal
 from mnist_exp.engine.job import Job, checkpoint_key, fingerprint_of
 from mnist_exp.engine.plugins import keep_copies
 from mnist_exp.engine.results import save_best, score_and_draw
 from mnist_exp.engine.seen_images import count_seen, list_splits
 from mnist_exp.errors import Diverged, Killed, Pruned, RequestError, WorkError, first_line
-from mnist_exp.inference.metrics import wilson
 from mnist_exp.model.build import build
 from mnist_exp.model.preprocessing import count_parameters, statistics
 from mnist_exp.model.saving import function_sha256, weights_sha256
@@ -60,7 +60,6 @@ from mnist_exp.training.loop import Progress, fit, steps_per_epoch
 from mnist_exp.training.time_budget import EpochTiming, time_epoch
 
 _FEW_STEPS = 50  # warn if training the user's own data takes fewer
-_IMPRECISE = 0.1  # warn above this half-width of an accuracy's 95 % interval
 
 
 class TrainingRun:
@@ -463,21 +462,6 @@ def report_seen(origin: ModelRecord, validation_images: int) -> None:
         )
 
 
-def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> None:
-    """Warn if the validation accuracy is based on so few images that even its first digit is uncertain.
-
-    Half the width of its 95 % interval then exceeds 10 percentage points, which is impossible with 93 or more
-    images. `limited` says whether `data.limit` keeps further images away.
-    """
-    low, high = wilson(round(accuracy * images), images)
-    if (high - low) / 2 > _IMPRECISE:
-        warn(
-            f"the validation accuracy is based on {images} image{'s' * (images > 1)}: its 95 % interval is "
-            f"{format_percent(low, 0)} … {format_percent(high, 0)}; "
-            f"a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
-        )
-
-
 def print_result(record: RunRecord, data: Dataset, *, limited: bool) -> None:
     """Print the saved epoch and the test figures."""
     best, test = record.result.best, record.result.test
@@ -488,6 +472,7 @@ def print_result(record: RunRecord, data: Dataset, *, limited: bool) -> None:
     say(f"saved   {chosen}")
     if data.val is not None and "val/accuracy" in best:
         report_imprecise(best["val/accuracy"], len(data.val), limited=limited)
+        report_guessing(best["val/accuracy"], data.val, data.class_names)
     if test is not None and data.test is not None:
         loss = format_loss(test["loss"])
         say(f"test    accuracy {format_percent(test['accuracy'])}, loss {loss}, on {len(data.test):,} images")

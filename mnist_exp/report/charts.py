@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from bokeh.embed import json_item
 from bokeh.models import (
     BasicTicker,
@@ -25,8 +26,12 @@ from bokeh.models import (
 from bokeh.models.annotations import Legend, LegendItem, Span
 from bokeh.plotting import figure
 from bokeh.transform import linear_cmap
+from rich.cells import cell_len
 
-from mnist_exp.report.plots import GROUPS, MARK, TRAIN, VALIDATION, History, mean_and_deviation
+from mnist_exp.report.class_labels import LONGEST, cut_labels
+from mnist_exp.report.palette import GROUPS, MARK, RAMP, RAREST, RIGHT, TRAIN, VALIDATION, WRONG
+from mnist_exp.report.parallel_axis import ParallelAxis, axis_of
+from mnist_exp.report.plots import History, mean_and_deviation
 from mnist_exp.report.static_charts import shorten_label
 from mnist_exp.text import escape_controls, mask_credentials
 
@@ -36,13 +41,11 @@ Item = Mapping[str, object]
 # The page replaces these: see assets/report.js.
 _INK, _LINE, _PAPER, _QUIET = "#010203", "#010204", "#010205", "#010206"
 _DASHES = ("solid", "dashed", "dotted", "dotdash")
-_RIGHT, _WRONG = TRAIN, VALIDATION
 _STRONGEST = 0.6  # opacity at which text is readable on light and dark paper
 _MOST_IN_LEGEND = 12
 _LONGEST_LABEL = 43  # characters in a legend, which must fit on a phone
-_LOGARITHMIC = 50  # ratio of the ends of an axis from which it is logarithmic
-_TICK_GAP = 0.04  # smallest distance of labels on an axis of parallel coordinates
 _LEGEND_LINE = 23  # pixels
+_SLANTED = 5  # pixels: the height of a character of a label at an angle of 45°
 
 
 def curves(history: History, metric: str, best_epoch: int | None) -> Item:
@@ -89,24 +92,9 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
     they suit light and dark paper.
     """
     names = _distinct(class_names)
-    table = np.asarray(counts)
-    shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
-    is_right = np.eye(len(names), dtype=bool).ravel()
-    most = shares[~is_right].max(initial=0) or 1.0
-    # Most mistakes are rare: the root of their share makes them visible.
-    strengths = np.where(is_right, shares, np.sqrt(0.06 + 0.94 * shares / most)) * (shares > 0)
-    source = ColumnDataSource(
-        {
-            "true": np.repeat(names, len(names)).tolist(),
-            "predicted": names * len(names),
-            "count": table.ravel().tolist(),
-            "share": shares.tolist(),
-            "text": [str(count or "") for count in table.ravel()],
-            "strength": (_STRONGEST * strengths).round(3).tolist(),
-            "colour": np.where(is_right, _RIGHT, _WRONG).tolist(),
-        }
-    )
-    height = min(max(340, 34 * len(names) + 90), 900)
+    source = _confusion_cells(np.asarray(counts), names, [*map(_plain, class_names)])
+    longest = max(map(cell_len, names))
+    height = min(max(300, 34 * len(names) + 50) + max(40, _SLANTED * longest), 900)
     chart = figure(
         x_range=FactorRange(factors=names), y_range=FactorRange(factors=names[::-1]), height=height, **_STYLE
     )
@@ -120,12 +108,39 @@ def confusion(counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> It
             text_baseline="middle", text_font_size="12px",
         )  # fmt: skip
     chart.xaxis.axis_label, chart.yaxis.axis_label = "predicted", "true"
-    chart.xaxis.major_label_orientation = 0.8 if max(map(len, names)) > 2 else 0
+    chart.xaxis.major_label_orientation = 0.8 if longest > 2 else 0
     chart.grid.visible = False
-    tooltips = [("true", "@true"), ("predicted", "@predicted"), ("images", "@count"), ("share", "@share{0.0 %}")]
+    tooltips = [
+        ("true", "@whole_true"),
+        ("predicted", "@whole_predicted"),
+        ("images", "@count"),
+        ("share", "@share{0.0 %}"),
+    ]
     _add_hover(chart, [boxes], tooltips)
     _finish(chart, "")
     return json_item(chart)
+
+
+def _confusion_cells(table: npt.NDArray[np.int64], names: list[str], whole: list[str]) -> ColumnDataSource:
+    """Return the cells of a confusion matrix: `names` are the labels of the axes, `whole` those for the mouse."""
+    shares = (table / np.maximum(table.sum(axis=1, keepdims=True), 1)).ravel()
+    is_right = np.eye(len(names), dtype=bool).ravel()
+    most = shares[~is_right].max(initial=0) or 1.0
+    # Most mistakes are rare: the root of their share makes them visible.
+    strengths = np.where(is_right, shares, RAREST + (1 - RAREST) * np.sqrt(shares / most)) * (shares > 0)
+    return ColumnDataSource(
+        {
+            "true": np.repeat(names, len(names)).tolist(),
+            "predicted": names * len(names),
+            "whole_true": np.repeat(whole, len(names)).tolist(),
+            "whole_predicted": whole * len(names),
+            "count": table.ravel().tolist(),
+            "share": shares.tolist(),
+            "text": [str(count or "") for count in table.ravel()],
+            "strength": (_STRONGEST * strengths).round(3).tolist(),
+            "colour": np.where(is_right, RIGHT, WRONG).tolist(),
+        }
+    )
 
 
 def reliability(accuracy: Sequence[float], confidence: Sequence[float], counts: Sequence[int]) -> Item:
@@ -261,7 +276,7 @@ def _draw_lines(
     """Draw the lines of parallel coordinates; the last `pruned` ones faintly, with a legend."""
     finished = len(values) - pruned
     low, high = min(values[:finished]), max(values[:finished])
-    colour = linear_cmap("value", _RAMP, low, high if high > low else low + 1)
+    colour = linear_cmap("value", RAMP, low, high if high > low else low + 1)
     looks: list[tuple[str, slice, dict[str, Any]]] = [
         ("finished", slice(finished), {"line_color": colour, "line_width": 2, "line_alpha": 0.75}),
         ("pruned", slice(finished, None), {"line_color": _QUIET, "line_dash": "dotted", "line_alpha": 0.6}),
@@ -297,11 +312,12 @@ def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]
     entries: list[LegendItem] = []
     hovered: list[Any] = []
     for number, (group, values) in enumerate(series):
-        known = [(name, value) for name, value in zip(names, values, strict=True) if value is not None]
+        known = [one for one in zip(names, map(_plain, rows), values, strict=True) if one[-1] is not None]
         source = ColumnDataSource(
             {
-                "name": [name for name, _ in known],
-                "value": [value for _, value in known],
+                "name": [name for name, _, _ in known],
+                "whole": [whole for _, whole, _ in known],
+                "value": [value for _, _, value in known],
                 "group": [_plain(group)] * len(known),
             }
         )
@@ -312,7 +328,7 @@ def dots(rows: Sequence[str], series: Sequence[tuple[str, Sequence[float | None]
         entries.append(LegendItem(label=_in_legend(group), renderers=list[Any]([drawn])))
     chart.add_layout(Legend(items=entries, click_policy="hide", location="top_left"), "below")
     chart.xaxis.axis_label = _plain(label)
-    _add_hover(chart, hovered, [("group", "@group"), ("class", "@name"), (label, "@value{0.0 %}")])
+    _add_hover(chart, hovered, [("group", "@group"), ("class", "@whole"), (label, "@value{0.0 %}")])
     _finish(chart, "")
     chart.xaxis.formatter = NumeralTickFormatter(format="0 %")
     return json_item(chart)
@@ -343,57 +359,6 @@ def trials(
     return json_item(chart)
 
 
-# ── Axes of parallel coordinates ─────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class ParallelAxis:
-    """An axis from 0 to 1."""
-
-    places: Sequence[float]
-    """The place of each value."""
-    ticks: Mapping[str, float]
-    """The places of the labels."""
-    is_numeric: bool = True
-
-
-def axis_of(texts: Sequence[str], most_ticks: int = 6) -> ParallelAxis:
-    """Return the axis of a column: numbers by size (logarithmic over wide ranges), other text in equal steps.
-
-    Up to `most_ticks` different numbers are labelled themselves, unless they are too close; otherwise, five evenly
-    spaced marks are.
-    """
-    distinct = list(dict.fromkeys(texts))
-    numbers = {text: number for text in distinct if (number := _number(text)) is not None}
-    if len(numbers) < len(distinct):
-        steps = dict(zip(sorted(distinct), np.linspace(0, 1, len(distinct)).tolist(), strict=True))
-        return ParallelAxis([steps[text] for text in texts], steps, is_numeric=False)
-    low, high = min(numbers.values()), max(numbers.values())
-    if low == high:
-        return ParallelAxis([0.5] * len(texts), {f"{low:.4g}": 0.5})
-    is_log = low > 0 and high / low >= _LOGARITHMIC
-    scale = np.log if is_log else np.asarray
-    places = {
-        text: float((scale(number) - scale(low)) / (scale(high) - scale(low))) for text, number in numbers.items()
-    }
-    own = {f"{number:.4g}": places[text] for text, number in numbers.items()}
-    fits = len(own) <= most_ticks and np.diff(sorted(own.values())).min(initial=1) >= _TICK_GAP
-    return ParallelAxis([places[text] for text in texts], own if fits else _even_ticks(low, high, is_log=is_log))
-
-
-def _even_ticks(low: float, high: float, *, is_log: bool) -> dict[str, float]:
-    marks = np.geomspace(low, high, 5) if is_log else np.linspace(low, high, 5)
-    return {f"{mark:.4g}": index / 4 for index, mark in enumerate(marks)}
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
-
-
 # ── Style ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _STYLE: dict[str, Any] = {
@@ -405,8 +370,6 @@ _STYLE: dict[str, Any] = {
     "border_fill_color": None,
     "outline_line_color": None,
 }
-_RAMP = ("#E69F00", "#c99b45", "#a39a8a", "#7f97ab", "#4c87b3", "#0072B2")
-"""From low to high, readable on light and dark paper and by colour-blind readers."""
 
 
 def _new_chart(metric: str, *, x_label: str, y_label: str, height: int = 340, **ranges: Any) -> figure:
@@ -473,16 +436,16 @@ def _in_legend(text: str) -> str:
 
 
 def _short_keys(keys: Sequence[str]) -> list[str]:
-    """Return the last part of each key, such as `learning_rate`, or the whole key if that is ambiguous."""
+    """Return the last part of each key, such as `learning_rate`; the whole key if that is ambiguous or vague."""
     last = [key.rpartition(".")[2] for key in keys]
-    return [short if last.count(short) == 1 else key for short, key in zip(last, keys, strict=True)]
+    vague = {"name", "type", *(short for short in last if last.count(short) > 1)}
+    return [key if short in vague else short for short, key in zip(last, keys, strict=True)]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Return names for an axis, which must all differ, at most 40 characters long."""
+    """Return short names for an axis, which must all differ."""
     shown: list[str] = []
-    for name in map(_plain, names):
-        short = name if len(name) <= 40 else f"{name[:39]}…"
+    for short in cut_labels([*map(_plain, names)], LONGEST):
         while short in shown or not short:
             short += "\u200b"
         shown.append(short)

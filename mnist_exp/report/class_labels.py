@@ -1,4 +1,4 @@
-"""Labels of classes in pictures: distinct, of limited length, in characters that can be drawn."""
+"""Labels of classes and groups: distinct, of limited length and, in pictures, in characters that can be drawn."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ LONGEST = 28
 
 
 def class_labels(names: Sequence[str], columns: int = LONGEST) -> tuple[str, ...]:
-    """Return a label of at most `columns` columns for each class name, in label order.
+    """Return a label of at most `columns` columns for each class name, in label order, as `cut_labels` does.
+
+    Names with characters that no installed font has become `class 3`.
+    """
+    return cut_labels(
+        [name if has_glyphs(name) else f"class {number}" for number, name in enumerate(names)], columns
+    )
+
+
+def cut_labels(names: Sequence[str], columns: int) -> tuple[str, ...]:
+    """Return a label of at most `columns` columns for each name, with control characters escaped.
 
     Long names are cut at the end or at the start, or lose the start that all share, whichever keeps them distinct;
-    otherwise their labels begin with the class number. Names with characters that no installed font has become
-    `class 3`.
+    otherwise their labels begin with the number of the name.
     """
-    texts = [
-        escape_controls(name, one_line=True) if has_glyphs(name) else f"class {number}"
-        for number, name in enumerate(names)
-    ]
+    texts = [escape_controls(name, one_line=True) for name in names]
     prefix = next((at for at, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), 0)
     cuts: tuple[Callable[[str, int], str], ...] = (
         _keep_start,

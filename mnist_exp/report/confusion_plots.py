@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -16,6 +16,7 @@ from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.figure import new_figure, write
+from mnist_exp.report.palette import RAREST, RIGHT, TRAIN, WRONG
 
 Counts = npt.NDArray[np.int64]
 
@@ -24,8 +25,10 @@ MOST_CLASSES = 30
 _NAMED = 60  # maximum number of classes that are named next to the matrix
 _WORST = 10
 _COLUMN = 0.085  # inches, at 10 points
-_BAR = "#0072B2"  # of Okabe and Ito's palette
-_MISTAKES = LinearSegmentedColormap.from_list("mistakes", ["#fdeee2", "#D55E00"])
+_DARK = 0.85  # share of correct predictions from which white text is more readable than black text
+_CORRECT = LinearSegmentedColormap.from_list("correct", ["white", RIGHT])
+_ON_WHITE = 1 - np.outer((RAREST, 1), 1 - np.array(to_rgb(WRONG)))
+_MISTAKES = LinearSegmentedColormap.from_list("mistakes", _ON_WHITE)
 
 
 def draw_confusion(counts: Counts, names: Sequence[str], title: str, path: Path) -> None:
@@ -46,7 +49,7 @@ def _some_classes(counts: Counts, names: Sequence[str], title: str) -> Figure:
     shares = _shares(counts)
     _draw_cells(axes, shares)
     for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if row == column and shares[row, column] > 0.5 else "black"
+        colour = "white" if row == column and shares[row, column] > _DARK else "black"
         text = str(counts[row, column])
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if len(text) < 5 else 6)
     axes.set(xlabel="predicted", ylabel="true")
@@ -86,7 +89,7 @@ def _many(counts: Counts, names: Sequence[str], title: str) -> Figure:
 def _draw_cells(axes: Axes, shares: npt.NDArray[np.float64]) -> AxesImage:
     """Draw correct predictions in blue, and mistakes in orange on a scale of their own; return the latter."""
     is_right = np.eye(len(shares), dtype=bool)
-    axes.imshow(np.ma.masked_where(~is_right, shares), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(np.ma.masked_where(~is_right, shares), cmap=_CORRECT, vmin=0, vmax=1, interpolation="nearest")
     most = np.max(shares, where=~is_right, initial=0) or 1.0
     # Most mistakes are rare: the root of their share makes them visible.
     return axes.imshow(
@@ -136,7 +139,7 @@ def _bars(axes: Axes, rows: Sequence[tuple[str, float, str]], title: str, xlabel
         axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
         return
     labels, lengths, texts = zip(*rows, strict=True)
-    bars = axes.barh(range(len(rows)), lengths, color=_BAR)
+    bars = axes.barh(range(len(rows)), lengths, color=TRAIN)
     axes.bar_label(bars, texts, fontsize=7, padding=2)
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.tick_params(axis="x", labelsize=7)

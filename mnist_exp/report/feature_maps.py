@@ -22,6 +22,7 @@ from rich.cells import cell_len
 
 from mnist_exp.data.dataset import Images
 from mnist_exp.report.figure import DPI, new_figure, wrap_title, write
+from mnist_exp.report.palette import VALIDATION
 
 Floats = npt.NDArray[Any]
 Drawn = npt.NDArray[np.float32]
@@ -29,7 +30,6 @@ Drawn = npt.NDArray[np.float32]
 Span = tuple[int, int] | None
 
 _SIGNED, _RESPONSE = "RdBu_r", "viridis"
-_BOX = "#D55E00"
 _WIDTH = 1010  # pixels: width of a figure without tiles
 _ACROSS = 900  # pixels: maximum width of a row of tiles, unless a single tile is wider
 _TILE = 56  # pixels: approximate side length of a tile
@@ -234,7 +234,9 @@ def receptive_fields(image: Images, fields: Sequence[ReceptiveField], title: str
             if (down := box[0]) and (across := box[1]):
                 size = across[1] - across[0] + 1, down[1] - down[0] + 1
                 corner = across[0], down[0]
-                axes.add_patch(Rectangle(corner, *size, fill=False, color=_BOX, linewidth=1.8, linestyle=style))
+                axes.add_patch(
+                    Rectangle(corner, *size, fill=False, color=VALIDATION, linewidth=1.8, linestyle=style)
+                )
         (top, bottom), (left, right) = (span or (0, 0) for span in one.reach)
         margin = 0.04 * max(height, width)
         axes.set_xlim(min(0, left) - margin, max(width, right + 1) + margin)

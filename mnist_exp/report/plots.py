@@ -19,13 +19,11 @@ from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.confusion_plots import draw_confusion
 from mnist_exp.report.figure import new_figure, write
 from mnist_exp.report.image_sheets import draw_sheet
+from mnist_exp.report.palette import GROUPS, MARK, TRAIN, VALIDATION
 from mnist_exp.text import format_percent
 
 History = Sequence[Mapping[str, float]]
 
-# Okabe and Ito's palette, which is safe for colour-blind readers.
-TRAIN, VALIDATION, MARK = "#0072B2", "#D55E00", "#009E73"
-GROUPS = (TRAIN, VALIDATION, MARK, "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # no yellow: too pale on white
 _OTHERS = "#bbbbbb"
 _NAMED = 12  # maximum number of groups in a legend
 _LABEL_LINES = 6  # of a group in a legend: a setting can be a whole list of layers

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.figure import new_figure, write
-from mnist_exp.report.plots import MARK, TRAIN, VALIDATION
+from mnist_exp.report.palette import MARK, TRAIN, VALIDATION
 from mnist_exp.text import format_percent
 
 _CHOICES = 8  # keys with at most this many different values have evenly spaced axes
@@ -147,26 +147,33 @@ def importances(shares: Mapping[str, float], title: str, path: Path) -> None:
 
 
 def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: bool, title: str, path: Path) -> None:
-    """Plot each job or trial as a line through its values and its result; the best one is highlighted."""
-    points = sorted(_with_results(points), key=lambda point: (point.result or 0.0) * (1 if maximizes else -1))
-    keys = list(points[0].values)
+    """Plot each job or trial as a line through its values and its result.
+
+    The best one is highlighted; pruned ones are dotted.
+    """
+    ranked = sorted(_with_results(points), key=lambda point: (point.result or 0.0) * (1 if maximizes else -1))
+    pruned = [point for point in points if not point.is_finished and point.result is not None]
+    drawn = [*pruned, *ranked]
+    keys = list(drawn[0].values)
     figure = new_figure(max(6.4, 1.7 * (len(keys) + 1)), 4.6, title)
     axes = figure.add_subplot()
     axes.axis("off")
     columns = [
-        _draw_key(axes, number, key, [point.values[key] for point in points]) for number, key in enumerate(keys)
+        _draw_key(axes, number, key, [point.values[key] for point in drawn]) for number, key in enumerate(keys)
     ]
-    results = [point.result or 0.0 for point in points]
+    results = [point.result or 0.0 for point in drawn]
     columns.append(_unit(results, results))
     at = _round_values(results)
     texts = [f"{100 * value:.4g} %" if "accuracy" in metric else f"{value:.4g}" for value in at]
     _draw_axis(axes, len(keys), _wrap_key(metric, 22), _unit(at, results), texts)
-    ranks = np.linspace(0, 1, len(points))
-    for line, rank in zip(zip(*columns, strict=True), ranks, strict=True):
-        axes.plot(range(len(columns)), line, color=_shade(rank), linewidth=1, alpha=0.8, zorder=1)
-    best = list(zip(*columns, strict=True))[-1]
-    label = textwrap.fill(f"best: {points[-1].label}", 90)
-    axes.plot(range(len(columns)), best, color=VALIDATION, linewidth=2.5, zorder=2, label=label)
+    lines = list(zip(*columns, strict=True))
+    for number, line in enumerate(lines[: len(pruned)]):
+        label = None if number else "pruned"
+        axes.plot(range(len(line)), line, ":", color=_GREY, linewidth=1, alpha=0.8, zorder=0.5, label=label)
+    for line, rank in zip(lines[len(pruned) :], np.linspace(0, 1, len(ranked)), strict=True):
+        axes.plot(range(len(line)), line, color=_shade(rank), linewidth=1, alpha=0.8, zorder=1)
+    label = textwrap.fill(f"best: {ranked[-1].label}", 90)
+    axes.plot(range(len(columns)), lines[-1], color=VALIDATION, linewidth=2.5, zorder=2, label=label)
     axes.set(xlim=(-0.45, len(keys) + 0.35), ylim=(-0.06, 1.06))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     write(figure, path, compact=True)

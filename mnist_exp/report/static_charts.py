@@ -11,11 +11,11 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from mnist_exp.report.figure import new_figure, write
-from mnist_exp.report.plots import GROUPS, MARK, TRAIN
+from mnist_exp.report.palette import GROUPS, MARK, RAMP, TRAIN
 
 _MARKERS = "osD^vP"
 _FAINT = "#888888"
-_RAMP = LinearSegmentedColormap.from_list("ramp", ["#E69F00", "#a39a8a", "#0072B2"])
+_RAMP = LinearSegmentedColormap.from_list("ramp", RAMP)
 
 
 def parallel_coordinates(

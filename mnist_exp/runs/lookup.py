@@ -80,7 +80,7 @@ def _find_run(wanted: str, outputs: Path, latest: Callable[[RunSummary], bool]) 
         return matches[0]
     if matches:
         names = "".join(f"\n  {run.name}" for run in matches)
-        raise Ambiguous(f"{wanted}: {len(matches)} runs match:{names}")
+        raise Ambiguous(f"{wanted}: {len(matches)} runs match; give the whole name of one:{names}")
     raise _missing_run(wanted, runs, outputs)
 
 
@@ -168,11 +168,11 @@ def _find_named(wanted: str, outputs: Path) -> list[RunSummary]:
         try:
             return [find_run(wanted, outputs)]
         except Ambiguous as error:
-            raise RequestError(f"{error}\n  to select all of them: '{wanted}*'") from error
+            raise Ambiguous(f"{error}\n  to select all of them: '{wanted}*'") from error
     runs = [run.name for run in list_runs(outputs) if _has_name(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])
-        raise RequestError(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs match:{names}")
+        raise Ambiguous(f"{wanted}: {len(sweeps) + len(runs)} sweeps or runs match; give the path of one:{names}")
     return summarize_runs(sorted(sweeps[0].iterdir()))
 
 

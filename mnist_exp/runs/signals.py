@@ -3,6 +3,9 @@
 Handlers raise an exception. It is lost if Python happens to be running a weak-reference callback or `__del__`, or
 if a library turns it into one of its own. The signal is therefore also remembered: `check` raises it at the next
 step. Python's report of the lost exception is suppressed.
+
+During an import, handlers raise nothing: `importlib` could leave its lock held, and a thread that imports a module
+would wait for it forever, and the exit for the thread. The signal is sent again until the import has ended.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from types import FrameType
 
 from mnist_exp.errors import Killed, describe_ending
 from mnist_exp.immediate_exit import exit_at_once
-from mnist_exp.runs.system_calls import ENDING_SIGNALS
+from mnist_exp.runs.system_calls import ENDING_SIGNALS, signal_main_thread
 
+_PACKAGE = "mnist_exp"
+_RETRY = 0.05  # seconds after which a signal is sent again that came during an import
 _raised: list[int] = []  # the signals for which a handler raised an exception
 
 
@@ -126,8 +131,24 @@ def _in_main_thread() -> bool:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    if _is_importing(frame):
+        again = threading.Timer(_RETRY, signal_main_thread, [number])
+        again.daemon = True
+        again.start()
+        return
     _raised.append(number)
     raise _exception(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether this package is importing a module. The package may itself run during the user's import."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        if str(frame.f_globals.get("__package__")).startswith(_PACKAGE) and frame.f_code.co_name != "<module>":
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _exception(number: int) -> BaseException:

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import stat
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -97,6 +98,15 @@ def has_ended(pid: int) -> bool:
     except (OSError, OverflowError) as error:  # another user's process: alive
         return isinstance(error, ProcessLookupError)
     return False
+
+
+def signal_main_thread(number: int) -> None:
+    """Send a signal to the main thread of this process, which ends a call that it is blocked in."""
+    thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and thread is not None:
+        signal.pthread_kill(thread, number)
+    else:
+        signal.raise_signal(number)
 
 
 def end_group(pid: int, *, at_once: bool = False) -> None:

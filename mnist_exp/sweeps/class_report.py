@@ -61,10 +61,11 @@ def _differences(
 ) -> Text:
     """Return which classes have the lowest recall, and where the best group differs most, in words."""
     best, values = recalls[0]
-    order = [int(index) for index in np.argsort(values)[:3] if np.isfinite(values[index])]
+    order = [int(index) for index in np.argsort(values)[:3] if values[index] < 1]
     weakest = ", ".join(f"{names[index]} ({format_percent(values[index])})" for index in order)
     part = " and ".join(parts)
-    text = f"In {best.mark}, these classes have the lowest recall ({part} part): {weakest}."
+    lowest = f"these classes have the lowest recall ({part} part): {weakest}"
+    text = f"In {best.mark}, {lowest if weakest else f'all images are classified correctly ({part} part)'}."
     for other, theirs in recalls[1:2]:
         gaps = values - theirs
         index = int(np.nanargmax(np.abs(gaps)))

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from mnist_exp.config.metric_directions import Direction
+from mnist_exp.report.class_labels import cut_labels
 from mnist_exp.report.tables import print_table
 from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import (
@@ -32,6 +33,7 @@ _WITHHELD = {
 }
 _MOST_SEEDS = 1000  # larger numbers of seeds are not stated
 _MOST_GROUPS = 6  # maximum number of groups in the short table and the summary
+_LONGEST_LABEL = 60  # columns, in the short table
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,9 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
     best = groups[0]
     if len(groups) == 1:
         mean = mean_of(list(best.values(metric).values()))
-        interval = format_interval(clip_interval(mean.interval, metric), metric)
-        return (
-            f"One group of {mean.n} runs that differ only in their seed: "
-            f"{metric} {format_value(mean.mean, metric)}"
-            + (f", 95 % interval {interval}" if mean.interval else "")
-        )
+        certain = f", 95 % interval {describe_interval(mean.interval, metric)}" if mean.interval else ""
+        value = format_value(mean.mean, metric)
+        return f"One group of {mean.n} runs that differ only in their seed: {metric} {value}{certain}"
     better: list[str] = []
     worse: list[str] = []
     other: dict[str, list[str]] = {}
@@ -150,10 +149,20 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
     ]
     if not smallest:
         return None
-    least, most = (_format_number(value, metric) for value in (min(smallest), max(smallest)))
+    possible = [value for value in smallest if not _is_impossible(value, metric)]
+    if not possible:
+        return "With this number of seeds and this spread, no difference can be significant; add seeds."
+    least, most = (_format_number(value, metric) for value in (min(possible), max(possible)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit} (depending on the pair)"
-    return f"With this number of seeds and this spread, measured differences of at least {size} are significant."
+    text = f"With this number of seeds and this spread, measured differences of at least {size} are significant"
+    never = len(smallest) - len(possible)
+    return f"{text}; for {never} of {len(smallest)} pairs, none can be." if never else f"{text}."
+
+
+def _is_impossible(difference: float, metric: str) -> bool:
+    """Return whether two values of a metric cannot differ as much."""
+    return "accuracy" in metric and difference > 1
 
 
 def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
@@ -188,9 +197,11 @@ def describe_cut_intervals(pairs: Sequence[Pair]) -> str | None:
 
 
 def print_best_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str, direction: Direction) -> None:
-    """Print a row for each of the best groups: its mean and its difference from the best one."""
+    """Print a row for each of the best groups: its short label, its mean and its difference from the best one."""
     header, rows = tabulate_groups(groups, pairs, metric, direction)
-    print_table(header, rows[:_MOST_GROUPS], right=("seeds", *header[3:-1]))
+    labels = cut_labels([group.label for group in groups], _LONGEST_LABEL)
+    shortened = [[row[0], label, *row[2:]] for row, label in zip(rows, labels, strict=True)]
+    print_table(header, shortened[:_MOST_GROUPS], right=("seeds", *header[3:-1]))
 
 
 def tabulate_groups(
@@ -278,11 +289,17 @@ def _format_difference(pair: Pair, metric: str, direction: Direction | None) -> 
     return [
         _format_number(difference.mean, metric, signed=True),
         format_interval(difference.interval, metric, signed=True),
-        "–" if difference.smallest is None else _format_number(difference.smallest, metric),
+        _format_smallest(difference.smallest, metric),
         _format_p(difference.p) if decisive else "–",
         _format_p(pair.sign_flip) if decisive and pair.sign_flip is not None else "–",
         format_verdict(better, worse, pair.verdict) if decisive else "–",
     ]
+
+
+def _format_smallest(smallest: float | None, metric: str) -> str:
+    if smallest is None:
+        return "–"
+    return "> 100" if _is_impossible(smallest, metric) else _format_number(smallest, metric)
 
 
 def print_mcnemar(rows: Sequence[tuple[str, str, int, int, float]]) -> None:
@@ -335,6 +352,11 @@ def format_interval(interval: tuple[float, float] | None, metric: str, *, signed
     cut off at 0 has no digits.
     """
     return "–" if interval is None else " … ".join(_format_end(end, metric, signed=signed) for end in interval)
+
+
+def describe_interval(interval: tuple[float, float] | None, metric: str) -> str:
+    """Return the interval of a mean, clipped to the range of the metric, with its unit."""
+    return f"{format_interval(clip_interval(interval, metric), metric)}{' %' if 'accuracy' in metric else ''}"
 
 
 def _format_end(value: float, metric: str, *, signed: bool) -> str:

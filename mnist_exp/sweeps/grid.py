@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.config.compose import split_parsable
 from mnist_exp.config.hydra_adapter import COMPOSITION_ERRORS, LAUNCHER_PACKAGES, ConfigLoader, config_loader
+from mnist_exp.config.hydra_settings import foreign_settings
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError
@@ -70,6 +71,8 @@ def expand(request: Request) -> Grid:
             else:
                 message = f"{text}: a grid needs a list or range of values (a,b,c or range(…)), not an interval"
                 problems.append(Problem("invalid-override", COMMAND_LINE, message))
+    if whole is not None:
+        problems += foreign_settings(request, whole)
     twice = {key for key in swept if [key_of(text) for text in texts].count(key) > 1}
     problems += [Problem("given-twice", COMMAND_LINE, f"{key}: given twice") for key in sorted(twice)]
     return Grid(tuple(dict.fromkeys(swept)), tuple(itertools.product(*choices)), tuple(problems), launcher, batch)

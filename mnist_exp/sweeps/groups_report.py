@@ -35,6 +35,7 @@ from mnist_exp.report.html_page import (
     Text,
     drawn,
 )
+from mnist_exp.report.parallel_axis import axis_of
 from mnist_exp.report.plots import History
 from mnist_exp.runs.directory import RunSummary, read_history
 from mnist_exp.runs.selection import ListedRun, differing_settings, metrics_of
@@ -43,9 +44,8 @@ from mnist_exp.sweeps.class_report import class_section
 from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
 from mnist_exp.sweeps.comparison import (
     Pair,
-    clip_interval,
     compare_pairs,
-    format_interval,
+    describe_interval,
     format_value,
     sort_groups,
     summarize_groups,
@@ -152,8 +152,7 @@ def summarize(compared: Comparison, target: Target) -> str:
     if best is None:
         return f"{len(target.runs)} runs, none of which can be compared with another."
     mean = mean_of(list(best.values(metric).values()))
-    interval = format_interval(clip_interval(mean.interval, metric), metric)
-    certain = f", 95 % interval {interval}" if mean.interval else ""
+    certain = f", 95 % interval {describe_interval(mean.interval, metric)}" if mean.interval else ""
     seeds = f"{mean.n} seeds" if mean.n > 1 else "one seed"
     verdict = summarize_groups(compared.groups, compared.pairs, metric, compared.direction)
     if len(compared.groups) == 1:
@@ -201,9 +200,8 @@ def _mean_rows(label: str, group: Group, metric: str) -> list[tuple[str, str]]:
     """Return a group's mean of a metric and, for several seeds, its interval."""
     mean = mean_of(list(group.values(metric).values()))
     rows = [(label, format_value(mean.mean, metric))]
-    if interval := clip_interval(mean.interval, metric):
-        unit = " %" if "accuracy" in metric else ""
-        rows.append((f"95 % interval ({metric})", f"{format_interval(interval, metric)}{unit}"))
+    if mean.interval:
+        rows.append((f"95 % interval ({metric})", describe_interval(mean.interval, metric)))
     return rows
 
 
@@ -329,7 +327,9 @@ def curve_blocks(compared: Comparison) -> list[Block]:
         metric = find_common_metric(histories, compared.metric)
     except RequestError as error:
         return [Notice(f"There are no curves: {error}")]
-    labels = [f"{group.mark} {group.label} (n={len(group.runs)})" for group in shown]
+    have_same_seeds = len({len(group.runs) for group in shown}) == 1
+    seeds = ["" if have_same_seeds else f" (n={len(group.runs)})" for group in shown]
+    labels = [f"{group.mark} {group.label}{count}" for group, count in zip(shown, seeds, strict=True)]
     traced: list[tuple[str, list[tuple[str, History]]]] = [
         (label, [(run.summary.name, history) for run, history in zip(group.runs, of_group, strict=True)])
         for label, group, of_group in zip(labels, shown, histories, strict=True)
@@ -359,7 +359,7 @@ def parallel_chart(
 ) -> Chart:
     """Return the chart of parallel coordinates; the last `pruned` lines are those of pruned trials."""
     axes = {**columns, metric: [f"{value:.6g}" for value in values]}
-    places = [charts.axis_of(texts, 0 if name == metric else 6) for name, texts in axes.items()]
+    places = [axis_of(texts, 0 if name == metric else 6) for name, texts in axes.items()]
     named = [(name, axis.places, axis.ticks) for name, axis in zip(axes, places, strict=True)]
     png = drawn(partial(static_charts.parallel_coordinates, named, values, metric, pruned=pruned))
     alt = f"Parallel coordinates of {len(values)} runs; the table of all of them has the values."

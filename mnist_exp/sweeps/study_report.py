@@ -311,7 +311,8 @@ def _importance(study: StudyRecord, folder: Path) -> list[Block]:
         _, *rows = csv.reader(read_text(folder / IMPORTANCES).splitlines())
         shares = [[key, format_percent(float(share), 0)] for key, share in rows]
     except (OSError, ValueError, csv.Error):
-        return [Text("The search computed none: it needs several finished trials with different values.")]
+        why = "it needs several finished trials with different values"
+        return [Text(f"There are no importances: {why if study.is_complete else 'the search has not ended'}.")]
     text = ", ".join(f"{key} {share}" for key, share in shares)
     count, enough = len(study.valued), _TRIALS_PER_KEY * len(study.keys)
     blocks: list[Block] = [

@@ -50,6 +50,10 @@ def test_values_for_hydras_sweeper_are_refused(mode: list[str]):
         (["defaults:", "  - override /model: pyramid", "training:", "  epochs: 2"], 1, "# @package _global_"),
         (["# Mine.", "# @package _global_", "defaults:", "  - override /model: pyramid"], 1, "must begin with"),
         (["training:", "  epochs: 2"], 1, "# @package _global_"),
+        (["# @package _global_", "defaults:", "  - {a: {b: 1}}"], 3, "override /<group>: <option>"),
+        (["# @package _global_", "defaults:", "  - override /model: {a: b}"], 3, "override /<group>: <option>"),
+        (["# @package _global_", "defaults:", "  - {[a]: b}"], 3, "not valid YAML"),
+        (["# @package _global_", "defaults:", "  - override /model: '[('"], 3, "model=[("),
     ],
 )
 def test_an_experiment_that_is_no_preset_is_explained(tmp_path: Path, lines: list[str], line: int, advice: str):

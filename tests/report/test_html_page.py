@@ -31,6 +31,7 @@ from mnist_exp.report.html_page import (
     pixels_png,
     render,
 )
+from mnist_exp.report.parallel_axis import axis_of
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'><b>$$\\frac{a}{b}$$ \x1b[31m\u202e {{ 7 * 7 }} http://me:secret@host/"
 PNG = pixels_png(np.zeros((4, 4, 1), np.uint8))
@@ -289,9 +290,28 @@ def test_commands_can_be_copied(tmp_path: Path):
 )
 def test_axes_of_parallel_coordinates(texts: list[str], places: list[float], ticks: dict[str, float]):
     """Numbers are placed by size, on a logarithmic axis if they differ widely; labels do not overlap."""
-    axis = charts.axis_of(texts)
+    axis = axis_of(texts)
     assert axis.places == pytest.approx(places)
     assert axis.ticks == pytest.approx(ticks)
+
+
+def test_long_class_names_are_cut_on_axes_and_whole_under_the_mouse():
+    """Labels on the axes of the confusion matrix differ and leave room for its cells."""
+    names = [f"a very long class name of the {side} species" for side in ("northern", "southern")]
+    chart = json.dumps(charts.confusion([[1, 2], [3, 4]], names))
+    data = dict(json.loads(found) for found in re.findall(r'\["(?:true|whole_true)", \[[^]]*\]\]', chart))
+    assert data["whole_true"] == [names[0]] * 2 + [names[1]] * 2
+    assert len(set(data["true"])) == 2
+    assert max(map(len, data["true"])) <= 28
+    assert "@whole_true" in chart
+
+
+def test_axes_have_short_but_clear_keys():
+    """The last part of a key is enough, unless it is that of another key or just `name`."""
+    keys = ["optimizer.learning_rate", "model.name", "a.width", "b.width"]
+    chart = json.dumps(charts.parallel({key: ["1", "2"] for key in keys}, [0.1, 0.2], "val/loss"))
+    for shown in ("learning_rate", "model.name", "a.width", "b.width"):
+        assert f'"{shown}"' in chart
 
 
 @pytest.mark.slow

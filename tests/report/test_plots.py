@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mnist_exp.report import fonts, plots
+from mnist_exp.report import charts, confusion_plots, fonts, plots
 from mnist_exp.report.figure import DPI, new_figure, resolution, write
 
 
@@ -98,3 +100,16 @@ def test_a_long_setting_leaves_the_picture_readable(tmp_path: Path):
     for name, label in (("short", "model=linear"), ("long", "layers=" + "Flatten, " * 20_000)):
         plots.comparison([(label, [history])], "val/accuracy", "title", tmp_path / f"{name}.png")
     assert size(tmp_path / "long.png")[1] < 2 * size(tmp_path / "short.png")[1]
+
+
+def test_both_confusion_matrices_have_the_same_colours(tmp_path: Path):
+    """Correct predictions and the most frequent mistakes have the colours of the interactive chart in the picture."""
+    counts = [[10, 0, 0], [0, 5, 5], [0, 1, 9]]
+    names = ["a", "b", "c"]
+    confusion_plots.draw_confusion(np.array(counts), names, "t", tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
+    [colours] = re.findall(r'\["colour", (\[[^]]*\])\]', json.dumps(charts.confusion(counts, names)))
+    for colour in set(json.loads(colours)):
+        expected = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (np.abs(pixels - expected).max(axis=1) <= 3).sum() > 500, colour

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
@@ -66,3 +67,17 @@ def test_names_of_keys_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     search_plots.ranking(some, "val/loss", maximizes=True, title="t", path=tmp_path)
     listed = list(dict.fromkeys(text for text in texts if text.startswith(KEYS[0])))
     assert [text.split() for text in listed] == [point.label.split() for point in reversed(some)]
+
+
+def test_pruned_trials_have_dotted_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In the parallel coordinates, on the axes of the finished ones; a trial without a value has no line."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(search_plots, "write", lambda figure, *rest, **more: drawn.append(figure))
+    some = [*points(8), Point(8, points(8)[0].values, 0.2, is_finished=False)]
+    search_plots.parallel_coordinates(some, "val/accuracy", maximizes=True, title="t", path=tmp_path)
+    lines = [line for line in drawn[0].axes[0].get_lines() if len(line.get_xdata()) == len(KEYS) + 1]
+    dotted = [line for line in lines if line.get_linestyle() == ":"]
+    assert len(dotted) == 2  # 6 and 8
+    assert len(lines) - len(dotted) == 6 + 1  # and the best one, highlighted
+    assert dotted[1].get_ydata()[-1] == 0
+    assert [text.get_text().split(":")[0] for text in drawn[0].legends[0].get_texts()] == ["pruned", "best"]

@@ -130,7 +130,9 @@ def test_a_run_is_found_by_path_or_name(tmp_path: Path):
     assert find_run("best", tmp_path).path == old  # the best on the data of the latest
     assert find_run("linear-2", tmp_path).path == new
     assert find_run("pyramid", tmp_path).path == old
-    with pytest.raises(RequestError, match=r"linear: 2 runs match:\n  linear-3\n  linear-2"):
+    with pytest.raises(
+        RequestError, match=r"linear: 2 runs match; give the whole name of one:\n  linear-3\n  linear-2"
+    ):
         find_run("linear", tmp_path)
     with pytest.raises(RequestError, match=r"pyramyd-1: there is no such run .*\(did you mean 'pyramid-1'\?\)"):
         find_run("pyramyd-1", tmp_path)

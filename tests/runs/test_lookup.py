@@ -22,6 +22,10 @@ def test_a_folder_with_the_name_of_a_run_does_not_hide_it():
     (Path("leaves") / "a.png").touch()
     assert find_run("leaves", Path("outputs")).path.name == "leaves-20260101-000000"
     assert [run.path.name for run in find_runs("leaves", Path("outputs"))] == ["leaves-20260101-000000"]
+    write_run(Path("outputs/runs/leaves-20260102-000000"))
+    for find in (find_run, find_runs):
+        with pytest.raises(RequestError, match="leaves: 2 runs match"):
+            find("leaves", Path("outputs"))
 
 
 def test_a_folder_that_is_no_run_is_reported_as_such():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -50,6 +51,44 @@ def test_a_lost_signal_is_raised_at_the_next_check(number: signal.Signals, error
         lose(number)
     with pytest.raises(error):
         signals.check()
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Killed)])
+def test_a_signal_during_an_import_is_raised_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, error: type[BaseException]
+):
+    """No import is cut short, which could leave the import lock held; a blocking call after it is interrupted."""
+    name = f"interrupted_by_{number.name}"
+    Path(tmp_path, f"{name}.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {number:d})\ntime.sleep(0.2)\ncomplete = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        importlib.import_module(name)
+        time.sleep(60)
+
+    with pytest.raises(error), signals.raised():
+        work()
+    assert sys.modules[name].complete
+
+
+def test_a_program_that_runs_during_an_import_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """This is the case if a module trains when it is imported."""
+    from mnist_exp.engine import run
+
+    continued: list[bool] = []
+
+    def announcing(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        continued.append(True)
+
+    monkeypatch.setattr(run, "announce", announcing)
+    words = ["data=digits", "model=linear", "tracking=none"]
+    Path(tmp_path, "trains.py").write_text(f"from mnist_exp.cli import main\nstatus = main({words})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("trains").status == 130
+    assert not continued
 
 
 def test_only_lost_signals_are_unreported(monkeypatch: pytest.MonkeyPatch):

@@ -33,7 +33,7 @@
 
   // A number at the start of a cell; ±, thousands separators and percent signs are ignored. NaN for other text.
   function number(text) {
-    const found = text.replaceAll(",", "").replace("−", "-").match(/^[<≤+]?\s*(-?[\d.]+(?:e[-+]?\d+)?)/i);
+    const found = text.replaceAll(",", "").replace("−", "-").match(/^[<>≤+]?\s*(-?[\d.]+(?:e[-+]?\d+)?)/i);
     return found ? parseFloat(found[1]) : NaN;
   }
 

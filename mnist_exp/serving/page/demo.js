@@ -10,6 +10,7 @@ const BARS = 12; // with more classes, only this many are shown, the most probab
 const CHANGES = ["shift-x", "shift-y", "rotate", "thicken", "blur", "noise"];
 
 const $ = (id) => document.getElementById(id);
+const narrow = matchMedia("(max-width: 56rem)"); // as in demo.css
 const picture = $("picture").getContext("2d", { willReadFrequently: true });
 const overlay = $("overlay").getContext("2d");
 const seen = $("seen").getContext("2d");
@@ -496,7 +497,7 @@ const percent = (value) => `${(100 * value).toFixed(1)} %`;
 function answerText(probabilities, classes) {
   if (!probabilities) return "The model's output is not a number (NaN or infinite).";
   const best = probabilities.indexOf(Math.max(...probabilities));
-  return `${classes[best]} ${percent(probabilities[best])}`;
+  return `${classes[best]} · ${percent(probabilities[best])}`;
 }
 
 /** Return a class activation map as a canvas of translucent colours, or null if there is none. */
@@ -867,7 +868,13 @@ async function compare() {
   $("compare").disabled = false;
 }
 
+/** Place the tools below the input; on a narrow page, below the models, so that the input is next to its answers. */
+function placeTools() {
+  (narrow.matches ? document.querySelector("main") : $("inputs")).append($("tools"));
+}
+
 function listenToTools() {
+  narrow.addEventListener("change", placeTools);
   $("clear").addEventListener("click", () => { resetChanges(); clear(); });
   $("undo").addEventListener("click", undo);
   $("evidence").addEventListener("change", paintOverlay);
@@ -905,6 +912,7 @@ async function start() {
   $("number").max = Math.max(0, setup.examples - 1);
   for (const id of ["number", "load", "random"]) $(id).disabled = !setup.examples;
   setup.models.forEach((description, number) => addModel(number, description));
+  placeTools();
   listenToPointer();
   listenToKeys();
   listenToTools();
