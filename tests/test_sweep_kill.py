@@ -196,6 +196,19 @@ def test_a_missing_cluster_is_reported(home_data: list[str]):
     assert not Path("outputs").exists()
 
 
+def test_sigterm_while_ray_starts_ends_the_sweep():
+    """Ray's own handler would end it with status 15."""
+    process = start("-m", *TINY, "data=digits", "model=linear", "seed=0,1", "hydra/launcher=ray_local")
+    sessions = Path(tempfile.gettempdir(), "ray")
+    while not list(sessions.glob(f"session_*_{process.pid}")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.5)
+    process.terminate()
+    _, err = process.communicate(timeout=120 * PATIENCE)
+    assert process.returncode == 143, err
+
+
 @pytest.mark.parametrize("name", [soak("joblib"), "submitit_local", soak("ray")])
 def test_every_launcher_gives_the_same_weights(
     home_data: list[str], alone: dict[str, str], short: Path, name: str

@@ -23,7 +23,6 @@ from typing import Any, NoReturn, cast
 import hydra.version
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import create_config_search_path, get_args_parser
@@ -193,27 +192,28 @@ def config_loader(config_dir: str | None) -> Iterator[ConfigLoader]:
         GlobalHydra.instance().clear()
 
 
-class _LimitedFiles(FileConfigSource):
-    """A folder of option files. A defaults list can select files that `_refuse_excesses` does not check."""
+@contextmanager
+def _limiting_files() -> Iterator[None]:
+    """Within the `with` block, raise `RequestError` before Hydra parses a user's file that exceeds a limit.
 
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Load a file. Raises `RequestError` before a user's file that exceeds a limit is parsed."""
+    A defaults list can select files that `_refuse_excesses` does not check.
+    """
+    Plugins.instance()  # registers Hydra's own sources
+    source: Any = SourcesRegistry.instance().resolve("file")
+    loading = source.load_config
+
+    def load_config(self: Any, config_path: str) -> ConfigResult:
         file = Path(self.path, self._normalize_file_name(config_path)).resolve()
         if file.is_file() and not file.is_relative_to(conf_folder()):
             _refuse_excess(file)
-        return super().load_config(config_path)
+        return cast(ConfigResult, loading(self, config_path))
 
-
-@contextmanager
-def _limiting_files() -> Iterator[None]:
-    """Within the `with` block, Hydra loads files as `_LimitedFiles`."""
-    Plugins.instance()  # registers Hydra's own sources
-    types = SourcesRegistry.instance().types
-    before, types["file"] = types["file"], _LimitedFiles
+    # The class itself stays registered: launchers send the registry to their workers.
+    source.load_config = load_config
     try:
         yield
     finally:
-        types["file"] = before
+        source.load_config = loading
 
 
 def _refuse_excesses(folder: Path) -> None:

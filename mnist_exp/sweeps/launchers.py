@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +19,8 @@ from omegaconf import DictConfig
 from mnist_exp.config.hydra_adapter import ConfigLoader, config_loader
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
-from mnist_exp.errors import Problem, RequestError, first_line
+from mnist_exp.errors import Killed, Problem, RequestError, first_line
+from mnist_exp.runs import signals
 from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
 from mnist_exp.sweeps.local_workers import ending_local_workers
@@ -87,8 +89,7 @@ def refuse_unusable(request: Request, launcher: Mapping[str, Any]) -> None:
                 try:
                     if (given := _ray_address(launcher["ray"]["init"])) is not None:
                         _connect(given)
-                    if not (ray := _ray()).is_initialized():
-                        ray.init(**launcher["ray"]["init"])
+                    _start_ray(launcher["ray"]["init"])
                 except Exception as error:  # many types: a refused connection, a wrong token, a full disk
                     address = given or launcher["ray"]["init"].get("address")
                     why = f"no Ray cluster at address {address}: {first_line(error)}"
@@ -102,6 +103,17 @@ def _ray() -> Any:
     import ray
 
     return ray
+
+
+def _start_ray(init: Mapping[str, Any]) -> None:
+    """Connect to a Ray cluster, or start one, unless that was done before. Signals keep their effect."""
+    if (ray := _ray()).is_initialized():
+        return
+    try:
+        with signals.raised():
+            ray.init(**init)
+    except SystemExit as end:  # raised by the handler that Ray installs for SIGTERM
+        raise Killed(signal.SIGTERM) from end
 
 
 def _request_gpus(master: DictConfig) -> None:

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 import pytest
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -147,6 +149,12 @@ def test_a_launcher_is_instantiated():
         config = loader.load("train", [], multirun=True)
         assert config.hydra.launcher._target_.startswith(LAUNCHER_PACKAGES)
         loader.make_launcher(config, print)
+
+
+def test_workers_accept_the_registered_sources():
+    """A launcher's workers get the registry from this process, and then register Hydra's own sources."""
+    with config_loader(None):
+        SourcesRegistry.instance().register(FileConfigSource)
 
 
 def test_broken_interpolations_are_recognized():
