@@ -259,7 +259,7 @@ def read_pictures(
                 reading = read_photograph(content, file, shape)[0]
                 read[index] = reading.image
                 if reading.warning:
-                    warn(f"{file}: may not show exactly one digit: {reading.warning}")
+                    warn(f"{file}: might not show exactly one digit: {reading.warning}")
             else:
                 read[index] = read_picture(content, file, shape, resize)
         except OSError as error:
