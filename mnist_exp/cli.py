@@ -349,8 +349,9 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _begins_with_a_name(words: list[str]) -> bool:
-    """Whether the first word is neither a flag nor an override."""
-    return bool(words) and not words[0].startswith(("-", "+", "~")) and "=" not in words[0]
+    """Whether the first word is neither a flag nor an override, nor the key of one with a space before its `=`."""
+    is_key = any(word.startswith("=") for word in words[1:2])
+    return bool(words) and not is_key and not words[0].startswith(("-", "+", "~")) and "=" not in words[0]
 
 
 def _take_action(verb: str, words: list[str]) -> list[str]:

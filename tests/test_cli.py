@@ -86,6 +86,12 @@ def test_versions_are_printed(cli: Cli):
         ),
         (["frobnicate"], "frobnicate: no such command; the commands are"),
         (["model=linear", "runs"], "runs: expected key=value (only the first word can be a command)"),
+        (["data.limit", "=", "500"], "data.limit = 500: there must be no spaces around '='"),
+        (["data.limit", "=500"], "data.limit =500: there must be no spaces around '='"),
+        (["data.limit=", "500"], "data.limit= 500: there must be no spaces around '='"),
+        (["model=linear", "runs", "==", "x"], "runs == x: there must be no spaces around '='"),
+        (["seed", "=", "1", "model", "=", "mlp"], "model = mlp: there must be no spaces around '='"),
+        (["model==mlp"], "model==mlp: there must be one '=', not several: model=mlp"),
         (["--confg-dir", "x"], "--confg-dir: no such flag (did you mean '--config-dir'?)"),
         (
             ["--epochs=3", "modl=linear"],

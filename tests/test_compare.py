@@ -385,12 +385,9 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
 
 def test_differences_that_cannot_occur_are_not_called_significant(cli: Cli):
     """Accuracies differ by at most 100 points; if a larger difference would be needed, the output says so."""
-    for seed, noise in enumerate((0.0, 0.3)):
-        write_run(RUNS / f"linear-{seed}", "model=linear", seed=seed, val=0.5)
-        write_run(RUNS / f"mlp-{seed}", "model=mlp", seed=seed, val=0.5 + noise)
+    write_accuracies({"linear": (0.5, 0.25), "mlp": (0.5, 0.8)})
     assert "no difference can be significant; add seeds" in cli("compare").out
-    for seed in range(2):
-        write_run(RUNS / f"pyramid-{seed}", "model=pyramid", seed=seed, val=0.9 + 0.0001 * seed)
+    write_accuracies({"pyramid": (0.9, 0.66)})
     out = cli("compare", "full=true").out
     found = re.search(
         r"at least ([\d.]+) (?:to ([\d.]+) )?points.* are significant; for (\d) of 3 pairs, none can be", out
@@ -410,6 +407,14 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
         "A has the best mean; verdict on B withheld: a group's spread is over ten times another's\n"
     )
     assert "is better than" not in out
+    assert "Withheld verdicts: for a config with a spread over ten times another's, " in out
+    assert "significant" not in out
+
+
+def test_a_withheld_verdict_comes_with_its_remedy(cli: Cli, golden: Golden):
+    """The pair does not count for the smallest significant difference, which could be less than its own."""
+    write_accuracies({"linear": (0.90, 0.91, 0.90, 0.92), "mlp": (0.77, 0.87, 0.75, 0.81)})
+    golden(cli("compare").out)
 
 
 def test_a_diverged_run_withholds_the_verdict_on_its_group(cli: Cli):
@@ -437,6 +442,8 @@ def test_a_diverged_run_withholds_the_verdict_on_its_group(cli: Cli):
     out = cli("compare").out
     assert "verdict on B withheld: a run diverged" in out.splitlines()[0]
     assert f"without {RUNS / folder.name}: diverged" in out
+    assert "Withheld verdicts: for a config with a diverged run, " in out
+    assert "significant" not in out
 
 
 def test_groups_are_compared_by_their_seeds(cli: Cli):
@@ -687,7 +694,7 @@ def test_fallback_data_is_never_compared_with_other_data(cli: Cli):
         (["run=[nope,linear-0]"], "run=nope:"),
         (["run=x*"], "run=x*:"),
         (["run=linear"], "linear-3"),
-        (["run=linear-0"], "1 of 1 runs"),
+        (["run=linear-0"], "at least two"),
         (["metric=accuracy"], "metric=accuracy:"),
         (["metric=val/acuracy"], "metric=val/acuracy: "),
         (["run="], "run=:"),

@@ -48,6 +48,7 @@ def start_demo(*words: str) -> tuple[subprocess.Popen[str], str]:
     assert demo.stdout is not None
     for line in demo.stdout:
         if line.startswith("http"):
+            assert next(demo.stdout) == "Press Ctrl-C to stop it.\n"
             return demo, line.strip()
     raise AssertionError(demo.communicate())
 

@@ -217,6 +217,9 @@ def test_colours_two_classes_and_no_test_part(cli: Cli):
 def test_one_format_into_one_file(cli: Cli, run: Path):
     """The extension selects the format; an existing file is not overwritten."""
     told = cli("export", "run=a", "format=onnx", "output=new/digits.onnx").out
+    page = Path(__file__).parents[1] / "docs/exporting.md"
+    [documented] = re.findall(r"(?m)^\| (format \| files .*) \|$", page.read_text())
+    assert documented.split(" | ") in [re.split("  +", line.strip()) for line in told.splitlines()]
     assert "digits.onnx" in next(line for line in told.splitlines() if line.startswith(" onnx"))
     before = Path("new/digits.onnx").read_bytes()
     assert [path.name for path in Path("new").iterdir()] == ["digits.onnx"]

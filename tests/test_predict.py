@@ -171,7 +171,7 @@ def test_all_digits_in_a_picture_are_read(cli: Cli, run: Path, images: np.ndarra
     done = cli(*words, "output=one.csv")
     [row] = rows(Path("one.csv"))
     assert row["warning"].startswith("6 digits found")
-    assert "1 of 1 images may not show exactly one digit" in done.out
+    assert "1 of 1 images might not show exactly one digit" in done.out
     assert [file.name for file in Path("sheets").iterdir()] == ["inputs-001.png"]
     assert "sheets: already exists" in cli(*words, status=2).err
 

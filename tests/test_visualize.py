@@ -182,7 +182,7 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
     wrong = np.flatnonzero(taken_for != test.labels)
     expected = sorted(wrong, key=lambda number: -found[number, taken_for[number]])[:10]
     done = cli("visualize", f"run={run}", "images=wrong", "layers=0", "pictures=filters", "output=x")
-    names = ", ".join(f"test {number}" for number in expected)
+    names = ", ".join(map(str, expected))
     assert done.out.startswith(f"images      the most confident mistakes, test: {names}\n")
 
 

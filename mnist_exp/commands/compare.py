@@ -12,9 +12,8 @@ from mnist_exp.errors import Problem, RequestError
 from mnist_exp.report.documents import CompareDocument
 from mnist_exp.runs.directory import RunSummary, list_runs
 from mnist_exp.runs.lookup import find_runs, is_finished
-from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
+from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, refuse_too_few, select_comparable
 from mnist_exp.sweeps.reports import add_comparison_report
-from mnist_exp.text import display_path
 
 
 def compare(request: Request, started: float) -> CompareDocument:
@@ -25,9 +24,7 @@ def compare(request: Request, started: float) -> CompareDocument:
     config, _ = compose_checked(request, CompareConfig)
     chosen, remark = choose_runs(config)
     runs, left_out = select_comparable(chosen, config.metric)
-    if len(runs) < 2:
-        reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in left_out.items())
-        raise RequestError(f"{len(runs)} of {len(chosen)} runs can be compared; at least two are needed{reasons}")
+    refuse_too_few(runs, left_out)
     direction = direction_by(config.metric, config.mode)
     refuse_different_data(runs, across_data=config.across_data)
     from mnist_exp.sweeps.comparison_report import report_comparison  # SciPy, Matplotlib

@@ -36,9 +36,9 @@ def demo(request: Request, started: float) -> None:
         server = PageServer(session, listener)
         gc.freeze()  # collecting TensorFlow's graphs at the exit would take seconds
         with suppress(KeyboardInterrupt):  # before the server handles it
-            say("Press Ctrl-C to stop it.")
             address = page_address(listener, server.token)
             print(address, flush=True)
+            say("Press Ctrl-C to stop it.")
             if config.open:
                 webbrowser.open(address)
             server.run()

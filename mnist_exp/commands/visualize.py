@@ -59,7 +59,7 @@ def print_pictures(
     subject: Subject, kinds: Sequence[str], pictures: Sequence[Picture], folder: Path | str
 ) -> None:
     """Print what was drawn and where, and which kinds of pictures do not exist for these layers."""
-    say(f"images      {subject.chosen.what}: {', '.join(subject.chosen.names)}")
+    say(f"images      {subject.chosen.listing}")
     for kind in dict.fromkeys(kinds):
         names = [picture.subject or "all" for picture in pictures if picture.kind == kind]
         say(f"{kind:<12}{', '.join(names) or 'none: these layers have no pictures of this kind'}")

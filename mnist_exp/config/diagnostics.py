@@ -41,6 +41,8 @@ def explain_unparsable(text: str) -> str:
     if re.match(r"[^=]*\[\d+\]", text):
         better = re.sub(r"\[(\d+)\]", r".\1", text.split("=")[0])
         return f"{text}: index a list with dots: {better}=…"
+    if re.match("[^=]+==", text):
+        return f"{text}: there must be one '=', not several: {re.sub('=+', '=', text, count=1)}"
     return f"{text}: not valid in Hydra's override syntax; quote values with special characters: 'key=\"value\"'"
 
 

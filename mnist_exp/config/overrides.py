@@ -7,13 +7,15 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 
 from mnist_exp.config.hydra_adapter import argument_parser, conf_folder, parse_override
-from mnist_exp.errors import RequestError
+from mnist_exp.config.provenance import COMMAND_LINE
+from mnist_exp.errors import Problem, RequestError
 from mnist_exp.suggest import did_you_mean
 
 # Hydra flags that are not supported, and what to use instead.
@@ -87,12 +89,24 @@ def request_from(verb: str, arguments: Namespace) -> Request:
     for flag, instead in _NOT_HERE.items():
         if getattr(arguments, flag) is not None:
             raise RequestError(f"--{flag.replace('_', '-')}: not supported; {instead}")
+    _refuse_spaces(arguments.overrides)
     for text in arguments.overrides:
         if key_of(text).startswith("hydra.callbacks") or "_target_" in text:
             raise RequestError(f"{text}: a config must not name code to run")
     sweeps = arguments.multirun or verb == "tune"
     overrides = tuple(_literal_path(text, sweeps) for text in arguments.overrides)
     return Request(verb, overrides, arguments.config_dir, arguments.multirun, tuple(arguments.overrides))
+
+
+def _refuse_spaces(words: Sequence[str]) -> None:
+    """Raise `RequestError` if overrides were typed with spaces around `=`, which makes them several words."""
+    problems = []
+    for index, (word, after) in enumerate(pairwise(words)):
+        if after.startswith("=") or (re.fullmatch("[^=]+=+", word) and re.match("[^-~=][^=]*$", after)):
+            typed = " ".join(words[index : index + 2 + (not after.strip("="))])
+            problems.append(f"{typed}: there must be no spaces around '='")
+    if problems:
+        raise RequestError([Problem("invalid-override", COMMAND_LINE, text) for text in problems])
 
 
 def _literal_path(text: str, multirun: bool) -> str:

@@ -133,7 +133,7 @@ def classify(
             predictions += found
     if doubtful := sum(bool(prediction.warning) for prediction in predictions):
         rows = "digits found" if config.predict.many else "images"
-        tell(f"warning: {doubtful} of {len(predictions)} {rows} may not show exactly one digit")
+        tell(f"warning: {doubtful} of {len(predictions)} {rows} might not show exactly one digit")
     return predictions, problems
 
 

@@ -61,7 +61,7 @@ class ImagesToScore:
     names: Sequence[str] = ()
     """The path of each photograph; empty for images that are known by their index."""
     warnings: Sequence[str] = ()
-    """Why each photograph may not show exactly one digit; empty if it looks like one."""
+    """Why each photograph might not show exactly one digit; empty if it looks like one."""
 
 
 def evaluate_model(
@@ -128,7 +128,7 @@ def load_images(
         found = read_labelled_photographs(run_config.data, config.part, shape, names, say, images_bar)
         say(f"note    one digit is read from each of {len(found.paths):,} image files, in MNIST's form")
         if doubtful := sum(map(bool, found.warnings)):
-            warn(f"{doubtful} of {len(found.paths)} images may not show exactly one digit; see predictions.csv")
+            warn(f"{doubtful} of {len(found.paths)} images might not show exactly one digit; see predictions.csv")
         return ImagesToScore(found.data, found.paths, found.warnings)
     if shape[2] == 1 and run_config.data.source == "folder":
         run_config = run_config.model_copy(update={"data": run_config.data.model_copy().for_model(_PHOTOGRAPHS)})

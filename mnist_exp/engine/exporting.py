@@ -235,7 +235,15 @@ def notes(saved: Saved, model: keras.Model, target: Path, formats: Sequence[str]
 
 def print_checked(checked: Sequence[Checked]) -> None:
     """Print a table of the formats."""
-    header = ["format", "files", "bytes", "run by", "largest difference", "ms per image", f"in batches of {BATCH}"]
+    header = [
+        "format",
+        "files",
+        "bytes",
+        "runtime",
+        "largest difference",
+        "ms per image",
+        f"in batches of {BATCH}",
+    ]
     rows = [
         [
             one.name,

@@ -66,6 +66,13 @@ class Chosen:
         return predicted
 
     @property
+    def listing(self) -> str:
+        """The selection and its images, such as `chosen, test: 17, seven.png`."""
+        images = zip(self.names, self.labels, strict=True)
+        shown = [name if label is None else name.rpartition(" ")[2] for name, label in images]
+        return f"{self.what}: {', '.join(shown)}"
+
+    @property
     def are_named(self) -> bool:
         """Whether the user named each image, by its number or file."""
         return self.what.startswith((CHOSEN, "files"))
@@ -259,7 +266,7 @@ def read_pictures(
                 reading = read_photograph(content, file, shape)[0]
                 read[index] = reading.image
                 if reading.warning:
-                    warn(f"{file}: may not show exactly one digit: {reading.warning}")
+                    warn(f"{file}: might not show exactly one digit: {reading.warning}")
             else:
                 read[index] = read_picture(content, file, shape, resize)
         except OSError as error:

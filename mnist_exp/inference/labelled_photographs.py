@@ -21,7 +21,7 @@ from mnist_exp.inference.mnist_form import Reading
 
 @dataclass(frozen=True)
 class LabelledPhotographs:
-    """A data set of digits found in photographs, each with its path and why it may not show exactly one."""
+    """A data set of digits found in photographs, each with its path and why it might not show exactly one."""
 
     data: Dataset
     paths: list[str]

@@ -37,7 +37,7 @@ class Reading:
     box: Box | None = None
     """The digit's place in the upright picture, in pixels: left, top, right, bottom; None for a whole picture."""
     warning: str = ""
-    """Why the image may not show exactly one digit; empty if it seems to."""
+    """Why the image might not show exactly one digit; empty if it seems to."""
 
 
 def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = False) -> list[Reading]:

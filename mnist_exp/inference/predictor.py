@@ -87,7 +87,7 @@ class Predictor:
         if doubts:
             shown = "; ".join(doubts[:_MOST_DOUBTS]) + "; …" * (len(doubts) > _MOST_DOUBTS)
             count = f"{len(doubts)} image{'s' * (len(doubts) > 1)}"
-            warnings.warn(f"{count} may not show exactly one digit: {shown}", stacklevel=4)
+            warnings.warn(f"{count} might not show exactly one digit: {shown}", stacklevel=4)
         return np.concatenate(found)
 
     def _pixels(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -403,7 +403,7 @@ class PredictionEntry(Part):
     runner_up: str
     runner_up_probability: float
     warning: str = ""
-    """Why the input may not show exactly one digit; empty if it seems to, or was not searched for digits."""
+    """Why the input might not show exactly one digit; empty if it seems to, or was not searched for digits."""
     box: tuple[int, int, int, int] | None = None
     """Left, top, right and bottom of the digit in the upright picture, in pixels; null for other inputs."""
 

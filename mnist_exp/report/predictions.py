@@ -37,7 +37,7 @@ class Prediction:
     runner_up: str
     runner_up_probability: float
     warning: str = ""
-    """Why the image may not show exactly one digit; empty if it seems to."""
+    """Why the image might not show exactly one digit; empty if it seems to."""
     box: Box | None = None
     """The digit's place in its picture, in pixels; None for other inputs."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnist_exp.config.metric_directions import Direction, direction_of
@@ -47,6 +47,13 @@ def select_comparable(chosen: Sequence[RunSummary], metric: str) -> tuple[list[T
     newer = map_repeated(runs)
     left_out |= {path: f"repeats {display_path(other)}, which is newer" for path, other in newer.items()}
     return [run for run in runs if run.summary.path not in newer], left_out
+
+
+def refuse_too_few(runs: Sequence[TrainedRun], left_out: Mapping[Path, str]) -> None:
+    """Raise `RequestError`, with the reasons for leaving out others, if there are fewer than two runs."""
+    if len(runs) < 2:
+        reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in left_out.items())
+        raise RequestError(f"a comparison needs at least two comparable runs, found {len(runs)}{reasons}")
 
 
 def _reason_against(run: RunSummary, metric: str) -> str | None:

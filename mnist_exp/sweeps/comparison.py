@@ -31,6 +31,11 @@ _WITHHELD = {
     "extreme": "withheld: a group's spread is over ten times another's",
     "diverged": "withheld: a run diverged",
 }
+_REMEDIES = {
+    "unequal": "for unequal spreads, add seeds",
+    "extreme": "for a config with a spread over ten times another's, change it or leave out its runs",
+    "diverged": "for a config with a diverged run, change it or leave out its runs",
+}
 _MOST_SEEDS = 1000  # larger numbers of seeds are not stated
 _MOST_GROUPS = 6  # maximum number of groups in the short table and the summary
 _LONGEST_LABEL = 60  # columns, in the short table
@@ -128,6 +133,13 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
     return "; ".join([f"{best.mark} is best" if beats_all else f"{best.mark} has the best mean", *statements])
 
 
+def describe_remedies(pairs: Sequence[Pair]) -> str | None:
+    """Return what can be done about the withheld verdicts; None if there are none."""
+    found = {pair.verdict for pair in pairs}
+    remedies = "; ".join(remedy for verdict, remedy in _REMEDIES.items() if verdict in found)
+    return f"Withheld verdicts: {remedies}. See 'mnist-exp help comparing'." if remedies else None
+
+
 def _join_marks(texts: Sequence[str]) -> str:
     more = len(texts) - _MOST_GROUPS
     return ", ".join(texts[:_MOST_GROUPS]) + f" and {more} more" if more > 1 else ", ".join(texts)
@@ -143,10 +155,9 @@ def _format_range(difference: Difference, metric: str) -> str:
 
 
 def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
-    """Return the smallest significant differences as a sentence; None if nothing was tested."""
-    smallest = [
-        pair.difference.smallest for pair in pairs if pair.difference and pair.difference.smallest is not None
-    ]
+    """Return the smallest significant differences as a sentence; None if there are no verdicts."""
+    judged = [pair.difference for pair in pairs if pair.difference and pair.verdict not in _WITHHELD]
+    smallest = [difference.smallest for difference in judged if difference.smallest is not None]
     if not smallest:
         return None
     possible = [value for value in smallest if not _is_impossible(value, metric)]

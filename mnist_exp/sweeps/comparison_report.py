@@ -22,6 +22,7 @@ from mnist_exp.sweeps.comparison import (
     Pair,
     compare_pairs,
     describe_cut_intervals,
+    describe_remedies,
     describe_seeds_needed,
     describe_sensitivity,
     print_best_groups,
@@ -128,6 +129,7 @@ def describe_tests(pairs: Sequence[Pair], metric: str) -> list[str]:
         "withheld if the spreads differ widely or a run diverged."
     )
     others = (
+        describe_remedies(pairs),
         describe_sensitivity(pairs, metric),
         describe_seeds_needed(pairs),
         describe_cut_intervals(pairs),

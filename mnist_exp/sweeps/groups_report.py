@@ -41,7 +41,12 @@ from mnist_exp.runs.directory import RunSummary, read_history
 from mnist_exp.runs.selection import ListedRun, differing_settings, metrics_of
 from mnist_exp.runs.sweep_file import read_sweep
 from mnist_exp.sweeps.class_report import class_section
-from mnist_exp.sweeps.comparable_runs import direction_by, refuse_different_data, select_comparable
+from mnist_exp.sweeps.comparable_runs import (
+    direction_by,
+    refuse_different_data,
+    refuse_too_few,
+    select_comparable,
+)
 from mnist_exp.sweeps.comparison import (
     Pair,
     compare_pairs,
@@ -105,9 +110,8 @@ def compare_runs(runs: Sequence[RunSummary], config: ReportConfig, *, strict: bo
     try:
         comparable, result.left_out = select_comparable(runs, config.metric)
         refuse_different_data(comparable, across_data=config.across_data)
-        if strict and len(comparable) < 2:
-            reasons = "".join(f"\n  {display_path(path)}: {reason}" for path, reason in result.left_out.items())
-            raise RequestError(f"{len(comparable)} of {len(runs)} runs can be compared{reasons}")
+        if strict:
+            refuse_too_few(comparable, result.left_out)
     except RequestError as error:
         if strict:
             raise

@@ -221,7 +221,7 @@ VALUES = [
     ("training.epochs=0", "must be greater than or equal to 1"), ("training.epochs=five", "must be an integer"), ("training.epochs=100001", "must be less than or equal to 100000"),
     ("training.max_seconds=0", "must be greater than 0"), ("training.max_seconds=soon", "must be a number"),
     ("training.batch_size=0", "must be greater than or equal to 1"), ("training.batch_size=1.5", "must be an integer"),
-    ("training.label_smoothing=1", "must be less than 1"), ("training.label_smoothing=0.1", "needs loss: categorical_crossentropy"),
+    ("training.label_smoothing=1", "must be less than 1"), ("training.label_smoothing=0.1", "needs one-hot targets"),
     ("training.distillation.weight=1.1", "must be less than or equal to 1"), ("training.distillation.weight=-0.1", "must be greater than or equal to 0"),
     ("training.distillation.temperature=0", "must be greater than 0"), ("training.distillation.temperature=hot", "must be a number"),
     ("training.distillation.weight=0.4", "needs a teacher"), ("training.distillation.temperature=2", "needs a teacher"),

@@ -195,7 +195,7 @@ def test_doubtful_pictures_are_warned_of_in_python(monkeypatch: pytest.MonkeyPat
     Image.fromarray(255 - np.hstack([larger(image, 6) for image in images])).save("two.png")
     config = SimpleNamespace(data=SimpleNamespace(resize=None, scale=None))
     model = predictor.Predictor(None, tuple("0123456789"), config, (28, 28, 1), True)
-    with pytest.warns(UserWarning, match=r"^1 image may not show exactly one digit: two\.png: "):
+    with pytest.warns(UserWarning, match=r"^1 image might not show exactly one digit: two\.png: "):
         assert model.predict(["one.png", "two.png"]).shape == (2, 10)
 
 
