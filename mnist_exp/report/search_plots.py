@@ -158,25 +158,29 @@ def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: boo
     figure = new_figure(max(6.4, 1.7 * (len(keys) + 1)), 4.6, title)
     axes = figure.add_subplot()
     axes.axis("off")
-    columns = [
-        _draw_key(axes, number, key, [point.values[key] for point in drawn]) for number, key in enumerate(keys)
-    ]
-    results = [point.result or 0.0 for point in drawn]
-    columns.append(_unit(results, results))
-    at = _round_values(results)
-    texts = [f"{100 * value:.4g} %" if "accuracy" in metric else f"{value:.4g}" for value in at]
-    _draw_axis(axes, len(keys), _wrap_key(metric, 22), _unit(at, results), texts)
-    lines = list(zip(*columns, strict=True))
+    lines = _draw_axes(axes, drawn, keys, metric)
     for number, line in enumerate(lines[: len(pruned)]):
         label = None if number else "pruned"
         axes.plot(range(len(line)), line, ":", color=_GREY, linewidth=1, alpha=0.8, zorder=0.5, label=label)
     for line, rank in zip(lines[len(pruned) :], np.linspace(0, 1, len(ranked)), strict=True):
         axes.plot(range(len(line)), line, color=_shade(rank), linewidth=1, alpha=0.8, zorder=1)
     label = textwrap.fill(f"best: {ranked[-1].label}", 90)
-    axes.plot(range(len(columns)), lines[-1], color=VALIDATION, linewidth=2.5, zorder=2, label=label)
+    axes.plot(range(len(keys) + 1), lines[-1], color=VALIDATION, linewidth=2.5, zorder=2, label=label)
     axes.set(xlim=(-0.45, len(keys) + 0.35), ylim=(-0.06, 1.06))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     write(figure, path, compact=True)
+
+
+def _draw_axes(axes: Axes, points: Sequence[Point], keys: Sequence[str], metric: str) -> list[tuple[float, ...]]:
+    """Draw an axis for each key and one for the result, and return the positions of each point on them."""
+    columns = [
+        _draw_key(axes, number, key, [point.values[key] for point in points]) for number, key in enumerate(keys)
+    ]
+    results = [point.result or 0.0 for point in points]
+    at = _round_values(results)
+    texts = [f"{100 * value:.4g} %" if "accuracy" in metric else f"{value:.4g}" for value in at]
+    _draw_axis(axes, len(keys), _wrap_key(metric, 22), _unit(at, results), texts)
+    return list(zip(*columns, _unit(results, results), strict=True))
 
 
 def _draw_key(axes: Axes, number: int, key: str, values: Sequence[str]) -> list[float]:
