@@ -48,15 +48,14 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     assert ("data.limit" in caplog.text) == warned
 
 
-@pytest.mark.parametrize(("accuracy", "warns"), [(0.5, True), (0.4, True), (0.51, False)])
-def test_a_model_that_may_as_well_guess_is_reported(
-    caplog: pytest.LogCaptureFixture, accuracy: float, warns: bool
-):
-    """An accuracy says nothing about the model if always predicting the most frequent class gives the same."""
-    part = Part(np.zeros((4, 1, 1, 1), np.uint8), np.array([1, 0, 1, 2]))
+@pytest.mark.parametrize(("right", "warns"), [(0, True), (20, True), (27, True), (28, False), (40, False)])
+def test_a_model_that_may_as_well_guess_is_reported(caplog: pytest.LogCaptureFixture, right: int, warns: bool):
+    """Its accuracy says little if always predicting the most frequent class is in its 95 % interval (by hand: Wilson's
+    lower bound of 27 of 60 is 33.1 %, and that of 28 of 60 is 34.6 %)."""
+    part = Part(np.zeros((60, 1, 1, 1), np.uint8), np.repeat([1, 0, 2], 20))
     with caplog.at_level(logging.WARNING):
-        report_guessing(accuracy, part, ("leaf", "shell", "stone"))
-    assert ("always predicting shell, which would give a validation accuracy of 50.00 %" in caplog.text) == warns
+        report_guessing(float(np.float32(right / 60)), part, ("leaf", "shell", "stone"))
+    assert ("always predicting leaf, which would give a validation accuracy of 33.33 %" in caplog.text) == warns
 
 
 def message_texts(file: Path) -> list[str]:

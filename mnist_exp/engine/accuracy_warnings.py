@@ -30,13 +30,14 @@ def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> 
 
 
 def report_guessing(accuracy: float, part: Part, class_names: Sequence[str]) -> None:
-    """Warn if the validation accuracy does not exceed that of always predicting the most frequent class."""
+    """Warn if the 95 % interval of the accuracy includes that of always predicting the most frequent class."""
     counts = np.bincount(part.labels)
     share = float(counts.max() / len(part))
-    if accuracy <= share:
+    low, _ = wilson(round(accuracy * len(part)), len(part))
+    if low <= share:
         usual = class_names[int(counts.argmax())]
         warn(
-            f"the model is not better than always predicting {usual}, which would give a "
+            f"the model is not clearly better than always predicting {usual}, which would give a "
             f"validation accuracy of {format_percent(share)}; it may need more steps (training.epochs, a smaller "
             "training.batch_size) or another optimizer.learning_rate"
         )
