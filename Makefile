@@ -20,7 +20,8 @@ $(RUNS): pyproject.toml pins.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  "mnist-exp needs Python 3.11 to 3.13; this is %d.%d. Name another with: make setup PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip uv
+	$(PIP) --upgrade pip
+	$(PIP) uv || true
 	$(UV) --editable . || $(PIP) --no-compile --editable .
 	@touch $@
 

@@ -219,6 +219,16 @@ def test_an_option_file_cannot_set_what_could_run_commands(cli: Cli, settings: s
         cli("check", "-m", *words, "seed=0,1", "hydra.launcher.setup=[touch made]")
 
 
+def test_an_option_file_contains_plain_values_only(cli: Cli):
+    """OmegaConf's loader would turn some tags into objects, such as the path of a file to write."""
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/theirs.yaml").write_text(
+        "# @package _global_\ndata:\n  limit: !!int 100\n  dir: !!python/object/apply:pathlib.PosixPath [made]\n"
+    )
+    said = cli("check", "--config-dir=mine", "experiment=theirs", "data=digits", status=2).err
+    assert "theirs.yaml:4  the tag !!python/object/apply:pathlib.PosixPath is not that of a plain value" in said
+
+
 def test_an_option_file_can_size_a_launcher(cli: Cli):
     """It can also name a partition, and select the values of a sweep."""
     Path("mine/hydra/launcher").mkdir(parents=True)

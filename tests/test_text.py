@@ -58,6 +58,14 @@ def test_a_model_that_may_as_well_guess_is_reported(caplog: pytest.LogCaptureFix
     assert ("always predicting leaf, which would give a validation accuracy of 33.33 %" in caplog.text) == warns
 
 
+@pytest.mark.parametrize("labels", [[0] * 27 + [1] * 3, [0] * 5])
+def test_too_few_images_to_tell_are_not_blamed_on_the_model(caplog: pytest.LogCaptureFixture, labels: list[int]):
+    """Here, even a perfect model is not clearly better than always predicting the most frequent class."""
+    part = Part(np.zeros((len(labels), 1, 1, 1), np.uint8), np.array(labels))
+    report_guessing(1.0, part, ("leaf", "shell"))
+    assert not caplog.records
+
+
 def message_texts(file: Path) -> list[str]:
     """Return the texts in a module, without docstrings; in f-strings, a 0 replaces each expression."""
     texts = []

@@ -57,7 +57,8 @@ def take_label_column(request: Request) -> tuple[Request, int | str | None]:
         return request, None
     value = override_value(request, _LABEL_COLUMN)
     if isinstance(value, bool) or not isinstance(value, int | str | None):
-        message = f"{_LABEL_COLUMN}: must be the name or number of a column, found {value}"
+        text = next(text for text in reversed(request.overrides) if key_of(text) == _LABEL_COLUMN)
+        message = f"{text}: must be the name or number of a column"
         raise RequestError([Problem("wrong-type", COMMAND_LINE, message, _LABEL_COLUMN)])
     return replace(request, overrides=kept), value
 

@@ -57,7 +57,11 @@ def _is_harmless(path: str, value: Any, texts: frozenset[str]) -> bool:
     """Return whether a launcher's setting is a number, a name, or a text of a built-in option."""
     if not re.fullmatch(r"[\w.-]+", path):
         return False
-    if not isinstance(value, str) or value in texts:
+    if isinstance(value, (bool, int, float)) or value in (None, [], {}):
+        return True
+    if not isinstance(value, str):  # such as a path, which OmegaConf's YAML loader can create
+        return False
+    if value in texts:
         return True
     return path.removeprefix(_LAUNCHER) in _NAMES and value.isprintable() and "${" not in value
 

@@ -267,7 +267,7 @@ def code_of(error_type: str) -> Code:
 
 def _problem_at(path: str, value: Any, message: str, code: Code, composition: Composition) -> Problem:
     place = composition.place(path)
-    if value is None and place.startswith(short(conf_folder())):  # a default that must be replaced
+    if value is None and place.startswith(f"{short(conf_folder())}{os.sep}"):  # a default that must be replaced
         return Problem(code, COMMAND_LINE, f"{path}: {message}", path)
     if place == COMMAND_LINE and not isinstance(value, (dict, list)):
         shown = shorten(value) if isinstance(value, str) else _shown(value)

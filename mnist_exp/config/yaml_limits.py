@@ -18,6 +18,12 @@ MOST_DEPTH = 64
 LONGEST_TEXT = 20_000  # characters
 LONGEST_NUMBER = 100  # characters
 
+# The tags of plain values. Others, such as `!!python/object`, stand for objects, which configs cannot contain.
+_TAGS = (
+    None,
+    "!",
+    *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")),
+)
 _NUMBER = re.compile(r"[+-]?(0[xob][\da-f_]+|[\d_:]+)", re.IGNORECASE)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -48,6 +54,8 @@ def _excesses(text: str) -> Iterator[tuple[int, str]]:
     for event in yaml.parse(text, Loader=_Loader):
         line = event.start_mark.line + 1 if event.start_mark else 1
         size = 1
+        if (tag := getattr(event, "tag", None)) not in _TAGS:
+            yield line, f"the tag {str(tag).replace('tag:yaml.org,2002:', '!!')} is not that of a plain value"
         if isinstance(event, yaml.ScalarEvent):
             yield from _of_scalar(event, line)
             if event.anchor:

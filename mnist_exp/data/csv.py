@@ -395,10 +395,10 @@ def _missing_columns(names: Sequence[str], pixels: int | None) -> str:
     """
     numbers: dict[str, list[int]] = {}
     for name in names:
-        if found := re.fullmatch(r"(\d+x|[A-Za-z_]+)(\d+)", name.strip()):
+        if found := re.fullmatch(r"(\d{1,7}x|[A-Za-z_]+)(\d{1,7})", name.strip()):
             numbers.setdefault(found[1], []).append(int(found[2]))
     most = max((max(of) for of in numbers.values()), default=0)
-    if most > _MOST_COLUMNS:
+    if most * len(numbers) > _MOST_COLUMNS:
         return ""
     gone = []
     for prefix, of in numbers.items():

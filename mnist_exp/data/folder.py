@@ -319,7 +319,7 @@ def refuse_other_sizes(others: Sizes, images: int, data: DataConfig, faults: Fau
         else:
             text += "; data.resize=fit scales it"
         if data.alternative is not None:
-            text += (" if they are grey" if channels == 1 else "") + data.alternative
+            text += (" (grey images only)" if channels == 1 else "") + data.alternative
         unfit.add("images of other sizes", path, text)
     if len(unfit):
         advice = ""

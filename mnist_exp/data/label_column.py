@@ -166,9 +166,9 @@ def _shown(numbers: Array, known: range) -> str:
 
 
 def _is_swapped(labels: Array, other: Array, known: range) -> bool:
-    """Return whether labels are all the same, while another column has several values, all of them labels."""
-    numbers = _numbers(other)
-    if numbers is None or len(np.unique(labels)) > 1:
+    """Return whether labels are all 0, like a corner pixel, and another column has several values, all labels."""
+    zeros, numbers = _numbers(labels), _numbers(other)
+    if zeros is None or zeros.any() or numbers is None:
         return False
     return len(np.unique(numbers)) > 1 and _are_in(numbers, known)
 

@@ -161,6 +161,8 @@ def as_images(array: Array, place: str, shape: Shape | None) -> tuple[Array, str
 
 def _advise_on_alpha(sizes: tuple[int, ...], name: str) -> str:
     """Return how to remove the alpha channel of images with the given sizes; empty if they seem to have none."""
+    if not name.isidentifier():  # a file, not an array
+        return ""
     if sizes[2] in _WITH_ALPHA:
         return f"; {name}[..., :{sizes[2] - 1}] removes an alpha channel"
     if sizes[0] in _WITH_ALPHA:

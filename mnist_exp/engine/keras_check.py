@@ -219,6 +219,8 @@ class _KerasCheck:
         if not convolutions or convolutions[-1].filters != data.classes or max(convolutions[-1].kernel_size) == 1:
             return False
         last, sides = convolutions[-1], range(_MOST_SIDE)
+        if any(layer.weights for layer in model.layers[model.layers.index(last) + 1 :]):
+            return False
         side = bisect_left(sides, data.classes, lo=_LEAST_SIDE, key=self._count_outputs)
         if side == len(sides) or self._count_outputs(side) != data.classes:
             return False

@@ -24,6 +24,8 @@ from mnist_exp.runs.system_calls import ENDING_SIGNALS, signal_main_thread
 
 _PACKAGE = "mnist_exp"
 _RETRY = 0.05  # seconds after which a signal is sent again that came during an import
+_FUNCTION = 0x1  # inspect.CO_OPTIMIZED, a flag of functions that modules and class bodies lack
+_waiting: set[int] = set()  # the signals that will be sent again after an import
 _raised: list[int] = []  # the signals for which a handler raised an exception
 
 
@@ -132,9 +134,11 @@ def _in_main_thread() -> bool:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
-        again = threading.Timer(_RETRY, signal_main_thread, [number])
-        again.daemon = True
-        again.start()
+        if number not in _waiting:
+            _waiting.add(number)
+            again = threading.Timer(_RETRY, _send_again, [number])
+            again.daemon = True
+            again.start()
         return
     _raised.append(number)
     raise _exception(number)
@@ -143,12 +147,19 @@ def _raise(number: int, frame: FrameType | None) -> None:
 def _is_importing(frame: FrameType | None) -> bool:
     """Return whether this package is importing a module. The package may itself run during the user's import."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        code, package = frame.f_code, str(frame.f_globals.get("__package__"))
+        if code.co_filename.startswith("<frozen importlib"):
             return True
-        if str(frame.f_globals.get("__package__")).startswith(_PACKAGE) and frame.f_code.co_name != "<module>":
+        is_ours = package == _PACKAGE or package.startswith(f"{_PACKAGE}.")
+        if is_ours and code.co_flags & _FUNCTION and code is not _raise.__code__:
             return False
         frame = frame.f_back
     return False
+
+
+def _send_again(number: int) -> None:
+    _waiting.discard(number)
+    signal_main_thread(number)
 
 
 def _exception(number: int) -> BaseException:

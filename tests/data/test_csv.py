@@ -154,6 +154,15 @@ def test_missing_columns_are_named(refused: Refused, header: str, shape: str, to
     assert told in refused("csv", TRAIN_ONLY, shape=shape)
 
 
+@pytest.mark.parametrize(
+    "header", [f"label,q{'9' * 5000}", "label,1x1000000," + ",".join(f"{n}x1" for n in range(1, 61))]
+)
+def test_the_gaps_of_a_hostile_header_are_not_listed(refused: Refused, header: str):
+    """It names columns that would take gigabytes to list."""
+    Path("train.csv").write_text(f"{header}\n{','.join('1' * len(header.split(',')))}\n")
+    assert "lacks" not in refused("csv", TRAIN_ONLY, shape="[2,3,1]")
+
+
 def test_kaggles_test_file_is_not_labelled(refused: Refused):
     """If it is given as the training file, the message says that it has no labels."""
     Path("test.csv").write_text(",".join(f"pixel{i}" for i in range(6)) + "\n1,2,3,4,5,6\n")

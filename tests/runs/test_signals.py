@@ -73,6 +73,27 @@ def test_a_signal_during_an_import_is_raised_after_it(
     assert sys.modules[name].complete
 
 
+def test_repeated_signals_during_an_import_are_raised_once_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A class body of this package counts as part of the import."""
+    kill = f"os.kill(os.getpid(), {signal.SIGINT:d})"
+    Path(tmp_path, "often.py").write_text(
+        f"import os, time\n__package__ = 'mnist_exp.often'\nclass Body:\n    {kill}\nfor _ in range(40):\n    {kill}\n"
+        "    time.sleep(0.01)\ncomplete = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        importlib.import_module("often")
+        time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt), signals.raised():
+        work()
+    assert sys.modules["often"].complete
+    time.sleep(0.3)  # a second exception would end this
+
+
 def test_a_program_that_runs_during_an_import_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """This is the case if a module trains when it is imported."""
     from mnist_exp.engine import run
