@@ -248,7 +248,8 @@ def test_a_launcher_cannot_name_code(cli: Cli, home_data: list[str], tmp_path: P
         "seed=0,1",
         "device.threads=auto",
     )
-    assert "hydra.launcher: " in cli(*words, *SMALL, *home_data, status=2).err
+    said = cli(*words, *SMALL, *home_data, status=2).err
+    assert "hydra.launcher.additional_parameters.x: must not be set by an option file" in said
     assert not copied.exists()
 
 
