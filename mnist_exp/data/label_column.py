@@ -24,7 +24,7 @@ _CHOICE = "data.label_column=0 takes the labels from the first column, data.labe
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """What is known about the labels in tables of images to classify."""
+    """The column and values of the labels in tables of images to classify, as far as they are known."""
 
     column: int | str | None = None
     """The name or number of their column; None: only known if the table shows it."""

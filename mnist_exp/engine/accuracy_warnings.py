@@ -34,7 +34,7 @@ def report_guessing(accuracy: float, part: Part, class_names: Sequence[str]) -> 
     counts = np.bincount(part.labels)
     share = float(counts.max() / len(part))
     low, _ = wilson(round(accuracy * len(part)), len(part))
-    if low <= share < wilson(len(part), len(part))[0]:  # otherwise, there are too few images to tell
+    if low <= share < wilson(len(part), len(part))[0]:  # else not even a perfect model would be clearly better
         usual = class_names[int(counts.argmax())]
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "

@@ -42,7 +42,7 @@ class Predictor:
     is_of_run: bool = True
     """Whether the model belongs to a run, and therefore takes raw pixels."""
     labels: LabelColumn = _UNKNOWN
-    """What is known about the column with the labels in CSV files."""
+    """The column with the labels in CSV files, as far as it is known."""
 
     @property
     def classes(self) -> int:
