@@ -25,6 +25,7 @@ _TAGS = (
     *(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map")),
 )
 _NUMBER = re.compile(r"[+-]?(0[xob][\da-f_]+|[\d_:]+)", re.IGNORECASE)
+_TOO_DEEP = f"values are nested more than {MOST_DEPTH} levels deep"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -37,8 +38,10 @@ def limit_exceeded(text: str) -> tuple[int, str] | None:
         return 1, f"is {len(text):,} characters long; the limit is {MOST_BYTES:,}"
     try:
         return next(_excesses(text), None)
-    except (yaml.YAMLError, ValueError):
-        return None
+    except (yaml.YAMLError, ValueError) as error:
+        # libyaml has a limit of its own, which its scanner reaches before the parser reports any level.
+        problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+        return (mark.line + 1, _TOO_DEEP) if mark and "maximum nesting" in str(problem) else None
 
 
 def _excesses(text: str) -> Iterator[tuple[int, str]]:
@@ -67,7 +70,7 @@ def _excesses(text: str) -> Iterator[tuple[int, str]]:
         elif isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, 1))
             if len(open_nodes) > MOST_DEPTH:
-                yield line, f"values are nested more than {MOST_DEPTH} levels deep"
+                yield line, _TOO_DEEP
             continue
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
