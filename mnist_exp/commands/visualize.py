@@ -61,7 +61,7 @@ def print_pictures(
     """Print what was drawn and where, and which kinds of pictures do not exist for these layers."""
     say(f"images      {subject.chosen.listing}")
     for kind in dict.fromkeys(kinds):
-        names = [picture.subject or "all" for picture in pictures if picture.kind == kind]
+        names = [picture.subject or ", ".join(picture.layers) for picture in pictures if picture.kind == kind]
         say(f"{kind:<12}{', '.join(names) or 'none: these layers have no pictures of this kind'}")
     say(f"pictures    {folder}")
 

@@ -36,9 +36,11 @@ class Picture:
 
     kind: str
     subject: str
-    """The layer, and its kernel if it has several; empty for a picture of all layers."""
+    """The layer, and its kernel if it has several; empty for a picture of several layers."""
     draw: Callable[..., None]
     """Draws the picture into the file `path`."""
+    layers: tuple[str, ...] = ()
+    """The names of the layers in a picture of several layers."""
 
     def draw_into(self, path: Path) -> None:
         """Draw the picture into a file."""
@@ -141,18 +143,19 @@ def _list_receptive_fields(subject: Subject) -> Iterator[Picture]:
         layers = _first_of_each_field(layers, axes)
     image = subject.chosen.images[:1]
     outputs = compute_outputs(subject.model, layers, image)
-    panels = [
-        _receptive_field(layer, axes[layer.name], maps[0], subject.unit, image.shape[1:3])
+    panels = {
+        layer.name: _receptive_field(layer, axes[layer.name], maps[0], subject.unit, image.shape[1:3])
         for layer, maps in zip(layers, outputs, strict=True)
-    ]
-    fields = [panel for panel in panels if panel is not None]
+    }
+    fields = {name: panel for name, panel in panels.items() if panel is not None}
     if layers and not fields:
         sizes = ", ".join(f"{layer.name} has {format_shape(layer.output.shape[1:3])}" for layer in layers)
         raise RequestError(f"unit: none of these layers has a unit {list(subject.unit or ())}; {sizes}")
     if fields:
         which = f"unit {list(subject.unit)}" if subject.unit else "the unit with the largest response"
         title = f"receptive field of {which} on {subject.chosen.names[0]}\npadding dashed · {subject.title}"
-        yield Picture("fields", "", partial(feature_maps.receptive_fields, image[0], fields, title=title))
+        draw = partial(feature_maps.receptive_fields, image[0], list(fields.values()), title=title)
+        yield Picture("fields", "", draw, tuple(fields))
 
 
 def _first_of_each_field(layers: Sequence[keras.Layer], axes: Mapping[str, Axes]) -> list[keras.Layer]:

@@ -259,7 +259,7 @@ def _sheet(
     title = wrap_title(title, width / DPI)
     top = 18 * (title.count("\n") + 1) + 8
     above = [_caption_height(row) for row in rows]
-    height = max(top + sum(lines + side + _GAP for lines in above) + 6, top + 120)
+    height = max(top + sum(lines + side + _GAP for lines in above) + 6, top + max(100, 8 * len(unit)) + 20)
     figure = new_figure(width / DPI, height / DPI, title, by_hand=True)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
