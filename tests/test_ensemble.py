@@ -171,7 +171,7 @@ def test_classes_keep_their_names(cli: Cli, trained: Path, use: Any):
     shutil.copytree(trained, "outputs")
     shutil.copytree(next(Path("outputs/runs").iterdir()), "outputs/runs/again")
     out = cli("ensemble", "run=[colour,again]", "output=two").out
-    assert "10 images of the test part" in out
+    assert "10 images of the test set" in out
     np.savez("images.npz", np.zeros((1, 8, 8, 3), np.uint8))
     [row] = json.loads(cli("predict", "run=two", "inputs=images.npz", "format=json").out)["predictions"]
     assert row["name"] in ("cat", "dog")

@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kept(out: str) -> tuple[Path, dict[str, Any]]:
     """Return the folder with the written figures, and the figures."""
-    folder = Path(next(line for line in out.splitlines() if line.startswith("kept"))[8:])
+    folder = Path(next(line for line in out.splitlines() if line.startswith("saved"))[8:])
     return folder, json.loads((folder / "evaluation.json").read_text())
 
 

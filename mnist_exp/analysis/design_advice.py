@@ -85,7 +85,7 @@ def _narrows_early(steps: Sequence[LayerRow]) -> str | None:
     for first, second in pairwise(convolutions[: len(convolutions) // 2 + 1]):
         if second.output[-1] < first.output[-1]:
             return (
-                f"{second.name} has {second.output[-1]} channels after {first.output[-1]}: "
+                f"{second.name} reduces {first.output[-1]} channels to {second.output[-1]}: "
                 "later layers cannot recover what it discards. "
                 "The number of channels usually grows as the size shrinks."
             )

@@ -38,9 +38,9 @@ def refuse_unconverted(config: EvaluateConfig, run_config: TrainConfig) -> None:
 
 
 def refuse_withheld(saved: Saved, config: EvaluateConfig) -> None:
-    """Raise `RequestError` for scoring a trial on the test part: a search does so only for its best trial."""
+    """Raise `RequestError` for scoring a trial on the test set: a search does so only for its best trial."""
     if config.part in (None, "test") and saved.result and saved.result.withholds_test:
         raise RequestError(
-            f"{saved.name}: a trial of a search, which scores only its best trial on the test part; "
-            "part=val scores it on the validation part"
+            f"{saved.name}: a trial of a search, which scores only its best trial on the test set; "
+            "part=val scores it on the validation set"
         )

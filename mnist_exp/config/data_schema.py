@@ -233,7 +233,7 @@ def _check_part(source: str, part: str, spec: FileSpec | None) -> None:
     """Raise `ValueError` if a part of the data lacks its file, or has an unsuitable kind of digest."""
     if spec is None:
         if not part.startswith("test"):
-            raise ValueError(f"{part}: must name a file; only a test part may be null")
+            raise ValueError(f"{part}: must name a file; only a test set may be null")
     elif source == "folder" and spec.sha256 is not None:
         raise ValueError(f"{part}: a folder has no sha256")
     elif source != "idx" and spec.gz_sha256 is not None:

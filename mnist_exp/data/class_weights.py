@@ -19,7 +19,7 @@ def class_weights(
 
     Args:
         setting: `training.class_weight`: `balanced`, or weights by class name or label; other classes weigh 1.
-        labels: The labels of the training part.
+        labels: The labels of the training set.
         names: The class names.
 
     Raises:

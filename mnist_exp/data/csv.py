@@ -291,7 +291,7 @@ def _number(text: str) -> float:
 
 
 def write(folder: Path, parts: dict[str, Part], header: bool, advance: Advance) -> None:
-    """Write `train.csv` and, if there is a test part, `test.csv`.
+    """Write `train.csv` and, if there is a test set, `test.csv`.
 
     `header` adds the header of Kaggle's Digit Recognizer.
     """

@@ -19,6 +19,9 @@ Shape = tuple[int, int, int]
 CHUNK = 2048
 """Number of images converted at a time: enough to be fast, few enough to need little memory."""
 
+SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
+"""What the parts of a data set are called."""
+
 Tell = Callable[[str], None]
 """Prints a line."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, folder, idx, npz
-from mnist_exp.data.dataset import Labels, Part, Progress, RawPart, Shape, Tell, no_progress
+from mnist_exp.data.dataset import SET_NAMES, Labels, Part, Progress, RawPart, Shape, Tell, no_progress
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.formats import (
     classes_of,
@@ -44,7 +44,7 @@ def infer(
 ) -> Mapping[str, Any]:
     """Return the `shape` and `classes` of a data config, given in JSON; infer those that are null.
 
-    Reports the overrides that pin the inferred values. Without `needs_train`, the training part may be missing.
+    Reports the overrides that pin the inferred values. Without `needs_train`, the training set may be missing.
 
     Raises `RequestError` if the data is missing or ambiguous.
     """
@@ -91,7 +91,7 @@ def examine(data: DataConfig, tell: Tell, progress: Progress = no_progress) -> d
     for name, part in parts.items():
         arranged, _ = as_images(part.images, part.images_place, stored_shape(data.shape, swaps))
         upright = arranged.transpose(0, 2, 1, 3) if swaps else arranged
-        verify(Part(upright, labels[name]), data, f"{data.dir}: {name} part")
+        verify(Part(upright, labels[name]), data, f"{data.dir}: {SET_NAMES[name]}")
     count = sum(len(part.images) for part in parts.values())
     refuse_too_large(count, math.prod(data.shape), data, parts["train"].images.dtype.itemsize)
     return {name: len(part.images) for name, part in parts.items()}

@@ -48,7 +48,7 @@ def find(
         data: The config.
         tell: Prints a note.
         progress: Shows the progress of reading image files.
-        trained: The class names of the model to score, for which the training part may be missing; None: it is
+        trained: The class names of the model to score, for which the training set may be missing; None: it is
             required.
 
     Raises:
@@ -108,9 +108,9 @@ def limit_source(source: Source, data: DataConfig) -> Source:
 
 
 def prepare(source: Source, data: DataConfig) -> Dataset:
-    """Split off the validation part, apply `data.limit`, and balance the training part.
+    """Split off the validation set, apply `data.limit`, and balance the training set.
 
-    A data set without a training part stays as it is. Raises `RequestError` if either part becomes empty.
+    A data set without a training set stays as it is. Raises `RequestError` if either part becomes empty.
     """
     if not len(source.train) and source.test is not None:
         sha256 = digest([source.test])
@@ -190,7 +190,7 @@ def idx_part(images: pixels.Array, labels: bytes, images_name: str, labels_name:
 
 
 def _names_of(parts: Mapping[str, RawPart], trained: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the model's class names for data without a training part; None if the data names its classes."""
+    """Return the model's class names for data without a training set; None if the data names its classes."""
     return tuple(trained) if trained and "train" not in parts else None
 
 
@@ -274,7 +274,7 @@ def list_classes(
 
 
 def _classes_of_model(tests: Mapping[str, object], trained: Sequence[str]) -> dict[str, list[str]]:
-    """Return empty class folders in the order of a model's classes, for data without a training part."""
+    """Return empty class folders in the order of a model's classes, for data without a training set."""
     numbers = default_class_names(len(trained))
     known = tuple(trained)
     if not set(tests) <= set(known):
@@ -308,7 +308,7 @@ def _folder(data: DataConfig, tell: Tell, progress: Progress, trained: Sequence[
 
 
 def note_untrained_classes(listing: folder.Listing, tell: Tell) -> None:
-    """Report the classes that have test images only, unless there is no training part."""
+    """Report the classes that have test images only, unless there is no training set."""
     if "train" not in listing.folders:
         return
     for name, images in listing.files["train"].items():

@@ -189,7 +189,7 @@ def _refuse_outside(parts: Mapping[str, RawLabels], labels: Mapping[str, Labels]
 
 
 def _first(parts: Mapping[str, RawLabels]) -> RawLabels:
-    """Return the training part or, if there is none, the test part."""
+    """Return the training set or, if there is none, the test set."""
     return next(iter(parts.values()))
 
 

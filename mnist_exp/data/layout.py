@@ -49,13 +49,13 @@ _TRAINING, _TESTING, _VALIDATION = (
 
 
 def find_files(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = True) -> dict[str, Path]:
-    """Return the path of each part of a CSV, NPZ or IDX data set; a test part that does not exist is left out.
+    """Return the path of each part of a CSV, NPZ or IDX data set; a test set that does not exist is left out.
 
     Args:
         data: The config.
         folder: The data set's folder.
         tell: Prints a note.
-        needs_train: Whether a training part is required if there is a test part.
+        needs_train: Whether a training set is required if there is a test set.
 
     Raises:
         RequestError: A file is missing, or several files match.
@@ -76,7 +76,7 @@ def find_files(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = T
         tell(f"{folder}: files found under other names: {', '.join(renamed)}")
     if not needs_train and paths and _tests_in(data.parts) == list(paths):
         absent = ", ".join(data.parts[part].name for part in missing)
-        tell(f"{folder}: there is no {absent}; the data set has no training part")
+        tell(f"{folder}: there is no {absent}; the data set has no training set")
     elif missing:
         _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
     return paths
@@ -109,9 +109,9 @@ def _find_renamed(data: DataConfig, part: str, folder: Path, there: list[tuple[s
 
 
 def find_image_folders(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = True) -> dict[str, Path]:
-    """Return the folder of each part of a data set of image folders, without a test part if there is none.
+    """Return the folder of each part of a data set of image folders, without a test set if there is none.
 
-    A folder that holds the class folders themselves is the training part; the test part if none is required for
+    A folder that holds the class folders themselves is the training set; the test set if none is required for
     training.
 
     Raises:
@@ -135,7 +135,7 @@ def find_image_folders(data: DataConfig, folder: Path, tell: Tell, needs_train: 
         there = f"; the folder contains {_listed(inside)}" * bool(inside) + _advise_on_source(data, folder)
         raise RequestError(f"data.dir={outer}: there is no folder {', '.join(missing)}{there}")
     classes = f"its {len(inside)} folder{'s are the classes' if len(inside) > 1 else ' is a class'}"
-    part, remark = ("train", "there is no test part") if needs_train else ("test", "all images are scored")
+    part, remark = ("train", "there is no test set") if needs_train else ("test", "all images are scored")
     tell(f"{folder}: {classes}; {remark}")
     return {part: folder}
 
@@ -172,7 +172,7 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell, needs_train: b
             missing.append(name)
     others = [name for name in there if folder / name not in paths.values()]
     if missing == [names["train"]] and not needs_train:
-        tell(f"{folder}: there is no folder {missing[0]}; the data set has no training part")
+        tell(f"{folder}: there is no folder {missing[0]}; the data set has no training set")
     elif missing:
         _explain_missing_folders(folder, names, missing, others, tell)
     _report_validation_folders(folder, others, tell)
@@ -181,15 +181,15 @@ def _parts_in(folder: Path, names: Mapping[str, str], tell: Tell, needs_train: b
 
 def _report_validation_folders(folder: Path, names: list[str], tell: Tell) -> None:
     if unread := [name for name in names if name.lower() in _VALIDATION]:
-        tell(f"{folder}: {_listed(unread)} is not read; validation images are taken from the training part")
+        tell(f"{folder}: {_listed(unread)} is not read; validation images are taken from the training set")
 
 
 def _explain_missing_folders(
     folder: Path, names: Mapping[str, str], missing: list[str], others: list[str], tell: Tell
 ) -> None:
-    """Report a missing test part, or raise `RequestError` for folders that are needed."""
+    """Report a missing test set, or raise `RequestError` for folders that are needed."""
     if missing == ["test"] and not others:
-        tell(f"{folder}: there is no folder test; the data set has no test part")
+        tell(f"{folder}: there is no folder test; the data set has no test set")
         return
     advice = _advise_on_tests(others) if missing == [names.get("test")] else ""
     raise RequestError(f"data.dir={folder}: there is no folder {', '.join(missing)}{advice}")
@@ -197,13 +197,13 @@ def _explain_missing_folders(
 
 def _advise_on_tests(others: list[str]) -> str:
     other = f", or data.files.test={_quoted(others[0])} to use that folder" if others else ""
-    return f"; set data.files.test=null if there is no test part{other}"
+    return f"; set data.files.test=null if there is no test set{other}"
 
 
 def _explain_missing(
     data: DataConfig, folder: Path, paths: Mapping[str, Path], missing: list[str], there: list[str], tell: Tell
 ) -> None:
-    """Report a missing test part, or raise `RequestError` for files that are needed."""
+    """Report a missing test set, or raise `RequestError` for files that are needed."""
     names = [data.parts[part].name for part in missing]
     used = {path.name for path in paths.values()} | {path.parent.name for path in paths.values()}
     others = [name for name in there if name not in used and re.fullmatch(_KINDS[data.source], name.lower())]
@@ -212,10 +212,10 @@ def _explain_missing(
     )
     tests = [part for part in data.parts if part.startswith("test")]
     if optional and len(missing) == len(tests) and not others and not data.mirrors:
-        tell(f"{folder}: there is no {', '.join(names)}; the data set has no test part")
+        tell(f"{folder}: there is no {', '.join(names)}; the data set has no test set")
         return
     if missing == tests:
-        advice = f"; set {' '.join(f'data.files.{part}=null' for part in tests)} if there is no test part"
+        advice = f"; set {' '.join(f'data.files.{part}=null' for part in tests)} if there is no test set"
     elif others:
         choice = f"data.files.{missing[0]}={_quoted(others[0])}"
         advice = f"; the folder contains {_listed(others)}; choose one, for example with {choice}"

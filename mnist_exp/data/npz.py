@@ -1,4 +1,4 @@
-"""Read and write NumPy archives with Keras' array names: x_train, y_train and, for a test part, x_test, y_test.
+"""Read and write NumPy archives with Keras' array names: x_train, y_train and, for a test set, x_test, y_test.
 
 Images are (n, height, width) or (n, height, width, channels), labels (n,), (n, 1) or one-hot. An optional array of
 strings, `class_names`, names the classes.
@@ -32,7 +32,7 @@ _UNREADABLE: tuple[tuple[int, ...], np.dtype[Any]] = ((), np.dtype("V1"))
 def read(path: Path, tell: Tell, *, needs_train: bool = True) -> tuple[dict[str, RawPart], tuple[str, ...] | None]:
     """Read the parts and the class names, if there are any. Raises `RequestError`.
 
-    Without `needs_train`, an archive with a test part may lack the training part.
+    Without `needs_train`, an archive with a test set may lack the training set.
     """
     there = list_arrays(path)
     names = array_names(there, path, needs_train)

@@ -56,9 +56,9 @@ class Located:
 
 
 def given_paths(data: DataConfig, tell: Callable[[str], None], *, needs_train: bool = True) -> dict[str, Path]:
-    """Return the paths of a data set's parts in `data.dir`; a test part that does not exist is left out.
+    """Return the paths of a data set's parts in `data.dir`; a test set that does not exist is left out.
 
-    Without `needs_train`, the training part may be missing instead.
+    Without `needs_train`, the training set may be missing instead.
 
     Raises `RequestError` if another part is missing or a file's digest is not the declared one.
     """
@@ -79,7 +79,7 @@ def given_paths(data: DataConfig, tell: Callable[[str], None], *, needs_train: b
 def locate(data: DataConfig, tell: Callable[[str], None], *, needs_train: bool = True) -> Located:
     """Find a data set's IDX files, downloading them if necessary, and verify them.
 
-    If `data.dir` is set, only that folder is searched. Without `needs_train`, it may lack the training part.
+    If `data.dir` is set, only that folder is searched. Without `needs_train`, it may lack the training set.
 
     Raises:
         RequestError: The given folder lacks a file, or a file is not the expected one.

@@ -67,7 +67,7 @@ def refuse_missed(document: EvaluateDocument) -> None:
         else:
             missed.append(f"  {entry.bound}: {values}")
     if missed:
-        count = f"{len(missed)} of {len(document.bounds)} bound{'s' * (len(document.bounds) > 1)}"
-        error = WorkError(f"{count} in require do{'es' * (len(missed) == 1)} not hold\n" + "\n".join(missed))
+        count = f"{len(missed)} of {len(document.bounds)} requirement{'s' * (len(document.bounds) > 1)}"
+        error = WorkError(f"{count} {'is' if len(missed) == 1 else 'are'} not met\n" + "\n".join(missed))
         error.document = document
         raise error

@@ -14,7 +14,7 @@ import yaml
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Images, Part
+from mnist_exp.data.dataset import SET_NAMES, Dataset, Images, Part
 from mnist_exp.engine.evaluation import has_runs_split, resolve_class_names
 from mnist_exp.engine.exporting import Unfit, refuse_difference
 from mnist_exp.engine.picture_subject import select_part
@@ -230,10 +230,10 @@ class EnsembleWriter:
 
     def _print(self, document: EnsembleDocument, device: Device, parameters: int) -> None:
         data, members = document.data, document.members
-        say(f"members {len(members)} run{'s' * (len(members) > 1)}, {parameters:,} parameters together")
+        say(f"members {len(members)} run{'s' * (len(members) > 1)}, {parameters:,} parameters in total")
         if len(document.shifts) > 1:
             say(f"shifts  {', '.join(str(list(shift)) for shift in document.shifts)}")
-        say(f"data    {data.name} from {data.origin}: {data.images:,} images of the {data.part} part")
+        say(f"data    {data.name} from {data.origin}: {data.images:,} images of the {SET_NAMES[data.part]}")
         say(f"device  {device.name}, float32")
         best = next(member for member in members if member.path == document.best)
         listed = members if len(members) <= _MOST_MEMBERS else []
@@ -281,9 +281,7 @@ def _select_part(data: Dataset, members: Sequence[Saved]) -> tuple[str, Part]:
     withheld = [member for member in members if member.result and member.result.withholds_test]
     name, part = select_part(data, (withheld or members)[0])
     if withheld and data.test:
-        say(
-            f"note    {withheld[0].name} is a trial of a search, which scores only its best trial on the test part"
-        )
+        say(f"note    {withheld[0].name} is a trial of a search, which scores only its best trial on the test set")
     return name, part
 
 
@@ -297,7 +295,7 @@ def _warn_of_seen_images(
             warn(f"{member.name} was trained on other data, which may contain some of these images")
         elif part != "test" and not has_runs_split(member, request, run_config):
             warn(
-                f"{member.name} split its images differently and may have been trained on some of this {part} part"
+                f"{member.name} split its images differently, so it may have been trained on some of these images"
             )
 
 

@@ -14,7 +14,7 @@ import keras
 from mnist_exp.config.command_schemas import EvaluateConfig
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.schema import TrainConfig
-from mnist_exp.data.dataset import Dataset, Part, Shape, default_class_names, first_class_names
+from mnist_exp.data.dataset import SET_NAMES, Dataset, Part, Shape, default_class_names, first_class_names
 from mnist_exp.data.quality import light_background
 from mnist_exp.engine.bounds import check_bounds, measured_values, refuse_missed
 from mnist_exp.engine.saved_model import (
@@ -111,7 +111,7 @@ def evaluate_model(
     print_evaluation(saved, about, scores, assessment)
     if is_runs_data:
         qualify_figures(request, saved, run_config, about)
-    say(f"kept    {display_path(folder)}")
+    say(f"saved   {display_path(folder)}")
     refuse_missed(document := as_document(about, assessment, folder, saved if is_runs_data else None, bounds))
     return document
 
@@ -210,7 +210,7 @@ def qualify_figures(request: Request, saved: Saved, run_config: TrainConfig, abo
     """Print caveats about results on the data of the model's own run."""
     part = about["data"]["part"]
     if part != "test" and not has_runs_split(saved, request, run_config):
-        warn(f"the run split its images differently and may have been trained on some images of this {part} part")
+        warn("the run split its images differently, so it may have been trained on some of these images")
     else:
         explain_figures(saved, about)
     if saved.result and (instead := saved.result.data.stands_in_for):
@@ -266,7 +266,7 @@ def select_part(data: Dataset, part: str, name: str) -> Part:
     """Return a part of the data. Raises `RequestError` if the data has no such part."""
     if not (selected := data.parts[part]):
         there = " or ".join(f"part={name}" for name, part in data.parts.items() if part)
-        raise RequestError(f"{name} from {data.origin} has no {part} part; use {there}")
+        raise RequestError(f"{name} from {data.origin} has no {SET_NAMES[part]}; use {there}")
     return selected
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mnist_exp.analysis.activations import find_averaged_layer
 from mnist_exp.analysis.design_advice import advice
 from mnist_exp.analysis.summary import FOOTNOTE, HEADS, RIGHT, card, format_rows
-from mnist_exp.data.dataset import Images
+from mnist_exp.data.dataset import SET_NAMES, Images
 from mnist_exp.engine.evaluation import most_frequent_mistakes
 from mnist_exp.engine.model_pictures import list_pictures
 from mnist_exp.engine.picture_subject import Chosen, Subject
@@ -42,7 +42,6 @@ _MOST_MISTAKES = 20
 _SIDE = 96  # pixels: larger images are scaled down in galleries
 _MAP_IMAGES, _MAP_CHANNELS = 3, 8
 ALL_CLASSES = "'mnist-exp evaluate' writes all to per_class.csv"
-_PARTS = {"test": "test", "val": "validation", "train": "training"}
 
 
 def model_sections(subject: ReportSubject) -> tuple[list[Block], list[Section]]:
@@ -74,9 +73,9 @@ def class_blocks(scored: Scored) -> list[Block]:
         if figures.recall is not None and figures.recall < 1
     ]
     weakest = ", ".join(f"{name} ({format_percent(recall)})" for recall, name in sorted(imperfect)[:3])
-    part = _PARTS[scored.name]
-    text = f"These classes have the lowest recall on the {part} part: {weakest}."
-    blocks: list[Block] = [Text(text if weakest else f"All images of the {part} part are classified correctly.")]
+    part = SET_NAMES[scored.name]
+    text = f"These classes have the lowest recall on the {part}: {weakest}."
+    blocks: list[Block] = [Text(text if weakest else f"All images of the {part} are classified correctly.")]
     if often := most_frequent_mistakes(assessment, names):
         blocks.append(Text(f"Confused most often (true → predicted): {', '.join(often)}."))
     columns = ("precision", "recall", "f1")
@@ -87,7 +86,7 @@ def class_blocks(scored: Scored) -> list[Block]:
     right = ("images", *columns)
     blocks.append(
         Table(
-            f"Metrics by class, {part} part",
+            f"Metrics by class, {part}",
             ("class", *right),
             rows,
             right,
@@ -100,7 +99,7 @@ def class_blocks(scored: Scored) -> list[Block]:
 
 def _confusion(scored: Scored) -> list[Block]:
     part, predicted, names = scored.part, scored.scores.predicted, scored.class_names
-    title = f"accuracy {format_percent(scored.assessment.accuracy)}, {_PARTS[scored.name]} part"
+    title = f"accuracy {format_percent(scored.assessment.accuracy)}, {SET_NAMES[scored.name]}"
     png = drawn(partial(plots.confusion_matrix, part.labels, predicted, names, title))
     alt = (
         f"Confusion matrix of {len(names)} classes: {int((predicted == part.labels).sum()):,} of {len(part):,} "
@@ -118,16 +117,18 @@ def _mistakes(scored: Scored) -> list[Block]:
     predicted = scored.scores.predicted
     wrong = confident_mistakes(labels, probabilities)
     if not len(wrong):
-        return [Text(f"The model misclassifies none of the {len(labels):,} {_PARTS[scored.name]} images.")]
+        return [
+            Text(f"The model misclassifies none of the {len(labels):,} images of the {SET_NAMES[scored.name]}.")
+        ]
     surest = wrong[:_MOST_MISTAKES]
     pictures = []
     for number in surest:
         true, taken = (scored.class_names[int(of[number])] for of in (labels, predicted))
         caption = f"{true} → {taken}, {format_percent(probabilities[number, predicted[number]], 0)}"
-        alt = f"{_PARTS[scored.name]} image {number}, of class {true}, classified as {taken}"
+        alt = f"Image {number} of the {SET_NAMES[scored.name]}, of class {true}, classified as {taken}"
         pictures.append(Picture(pixels_png(_smaller(scored.part.images[number])), alt, caption, pixelated=True))
     text = (
-        f"{len(wrong):,} of {len(labels):,} {_PARTS[scored.name]} images are misclassified. "
+        f"{len(wrong):,} of {len(labels):,} images of the {SET_NAMES[scored.name]} are misclassified. "
         f"{'These are the' if len(surest) == len(wrong) else f'The {len(surest)} most confident'} mistakes "
         "(true → predicted, with the probability of the predicted class):"
     )
@@ -196,7 +197,7 @@ def _subject(model: keras.Model, scored: Scored, run: str, numbers: npt.NDArray[
     """Return the layers of a model and some images, as for `visualize`."""
     part = scored.part
     chosen = Chosen(
-        f"the first of each class, {_PARTS[scored.name]} part",
+        f"the first of each class, {SET_NAMES[scored.name]}",
         part.images[numbers],
         tuple(f"{scored.name} {number}" for number in numbers),
         tuple(part.labels[numbers].tolist()),

@@ -280,7 +280,7 @@ def read_pictures(
 def select_part(data: Dataset, saved: Saved) -> tuple[str, Part]:
     """Return the part that images are chosen from: test, else validation, else training.
 
-    The test part is withheld from the trials of a search.
+    The test set is withheld from the trials of a search.
     """
     test = None if (saved.result and saved.result.withholds_test) else data.test
     parts = {"test": test, "val": data.val, "train": data.train}

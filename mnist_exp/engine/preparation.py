@@ -104,7 +104,7 @@ def _find_model(key: str, wanted: str, outputs: Path) -> Path:
 def complete_data(data: Mapping[str, Any], *, needs_train: bool = True) -> Mapping[str, Any]:
     """Return the image shape and number of classes of `data`, inferring them if not set. Raises `RequestError`.
 
-    Without `needs_train`, the training part may be missing.
+    Without `needs_train`, the training set may be missing.
     """
     state: tuple[tuple[str, int], ...] = ()
     if folder := data.get("dir"):
@@ -202,7 +202,7 @@ def resolve_data(
     """Find the data or, if it is missing, its fallback; the returned request and config are for the data found.
 
     The last value is the name of the data that the fallback replaces; None without a fallback. `trained` holds the
-    class names of the model to score, if the data may lack a training part.
+    class names of the model to score, if the data may lack a training set.
     Raises `RequestError` if the data is damaged, or not found and without a fallback.
     """
     from mnist_exp.data.formats import find

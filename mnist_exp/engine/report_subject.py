@@ -112,7 +112,7 @@ def _collect_data(subject: ReportSubject, request: Request) -> None:
 
 
 def _score_model(subject: ReportSubject) -> None:
-    """Load the model and score it on the test part, else validation, else training. Raises `RequestError`."""
+    """Load the model and score it on the test set, else validation, else training. Raises `RequestError`."""
     config, data, run = subject.config, subject.data, subject.summary
     assert config is not None
     saved = find_run_model(run)

@@ -235,7 +235,7 @@ def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -
 def load_data(config: TrainConfig, request: Request, trained: Sequence[str] | None = None) -> Dataset:
     """Load the configured data, split as in training, without repeated images. Raises `RequestError`.
 
-    `trained` holds the model's class names if the data may lack a training part (`names_for_other_data`).
+    `trained` holds the model's class names if the data may lack a training set (`names_for_other_data`).
     """
     from mnist_exp.data.formats import prepare
 

@@ -36,7 +36,7 @@ def read_labelled_photographs(
 
     Args:
         data: The config.
-        part: `train` or `test`; None: the test part or, if there is none, the training part.
+        part: `train` or `test`; None: the test set or, if there is none, the training set.
         shape: The height, width and channels that the model takes.
         trained: The model's class names.
         tell: Prints a note.

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.config.overrides import Request
+from mnist_exp.data.dataset import SET_NAMES
 from mnist_exp.engine.model_report import ALL_CLASSES
 from mnist_exp.engine.report_subject import Scored, collect_subject
 from mnist_exp.report import charts, static_charts
@@ -63,9 +64,9 @@ def _differences(
     best, values = recalls[0]
     order = [int(index) for index in np.argsort(values)[:3] if values[index] < 1]
     weakest = ", ".join(f"{names[index]} ({format_percent(values[index])})" for index in order)
-    part = " and ".join(parts)
-    lowest = f"these classes have the lowest recall ({part} part): {weakest}"
-    text = f"In {best.mark}, {lowest if weakest else f'all images are classified correctly ({part} part)'}."
+    part = " and ".join(SET_NAMES[part] for part in parts)
+    lowest = f"these classes have the lowest recall ({part}): {weakest}"
+    text = f"In {best.mark}, {lowest if weakest else f'all images are classified correctly ({part})'}."
     for other, theirs in recalls[1:2]:
         gaps = values - theirs
         index = int(np.nanargmax(np.abs(gaps)))

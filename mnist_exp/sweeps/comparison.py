@@ -229,7 +229,7 @@ def tabulate_groups(
             cells = _format_difference(pair, metric, direction)
             row += [cells[0], cells[-1]]
         rows.append(row + [""] * (7 - len(row)))
-    header = ["", "group", "seeds", metric, "95 % interval", f"{groups[0].mark} minus this", "verdict"]
+    header = ["", "group", "seeds", metric, "95 % interval", f"{groups[0].mark} − group", "verdict"]
     return header, rows
 
 

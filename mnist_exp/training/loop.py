@@ -104,7 +104,7 @@ def fit(
 
     Args:
         model: The compiled model, whose weights are trained in place.
-        data: The training part is shuffled and augmented; the validation part is evaluated after each epoch.
+        data: The training set is shuffled and augmented; the validation set is evaluated after each epoch.
         config: The config of the run.
         callbacks: Called in this order after each compiled call and after each epoch.
         progress: The progress to resume from. It is updated in place: after an exception, including
@@ -224,7 +224,7 @@ class ValidatedModel:
         return mean_weights(self._model, self._estimate, recent)
 
     def validate(self) -> dict[str, float]:
-        """Return the metrics `val/…` of the current weights; none without a validation part."""
+        """Return the metrics `val/…` of the current weights; none without a validation set."""
         metrics = self._validate() if self._validate is not None else {}
         return {f"val/{name}": value for name, value in metrics.items()}
 
@@ -285,7 +285,7 @@ def locate_divergence(
 
     Args:
         model: The model after the step.
-        train: The training part.
+        train: The training set.
         config: The config of the run.
         rates: The learning rate of every step.
         epoch: The epoch number, starting from 0.

@@ -154,7 +154,7 @@ def _compile_learning(
 
 
 def compile_validation(model: keras.Model, val: Part, config: TrainConfig) -> Callable[[], dict[str, float]]:
-    """Compile a function that returns the metrics of the current model on the validation part."""
+    """Compile a function that returns the metrics of the current model on the validation set."""
     images, targets = tf.constant(val.images), _targets(val, config)
     halves = halves_batches() and not _penalizes_outputs(model)
     signature = [tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)]

@@ -182,7 +182,7 @@ DENSE = {"type": "Dense", "units": 10}
         ([WIDE, POOL, WIDE, WIDE, POOL, WIDE, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["max_pooling2d follows a single convolution"]),
         ([POOL, WIDE, WIDE, POOL, WIDE, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["max_pooling2d is the first layer"]),
         ([WIDE, WIDE, POOL, "Flatten", DENSE, "Softmax"], ["max_pooling2d is right before the output", "dense holds"]),
-        ([{**WIDE, "filters": 32}, {**WIDE, "filters": 4}, WIDE, WIDE, {**WIDE, "strides": 4}, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["conv2d_1 has 4 channels after 32"]),
+        ([{**WIDE, "filters": 32}, {**WIDE, "filters": 4}, WIDE, WIDE, {**WIDE, "strides": 4}, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["conv2d_1 reduces 32 channels to 4"]),
         ([CONV, WIDE, POOL, WIDE, WIDE, POOL, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], ["conv2d has no padding"]),
         ([WIDE, WIDE, "Flatten", {"type": "Dense", "units": 64}, DENSE, "Softmax"], ["dense holds 99.6 % of the parameters"]),
         ([WIDE, WIDE, POOL, WIDE, WIDE, POOL, WIDE, WIDE, "GlobalAveragePooling2D", DENSE, "Softmax"], []),

@@ -58,7 +58,7 @@ def config(folder: str = "train", shape: tuple[int, int, int] = (2, 3, 1), **cha
 
 
 def read(folder: str = "train", shape: tuple[int, int, int] = (2, 3, 1), **changes: object) -> Part:
-    """The training part."""
+    """The training set."""
     if not Path(folder, "z").exists():
         save(f"{folder}/z/zzz.png", np.zeros(shape[:2], np.uint8))  # as one class is not enough
     return source(folder, shape, **changes).train
@@ -346,9 +346,9 @@ def test_the_inferred_shape_is_explained():
             {"train": "Training", "test": "Testing"},
             "Training",
         ),
-        (["a", "b"], {"train": "."}, "no test part"),
+        (["a", "b"], {"train": "."}, "no test set"),
         (["zip/a", "zip/b"], {"train": "zip"}, "zip"),
-        (["train/a", "train/b"], {"train": "train"}, "no test part"),
+        (["train/a", "train/b"], {"train": "train"}, "no test set"),
         (
             ["train/a", "train/b", "test/a", "test/b", "val/a"],
             {"train": "train", "test": "test"},
@@ -373,7 +373,7 @@ def test_a_folder_that_may_be_the_test_part_is_named():
         save(f"set/{folder}/1.png")
     files = {"train": FileSpec(name="train"), "test": FileSpec(name="test")}
     with pytest.raises(
-        RequestError, match="set data.files.test=null if there is no test part, or data.files.test=eval"
+        RequestError, match="set data.files.test=null if there is no test set, or data.files.test=eval"
     ):
         find_image_folders(config("set", dir="set", files=files), Path("set"), print)
 

@@ -71,7 +71,7 @@ def test_mnist_is_read_verified_and_split(use: Callable[[str], None]):
 
 
 def test_limit_keeps_a_share_of_train_and_test(use: Callable[[str], None]):
-    """The limit applies to training and validation images; the test part is reduced in proportion."""
+    """The limit applies to training and validation images; the test set is reduced in proportion."""
     use("digits")
     config = data_config("data=digits", "data.limit=499")
     data = prepare(find(config, print), config)
@@ -140,7 +140,7 @@ def test_a_limit_that_empties_a_part_is_refused():
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5])
 def test_the_smallest_limit_with_every_class_is_found(fraction: float):
-    """With one image fewer, a class has no training image, or the validation part is empty."""
+    """With one image fewer, a class has no training image, or the validation set is empty."""
     config = data_config("data=digits", f"data.val_fraction={fraction}")
     least = smallest_limit(UNEVEN, config)
 
@@ -171,7 +171,7 @@ def test_a_class_without_training_images_is_reported(cli: Cli, use: Callable[[st
 
 
 def test_a_source_without_test_part_has_none():
-    """Without a validation fraction, there is no validation part either."""
+    """Without a validation fraction, there is no validation set either."""
     part = Part(np.zeros((40, 28, 28, 1), np.uint8), np.arange(40, dtype=np.int64) % 10)
     data = prepare(
         Source(part, None, "here", default_class_names(10)), data_config("data=digits", "data.val_fraction=0")
@@ -182,7 +182,7 @@ def test_a_source_without_test_part_has_none():
 
 
 def test_oversampling_repeats_training_images_of_rarer_classes():
-    """As evenly as possible, by a fixed seed, and only in the training part; the digest stays."""
+    """As evenly as possible, by a fixed seed, and only in the training set; the digest stays."""
     source = numbered_images(np.repeat([0, 1, 2], [40, 13, 4]))
     plain = data_config("data=digits", "data.val_fraction=0.25")
     balanced = plain.model_copy(update={"balance": "oversample"})

@@ -43,7 +43,7 @@ def as_idx(array: np.ndarray) -> bytes:
 
 
 def write(source: str, images: np.ndarray = IMAGES, labels: np.ndarray = LABELS) -> None:
-    """A training part in the working directory."""
+    """A training set in the working directory."""
     if source == "npz":
         np.savez("data.npz", x_train=images, y_train=labels)
     elif source == "csv":
@@ -362,9 +362,9 @@ def test_a_test_part_that_is_not_there_is_noted():
     write("csv")
     told: list[str] = []
     assert find(own_data("csv", shape=(6, 6, 1), classes=4), told.append).test is None
-    assert any("no test part" in note for note in told)
+    assert any("no test set" in note for note in told)
     Path("eval.csv").write_text("")
-    with pytest.raises(RequestError, match="set data.files.test=null if there is no test part"):
+    with pytest.raises(RequestError, match="set data.files.test=null if there is no test set"):
         find(own_data("csv", shape=(6, 6, 1), classes=4), print)
 
 
@@ -428,7 +428,7 @@ def test_weaknesses_are_counted():
     found = remarks(Source(Part(images[:59], labels), test, "here", ("cat", "dog")))
     for told in (
         r"^1 class has fewer than 10 training images: dog \(9\)",
-        r"^class cat has 50 .* smallest class 9; always predicting cat has an accuracy of 66.7 % on the test part",
+        r"^class cat has 50 .* smallest class 9; always predicting cat has an accuracy of 66.7 % on the test set",
         r"^1 image of a single colour: 1 train",
         r"^1 training image is a copy of another with a different label, such as cat and dog",
         r"^1 training image is a copy",
