@@ -33,8 +33,10 @@ ELSEWHERE = {
     "mnist-exp experiment=fast": "README shows it again with its output",
     'eval "$(mnist-exp -sc install=bash)"': "test_completion_can_be_installed",
     "mnist-exp -m hydra/launcher=submitit_slurm hydra.launcher.partition=short 'seed=range(100)'": "needs Slurm",
-    "export RAY_AUTH_MODE=token; ray start --head": "tests/sweeps starts a cluster of its own",
-    "mnist-exp -m hydra/launcher=ray 'seed=range(100)'": "tests/sweeps runs a smaller sweep on a cluster",
+    "export RAY_AUTH_MODE=token": "tests/test_sweep_kill.py starts a cluster with a token",
+    "ray get-auth-token --generate": "tests/test_sweep_kill.py",
+    "ray start --head": "tests/test_sweep_kill.py",
+    "mnist-exp -m hydra/launcher=ray 'seed=range(100)'": "tests/test_sweep_kill.py runs a smaller sweep",
     "mnist-exp tune model=mlp optimizer.learning_rate='interval(1e-4,1e-2)' "
     "tune.storage=postgresql://me:secret@host/study": "needs PostgreSQL",
     "MLFLOW_TRACKING_URI=sqlite:///outputs/mlflow.db mlflow models serve -m models:/digits@champion "

@@ -94,10 +94,13 @@ def short() -> Iterator[Path]:
 
 @contextmanager
 def ray_cluster(folder: Path) -> Iterator[None]:
-    """Start a cluster with `ray start` on this machine; ends its processes afterwards."""
+    """Start a cluster that requires a token, as docs/sweeps.md does; ends its processes afterwards."""
     port = free_port()
     address = f"127.0.0.1:{port}"
-    here = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+    token = folder / ".ray/auth_token"  # where Ray writes it if `folder` is the home
+    here = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    generate = [RAY, "get-auth-token", "--generate"]
+    subprocess.run(generate, env=os.environ | {"HOME": str(folder)}, check=True, capture_output=True)
     process = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=2", "--include-dashboard=false", f"--port={port}",
          "--node-ip-address=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"],
