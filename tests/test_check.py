@@ -219,6 +219,17 @@ def test_an_option_file_cannot_set_what_could_run_commands(cli: Cli, settings: s
         cli("check", "-m", *words, "seed=0,1", "hydra.launcher.setup=[touch made]")
 
 
+def test_an_option_of_hydra_itself_is_not_attributed_to_an_option_file(cli: Cli):
+    """An option with the same settings as Hydra's own is harmless, even if it was chosen in vain."""
+    Path("mine").mkdir()
+    words = ("check", "-m", "seed=0,1", "data=digits", "hydra/job_logging=default", "--config-dir=mine")
+    assert "1 problem in this sweep" in cli(*words, status=2).err
+    Path("mine/hydra/job_logging").mkdir(parents=True)
+    Path("mine/hydra/job_logging/theirs.yaml").write_text(LOGGING)
+    words = ("check", "-m", "seed=0,1", "data=digits", "hydra/job_logging=theirs", "--config-dir=mine")
+    assert "hydra.job_logging.handlers.f.filename: must not be set" in cli(*words, status=2).err
+
+
 def test_an_option_file_contains_plain_values_only(cli: Cli):
     """OmegaConf's loader would turn some tags into objects, such as the path of a file to write."""
     Path("mine/experiment").mkdir(parents=True)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.config.hydra_adapter import conf_folder, config_loader
+from mnist_exp.config.hydra_adapter import COMPOSITION_ERRORS, conf_folder, config_loader
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.errors import Problem
 
@@ -39,8 +39,7 @@ def foreign_settings(request: Request, config: DictConfig) -> list[Problem]:
     """
     if request.config_dir is None:
         return []
-    with config_loader(None) as loader:
-        built_in = dict(_leaves(loader.load(request.verb, (), multirun=request.multirun).hydra, "hydra"))
+    built_in = _built_in(request)
     texts = _launcher_texts()
     trusted = (*_UNCHECKED, *map(key_of, request.overrides))
     return [
@@ -51,6 +50,17 @@ def foreign_settings(request: Request, config: DictConfig) -> list[Problem]:
             _is_harmless(path, value, texts) if path.startswith(_LAUNCHER) else built_in.get(path, ...) == value
         )
     ]
+
+
+def _built_in(request: Request) -> dict[str, Any]:
+    """Return Hydra's settings without the user's files, by dotted path, with its options that the request chooses."""
+    options = [text for text in request.overrides if key_of(text).startswith("hydra/")]
+    with config_loader(None) as loader:
+        try:
+            config = loader.load(request.verb, options, multirun=request.multirun)
+        except COMPOSITION_ERRORS:  # an option is the user's own
+            config = loader.load(request.verb, (), multirun=request.multirun)
+    return dict(_leaves(config.hydra, "hydra"))
 
 
 def _is_harmless(path: str, value: Any, texts: frozenset[str]) -> bool:
