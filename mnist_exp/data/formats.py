@@ -13,6 +13,7 @@ import numpy as np
 from mnist_exp.config.data_schema import DataConfig
 from mnist_exp.data import csv, digits, folder, idx, npz, pixels
 from mnist_exp.data.dataset import (
+    SET_NAMES,
     Dataset,
     Labels,
     Part,
@@ -63,7 +64,7 @@ def find(
     for name, part in source.parts.items():
         if name == "train" and not len(part) and trained is not None:
             continue
-        verify(part, data, f"{source.origin}: {'training' if name == 'train' else 'test'} set")
+        verify(part, data, f"{source.origin}: {SET_NAMES[name]}")
     if data.scale is None and data.dir is not None and not data.mirrors:
         brightest = max(int(part.images.max()) for part in source.parts.values() if len(part))
         refuse_zeros_and_ones(brightest, source.origin)
