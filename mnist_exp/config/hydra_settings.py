@@ -53,7 +53,7 @@ def foreign_settings(request: Request, config: DictConfig) -> list[Problem]:
 
 
 def _built_in(request: Request) -> dict[str, Any]:
-    """Return the settings of Hydra without the user's files, but with the options of Hydra that are chosen, by path."""
+    """Return Hydra's settings, with its chosen options but without the user's files, by dotted path."""
     options = [text for text in request.overrides if key_of(text).startswith("hydra/")]
     with config_loader(None) as loader:
         try:

@@ -25,7 +25,7 @@ MNISTS_SHAPE = (28, 28, 1)
 def remarks(source: Source) -> list[str]:
     """Return a sentence for each weakness of a data set, with counts.
 
-    Classes without a training image are left to `load.missing_classes`.
+    Classes without a training image are left to `formats.missing_classes`.
     """
     keys = {name: _keys(part) for name, part in source.parts.items()}
     found = [_few(source), _imbalance(source), _blank(source), *_duplicates(source, keys)]
@@ -56,7 +56,7 @@ def _imbalance(source: Source) -> str:
     return (
         f"class {name} has {counts[largest]:,} training images, the smallest class {present.min():,}; always "
         f"predicting {name} has an accuracy of {format_percent(share, 1)} on the "
-        f"{'test' if source.test else 'training'} part; "
+        f"{'test' if source.test else 'training'} set; "
         "training.class_weight=balanced gives the classes equal weight"
     )
 
