@@ -302,7 +302,7 @@ def write_evaluation(
 ) -> Path:
     """Write results and plots into a new folder, and return its path. Raises `RequestError` or `WorkError`."""
     names, data = about["data"]["class_names"], about["data"]
-    title = f"{saved.name} · {data['name']}, {data['part']} part"
+    title = f"{saved.name} · {data['name']}, {SET_NAMES[data['part']]}"
     accuracy = f"accuracy {format_percent(assessment.accuracy)}, on {len(part):,} images"
     if config.output is not None:
         target = Path(config.output).expanduser()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mnist_exp.config.data_schema import DataConfig
-from mnist_exp.data.dataset import Dataset, Part, Progress, Shape, Tell, digest
+from mnist_exp.data.dataset import SET_NAMES, Dataset, Part, Progress, Shape, Tell, digest
 from mnist_exp.data.faults import Faults
 from mnist_exp.data.formats import list_classes
 from mnist_exp.errors import RequestError
@@ -50,7 +50,7 @@ def read_labelled_photographs(
     images = listing.files.get(chosen, {})
     files = [(path, label) for label, name in enumerate(folders) for path in images.get(name, ())]
     if not files:
-        raise RequestError(f"{data.dir}: no images in the {chosen} part")
+        raise RequestError(f"{data.dir}: no images in the {SET_NAMES[chosen]}")
 
     found = _read_all(files, shape, listing.faults, progress)
     if listing.clutter:
