@@ -129,7 +129,7 @@ class Run:
 
     @property
     def normalizes(self) -> bool:
-        """Whether image files are converted to MNIST's form or only scaled."""
+        """Whether image files are converted to MNIST style or only scaled."""
         return self._predictor.normalizes
 
     def predict(self, images: npt.ArrayLike | FileName | Sequence[FileName]) -> Probabilities:
@@ -459,7 +459,7 @@ def load(
     Args:
         run: What `run=` takes: a run's directory or name, `latest`, `best`, or a model file.
         outputs: The output folder.
-        normalize: Whether to convert image files to MNIST's form; None: only if the model was trained on digits.
+        normalize: Whether to convert image files to MNIST style; None: only if the model was trained on digits.
         label_column: The name or number of the label's column in CSV files to classify, as `data.label_column`;
             None: the one that the header names, or that of the run's data if it was read from CSV files.
 

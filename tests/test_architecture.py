@@ -31,7 +31,7 @@ ROOMS = {
     "jinja2": {"report"},
     "rich": {"report"},
     "sklearn": {"data"},
-    "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST's form
+    "scipy": {"data", "inference", "sweeps"},  # inference: photographs in MNIST style
     "pyarrow": {"data"},
     "starlette": {"serving"},
     "uvicorn": {"serving"},

@@ -1,4 +1,4 @@
-"""The handwritten digits included in scikit-learn, converted to MNIST's form."""
+"""The handwritten digits included in scikit-learn, converted to MNIST style."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEST_SEED = 0  # fixed: the test split does not depend on the config
 
 
 def load() -> Source:
-    """Load the 1,797 digits in MNIST's form; a sixth of them are the test set.
+    """Load the 1,797 digits in MNIST style; a sixth of them are the test set.
 
     The original images have 8×8 pixels from 0 to 16. They are enlarged to 20×20, scaled to 0…255, and centred in
     28×28 pixels.

@@ -54,7 +54,7 @@ def make_predictor(
         normalize = normalizes(saved, config, shape)
     if many and not normalize:
         advice = "; set predict.normalize=true" if shape[2] == 1 else ", but the model takes colour images"
-        raise RequestError(f"predict.many: needs inputs that are converted to MNIST's form{advice}")
+        raise RequestError(f"predict.many: needs inputs that are converted to MNIST style{advice}")
     labels = _label_column(config.data, label_column)
     return Predictor(model, names, config, shape, normalize, saved.settings is not None, labels)
 

@@ -119,14 +119,14 @@ def evaluate_model(
 def load_images(
     request: Request, config: EvaluateConfig, saved: Saved, run_config: TrainConfig, shape: Shape
 ) -> ImagesToScore:
-    """Load the data to score; with `normalize`, photographs in MNIST's form. Raises `RequestError`."""
+    """Load the data to score; with `normalize`, photographs in MNIST style. Raises `RequestError`."""
     trained = names_for_other_data(saved, run_config)
     if config.normalize:
         if shape[2] != 1:
-            raise RequestError(f"normalize: {saved.name} takes colour images, but MNIST's form is grey")
+            raise RequestError(f"normalize: {saved.name} takes colour images, but MNIST style is grey")
         names = trained or model_class_names(saved, run_config)
         found = read_labelled_photographs(run_config.data, config.part, shape, names, say, images_bar)
-        say(f"note    one digit is read from each of {len(found.paths):,} image files, in MNIST's form")
+        say(f"note    one digit is read from each of {len(found.paths):,} image files, in MNIST style")
         if doubtful := sum(map(bool, found.warnings)):
             warn(f"{doubtful} of {len(found.paths)} images might not show exactly one digit; see predictions.csv")
         return ImagesToScore(found.data, found.paths, found.warnings)
@@ -143,7 +143,7 @@ def _warn_of_other_pixels(saved: Saved, model: keras.Model, part: Part, config: 
     scaling = "" if saved.settings is not None else find_scaling(model, part.images)
     light = light_background(part)
     if light and config.data.source == "folder":
-        light += "; normalize=true converts photographs and scans to MNIST's form"
+        light += "; normalize=true converts photographs and scans to MNIST style"
     for remark in filter(None, (light, scaling)):
         warn(remark)
 

@@ -20,7 +20,7 @@ def load_predictor(
     Args:
         saved: The model.
         config: The config of its run.
-        normalize: Whether to convert image files to MNIST's form; None to do so only for models of digits.
+        normalize: Whether to convert image files to MNIST style; None to do so only for models of digits.
         label_column: The column with the labels in CSV files; None: that of the run's data, if it was CSV files.
 
     Raises:

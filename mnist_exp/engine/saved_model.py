@@ -41,7 +41,7 @@ Own = TypeVar("Own", bound=SavedConfig)
 OVER_RUN = ("data", "device", "plots")
 # Keys of `data` that say how the values in files are to be read; null if that is evident from the files.
 _HOW_READ = ("scale", "label_offset", "label_column", "transpose")
-# Digit data sets in MNIST's format; photographs are converted to that format.
+# Digit data sets in MNIST styleat; photographs are converted to that format.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 
@@ -225,7 +225,7 @@ def refuse_other_form(saved: Saved, shape: Sequence[int], classes: int, data: Da
 
 
 def normalizes(saved: Saved, config: TrainConfig, shape: tuple[int, int, int]) -> bool:
-    """Return whether image files are converted to MNIST's form.
+    """Return whether image files are converted to MNIST style.
 
     They are if the model was trained on digits or, for a file without a config, takes 28×28×1.
     """

@@ -33,7 +33,7 @@ _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF", b"I
 _ARCHIVE, _PACKED = b"PK", (b"\x1f\x8b", b"\0\0")
 
 _UNKNOWN = LabelColumn()
-_NORMALIZED = "image files are converted to MNIST's form; predict.normalize=false only scales them"
+_NORMALIZED = "image files are converted to MNIST style; predict.normalize=false only scales them"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PictureOptions:
     """How image files are read."""
 
     normalized: bool
-    """Whether they are converted to MNIST's form rather than only scaled."""
+    """Whether they are converted to MNIST style rather than only scaled."""
     resize: Resize = None
     """How they are scaled; None: without preserving their proportions."""
     many: bool = False

@@ -1,4 +1,4 @@
-"""Read labelled photographs and scans of digits, each in the folder of its class, in MNIST's form."""
+"""Read labelled photographs and scans of digits, each in the folder of its class, in MNIST style."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LabelledPhotographs:
 def read_labelled_photographs(
     data: DataConfig, part: str | None, shape: Shape, trained: Sequence[str], tell: Tell, progress: Progress
 ) -> LabelledPhotographs:
-    """Read one part of an image folder, with the digit in each photograph in MNIST's form.
+    """Read one part of an image folder, with the digit in each photograph in MNIST style.
 
     Args:
         data: The config.

@@ -1,4 +1,4 @@
-"""Convert a photograph or scan of digits to the form of MNIST's images.
+"""Convert a photograph or scan of digits to MNIST style.
 
 http://yann.lecun.com/exdb/mnist/ describes the form: the digit is light on dark, fits a box of 20×20 pixels with
 its proportions preserved, and has its centre of mass at the centre of 28×28 pixels.
@@ -41,7 +41,7 @@ class Reading:
 
 
 def read_digits(picture: Image.Image, height: int, width: int, *, many: bool = False) -> list[Reading]:
-    """Find the digits in a grey picture (mode L) and convert them to MNIST's form.
+    """Find the digits in a grey picture (mode L) and convert them to MNIST style.
 
     A digit may be dark on light or light on dark, and the background unevenly lit.
 
@@ -75,7 +75,7 @@ def _doubt(digit: Digit, image: Images) -> str:
 
 
 def render(digit: Digit, height: int, width: int) -> Images:
-    """Return a digit in MNIST's form, (height, width, 1), uint8."""
+    """Return a digit in MNIST style, (height, width, 1), uint8."""
     ink = _upright(_thickened(digit))
     rows, columns = (np.flatnonzero((ink > _INK).any(axis=axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

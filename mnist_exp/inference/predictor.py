@@ -38,7 +38,7 @@ class Predictor:
     """The run's config, or the default config if the model does not belong to a run."""
     shape: Shape
     normalizes: bool
-    """Whether image files are converted to MNIST's form or only scaled."""
+    """Whether image files are converted to MNIST style or only scaled."""
     is_of_run: bool = True
     """Whether the model belongs to a run, and therefore takes raw pixels."""
     labels: LabelColumn = _UNKNOWN

@@ -316,7 +316,7 @@ class EvaluatedData(Part):
     class_names: list[str]
     of_the_run: bool
     normalized: bool
-    """Whether photographs were converted to MNIST's form."""
+    """Whether photographs were converted to MNIST style."""
     fallback_for: str | None
 
 

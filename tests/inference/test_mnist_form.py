@@ -1,4 +1,4 @@
-"""Photographs and scans of digits are converted to MNIST's form."""
+"""Photographs and scans of digits are converted to MNIST style."""
 
 from __future__ import annotations
 

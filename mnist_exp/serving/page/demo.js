@@ -64,7 +64,7 @@ function bounds() {
 
 /** Return where the drawing lies in the input, and the width of its strokes in input pixels (null: as drawn).
  *
- * For MNIST's form, the drawing fills a box of 20 of 28 pixels, whatever its size on the canvas.
+ * For MNIST style, the drawing fills a box of 20 of 28 pixels, whatever its size on the canvas.
  */
 function fit() {
   if (!isFitted()) return { scale, x: 0, y: 0, pen: null };
