@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from mnist_exp.immediate_exit import exit_at_once
+from mnist_exp.immediate_exit import end_at_once, exit_at_once
 
 
 def main() -> int:
@@ -18,7 +18,10 @@ def main() -> int:
         signal.signal(signal.SIGINT, _exit)
     from mnist_exp.cli import main as run
 
-    return run()
+    status = run()
+    if status > 128 and "ray" in sys.modules:  # its threads can crash an interrupted process while Python ends
+        end_at_once(status)
+    return status
 
 
 def _exit(number: int, frame: object) -> None:

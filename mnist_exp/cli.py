@@ -203,13 +203,13 @@ def _tolerate_unprintable() -> None:
 
 def _report(error: Exception) -> int:
     """Print an error, and return the exit status."""
+    if (cause := signals.received()) is not None:  # a library replaced the signal's exception with another
+        return _ended_by(cause)
     if isinstance(error, MnistExpError):
         print(f"mnist-exp: {printable(str(error))}", file=sys.stderr, flush=True)
         if isinstance(error, RequestError) and error.pending is not None:
             _print_more(error, error.pending)
         return error.exit_status
-    if (cause := signals.received()) is not None:  # a library replaced the signal's exception with another
-        return _ended_by(cause)
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
     print(f"mnist-exp: unexpected {type(error).__name__}: {printable(first)}", file=sys.stderr)
     print("HYDRA_FULL_ERROR=1 shows the traceback.", file=sys.stderr)

@@ -1,12 +1,20 @@
-"""End the process at once, from a signal handler. The program imports this module first, so it must load fast."""
+"""End the process at once, without cleaning up. The program imports this module first, so it must load fast."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import NoReturn
 
 
 def exit_at_once(status: int, message: str, terminal: int = 2) -> NoReturn:
-    """Write a line to a file descriptor and end the process without cleaning up."""
+    """Write a line to a file descriptor and end the process, from a signal handler."""
     os.write(terminal, f"{message}\n".encode())
+    os._exit(status)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process after its output was written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(status)

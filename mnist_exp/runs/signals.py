@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 from mnist_exp.errors import Killed, describe_ending
 from mnist_exp.immediate_exit import exit_at_once
@@ -94,18 +94,25 @@ def start() -> None:
 
 @contextmanager
 def lost_exceptions_unreported() -> Iterator[None]:
-    """In the block, Python does not report signals lost in `__del__` or a weak-reference callback."""
-    before = sys.unraisablehook
+    """In the block, Python does not report signals lost in `__del__`, a weak-reference callback, or C++ code.
+
+    TensorFlow's C++ code prints an exception that a Python function raised in it, and continues without it.
+    """
+    before, before_print = sys.unraisablehook, sys.excepthook
 
     def report(unraisable: sys.UnraisableHookArgs) -> None:
         if not isinstance(unraisable.exc_value, KeyboardInterrupt | Killed):
             before(unraisable)
 
-    sys.unraisablehook = report
+    def print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, KeyboardInterrupt | Killed):
+            before_print(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = report, print_uncaught
     try:
         yield
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook, sys.excepthook = before, before_print
 
 
 @contextmanager

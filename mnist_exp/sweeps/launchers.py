@@ -114,6 +114,8 @@ def _start_ray(init: Mapping[str, Any]) -> None:
             ray.init(**init)
     except SystemExit as end:  # raised by the handler that Ray installs for SIGTERM
         raise Killed(signal.SIGTERM) from end
+    finally:
+        signal.alarm(0)  # Ray's handler in C++ would abort the process three seconds after a signal
 
 
 def _request_gpus(master: DictConfig) -> None:
@@ -159,7 +161,18 @@ def _composed_launcher(request: Request) -> Iterator[tuple[ConfigLoader, DictCon
 
 def ending_workers(launcher: Mapping[str, Any]) -> AbstractContextManager[None]:
     """At the end of the block, end the workers that the launcher would leave running."""
-    return ending_local_workers() if _launcher_class(launcher) == "LocalLauncher" else nullcontext()
+    blocks = {"LocalLauncher": ending_local_workers, "RayLauncher": _disconnecting_from_ray}
+    return blocks.get(_launcher_class(launcher), nullcontext)()
+
+
+@contextmanager
+def _disconnecting_from_ray() -> Iterator[None]:
+    """At the end of the block, disconnect from the cluster, and end it if it was started for this sweep."""
+    try:
+        yield
+    finally:
+        with signals.held():
+            _ray().shutdown()
 
 
 def job_number() -> int:

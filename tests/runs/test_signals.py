@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.cli import PATIENCE, Cli, soak
 
-from mnist_exp.errors import Killed
+from mnist_exp.errors import Killed, RequestError
 from mnist_exp.report.progress import TrainingDisplay
 from mnist_exp.runs import signals
 
@@ -128,6 +128,16 @@ def test_only_lost_signals_are_unreported(monkeypatch: pytest.MonkeyPatch):
     assert reported == [ValueError]
 
 
+def test_only_signals_lost_in_cpp_are_unprinted(monkeypatch: pytest.MonkeyPatch):
+    """C++ code that cannot pass an exception on prints it with `sys.excepthook`."""
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: printed.append(kind))
+    with signals.lost_exceptions_unreported():
+        for error in (KeyboardInterrupt(), Killed(signal.SIGTERM), ValueError()):
+            sys.excepthook(type(error), error, None)
+    assert printed == [ValueError]
+
+
 def test_a_signal_lost_before_training_ends_the_run(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """The run ends before the first epoch, with the exit status of a signal."""
     from mnist_exp.engine import run
@@ -144,19 +154,22 @@ def test_a_signal_lost_before_training_ends_the_run(cli: Cli, monkeypatch: pytes
     assert done.result["epochs"] == 0
 
 
-def test_an_error_that_a_signal_caused_is_the_signal(cli: Cli, monkeypatch: pytest.MonkeyPatch):
-    """If a library turns the exception into its own, the run is still not reported as failed."""
+@pytest.mark.parametrize("kind", [RuntimeError, RequestError])
+def test_an_error_that_a_signal_caused_is_the_signal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+):
+    """If a library turns the exception into its own, the run or config is not reported as wrong."""
 
     def step(*_: object, **__: object) -> None:
         try:
             signals._raise(signal.SIGINT, None)
         except KeyboardInterrupt as error:
-            raise RuntimeError("interrupted import") from error
+            raise kind("interrupted import") from error
 
     monkeypatch.setattr(TrainingDisplay, "on_epoch", step)
     done = cli("data=digits", "model=linear", "tracking=none", status=130)
     assert "mnist-exp: interrupted" in done.err
-    assert "unexpected" not in done.err
+    assert "interrupted import" not in done.err
 
 
 # After the import of a module, and so many seconds later.
