@@ -30,6 +30,7 @@ $(READY): $(RUNS)
 	@touch $@
 
 setup: $(READY) ## make the environment .venv with the pinned versions, extras, and tools for development
+	@echo 'Ready. Activate the environment with: source $(VENV)/bin/activate'
 
 run: $(RUNS) ## install what a run needs, then train: MNIST if it can be had, else the built-in digits
 	$(BIN)/mnist-exp

@@ -371,6 +371,7 @@ def _take_action(verb: str, words: list[str]) -> list[str]:
 
 def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
+    from mnist_exp import help_pages
     from mnist_exp.config.compose import compose_or_explain, refuse_foreign_settings
     from mnist_exp.config.hydra_adapter import describe_options, run_flags
     from mnist_exp.sweeps.search_space import without_space
@@ -391,7 +392,10 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
         with redirect_stdout(shown):
             status = run_flags(request.verb, [*request.overrides, *flags])
         text = mask_credentials(shown.getvalue())
-        print(describe_options(text, request.config_dir) if is_help else text, end="")
+        if is_help:
+            topic = help_pages.topic_of(verb)
+            text = f"{describe_options(text, request.config_dir)}Documentation: mnist-exp help {topic}\n"
+        print(text, end="")
         if status:
             sys.exit(status)
     except Exception:

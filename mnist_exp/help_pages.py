@@ -9,11 +9,22 @@ from mnist_exp.errors import RequestError
 from mnist_exp.suggest import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
+_OF_VERBS = {
+    "check": "configuration", "show": "models", "train": "training", "resume": "training", "lr_find": "training",
+    "dataset": "data", "evaluate": "evaluating", "predict": "evaluating", "compare": "comparing", "tune": "tuning",
+    "export": "exporting", "ensemble": "exporting", "visualize": "visualizing", "ui": "mlflow", "sync": "mlflow",
+    "schema": "agents", "demo": "demo.md", "report": "report.md", "runs": "runs.md",
+}  # fmt: skip
 
 
 def list_topics(verbs: Collection[str]) -> list[str]:
     """Return the names of all topics, sorted. The topic of a page with the name of a verb ends in `.md`."""
     return [f"{name}.md" if name in verbs else name for name in sorted(_find_pages())]
+
+
+def topic_of(verb: str) -> str:
+    """Return the topic that describes a verb."""
+    return _OF_VERBS[verb]
 
 
 def read_page(topic: str, verbs: Collection[str]) -> str:

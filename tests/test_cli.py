@@ -98,7 +98,7 @@ def test_versions_are_printed(cli: Cli):
             "--epochs=3: no such flag (--hydra-help lists the flags); write keys without dashes: training.epochs=5",
         ),
         (["--config-dir", "nope"], "--config-dir nope: there is no such folder"),
-        (["from=nope"], "nope: there is no such run in outputs"),
+        (["from=nope"], "nope: there is no such run in /"),
         (["data.dir=/nope"], "data.dir=/nope: there is no such folder"),
         (["device=gpu"], "no GPU is visible"),
         (["ui", "tracking=none"], "nothing is logged to MLflow"),

@@ -58,6 +58,28 @@ def test_a_model_that_may_as_well_guess_is_reported(caplog: pytest.LogCaptureFix
     assert ("always predicting leaf, which would give a validation accuracy of 33.33 %" in caplog.text) == warns
 
 
+@pytest.mark.parametrize(("right", "warns"), [(30, True), (32, False)])
+def test_the_best_of_many_epochs_must_be_better(caplog: pytest.LogCaptureFixture, right: int, warns: bool):
+    """With 20 epochs, the bound at a level of 99.75 % counts (by hand: 31.8 % for 30 of 60, 34.7 % for 32 of 60)."""
+    part = Part(np.zeros((60, 1, 1, 1), np.uint8), np.repeat([1, 0, 2], 20))
+    report_guessing(right / 60, part, ("leaf", "shell", "stone"), [{"train/accuracy": 0.5}] * 20)
+    assert bool(caplog.records) == warns
+
+
+@pytest.mark.parametrize(
+    ("trained", "advice"), [(0.94, "rose to 94.00 %, it needs more images"), (0.5, "more steps (")]
+)
+def test_the_advice_depends_on_the_training_accuracy(
+    caplog: pytest.LogCaptureFixture, trained: float, advice: str
+):
+    """More steps do not help a model that has learnt its training images by heart."""
+    part = Part(np.zeros((60, 1, 1, 1), np.uint8), np.repeat([1, 0, 2], 20))
+    report_guessing(
+        1 / 3, part, ("leaf", "shell", "stone"), [{"train/accuracy": 0.4}, {"train/accuracy": trained}]
+    )
+    assert advice in caplog.text
+
+
 @pytest.mark.parametrize("labels", [[0] * 27 + [1] * 3, [0] * 5])
 def test_too_few_images_to_tell_are_not_blamed_on_the_model(caplog: pytest.LogCaptureFixture, labels: list[int]):
     """Here, even a perfect model is not clearly better than always predicting the most frequent class."""

@@ -67,7 +67,7 @@ def _choose_newest(outputs: Path, across_data: bool) -> tuple[list[RunSummary], 
     runs = list_runs(outputs)
     finished = [run for run in runs if is_finished(run)]
     if not finished:
-        raise RequestError(f"no finished run in {outputs}; 'mnist-exp' trains one")
+        raise RequestError(f"no finished run in {outputs.absolute()}; 'mnist-exp' trains one")
     counted = [run for run in runs if is_finished(run) or run.result.diverged]
     if across_data:
         return counted, ""

@@ -270,6 +270,8 @@ def list_classes(
         listing.files = {"train": _classes_of_model(listing.files["test"], trained), **listing.files}
     folders, names = classes_of(listing.files, paths, data, tell)
     note_untrained_classes(listing, tell)
+    if len(_empty_classes(listing, data)):
+        listing.faults.include(folder.measure(listing).faults)  # damaged files are reported in the same message
     refuse_empty_classes(listing, data, tell)
     return listing, folders, names
 
@@ -322,14 +324,7 @@ def refuse_empty_classes(listing: folder.Listing, data: DataConfig, tell: Tell) 
 
     The message lists all faults found so far; those that `data.skip_bad` leaves out are only reported.
     """
-    if "train" not in listing.folders:
-        return
-    empty = Faults()
-    unusable = set(listing.faults.places) if data.skip_bad else set()
-    for name, images in listing.files["train"].items():
-        if unusable.issuperset(images) and not listing.files.get("test", {}).get(name):
-            what = _ALL_BAD if images else _EMPTY
-            empty.add("class folders without images", str(listing.folders["train"] / name), what)
+    empty = _empty_classes(listing, data)
     if not len(empty):
         return
     if not data.skip_bad:
@@ -337,6 +332,19 @@ def refuse_empty_classes(listing: folder.Listing, data: DataConfig, tell: Tell) 
     elif len(listing.faults):
         tell(listing.faults.note(str(data.dir)))
     empty.raise_any(str(listing.folders["train"]))
+
+
+def _empty_classes(listing: folder.Listing, data: DataConfig) -> Faults:
+    """Return a fault for each class folder without an image that can be used, if there is a training set."""
+    empty = Faults()
+    if "train" not in listing.folders:
+        return empty
+    unusable = set(listing.faults.places) if data.skip_bad else set()
+    for name, images in listing.files["train"].items():
+        if unusable.issuperset(images) and not listing.files.get("test", {}).get(name):
+            what = _ALL_BAD if images else _EMPTY
+            empty.add("class folders without images", str(listing.folders["train"] / name), what)
+    return empty
 
 
 def refuse_single_class(folders: Collection[str], place: object, advice: str = "") -> None:

@@ -22,6 +22,7 @@ from mnist_exp.data.memory import refuse_too_large
 from mnist_exp.data.user_cache import cache_folder
 from mnist_exp.errors import RequestError
 from mnist_exp.runs.atomic import replace_file
+from mnist_exp.suggest import did_you_mean
 
 PATIENCE = 5.0  # seconds to wait for a mirror's response
 SLOWEST = 2**14  # bytes per second that a mirror must send on average, after the first PATIENCE seconds
@@ -151,7 +152,9 @@ def given_folder(directory: str) -> Path:
     if os.path.isfile(folder):
         raise RequestError(f"{given_by(folder)}={folder}: is a file; give its folder: data.dir={folder.parent}")
     if not os.path.isdir(folder):
-        raise RequestError(f"{given_by(folder)}={folder}: there is no such folder")
+        siblings = [path.name for path in folder.absolute().parent.glob("*/")]
+        nearest = did_you_mean(folder.name, siblings)
+        raise RequestError(f"{given_by(folder)}={folder}: there is no such folder{nearest}")
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -29,15 +29,36 @@ def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> 
         )
 
 
-def report_guessing(accuracy: float, part: Part, class_names: Sequence[str]) -> None:
-    """Warn if the 95 % interval of the accuracy includes that of always predicting the most frequent class."""
+def report_guessing(
+    accuracy: float, part: Part, class_names: Sequence[str], history: Sequence[Mapping[str, float]] = ()
+) -> None:
+    """Warn if the validation accuracy may be that of always predicting the most frequent class.
+
+    This is so if its interval includes that accuracy. The interval's level of 95 % is corrected by Bonferroni's
+    method for the number of epochs, because the best of them was chosen.
+
+    Args:
+        accuracy: The validation accuracy of the saved epoch.
+        part: The validation set.
+        class_names: The names of the classes.
+        history: The metrics of each epoch.
+    """
     counts = np.bincount(part.labels)
     share = float(counts.max() / len(part))
-    low, _ = wilson(round(accuracy * len(part)), len(part))
-    if low <= share < wilson(len(part), len(part))[0]:  # else not even a perfect model would be clearly better
+    level = 1 - 0.05 / max(1, len(history))
+    low, _ = wilson(round(accuracy * len(part)), len(part), level)
+    if low <= share < wilson(len(part), len(part), level)[0]:  # else a perfect model would not be clearly better
         usual = class_names[int(counts.argmax())]
+        trained = max((row.get("train/accuracy", 0.0) for row in history), default=0.0)
+        overfits = trained > (1 + share) / 2
+        advice = (
+            f"as the training accuracy rose to {format_percent(trained)}, it needs more images, or stronger "
+            "augmentation, rather than more steps"
+            if overfits
+            else "it may need more steps (training.epochs, a smaller training.batch_size) or another "
+            "optimizer.learning_rate"
+        )
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "
-            f"validation accuracy of {format_percent(share)}; it may need more steps (training.epochs, a smaller "
-            "training.batch_size) or another optimizer.learning_rate"
+            f"validation accuracy of {format_percent(share)}; {advice}"
         )

@@ -229,7 +229,8 @@ class TrainingRun:
         self._save_and_score(final=True)
         self._record.seconds(self._stopwatch.report())
         self._record.note(describe_run(self._record.path, self._record.result, self._config))
-        print_result(self._record, self._data, limited=self._config.data.limit is not None)
+        limited = self._config.data.limit is not None
+        print_result(self._record, self._data, self._progress.history, limited=limited)
 
     def _save_and_score(self, *, final: bool) -> None:
         """Save and plot the best epoch so far; only a `final` model is scored on the test set."""
@@ -462,7 +463,7 @@ def report_seen(origin: ModelRecord, validation_images: int) -> None:
         )
 
 
-def print_result(record: RunRecord, data: Dataset, *, limited: bool) -> None:
+def print_result(record: RunRecord, data: Dataset, history: list[dict[str, float]], *, limited: bool) -> None:
     """Print the saved epoch and the test figures."""
     best, test = record.result.best, record.result.test
     assert best is not None
@@ -472,7 +473,7 @@ def print_result(record: RunRecord, data: Dataset, *, limited: bool) -> None:
     say(f"saved   {chosen}")
     if data.val is not None and "val/accuracy" in best:
         report_imprecise(best["val/accuracy"], len(data.val), limited=limited)
-        report_guessing(best["val/accuracy"], data.val, data.class_names)
+        report_guessing(best["val/accuracy"], data.val, data.class_names, history)
     if test is not None and data.test is not None:
         loss = format_loss(test["loss"])
         say(f"test    accuracy {format_percent(test['accuracy'])}, loss {loss}, on {len(data.test):,} images")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from mnist_exp.data.dataset import Labels
 
-_Z = 1.959963984540054  # standard deviations that contain 95 % of a normal distribution
 BINS = 15
 
 
@@ -111,15 +111,16 @@ def compute_class_figures(counts: npt.NDArray[np.int64]) -> list[ClassFigures]:
     return figures
 
 
-def wilson(right: int, images: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval (1927) of a proportion, which is reliable even near 0 and 1.
+def wilson(right: int, images: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval (1927) of a proportion, which is reliable even near 0 and 1.
 
     It shows how much the proportion may vary on other images of the same kind. On its actual coverage, see Brown,
     Cai and DasGupta (2001), Interval estimation for a binomial proportion.
     """
-    share, spread = right / images, _Z**2 / images
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, spread = right / images, z**2 / images
     middle = share + spread / 2
-    half = _Z * math.sqrt(share * (1 - share) / images + spread / (4 * images))
+    half = z * math.sqrt(share * (1 - share) / images + spread / (4 * images))
     return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 

@@ -89,10 +89,12 @@ def _missing_run(wanted: str, runs: Sequence[RunSummary], outputs: Path) -> Requ
     if Path(wanted).expanduser().is_dir():  # a folder that only shares a run's name does not hide the run
         return RequestError(f"{wanted}: not a run directory: it has no {RESULT}")
     if re.fullmatch("[0-9a-f]{32}", wanted):
-        where = f"no run in {outputs} has this MLflow run id"
+        where = f"no run in {outputs.absolute()} has this MLflow run id"
         return RequestError(f"{wanted}: {where}; 'mnist-exp runs' lists the runs")
     hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
-    return RequestError(f"{wanted}: there is no such run in {outputs}{hint}; 'mnist-exp runs' lists them")
+    return RequestError(
+        f"{wanted}: there is no such run in {outputs.absolute()}{hint}; 'mnist-exp runs' lists them"
+    )
 
 
 def _read_run(path: Path) -> RunSummary:

@@ -129,8 +129,16 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
     statements += [f"better than {_join_marks(better)}"] * bool(better) + [
         f"worse than {_join_marks(worse)}"
     ] * bool(worse)
-    beats_all = not worse and not other
-    return "; ".join([f"{best.mark} is best" if beats_all else f"{best.mark} has the best mean", *statements])
+    equal = [group.mark for group in groups if _mean(group, metric) == _mean(best, metric)]
+    if len(equal) > 1:
+        leader = f"{_join_marks(equal)} have the same mean"
+    else:
+        leader = f"{best.mark} has the best mean" if worse or other else f"{best.mark} is best"
+    return "; ".join([leader, *statements])
+
+
+def _mean(group: Group, metric: str) -> float:
+    return mean_of(list(group.values(metric).values())).mean
 
 
 def describe_remedies(pairs: Sequence[Pair]) -> str | None:

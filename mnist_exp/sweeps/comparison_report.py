@@ -248,10 +248,9 @@ def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
     splits = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
     remarks = _remarks_on_results([run.summary.result for run in runs])
     if metric.startswith("val/") and len(splits) > 1:
-        return [
-            f"{metric} is measured on different validation images; test/accuracy is on the same images",
-            *remarks,
-        ]
+        tested = all(run.summary.result.test for run in runs)
+        advice = "; use metric=test/accuracy, which is measured on the same images" * tested
+        return [f"{metric} is measured on different validation images{advice}", *remarks]
     return remarks
 
 
