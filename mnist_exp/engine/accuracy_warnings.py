@@ -55,10 +55,11 @@ def report_guessing(
             f"as the training accuracy rose to {format_percent(trained)}, it needs more images, or stronger "
             "augmentation, rather than more steps"
             if overfits
-            else "it may need more steps (training.epochs, a smaller training.batch_size) or another "
+            else "it may need more steps (training.epochs, a smaller training.batch_size), or another model or "
             "optimizer.learning_rate"
         )
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "
-            f"validation accuracy of {format_percent(share)}; {advice}"
+            f"validation accuracy of {format_percent(share)}; {advice} "
+            "(mnist-exp help data)"
         )
