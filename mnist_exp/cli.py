@@ -18,7 +18,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from mnist_exp import __version__
+from mnist_exp import __version__, help_pages
 from mnist_exp.engine import plugins
 from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, describe_ending, format_problems
 from mnist_exp.model import backend
@@ -273,8 +273,6 @@ def _run(words: list[str], started: float) -> Document | None:
 
 def _print_help(words: list[str]) -> None:
     """Print the page of the topic that the first word names, or the commands and topics if it names none."""
-    from mnist_exp import help_pages
-
     if _begins_with_a_name(words):
         from mnist_exp.report.markdown import print_page
 
@@ -371,7 +369,6 @@ def _take_action(verb: str, words: list[str]) -> list[str]:
 
 def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
-    from mnist_exp import help_pages
     from mnist_exp.config.compose import compose_or_explain, refuse_foreign_settings
     from mnist_exp.config.hydra_adapter import describe_options, run_flags
     from mnist_exp.sweeps.search_space import without_space
