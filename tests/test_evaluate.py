@@ -93,6 +93,21 @@ def test_scores_on_training_and_validation_parts_are_qualified(cli: Cli, run: Pa
     assert "the saved epoch was selected on these images" in out
 
 
+def test_another_validation_accuracy_during_training_is_reported(cli: Cli, run: Path):
+    """It can differ because training may compute in bfloat16."""
+    file = run / "result.json"
+    result = json.loads(file.read_text())
+    result["best"]["val/accuracy"] = kept(cli("evaluate", "run=latest", "part=val").out)[1]["metrics"]["accuracy"]
+    file.write_text(json.dumps(result))
+    assert "during training" not in cli("evaluate", "run=latest", "part=val").out
+    result["best"]["val/accuracy"] += 0.1
+    result["device"]["precision"] = "bfloat16"
+    file.write_text(json.dumps(result))
+    recorded = f"{100 * result['best']['val/accuracy']:.2f} %"
+    out = cli("evaluate", "run=latest", "part=val").out
+    assert f"during training, the accuracy was {recorded}, computed in bfloat16" in out
+
+
 def test_two_in_one_second_have_a_folder_each(cli: Cli, run: Path, monkeypatch: pytest.MonkeyPatch):
     """Folders are named by the second, with a number if the name is taken."""
     monkeypatch.setattr("mnist_exp.engine.evaluation.add_timestamp", lambda name: f"{name}-now")

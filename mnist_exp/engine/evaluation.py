@@ -242,6 +242,10 @@ def explain_figures(saved: Saved, about: Mapping[str, Any]) -> None:
         warn(f"{display_path(saved.file)}: its weights differ from those recorded in the run's result.json")
     if part != "test":
         say(f"note    {_MEANING[part]}")
+        recorded = (result.best or {}).get("val/accuracy")
+        if part == "val" and recorded is not None and abs(recorded - about["metrics"]["accuracy"]) > 1e-6:
+            computed = f", computed in {result.device.precision}" if result.device.precision else ""
+            say(f"note    during training, the accuracy was {format_percent(recorded)}{computed}")
     elif result.test == about["metrics"]:
         say("same    bit-identical to the results in the run's result.json")
     elif result.test:
