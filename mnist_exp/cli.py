@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING
 
 from mnist_exp import __version__, help_pages
 from mnist_exp.engine import plugins
-from mnist_exp.errors import Killed, MnistExpError, Problem, RequestError, describe_ending, format_problems
+from mnist_exp.errors import (
+    Killed,
+    MnistExpError,
+    Problem,
+    RequestError,
+    WorkError,
+    describe_ending,
+    format_problems,
+)
 from mnist_exp.model import backend
 from mnist_exp.runs import signals
 from mnist_exp.runs.log import to_console, warn
@@ -115,6 +123,7 @@ _FLAGS_WITH_VALUES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status. Errors are printed, not raised."""
     started = time.perf_counter()
+    signals.forget()
     words = _verb_first(list(sys.argv[1:] if arguments is None else arguments))
     _tolerate_unprintable()
     if _wants_json(words):
@@ -161,6 +170,10 @@ def _run_catching(words: list[str], started: float) -> tuple[int, Document | Bas
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if (cause := signals.received()) is not None:  # a library may have replaced the signal's exception
+            if isinstance(error, WorkError):
+                _report(error)
+            return _ended_by(cause), cause
         return _report(error), error
 
 
@@ -203,8 +216,6 @@ def _tolerate_unprintable() -> None:
 
 def _report(error: Exception) -> int:
     """Print an error, and return the exit status."""
-    if (cause := signals.received()) is not None:  # a library replaced the signal's exception with another
-        return _ended_by(cause)
     if isinstance(error, MnistExpError):
         print(f"mnist-exp: {printable(str(error))}", file=sys.stderr, flush=True)
         if isinstance(error, RequestError) and error.pending is not None:

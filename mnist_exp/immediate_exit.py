@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 
@@ -14,7 +15,8 @@ def exit_at_once(status: int, message: str, terminal: int = 2) -> NoReturn:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End the process after its output was written."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End the process after its output was written, if it can be."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.cli import PATIENCE, Cli
 from support.documents import PAGES
 from support.golden import Golden
 
+from mnist_exp import help_pages
 from mnist_exp.cli import VERBS, _verb_first, main
 from mnist_exp.config.hydra_adapter import describe_options
 from mnist_exp.config.overrides import Request, parse, request_from
@@ -36,6 +38,8 @@ def test_every_verb_has_its_help(cli: Cli, verb: str):
     out = cli(verb, "--help").out
     assert f"mnist-exp {verb}" in out
     assert "outputs: outputs" in out or verb == "schema"
+    [topic] = re.findall("^Documentation: mnist-exp help (.+)$", out, re.MULTILINE)
+    assert topic in help_pages.list_topics(VERBS)
 
 
 def test_help_prints_the_pages_of_the_documentation(capsys: pytest.CaptureFixture[str]):

@@ -397,6 +397,14 @@ def test_differences_that_cannot_occur_are_not_called_significant(cli: Cli):
     assert out.count("> 100") >= int(found[3])
 
 
+def test_a_tie_is_called_a_tie(cli: Cli):
+    """The sum of the same values in another order can differ in the last bit."""
+    write_accuracies({"linear": (0.3, 0.2, 0.1), "mlp": (0.1, 0.2, 0.3), "pyramid": (0.0, 0.1, 0.2)})
+    first = cli("compare", "full=true").out.splitlines()[0]
+    assert re.match(r"(A|B) has the best mean, shared with (A|B); not distinguishable from ", first)
+    assert first.count("C") == 1
+
+
 def test_unequal_spreads_give_no_verdict(cli: Cli):
     """There is none if a group's spread is more than ten times another's."""
     for seed in range(4):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -54,12 +55,14 @@ def foreign_settings(request: Request, config: DictConfig) -> list[Problem]:
 
 def _built_in(request: Request) -> dict[str, Any]:
     """Return Hydra's settings, with its chosen options but without the user's files, by dotted path."""
-    options = [text for text in request.overrides if key_of(text).startswith("hydra/")]
     with config_loader(None) as loader:
-        try:
-            config = loader.load(request.verb, options, multirun=request.multirun)
-        except COMPOSITION_ERRORS:  # an option is the user's own
-            config = loader.load(request.verb, (), multirun=request.multirun)
+        options: list[str] = []
+        for text in request.overrides:
+            if key_of(text).startswith("hydra/"):
+                with suppress(*COMPOSITION_ERRORS):  # if the option is the user's own
+                    loader.load(request.verb, [text], multirun=request.multirun)
+                    options.append(text)
+        config = loader.load(request.verb, options, multirun=request.multirun)
     return dict(_leaves(config.hydra, "hydra"))
 
 

@@ -54,6 +54,11 @@ class Listing:
     faults: Faults = field(default_factory=Faults)
     """Files that cannot be used; `data.skip_bad` leaves them out."""
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of all images."""
+        return [path for part in self.files.values() for paths in part.values() for path in paths]
+
     def note_clutter(self) -> str:
         """Return a note on the skipped files; empty if there are none."""
         names = Counter(os.path.basename(path) for path in self.clutter)
@@ -147,18 +152,27 @@ def measure(listing: Listing, progress: Progress = no_progress) -> Sizes:
 
     Raises `RequestError` if no image can be read.
     """
-    paths = [path for part in listing.files.values() for paths in part.values() for path in paths]
+    sizes = _sizes_of(listing.paths, progress)
+    if not sizes.counts:
+        sizes.faults.include(listing.faults)
+        sizes.faults.raise_any(os.path.commonpath(listing.paths) if listing.paths else "the data set")
+        raise RequestError(
+            f"{next(iter(next(iter(listing.files.values()))))}: no images in this or any other class folder"
+        )
+    return sizes
+
+
+def find_unreadable(listing: Listing, progress: Progress = no_progress) -> Faults:
+    """Return the faults of the files whose headers cannot be read."""
+    return _sizes_of(listing.paths, progress).faults
+
+
+def _sizes_of(paths: Sequence[str], progress: Progress) -> Sizes:
     entry = _entry_of(paths, "headers")
     known = entry.load_values() if entry else None
     sizes = Sizes.from_values(known) if known else _read_headers(paths, progress)
     if entry and not known and len(paths) >= MANY and not len(sizes.faults):
         entry.save_values(sizes.as_values())
-    if not sizes.counts:
-        sizes.faults.include(listing.faults)
-        sizes.faults.raise_any(os.path.commonpath(paths) if paths else "the data set")
-        raise RequestError(
-            f"{next(iter(next(iter(listing.files.values()))))}: no images in this or any other class folder"
-        )
     return sizes
 
 

@@ -257,11 +257,11 @@ def _no_images(data: DataConfig) -> Part:
 
 
 def list_classes(
-    data: DataConfig, tell: Tell, trained: Sequence[str] | None
+    data: DataConfig, tell: Tell, trained: Sequence[str] | None, progress: Progress = no_progress
 ) -> tuple[folder.Listing, tuple[str, ...], tuple[str, ...]]:
     """List the image files of a data set, the class folders, and the class names, both in label order.
 
-    `trained` is as in `find`. Raises `RequestError`.
+    `trained` and `progress` are as in `find`. Raises `RequestError`.
     """
     paths = given_paths(data, tell, needs_train=trained is None)
     listing = folder.list_images(paths)
@@ -271,7 +271,7 @@ def list_classes(
     folders, names = classes_of(listing.files, paths, data, tell)
     note_untrained_classes(listing, tell)
     if len(_empty_classes(listing, data)):
-        listing.faults.include(folder.measure(listing).faults)  # damaged files are reported in the same message
+        listing.faults.include(folder.find_unreadable(listing, progress))  # reported in the same message
     refuse_empty_classes(listing, data, tell)
     return listing, folders, names
 
@@ -289,7 +289,7 @@ def _classes_of_model(tests: Mapping[str, object], trained: Sequence[str]) -> di
 
 
 def _folder(data: DataConfig, tell: Tell, progress: Progress, trained: Sequence[str] | None) -> Source:
-    listing, folders, names = list_classes(data, tell, trained)
+    listing, folders, names = list_classes(data, tell, trained, progress)
     count = sum(len(images) for part in listing.files.values() for images in part.values())
     refuse_too_large(count, math.prod(data.shape), data)
     parts = {

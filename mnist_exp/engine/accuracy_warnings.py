@@ -32,10 +32,12 @@ def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> 
 def report_guessing(
     accuracy: float, part: Part, class_names: Sequence[str], history: Sequence[Mapping[str, float]] = ()
 ) -> None:
-    """Warn if the validation accuracy may be that of always predicting the most frequent class.
+    """Warn if the model is not clearly better than always predicting the most frequent class.
 
-    This is so if its interval includes that accuracy. The interval's level of 95 % is corrected by Bonferroni's
-    method for the number of epochs, because the best of them was chosen.
+    This is so if the lower end of its accuracy's interval is not above the accuracy of that prediction. The
+    interval's level of 95 % is corrected by Bonferroni's method for the number of epochs, because the best of them
+    was chosen. If there are so few images that even a perfect model would not be clearly better, only models with
+    more mistakes than that prediction are reported.
 
     Args:
         accuracy: The validation accuracy of the saved epoch.
@@ -45,9 +47,9 @@ def report_guessing(
     """
     counts = np.bincount(part.labels)
     share = float(counts.max() / len(part))
-    level = 1 - 0.05 / max(1, len(history))
-    low, _ = wilson(round(accuracy * len(part)), len(part), level)
-    if low <= share < wilson(len(part), len(part), level)[0]:  # else a perfect model would not be clearly better
+    right, level = round(accuracy * len(part)), 1 - 0.05 / max(1, len(history))
+    low, highest_low = (wilson(count, len(part), level)[0] for count in (right, len(part)))
+    if low <= share and (share < highest_low or right <= counts.max()) and right < len(part):
         usual = class_names[int(counts.argmax())]
         trained = max((row.get("train/accuracy", 0.0) for row in history), default=0.0)
         overfits = trained > (1 + share) / 2

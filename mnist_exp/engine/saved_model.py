@@ -41,7 +41,7 @@ Own = TypeVar("Own", bound=SavedConfig)
 OVER_RUN = ("data", "device", "plots")
 # Keys of `data` that say how the values in files are to be read; null if that is evident from the files.
 _HOW_READ = ("scale", "label_offset", "label_column", "transpose")
-# Digit data sets in MNIST styleat; photographs are converted to that format.
+# Digit data sets in MNIST style; photographs are converted to it.
 _IN_MNISTS_FORM = ("mnist", "kaggle", "digits")
 
 

@@ -45,7 +45,7 @@ def read_labelled_photographs(
     Raises:
         RequestError: The data is unusable; the message lists all photographs without a digit.
     """
-    listing, folders, names = list_classes(data, tell, trained)
+    listing, folders, names = list_classes(data, tell, trained, progress)
     chosen = part or ("test" if "test" in listing.files else "train")
     images = listing.files.get(chosen, {})
     files = [(path, label) for label, name in enumerate(folders) for path in images.get(name, ())]

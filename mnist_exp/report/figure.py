@@ -52,13 +52,13 @@ def resolution(dpi: int) -> Iterator[None]:
 
 
 def wrap_title(title: str, width: float) -> str:
-    """Wrap a title to a width in inches. A separator (` · `) is left out where a line ends."""
+    """Wrap a title to a width in inches. A separator (` · `) is left out where a line begins or ends."""
     lines = (
         part
         for line in title.split("\n")
         for part in textwrap.wrap(line, max(1, int(11 * width * len(line) / max(cell_len(line), 1)))) or [line]
     )
-    return "\n".join(line.strip().removesuffix(" ·") for line in lines)
+    return "\n".join(line.strip().removeprefix("· ").removesuffix(" ·") for line in lines)
 
 
 def write(figure: Figure, path: Path, *, compact: bool = False) -> None:

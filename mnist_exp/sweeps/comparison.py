@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
@@ -129,16 +131,11 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
     statements += [f"better than {_join_marks(better)}"] * bool(better) + [
         f"worse than {_join_marks(worse)}"
     ] * bool(worse)
-    equal = [group.mark for group in groups if _mean(group, metric) == _mean(best, metric)]
-    if len(equal) > 1:
-        leader = f"{_join_marks(equal)} have the same mean"
-    else:
-        leader = f"{best.mark} has the best mean" if worse or other else f"{best.mark} is best"
+    means = [fmean(group.values(metric).values()) for group in groups]
+    equal = [group.mark for group, mean in zip(groups[1:], means[1:], strict=True) if math.isclose(mean, means[0])]
+    shared = f", shared with {_join_marks(equal)}" if equal else ""
+    leader = f"{best.mark} has the best mean{shared}" if worse or other else f"{best.mark} is best"
     return "; ".join([leader, *statements])
-
-
-def _mean(group: Group, metric: str) -> float:
-    return mean_of(list(group.values(metric).values())).mean
 
 
 def describe_remedies(pairs: Sequence[Pair]) -> str | None:

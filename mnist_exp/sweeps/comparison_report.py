@@ -248,8 +248,10 @@ def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
     splits = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
     remarks = _remarks_on_results([run.summary.result for run in runs])
     if metric.startswith("val/") and len(splits) > 1:
-        tested = all(run.summary.result.test for run in runs)
-        advice = "; use metric=test/accuracy, which is measured on the same images" * tested
+        name = metric.removeprefix("val/")
+        tested = all(name in (run.summary.result.test or ()) for run in runs)
+        limited = any(run.settings.get("data.limit") is not None for run in runs)  # limits the test set, too
+        advice = f"; use metric=test/{name}, which is measured on the same images" * (tested and not limited)
         return [f"{metric} is measured on different validation images{advice}", *remarks]
     return remarks
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -115,7 +116,8 @@ def _start_ray(init: Mapping[str, Any]) -> None:
     except SystemExit as end:  # raised by the handler that Ray installs for SIGTERM
         raise Killed(signal.SIGTERM) from end
     finally:
-        signal.alarm(0)  # Ray's handler in C++ would abort the process three seconds after a signal
+        if hasattr(signal, "alarm"):  # not on Windows
+            signal.alarm(0)  # Ray's handler in C++ would abort the process three seconds after a signal
 
 
 def _request_gpus(master: DictConfig) -> None:
@@ -171,8 +173,9 @@ def _disconnecting_from_ray() -> Iterator[None]:
     try:
         yield
     finally:
-        with signals.held():
-            _ray().shutdown()
+        if ray := sys.modules.get("ray"):
+            with signals.held():
+                ray.shutdown()
 
 
 def job_number() -> int:

@@ -248,6 +248,20 @@ def test_all_bad_files_are_reported_together():
     assert not any("Thumbs" in line or "MACOSX" in line for line in lines)
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_empty_classes_are_reported_with_damaged_files(kept: bool):
+    """This holds even if no image can be read."""
+    five_bad()
+    Path("train/bird").mkdir()
+    if not kept:
+        for file in Path("train").rglob("*.png"):
+            file.write_bytes(b"")
+    with pytest.raises(RequestError) as caught:
+        find(config(classes=3), print)
+    assert "train/bird: no images in this class folder; remove it, or put images into it" in str(caught.value)
+    assert "empty files (" in str(caught.value)
+
+
 def test_bad_files_are_left_out_on_request():
     """And recorded; with `data.resize`, nothing is left to refuse."""
     five_bad()

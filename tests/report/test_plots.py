@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mnist_exp.report import charts, confusion_plots, fonts, plots
-from mnist_exp.report.figure import DPI, new_figure, resolution, write
+from mnist_exp.report.figure import DPI, new_figure, resolution, wrap_title, write
 
 
 def size(file: Path) -> tuple[int, int]:
@@ -28,6 +28,16 @@ def draw_mistakes(folder: Path, names: list[str], shape: tuple[int, int, int] = 
     plots.confusion_matrix(labels, predicted, names, "title", folder / "matrix.png")
     images = np.zeros((len(labels), *shape), np.uint8)
     plots.misclassified(images, labels, probabilities, names, "title", folder / "misclassified.png")
+
+
+@pytest.mark.parametrize(
+    ("title", "lines"),
+    [("aaaa bbbb · cccc dddd · eeee", ["aaaa bbbb · cccc dddd", "eeee"]), ("aaaa bbbb cccc ddd · eeee", ["aaaa bbbb cccc ddd", "eeee"]),
+     ("a\n\nb", ["a", "", "b"])],
+)  # fmt: skip
+def test_no_line_of_a_title_begins_or_ends_with_a_separator(title: str, lines: list[str]):
+    """Lines of two inches have 22 characters."""
+    assert wrap_title(title, 2).split("\n") == lines
 
 
 def test_control_characters_are_escaped(tmp_path: Path):

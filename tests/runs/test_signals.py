@@ -167,9 +167,15 @@ def test_an_error_that_a_signal_caused_is_the_signal(
             raise kind("interrupted import") from error
 
     monkeypatch.setattr(TrainingDisplay, "on_epoch", step)
-    done = cli("data=digits", "model=linear", "tracking=none", status=130)
+    done = cli("data=digits", "model=linear", "tracking=none", "format=json", status=130)
     assert "mnist-exp: interrupted" in done.err
-    assert "interrupted import" not in done.err
+    assert "interrupted import" not in done.err + done.out
+
+
+def test_a_signal_of_an_earlier_command_does_not_hide_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    """Programs and notebooks can run several commands."""
+    monkeypatch.setattr(signals, "_raised", [signal.SIGINT])
+    assert "no such command" in cli("trian", status=2).err
 
 
 # After the import of a module, and so many seconds later.
