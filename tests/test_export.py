@@ -352,7 +352,7 @@ def test_the_registry(cli: Cli, run: Path):
         "models:/digits/2": "version=2",
         "models:/none/latest": "none not found",
         "models:/digits": "expected models:/<name>/<version>",
-        "0" * 32: "no run in outputs has this MLflow run id",
+        "0" * 32: "has this MLflow run id",
     }.items():
         assert told in cli("export", f"run={name}", "format=keras", status=2).err
 
