@@ -57,8 +57,8 @@ def report_guessing(
             f"as the training accuracy rose to {format_percent(trained)}, it needs more images, or stronger "
             "augmentation, rather than more steps"
             if overfits
-            else "it may need more steps (training.epochs, a smaller training.batch_size), or another model or "
-            "optimizer.learning_rate"
+            else "it may need more steps (training.epochs, a smaller training.batch_size), another model, such as "
+            "mini_vgg, or another optimizer.learning_rate"
         )
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "
