@@ -52,14 +52,14 @@ def report_guessing(
     if low <= share and (share < highest_low or right <= counts.max()) and right < len(part):
         usual = class_names[int(counts.argmax())]
         trained = max((row.get("train/accuracy", 0.0) for row in history), default=0.0)
-        overfits = trained > (1 + share) / 2
-        advice = (
-            f"as the training accuracy rose to {format_percent(trained)}, it needs more images, or stronger "
-            "augmentation, rather than more steps"
-            if overfits
-            else "it may need more steps (training.epochs, a smaller training.batch_size), another model, such as "
-            "mini_vgg, or another optimizer.learning_rate"
-        )
+        if trained > (1 + share) / 2:
+            advice = f"as the training accuracy rose to {format_percent(trained)}, it needs more images, stronger"
+            advice += " augmentation, or another model, such as mini_vgg"
+        else:
+            advice = (
+                "it may need more steps (training.epochs, a smaller training.batch_size), another model, such as"
+            )
+            advice += " mini_vgg, or another optimizer.learning_rate"
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "
             f"validation accuracy of {format_percent(share)}; {advice} "
