@@ -152,7 +152,7 @@ def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dic
     while kills < times:
         process = start(*words)
         target = kills * 2 + 1  # jobs that have begun: each start gets a little further
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 120 * PATIENCE
         while len(list(Path("outputs/sweeps").glob("*/*/result.json"))) < target:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline

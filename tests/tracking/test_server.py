@@ -90,9 +90,10 @@ def waited(folder: Path) -> float:
 
 
 def warnings_of_tracking(out: str) -> list[str]:
-    """Return the warnings of a training, without the one that its few validation images cause."""
+    """Return the warnings of a training, without those that its few validation images cause."""
     lines = [line for line in out.splitlines() if line.startswith("warning")]
-    return [line for line in lines if "the validation accuracy is based on" not in line]
+    causes = ("the validation accuracy is based on", "the model is not clearly better")
+    return [line for line in lines if not any(cause in line for cause in causes)]
 
 
 def print_figures(what: str, folder: Path) -> None:
