@@ -20,7 +20,7 @@ CHUNK = 2048
 """Number of images converted at a time: enough to be fast, few enough to need little memory."""
 
 SET_NAMES = {"train": "training set", "val": "validation set", "test": "test set"}
-"""What the parts of a data set are called."""
+"""The names of the parts of a data set in messages and reports."""
 
 Tell = Callable[[str], None]
 """Prints a line."""

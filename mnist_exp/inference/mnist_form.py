@@ -1,6 +1,6 @@
 """Convert a photograph or scan of digits to MNIST style.
 
-http://yann.lecun.com/exdb/mnist/ describes the form: the digit is light on dark, fits a box of 20×20 pixels with
+http://yann.lecun.com/exdb/mnist/ describes this style: the digit is light on dark, fits a box of 20×20 pixels with
 its proportions preserved, and has its centre of mass at the centre of 28×28 pixels.
 """
 
