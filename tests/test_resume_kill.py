@@ -59,6 +59,8 @@ CHOSEN = {
     "between the final result and the journal": 1,
     "after the end's line": 1,
 }
+# The run has finished: there is nothing to resume. Its checkpoint and its lock's file remain, and its journal may lack the end.
+AFTER_THE_RESULT = ("between the final result and the journal", "after the end's line")
 # Those that are always tested; `make soak` tests all.
 SAMPLE = ("while a checkpoint is written", "when it has its name", "between checkpoint and journal",
           "within a line of the journal", "while a model is saved", "between evaluation and journal")  # fmt: skip
@@ -88,8 +90,6 @@ def ended(run: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     assert result["status"] == "finished"
     assert lines[-1] == {"kind": "end", "time": lines[-1]["time"], "status": "FINISHED"}
-    assert not (run / "checkpoint").exists()
-    assert {path.name for path in run.rglob(".*")} <= {".delivery.lock"}  # no lock, no temporary file
     metrics = [
         (line["step"], name, None if name.startswith("time/") else value)
         for line in lines
@@ -106,6 +106,12 @@ def ended(run: Path) -> dict[str, Any]:
         "once": {kind: sum(line["kind"] == kind for line in lines) for kind in ("run", "params", "dataset", "model")},
         "state": saved_arrays(run / "model.keras"),
     }  # fmt: skip
+
+
+def leaves_nothing_behind(run: Path) -> None:
+    """Assert that a run's directory has no checkpoint, no lock and no temporary file."""
+    assert not (run / "checkpoint").exists()
+    assert {path.name for path in run.rglob(".*")} <= {".delivery.lock"}
 
 
 def saved_arrays(file: Path) -> dict[str, bytes]:
@@ -134,6 +140,7 @@ def undisturbed(folder: Path, *words: str) -> dict[str, Any]:
         timeout=200 * PATIENCE,
     )
     [run] = (folder / "outputs" / "runs").iterdir()
+    leaves_nothing_behind(run)
     return ended(run)
 
 
@@ -141,8 +148,11 @@ def undisturbed(folder: Path, *words: str) -> dict[str, Any]:
 def test_a_killed_run_ends_as_an_uninterrupted_one(cli: Cli, straight: dict[str, Any], place: str):
     """Weights, optimizer, history, best epoch and test metrics are equal; each metric is delivered once."""
     kill_at(place, CHOSEN[place], *TINY)
-    done = cli("resume", "run=latest")
-    assert done.run == the_run().resolve()
+    if place in AFTER_THE_RESULT:
+        cli("sync")  # completes the journal
+    else:
+        assert cli("resume", "run=latest").run == the_run().resolve()
+        leaves_nothing_behind(the_run())
     assert ended(the_run()) == straight
 
 
@@ -201,7 +211,7 @@ def in_mlflow(outputs: Path) -> dict[str, Any]:
     [
         soak([("inside an epoch", 3)]),
         [("inside an epoch", 5), ("while a checkpoint is written", 4), ("between checkpoint and journal", 1)],
-        soak([("at an epoch's end", 4), ("while models are saved", 1), ("during plots", 1)]),
+        soak([("at an epoch's end", 2), ("while models are saved", 1), ("during plots", 1)]),
     ],
     ids=["once", "thrice", "thrice, late"],
 )
@@ -219,4 +229,5 @@ def test_a_run_with_everything_is_killed_and_resumed(
     done = cli(*words)
     assert len(done.result["resumed"]) == len(places)
     use(done.result["data"]["name"])
+    leaves_nothing_behind(the_run())
     assert (ended(the_run()), in_mlflow(Path("outputs"))) == straight_everything
