@@ -24,10 +24,10 @@ _PHRASES = {
 _HEAD = """\
 # Licences of the dependencies
 
-`mnist-exp` itself is under the MIT licence. `pip install 'mnist-exp[export,joblib,submitit,ray]'` installs these
-packages on Linux; the licences are those that their metadata state or, failing that, whose text is in their
-licence files. NVIDIA's libraries, which `mnist-exp[gpu]` adds, and the tools of the dependency group `dev` are not
-listed.
+`mnist-exp` itself is under the MIT licence. `pip install '.[export,joblib,submitit,ray]'` in a clone of the
+repository installs these packages on Linux. Each licence is taken from the package's metadata or, if the metadata do
+not state it, from the package's licence file. NVIDIA's libraries, which the extra `gpu` adds, and the tools of the
+dependency group `dev` are not listed.
 `python docs/site/licenses.py` writes this page.
 
 | package | licence |
