@@ -25,9 +25,9 @@ _HEAD = """\
 # Licences of the dependencies
 
 `mnist-exp` itself is under the MIT licence. `pip install '.[export,joblib,submitit,ray]'` in a clone of the
-repository installs these packages on Linux. Each licence is taken from the package's metadata or, if the metadata do
-not state it, from the package's licence file. NVIDIA's libraries, which the extra `gpu` adds, and the tools of the
-dependency group `dev` are not listed.
+repository installs these packages on Linux. Each licence is taken from the package's metadata or, if the metadata
+do not state it, from the package's licence file. NVIDIA's libraries, which the extra `gpu` adds, and the tools of
+the dependency group `dev` are not listed.
 `python docs/site/licenses.py` writes this page.
 
 | package | licence |
