@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from mnist_exp.immediate_exit import end_at_once, exit_at_once
+from mnist_exp.immediate_exit import flush_and_exit, exit_at_once
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
 
     status = run()
     if status > 128 and "ray" in sys.modules:  # its threads can crash an interrupted process while Python ends
-        end_at_once(status)
+        flush_and_exit(status)
     return status
 
 

@@ -14,8 +14,8 @@ def exit_at_once(status: int, message: str, terminal: int = 2) -> NoReturn:
     os._exit(status)
 
 
-def end_at_once(status: int) -> NoReturn:
-    """End the process after its output was written, if it can be."""
+def flush_and_exit(status: int) -> NoReturn:
+    """Write pending output, if possible, and end the process."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
