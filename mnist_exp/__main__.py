@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from mnist_exp.immediate_exit import flush_and_exit, exit_at_once
+from mnist_exp.immediate_exit import exit_at_once, flush_and_exit
 
 
 def main() -> int:
