@@ -91,7 +91,8 @@ def _missing_run(wanted: str, runs: Sequence[RunSummary], outputs: Path) -> Requ
     if re.fullmatch("[0-9a-f]{32}", wanted):
         where = f"no run in {outputs.absolute()} has this MLflow run id"
         return RequestError(f"{wanted}: {where}; 'mnist-exp runs' lists the runs")
-    hint = did_you_mean(wanted, ["latest", "best", *(run.name for run in runs)])
+    names = [name for run in runs for name in (run.name, re.sub(f"{_STAMP}$", "", run.name))]
+    hint = did_you_mean(wanted, ["latest", "best", *names])
     return RequestError(
         f"{wanted}: there is no such run in {outputs.absolute()}{hint}; 'mnist-exp runs' lists them"
     )
@@ -171,6 +172,12 @@ def _find_named(wanted: str, outputs: Path) -> list[RunSummary]:
             return [find_run(wanted, outputs)]
         except Ambiguous as error:
             raise Ambiguous(f"{error}\n  to select all of them: '{wanted}*'") from error
+        except RequestError as error:
+            if hint := did_you_mean(wanted, [folder.name for folder in (outputs / SWEEPS).glob("*")]):
+                raise RequestError(
+                    f"{wanted}: there is no such run or sweep in {outputs.absolute()}{hint}"
+                ) from error
+            raise
     runs = [run.name for run in list_runs(outputs) if _has_name(run.name, wanted)]
     if len(sweeps) > 1 or runs:
         names = "".join(f"\n  {name}" for name in [*(str(folder) for folder in sweeps), *runs])

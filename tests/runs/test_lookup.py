@@ -48,3 +48,14 @@ def test_latest_is_not_silently_a_run_of_the_future(caplog: pytest.LogCaptureFix
     assert "future" in caplog.text
     assert format_age(-86_400) == "future"
     assert format_age(-1) == "0 s"
+
+
+def test_a_misspelt_name_suggests_a_run_or_a_sweep():
+    """Time stamps do not count."""
+    write_run(Path("outputs/runs/photos-20260101-000000"))
+    write_run(Path("outputs/sweeps/depth/seed-0"))
+    for find in (find_run, find_runs):
+        with pytest.raises(RequestError, match="did you mean 'photos'"):
+            find("phots", Path("outputs"))
+    with pytest.raises(RequestError, match=r"no such run or sweep .*did you mean 'depth'"):
+        find_runs("detph", Path("outputs"))
