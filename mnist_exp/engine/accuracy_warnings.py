@@ -63,5 +63,5 @@ def report_guessing(
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "
             f"validation accuracy of {format_percent(share)}; {advice} "
-            "(mnist-exp help data)"
+            "(see 'Small data sets' in: mnist-exp help data)"
         )
