@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ PROMISES = {"experiment=fast": 0.9910, "experiment=lenet5x5": 0.9910}
 # Why the commands of `sh` blocks are not run here.
 ELSEWHERE = {
     "mnist-exp --plugin mine.py 'model.layers=[{type: Scale, factor: 3}, Flatten, {type: Dense, units: 10}, Softmax]'": "tests/test_plugin_runs.py uses examples/plugin.py",
+    "mnist-exp data=folder data.dir=photos data.resize=fit name=small training.batch_size=8 model=mini_vgg training.epochs=150"
+    " aug=rotate15 aug.fill_mode=nearest aug.horizontal_flip=true training.select.metric=val/loss training.select.mode=min": "test_the_recipe_for_few_photographs_trains",
     "make setup && source .venv/bin/activate": "tests/test_install.py sets up a fresh clone",
     "mnist-exp experiment=fast": "README shows it again with its output",
     'eval "$(mnist-exp -sc install=bash)"': "test_completion_can_be_installed",
@@ -187,6 +190,16 @@ def test_a_page_can_be_followed(
         assert not different, "\n\n".join(
             f"{done.command.text}\n{documents.difference(done)}" for done in different
         )
+
+
+@pytest.mark.slow
+def test_the_recipe_for_few_photographs_trains(tmp_path: Path):
+    """All its settings are accepted together; two epochs are trained instead of 150."""
+    [recipe] = [command for command in ELSEWHERE if "data.dir=photos" in command]
+    write_photos(tmp_path / "photos")
+    words = [*shlex.split(recipe.replace("=150", "=2")), "tracking=none"]
+    subprocess.run(words, cwd=tmp_path, env=environment(tmp_path), check=True, timeout=200 * PATIENCE)
+    assert [result["status"] for result in results(tmp_path)] == ["finished"]
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
