@@ -384,7 +384,7 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     from mnist_exp.config.hydra_adapter import describe_options, run_flags
     from mnist_exp.sweeps.search_space import without_space
 
-    if verb == "tune":
+    if verb == "tune" or request.multirun:
         request = without_space(request)
     _hide_verb_from_completion(verb)
     # Hydra's parser expects all overrides in one place.

@@ -277,6 +277,7 @@ def test_help_and_simple_errors_import_nothing_heavy():
         (["help", "runs"], ["runs", "--help"]),
         (["help", "model=mlp"], ["model=mlp", "--help"]),
         (["help", "data"], ["--help", "data"]),
+        (["train", "--help"], ["-m", "seed=0,1", "--help"]),
         (["--config-dir", "mine", "check", "seed=1"], ["check", "--config-dir", "mine", "seed=1"]),
         (["-m", "train", "seed=0,1"], ["train", "-m", "seed=0,1"]),
         (["--config-dir", "runs", "seed=1"], ["--config-dir", "runs", "seed=1"]),
