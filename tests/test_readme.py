@@ -157,7 +157,7 @@ def pages_that_run() -> list[Any]:
     return [
         pytest.param(page, id=name, marks=() if name in SAMPLE else pytest.mark.soak)
         for name, page in PAGE.items()
-        if page_commands(page)
+        if any(block.kind in ("console", "python") for block in blocks(page))
     ]
 
 
