@@ -59,7 +59,7 @@ CHOSEN = {
     "between the final result and the journal": 1,
     "after the end's line": 1,
 }
-# The run has finished: there is nothing to resume. Its checkpoint and its lock's file remain, and its journal may lack the end.
+# The run has finished, so there is nothing to resume. Its checkpoint and lock file remain, and its journal may lack the end.
 AFTER_THE_RESULT = ("between the final result and the journal", "after the end's line")
 # Those that are always tested; `make soak` tests all.
 SAMPLE = ("while a checkpoint is written", "when it has its name", "between checkpoint and journal",
@@ -169,6 +169,7 @@ def test_it_does_so_when_killed_at_any_instant(cli: Cli, straight: dict[str, Any
     process.communicate()
     if json.loads((the_run() / "result.json").read_text())["status"] != "finished":
         cli("resume", "run=latest")
+        leaves_nothing_behind(the_run())
     assert ended(the_run()) == straight
 
 
