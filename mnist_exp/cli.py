@@ -381,7 +381,8 @@ def _take_action(verb: str, words: list[str]) -> list[str]:
 def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
     """Run Hydra's own --help, --cfg, --info or completion for a verb's config."""
     from mnist_exp.config.compose import compose_or_explain, refuse_foreign_settings
-    from mnist_exp.config.hydra_adapter import describe_options, run_flags
+    from mnist_exp.config.hydra_adapter import conf_folder, describe_options, run_flags
+    from mnist_exp.config.key_lines import describe_command
     from mnist_exp.sweeps.search_space import without_space
 
     if verb == "tune" or request.multirun:
@@ -402,6 +403,7 @@ def _run_hydra_flags(request: Request, verb: str, words: list[str]) -> None:
         text = mask_credentials(shown.getvalue())
         if is_help:
             topic = help_pages.topic_of(verb)
+            text = text.replace("<command>", describe_command(conf_folder() / f"{request.verb}.yaml"))
             text = f"{describe_options(text, request.config_dir)}Documentation: mnist-exp help {topic}\n"
         print(text, end="")
         if status:

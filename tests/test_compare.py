@@ -741,6 +741,7 @@ def test_damaged_files_are_reported(cli: Cli):
     assert not Path("outputs/compare").exists()
 
 
+@pytest.mark.slow
 def test_two_trained_models_are_tested_on_the_same_images(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """McNemar's counts add up to the difference of the runs' own test accuracies, with their number of threads."""
     small = ["data=digits", "data.limit=200", "training.epochs=2", "tracking=none", "model=linear"]

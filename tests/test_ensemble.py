@@ -79,6 +79,7 @@ def test_an_ensemble_is_the_mean_of_its_members(cli: Cli, sweep: Path):
     assert json.loads(Path("scored/evaluation.json").read_text())["metrics"] == written["metrics"]
 
 
+@pytest.mark.slow
 def test_shifted_images_are_averaged(cli: Cli, sweep: Path):
     """One run is enough; plain Keras loads the model, and `evaluate`, `export` and `visualize` use it."""
     run = next(sweep.glob("seed-*"))

@@ -31,6 +31,7 @@ def table(folder: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("model=mlp",), ("model=linear", "optimizer=sgd", "aug=shift")])
 def test_the_proposal_trains_well(cli: Cli, words: tuple[str, ...]):
     """It needs no change of the command: a hundredth of it learns almost nothing, and it does not diverge."""
@@ -43,6 +44,7 @@ def test_the_proposal_trains_well(cli: Cli, words: tuple[str, ...]):
     assert losses[0] < 1.3 < 1.9 < losses[1]
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_proposal(cli: Cli):
     """The curve is the same, too. Another seed gives another curve, and a rate of the same magnitude."""
     first, second, other = (document(cli, "data=digits", "model=linear", f"seed={seed}") for seed in (0, 0, 1))

@@ -25,6 +25,7 @@ def saved_training(run: Path) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.slow
 def test_the_run_equals_one_with_that_number_of_epochs(cli: Cli):
     """The number is printed and saved, and `from` repeats it without measuring again."""
     done = cli(*WORDS, BUDGET)
@@ -45,6 +46,7 @@ def test_the_run_equals_one_with_that_number_of_epochs(cli: Cli):
     assert longer.result["epochs"] == epochs + 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_number_of_epochs(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     """It is not measured again, so the learning rates stay the same; more epochs need a new run."""
     Interruption(monkeypatch).after(1)
@@ -60,6 +62,7 @@ def test_a_resumed_run_keeps_its_number_of_epochs(cli: Cli, monkeypatch: pytest.
     assert done.result["weights_sha256"] == plain.result["weights_sha256"]
 
 
+@pytest.mark.slow
 def test_a_repeated_sweep_trains_nothing_again(cli: Cli):
     """Jobs are identified by their budget, however many epochs fitted."""
     sweep = ("-m", *WORDS, BUDGET, "seed=0,1", "sweep.name=budget")

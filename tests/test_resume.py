@@ -377,6 +377,7 @@ def test_schedules_that_depend_on_the_number_of_epochs_are_not_trained_longer(
     assert (contents(run) == before) == refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "refused", "override"),
     [

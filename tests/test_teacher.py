@@ -49,6 +49,7 @@ def test_a_run_records_its_teacher(cli: Cli):
     assert len({result["weights_sha256"] for result in results}) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("training.ema=0.9", "training.class_weight=balanced"),
                                   ("training.average_last=2", "training.loss=categorical_crossentropy",
                                    "training.label_smoothing=0.1", "aug.mixup=0.5", "device.precision=bfloat16")])  # fmt: skip
@@ -66,6 +67,7 @@ def test_a_killed_student_is_resumed_exactly(cli: Cli, more: tuple[str, ...]):
     assert ended(the_run()) == straight
 
 
+@pytest.mark.slow
 def test_a_missing_or_changed_teacher_is_not_resumed_from(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, golden: Golden
 ):
@@ -91,6 +93,7 @@ def test_a_missing_or_changed_teacher_is_not_resumed_from(
     assert done.result["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_repeated_sweep_trains_nothing_unless_the_teacher_changed(cli: Cli):
     """The teacher may be given relative to the working directory."""
     for seed in (9, 10):
@@ -121,6 +124,7 @@ def test_each_teacher_of_a_sweep_is_checked(cli: Cli):
     assert not Path("outputs/sweeps").exists()
 
 
+@pytest.mark.slow
 def test_a_student_in_a_time_budget(cli: Cli):
     """The teacher takes part in the measured steps, and the run ends as one with that number of epochs."""
     cli(*WORDS, "model=linear", "seed=9", "name=teacher")
@@ -140,6 +144,7 @@ def save_model(
     keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(classes), *last]).save(path)
 
 
+@pytest.mark.slow
 def test_a_teacher_is_more_than_its_weights(cli: Cli):
     """Two models with the same weights, one of which scales its input, are different teachers."""
     layers = keras.layers
@@ -156,6 +161,7 @@ def test_a_teacher_is_more_than_its_weights(cli: Cli):
     assert len(list(Path("outputs/sweeps/both").glob("*/result.json"))) == 2
 
 
+@pytest.mark.slow
 def test_files_and_ensembles_are_teachers(cli: Cli):
     """Their weights are recorded; it is unknown which images they were trained on."""
     runs = [cli(*WORDS, "model=linear", f"seed={seed}").run for seed in (1, 2)]
@@ -168,6 +174,7 @@ def test_files_and_ensembles_are_teachers(cli: Cli):
         assert "unknown whether" in done.out
 
 
+@pytest.mark.slow
 def test_a_teacher_trained_on_validation_images_is_reported(cli: Cli):
     """The number is recorded, also for runs that start from the student, and `compare` excludes the run."""
     teacher = cli(*WORDS, "model=linear", "data.limit=900")

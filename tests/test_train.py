@@ -122,12 +122,13 @@ assert {layer.compute_dtype for layer in model.layers} == {"float32"}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "preprocess", "precision", "tolerance"),
     [
-        pytest.param("pyramid", "unit", "float32", 0, marks=pytest.mark.slow),
-        pytest.param("lenet5x5", "standardize", "float32", 0, marks=pytest.mark.slow),
-        pytest.param("pyramid", "standardize", "bfloat16", 0.02, marks=pytest.mark.slow),
+        ("pyramid", "unit", "float32", 0),
+        ("lenet5x5", "standardize", "float32", 0),
+        ("pyramid", "standardize", "bfloat16", 0.02),
         ("lenet5x5", "unit", "bfloat16", 0.02),
     ],
 )

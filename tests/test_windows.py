@@ -70,6 +70,7 @@ def test_commands_start_without_what_windows_lacks(code: str, words: tuple[str, 
     assert done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_is_written_without_what_windows_lacks():
     """Its files are locked, flushed and renamed as on Windows; a held lock is seen."""
     done = python(RUN, *SMALL, "data=digits", "name=a")

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import yaml
 import mnist_exp
 from mnist_exp import api, errors
 from mnist_exp.cli import VERBS
+from mnist_exp.config.key_lines import KeyLine, key_lines
 from mnist_exp.config.schema import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,32 +96,6 @@ def _relinked(text: str, up: str, docs: str) -> str:
 
 
 # ── Keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class KeyLine:
-    """A key of a YAML file, with its value as written and the comment that follows it."""
-
-    path: str
-    value: str
-    comment: str
-
-
-def key_lines(file: Path) -> Iterator[KeyLine]:
-    """Yield the keys of an option's file; a comment may continue on the lines below its key."""
-    parents: list[tuple[int, str]] = []
-    found: list[KeyLine] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if match := re.match(r'^( *)"?([\w/]+)"?:(?: +([^#]*?))?(?: *# *(.*))?$', line):
-            indent, name, value, comment = len(match[1]), match[2], match[3] or "", match[4] or ""
-            parents = [parent for parent in parents if parent[0] < indent]
-            path = ".".join([*(parent for _, parent in parents), name])
-            found.append(KeyLine(path, value, comment))
-            parents.append((indent, name))
-        elif found and found[-1].comment and (more := re.match(r"^ {4,}# *(.*)$", line)):
-            last = found.pop()
-            found.append(KeyLine(last.path, last.value, f"{last.comment} {more[1]}"))
-    yield from found
 
 
 def keys_page() -> str:

@@ -7,7 +7,6 @@ this module relies on.
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import re
 import sys
@@ -42,6 +41,7 @@ from yaml import YAMLError
 from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
+from mnist_exp.config.key_lines import first_sentence
 from mnist_exp.config.yaml_limits import excess_of_file
 from mnist_exp.errors import Problem, RequestError, first_line
 from mnist_exp.text import display_path
@@ -315,7 +315,7 @@ def describe_options(help_text: str, config_dir: str | None) -> str:
         options = line[2].split(", ")
         width = max(map(len, options))
         lines = [
-            f"  {option:<{width}}  {_first_sentence(folders, line[1], option)}".rstrip() for option in options
+            f"  {option:<{width}}  {_describe_option(folders, line[1], option)}".rstrip() for option in options
         ]
         return "\n".join([line[1], *lines])
 
@@ -323,15 +323,9 @@ def describe_options(help_text: str, config_dir: str | None) -> str:
     return re.sub(r"^([a-z_/]+): (.+)$", described, groups, flags=re.MULTILINE) + title + config
 
 
-def _first_sentence(folders: Sequence[Path], group: str, option: str) -> str:
-    """Return the first sentence of the comment at the start of an option's file; empty if there is none."""
+def _describe_option(folders: Sequence[Path], group: str, option: str) -> str:
     file = next((found for folder in folders if (found := folder / group / f"{option}.yaml").is_file()), None)
-    if file is None:
-        return ""
-    with file.open(encoding="utf-8", errors="replace") as opened:
-        lines = list(itertools.takewhile(lambda line: line.startswith("#"), opened))
-    comment = [line.strip("# \n") for line in lines if "@package" not in line and "$schema=" not in line]
-    return re.split(r"(?<=\.) ", " ".join(comment), maxsplit=1)[0]
+    return "" if file is None else first_sentence(file)
 
 
 @contextmanager

@@ -329,7 +329,7 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
         message += did_you_mean(str(value), _literals(details))
     if isinstance(value, str) and value.lower() in ("none", "off", "no"):
         message += " (use null for none)"
-    return message if isinstance(value, (dict, list)) else f"{message}, found {_shown(value)}"
+    return message if kind == "missing" else f"{message}, found {_shown(value)}"
 
 
 def _shown(value: Any) -> str:

@@ -203,6 +203,7 @@ def test_a_turned_map_is_turned_back():
     assert np.unravel_index(found.argmax(), found.shape) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_trained_net_shows_where_the_classes_are_told_apart(cli: Cli, tmp_path: Path):
     """If classes differ in one corner only, the maps highlight that corner."""
     rng = np.random.default_rng(0)

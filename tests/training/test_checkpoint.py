@@ -166,6 +166,7 @@ def test_frozen_layers_are_resumed_exactly(tmp_path: Path):
     assert all(array.tobytes() in trained for array in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [(1, 0), (2, STEPS), (3, 7)])
 def test_averages_of_epochs_are_resumed_exactly(tmp_path: Path, at: tuple[int, int]):
     """The checkpoint contains the weights of the earlier epochs; without them, the outcome would be another."""
