@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -419,7 +420,7 @@ def test_a_served_model_answers(cli: Cli, run: Path, kept_by: str, request: pyte
         [serve] = re.findall(r"^MLFLOW_TRACKING_URI=\S+ (mlflow models serve .*)", page, re.MULTILINE)
         assert f" {serve}\n" in out  # the documented command is the one that `export` prints
         [lines] = re.findall(r"^python -c .*\ncurl .*", page, re.MULTILINE)
-        lines = lines.replace("http://127.0.0.1:5001", model.url).replace("python", sys.executable, 1)
+        lines = lines.replace("http://127.0.0.1:5001", model.url).replace("python", shlex.quote(sys.executable), 1)
         done = subprocess.run(
             ["sh", "-ec", lines], capture_output=True, text=True, timeout=60 * PATIENCE, check=True
         )
