@@ -48,7 +48,7 @@ test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA
 	$(BIN)/python -m $(PYTEST) -m "mnist and not slow" --numprocesses 2 --dist worksteal
 
 test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
-	$(BIN)/python -m $(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m $(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(READY) ## the tests that need a GPU; skipped without one
 	$(BIN)/python -m $(PYTEST) -m gpu -rs
