@@ -54,6 +54,11 @@ def format_percent(share: float | None, decimals: int = 2) -> str:
     return "–" if share is None else f"{share:.{decimals}%}".replace("%", " %")
 
 
+def count_images(images: int) -> str:
+    """Return `1 image`, `2,000 images`."""
+    return f"{images:,} image{'s' * (images != 1)}"
+
+
 def mask_credentials(text: str) -> str:
     """Return a text with the user names, passwords and tokens of all URIs in it replaced by `***`."""
     return _URI.sub(lambda found: _mask(found[0]), text) if "://" in text else text

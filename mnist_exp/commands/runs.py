@@ -50,8 +50,10 @@ def list_selected(config: RunsConfig) -> Document | None:
     listed = [ListedRun.read(run) if reads else ListedRun(run, {}) for run in summaries]
     selected = select_runs(listed, config.where, config.sort)
     shown = selected[: config.limit]
-    if summaries:
+    if selected:
         _print_table(shown)
+    elif summaries:
+        print("No run satisfies the condition. Accuracies are fractions: 0.9, not 90.")
     if omitted := len(selected) - len(shown):
         print(f"{omitted} {'more' if reads else 'older'} runs: limit=null shows them.")
     if config.format != "json":

@@ -43,7 +43,11 @@ def explain_unparsable(text: str) -> str:
         return f"{text}: index a list with dots: {better}=…"
     if re.match("[^=]+==", text):
         return f"{text}: there must be one '=', not several: {re.sub('=+', '=', text, count=1)}"
-    return f"{text}: not valid in Hydra's override syntax; quote values with special characters: 'key=\"value\"'"
+    key, _, value = text.partition("=")
+    if re.search(r"\s", key):
+        return f"{text}: a key must not contain blanks"
+    quoted = f"'{key}=\"{value}\"'" if not re.search("[\"']", value) else "'key=\"value\"'"
+    return f"{text}: not valid in Hydra's override syntax; quote values with special characters: {quoted}"
 
 
 def explain_interpolation(error: Exception, config: DictConfig) -> str:

@@ -369,7 +369,7 @@ def _other_length(row: Sequence[str], shape: Shape | None, labelled: bool, rows:
     message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}{missing}"
     if extra and (found == pixels + 2 or not fitting):
         return message + extra
-    return f"{message}; {shape_override(fitting)} would fit" if fitting else message
+    return f"{message}; {shape_override(fitting)} would fit" if fitting and found > 2 else message
 
 
 def _not_square(found: int, first: Sequence[str]) -> str:

@@ -9,22 +9,24 @@ import numpy as np
 from mnist_exp.data.dataset import Part
 from mnist_exp.inference.metrics import wilson
 from mnist_exp.runs.log import warn
-from mnist_exp.text import format_percent
+from mnist_exp.text import count_images, format_percent
 
 _IMPRECISE = 0.1  # warn above this half-width of an accuracy's 95 % interval
 
 
-def report_imprecise(accuracy: float, images: int, *, limited: bool = False) -> None:
+def report_imprecise(accuracy: float, images: int, *, epochs: int = 1, limited: bool = False) -> None:
     """Warn if the validation accuracy is based on so few images that even its first digit is uncertain.
 
     Half the width of its 95 % interval then exceeds 10 percentage points, which is impossible with 93 or more
-    images. `limited` says whether `data.limit` keeps further images away.
+    images. The interval does not take into account that the best of several `epochs` was chosen. `limited` says
+    whether `data.limit` keeps further images away.
     """
     low, high = wilson(round(accuracy * images), images)
     if (high - low) / 2 > _IMPRECISE:
         warn(
-            f"the validation accuracy is based on {images} image{'s' * (images > 1)}: its 95 % interval is "
-            f"{format_percent(low, 0)} … {format_percent(high, 0)}; "
+            f"the validation accuracy is based on {count_images(images)}: its 95 % interval is "
+            f"{format_percent(low, 0)} … {format_percent(high, 0)}"
+            f"{f', and too optimistic, as the best of {epochs} epochs was chosen' * (epochs > 1)}; "
             f"a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
         )
 

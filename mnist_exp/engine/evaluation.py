@@ -41,7 +41,7 @@ from mnist_exp.runs.atomic import cannot_write, new_folder, write_text
 from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.fingerprint import LIBRARIES
 from mnist_exp.runs.log import say, warn
-from mnist_exp.text import display_path, format_loss, format_percent
+from mnist_exp.text import count_images, display_path, format_loss, format_percent
 from mnist_exp.training.device import Device
 
 _MOST_MISTAKES = 3  # listed in the output
@@ -49,7 +49,7 @@ _MOST_CLASSES, _WORST_CLASSES = 30, 10  # of more classes, the worst are listed 
 _PHOTOGRAPHS = "; normalize=true finds and scales the digits in photographs of digits"
 _MEANING = {
     "train": "the model was trained on these images; expect lower accuracy on new ones",
-    "val": "the saved epoch was selected on these images; expect slightly lower accuracy on new ones",
+    "val": "the saved epoch was selected on these images; expect a lower accuracy on new ones",
 }
 
 
@@ -307,7 +307,7 @@ def write_evaluation(
     """Write results and plots into a new folder, and return its path. Raises `RequestError` or `WorkError`."""
     names, data = about["data"]["class_names"], about["data"]
     title = f"{saved.name} · {data['name']}, {SET_NAMES[data['part']]}"
-    accuracy = f"accuracy {format_percent(assessment.accuracy)}, on {len(part):,} images"
+    accuracy = f"accuracy {format_percent(assessment.accuracy)}, on {count_images(len(part))}"
     if config.output is not None:
         target = Path(config.output).expanduser()
     else:
@@ -365,7 +365,7 @@ def print_figures(scores: Scores, assessment: Assessment, names: Sequence[str], 
     images = sum(figures.images for figures in assessment.classes)
     say(
         f"{part:<7} accuracy {format_percent(assessment.accuracy)}, 95 % interval {low} … {high} (Wilson), "
-        f"{others}, on {images:,} images"
+        f"{others}, on {count_images(images)}"
     )
     print_class_figures(assessment, names)
     if mistakes := most_frequent_mistakes(assessment, names):

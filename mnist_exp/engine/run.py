@@ -49,7 +49,7 @@ from mnist_exp.runs.result import (
     WarmStartRecord,
 )
 from mnist_exp.runs.stopwatch import Stopwatch
-from mnist_exp.text import display_path, format_loss, format_percent
+from mnist_exp.text import count_images, display_path, format_loss, format_percent
 from mnist_exp.tracking.recorder import RunRecord, RunRecording
 from mnist_exp.tracking.run_description import CARD, describe_run
 from mnist_exp.tracking.store import tracking_uri
@@ -472,8 +472,9 @@ def print_result(record: RunRecord, data: Dataset, history: list[dict[str, float
         chosen += f" with {format_percent(best['val/accuracy'])} validation accuracy"
     say(f"saved   {chosen}")
     if data.val is not None and "val/accuracy" in best:
-        report_imprecise(best["val/accuracy"], len(data.val), limited=limited)
+        report_imprecise(best["val/accuracy"], len(data.val), epochs=len(history), limited=limited)
         report_guessing(best["val/accuracy"], data.val, data.class_names, history)
     if test is not None and data.test is not None:
         loss = format_loss(test["loss"])
-        say(f"test    accuracy {format_percent(test['accuracy'])}, loss {loss}, on {len(data.test):,} images")
+        images = count_images(len(data.test))
+        say(f"test    accuracy {format_percent(test['accuracy'])}, loss {loss}, on {images}")

@@ -12,7 +12,7 @@ from mnist_exp.runs.directory import RunSummary
 from mnist_exp.runs.journal import flatten
 from mnist_exp.runs.lookup import read_config
 from mnist_exp.runs.result import RunResult
-from mnist_exp.suggest import near_or_all
+from mnist_exp.suggest import did_you_mean
 
 # Keys that say where a run is and how it is tracked, not what it trains.
 _ADMINISTRATIVE = ("name", "outputs", "from", "any_version", "sweep", "tracking", "budget", "plots", "report")
@@ -112,12 +112,18 @@ def _refuse_unknown_names(runs: Sequence[ListedRun], where: Condition | None, ke
     missing = [(option, name) for option, name in wanted if runs and all(run.lookup(name) is None for run in runs)]
     known = {name for run in runs for name in run.names} if missing else set()
     problems = [
-        f"{option}: {name} is neither a metric nor a key of any of these runs{near_or_all(name, known)}"
+        f"{option}: {name} is neither a metric nor a key of any of these runs{_suggest(name, known)}"
         for option, name in missing
         if name not in known
     ]
     if problems:
         raise RequestError("\n".join(problems))
+
+
+def _suggest(name: str, known: set[str]) -> str:
+    """Return what was probably meant: for `val` and `test`, as in the table of runs, the accuracy."""
+    column = f"{name}/accuracy"
+    return f" (did you mean '{column}'?)" if column in known else did_you_mean(name, known)
 
 
 def _sorted(runs: Sequence[ListedRun], key: str, *, descending: bool) -> list[ListedRun]:

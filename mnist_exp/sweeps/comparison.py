@@ -34,7 +34,7 @@ _WITHHELD = {
     "diverged": "withheld: a run diverged",
 }
 _REMEDIES = {
-    "unequal": "for unequal spreads, add seeds",
+    "unequal": "for unequal spreads, add seeds, once",
     "extreme": "for a config with a spread over ten times another's, change it or leave out its runs",
     "diverged": "for a config with a diverged run, change it or leave out its runs",
 }
@@ -128,8 +128,9 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
         else:
             other.setdefault(f"verdict on {{}} {_WITHHELD[pair.verdict]}", []).append(mark)
     statements = [text.format(_join_marks(marks)) for text, marks in other.items()]
-    statements += [f"better than {_join_marks(better)}"] * bool(better) + [
-        f"worse than {_join_marks(worse)}"
+    certain = " (95 % interval)"
+    statements += [f"better than {_join_marks(better)}{certain}"] * bool(better) + [
+        f"worse than {_join_marks(worse)}{certain}"
     ] * bool(worse)
     means = [fmean(group.values(metric).values()) for group in groups]
     equal = [group.mark for group, mean in zip(groups[1:], means[1:], strict=True) if math.isclose(mean, means[0])]
@@ -187,7 +188,7 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     needed = [
         f"{_format_count(pair.difference.enough)} for {pair.second.mark}"
         for pair in pairs
-        if pair.first is best and pair.verdict == "indistinguishable" and pair.difference
+        if pair.first is best and pair.verdict in ("indistinguishable", "unequal") and pair.difference
         if pair.difference.enough is not None
     ]
     if not needed:

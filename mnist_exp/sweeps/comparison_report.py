@@ -102,7 +102,7 @@ def _warn_of_fallbacks(runs: Sequence[TrainedRun]) -> list[str]:
 
 def _print_conditions(pairs: Sequence[Pair], config: CompareConfig, notes: int) -> None:
     """Print what the verdicts assume, what they can detect, and how to see the rest."""
-    for sentence in describe_tests(pairs, config.metric):
+    for sentence in describe_tests(pairs, config.metric, full=config.full):
         say(sentence)
     if not config.full:
         and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
@@ -118,8 +118,14 @@ def print_left_out(left_out: Mapping[Path, str]) -> None:
         say(line)
 
 
-def describe_tests(pairs: Sequence[Pair], metric: str) -> list[str]:
-    """Return sentences on how the verdicts are reached, when they are valid, and what they can detect."""
+def describe_tests(pairs: Sequence[Pair], metric: str, *, full: bool = True) -> list[str]:
+    """Return sentences on how the verdicts are reached, when they are valid, and what they can detect.
+
+    Args:
+        pairs: All pairs.
+        metric: The metric that decides the verdicts.
+        full: Whether all pairs are shown, not only those with the best group.
+    """
     tests = sum(pair.difference is not None for pair in pairs)
     if not tests:
         return []
@@ -129,7 +135,7 @@ def describe_tests(pairs: Sequence[Pair], metric: str) -> list[str]:
         "withheld if the spreads differ widely or a run diverged."
     )
     others = (
-        describe_remedies(pairs),
+        describe_remedies([pair for pair in pairs if full or pair.first is pairs[0].first]),
         describe_sensitivity(pairs, metric),
         describe_seeds_needed(pairs),
         describe_cut_intervals(pairs),
