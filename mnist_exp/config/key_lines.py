@@ -1,4 +1,4 @@
-"""What the comments in a YAML file of `conf/` say: about the file, and about each key."""
+"""Read the comments in a YAML file of `conf/`: on the file, and on each of its keys."""
 
 from __future__ import annotations
 
