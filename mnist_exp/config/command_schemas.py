@@ -14,7 +14,6 @@ from mnist_exp.config.conditions import Condition
 from mnist_exp.config.field_types import Count, Frozen, LayerChoice, Seed
 from mnist_exp.config.schema import DataConfig, ResolutionConfig, TrackingConfig
 from mnist_exp.config.store_uri import a_store
-from mnist_exp.suggest import did_you_mean
 from mnist_exp.text import shorten
 
 Index = Annotated[int, Field(ge=0)]
@@ -366,14 +365,12 @@ class ExportConfig(SavedConfig):
     def _one_or_several(cls, value: Any) -> Any:
         """Accept a single format, a list, or `all`; remove duplicates."""
         formats = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        names = get_args(Format)
         if formats == ("all",):
-            return get_args(Format)
-        if unknown := [str(name) for name in formats if name not in get_args(Format)]:
-            names = (*get_args(Format), "all")
-            meant = did_you_mean(unknown[0], names)
-            raise ValueError(
-                f"must be one or more of {', '.join(names[:-1])}, or all, found {shorten(unknown[0])}{meant}"
-            )
+            return names
+        for name in map(str, formats):
+            if name not in names:
+                raise ValueError(f"must be one or more of {', '.join(names)}, or all, found {shorten(name)}")
         return tuple(dict.fromkeys(formats))
 
     @field_validator("name")
