@@ -363,7 +363,8 @@ def test_the_short_output_begins_with_a_summary(cli: Cli):
     out = cli("compare", "run=outputs/runs").out
     first = out.splitlines()[0]
     assert re.fullmatch(
-        r"A has the best mean; not distinguishable from B; better than C by \d+\.\d\d to \d+\.\d\d points", first
+        r"A has the best mean; not distinguishable from B; better than C by \d+\.\d\d to \d+\.\d\d points \(95 % interval\)",
+        first,
     )
     assert "paired t tests" in out
     assert "measured differences of at least" in out
