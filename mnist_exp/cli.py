@@ -353,8 +353,8 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
         return DEFAULT_VERB, words
     if words[0] in VERBS:
         return words[0], words[1:]
-    verbs = ", ".join(VERBS)
-    raise RequestError(f"{words[0]}: no such command{did_you_mean(words[0], VERBS)}; the commands are {verbs}")
+    hint = f" (to set a key, write {words[0]}=…)" if "." in words[0] else did_you_mean(words[0], VERBS)
+    raise RequestError(f"{words[0]}: no such command{hint}; the commands are {', '.join(VERBS)}")
 
 
 def _begins_with_a_name(words: list[str]) -> bool:

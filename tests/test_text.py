@@ -55,7 +55,7 @@ def test_a_model_that_may_as_well_guess_is_reported(caplog: pytest.LogCaptureFix
     part = Part(np.zeros((60, 1, 1, 1), np.uint8), np.repeat([1, 0, 2], 20))
     with caplog.at_level(logging.WARNING):
         report_guessing(float(np.float32(right / 60)), part, ("leaf", "shell", "stone"))
-    assert ("always predicting leaf, which would give a validation accuracy of 33.33 %" in caplog.text) == warns
+    assert ("predicting the same class, which would give a validation accuracy of 33.33 %" in caplog.text) == warns
 
 
 @pytest.mark.parametrize(("right", "warns"), [(30, True), (32, False)])
@@ -85,6 +85,21 @@ def test_the_advice_depends_on_the_training_accuracy(
         1 / 3, part, ("leaf", "shell", "stone"), [{"train/accuracy": 0.4}, {"train/accuracy": trained}]
     )
     assert advice in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("losses", "advice"), [([1.1, 1.0, 0.9], "more steps ("), ([1.0, 0.9, 1.1], "more images")]
+)
+def test_a_model_that_still_improves_needs_more_steps(
+    caplog: pytest.LogCaptureFixture, losses: list[float], advice: str
+):
+    """Then a high training accuracy is no sign of overfitting. A model is not recommended instead of itself."""
+    part = Part(np.zeros((60, 1, 1, 1), np.uint8), np.repeat([1, 0, 2], 20))
+    history = [{"train/accuracy": 0.9, "val/loss": loss} for loss in losses]
+    report_guessing(1 / 3, part, ("leaf", "shell", "stone"), history, "mini_vgg")
+    assert advice in caplog.text
+    assert "another model" in caplog.text
+    assert "such as mini_vgg" not in caplog.text
 
 
 @pytest.mark.parametrize("labels", [[0] * 27 + [1] * 3, [0] * 5])

@@ -32,7 +32,11 @@ def report_imprecise(accuracy: float, images: int, *, epochs: int = 1, limited: 
 
 
 def report_guessing(
-    accuracy: float, part: Part, class_names: Sequence[str], history: Sequence[Mapping[str, float]] = ()
+    accuracy: float,
+    part: Part,
+    class_names: Sequence[str],
+    history: Sequence[Mapping[str, float]] = (),
+    model: str = "",
 ) -> None:
     """Warn if the model is not clearly better than always predicting the most frequent class.
 
@@ -46,24 +50,30 @@ def report_guessing(
         part: The validation set.
         class_names: The names of the classes.
         history: The metrics of each epoch.
+        model: The name of the model.
     """
     counts = np.bincount(part.labels)
     share = float(counts.max() / len(part))
     right, level = round(accuracy * len(part)), 1 - 0.05 / max(1, len(history))
     low, highest_low = (wilson(count, len(part), level)[0] for count in (right, len(part)))
     if low <= share and (share < highest_low or right <= counts.max()) and right < len(part):
-        usual = class_names[int(counts.argmax())]
+        usual = class_names[int(counts.argmax())] if np.sum(counts == counts.max()) == 1 else "the same class"
+        other = "another model" + ", such as mini_vgg" * (model != "mini_vgg")
         trained = max((row.get("train/accuracy", 0.0) for row in history), default=0.0)
-        if trained > (1 + share) / 2:
+        if trained > (1 + share) / 2 and not _still_falls([row.get("val/loss", 0.0) for row in history]):
             advice = f"as the training accuracy rose to {format_percent(trained)}, it needs more images, stronger"
-            advice += " augmentation, or another model, such as mini_vgg"
+            advice += f" augmentation, or {other}"
         else:
-            advice = (
-                "it may need more steps (training.epochs, a smaller training.batch_size), another model, such as"
-            )
-            advice += " mini_vgg, or another optimizer.learning_rate"
+            advice = "it may need more steps (training.epochs, a smaller training.batch_size)"
+            advice += f", {other}, or another optimizer.learning_rate"
         warn(
             f"the model is not clearly better than always predicting {usual}, which would give a "
             f"validation accuracy of {format_percent(share)}; {advice} "
             "(see 'Small data sets' in: mnist-exp help data)"
         )
+
+
+def _still_falls(losses: Sequence[float]) -> bool:
+    """Return whether the lowest loss is among the last fifth of the epochs, or is the last."""
+    finite = np.nan_to_num(losses, nan=np.inf)
+    return bool(finite.argmin() + 1 >= max(2, 0.8 * len(losses)))
