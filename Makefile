@@ -29,7 +29,7 @@ $(RUNS): pyproject.toml pins.txt
 
 $(READY): $(RUNS)
 	$(UV) $(DEVELOPMENT) || $(PIP) $(DEVELOPMENT)
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	@touch $@
 
 setup: $(READY) ## make the environment .venv with the pinned versions, extras, and tools for development

@@ -353,7 +353,10 @@ def _take_verb(words: list[str]) -> tuple[str, list[str]]:
         return DEFAULT_VERB, words
     if words[0] in VERBS:
         return words[0], words[1:]
-    hint = f" (to set a key, write {words[0]}=…)" if "." in words[0] else did_you_mean(words[0], VERBS)
+    is_key = re.fullmatch(
+        r"(aug|data|device|model|optimizer|preprocess|schedule|tracking|training)\.[\w.]+", words[0]
+    )
+    hint = f" (to set a key, write {words[0]}=…)" if is_key else did_you_mean(words[0], VERBS)
     raise RequestError(f"{words[0]}: no such command{hint}; the commands are {', '.join(VERBS)}")
 
 

@@ -41,6 +41,14 @@ def _three_runs() -> None:
     write_run("better", "pyramid", 0.997, seed=1)
 
 
+def test_a_condition_that_no_run_satisfies_is_reported(cli: Cli):
+    """It is a frequent mistake to give accuracies in percent. The names of the table's columns are explained."""
+    cli(small=True)
+    assert "Accuracies are fractions: 0.9, not 90." in cli("runs", "where=val/accuracy>90").out
+    assert cli("runs", "where=training.epochs>90").out == "No run satisfies the condition.\n"
+    assert "did you mean 'val/accuracy'?" in cli("runs", "sort=-val", status=2).err
+
+
 def listed(cli: Cli, words: str) -> list[str]:
     """Return the names that `runs` lists for a command line as typed in a shell."""
     document = json.loads(cli(*shlex.split(f"runs {words} format=json")).out)

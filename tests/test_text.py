@@ -44,8 +44,8 @@ def test_an_accuracy_of_very_few_images_carries_a_warning(
     report_imprecise(accuracy, images)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * warned
     assert "data.limit" not in caplog.text
-    report_imprecise(accuracy, images, limited=True)
-    assert ("data.limit" in caplog.text) == warned
+    report_imprecise(accuracy, images, epochs=9, limited=True)
+    assert ("data.limit" in caplog.text) == ("best of 9 epochs" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(("right", "warns"), [(0, True), (20, True), (27, True), (28, False), (40, False)])
@@ -85,11 +85,14 @@ def test_the_advice_depends_on_the_training_accuracy(
         1 / 3, part, ("leaf", "shell", "stone"), [{"train/accuracy": 0.4}, {"train/accuracy": trained}]
     )
     assert advice in caplog.text
+    assert "another model, such as mini_vgg" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("losses", "advice"), [([1.1, 1.0, 0.9], "more steps ("), ([1.0, 0.9, 1.1], "more images")]
-)
+    ("losses", "advice"),
+    [([0.9], "more steps ("), ([1.1, 1.0, 0.9], "more steps ("), ([1.0, 0.9, 1.1], "more images"),
+     ([*[1.0] * 8, 0.9, 1.0], "more steps ("), ([*[1.0] * 7, 0.9, 1.0, 1.0], "more images")],
+)  # fmt: skip
 def test_a_model_that_still_improves_needs_more_steps(
     caplog: pytest.LogCaptureFixture, losses: list[float], advice: str
 ):

@@ -58,7 +58,8 @@ def _describe_data(data: DataConfig, counts: Mapping[str, int]) -> CheckedData:
     """Print the number of images in each part, if they were counted. Returns the data's entry for the document."""
     if counts:
         sizes = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        part = f", of which data.limit={data.limit} keeps a part" if data.limit else ""
+        is_limited = data.limit is not None and data.limit < counts.get("train", 0)
+        part = f", of which data.limit={data.limit} keeps a part" if is_limited else ""
         say(f"data    {data.name} from {data.dir or 'scikit-learn'}: {sizes}{part}")
     return CheckedData(name=data.name, dir=data.dir, images=dict(counts))
 

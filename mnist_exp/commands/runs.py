@@ -53,7 +53,8 @@ def list_selected(config: RunsConfig) -> Document | None:
     if selected:
         _print_table(shown)
     elif summaries:
-        print("No run satisfies the condition. Accuracies are fractions: 0.9, not 90.")
+        is_accuracy = config.where is not None and any("accuracy" in name for name in config.where.names)
+        print("No run satisfies the condition." + " Accuracies are fractions: 0.9, not 90." * is_accuracy)
     if omitted := len(selected) - len(shown):
         print(f"{omitted} {'more' if reads else 'older'} runs: limit=null shows them.")
     if config.format != "json":

@@ -46,7 +46,8 @@ def explain_unparsable(text: str) -> str:
     key, _, value = text.partition("=")
     if re.search(r"\s", key):
         return f"{text}: a key must not contain blanks"
-    quoted = f"'{key}=\"{value}\"'" if not re.search("[\"']", value) else "'key=\"value\"'"
+    is_plain = re.fullmatch(r"[\w./@]+", key) and not re.search(r"[][{},\"'…]", value)
+    quoted = f"'{key}=\"{value}\"'" if is_plain else "'key=\"value\"'"
     return f"{text}: not valid in Hydra's override syntax; quote values with special characters: {quoted}"
 
 

@@ -48,7 +48,7 @@ def first_sentence(file: Path) -> str:
 
 
 def describe_command(file: Path) -> str:
-    """Return what a command does and its keys, as `key=default  meaning`, wrapped for a terminal.
+    """Return what a command does and its keys, as `key=default  meaning`.
 
     Args:
         file: The command's root config.

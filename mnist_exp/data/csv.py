@@ -356,7 +356,7 @@ def _other_length(row: Sequence[str], shape: Shape | None, labelled: bool, rows:
     extra = _extra_column(rows)
     if shape is None:
         return _other_separator(row, 16) or values + (extra or _not_square(found, rows[0][1]))
-    pixels, fitting = math.prod(shape), square(found - 1)
+    pixels, fitting = math.prod(shape), square(found - 1) if found > 2 else None
     if separator := _other_separator(row, pixels):
         return separator
     missing = _missing_columns(rows[0][1], None if fitting else pixels)
@@ -369,7 +369,7 @@ def _other_length(row: Sequence[str], shape: Shape | None, labelled: bool, rows:
     message = f"{values}, expected {1 + pixels}: a label and the pixels of {declared}{missing}"
     if extra and (found == pixels + 2 or not fitting):
         return message + extra
-    return f"{message}; {shape_override(fitting)} would fit" if fitting and found > 2 else message
+    return f"{message}; {shape_override(fitting)} would fit" if fitting else message
 
 
 def _not_square(found: int, first: Sequence[str]) -> str:

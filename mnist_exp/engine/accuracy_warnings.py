@@ -57,10 +57,10 @@ def report_guessing(
     right, level = round(accuracy * len(part)), 1 - 0.05 / max(1, len(history))
     low, highest_low = (wilson(count, len(part), level)[0] for count in (right, len(part)))
     if low <= share and (share < highest_low or right <= counts.max()) and right < len(part):
-        usual = class_names[int(counts.argmax())] if np.sum(counts == counts.max()) == 1 else "the same class"
+        usual = class_names[int(counts.argmax())] if counts.min() < counts.max() else "the same class"
         other = "another model" + ", such as mini_vgg" * (model != "mini_vgg")
         trained = max((row.get("train/accuracy", 0.0) for row in history), default=0.0)
-        if trained > (1 + share) / 2 and not _still_falls([row.get("val/loss", 0.0) for row in history]):
+        if trained > (1 + share) / 2 and not _still_falls([row.get("val/loss", np.nan) for row in history]):
             advice = f"as the training accuracy rose to {format_percent(trained)}, it needs more images, stronger"
             advice += f" augmentation, or {other}"
         else:
@@ -74,6 +74,6 @@ def report_guessing(
 
 
 def _still_falls(losses: Sequence[float]) -> bool:
-    """Return whether the lowest loss is among the last fifth of the epochs, or is the last."""
-    finite = np.nan_to_num(losses, nan=np.inf)
-    return bool(finite.argmin() + 1 >= max(2, 0.8 * len(losses)))
+    """Return whether the lowest loss is in the last fifth of the epochs, or is the only one."""
+    lowest = np.nan_to_num(losses, nan=np.inf).argmin() + 1
+    return bool(lowest > 0.8 * len(losses))

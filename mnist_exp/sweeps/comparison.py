@@ -128,10 +128,11 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
         else:
             other.setdefault(f"verdict on {{}} {_WITHHELD[pair.verdict]}", []).append(mark)
     statements = [text.format(_join_marks(marks)) for text, marks in other.items()]
-    certain = " (95 % interval)"
-    statements += [f"better than {_join_marks(better)}{certain}"] * bool(better) + [
-        f"worse than {_join_marks(worse)}{certain}"
-    ] * bool(worse)
+    statements += [
+        f"{how} than {_join_marks(marks)} (95 % interval{'s' * (len(marks) > 1)})"
+        for how, marks in (("better", better), ("worse", worse))
+        if marks
+    ]
     means = [fmean(group.values(metric).values()) for group in groups]
     equal = [group.mark for group, mean in zip(groups[1:], means[1:], strict=True) if math.isclose(mean, means[0])]
     shared = f", shared with {_join_marks(equal)}" if equal else ""
