@@ -273,7 +273,7 @@ def _run(words: list[str], started: float) -> Document | None:
     command = _import_command(verb, request.multirun)
     signals.start()
     to_console()
-    backend.claim_process()
+    backend.process_is_ours = True
     if verb in _WITH_PLUGINS:
         plugins.load([*named, *plugins.named_in_environment()])
     for file in hidden_options(request.config_dir):

@@ -24,8 +24,6 @@ pytest_plugins = ["support.golden"]
 
 # What is tested here is the same everywhere: on the CPU, whatever this machine has.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-# As in the program's own processes: tests import TensorFlow into this one before the command line can set it.
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
 
 _NOT_OURS = ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 for _name in _NOT_OURS:

@@ -158,7 +158,7 @@ def run_job(plan: Plan, launched: Any) -> Outcome:
     os.environ.update(plan.environment)
     if plan.gpus:
         take_gpu(plan.directory, plan.gpus)
-    backend.claim_process()
+    backend.process_is_ours = True
     with quiet(), signals.raised():  # submitit's workers ignore SIGTERM
         try:
             os.chdir(plan.folder)
