@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +21,8 @@ class KeyLine:
     comment: str
 
 
-def key_lines(file: Path) -> Iterator[KeyLine]:
-    """Yield the keys of an option's file; a comment may continue on the lines below its key."""
+def key_lines(file: Path) -> list[KeyLine]:
+    """Return the keys of an option's file; a comment may continue on the lines below its key."""
     parents: list[tuple[int, str]] = []
     found: list[KeyLine] = []
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -36,7 +35,7 @@ def key_lines(file: Path) -> Iterator[KeyLine]:
         elif found and found[-1].comment and (more := re.match(r"^ {4,}# *(.*)$", line)):
             last = found.pop()
             found.append(KeyLine(last.path, last.value, f"{last.comment} {more[1]}"))
-    yield from found
+    return found
 
 
 def first_sentence(file: Path) -> str:
