@@ -87,7 +87,7 @@ mnist-exp trains image classifiers described by YAML files.
 Without a command it trains:  mnist-exp model=pyramid aug=rotate45
 A command's groups and keys:  mnist-exp {default} --help
 Your own layers, losses, …:   mnist-exp --plugin mine.py …
-A page of the documentation:  mnist-exp help <topic> (a topic that ends in .md has the name of a command)
+A page of the documentation:  mnist-exp help <topic> (topics that are also commands end in .md)
 Versions:                     mnist-exp --version
 
 Topics: {topics}

@@ -59,6 +59,11 @@ def count_images(images: int) -> str:
     return f"{images:,} image{'s' * (images != 1)}"
 
 
+def how_to_install(extra: str) -> str:
+    """Return how to install one of this package's extras: from a clone, because it is not on PyPI."""
+    return f"install the extra {extra}: pip install '.[{extra}]' in a clone of the repository"
+
+
 def mask_credentials(text: str) -> str:
     """Return a text with the user names, passwords and tokens of all URIs in it replaced by `***`."""
     return _URI.sub(lambda found: _mask(found[0]), text) if "://" in text else text

@@ -260,7 +260,10 @@ def test_a_missing_package_is_named(cli: Cli, run: Path, monkeypatch: pytest.Mon
     """The message has the extra that installs it."""
     monkeypatch.setattr("mnist_exp.commands.export.find_spec", lambda name: None if "onnx" in name else name)
     done = cli("export", "run=a", "format=all", status=2)
-    assert "format=onnx: needs tf2onnx, onnx, onnxruntime; run pip install 'mnist-exp[export]'" in done.err
+    assert (
+        "format=onnx: needs tf2onnx, onnx, onnxruntime; install the extra export: pip install '.[export]'"
+        in done.err
+    )
     assert not Path("outputs/exports").exists()
     cli("export", "run=a", "format=keras")
 

@@ -442,6 +442,17 @@ def test_importing_the_package_stays_light():
     assert done.stderr.strip().endswith("AttributeError: module 'mnist_exp' has no attribute 'nothing'")
 
 
+def test_missing_inputs_are_reported_before_keras_is_imported(run: Path):
+    """A mistyped file name costs no waiting."""
+    code = (
+        "import sys; from mnist_exp.cli import main; status = main(['predict', 'run=latest', 'inputs=[a.png,b.png]']);"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("there is no such file or folder") == 2
+
+
 @pytest.mark.slow
 @pytest.mark.soak  # minutes
 @pytest.mark.mnist

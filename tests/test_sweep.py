@@ -201,7 +201,7 @@ def test_a_launcher_that_is_not_installed_is_refused(cli: Cli, monkeypatch: pyte
 
     monkeypatch.setattr(grid, "find_spec", lambda name: None)
     refused = cli("-m", "hydra/launcher=submitit_slurm", "seed=0,1", status=2)
-    assert "pip install 'mnist-exp[submitit]'" in refused.err
+    assert "install the extra submitit: pip install '.[submitit]'" in refused.err
     assert not Path("outputs").exists()
 
 

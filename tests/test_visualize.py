@@ -189,8 +189,8 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
 @pytest.mark.parametrize(
     ("words", "place"),
     [
-        (["layers=[conv2,9]"], "layers.0:"),
-        (["layers=[conv2,9]"], "layers.1:"),
+        (["layers=[conv2,9]"], "layers: there is no layer 'conv2' (did you mean"),
+        (["layers=[conv2,9]"], "layers: there is no layer 9;"),
         (["layers=[]"], "layers: "),
         (["pictures=filtres"], "pictures"),
         (["pictures=[]"], "pictures"),
@@ -205,7 +205,7 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
         (["layers=softmax", "pictures=filters"], "pictures: "),
         (["channels=0"], "channels=0:"),
         (["data=digits", "data.shape=[8,8,1]"], "8×8"),
-        (["output=taken"], "output:"),
+        (["output=taken"], "output=taken:"),
         (["learned=1"], "learned=1:"),
     ],
 )  # fmt: skip

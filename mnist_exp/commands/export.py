@@ -18,13 +18,12 @@ from mnist_exp.errors import Problem, RequestError, WorkError
 from mnist_exp.runs.atomic import refuse_existing
 from mnist_exp.runs.directory import add_timestamp, free_path
 from mnist_exp.runs.log import say
-from mnist_exp.text import display_path, mask_credentials
+from mnist_exp.text import display_path, how_to_install, mask_credentials
 from mnist_exp.tracking import registry
 from mnist_exp.tracking.failure import describe_failure
 from mnist_exp.tracking.known_stores import remember
 
 EXPORTS = "exports"
-EXTRA = "pip install 'mnist-exp[export]'"
 # The additional packages needed to write a format and to run models in it.
 NEEDS = {"onnx": ("tf2onnx", "onnx", "onnxruntime"), "litert": ("ai_edge_litert",)}
 # The suffix of each format that consists of a single file.
@@ -65,7 +64,7 @@ def refuse_missing_packages(config: ExportConfig) -> None:
         Problem(
             "not-installed",
             COMMAND_LINE,
-            f"format={form}: needs {', '.join(modules)}; run {EXTRA}",
+            f"format={form}: needs {', '.join(modules)}; {how_to_install('export')}",
             "format",
         )
         for form, modules in missing.items()

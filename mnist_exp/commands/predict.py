@@ -29,6 +29,12 @@ def predict(request: Request, started: float) -> PredictDocument:
     refuse_existing(config)
     # Predictions on standard output are for another program: print nothing else there.
     tell = partial(print, file=sys.stderr, flush=True) if config.output is None and config.format else say
+    from mnist_exp.inference.inputs import find_inputs  # NumPy
+
+    assert config.inputs is not None
+    files, missing = find_inputs(config.inputs, lambda _: None)
+    if not files:  # before the model is loaded, which takes many times longer
+        raise RequestError(format_problems(missing, 0))
     set_up(of_run)
     from mnist_exp.engine.classification import classify, input_sheets, make_predictor  # Keras, Matplotlib
     from mnist_exp.report.predictions import predict_document, write_predictions  # NumPy

@@ -35,7 +35,8 @@ def explain_unparsable(text: str) -> str:
     """Explain why an override is not valid Hydra syntax."""
     text = shorten(text)
     if text.startswith("-"):
-        return f"{text}: no such flag (--hydra-help lists the flags); write keys without dashes: training.epochs=5"
+        keys = "write keys without dashes, as in training.epochs=5"
+        return f"{text}: no such flag (--hydra-help lists the flags); {keys}"
     if "=" not in text:
         return f"{text}: expected key=value (only the first word can be a command)"
     if re.match(r"[^=]*\[\d+\]", text):
@@ -246,8 +247,10 @@ def _all_keys(values: Any, prefix: str = "") -> list[str]:
 
 
 def _same_last_part(name: str, keys: Sequence[str]) -> str:
+    """Suggest a key whose last part resembles a name or has it as initials, as `learning_rate` has `lr`."""
     last = {key.rsplit(".", 1)[-1]: key for key in reversed(keys)}
-    match = nearest(name, last, cutoff=0.85)
+    initials = {"".join(word[:1] for word in part.split("_")): part for part in last if "_" in part}
+    match = nearest(name, last, cutoff=0.85) or initials.get(name)
     return f" (did you mean '{last[match]}'?)" if match else ""
 
 

@@ -71,13 +71,32 @@ def parse(words: Sequence[str]) -> Namespace:
         raise RequestError(f"{message}; --hydra-help lists the flags")
 
     parser, flags = argument_parser(refuse)
-    unknown = [word for word in words if word.startswith("-") and word.split("=")[0] not in flags]
-    near = {word: did_you_mean(word.split("=")[0], flags) for word in unknown}
+    words = _join_values(words, flags)
+    unknown = [word for word in words if word.startswith("-") and _flag(word) not in flags]
+    near = {word: did_you_mean(_flag(word), flags) for word in unknown}
     if all(near.values()) and unknown:
         raise RequestError("\n".join(f"{word}: no such flag{meant}" for word, meant in near.items()))
     arguments = parser.parse_intermixed_args([word for word in words if word not in unknown])
     arguments.overrides += unknown
     return arguments
+
+
+def _flag(word: str) -> str:
+    """Return the flag in a word such as `--epochs`, `--epochs=3` or `--epochs 3`."""
+    return re.split("[= ]", word, maxsplit=1)[0]
+
+
+def _join_values(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Join each unknown flag with the value typed after it, as in `--epochs 3`, so that they are one problem."""
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined else ""
+        takes_value = before.startswith("-") and before not in flags and not re.search("[= ]", before)
+        if takes_value and not re.search("^-|=", word):
+            joined[-1] = f"{before} {word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def request_from(verb: str, arguments: Namespace) -> Request:

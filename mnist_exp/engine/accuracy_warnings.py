@@ -26,7 +26,7 @@ def report_imprecise(accuracy: float, images: int, *, epochs: int = 1, limited: 
         warn(
             f"the validation accuracy is based on {count_images(images)}: its 95 % interval is "
             f"{format_percent(low, 0)} … {format_percent(high, 0)}"
-            f"{f', and too optimistic, as the best of {epochs} epochs was chosen' * (epochs > 1)}; "
+            f"{f', and it is probably too high, because the best of {epochs} epochs was chosen' * (epochs > 1)}; "
             f"a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
         )
 
@@ -43,7 +43,7 @@ def report_guessing(
     This is so if the lower end of its accuracy's interval is not above the accuracy of that prediction. The
     interval's level of 95 % is corrected by Bonferroni's method for the number of epochs, because the best of them
     was chosen. If there are so few images that even a perfect model would not be clearly better, only models with
-    more mistakes than that prediction are reported.
+    more mistakes than that prediction are reported, and none if all images are of one class.
 
     Args:
         accuracy: The validation accuracy of the saved epoch.
@@ -56,7 +56,7 @@ def report_guessing(
     share = float(counts.max() / len(part))
     right, level = round(accuracy * len(part)), 1 - 0.05 / max(1, len(history))
     low, highest_low = (wilson(count, len(part), level)[0] for count in (right, len(part)))
-    if low <= share and (share < highest_low or right <= counts.max()) and right < len(part):
+    if low <= share < 1 and (share < highest_low or right <= counts.max()) and right < len(part):
         usual = class_names[int(counts.argmax())] if counts.min() < counts.max() else "the same class"
         other = "another model" + ", such as mini_vgg" * (model != "mini_vgg")
         trained = max((row.get("train/accuracy", 0.0) for row in history), default=0.0)

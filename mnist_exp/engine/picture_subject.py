@@ -166,9 +166,7 @@ def choose_layers(
         try:
             layers += find_layers(model, wanted, known)
         except NoSuchLayer as error:
-            problems.append(
-                Problem("unknown-layer", COMMAND_LINE, f"layers.{number}: {error}", f"layers.{number}")
-            )
+            problems.append(Problem("unknown-layer", COMMAND_LINE, f"layers: {error}", f"layers.{number}"))
     if problems:
         raise RequestError(problems, "this request")
     return [layer for layer in model.layers if layer in layers]

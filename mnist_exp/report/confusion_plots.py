@@ -68,7 +68,7 @@ def _many(counts: Counts, names: Sequence[str], title: str) -> Figure:
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 2))
     axes = figure.add_subplot(grid[:, 0])
     mistakes = _draw_cells(axes, _shares(counts))
-    shares = PercentFormatter(1.0, decimals=None)
+    shares = PercentFormatter(1.0, decimals=None, symbol=" %")
     figure.colorbar(mistakes, ax=axes, shrink=0.6, format=shares, label="mistakes: share of the class")
     if len(names) <= _NAMED:
         axes.set(xlabel="predicted", ylabel="true")
@@ -128,7 +128,7 @@ def _worst_classes(axes: Axes, counts: Counts, labels: Sequence[str]) -> None:
         (labels[number], float(recall[number]), f"{right[number]:,} of {totals[number]:,}") for number in order
     ]
     _bars(axes, rows, "classes with the lowest recall", "recall")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
 
 
 def _bars(axes: Axes, rows: Sequence[tuple[str, float, str]], title: str, xlabel: str) -> None:

@@ -156,7 +156,7 @@ def rate_curve(
 def _label_values(axes: Axes, metric: str) -> None:
     """Label the axes of a metric over the epochs. Accuracies are percentages, unless a damaged file exceeds 1."""
     if "accuracy" in metric and not axes.dataLim.ymax > 1:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     axes.set(xlabel="epoch", ylabel=metric)
 
 

@@ -142,14 +142,14 @@ def importances(shares: Mapping[str, float], title: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, max(shares.values()) * 1.15 or 1)
     axes.set_xlabel("share of the differences between trials", fontsize=8)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     write(figure, path, compact=True)
 
 
 def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: bool, title: str, path: Path) -> None:
     """Plot each job or trial as a line through its values and its result.
 
-    The best one is highlighted; pruned ones are dotted.
+    All with the best result are highlighted; pruned ones are dotted.
     """
     ranked = sorted(_with_results(points), key=lambda point: (point.result or 0.0) * (1 if maximizes else -1))
     pruned = [point for point in points if not point.is_finished and point.result is not None]
@@ -164,8 +164,12 @@ def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: boo
         axes.plot(range(len(line)), line, ":", color=_GREY, linewidth=1, alpha=0.8, zorder=0.5, label=label)
     for line, rank in zip(lines[len(pruned) :], np.linspace(0, 1, len(ranked)), strict=True):
         axes.plot(range(len(line)), line, color=_shade(rank), linewidth=1, alpha=0.8, zorder=1)
-    label = textwrap.fill(f"best: {ranked[-1].label}", 90)
-    axes.plot(range(len(keys) + 1), lines[-1], color=VALIDATION, linewidth=2.5, zorder=2, label=label)
+    others = sum(point.result == ranked[-1].result for point in ranked) - 1
+    label = textwrap.fill(f"best: {ranked[-1].label}" + f" and {others} more" * (others > 0), 90)
+    for number, line in enumerate(reversed(lines[-1 - others :])):
+        axes.plot(
+            range(len(line)), line, color=VALIDATION, linewidth=2.5, zorder=2, label=None if number else label
+        )
     axes.set(xlim=(-0.45, len(keys) + 0.35), ylim=(-0.06, 1.06))
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     write(figure, path, compact=True)
@@ -195,7 +199,7 @@ def _draw_key(axes: Axes, number: int, key: str, values: Sequence[str]) -> list[
 
 
 def ranking(points: Sequence[Point], metric: str, *, maximizes: bool, title: str, path: Path) -> None:
-    """Plot the result of each job as a dot next to its values, the best first; of many jobs, only the best."""
+    """Plot the result of each job as a dot next to its values, the best first; of many jobs, only the first."""
     sign = -1 if maximizes else 1
     order = sorted(points, key=lambda point: (point.result is None, sign * (point.result or 0.0), point.number))
     listed = order[:_LISTED]
@@ -210,7 +214,8 @@ def ranking(points: Sequence[Point], metric: str, *, maximizes: bool, title: str
         if point.result is None:
             axes.text(0.01, row, "no result", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
         else:
-            axes.plot(point.result, row, "o", color=MARK if row == 0 else TRAIN, markersize=6 if row == 0 else 5)
+            is_best = point.result == listed[0].result
+            axes.plot(point.result, row, "o", color=MARK if is_best else TRAIN, markersize=6 if is_best else 5)
     axes.set_yticks(range(len(listed)), labels, fontsize=8)
     axes.set_ylim(len(listed) - 0.5, -0.5)
     axes.set_xlabel(metric)
@@ -241,7 +246,7 @@ def _with_results(points: Sequence[Point]) -> list[Point]:
 
 def _format_results(axis: Axis, metric: str) -> None:
     if "accuracy" in metric:
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
 
 
 def _unit(values: Sequence[float], all_values: Sequence[float]) -> list[float]:

@@ -76,7 +76,7 @@ def class_dots(
         )  # fmt: skip
     axes.set_yticks(range(len(class_names)), [shorten_label(name, 28) for name in class_names], fontsize=8)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     axes.set(xlabel=label)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
@@ -101,7 +101,7 @@ def trial_values(
     axes.set(xlabel="trial", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "accuracy" in metric:
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     axes.grid(alpha=0.3)
     axes.legend()
     write(figure, path, compact=True)

@@ -91,8 +91,10 @@ def _missing_run(wanted: str, runs: Sequence[RunSummary], outputs: Path) -> Requ
     if re.fullmatch("[0-9a-f]{32}", wanted):
         where = f"no run in {outputs.absolute()} has this MLflow run id"
         return RequestError(f"{wanted}: {where}; 'mnist-exp runs' lists the runs")
-    names = [name for run in runs for name in (run.name, re.sub(f"{_STAMP}$", "", run.name))]
-    hint = did_you_mean(wanted, ["latest", "best", *names])
+    names = {
+        part for run in runs for part in (run.name, re.sub(f"{_STAMP}$", "", run.name), run.name.split("-")[0])
+    }
+    hint = did_you_mean(wanted, ["latest", "best", *sorted(names)])
     return RequestError(
         f"{wanted}: there is no such run in {outputs.absolute()}{hint}; 'mnist-exp runs' lists them"
     )

@@ -17,6 +17,8 @@ from mnist_exp.sweeps.groups import Group
 from mnist_exp.sweeps.intervals import (
     ALPHA,
     POWER,
+    STRICT,
+    UNEQUAL,
     Difference,
     Verdict,
     differences,
@@ -34,7 +36,7 @@ _WITHHELD = {
     "diverged": "withheld: a run diverged",
 }
 _REMEDIES = {
-    "unequal": "for unequal spreads, add seeds, once",
+    "unequal": "for unequal spreads, add seeds in a single step",
     "extreme": "for a config with a spread over ten times another's, change it or leave out its runs",
     "diverged": "for a config with a diverged run, change it or leave out its runs",
 }
@@ -172,8 +174,11 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
         return "With this number of seeds and this spread, no difference can be significant; add seeds."
     least, most = (_format_number(value, metric) for value in (min(possible), max(possible)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
-    size = f"{least}{unit}" if least == most else f"{least} to {most}{unit} (depending on the pair)"
+    size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
     text = f"With this number of seeds and this spread, measured differences of at least {size} are significant"
+    if stricter := sum(difference.spread_ratio > UNEQUAL for difference in judged):
+        where = ", because the spreads differ" if stricter == len(judged) else " for pairs whose spreads differ"
+        text += f" (at p < {STRICT}{where})"
     never = len(smallest) - len(possible)
     return f"{text}; for {never} of {len(smallest)} pairs, none can be." if never else f"{text}."
 
@@ -187,7 +192,7 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     """Return how many seeds would detect the best group's undetected differences; None if there are none."""
     best = pairs[0].first
     needed = [
-        f"{_format_count(pair.difference.enough)} for {pair.second.mark}"
+        f"{_format_count(pair.difference.enough)} for {best.mark} and {pair.second.mark}"
         for pair in pairs
         if pair.first is best and pair.verdict in ("indistinguishable", "unequal") and pair.difference
         if pair.difference.enough is not None
@@ -195,8 +200,8 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     if not needed:
         return None
     return (
-        f"Seeds per group needed to detect the measured differences from {best.mark} with a probability of "
-        f"{format_percent(POWER, 0)}, if they are the true ones: {_join_marks(needed)}."
+        "Seeds needed in each of two groups to detect their measured difference with a probability of "
+        f"{format_percent(POWER, 0)}, if it is the true difference: {_join_marks(needed)}."
     )
 
 

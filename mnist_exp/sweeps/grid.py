@@ -18,6 +18,7 @@ from mnist_exp.config.hydra_settings import foreign_settings
 from mnist_exp.config.overrides import Request, key_of
 from mnist_exp.config.provenance import COMMAND_LINE
 from mnist_exp.errors import Problem, RequestError
+from mnist_exp.text import how_to_install
 
 _EXTRAS = ("joblib", "submitit", "ray")  # this package's extras that install launchers
 
@@ -138,7 +139,7 @@ def _launcher_problems(config: DictConfig, launcher: Mapping[str, Any]) -> list[
         return []
     choice = chosen_launcher(config)
     extra = choice.split("_")[0]
-    how = f"; install it with pip install 'mnist-exp[{extra}]'" if extra in _EXTRAS else ""
+    how = f"; {how_to_install(extra)}" if extra in _EXTRAS else ""
     message = f"hydra/launcher={choice}: {plugin} is not installed{how}"
     return [Problem("not-installed", COMMAND_LINE, message, "hydra/launcher")]
 

@@ -191,10 +191,10 @@ def headline(target: Target, compared: Comparison) -> list[tuple[str, str]]:
         rows += [
             ("Groups", f"{len(compared.groups)}"),
             ("Seeds", f"{len(seeds)} ({', '.join(map(str, seeds[:8]))}{', …' * (len(seeds) > 8)})"),
-            *_mean_rows(f"Best {compared.metric}", best, compared.metric),
+            *_mean_rows(f"Best mean {compared.metric}", best, compared.metric),
         ]
         if best.values("test/accuracy") and compared.metric != "test/accuracy":
-            rows += _mean_rows("Its test accuracy", best, "test/accuracy")
+            rows += _mean_rows("Its mean test accuracy", best, "test/accuracy")
     known = [run.result.training_seconds for run in target.runs]
     rows.append((f"Time of all runs{TIME_NOTE}", format_duration(sum(seconds or 0.0 for seconds in known))))
     return rows

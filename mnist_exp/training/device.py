@@ -12,8 +12,8 @@ from typing import Any
 
 from mnist_exp.config.schema import DeviceConfig
 from mnist_exp.errors import RequestError
+from mnist_exp.text import how_to_install
 
-GPU_INSTALL = "pip install 'mnist-exp[gpu]'"
 # Instruction sets that determine which kernels oneDNN selects, by their names in Linux on x86-64 and ARM.
 _DISPATCHED = frozenset(
     ("sse4_1", "avx", "avx2", "fma", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl",
@@ -68,7 +68,7 @@ def resolve(config: DeviceConfig) -> Device:
             f"TensorFlow's list of GPUs (empty; tensorflow {version}, {built} CUDA), "
             f"an NVIDIA driver ({'loaded' if driver else 'not loaded'}), "
             f"CUDA_VISIBLE_DEVICES ({'not set' if shown is None else repr(shown)}). "
-            f"To install GPU support: {GPU_INSTALL}"
+            f"To use a GPU, {how_to_install('gpu')}"
         )
     threads = available_cores() if config.threads == "auto" else config.threads
     _configure(tf, gpus, threads, deterministic=config.deterministic)

@@ -68,7 +68,7 @@ def test_a_missing_gpu_is_reported(monkeypatch: pytest.MonkeyPatch):
         "no GPU is visible",
         "NVIDIA driver",
         "CUDA_VISIBLE_DEVICES ('3')",
-        "pip install 'mnist-exp[gpu]'",
+        "pip install '.[gpu]' in a clone",
     ):
         assert words in str(caught.value)
 
