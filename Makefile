@@ -44,11 +44,8 @@ ui: $(RUNS) ## browse the runs in MLflow
 test: $(READY) ## set up, then test everything essential (minutes)
 	$(BIN)/python -m $(PYTEST) -m "not slow" --numprocesses 2 --dist worksteal
 
-test-mnist: $(READY) ## the tests that need the real MNIST files (MNIST_EXP_DATA)
-	$(BIN)/python -m $(PYTEST) -m "mnist and not slow" --numprocesses 2 --dist worksteal
-
-test-slow: $(READY) ## fresh environments, real servers, a browser, README's commands (minutes)
-	$(BIN)/python -m $(PYTEST) -m "slow and not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test-slow: $(READY) ## real data, fresh environments, real servers, a browser, README's commands (an hour)
+	$(BIN)/python -m $(PYTEST) -m "(slow or mnist) and not soak" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(READY) ## the tests that need a GPU; skipped without one
 	$(BIN)/python -m $(PYTEST) -m gpu -rs
@@ -89,4 +86,4 @@ site: $(READY) ## build the documentation site in build/site/html
 clean: ## remove the environment and caches; outputs are kept
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .coverage*
 
-.PHONY: help setup run ui test test-mnist test-slow test-gpu soak coverage reproduce bench check pins schema format site clean
+.PHONY: help setup run ui test test-slow test-gpu soak coverage reproduce bench check pins schema format site clean

@@ -156,7 +156,8 @@ def test_every_layer_in_every_format(net: str, tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["lenet5x5", soak("vgg_bn")])
+@pytest.mark.soak  # minutes
+@pytest.mark.parametrize("model", ["lenet5x5", "vgg_bn"])
 def test_every_format_on_the_whole_test_set(cli: Cli, model: str):
     """The formats agree with a trained model on all test images."""
     epochs = 1 if MNIST else 4  # the built-in digits are 1,497: too few batches for batch normalization in one

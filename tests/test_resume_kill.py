@@ -210,8 +210,10 @@ def in_mlflow(outputs: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "places",
     [
-        soak([("inside an epoch", 3)]),
-        [("inside an epoch", 5), ("while a checkpoint is written", 4), ("between checkpoint and journal", 1)],
+        [("inside an epoch", 3)],
+        soak(
+            [("inside an epoch", 5), ("while a checkpoint is written", 4), ("between checkpoint and journal", 1)]
+        ),
         soak([("at an epoch's end", 2), ("while models are saved", 1), ("during plots", 1)]),
     ],
     ids=["once", "thrice", "thrice, late"],

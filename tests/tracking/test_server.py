@@ -195,6 +195,7 @@ def test_a_sync_during_a_run(server: Server, home_data: list[str], tmp_path: Pat
     assert held(folder, server.uri, tmp_path / "fetched") == expected(folder)
 
 
+@pytest.mark.soak  # minutes
 def test_eight_runs_at_the_same_instant(home_data: list[str], tmp_path: Path):
     """They start on a fresh SQLite store; all finish and are delivered."""
     patient = f"tracking.wait_seconds={60 * PATIENCE}"  # eight uploaders share the machine with eight trainings
