@@ -22,7 +22,7 @@ from support.cli import MNIST, SMALL, Cli, Outcome
 
 pytest_plugins = ["support.golden"]
 
-# What is tested here is the same everywhere: on the CPU, whatever this machine has.
+# The tests run on the CPU everywhere, even on a machine with GPUs.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 _NOT_OURS = ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")

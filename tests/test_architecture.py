@@ -15,7 +15,7 @@ ORDER = [
     "report", "tracking", "engine", "plugin", "sweeps", "serving", "commands", "cli", "child_command", "notebook_display", "api", "plugin_testing",
 ]  # fmt: skip
 
-# Where each heavy library may be imported at all.
+# The modules that may import each heavy library.
 ROOMS = {
     "hydra": {"config", "cli", "sweeps"},  # cli: its information flags; sweeps: its launchers
     "omegaconf": {"config", "sweeps"},
@@ -95,7 +95,7 @@ def test_heavy_libraries_stay_in_their_folders():
 
 
 def import_closure(*roots: str) -> dict[str, set[str]]:
-    """What importing these modules imports of the package, directly or not, and what each of these modules imports."""
+    """Map every module of the package that these modules import, directly or not, to its own imports."""
     names = {module_name(path): imported(tree, at_import=True) for path, tree in modules().items()}
     closure: dict[str, set[str]] = {}
     waiting = list(roots)
@@ -130,7 +130,7 @@ def test_training_imports_neither_mlflow_nor_matplotlib():
 
 
 def test_rare_libraries_are_imported_inside_functions():
-    """What needs no ONNX, for example, works without it."""
+    """Commands that do not need ONNX, for example, work without it."""
     for path, tree in modules().items():
         names = imported(tree, at_import=True)
         assert not libraries(names) & RARE, f"{path} imports {libraries(names) & RARE} with itself"

@@ -17,7 +17,7 @@ def mine(*entries: str) -> str:
     return "--config-dir=mine"
 
 
-# What only Keras knows not to go together.
+# Combinations that only Keras knows to be invalid.
 BOTH = ("+optimizer.clipvalue=1", "optimizer.clipnorm=1")
 END = ("Flatten", "{type: Dense, units: 10}", "Softmax")
 
@@ -58,7 +58,7 @@ def test_check_of_a_sweep_names_the_jobs(cli: Cli):
     assert "in this sweep of 2 jobs" in wrong.err
 
 
-# What Keras builds, but TensorFlow does not compute, or what no loss takes.
+# Models that Keras builds, but that TensorFlow cannot compute or no loss accepts.
 @pytest.mark.parametrize(
     ("entries", "place"),
     [

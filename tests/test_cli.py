@@ -259,7 +259,7 @@ def test_help_for_a_sweep_shows_the_config_without_the_swept_keys(cli: Cli):
 def test_help_and_simple_errors_import_nothing_heavy():
     """--help, --version and problems found without Keras need neither TensorFlow nor MLflow.
 
-    What Keras finds follows the mistakes: here it is not asked.
+    Keras is not asked if there are other mistakes.
     """
     for words in (
         ["--help"],

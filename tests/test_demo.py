@@ -369,7 +369,7 @@ def ask(address: str, path: str, body: bytes | None = None, **headers: str) -> t
 
 @pytest.mark.slow
 def test_hostile_requests_are_refused(address: str):
-    """Wrong sizes, models, files, origins and hosts are refused, and the server goes on answering."""
+    """Wrong sizes, models, files, origins and hosts are refused, and the server keeps answering."""
     assert ask(address, "api/respond", bytes(784))[0].status == 200
     for path, body, status in (
         ("api/respond", bytes(783), 400),

@@ -284,7 +284,7 @@ def test_a_model_error_comes_before_a_data_error(cli: Cli):
 
 
 def test_unusable_models_are_refused(cli: Cli, run: Path):
-    """A model that is no image classifier, one that returns NaN, and a run without a model are not exported."""
+    """A model that is not an image classifier, one that returns NaN, and a run without a model are not exported."""
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save("other.keras")
     done = cli("export", "run=other.keras", "format=onnx", "data=digits", status=2)
     assert "takes (None, 4), returns (None, 2)" in done.err

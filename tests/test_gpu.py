@@ -74,7 +74,7 @@ def test_a_killed_run_resumes_to_the_same_weights(use: Callable[[str], None]):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
 def test_a_model_trained_on_a_gpu_is_evaluated_on_the_cpu(use: Callable[[str], None], precision: str):
-    """Whatever the precision, it is saved in float32 and scores the same on the CPU, except for rounding."""
+    """In any precision, it is saved in float32 and scores the same on the CPU, except for rounding."""
     result = train("a", *NET, f"device.precision={precision}", "name=a")
     assert (result["device"]["kind"], result["device"]["precision"]) == (KIND, precision)
     done = call("-m", "mnist_exp", "evaluate", "run=a", "format=json")

@@ -44,7 +44,7 @@ def test_the_changelog_is_cut_by_release():
 def test_a_source_distribution_builds_the_same_bytes_and_tests_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whoever builds them, and when: the same files give the same distributions. Its tests pass in its folder."""
+    """The same files give the same distributions at any time, for any user. The sdist passes its own tests."""
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     first = build(REPOSITORY, tmp_path / "first")
     [archive] = (tmp_path / "first").glob("*.tar.gz")

@@ -146,7 +146,7 @@ def test_a_report_is_an_artifact_of_its_run(cli: Cli, run: Path):
 def test_a_report_that_fails_does_not_fail_the_run(
     cli: Cli, home_data: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """Whatever happens to it at the end of a training is a warning."""
+    """Any error in it at the end of training becomes a warning."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError("by chance")

@@ -30,7 +30,7 @@ REQUESTS: dict[str, Sequence[str]] = {
     "submitit_local": (*_SWEEP, "hydra/launcher=submitit_local"),
     "ray_local": (*_SWEEP, "hydra/launcher=ray_local"),
 }
-# CI tries every so many instants; launchers take long to start their workers.
+# CI tries a sample of the instants; launchers take long to start their workers.
 _EVERY = {"run": 6}
 _FIRST = 0.3  # seconds until Python runs our code
 _seconds: dict[str, float] = {}

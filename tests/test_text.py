@@ -67,7 +67,7 @@ def test_the_best_of_many_epochs_must_be_better(caplog: pytest.LogCaptureFixture
 
 
 def test_a_model_that_is_worse_than_guessing_is_reported(caplog: pytest.LogCaptureFixture):
-    """This holds even if, after so many epochs, a perfect model would not be clearly better."""
+    """This holds even if, after that many epochs, a perfect model would not be clearly better."""
     part = Part(np.zeros((50, 1, 1, 1), np.uint8), np.repeat([0, 1], [45, 5]))
     report_guessing(0.3, part, ("leaf", "shell"), [{"train/accuracy": 0.3}] * 50)
     assert "always predicting leaf" in caplog.text

@@ -106,7 +106,7 @@ def test_the_same_weights_in_another_process(cli: Cli, home_data: list[str]):
     assert result["weights_sha256"] == here.result["weights_sha256"]
 
 
-# What somebody with nothing but Keras does with a run's files.
+# How a run's files are used with Keras alone.
 PLAIN_KERAS = """
 import json, sys, yaml, keras, numpy as np
 run = sys.argv[1]

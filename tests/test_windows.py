@@ -1,4 +1,4 @@
-"""What Windows lacks is emulated in a process of its own: the commands work without it. Nothing is run on Windows."""
+"""The commands work without the functions that Windows lacks, which are removed in a process. Windows itself is not used."""
 
 from __future__ import annotations
 

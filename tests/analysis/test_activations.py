@@ -109,7 +109,7 @@ def test_the_mean_of_an_exact_map_is_the_score():
     for label, bias in ((0, 0.25), (1, -0.5)):
         mean = class_activation(maps, kernel, np.array([label])).mean()
         assert mean + bias == pytest.approx(scores[0, label], rel=1e-5)
-        # Where Grad-CAM has the same to go by, it is the same but for what is below 0 and a factor.
+        # If both have the same input, Grad-CAM equals CAM, apart from a factor and the negative values.
         gradient = grad_cam(model, layer, images, np.array([label]))
         places = maps.shape[1] * maps.shape[2]
         exact = np.maximum(class_activation(maps, kernel, np.array([label])), 0)

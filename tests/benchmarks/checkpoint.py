@@ -2,7 +2,7 @@
 
     python tests/benchmarks/checkpoint.py [images]
 
-Each model trains two epochs on so many images of MNIST (all of them unless said otherwise) with the settings that
+Each model trains two epochs on a number of MNIST's images (all by default) with the settings that
 `mnist-exp` has by default; every checkpoint is timed. What is printed is the share of the second epoch.
 """
 

@@ -20,7 +20,7 @@ MOST_SECONDS, MOST_MEMORY = 1.2, 1.1  # the last fifth against the first
 
 
 def memory(pid: int) -> float:
-    """What a process holds, in MB."""
+    """Return the memory of a process, in MB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1000
 

@@ -1,4 +1,4 @@
-"""What the scripts that mnist-exp is compared with have in common: arguments, data, and the clock.
+"""The arguments, data and clock that the scripts that mnist-exp is compared with share.
 
     python tests/benchmarks/SCRIPT.py MNIST.NPZ MODEL AUG EPOCHS IMAGES PRECISION
 

@@ -17,7 +17,7 @@ SAMPLED_EVERY = 1.0  # seconds; reading the memory of a large process takes some
 
 @dataclass(frozen=True)
 class Taken:
-    """What a command took."""
+    """The resources that a command used."""
 
     seconds: float
     """Until its last process had ended."""

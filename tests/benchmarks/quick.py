@@ -1,6 +1,6 @@
 """Measure response times: `python tests/benchmarks/quick.py` prints a table.
 
-Of a wrong config, the time until the first line of the answer; of the others, that of the whole process. The
+For a wrong config, this is the time until the first line of the answer; for the others, that of the whole process. The
 commands alternate with the import of TensorFlow, nine rounds: medians and ranges of seconds, and the medians as
 shares of the import's.
 """

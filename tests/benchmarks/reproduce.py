@@ -48,12 +48,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Repeated:
-    """What one run of a command gave."""
+    """The results of one run of a command."""
 
     result: RunResult
     epochs: int
     seconds: float
-    """Of the whole command."""
+    """The duration of the whole command."""
 
     @property
     def accuracy(self) -> float:

@@ -111,7 +111,7 @@ class Program:
 
 
 def train_in_turns(opponents: Opponents, model: str, pairs: int) -> dict[str, list[Epoch]]:
-    """What each epoch took us (`ours`) and each script."""
+    """The seconds of each epoch of mnist-exp (`ours`) and of each script."""
     images = IMAGES[model]
     overrides = [f"model={model}", f"aug={AUG}", f"data.limit={images}", f"training.epochs={pairs + 1}"]
     programs = {"ours": Program([sys.executable, str(HERE / "steady.py"), *overrides])}
@@ -146,14 +146,14 @@ def training_table(opponents: Opponents, models: Sequence[str], pairs: int) -> N
 
 
 def ours(words: Sequence[str], folder: Path) -> Taken:
-    """What a command of ours took."""
+    """The seconds that a command of mnist-exp took."""
     return measure([sys.executable, "-m", "mnist_exp", *words], folder)
 
 
 def command_table(opponents: Opponents, pairs: int) -> None:
     """`lenet5x5`, whole commands, with tracking, plots and saved models, compared with each script.
 
-    What is not training is taken from commands that train on almost nothing: whole epochs vary too much for
+    The time outside training comes from commands that train on almost nothing: whole epochs vary too much for
     a difference of large figures.
     """
     print(f"| `lenet5x5 aug={AUG}`, the whole command | ours | {' | '.join(opponents.names)} | "
@@ -203,7 +203,7 @@ def sweep_table(opponents: Opponents, pairs: int) -> None:
 
 
 def augmentation(pairs: int) -> None:
-    """What `rotate45_mild` costs by itself: the differences between rows of the table are smaller than their noise."""
+    """Measure `rotate45_mild` by itself: the differences between rows of the table are smaller than their noise."""
     from mnist_exp.model import backend
 
     backend.load()

@@ -1,4 +1,4 @@
-"""What the adapter relies on in Hydra, OmegaConf and PyYAML; fails first when one of them changes."""
+"""Check what the adapter relies on in Hydra, OmegaConf and PyYAML: these tests fail first when one of them changes."""
 
 from __future__ import annotations
 

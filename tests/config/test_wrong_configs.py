@@ -1,7 +1,7 @@
 """A corpus of wrong configs: every problem is reported, with the right place and the intended name.
 
 Typos are made from every key, group, option, layer and argument that there is, so that what is added is covered.
-What is shown is the share of each kind that was answered as it should be.
+The output shows the share of each kind that was answered correctly.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def test_grey_is_grey_however_it_was_saved(mode: str):
 
 @pytest.mark.parametrize("ending", ["gif", "bmp", "webp", "tif", "png"])
 def test_every_format_is_read(ending: str):
-    """By its content, whatever its name says."""
+    """The content determines the format of a file, not its name."""
     options = {"lossless": True} if ending == "webp" else {}
     save(f"train/a/1.{ending}", **options)
     Path(f"train/a/1.{ending}").rename("train/a/1.jpg")
@@ -129,7 +129,7 @@ def test_images_of_16_bits_are_read_unless_they_may_have_12():
 
 
 def test_a_photograph_is_turned_upright():
-    """By its EXIF orientation, which also counts for its size."""
+    """A photograph is rotated as its EXIF orientation says, before its size is compared."""
     save("train/a/1.png", np.rot90(GREY), exif=turned(6))
     np.testing.assert_array_equal(read().images[0, ..., 0], GREY)
 
@@ -294,7 +294,7 @@ def photographs() -> None:
 
 
 def test_the_advice_for_photographs_works(cli: Cli):
-    """What is not declared is inferred and printed; a folder of class folders is enough."""
+    """Keys that are not set are inferred and printed; a folder of class folders is enough."""
     photographs()
     words = ["dataset", "verify", "data=folder", "data.dir=photos"]
     refused = cli(*words, status=2).err
@@ -337,7 +337,7 @@ def test_an_inferred_number_of_classes_reaches_the_model(cli: Cli):
 
 
 def test_the_inferred_shape_is_explained():
-    """By the sizes and colours in the folder: a shape of three channels if any image is in colour."""
+    """It follows from the sizes and colours in the folder: there are three channels if any image is in colour."""
     photographs()
     told: list[str] = []
     data = config("photos", files={"train": FileSpec(name="photos"), "test": None}, resize="fit")

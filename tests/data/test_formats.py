@@ -1,4 +1,4 @@
-"""What a run trains on, validates on and is scored on."""
+"""The training, validation and test sets of a run."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ def test_a_column_too_many_is_named(change: Any, told: str):
     [(b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04", "Excel"), (b"\xff\xfe0\0", "UTF-16"), (b"<html>", "HTML")],
 )
 def test_another_kind_of_file_is_named(start: bytes, told: str):
-    """By its first bytes."""
+    """Its first bytes determine the format."""
     Path("train.csv").write_bytes(start + bytes(100))
     with pytest.raises(RequestError, match=told):
         read("csv")

@@ -10,7 +10,7 @@ import pytest
 
 from mnist_exp.model import backend
 
-# What a command line does, then what a user's own code may.
+# First as a command line does it, then as a user's own code may.
 OURS = """\
 import sys
 from mnist_exp.model import backend

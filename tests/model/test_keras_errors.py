@@ -1,4 +1,4 @@
-"""What is relied on in the wording of Keras' errors: fails first when a new version words them in another way."""
+"""Check the wording of Keras' errors that the program relies on: these tests fail first when it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress on a terminal and, every few seconds, in lines where there is none."""
+"""Progress bars in a terminal; without one, a line every few seconds."""
 
 from __future__ import annotations
 

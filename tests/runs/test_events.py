@@ -33,7 +33,7 @@ PACKAGE = Path(mnist_exp.__file__).parent
 SAMPLES = sorted((Path(__file__).parents[1] / "samples" / "outputs").rglob(FILE))
 UNION = set(get_args(get_args(Event)[0]))
 
-# What is written, and its bytes, which journals of earlier versions have too.
+# The events and their bytes, which are the same in journals of earlier versions.
 EXAMPLES: list[tuple[Event, str]] = [
     (
         RunEvent(time=1, name="é", key="k", experiment="e", tags={"a": "b"}, enabled=True, uri=None, parent=None),

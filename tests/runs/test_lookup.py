@@ -38,7 +38,7 @@ def test_a_folder_that_is_no_run_is_reported_as_such():
 
 
 def test_latest_is_not_silently_a_run_of_the_future(caplog: pytest.LogCaptureFixture):
-    """As after a clock that was wrong; its age is no number."""
+    """A clock was wrong, for example; the age of such a run is not a number."""
     for name, ahead in (("now", 0), ("later", 86_400)):
         run = write_run(Path(f"outputs/runs/{name}"))
         result = json.loads((run / "result.json").read_text())

@@ -19,7 +19,7 @@ DOCUMENT = SweepDocument(sweep="a", path="/a", swept=[], jobs=[], best=None, fal
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the file to which the command writes what it is told."""
+    """Return the file to which the command writes its input."""
     monkeypatch.setenv(COMMAND, "cat >> told.json")
     return Path("told.json")
 

@@ -178,7 +178,7 @@ def test_a_signal_of_an_earlier_command_does_not_hide_an_error(cli: Cli, monkeyp
     assert "no such command" in cli("trian", status=2).err
 
 
-# After the import of a module, and so many seconds later.
+# After the import of a module, and a number of seconds later.
 INSTANTS = [
     ("mnist_exp.errors", 0), ("pydantic", 0), ("hydra", 0), ("mnist_exp.config.schema", 0),
     *(("mnist_exp.config.schema", delay) for delay in (0.1, 0.3, 1, 2)),

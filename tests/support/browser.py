@@ -70,7 +70,7 @@ class Opened:
         self.page.mouse.move(x, y)
         tooltip = self.page.locator(".bk-Tooltip:visible").first
         tooltip.wait_for()
-        # The text stands in a shadow tree, next to style sheets.
+        # The text is in a shadow tree, next to style sheets.
         text: str = tooltip.evaluate(
             "(element) => [...element.shadowRoot.children].filter((one) => !['STYLE', 'LINK'].includes(one.tagName))"
             ".map((one) => one.innerText).join(' ')"

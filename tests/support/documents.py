@@ -33,7 +33,7 @@ LEFT_OUT = "…"
 _HOME = "/home/me"  # stands for the folder in which the commands were run
 _STATUS = {"mnist-exp sync": 1}  # a delivery failed; other commands that print an error were refused
 
-# What differs from run to run, or from machine to machine.
+# Texts that differ between runs or machines.
 _MASKS = (
     (r"(?m)^Matplotlib is building the font cache.*\n", ""),
     (r"(?m)^ *epoch +\d+/\d+ .*(?:\n(?:…\n)? *epoch +\d+/\d+ .*)*$", "epoch <figures>"),
@@ -89,7 +89,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Done:
-    """What a command did."""
+    """The result of a command."""
 
     command: Command
     status: int
@@ -184,7 +184,7 @@ def hears_ctrl_c() -> None:
 
 
 def run(command: Command, folder: Path) -> Done:
-    """Run a command as in a terminal: both streams in one. Presses Ctrl-C where that is shown, or at the UI."""
+    """Run a command as in a terminal: both streams in one. Presses Ctrl-C if the page shows it, or once the UI runs."""
     is_ui = command.words[1:2] in (["ui"], ["demo"])
     with subprocess.Popen(
         [*command.words, *(["open=false"] if is_ui else [])],

@@ -20,7 +20,7 @@ FILE = Path(__file__).parents[1] / "messages.yaml"
 _REPOSITORY = Path(__file__).parents[2]
 Golden = Callable[[str], None]
 
-# What differs from run to run, or between MNIST and the built-in digits, which take its place.
+# Texts that differ between runs, or between MNIST and the built-in digits, its fallback.
 _MASKS = (
     (r"\b\d{8}-\d{6}\b", "<stamp>"),
     (r"\bsum to [-\d.e]+", "sum to <figure>"),

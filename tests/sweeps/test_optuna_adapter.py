@@ -1,4 +1,4 @@
-"""What is relied on inside Optuna: fails first when a new version renames or changes it."""
+"""Check what the program relies on inside Optuna: these tests fail first when a new version changes it."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_a_stale_ray_address_is_reported_at_once(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n"])
 def test_an_address_without_ray_is_reported(monkeypatch: pytest.MonkeyPatch, answer: bytes):
-    """Whatever listens there never answers, or answers something else."""
+    """The process that listens there never answers, or it is not a cluster."""
     monkeypatch.setattr(launchers, "_RAY_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as other:
 

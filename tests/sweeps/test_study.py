@@ -1,4 +1,4 @@
-"""The table of a search's trials, which tells whether its results are written."""
+"""The table of a search's trials, which shows whether its results have been written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MLflow has after a run, according to MLflow's own client."""
+"""The contents of MLflow after a run, read with MLflow's own client."""
 
 from __future__ import annotations
 
@@ -265,7 +265,9 @@ def test_a_journal_has_whole_lines_only(tmp_path: Path):
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"kind": "met')
     assert [event.kind for event in read(tmp_path)] == ["metrics"]
-    Journal(tmp_path).write(EndEvent(status="FINISHED"))  # whoever goes on does not write behind a stump
+    Journal(tmp_path).write(
+        EndEvent(status="FINISHED")
+    )  # a process that continues does not write after an incomplete line
     assert [event.kind for event in read(tmp_path)] == ["metrics", "end"]
 
 

@@ -24,7 +24,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answered(status: int, text: str) -> Exception:
-    """What MLflow's client raises for an answer."""
+    """Return the exception that MLflow's client raises for an answer."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.rest_utils import verify_rest_response
 

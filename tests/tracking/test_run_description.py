@@ -39,7 +39,7 @@ def described(run: Path, *overrides: str) -> str:
 
 
 def test_a_finished_run_is_described():
-    """By its result in one line, the command that repeats it, its curve and its card."""
+    """The description has the result in one line, the command that repeats the run, its curve and the model summary."""
     run = Path.cwd() / "outputs/runs/it's"
     lines = described(run).splitlines()
     assert lines[0] == (

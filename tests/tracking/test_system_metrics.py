@@ -58,7 +58,7 @@ def test_a_short_run_has_one_sample():
 
 
 def test_a_failing_driver_ends_the_sampling_only(monkeypatch: pytest.MonkeyPatch):
-    """The run goes on without samples."""
+    """The run continues without samples."""
     monkeypatch.setattr(system_metrics, "_start_monitors", lambda: [Broken()])
     written: list[Event] = []
     sampler = SystemMetrics(written.append, [])

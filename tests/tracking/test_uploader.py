@@ -229,7 +229,7 @@ def another_user() -> Iterator[None]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_two_users_share_an_output_folder(monkeypatch: pytest.MonkeyPatch):
-    """The second one is told the command for the first one to run, after which the second one's runs arrive."""
+    """The second one gets the command that the first one has to run; then the second one's runs arrive."""
     with tempfile.TemporaryDirectory() as shared:
         os.chmod(shared, 0o777)
         monkeypatch.chdir(shared)

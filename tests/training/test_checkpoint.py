@@ -30,7 +30,7 @@ from mnist_exp.training.checkpoint import Checkpoints, DamagedCheckpoint, State,
 from mnist_exp.training.loop import Progress, Snapshot, fit
 from mnist_exp.training.step import build_state
 
-# Whatever has state: dropout, batch statistics, momentum, a running mean, a schedule of steps and one of epochs, and
+# All that has state: dropout, batch statistics, momentum, a running mean, a schedule of steps and one of epochs, and
 # learning rates at which the best epoch is not the last one.
 EVERYTHING = (
     "data=digits", "data.limit=700", "aug=rotate45", "model=linear", "schedule=reduce_on_plateau",

@@ -1,4 +1,4 @@
-"""Faster operations give the same results, and are used only where they are equivalent."""
+"""Faster operations give the same results, and are used only if they are equivalent."""
 
 from __future__ import annotations
 

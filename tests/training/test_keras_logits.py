@@ -1,4 +1,4 @@
-"""What is relied on about the logits that Keras attaches to outputs: fails first when a new version changes it."""
+"""Check what the program relies on about the logits that Keras attaches to outputs: fails first when it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is relied on inside Keras' optimizers: fails first when a new version renames or changes it."""
+"""Check what the program relies on inside Keras' optimizers: these tests fail first when it changes."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_relevant_settings_change_the_weights(
 def test_it_learns_as_keras_fit_does(monkeypatch: pytest.MonkeyPatch, optimizer: str, halved: bool):
     """Without augmentation, the weights are those of `fit` on the same batches.
 
-    Bit for bit where a batch is computed whole, else but for rounding; Adam multiplies that where gradients are tiny.
+    The weights are identical if batches are not split, else equal except for rounding, which Adam amplifies.
     """
     config, data = setting(
         "data=digits", "data.limit=640", "model=linear", "training.epochs=1", "training.batch_size=64",
