@@ -108,6 +108,8 @@ def test_versions_are_printed(cli: Cli):
             "--epochs=3: no such flag (--hydra-help lists the flags); write keys without dashes, as in training.epochs=5",
         ),
         (["--epochs", "3", "model=linear"], "--epochs 3: no such flag"),
+        (["optimizer.learning_rate=0,01"], "needs -m; for a decimal number, write 0.01"),
+        (["seed=0-4"], "seed=0-4: must be an integer (for a sweep: -m 'seed=range(0,5)'), found \"0-4\""),
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: no such key (did you mean 'optimizer.learning_rate'?)"),
         (["--config-dir", "nope"], "--config-dir nope: there is no such folder"),
         (["from=nope"], "nope: there is no such run in /"),

@@ -128,7 +128,10 @@ def _explain_override(
     if (missing := missing_option(error)) is not None:
         return "unknown-option", _explain_option(missing, key, loader)
     if override.is_sweep_override():
-        return "several-values", "several values make a sweep, which needs -m"
+        decimal = re.fullmatch(r"(\d+),(\d+)", text.partition("=")[2])
+        hint = f"; for a decimal number, write {decimal[1]}.{decimal[2]}" if decimal else ""
+        is_decimal = isinstance(_at(config, key), float)
+        return "several-values", f"several values make a sweep, which needs -m{hint if is_decimal else ''}"
     parent, part = _deepest(_plain(config), key)
     if part is not None:
         if addition := _explain_addition(config, parent, part, text):
