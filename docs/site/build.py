@@ -56,6 +56,7 @@ def main(folder: Path) -> int:
     index = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     (pages / "index.md").write_text(_relinked(index, "", "docs/"), encoding="utf-8")
     shutil.copy(REPOSITORY / "CHANGELOG.md", pages / "changelog.md")
+    shutil.copy(Path(__file__).with_name("site.css"), pages)
     pictures = pages / "pictures"
     subprocess.run([sys.executable, Path(__file__).with_name("pictures.py"), pictures], check=True)
     for name, page in (
