@@ -117,4 +117,6 @@ def format_value(value: Any) -> str:
         return {None: "–", True: "true", False: "false"}[value]
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(format_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {format_value(part)}' for key, part in value.items())}}}"
     return str(value)

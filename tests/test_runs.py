@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -120,6 +121,30 @@ def test_two_runs_are_compared(cli: Cli):
     assert document["results"]["status"] == ["interrupted", "finished"]
     out = cli("runs", "diff", "run=[small,better]").out
     assert ["seed", "0", "1"] in [line.split() for line in out.splitlines()]
+
+
+def test_a_layer_of_another_type_is_one_difference(cli: Cli):
+    """Layers of the same type are compared by argument. All differences of a layer are listed together."""
+    layers = {
+        "small": [{"type": "Conv2D", "filters": 8}, "ReLU", {"type": "Dense", "units": 3}],
+        "good": [{"type": "Conv2D", "filters": 9, "strides": 2}, {"type": "Dropout", "rate": 0.5},
+                 {"type": "Dense", "units": 3}, "ReLU"],
+    }  # fmt: skip
+    for name, specs in layers.items():
+        file = RUNS / name / "config.yaml"
+        file.write_text(
+            yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": specs, "width": 8}})
+        )
+    document = json.loads(cli("runs", "diff", "run=[small,good]", "format=json").out)
+    assert [item for item in document["settings"].items() if item[0] != "name"] == [
+        ("model.layers.0.filters", [8, 9]),
+        ("model.layers.0.strides", [None, 2]),
+        ("model.layers.1", ["ReLU", {"type": "Dropout", "rate": 0.5}]),
+        ("model.layers.3", [None, "ReLU"]),
+    ]
+    out = cli("runs", "diff", "run=[small,good]").out
+    assert "{rate: 0.5, type: Dropout}" in out
+    assert re.search(r"val/accuracy +98\.00 % +99\.50 %", out)
 
 
 @pytest.mark.parametrize(

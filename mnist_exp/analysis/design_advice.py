@@ -54,8 +54,8 @@ def _pooling_after_one_convolution(steps: Sequence[LayerRow]) -> list[str]:
         elif row.traits.is_pooling:
             if convolutions == 1:
                 found.append(
-                    f"{row.name} follows a single convolution: two in a row would see more and compute richer "
-                    "features before positions are discarded."
+                    f"{row.name} follows a single convolution: two in a row would have a larger receptive field "
+                    "and compute more complex features before positions are discarded."
                 )
             convolutions = 0
     return found

@@ -18,7 +18,7 @@ from mnist_exp.runs.atomic import remove_folder
 from mnist_exp.runs.directory import RunDirectory, RunSummary, find_fault, list_runs
 from mnist_exp.runs.lookup import find_runs, refuse_irregular
 from mnist_exp.runs.selection import ListedRun, differing_settings, select_runs
-from mnist_exp.text import display_path, format_value, printable, shorten
+from mnist_exp.text import display_path, format_percent, format_value, printable, shorten
 from mnist_exp.tracking.recorder import annotate
 from mnist_exp.tracking.removal import delete_run
 
@@ -144,7 +144,10 @@ def print_difference(chosen: Sequence[RunSummary]) -> Document:
     """Print the settings and results in which two runs differ, and return them as a document."""
     document = diff_document(*map(ListedRun.read, chosen))
     rows = [[key, *map(format_value, pair)] for key, pair in document.settings.items()]
-    rows += [[key, *map(format_value, pair)] for key, pair in document.results.items() if pair[0] != pair[1]]
+    for name, pair in document.results.items():
+        if pair[0] != pair[1]:
+            show = format_percent if name.endswith("accuracy") else format_value
+            rows.append([name, *map(show, pair)])
     if rows:
         print_table(["", *(run.name for run in chosen)], [[shorten(cell, 60) for cell in row] for row in rows])
     else:

@@ -70,7 +70,8 @@ def _list_filters(subject: Subject) -> Iterator[Picture]:
         for one in kernels:
             rows, columns, inputs, outputs = one.weights.shape
             size = f"{rows}×{columns}, " if one.is_spatial else ""
-            title = f"{one.name} of {layer.name} ({size}{inputs} to {outputs})\n{subject.title}"
+            channels = f"{inputs} input{'s' * (inputs > 1)}, {outputs} output{'s' * (outputs > 1)}"
+            title = f"{one.name} of {layer.name} ({size}{channels})\n{subject.title}"
             if one.is_spatial:
                 names = COLOURS if one.reads_colours else [f"input {number}" for number in range(inputs)]
                 draw: Callable[..., None] = partial(feature_maps.filters, one.weights, names, subject.channels)

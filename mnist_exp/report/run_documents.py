@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mnist_exp.report.documents import DiffDocument, RunEntry, RunsDocument, TrainDocument
@@ -66,8 +66,31 @@ def diff_document(first: ListedRun, second: ListedRun) -> DiffDocument:
     names = [name for name in dict.fromkeys([*figures[0], *figures[1]]) if name not in ("run", "path", "started")]
     flat = [flatten(dict(run.config)) for run in pair]
     keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if flat[0].get(key) != flat[1].get(key)]
+    keys = list(dict.fromkeys(_comparable_part(key, pair) for key in keys))
+    sections = list(dict.fromkeys(prefix for key in keys for prefix in _sections(key)))
+    keys.sort(key=lambda key: [sections.index(prefix) for prefix in _sections(key)])
     return DiffDocument(
         runs=(str(first.summary.path.resolve()), str(second.summary.path.resolve())),
         settings={key: (first.setting(key), second.setting(key)) for key in keys},
         results={name: (figures[0].get(name), figures[1].get(name)) for name in names},
     )
+
+
+def _comparable_part(key: str, runs: Sequence[ListedRun]) -> str:
+    """Return the first part of a dotted key at which two runs differ as a whole, such as in a layer's type."""
+    parts = key.split(".")
+    for depth in range(1, len(parts)):
+        part = ".".join(parts[:depth])
+        first, second = (run.setting(part) for run in runs)
+        same_mappings = isinstance(first, Mapping) and isinstance(second, Mapping)
+        if not (isinstance(first, list) and isinstance(second, list)) and not (
+            same_mappings and first.get("type") == second.get("type")
+        ):
+            return part
+    return key
+
+
+def _sections(key: str) -> list[str]:
+    """Return the sections of a config that a key belongs to, such as `model`, `model.layers`, `model.layers.0`."""
+    parts = key.split(".")
+    return [".".join(parts[:depth]) for depth in (1, 2, 3)]

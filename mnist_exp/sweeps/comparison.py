@@ -121,7 +121,7 @@ def summarize_groups(groups: Sequence[Group], pairs: Sequence[Pair], metric: str
             continue
         mark = pair.second.mark
         if pair.difference is None or pair.verdict is None:
-            other.setdefault("not tested (fewer than two common seeds) against {}", []).append(mark)
+            other.setdefault("not tested against {} (fewer than two common seeds)", []).append(mark)
         elif pair.verdict == "different":
             text = f"{mark} by {_format_range(pair.difference, metric)}"
             (better if (pair.difference.mean < 0) == (direction == "min") else worse).append(text)
@@ -200,8 +200,8 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     if not needed:
         return None
     return (
-        "Seeds needed in each of two groups to detect their measured difference with a probability of "
-        f"{format_percent(POWER, 0)}, if it is the true difference: {_join_marks(needed)}."
+        "Seeds per group with which the measured difference, if it is the true one, would be significant with a "
+        f"probability of {format_percent(POWER, 0)}: {_join_marks(needed)}."
     )
 
 

@@ -106,7 +106,8 @@ def _print_conditions(pairs: Sequence[Pair], config: CompareConfig, notes: int) 
         say(sentence)
     if not config.full:
         and_notes = f", with {notes} note{'s' * (notes > 1)}" if notes else ""
-        say(f"full=true prints all groups and metrics, the tests of each pair, and the omitted runs{and_notes}.")
+        everything = "all groups and metrics, the interval and tests of each pair, and the omitted runs"
+        say(f"full=true prints {everything}{and_notes}.")
 
 
 def print_left_out(left_out: Mapping[Path, str]) -> None:
