@@ -81,3 +81,16 @@ def test_pruned_trials_have_dotted_lines(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(lines) - len(dotted) == 6 + 1  # and the best one, highlighted
     assert dotted[1].get_ydata()[-1] == 0
     assert [text.get_text().split(":")[0] for text in drawn[0].legends[0].get_texts()] == ["pruned", "best"]
+
+
+def test_all_of_the_best_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Several jobs may share the best result, as their table shows."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(search_plots, "write", lambda figure, *rest, **more: figures.append(figure))
+    some = [Point(number, {"seed": str(number)}, result) for number, result in enumerate((0.9, 0.8, 0.9, None))]
+    search_plots.ranking(some, "val/accuracy", maximizes=True, title="t", path=tmp_path)
+    search_plots.parallel_coordinates(some, "val/accuracy", maximizes=True, title="t", path=tmp_path)
+    dots, lines = (figure.axes[0].lines for figure in figures)
+    assert [dot.get_color() == search_plots.MARK for dot in dots] == [True, True, False]
+    assert sum(line.get_color() == search_plots.VALIDATION for line in lines) == 2
+    assert [text.get_text() for text in figures[1].legends[0].get_texts()] == ["best: seed=2 and 1 more"]
