@@ -164,9 +164,11 @@ def parallel_coordinates(points: Sequence[Point], metric: str, *, maximizes: boo
         axes.plot(range(len(line)), line, ":", color=_GREY, linewidth=1, alpha=0.8, zorder=0.5, label=label)
     for line, rank in zip(lines[len(pruned) :], np.linspace(0, 1, len(ranked)), strict=True):
         axes.plot(range(len(line)), line, color=_shade(rank), linewidth=1, alpha=0.8, zorder=1)
-    others = sum(point.result == ranked[-1].result for point in ranked) - 1
-    label = textwrap.fill(f"best: {ranked[-1].label}" + f" and {others} more" * (others > 0), 90)
-    for number, line in enumerate(reversed(lines[-1 - others :])):
+    best = [
+        line for line, one in zip(lines[len(pruned) :], ranked, strict=True) if one.result == ranked[-1].result
+    ]
+    label = textwrap.fill(f"best: {ranked[-1].label}" + f" and {len(best) - 1} more" * (len(best) > 1), 90)
+    for number, line in enumerate(best):
         axes.plot(
             range(len(line)), line, color=VALIDATION, linewidth=2.5, zorder=2, label=None if number else label
         )
