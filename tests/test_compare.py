@@ -318,7 +318,7 @@ def test_no_more_than_a_thousand_seeds_are_asked_for(cli: Cli):
     write_accuracies(
         {model: [float(np.float32(val)) for val in accuracies] for model, accuracies in values.items()}
     )
-    assert "with a probability of 80 %: more than 1,000 for A and B." in cli("compare").out
+    assert "if the true difference is as measured: more than 1,000 (A vs. B)." in cli("compare").out
 
 
 def test_an_undetected_difference_states_how_many_seeds_it_needs(cli: Cli):
@@ -330,8 +330,8 @@ def test_an_undetected_difference_states_how_many_seeds_it_needs(cli: Cli):
     }
     write_accuracies(values)
     out = cli("compare").out
-    [needed] = re.findall(r"Seeds per group with which .*: (.*)\.", out)
-    assert re.fullmatch(r"\d+ for A and B", needed)
+    [needed] = re.findall(r"Seeds per group for a significant result .*: (.*)\.", out)
+    assert re.fullmatch(r"\d+ \(A vs\. B\)", needed)
     assert needed in cli("compare", "full=true").out
 
 

@@ -117,7 +117,7 @@ def test_existing_output_is_not_overwritten(cli: Cli):
     Path("link").symlink_to("empty")
     for name in ("full", "file", "link"):
         said = cli("dataset", "convert", DIGITS, "to=csv", f"output={name}", status=2).err
-        assert f"output={name}: already exists; give a new name" in said
+        assert f"output: {name} already exists; choose another name with output=…" in said
     cli("dataset", "convert", DIGITS, "to=csv", "output=empty", "data.limit=20")
     assert left() == ["empty", "empty/test.csv", "empty/train.csv", "file", "full", "full/x", "link"]
 

@@ -135,12 +135,20 @@ def test_a_layer_of_another_type_is_one_difference(cli: Cli):
         file.write_text(
             yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": specs, "width": 8}})
         )
+    for name, optimizer in (("small", {"type": "Adam"}), ("good", {"type": "SGD", "momentum": 0.9})):
+        file = RUNS / name / "config.yaml"
+        augmented = [{"type": "Erase"}] if name == "good" else []
+        values = {**yaml.safe_load(file.read_text()), "optimizer": optimizer, "aug": {"layers": augmented}}
+        file.write_text(yaml.safe_dump(values))
     document = json.loads(cli("runs", "diff", "run=[small,good]", "format=json").out)
     assert [item for item in document["settings"].items() if item[0] != "name"] == [
+        ("aug.layers", [[], [{"type": "Erase"}]]),
         ("model.layers.0.filters", [8, 9]),
         ("model.layers.0.strides", [None, 2]),
         ("model.layers.1", ["ReLU", {"type": "Dropout", "rate": 0.5}]),
         ("model.layers.3", [None, "ReLU"]),
+        ("optimizer.type", ["Adam", "SGD"]),
+        ("optimizer.momentum", [None, 0.9]),
     ]
     out = cli("runs", "diff", "run=[small,good]").out
     assert "{rate: 0.5, type: Dropout}" in out

@@ -205,7 +205,7 @@ def test_the_most_wrong_come_first(cli: Cli, run: Path):
         (["layers=softmax", "pictures=filters"], "pictures: "),
         (["channels=0"], "channels=0:"),
         (["data=digits", "data.shape=[8,8,1]"], "8×8"),
-        (["output=taken"], "output=taken:"),
+        (["output=taken"], "output: "),
         (["learned=1"], "learned=1:"),
     ],
 )  # fmt: skip

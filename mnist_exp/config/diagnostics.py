@@ -128,10 +128,7 @@ def _explain_override(
     if (missing := missing_option(error)) is not None:
         return "unknown-option", _explain_option(missing, key, loader)
     if override.is_sweep_override():
-        decimal = re.fullmatch(r"(\d+),(\d+)", text.partition("=")[2])
-        hint = f"; for a decimal number, write {decimal[1]}.{decimal[2]}" if decimal else ""
-        is_decimal = isinstance(_at(config, key), float)
-        return "several-values", f"several values make a sweep, which needs -m{hint if is_decimal else ''}"
+        return "several-values", f"several values make a sweep, which needs -m{_suggest_point(text, key, config)}"
     parent, part = _deepest(_plain(config), key)
     if part is not None:
         if addition := _explain_addition(config, parent, part, text):
@@ -142,6 +139,15 @@ def _explain_override(
         what = f"an option of {key} is already selected" if loader.is_group(override) else f"{key} is already set"
         return "invalid-override", f"{what}; change it without the plus: {text.lstrip('+')}"
     return "invalid-override", first_reason(error)
+
+
+def _suggest_point(text: str, key: str, config: DictConfig) -> str:
+    """Return a hint if a decimal number was probably written with a comma, else an empty string."""
+    number = re.fullmatch(r"(\d+),(\d+)", text.partition("=")[2])
+    is_there = _deepest(_plain(config), key)[1] is None
+    if number is None or not is_there or not isinstance(_at(config, key), float):
+        return ""
+    return f"; for a decimal number, write {number[1]}.{number[2]}"
 
 
 def _explain_option(missing: MissingOption, key: str, loader: ConfigLoader) -> str:

@@ -92,7 +92,7 @@ def _join_values(words: Sequence[str], flags: Sequence[str]) -> list[str]:
     for word in words:
         before = joined[-1] if joined else ""
         takes_value = before.startswith("-") and before not in flags and not re.search("[= ]", before)
-        if takes_value and not re.search("^-|=", word):
+        if takes_value and not re.search(r"^-(?!\d)|^[+~]|=", word):
             joined[-1] = f"{before} {word}"
         else:
             joined.append(word)

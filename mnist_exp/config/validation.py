@@ -325,9 +325,9 @@ def _message(details: ErrorDetails, value: Any, schema: type[Frozen]) -> str:
         message = "must not be empty"
     if kind in ("int_type", "int_from_float"):
         message = "must be an integer"
-        if isinstance(value, str) and (ends := re.fullmatch(r"(\d{1,9})-(\d{1,9})", value)):
-            key = ".".join(map(str, details["loc"]))
-            message += f" (for a sweep: -m '{key}=range({ends[1]},{int(ends[2]) + 1})')"
+        ends = re.fullmatch(r"(\d{1,9})-(\d{1,9})", str(value))
+        if details["loc"] == ("seed",) and ends and int(ends[1]) < int(ends[2]):
+            message += f" (for several seeds: -m 'seed=range({ends[1]},{int(ends[2]) + 1})')"
     if kind == "literal_error":
         message += did_you_mean(str(value), _literals(details))
     if isinstance(value, str) and value.lower() in ("none", "off", "no"):

@@ -371,7 +371,7 @@ def classes_of(
     if unknown := sorted(set(files.get("test", ())) - set(folders)):
         if "train" not in paths:
             raise RequestError(
-                f"{paths['test']}: the model has no class{'es' * (len(unknown) > 1)} {', '.join(unknown)}"
+                f"{paths['test']}: the model has no class named {' or '.join(unknown)}"
                 f"{did_you_mean(unknown[0], folders)}; its classes are {_listed(folders)}"
             )
         differing = sorted(set(files["test"]) ^ set(folders))

@@ -187,7 +187,9 @@ def _opened(path: str, *, whole: bool = True) -> Iterator[tuple[Image.Image, boo
         raise
     except UnidentifiedImageError as error:
         what = next((f": it is {what}" for begin, what in _STARTS.items() if start.startswith(begin)), "")
-        raise Unusable("image files without an image", f"not a {NAMED} image{what}") from error
+        raise Unusable(
+            "files with an image extension that are not images", f"not a {NAMED} image{what}"
+        ) from error
     except Exception as error:  # Pillow has no specific exception for damaged files
         raise Unusable("damaged images", f"a damaged image ({error})") from error
     finally:

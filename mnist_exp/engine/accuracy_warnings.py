@@ -22,11 +22,12 @@ def report_imprecise(accuracy: float, images: int, *, epochs: int = 1, limited: 
     whether `data.limit` keeps further images away.
     """
     low, high = wilson(round(accuracy * images), images)
+    chosen = f", and the accuracy is probably too high, because it is the best of {epochs} epochs"
     if (high - low) / 2 > _IMPRECISE:
         warn(
             f"the validation accuracy is based on {count_images(images)}: its 95 % interval is "
             f"{format_percent(low, 0)} … {format_percent(high, 0)}"
-            f"{f', and it is probably too high, because the best of {epochs} epochs was chosen' * (epochs > 1)}; "
+            f"{chosen * (epochs > 1)}; "
             f"a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
         )
 
@@ -43,7 +44,7 @@ def report_guessing(
     This is so if the lower end of its accuracy's interval is not above the accuracy of that prediction. The
     interval's level of 95 % is corrected by Bonferroni's method for the number of epochs, because the best of them
     was chosen. If there are so few images that even a perfect model would not be clearly better, only models with
-    more mistakes than that prediction are reported, and none if all images are of one class.
+    at least as many mistakes as that prediction are reported, and none if all images are of one class.
 
     Args:
         accuracy: The validation accuracy of the saved epoch.

@@ -65,8 +65,9 @@ def diff_document(first: ListedRun, second: ListedRun) -> DiffDocument:
     figures = [figures_of(run.summary) for run in pair]
     names = [name for name in dict.fromkeys([*figures[0], *figures[1]]) if name not in ("run", "path", "started")]
     flat = [flatten(dict(run.config)) for run in pair]
-    keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if flat[0].get(key) != flat[1].get(key)]
-    keys = list(dict.fromkeys(_comparable_part(key, pair) for key in keys))
+    keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if key and flat[0].get(key) != flat[1].get(key)]
+    keys = list(dict.fromkeys(_differing_part(key, pair) for key in keys))
+    keys = [key for key in keys if not any(key.startswith(f"{other}.") for other in keys)]
     sections = list(dict.fromkeys(prefix for key in keys for prefix in _sections(key)))
     keys.sort(key=lambda key: [sections.index(prefix) for prefix in _sections(key)])
     return DiffDocument(
@@ -76,21 +77,24 @@ def diff_document(first: ListedRun, second: ListedRun) -> DiffDocument:
     )
 
 
-def _comparable_part(key: str, runs: Sequence[ListedRun]) -> str:
-    """Return the first part of a dotted key at which two runs differ as a whole, such as in a layer's type."""
+def _differing_part(key: str, runs: Sequence[ListedRun]) -> str:
+    """Return the first part of a dotted key that differs as a whole, such as a layer's position; else the key.
+
+    A list item differs as a whole if its type does; any value, if only one of the two is a mapping or a list.
+    """
     parts = key.split(".")
     for depth in range(1, len(parts)):
         part = ".".join(parts[:depth])
         first, second = (run.setting(part) for run in runs)
-        same_mappings = isinstance(first, Mapping) and isinstance(second, Mapping)
-        if not (isinstance(first, list) and isinstance(second, list)) and not (
-            same_mappings and first.get("type") == second.get("type")
-        ):
+        if isinstance(first, Mapping) and isinstance(second, Mapping):
+            if parts[depth - 1].isdigit() and first.get("type") != second.get("type"):
+                return part
+        elif not (isinstance(first, list) and isinstance(second, list)):
             return part
     return key
 
 
 def _sections(key: str) -> list[str]:
-    """Return the sections of a config that a key belongs to, such as `model`, `model.layers`, `model.layers.0`."""
+    """Return a key and the sections of the config that contain it, such as `model`, `model.layers`, …"""
     parts = key.split(".")
-    return [".".join(parts[:depth]) for depth in (1, 2, 3)]
+    return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]

@@ -201,7 +201,7 @@ def _draw_key(axes: Axes, number: int, key: str, values: Sequence[str]) -> list[
 
 
 def ranking(points: Sequence[Point], metric: str, *, maximizes: bool, title: str, path: Path) -> None:
-    """Plot the result of each job as a dot next to its values, the best first; of many jobs, only the first."""
+    """Plot the result of each job as a dot next to its values, the best first; only the first 30."""
     sign = -1 if maximizes else 1
     order = sorted(points, key=lambda point: (point.result is None, sign * (point.result or 0.0), point.number))
     listed = order[:_LISTED]
@@ -243,7 +243,9 @@ def _round_values(values: Sequence[float]) -> list[float]:
 
 
 def _with_results(points: Sequence[Point]) -> list[Point]:
-    return [point for point in points if point.is_finished and point.result is not None]
+    return [
+        point for point in points if point.is_finished and point.result is not None and math.isfinite(point.result)
+    ]
 
 
 def _format_results(axis: Axis, metric: str) -> None:

@@ -87,6 +87,6 @@ def refuse_existing(target: Path) -> None:
         if target.is_dir() and not target.is_symlink() and not any(target.iterdir()):
             return
         if target.exists() or target.is_symlink():
-            raise RequestError(f"output={target}: already exists; give a new name")
+            raise RequestError(f"output: {target} already exists; choose another name with output=…")
     except OSError as error:
         raise RequestError(f"output: {target} cannot be written: {error.strerror}") from error

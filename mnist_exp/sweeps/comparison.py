@@ -171,11 +171,11 @@ def describe_sensitivity(pairs: Sequence[Pair], metric: str) -> str | None:
         return None
     possible = [value for value in smallest if not _is_impossible(value, metric)]
     if not possible:
-        return "With this number of seeds and this spread, no difference can be significant; add seeds."
+        return "With this number of seeds and these spreads, no difference can be significant; add seeds."
     least, most = (_format_number(value, metric) for value in (min(possible), max(possible)))
     unit = " points" if "accuracy" in metric else f" of {metric}"
     size = f"{least}{unit}" if least == most else f"{least} to {most}{unit}, depending on the pair,"
-    text = f"With this number of seeds and this spread, measured differences of at least {size} are significant"
+    text = f"With this number of seeds and these spreads, measured differences of at least {size} are significant"
     if stricter := sum(difference.spread_ratio > UNEQUAL for difference in judged):
         where = ", because the spreads differ" if stricter == len(judged) else " for pairs whose spreads differ"
         text += f" (at p < {STRICT}{where})"
@@ -192,7 +192,7 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     """Return how many seeds would detect the best group's undetected differences; None if there are none."""
     best = pairs[0].first
     needed = [
-        f"{_format_count(pair.difference.enough)} for {best.mark} and {pair.second.mark}"
+        f"{_format_count(pair.difference.enough)} ({best.mark} vs. {pair.second.mark})"
         for pair in pairs
         if pair.first is best and pair.verdict in ("indistinguishable", "unequal") and pair.difference
         if pair.difference.enough is not None
@@ -200,8 +200,8 @@ def describe_seeds_needed(pairs: Sequence[Pair]) -> str | None:
     if not needed:
         return None
     return (
-        "Seeds per group with which the measured difference, if it is the true one, would be significant with a "
-        f"probability of {format_percent(POWER, 0)}: {_join_marks(needed)}."
+        f"Seeds per group for a significant result with a probability of {format_percent(POWER, 0)}, if the true "
+        f"difference is as measured: {_join_marks(needed)}."
     )
 
 

@@ -265,9 +265,8 @@ def test_a_journal_has_whole_lines_only(tmp_path: Path):
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"kind": "met')
     assert [event.kind for event in read(tmp_path)] == ["metrics"]
-    Journal(tmp_path).write(
-        EndEvent(status="FINISHED")
-    )  # a process that continues does not write after an incomplete line
+    # A process that continues does not write after an incomplete line.
+    Journal(tmp_path).write(EndEvent(status="FINISHED"))
     assert [event.kind for event in read(tmp_path)] == ["metrics", "end"]
 
 
