@@ -166,7 +166,7 @@ def write_file(block: Block, folder: Path) -> None:
 
 def run_python(code: str, folder: Path) -> None:
     """Run a Python block: in the newest run's directory if it loads a model by its file's name alone."""
-    if '"model.' in code and "outputs/" not in code:
+    if re.search(r'"model\.(keras|h5|weights)', code) and "outputs/" not in code:
         folder = max((folder / "outputs" / "runs").iterdir(), key=lambda run: run.stat().st_mtime)
     subprocess.run(
         [sys.executable, "-c", code],
