@@ -335,6 +335,15 @@ def test_an_undetected_difference_states_how_many_seeds_it_needs(cli: Cli):
     assert needed in cli("compare", "full=true").out
 
 
+def test_a_stricter_level_is_stated(cli: Cli):
+    """Unequal spreads require p < 0.01, so smaller differences than the interval suggests are not significant."""
+    wide, narrow = (0.95, 0.9, 0.93, 0.91, 0.94), (0.8, 0.81, 0.8, 0.812, 0.802)
+    write_accuracies({"mlp": wide, "linear": narrow})
+    assert "significant (at p < 0.01, because the spreads differ)." in cli("compare").out
+    write_accuracies({"pyramid": (0.6, 0.61, 0.602, 0.612, 0.6)})
+    assert "significant (at p < 0.01 for pairs whose spreads differ)." in cli("compare").out
+
+
 def test_intervals_never_touch_0_by_rounding(cli: Cli):
     """An end near 0 has more digits. One that is cut off at 0 is written as 0 and explained."""
     assert format_interval((0.00001, 0.05), "val/accuracy", signed=True) == "+0.001 … +5.00"
