@@ -32,9 +32,10 @@ def predict(request: Request, started: float) -> PredictDocument:
     from mnist_exp.inference.inputs import find_inputs  # NumPy
 
     assert config.inputs is not None
-    files, missing = find_inputs(config.inputs, lambda _: None)
+    notes: list[str] = []
+    files, problems = find_inputs(config.inputs, notes.append)
     if not files:  # before the model is loaded, which takes many times longer
-        raise RequestError(format_problems(missing, 0))
+        raise RequestError(format_problems(problems, 0))
     set_up(of_run)
     from mnist_exp.engine.classification import classify, input_sheets, make_predictor  # Keras, Matplotlib
     from mnist_exp.report.predictions import predict_document, write_predictions  # NumPy
@@ -42,7 +43,10 @@ def predict(request: Request, started: float) -> PredictDocument:
     predictor = make_predictor(saved, of_run, config.predict.normalize, label_column, many=config.predict.many)
     tell(f"model   {display_path(saved.file)}")
     with input_sheets(config, saved, of_run.plots.dpi, tell) as sheets:
-        predictions, problems = classify(predictor, config, sheets, tell)
+        for text in notes:
+            tell(f"note    {text}")
+        predictions, unreadable = classify(predictor, files, config, sheets, tell)
+        problems += unreadable
         if problems and (not config.predict.skip_bad or not predictions):
             advice = "\npredict.skip_bad=true skips them" if predictions and config.format != "kaggle" else ""
             raise RequestError(format_problems(problems, len(predictions)) + advice)

@@ -22,12 +22,12 @@ def report_imprecise(accuracy: float, images: int, *, epochs: int = 1, limited: 
     whether `data.limit` keeps further images away.
     """
     low, high = wilson(round(accuracy * images), images)
-    chosen = f", and the accuracy is probably too high, because it is the best of {epochs} epochs"
+    caveat = f", and the accuracy is probably too high, because it is the best of {epochs} epochs"
     if (high - low) / 2 > _IMPRECISE:
         warn(
             f"the validation accuracy is based on {count_images(images)}: its 95 % interval is "
             f"{format_percent(low, 0)} … {format_percent(high, 0)}"
-            f"{chosen * (epochs > 1)}; "
+            f"{caveat * (epochs > 1)}; "
             f"a larger {'data.limit or ' * limited}data.val_fraction makes it more precise"
         )
 

@@ -15,7 +15,7 @@ from mnist_exp.data.dataset import first_class_names
 from mnist_exp.data.label_column import LabelColumn
 from mnist_exp.engine.saved_model import Saved, normalizes
 from mnist_exp.errors import RequestError, WorkError
-from mnist_exp.inference.inputs import Batch, PictureOptions, find_inputs, read_inputs
+from mnist_exp.inference.inputs import Batch, PictureOptions, read_inputs
 from mnist_exp.inference.outside_preprocessing import find_scaling
 from mnist_exp.inference.predictor import Predictor
 from mnist_exp.inference.scoring import inspect_classifier
@@ -95,13 +95,16 @@ def input_sheets(
 
 
 def classify(
-    predictor: Predictor, config: PredictConfig, sheets: InputSheets | None, tell: Callable[[str], None]
+    predictor: Predictor,
+    files: Sequence[str],
+    config: PredictConfig,
+    sheets: InputSheets | None,
+    tell: Callable[[str], None],
 ) -> tuple[list[Prediction], list[RequestError]]:
-    """Return the predictions for the readable inputs, in input order, and the problems of the others."""
-    assert config.inputs is not None
+    """Return the predictions for the readable files, in their order, and the problems of the others."""
     note = lambda text: tell(f"note    {text}")  # noqa: E731
-    files, problems = find_inputs(config.inputs, note)
     predictions: list[Prediction] = []
+    problems: list[RequestError] = []
     is_known = predictor.is_of_run  # a run's model takes raw pixels
     options = PictureOptions(
         predictor.normalizes,

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 from rich.cells import cell_len
 
@@ -39,6 +40,11 @@ def new_figure(width: float, height: float, title: str, *, by_hand: bool = False
     y = {"y": 1 - 0.06 / height} if by_hand else {}
     figure.suptitle(wrap_title(title, width), fontsize=10, **y)
     return figure
+
+
+def percent_formatter() -> PercentFormatter:
+    """Return a formatter for axes whose values are shares from 0 to 1: `90 %`."""
+    return PercentFormatter(1.0, decimals=None, symbol=" %")
 
 
 @contextmanager

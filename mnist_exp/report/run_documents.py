@@ -82,12 +82,10 @@ def _differing_part(key: str, runs: Sequence[ListedRun]) -> str:
 
     A list item differs as a whole if its type does; any value, if only one of the two is a mapping or a list.
     """
-    parts = key.split(".")
-    for depth in range(1, len(parts)):
-        part = ".".join(parts[:depth])
+    for part in _sections(key)[:-1]:
         first, second = (run.setting(part) for run in runs)
         if isinstance(first, Mapping) and isinstance(second, Mapping):
-            if parts[depth - 1].isdigit() and first.get("type") != second.get("type"):
+            if part.rpartition(".")[2].isdigit() and first.get("type") != second.get("type"):
                 return part
         elif not (isinstance(first, list) and isinstance(second, list)):
             return part

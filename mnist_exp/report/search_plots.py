@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import class_labels
-from mnist_exp.report.figure import new_figure, write
+from mnist_exp.report.figure import new_figure, percent_formatter, write
 from mnist_exp.report.palette import MARK, TRAIN, VALIDATION
 from mnist_exp.text import format_percent
 
@@ -142,7 +142,7 @@ def importances(shares: Mapping[str, float], title: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, max(shares.values()) * 1.15 or 1)
     axes.set_xlabel("share of the differences between trials", fontsize=8)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+    axes.xaxis.set_major_formatter(percent_formatter())
     write(figure, path, compact=True)
 
 
@@ -250,7 +250,7 @@ def _with_results(points: Sequence[Point]) -> list[Point]:
 
 def _format_results(axis: Axis, metric: str) -> None:
     if "accuracy" in metric:
-        axis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+        axis.set_major_formatter(percent_formatter())
 
 
 def _unit(values: Sequence[float], all_values: Sequence[float]) -> list[float]:
