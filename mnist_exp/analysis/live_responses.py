@@ -75,7 +75,7 @@ class TracedModel:
                 return normalize(found), [tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))], outputs
 
             # Trace now: outside the block, the softmax is part of the layer again.
-            return tf.function(compute, input_signature=signature).get_concrete_function()
+            return tf.function(compute, input_signature=signature, autograph=False).get_concrete_function()
 
     def __call__(self, image: Images) -> Responses:
         """Return the responses to raw pixels (height, width, channels)."""

@@ -123,7 +123,7 @@ def score(model: keras.Model, part: Part, training: TrainingConfig) -> Scores:
         return predicted, logits_of(predicted), loss(wanted, predicted) + sum(map(tf.reduce_sum, model.losses))
 
     signature = [tf.TensorSpec([None, *array.shape[1:]], array.dtype) for array in (part.images, targets)]
-    compiled = tf.function(compute, input_signature=signature)
+    compiled = tf.function(compute, input_signature=signature, autograph=False)
     with ordered_sums(model):
         results = _by_batch(lambda batch: compiled(part.images[batch], targets[batch]), len(part))
     predicted, logits, losses = zip(*results, strict=True)

@@ -44,7 +44,8 @@ def compile_statistics(model: keras.Model, train: Part, config: TrainConfig) -> 
             tf.TensorSpec(batches.shape[1:], tf.uint8),
             tf.TensorSpec([], tf.int64),
             tf.TensorSpec([], tf.float32),
-        ]
+        ],
+        autograph=False,
     )
     def observe(images: Tensor, step: Tensor, momentum: Tensor) -> None:
         """Update the statistics. The layers' momentum is replaced only while this function is traced."""
