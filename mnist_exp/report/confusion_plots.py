@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import class_labels
-from mnist_exp.report.figure import new_figure, percent_formatter, write
+from mnist_exp.report.figure import label_percent, new_figure, percent_formatter, write
 from mnist_exp.report.palette import RAREST, RIGHT, TRAIN, WRONG
 
 Counts = npt.NDArray[np.int64]
@@ -68,8 +68,9 @@ def _many(counts: Counts, names: Sequence[str], title: str) -> Figure:
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 2))
     axes = figure.add_subplot(grid[:, 0])
     mistakes = _draw_cells(axes, _shares(counts))
-    shares = percent_formatter()
-    figure.colorbar(mistakes, ax=axes, shrink=0.6, format=shares, label="mistakes: share of the class")
+    figure.colorbar(
+        mistakes, ax=axes, shrink=0.6, format=percent_formatter(), label="mistakes: share of the class"
+    )
     if len(names) <= _NAMED:
         axes.set(xlabel="predicted", ylabel="true")
         axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=6)
@@ -128,7 +129,7 @@ def _worst_classes(axes: Axes, counts: Counts, labels: Sequence[str]) -> None:
         (labels[number], float(recall[number]), f"{right[number]:,} of {totals[number]:,}") for number in order
     ]
     _bars(axes, rows, "classes with the lowest recall", "recall")
-    axes.xaxis.set_major_formatter(percent_formatter())
+    label_percent(axes.xaxis)
 
 
 def _bars(axes: Axes, rows: Sequence[tuple[str, float, str]], title: str, xlabel: str) -> None:

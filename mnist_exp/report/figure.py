@@ -14,10 +14,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.axis import Axis, XAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 from rich.cells import cell_len
 
@@ -42,9 +43,16 @@ def new_figure(width: float, height: float, title: str, *, by_hand: bool = False
     return figure
 
 
-def percent_formatter() -> PercentFormatter:
-    """Return a formatter for axes whose values are shares from 0 to 1: `90 %`."""
-    return PercentFormatter(1.0, decimals=None, symbol=" %")
+def label_percent(axis: Axis) -> None:
+    """Label an axis of shares from 0 to 1 as in `90 %`; a horizontal one with few labels, so that none overlap."""
+    axis.set_major_formatter(percent_formatter())
+    if isinstance(axis, XAxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+
+
+def percent_formatter() -> FuncFormatter:
+    """Return a formatter of shares from 0 to 1 that adds no zeros: `90 %` or `99.25 %`."""
+    return FuncFormatter(lambda share, _: f"{100 * share:.6g} %")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from mnist_exp.data.dataset import Images, Labels
 from mnist_exp.inference.metrics import confident_mistakes, confusion
 from mnist_exp.report.class_labels import class_labels
 from mnist_exp.report.confusion_plots import draw_confusion
-from mnist_exp.report.figure import new_figure, percent_formatter, write
+from mnist_exp.report.figure import label_percent, new_figure, write
 from mnist_exp.report.image_sheets import draw_sheet
 from mnist_exp.report.palette import GROUPS, MARK, TRAIN, VALIDATION
 from mnist_exp.text import format_percent
@@ -156,7 +156,7 @@ def rate_curve(
 def _label_values(axes: Axes, metric: str) -> None:
     """Label the axes of a metric over the epochs. Accuracies are percentages, unless a damaged file exceeds 1."""
     if "accuracy" in metric and not axes.dataLim.ymax > 1:
-        axes.yaxis.set_major_formatter(percent_formatter())
+        label_percent(axes.yaxis)
     axes.set(xlabel="epoch", ylabel=metric)
 
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import class_labels
-from mnist_exp.report.figure import new_figure, percent_formatter, write
+from mnist_exp.report.figure import label_percent, new_figure, write
 from mnist_exp.report.palette import MARK, TRAIN, VALIDATION
 from mnist_exp.text import format_percent
 
@@ -142,7 +142,7 @@ def importances(shares: Mapping[str, float], title: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, max(shares.values()) * 1.15 or 1)
     axes.set_xlabel("share of the differences between trials", fontsize=8)
-    axes.xaxis.set_major_formatter(percent_formatter())
+    label_percent(axes.xaxis)
     write(figure, path, compact=True)
 
 
@@ -250,7 +250,7 @@ def _with_results(points: Sequence[Point]) -> list[Point]:
 
 def _format_results(axis: Axis, metric: str) -> None:
     if "accuracy" in metric:
-        axis.set_major_formatter(percent_formatter())
+        label_percent(axis)
 
 
 def _unit(values: Sequence[float], all_values: Sequence[float]) -> list[float]:

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
-from mnist_exp.report.figure import new_figure, percent_formatter, write
+from mnist_exp.report.figure import label_percent, new_figure, write
 from mnist_exp.report.palette import GROUPS, MARK, RAMP, TRAIN
 
 _MARKERS = "osD^vP"
@@ -76,7 +76,7 @@ def class_dots(
         )  # fmt: skip
     axes.set_yticks(range(len(class_names)), [shorten_label(name, 28) for name in class_names], fontsize=8)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(percent_formatter())
+    label_percent(axes.xaxis)
     axes.set(xlabel=label)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
@@ -101,7 +101,7 @@ def trial_values(
     axes.set(xlabel="trial", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if "accuracy" in metric:
-        axes.yaxis.set_major_formatter(percent_formatter())
+        label_percent(axes.yaxis)
     axes.grid(alpha=0.3)
     axes.legend()
     write(figure, path, compact=True)
