@@ -429,6 +429,17 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
     assert "significant" not in out
 
 
+def test_the_images_behind_a_verdict_are_counted(cli: Cli):
+    """With few of them, a difference can amount to a few images only."""
+    words = ("data=digits", "training.epochs=1", "tracking=none")
+    cli("-m", *words, "data.limit=300", "model=linear,mlp", "seed=0,1")
+    assert "the same 30 validation images (each counts 3.33 points), not for" in cli("compare").out
+    full = cli("compare", "metric=test/loss", "full=true").out
+    assert "the same 60 test images, not for other images" in full
+    cli("-m", *words, "data.limit=300", "data.val_fraction=0.2", "model=linear", "seed=0,1")
+    assert "the same images, not for" in cli("compare", "across_data=true").out
+
+
 def test_a_withheld_verdict_comes_with_its_remedy(cli: Cli, golden: Golden):
     """The pair does not count for the smallest significant difference, which could be less than its own."""
     write_accuracies({"linear": (0.90, 0.91, 0.90, 0.92), "mlp": (0.77, 0.87, 0.75, 0.81)})

@@ -75,6 +75,7 @@ def report_comparison(
         say(f"data    {_data_titles(groups)}")
         print_best_groups(groups, pairs, config.metric, direction)
     remarks = list_remarks(groups, config.metric)
+    say(describe_scope(groups, config.metric))
     _print_conditions(pairs, config, len(remarks))
     fallback_for = _warn_of_fallbacks(runs)
     say(f"plot    {display_path(picture)}")
@@ -119,6 +120,20 @@ def print_left_out(left_out: Mapping[Path, str]) -> None:
         say(line)
 
 
+def describe_scope(groups: Sequence[Group], metric: str) -> str:
+    """Return a sentence on what intervals show: the variation between seeds, for the images of the metric."""
+    part, _, name = metric.partition("/")
+    if not name:
+        return "Intervals show the variation between seeds."
+    counts = {run.summary.result.data.images.get(part) for group in groups for run in group.runs}
+    images = "images"
+    if len(counts) == 1 and (count := counts.pop()):
+        images = f"{count:,} {'validation' if part == 'val' else part} images"
+        if "accuracy" in name:
+            images += f" (each counts {100 / count:.3g} points)"
+    return f"Intervals show the variation between seeds for the same {images}, not for other images."
+
+
 def describe_tests(pairs: Sequence[Pair], metric: str, *, full: bool = True) -> list[str]:
     """Return sentences on how the verdicts are reached, when they are valid, and what they can detect.
 
@@ -159,9 +174,9 @@ def print_all(
         metrics = [metric for metric in metrics if any(group.values(metric) for group in groups)]
         print_pairs(groups, metrics, decisive, pairs, direction)
         say(
-            f"Verdicts by {decisive}. Differences of accuracies are in percentage points. Intervals show variation"
+            f"Verdicts by {decisive}. Differences of accuracies are in percentage points; `detectable` is the "
+            "smallest difference that would be significant."
         )
-        say("between seeds for these images; `detectable` is the smallest difference that would be significant.")
     else:
         say("These runs differ only in their seed, so there is a single group and nothing to compare it with.")
     compare_models(groups)

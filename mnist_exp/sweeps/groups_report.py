@@ -58,6 +58,7 @@ from mnist_exp.sweeps.comparison import (
     tabulate_pairs,
 )
 from mnist_exp.sweeps.comparison_report import (
+    describe_scope,
     describe_tests,
     find_common_metric,
     find_diverged,
@@ -224,7 +225,7 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
     blocks.append(Table(caption, header, rows, right, interactive=True, elsewhere=_ALL_GROUPS))
     tests = sum(pair.difference is not None for pair in pairs)
     if tests:
-        blocks += map(Text, describe_tests(pairs, metric))
+        blocks += map(Text, (describe_scope(groups, metric), *describe_tests(pairs, metric)))
     elif len(groups) > 1:
         blocks.append(Notice("No two groups share two seeds, so no difference was tested."))
     if tests:
