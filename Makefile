@@ -50,8 +50,8 @@ test-slow: $(READY) ## real data, fresh environments, real servers, a browser, R
 test-gpu: $(READY) ## the tests that need a GPU; skipped without one
 	$(BIN)/python -m $(PYTEST) -m gpu -rs
 
-soak: $(READY) ## all slow tests, with every instant, launcher and documented command (hours)
-	$(BIN)/python -m $(PYTEST) -m slow --numprocesses 2 --dist loadfile
+soak: $(READY) ## every instant, launcher, damaged file and documented command, of which other tests try a sample (hours)
+	$(BIN)/python -m $(PYTEST) -m sampled --numprocesses 2 --dist worksteal
 
 coverage: $(READY) ## the lines that earlier test runs covered; fails below the gate
 	$(BIN)/python -m coverage combine --quiet

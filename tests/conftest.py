@@ -32,8 +32,12 @@ for _name in _NOT_OURS:
 _used: dict[str, set[str]] = {}
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    sampled = {item.function for item in items if item.get_closest_marker("soak")}  # type: ignore[attr-defined]
     for item in items:
+        if item.function in sampled:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.sampled)
         if item.get_closest_marker("mnist") and MNIST is None:
             item.add_marker(pytest.mark.skip(reason="MNIST_EXP_DATA does not name MNIST's folder"))
 
