@@ -190,7 +190,7 @@ def test_all_mistakes_are_reported_at_once(cli: Cli, sweep: Path, golden: Golden
     before = sorted(Path.cwd().rglob("*"))
     golden(cli("ensemble", f"run=[{sweep},colour,nowhere]", "output=there", status=2).err)
     assert "at least two" in cli("ensemble", "run=[colour,colour]", status=2).err
-    assert "run: must be given" in cli("ensemble", status=2).err
+    assert "run: missing" in cli("ensemble", status=2).err
     golden(cli("ensemble", f"run={sweep}/seed-0", "shifts=[[0,0],[28,1],[0,-28]]", status=2).err)
     golden(cli("ensemble", f"run={sweep}/seed-0", "shifts=[[0,0],[0,0]]", status=2).err)
     golden(cli("ensemble", f"run={sweep}/seed-0", "shifts=1", status=2).err)

@@ -58,7 +58,7 @@ class RunsConfig(Frozen):
         wrong = [f"{name}: has no effect on '{verb}'" for name in sorted(given - set(used))]
         if self.action != "list":
             needed = [name for name in used if name in ("run", "tags", "note")]
-            wrong += [f"{name}: must be given for '{verb}'" for name in needed if getattr(self, name) is None]
+            wrong += [f"{name}: missing; '{verb}' needs it" for name in needed if getattr(self, name) is None]
         if self.action == "diff" and self.run and len(self.run) != 2:
             wrong.append(f"run: must be two runs, 'run=[a,b]', for 'runs diff', found {len(self.run)}")
         if self.format is not None and self.action not in ("list", "diff"):
@@ -192,7 +192,7 @@ class ReportConfig(Frozen):
     @model_validator(mode="after")
     def _something_to_report(self) -> ReportConfig:
         if not self.run:
-            raise ValueError("run: must be given: run=latest, run=best, a run, a sweep, a study, or 'run=[a,b]'")
+            raise ValueError("run: missing; give run=latest, run=best, a run, a sweep, a study, or 'run=[a,b]'")
         return self
 
 
@@ -287,7 +287,7 @@ class EnsembleConfig(Frozen):
     @model_validator(mode="after")
     def _some_runs(self) -> EnsembleConfig:
         if not self.run:
-            raise ValueError("run: must be given: runs [a,b,c], a sweep, or a pattern such as 'lenet*'")
+            raise ValueError("run: missing; give runs [a,b,c], a sweep, or a pattern such as 'lenet*'")
         return self
 
 
@@ -332,7 +332,7 @@ class PredictConfig(SavedConfig):
     def _consistent(self) -> PredictConfig:
         if not self.inputs:
             raise ValueError(
-                "inputs: must be given: image files, folders, IDX, NPZ or CSV files, or - for standard input"
+                "inputs: missing; give image files, folders, IDX, NPZ or CSV files, or - for standard input"
             )
         if self.output is not None and self.format is None and Path(self.output).suffix.lower() not in _FORMATS:
             endings = ", ".join(_FORMATS)
@@ -391,7 +391,8 @@ class ExportConfig(SavedConfig):
         if not self.formats and self.name is None:
             formats = ", ".join(get_args(Format))
             raise ValueError(
-                f"format: must be one or more of {formats}, or all; register=<name> registers the model instead"
+                f"format: missing; give one or more of {formats}, or all; "
+                "register=<name> registers the model instead"
             )
         if self.output is not None and not self.formats:
             raise ValueError("output: needs format=…")

@@ -84,7 +84,7 @@ def find_saved(wanted: str | None, outputs: Path, store: str | None = None) -> S
         WorkError: MLflow does not respond.
     """
     if wanted is None:
-        raise RequestError("run: must be given: run=latest, run=best, a run's directory or name, or a .keras file")
+        raise RequestError("run: missing; give run=latest, run=best, a run's directory or name, or a .keras file")
     path = Path(wanted).expanduser()
     if path.suffix.lower() in MODEL_FILES and not path.is_dir():
         if not path.is_file():

@@ -235,7 +235,8 @@ def summarize(path: Path) -> RunSummary | None:
 def explain_missing_model(run: RunSummary) -> str:
     """Return why a run has no `model.keras`."""
     if run.status == "finished":
-        return f"this run kept no {MODEL}; runs with 'save=[keras]' and sweep.keep_models=all keep it"
+        how = "train with 'save=[keras]' and, in a sweep, sweep.keep_models=all"
+        return f"this run kept no {MODEL}; to keep it, {how}"
     return f"this run is {run.status}, and has no {MODEL} yet"
 
 
