@@ -50,7 +50,7 @@ test-slow: $(READY) ## real data, fresh environments, real servers, a browser, R
 test-gpu: $(READY) ## the tests that need a GPU; skipped without one
 	$(BIN)/python -m $(PYTEST) -m gpu -rs
 
-soak: $(READY) ## every instant, launcher, damaged file and documented command, of which other tests try a sample (hours)
+soak: $(READY) ## tests that take too long for the other targets, and all cases of those that they sample (hours)
 	$(BIN)/python -m $(PYTEST) -m sampled --numprocesses 2 --dist worksteal
 
 coverage: $(READY) ## the lines that earlier test runs covered; fails below the gate

@@ -308,7 +308,7 @@ def _take_plugins(verb: str, words: list[str]) -> tuple[list[str], list[str]]:
         value = value if equals else next(rest, "")
         if not value or verb not in _WITH_PLUGINS:
             why = (
-                f"has no effect on '{verb}'" if value else "must be given a Python file, or the name of a plug-in"
+                f"has no effect on '{verb}'" if value else "missing; give a Python file, or the name of a plug-in"
             )
             raise RequestError([Problem("invalid-override", "command line", f"--plugin: {why}", "")])
         named.append(value)

@@ -425,19 +425,28 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
         "A has the best mean; verdict on B withheld: a group's spread is over ten times another's\n"
     )
     assert "is better than" not in out
-    assert "Withheld verdicts: for a config with a spread over ten times another's, " in out
+    assert "Withheld verdicts: for a spread over ten times another's, " in out
     assert "significant" not in out
 
 
 def test_the_images_behind_a_verdict_are_counted(cli: Cli):
-    """With few of them, a difference can amount to a few images only."""
+    """With few validation images, a difference can amount to only a few of them."""
     words = ("data=digits", "training.epochs=1", "tracking=none")
+    cli("-m", *words, "data.limit=300", "model=linear,mlp", "seed=0")
+    assert "Intervals" not in cli("compare").out
     cli("-m", *words, "data.limit=300", "model=linear,mlp", "seed=0,1")
-    assert "the same 30 validation images (each counts 3.33 points), not for" in cli("compare").out
-    full = cli("compare", "metric=test/loss", "full=true").out
-    assert "the same 60 test images, not for other images" in full
-    cli("-m", *words, "data.limit=300", "data.val_fraction=0.2", "model=linear", "seed=0,1")
-    assert "the same images, not for" in cli("compare", "across_data=true").out
+    assert " between seeds on the same 30 validation images (one image is 3.33 points), not " in cli("compare").out
+    assert " between seeds on the same 60 test images, not how " in cli("compare", "metric=test/loss").out
+
+
+def test_different_validation_images_are_not_called_the_same(cli: Cli):
+    """As many as in another split, or of another data set, are not the same ones."""
+    words = ("data=digits", "model=linear", "training.epochs=1", "tracking=none", "seed=0,1")
+    cli("-m", *words, "data.split_seed=0,1")
+    out = cli("compare").out
+    assert "is measured on different validation images" in cli("compare", "full=true").out
+    assert "Intervals of val/accuracy show how much it varies between seeds, not " in out
+    assert " on the same 300 test images (one image is 0.333 points)" in cli("compare", "metric=test/accuracy").out
 
 
 def test_a_withheld_verdict_comes_with_its_remedy(cli: Cli, golden: Golden):

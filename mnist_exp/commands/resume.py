@@ -30,7 +30,7 @@ def resume(request: Request, started: float) -> TrainDocument:
     if not isinstance(wanted, str):
         typo = next((key_of(text) for text in request.overrides if nearest(key_of(text), ["run"])), None)
         meant = f" ({typo}: did you mean 'run'?)" if typo else ""
-        raise RequestError(f"run: missing; give run=latest, or a run's directory or its name{meant}")
+        raise RequestError(f"run: missing; give run=latest, a run's directory or name{meant}")
     run = find_run(wanted, Path(override_value(request, "outputs") or "outputs"), is_resumable)
     with RunDirectory.open(run.path) as directory:
         request = replace(request, overrides=tuple(t for t in request.overrides if key_of(t) != "from"))

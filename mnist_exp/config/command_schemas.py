@@ -481,7 +481,7 @@ class DatasetConfig(Frozen):
     @model_validator(mode="after")
     def _of_the_action(self) -> DatasetConfig:
         if self.action == "convert" and self.to is None:
-            raise ValueError("to: must be idx, csv, npz or folder, the format to convert to")
+            raise ValueError("to: missing; give idx, csv, npz or folder")
         given = {"to": self.to, "output": self.output, "header": self.header or None}
         for key, value in given.items():
             if self.action != "convert" and value is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.metadata import distribution
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mnist_exp.data.dataset import Part, Source, default_class_names
 from mnist_exp.data.splits import split_stratified
@@ -19,15 +21,26 @@ def load() -> Source:
     The original images have 8×8 pixels from 0 to 16. They are enlarged to 20×20, scaled to 0…255, and centred in
     28×28 pixels.
     """
-    from scipy.ndimage import zoom  # takes half a second
+    from scipy.ndimage import zoom  # importing it takes half a second
 
-    # Reading the file takes 10 ms. Importing scikit-learn to do it would take two seconds.
-    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
-    table = np.loadtxt(str(file), delimiter=",")
-    small, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
-    large = zoom(small, (1, _SIZE / 8, _SIZE / 8), order=1, grid_mode=True, mode="nearest")
+    small, labels = _read()
+    large = zoom(small.reshape(-1, 8, 8), (1, _SIZE / 8, _SIZE / 8), order=1, grid_mode=True, mode="nearest")
     pixels = np.clip(np.rint(large * (255 / 16)), 0, 255).astype(np.uint8)
     pixels = np.pad(pixels, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)))
     whole = Part(pixels[..., np.newaxis], labels.astype(np.int64))
     train, test = split_stratified(whole.labels, 1 / 6, _TEST_SEED)
     return Source(whole.take(train), whole.take(test), "scikit-learn", default_class_names(10))
+
+
+def _read() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return the pixels (n, 64) and labels (n,). Importing scikit-learn for them would take two seconds."""
+    spec = find_spec("sklearn")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels, labels

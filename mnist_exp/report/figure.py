@@ -47,7 +47,12 @@ def label_percent(axis: Axis) -> None:
     """Label an axis of shares from 0 to 1 as in `90 %`; a horizontal one with few labels, so that none overlap."""
     axis.set_major_formatter(percent_formatter())
     if isinstance(axis, XAxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(sparse_ticks())
+
+
+def sparse_ticks() -> MaxNLocator:
+    """Return a locator of few, round ticks, between which long labels have room."""
+    return MaxNLocator(6, steps=[1, 2, 5, 10])
 
 
 def percent_formatter() -> FuncFormatter:

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.cells import cell_len
 
 from mnist_exp.report.class_labels import class_labels
-from mnist_exp.report.figure import label_percent, new_figure, write
+from mnist_exp.report.figure import label_percent, new_figure, percent_formatter, sparse_ticks, write
 from mnist_exp.report.palette import MARK, TRAIN, VALIDATION
 from mnist_exp.text import format_percent
 
@@ -184,7 +184,8 @@ def _draw_axes(axes: Axes, points: Sequence[Point], keys: Sequence[str], metric:
     ]
     results = [point.result or 0.0 for point in points]
     at = _round_values(results)
-    texts = [f"{100 * value:.4g} %" if "accuracy" in metric else f"{value:.4g}" for value in at]
+    as_percent = percent_formatter()
+    texts = [as_percent(value) if "accuracy" in metric else f"{value:.6g}" for value in at]
     _draw_axis(axes, len(keys), _wrap_key(metric, 22), _unit(at, results), texts)
     return list(zip(*columns, _unit(results, results), strict=True))
 
@@ -221,6 +222,7 @@ def ranking(points: Sequence[Point], metric: str, *, maximizes: bool, title: str
     axes.set_yticks(range(len(listed)), labels, fontsize=8)
     axes.set_ylim(len(listed) - 0.5, -0.5)
     axes.set_xlabel(metric)
+    axes.xaxis.set_major_locator(sparse_ticks())
     _format_results(axes.xaxis, metric)
     axes.grid(alpha=0.3)
     write(figure, path, compact=True)

@@ -235,7 +235,7 @@ def summarize(path: Path) -> RunSummary | None:
 def explain_missing_model(run: RunSummary) -> str:
     """Return why a run has no `model.keras`."""
     if run.status == "finished":
-        how = "train with 'save=[keras]' and, in a sweep, sweep.keep_models=all"
+        how = "train again with 'save=[keras]' and, in a sweep, sweep.keep_models=all"
         return f"this run kept no {MODEL}; to keep it, {how}"
     return f"this run is {run.status}, and has no {MODEL} yet"
 

@@ -37,7 +37,7 @@ _WITHHELD = {
 }
 _REMEDIES = {
     "unequal": "for unequal spreads, add seeds in a single step",
-    "extreme": "for a config with a spread over ten times another's, train longer, change it, or leave it out",
+    "extreme": "for a spread over ten times another's, train longer, or change the config or leave out its runs",
     "diverged": "for a config with a diverged run, change it or leave out its runs",
 }
 _MOST_SEEDS = 1000  # larger numbers of seeds are not stated

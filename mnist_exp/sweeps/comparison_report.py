@@ -75,7 +75,8 @@ def report_comparison(
         say(f"data    {_data_titles(groups)}")
         print_best_groups(groups, pairs, config.metric, direction)
     remarks = list_remarks(groups, config.metric)
-    say(describe_scope(groups, config.metric))
+    for sentence in filter(None, [describe_scope(groups, config.metric)]):
+        say(sentence)
     _print_conditions(pairs, config, len(remarks))
     fallback_for = _warn_of_fallbacks(runs)
     say(f"plot    {display_path(picture)}")
@@ -121,17 +122,26 @@ def print_left_out(left_out: Mapping[Path, str]) -> None:
 
 
 def describe_scope(groups: Sequence[Group], metric: str) -> str:
-    """Return a sentence on what intervals show: the variation between seeds, for the images of the metric."""
+    """Return what the intervals of a metric show, and on how many images; empty if there are none."""
+    runs = [run for group in groups for run in group.runs]
+    if not any(len(group.values(metric)) > 1 for group in groups):
+        return ""
     part, _, name = metric.partition("/")
-    if not name:
-        return "Intervals show the variation between seeds."
-    counts = {run.summary.result.data.images.get(part) for group in groups for run in group.runs}
-    images = "images"
-    if len(counts) == 1 and (count := counts.pop()):
-        images = f"{count:,} {'validation' if part == 'val' else part} images"
-        if "accuracy" in name:
-            images += f" (each counts {100 / count:.3g} points)"
-    return f"Intervals show the variation between seeds for the same {images}, not for other images."
+    count = runs[0].summary.result.data.images.get(part)
+    images = ""
+    same = len({run.data for run in runs}) == 1 and not _have_other_splits(runs, metric)
+    if count and same:
+        images = f" on the same {count:,} {'validation' if part == 'val' else part} images"
+        if name == "accuracy":
+            images += f" (one image is {100 / count:.3g} points)"
+    seeds, others = f"varies between seeds{images}", "would vary on other images"
+    return f"Intervals of {metric} show how much it {seeds}, not how much it {others}."
+
+
+def _have_other_splits(runs: Sequence[TrainedRun], metric: str) -> bool:
+    """Return whether a metric was computed on validation images that were split off differently."""
+    splits = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
+    return metric.startswith("val/") and len(splits) > 1
 
 
 def describe_tests(pairs: Sequence[Pair], metric: str, *, full: bool = True) -> list[str]:
@@ -267,9 +277,8 @@ def find_common_metric(histories: Sequence[Sequence[History]], metric: str) -> s
 def list_remarks(groups: Sequence[Group], metric: str) -> list[str]:
     """Return remarks that qualify the figures."""
     runs = [run for group in groups for run in group.runs]
-    splits = {tuple(run.settings.get(f"data.{key}") for key in ("val_fraction", "split_seed")) for run in runs}
     remarks = _remarks_on_results([run.summary.result for run in runs])
-    if metric.startswith("val/") and len(splits) > 1:
+    if _have_other_splits(runs, metric):
         name = metric.removeprefix("val/")
         tested = all(name in (run.summary.result.test or ()) for run in runs)
         limited = any(run.settings.get("data.limit") is not None for run in runs)  # limits the test set, too

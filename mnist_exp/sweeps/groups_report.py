@@ -223,9 +223,11 @@ def verdict_blocks(compared: Comparison) -> list[Block]:
     caption = f"Groups of runs that differ only in their seed, best {metric} first"
     right = ("seeds", *header[3:-1])
     blocks.append(Table(caption, header, rows, right, interactive=True, elsewhere=_ALL_GROUPS))
+    if scope := describe_scope(groups, metric):
+        blocks.append(Text(scope))
     tests = sum(pair.difference is not None for pair in pairs)
     if tests:
-        blocks += map(Text, (describe_scope(groups, metric), *describe_tests(pairs, metric)))
+        blocks += map(Text, describe_tests(pairs, metric))
     elif len(groups) > 1:
         blocks.append(Notice("No two groups share two seeds, so no difference was tested."))
     if tests:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 from mnist_exp.data import digits
@@ -26,6 +27,14 @@ def test_they_are_those_of_scikit_learn_enlarged():
         assert part.images.sum() == inner.sum()  # the border is black
     counts = np.bincount(source.train.labels) + np.bincount(source.test.labels)
     assert counts.tolist() == np.bincount(labels).tolist()
+
+
+def test_scikit_learn_reads_them_if_its_file_is_not_found(monkeypatch: pytest.MonkeyPatch):
+    """A future version may keep it elsewhere."""
+    expected = digits.load()
+    monkeypatch.setattr(digits, "find_spec", lambda name: None)
+    assert np.array_equal(digits.load().train.images, expected.train.images)
+    assert np.array_equal(digits.load().test.labels, expected.test.labels)
 
 
 def test_reading_them_does_not_import_scikit_learn():

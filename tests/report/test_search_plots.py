@@ -47,15 +47,18 @@ def test_any_number_of_trials_is_drawn(tmp_path: Path, count: int, metric: str):
     assert len(list((tmp_path / "plots").iterdir())) == 4
 
 
-@pytest.mark.parametrize(("least", "step"), [(0.945, 0.004), (0.9921, 0.0003), (0.1, 0.09), (0.99912, 0.00001)])
+@pytest.mark.parametrize(
+    ("metric", "least", "step"),
+    [("val/accuracy", 0.945, 0.004), ("val/accuracy", 0.99912, 0.00001), ("val/loss", 2.3021, 0.00002)],
+)
 def test_labels_of_the_results_do_not_overlap(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, step: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, least: float, step: float
 ):
-    """However close the accuracies are, each label has its place below the axis."""
+    """However close the results are, each label has its place below the axis."""
     figures: list[Figure] = []
     monkeypatch.setattr(search_plots, "write", lambda figure, *rest, **more: figures.append(figure))
     jobs = [Point(number, {"seed": str(number)}, least + step * number) for number in range(9)]
-    search_plots.ranking(jobs, "val/accuracy", maximizes=True, title="t", path=tmp_path)
+    search_plots.ranking(jobs, metric, maximizes=True, title="t", path=tmp_path)
     [figure] = figures
     figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
