@@ -112,6 +112,13 @@ def test_versions_are_printed(cli: Cli):
         (["seed=0-4"], "seed=0-4: must be an integer (for several seeds: -m 'seed=range(0,5)'), found \"0-4\""),
         (["seed=4-0"], 'seed=4-0: must be an integer, found "4-0"'),
         (["seed=0,1"], "seed=0,1: several values make a sweep, which needs -m\n"),
+        (
+            ["save=keras,h5"],
+            "save=keras,h5: several values make a sweep, which needs -m; for a list, write 'save=[keras,h5]'\n",
+        ),
+        (["export", "format=onnx,h5"], "format=onnx,h5: must be one value, or a list: 'format=[onnx,h5]'\n"),
+        (["compare", "plots.dpi=90,180"], "plots.dpi=90,180: must be one value\n"),
+        (["compare", "nokey=1,2"], "nokey=1,2: no such key"),
         (["model.layers.x=0,1"], "model.layers.x=0,1: several values make a sweep"),
         (["--epochs", "-1"], "--epochs -1: no such flag"),
         (["optimizer.lr=0.1"], "optimizer.lr=0.1: no such key (did you mean 'optimizer.learning_rate'?)"),

@@ -317,6 +317,14 @@ def test_extra_metrics_get_columns(cli: Cli):
     assert done.result["test"]["top_k_categorical_accuracy"] >= done.result["test"]["accuracy"]
 
 
+def test_only_an_epoch_chosen_by_its_accuracy_is_called_the_best_of_many(cli: Cli):
+    """With another metric, other epochs may have had a higher accuracy."""
+    assert "because it is the best of 2 epochs" in cli("data=digits", small=True).out
+    by_loss = cli("data=digits", "training.select.metric=val/loss", "training.select.mode=min", small=True).out
+    assert "warning: the validation accuracy is based on 30 images" in by_loss
+    assert "the best of" not in by_loss
+
+
 def test_a_metric_has_the_same_name_everywhere(cli: Cli):
     """The name does not depend on metrics created before; the metric can select the epoch."""
     words = (

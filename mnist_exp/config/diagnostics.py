@@ -127,9 +127,9 @@ def _explain_override(
         return "unknown-option", "no such option"
     if (missing := missing_option(error)) is not None:
         return "unknown-option", _explain_option(missing, key, loader)
-    if override.is_sweep_override():
-        return "several-values", f"several values make a sweep, which needs -m{_suggest_point(text, key, config)}"
     parent, part = _deepest(_plain(config), key)
+    if override.is_sweep_override() and (part is None or "training" in config):
+        return "several-values", _explain_several(text, key, config)
     if part is not None:
         if addition := _explain_addition(config, parent, part, text):
             return "invalid-override", addition
@@ -139,6 +139,18 @@ def _explain_override(
         what = f"an option of {key} is already selected" if loader.is_group(override) else f"{key} is already set"
         return "invalid-override", f"{what}; change it without the plus: {text.lstrip('+')}"
     return "invalid-override", first_reason(error)
+
+
+def _explain_several(text: str, key: str, config: DictConfig) -> str:
+    """Return what several values need: -m or, for a key that can have a list, brackets."""
+    values = text.partition("=")[2]
+    current = _at(config, key) if _deepest(_plain(config), key)[1] is None else ""
+    as_list = f"'{key}=[{values}]'" if "(" not in values else ""
+    if "training" in config:
+        hint = f"; for a list, write {as_list}" if as_list and isinstance(current, list) else ""
+        return f"several values make a sweep, which needs -m{hint or _suggest_point(text, key, config)}"
+    is_listable = as_list and not isinstance(current, int | float)
+    return f"must be one value, or a list: {as_list}" if is_listable else "must be one value"
 
 
 def _suggest_point(text: str, key: str, config: DictConfig) -> str:

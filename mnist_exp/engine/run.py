@@ -229,8 +229,7 @@ class TrainingRun:
         self._save_and_score(final=True)
         self._record.seconds(self._stopwatch.report())
         self._record.note(describe_run(self._record.path, self._record.result, self._config))
-        limited = self._config.data.limit is not None
-        print_result(self._record, self._data, self._progress.history, self._config.model.name, limited=limited)
+        print_result(self._record, self._data, self._progress.history, self._config)
 
     def _save_and_score(self, *, final: bool) -> None:
         """Save and plot the best epoch so far; only a `final` model is scored on the test set."""
@@ -463,9 +462,7 @@ def report_seen(origin: ModelRecord, validation_images: int) -> None:
         )
 
 
-def print_result(
-    record: RunRecord, data: Dataset, history: list[dict[str, float]], model: str, *, limited: bool
-) -> None:
+def print_result(record: RunRecord, data: Dataset, history: list[dict[str, float]], config: TrainConfig) -> None:
     """Print the saved epoch and the test figures."""
     best, test = record.result.best, record.result.test
     assert best is not None
@@ -474,8 +471,10 @@ def print_result(
         chosen += f" with {format_percent(best['val/accuracy'])} validation accuracy"
     say(f"saved   {chosen}")
     if data.val is not None and "val/accuracy" in best:
-        report_imprecise(best["val/accuracy"], len(data.val), epochs=len(history), limited=limited)
-        report_guessing(best["val/accuracy"], data.val, data.class_names, history, model)
+        compared = len(history) if config.training.select.metric == "val/accuracy" else 1
+        limited = config.data.limit is not None
+        report_imprecise(best["val/accuracy"], len(data.val), epochs=compared, limited=limited)
+        report_guessing(best["val/accuracy"], data.val, data.class_names, history, config.model.name)
     if test is not None and data.test is not None:
         loss = format_loss(test["loss"])
         images = count_images(len(data.test))
