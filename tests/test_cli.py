@@ -118,6 +118,8 @@ def test_versions_are_printed(cli: Cli):
         ),
         (["export", "format=onnx,h5"], "format=onnx,h5: must be one value, or a list: 'format=[onnx,h5]'\n"),
         (["compare", "plots.dpi=90,180"], "plots.dpi=90,180: must be one value\n"),
+        (["-m", "seed=0,1,", "model=linear"], "seed=0,1,: a value is missing next to a comma; separate"),
+        (["-m", "seed=0,,1", "model=linear"], "seed=0,,1: a value is missing next to a comma; separate"),
         (["compare", "nokey=1,2"], "nokey=1,2: no such key"),
         (["model.layers.x=0,1"], "model.layers.x=0,1: several values make a sweep"),
         (["--epochs", "-1"], "--epochs -1: no such flag"),

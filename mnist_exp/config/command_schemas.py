@@ -346,7 +346,7 @@ class PredictConfig(SavedConfig):
         return self
 
 
-Format = Literal["keras", "h5", "yaml", "savedmodel", "onnx", "litert"]
+Format = Literal["keras", "h5", "yaml", "savedmodel", "onnx", "litert", "all"]
 
 
 class ExportConfig(SavedConfig):
@@ -364,7 +364,8 @@ class ExportConfig(SavedConfig):
     def _one_or_several(cls, value: Any) -> Any:
         """Accept a single format, a list, or `all`; remove duplicates."""
         formats = () if value is None else tuple(value) if isinstance(value, (list, tuple)) else (value,)
-        return get_args(Format) if formats == ("all",) else tuple(dict.fromkeys(formats))
+        every = tuple(name for name in get_args(Format) if name != "all")
+        return tuple(dict.fromkeys(every if "all" in formats else formats))
 
     @field_validator("name")
     @classmethod
@@ -391,8 +392,7 @@ class ExportConfig(SavedConfig):
         if not self.formats and self.name is None:
             formats = ", ".join(get_args(Format))
             raise ValueError(
-                f"format: missing; give one or more of {formats}, or all; "
-                "register=<name> registers the model instead"
+                f"format: missing; give one or more of {formats}; register=<name> registers the model instead"
             )
         if self.output is not None and not self.formats:
             raise ValueError("output: needs format=…")

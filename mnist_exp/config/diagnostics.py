@@ -47,6 +47,8 @@ def explain_unparsable(text: str) -> str:
     key, _, value = text.partition("=")
     if re.search(r"\s", key):
         return f"{text}: a key must not contain blanks"
+    if re.search("^,|,,|,$", value):
+        return f"{text}: a value is missing next to a comma; separate several values by commas without blanks"
     is_plain = re.fullmatch(r"[\w./@]+", key) and not re.search(r"[][{},\"'…]", value)
     quoted = f"'{key}=\"{value}\"'" if is_plain else "'key=\"value\"'"
     return f"{text}: not valid in Hydra's override syntax; quote values with special characters: {quoted}"

@@ -25,7 +25,7 @@ from mnist_exp.data.pixels import Scale, as_bytes, as_images, refuse_zeros_and_o
 from mnist_exp.errors import RequestError
 from mnist_exp.inference.image_files import Thumbnail, open_photograph, open_picture
 from mnist_exp.inference.mnist_form import Reading
-from mnist_exp.suggest import did_you_mean
+from mnist_exp.suggest import nearest
 from mnist_exp.text import format_shape
 
 STANDARD_INPUT = "-"
@@ -185,8 +185,9 @@ def _files(name: str, tell: Tell) -> list[str]:
             ]
         raise RequestError(f"inputs={name}: matches no file")
     folder, last = os.path.split(path)
-    near = did_you_mean(last, os.listdir(folder or ".") if os.path.isdir(folder or ".") else ())
-    raise RequestError(f"inputs={name}: there is no such file or folder{near}")
+    near = nearest(last, os.listdir(folder or ".") if os.path.isdir(folder or ".") else ())
+    hint = f" (did you mean '{os.path.join(folder, near)}'?)" if near else ""
+    raise RequestError(f"inputs={name}: there is no such file or folder{hint}")
 
 
 def _pictures_in(folder: str, tell: Tell) -> list[str]:

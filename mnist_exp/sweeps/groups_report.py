@@ -12,6 +12,7 @@ from pathlib import Path
 from mnist_exp.config.command_schemas import ReportConfig
 from mnist_exp.config.metric_directions import Direction
 from mnist_exp.config.overrides import Request, key_of
+from mnist_exp.data.folder import natural_order
 from mnist_exp.engine.report_subject import same_columns
 from mnist_exp.engine.run_report import (
     TIME_NOTE,
@@ -261,7 +262,7 @@ def setting(run: ListedRun, key: str) -> str:
 
 def varied_blocks(target: Target, listed: Sequence[ListedRun], keys: Sequence[str]) -> list[Block]:
     """Return the keys that were varied, with their values, and what all runs share."""
-    rows = [(key, _list_values(dict.fromkeys(setting(run, key) for run in listed))) for key in keys]
+    rows = [(key, _list_values(sorted({setting(run, key) for run in listed}, key=natural_order))) for key in keys]
     blocks: list[Block] = [
         Table("Keys that differ between the runs", ("key", "values"), rows)
         if rows
