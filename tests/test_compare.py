@@ -49,6 +49,9 @@ def config_of(*words: str) -> dict[str, Any]:
     return as_values(compose_checked(Request("train", ("data=digits", "tracking=none", *words)), TrainConfig)[0])
 
 
+IMAGES = {"train": 1347, "val": 150, "test": 300}
+
+
 def write_run(
     folder: Path,
     *words: str,
@@ -68,7 +71,7 @@ def write_run(
     about = {
         "status": "finished",
         "started": started,
-        "data": {"name": config["data"]["name"], "sha256": data, "stands_in_for": None},
+        "data": {"name": config["data"]["name"], "sha256": data, "stands_in_for": None, "images": IMAGES},
         "device": {"kind": "cpu", "device": "CPU", "threads": 2, "precision": "float32"},
         "best": best,
         "test": None if test is None else {"loss": 0.6, "accuracy": test},
@@ -431,22 +434,26 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
 
 def test_the_images_behind_a_verdict_are_counted(cli: Cli):
     """With few validation images, a difference can amount to only a few of them."""
-    words = ("data=digits", "training.epochs=1", "tracking=none")
-    cli("-m", *words, "data.limit=300", "model=linear,mlp", "seed=0")
+    write_accuracies({"linear": (0.8,), "mlp": (0.9,)})
     assert "Intervals" not in cli("compare").out
-    cli("-m", *words, "data.limit=300", "model=linear,mlp", "seed=0,1")
-    assert " between seeds on the same 30 validation images (one image is 3.33 points), not " in cli("compare").out
-    assert " between seeds on the same 60 test images, not how " in cli("compare", "metric=test/loss").out
+    for seed, model in enumerate(("linear", "mlp"), start=1):
+        write_run(RUNS / f"{model}-{seed}", f"model={model}", seed=seed, val=0.85)
+    assert (
+        " between seeds on the same 150 validation images (one image is 0.667 points), not " in cli("compare").out
+    )
+    assert " between seeds on the same 300 test images, not " in cli("compare", "metric=test/loss").out
 
 
-def test_different_validation_images_are_not_called_the_same(cli: Cli):
-    """As many as in another split, or of another data set, are not the same ones."""
-    words = ("data=digits", "model=linear", "training.epochs=1", "tracking=none", "seed=0,1")
-    cli("-m", *words, "data.split_seed=0,1")
-    out = cli("compare").out
-    assert "is measured on different validation images" in cli("compare", "full=true").out
-    assert "Intervals of val/accuracy show how much it varies between seeds, not " in out
-    assert " on the same 300 test images (one image is 0.333 points)" in cli("compare", "metric=test/accuracy").out
+def test_different_images_are_not_called_the_same(cli: Cli):
+    """As many of another split, or of another data set, are not the same."""
+    for seed in range(2):
+        write_run(RUNS / f"a-{seed}", "model=linear", seed=seed)
+        write_run(RUNS / f"b-{seed}", "model=linear", "data.split_seed=1", seed=seed)
+    assert "Intervals of val/accuracy show how much it varies between seeds, not " in cli("compare").out
+    assert "on the same 300 test images" in cli("compare", "metric=test/accuracy").out
+    write_run(RUNS / "c", "model=linear", seed=0, data="e" * 64)
+    both = cli("compare", "metric=test/accuracy", "across_data=true").out
+    assert "Intervals of test/accuracy show how much it varies between seeds, not " in both
 
 
 def test_a_withheld_verdict_comes_with_its_remedy(cli: Cli, golden: Golden):
