@@ -178,6 +178,38 @@ def test_a_signal_of_an_earlier_command_does_not_hide_an_error(cli: Cli, monkeyp
     assert "no such command" in cli("trian", status=2).err
 
 
+AT_THE_END = """\
+import os, signal, sys, threading, time
+import mnist_exp.__main__, mnist_exp.cli
+from mnist_exp.runs import signals
+
+def run():
+    signals.start()
+    others = threading.Thread(target=lambda: [time.sleep(0.5) or os.kill(os.getpid(), signal.SIGINT) for _ in range(TIMES)])
+    others.start()
+    return 3
+
+mnist_exp.cli.main = run
+sys.exit(mnist_exp.__main__.main())
+"""
+
+
+@pytest.mark.parametrize(("times", "status", "said"), [(1, 3, ""), (2, 130, "mnist-exp: interrupted\n")])
+def test_ctrl_c_while_python_ends(times: int, status: int, said: str):
+    """The command has ended, so its status counts. A second Ctrl-C does not wait for threads that do not end."""
+    code = AT_THE_END.replace("TIMES", str(times))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+def test_ctrl_c_between_the_command_and_its_end():
+    """It is reported like any other, not with a traceback."""
+    run = "def run():\n    raise KeyboardInterrupt\n"
+    code = f"import sys, mnist_exp.__main__, mnist_exp.cli\n{run}mnist_exp.cli.main = run\nsys.exit(mnist_exp.__main__.main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60 * PATIENCE)
+    assert (done.returncode, done.stderr) == (130, "mnist-exp: interrupted\n")
+
+
 # After the import of a module, and a number of seconds later.
 INSTANTS = [
     ("mnist_exp.errors", 0), ("pydantic", 0), ("hydra", 0), ("mnist_exp.config.schema", 0),
