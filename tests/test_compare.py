@@ -433,7 +433,7 @@ def test_unequal_spreads_give_no_verdict(cli: Cli):
 
 
 def test_the_images_behind_a_verdict_are_counted(cli: Cli):
-    """With few validation images, a difference can amount to only a few of them."""
+    """With few validation images, a difference can be due to only a few of them."""
     write_accuracies({"linear": (0.8,), "mlp": (0.9,)})
     assert "Intervals" not in cli("compare").out
     for seed, model in enumerate(("linear", "mlp"), start=1):
