@@ -34,9 +34,9 @@ _used: dict[str, set[str]] = {}
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    functions = {getattr(item, "function", None) for item in items if item.get_closest_marker("soak")}
+    functions = {getattr(item, "function", None) for item in items if item.get_closest_marker("soak")} - {None}
     for item in items:
-        if getattr(item, "function", None) in functions - {None}:
+        if getattr(item, "function", None) in functions:
             item.add_marker(pytest.mark.sampled)
         if item.get_closest_marker("mnist") and MNIST is None:
             item.add_marker(pytest.mark.skip(reason="MNIST_EXP_DATA does not name MNIST's folder"))

@@ -131,7 +131,7 @@ def _explain_override(
         return "unknown-option", _explain_option(missing, key, loader)
     parent, part = _deepest(_plain(config), key)
     if override.is_sweep_override() and (part is None or "training" in config):
-        return "several-values", _explain_several(text, key, config)
+        return "several-values", _explain_several(text, key, config, is_there=part is None)
     if part is not None:
         if addition := _explain_addition(config, parent, part, text):
             return "invalid-override", addition
@@ -143,10 +143,10 @@ def _explain_override(
     return "invalid-override", first_reason(error)
 
 
-def _explain_several(text: str, key: str, config: DictConfig) -> str:
+def _explain_several(text: str, key: str, config: DictConfig, *, is_there: bool) -> str:
     """Return what several values need: -m or, for a key that can have a list, brackets."""
     values = text.partition("=")[2]
-    current = _at(config, key) if _deepest(_plain(config), key)[1] is None else ""
+    current = _at(config, key) if is_there else ""
     as_list = f"'{key}=[{values}]'" if "(" not in values else ""
     if "training" in config:
         hint = f"; for a list, write {as_list}" if as_list and isinstance(current, list) else ""

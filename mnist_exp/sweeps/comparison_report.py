@@ -75,8 +75,8 @@ def report_comparison(
         say(f"data    {_data_titles(groups)}")
         print_best_groups(groups, pairs, config.metric, direction)
     remarks = list_remarks(groups, config.metric)
-    for sentence in filter(None, [describe_scope(groups, config.metric)]):
-        say(sentence)
+    if scope := describe_scope(groups, config.metric):
+        say(scope)
     _print_conditions(pairs, config, len(remarks))
     fallback_for = _warn_of_fallbacks(runs)
     say(f"plot    {display_path(picture)}")
