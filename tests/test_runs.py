@@ -155,6 +155,23 @@ def test_a_layer_of_another_type_is_one_difference(cli: Cli):
     assert re.search(r"val/accuracy +98\.00 % +99\.50 %", out)
 
 
+def test_only_the_first_of_many_differing_settings_are_printed(cli: Cli):
+    """The results follow them, and the document has all."""
+    file = RUNS / "good" / "config.yaml"
+    layers = [{"type": "Dense", "units": 3}] + ["ReLU"] * 3_000
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": layers}}))
+    file = RUNS / "small" / "config.yaml"
+    layers = [{"type": "Dense", "units": 4}] + ["Flatten"] * 3_000
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": layers}}))
+    out = cli("runs", "diff", "run=[small,good]").out
+    assert "Showing 100 of 3,002 differing settings; format=json lists all." in out
+    assert "model.layers.98 " in out
+    assert "model.layers.100 " not in out
+    assert re.search(r"val/accuracy +98\.00 % +99\.50 %", out)
+    settings = json.loads(cli("runs", "diff", "run=[small,good]", "format=json").out)["settings"]
+    assert settings["model.layers.3000"] == ["Flatten", "ReLU"]
+
+
 @pytest.mark.parametrize(
     ("words", "path"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from mnist_exp.config.command_schemas import RunsConfig
@@ -23,6 +24,7 @@ from mnist_exp.tracking.recorder import annotate
 from mnist_exp.tracking.removal import delete_run
 
 _MOST_COLUMNS = 6  # maximum number of differing settings in the printed table
+_MOST_SETTINGS = 100  # maximum number of settings that `runs diff` prints
 _WAIT_SECONDS = 5.0  # maximum wait for the tracker
 
 
@@ -143,7 +145,8 @@ def _remove_from_mlflow(run: RunSummary) -> None:
 def print_difference(chosen: Sequence[RunSummary]) -> Document:
     """Print the settings and results in which two runs differ, and return them as a document."""
     document = diff_document(*map(ListedRun.read, chosen))
-    rows = [[key, *map(format_value, pair)] for key, pair in document.settings.items()]
+    settings = islice(document.settings.items(), _MOST_SETTINGS)
+    rows = [[key, *map(format_value, pair)] for key, pair in settings]
     for name, pair in document.results.items():
         if pair[0] != pair[1]:
             show = format_percent if name.endswith("accuracy") else format_value
@@ -152,4 +155,6 @@ def print_difference(chosen: Sequence[RunSummary]) -> Document:
         print_table(["", *(run.name for run in chosen)], [[shorten(cell, 60) for cell in row] for row in rows])
     else:
         print("These runs have the same settings and results.")
+    if len(document.settings) > _MOST_SETTINGS:
+        print(f"Showing {_MOST_SETTINGS} of {len(document.settings):,} differing settings; format=json lists all.")
     return document

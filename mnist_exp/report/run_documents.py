@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from mnist_exp.report.documents import DiffDocument, RunEntry, RunsDocument, TrainDocument
 from mnist_exp.runs.directory import find_fault
-from mnist_exp.runs.journal import flatten
 from mnist_exp.runs.result import RunResult
 from mnist_exp.runs.selection import ListedRun, differing_settings, figures_of, metrics_of
 
@@ -64,35 +65,38 @@ def diff_document(first: ListedRun, second: ListedRun) -> DiffDocument:
     pair = (first, second)
     figures = [figures_of(run.summary) for run in pair]
     names = [name for name in dict.fromkeys([*figures[0], *figures[1]]) if name not in ("run", "path", "started")]
-    flat = [flatten(dict(run.config)) for run in pair]
-    keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if key and flat[0].get(key) != flat[1].get(key)]
-    keys = list(dict.fromkeys(_differing_part(key, pair) for key in keys))
-    keys = [key for key in keys if not any(key.startswith(f"{other}.") for other in keys)]
-    sections = list(dict.fromkeys(prefix for key in keys for prefix in _sections(key)))
-    keys.sort(key=lambda key: [sections.index(prefix) for prefix in _sections(key)])
     return DiffDocument(
         runs=(str(first.summary.path.resolve()), str(second.summary.path.resolve())),
-        settings={key: (first.setting(key), second.setting(key)) for key in keys},
+        settings=dict(_differences(first.config, second.config)),
         results={name: (figures[0].get(name), figures[1].get(name)) for name in names},
     )
 
 
-def _differing_part(key: str, runs: Sequence[ListedRun]) -> str:
-    """Return the first part of a dotted key that differs as a whole, such as a layer's position; else the key.
+def _differences(first: Any, second: Any, key: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the dotted keys at which two values of a config differ, with both values, in the order of the config.
 
-    A list item differs as a whole if its type does; any value, if only one of the two is a mapping or a list.
+    Lists of layers differ by position. A layer differs as a whole if its type does.
     """
-    for part in _sections(key)[:-1]:
-        first, second = (run.setting(part) for run in runs)
-        if isinstance(first, Mapping) and isinstance(second, Mapping):
-            if part.rpartition(".")[2].isdigit() and first.get("type") != second.get("type"):
-                return part
-        elif not (isinstance(first, list) and isinstance(second, list)):
-            return part
-    return key
+    pairs: Iterable[tuple[Any, tuple[Any, Any]]]
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        pairs = ((name, (first.get(name), second.get(name))) for name in dict.fromkeys([*first, *second]))
+    elif _are_layers(first) and _are_layers(second):
+        pairs = enumerate(zip_longest(first, second))
+    else:
+        if first != second:
+            yield key, (first, second)
+        return
+    for name, pair in pairs:
+        path = f"{key}.{name}" if key else str(name)
+        if isinstance(name, int) and len({_layer_type(value) for value in pair}) > 1:
+            yield path, pair
+        else:
+            yield from _differences(*pair, path)
 
 
-def _sections(key: str) -> list[str]:
-    """Return a key and the sections of the config that contain it, such as `model`, `model.layers`, …"""
-    parts = key.split(".")
-    return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+def _are_layers(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value)
+
+
+def _layer_type(layer: Any) -> str:
+    return str(layer.get("type")) if isinstance(layer, Mapping) else ""
