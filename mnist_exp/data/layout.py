@@ -204,7 +204,7 @@ def _explain_missing(
     data: DataConfig, folder: Path, paths: Mapping[str, Path], missing: list[str], there: list[str], tell: Tell
 ) -> None:
     """Report a missing test set, or raise `RequestError` for files that are needed."""
-    names = [data.parts[part].name for part in missing]
+    wanted = " or ".join(data.parts[part].name for part in missing)
     used = {path.name for path in paths.values()} | {path.parent.name for path in paths.values()}
     others = [name for name in there if name not in used and re.fullmatch(_KINDS[data.source], name.lower())]
     optional = all(
@@ -212,7 +212,7 @@ def _explain_missing(
     )
     tests = [part for part in data.parts if part.startswith("test")]
     if optional and len(missing) == len(tests) and not others and not data.mirrors:
-        tell(f"{folder}: there is no {', '.join(names)}; the data set has no test set")
+        tell(f"{folder}: there is no {wanted}; the data set has no test set")
         return
     if missing == tests:
         advice = f"; set {' '.join(f'data.files.{part}=null' for part in tests)} if there is no test set"
@@ -222,8 +222,8 @@ def _explain_missing(
     else:
         advice = f"; the folder contains {_listed(there)}" * bool(there) + _advise_on_source(data, folder)
     if data.source == "idx":
-        raise RequestError(f"{given_by(folder)}={folder}: has no {', '.join(names)}, with or without .gz{advice}")
-    raise RequestError(f"data.dir={folder}: there is no file {', '.join(names)}{advice}")
+        raise RequestError(f"{given_by(folder)}={folder}: has no {wanted}, with or without .gz{advice}")
+    raise RequestError(f"data.dir={folder}: there is no file {wanted}{advice}")
 
 
 def _advise_on_source(data: DataConfig, folder: Path) -> str:
