@@ -157,12 +157,10 @@ def test_a_layer_of_another_type_is_one_difference(cli: Cli):
 
 def test_only_the_first_of_many_differing_settings_are_printed(cli: Cli):
     """The results follow them, and the document has all."""
-    file = RUNS / "good" / "config.yaml"
-    layers = [{"type": "Dense", "units": 3}] + ["ReLU"] * 3_000
-    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": layers}}))
-    file = RUNS / "small" / "config.yaml"
-    layers = [{"type": "Dense", "units": 4}] + ["Flatten"] * 3_000
-    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": layers}}))
+    for name, units, others in (("small", 4, "Flatten"), ("good", 3, "ReLU")):
+        file = RUNS / name / "config.yaml"
+        layers = [{"type": "Dense", "units": units}, *[others] * 3_000]
+        file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "model": {"layers": layers}}))
     out = cli("runs", "diff", "run=[small,good]").out
     assert "Showing 100 of 3,002 differing settings; format=json lists all." in out
     assert "model.layers.98 " in out

@@ -75,7 +75,7 @@ def find_files(data: DataConfig, folder: Path, tell: Tell, needs_train: bool = T
     if renamed:
         tell(f"{folder}: files found under other names: {', '.join(renamed)}")
     if not needs_train and paths and _tests_in(data.parts) == list(paths):
-        absent = ", ".join(data.parts[part].name for part in missing)
+        absent = " or ".join(data.parts[part].name for part in missing)
         tell(f"{folder}: there is no {absent}; the data set has no training set")
     elif missing:
         _explain_missing(data, folder, paths, missing, [name for name, _ in there], tell)
@@ -210,7 +210,7 @@ def _explain_missing(
     optional = all(
         part.startswith("test") and data.parts[part].name == _DEFAULTS[data.source][part] for part in missing
     )
-    tests = [part for part in data.parts if part.startswith("test")]
+    tests = _tests_in(data.parts)
     if optional and len(missing) == len(tests) and not others and not data.mirrors:
         tell(f"{folder}: there is no {wanted}; the data set has no test set")
         return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from mnist_exp.report.documents import DiffDocument, RunEntry, RunsDocument, TrainDocument
 from mnist_exp.runs.directory import find_fault
+from mnist_exp.runs.journal import is_nested_list
 from mnist_exp.runs.result import RunResult
 from mnist_exp.runs.selection import ListedRun, differing_settings, figures_of, metrics_of
 
@@ -72,31 +73,19 @@ def diff_document(first: ListedRun, second: ListedRun) -> DiffDocument:
     )
 
 
-def _differences(first: Any, second: Any, key: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _differences(
+    first: Any, second: Any, key: str = "", *, are_layers: bool = False
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield the dotted keys at which two values of a config differ, with both values, in the order of the config.
 
-    Lists of layers differ by position. A layer differs as a whole if its type does.
+    The layers of a list are compared by position. If two layers have different types, they differ as a whole.
     """
-    pairs: Iterable[tuple[Any, tuple[Any, Any]]]
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        pairs = ((name, (first.get(name), second.get(name))) for name in dict.fromkeys([*first, *second]))
-    elif _are_layers(first) and _are_layers(second):
-        pairs = enumerate(zip_longest(first, second))
-    else:
-        if first != second:
-            yield key, (first, second)
-        return
-    for name, pair in pairs:
-        path = f"{key}.{name}" if key else str(name)
-        if isinstance(name, int) and len({_layer_type(value) for value in pair}) > 1:
-            yield path, pair
-        else:
-            yield from _differences(*pair, path)
-
-
-def _are_layers(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value)
-
-
-def _layer_type(layer: Any) -> str:
-    return str(layer.get("type")) if isinstance(layer, Mapping) else ""
+    are_mappings = isinstance(first, Mapping) and isinstance(second, Mapping)
+    if are_mappings and not (are_layers and first.get("type") != second.get("type")):
+        for name in dict.fromkeys([*first, *second]):
+            yield from _differences(first.get(name), second.get(name), f"{key}.{name}" if key else str(name))
+    elif is_nested_list(first) and is_nested_list(second):
+        for number, pair in enumerate(zip_longest(first, second)):
+            yield from _differences(*pair, f"{key}.{number}", are_layers=True)
+    elif first != second:
+        yield key, (first, second)

@@ -122,7 +122,7 @@ def flatten(values: Any, prefix: str = "") -> dict[str, str]:
     """Flatten nested values into a mapping from dotted names to strings, for a tracker's parameters."""
     if isinstance(values, dict) and values:
         items = values.items()
-    elif isinstance(values, list) and any(isinstance(value, (dict, list)) for value in values):
+    elif is_nested_list(values):
         items = enumerate(values)  # type: ignore[assignment]
     else:
         text = values if isinstance(values, str) else json.dumps(values, ensure_ascii=False)
@@ -131,3 +131,8 @@ def flatten(values: Any, prefix: str = "") -> dict[str, str]:
     for key, value in items:
         flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat
+
+
+def is_nested_list(value: Any) -> bool:
+    """Return whether a value is a list, such as one of layers, whose items have dotted names of their own."""
+    return isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value)
