@@ -212,6 +212,29 @@ def test_sigterm_while_ray_starts_ends_the_sweep():
     assert process.returncode == 143, err
 
 
+def test_sigterm_is_seen_though_the_error_of_rays_handler_is_lost():
+    """As it is if the signal arrives while Python calls a function that was registered for forks."""
+    program = """
+import os, signal, sys
+from mnist_exp.__main__ import main
+
+def send():
+    if getattr(signal.getsignal(signal.SIGTERM), "__module__", "").startswith("ray."):
+        print("sent", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+os.register_at_fork(after_in_parent=send)
+sys.exit(main())
+"""
+    words = ("-m", *TINY, "data=digits", "model=linear", "seed=0,1", "hydra/launcher=ray_local")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120 * PATIENCE
+    )
+    assert "sent\n" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 143, done.stderr
+
+
 @pytest.mark.parametrize("name", [soak("joblib"), "submitit_local", soak("ray")])
 def test_every_launcher_gives_the_same_weights(
     home_data: list[str], alone: dict[str, str], short: Path, name: str

@@ -77,6 +77,26 @@ def raised() -> Iterator[None]:
 
 
 @contextmanager
+def seen_despite_other_handlers() -> Iterator[None]:
+    """At the end of the block, raise the last signal received in it, even if a library had replaced the handler."""
+    if not _in_main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer)  # Python writes the number of each signal before it calls the handler
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        with open(reader, "rb") as stream:
+            numbers = [number for number in stream.read() if number in ENDING_SIGNALS and number not in _waiting]
+        if numbers:
+            raise _exception(numbers[-1])
+
+
+@contextmanager
 def held() -> Iterator[Pending]:
     """In the block, the first signal waits for `raise_it` or the end of the block."""
     pending = Pending()
@@ -97,15 +117,17 @@ def lost_exceptions_unreported() -> Iterator[None]:
     """In the block, Python does not report signals lost in `__del__`, a weak-reference callback, or C++ code.
 
     TensorFlow's C++ code prints an exception that a Python function raised in it, and continues without it.
+    Libraries' handlers raise `SystemExit`.
     """
+    endings = (KeyboardInterrupt, Killed, SystemExit)
     before, before_print = sys.unraisablehook, sys.excepthook
 
     def report(unraisable: sys.UnraisableHookArgs) -> None:
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt | Killed):
+        if not isinstance(unraisable.exc_value, endings):
             before(unraisable)
 
     def print_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not isinstance(error, KeyboardInterrupt | Killed):
+        if not isinstance(error, endings):
             before_print(kind, error, trace)
 
     sys.unraisablehook, sys.excepthook = report, print_uncaught

@@ -107,14 +107,15 @@ def _ray() -> Any:
 
 
 def _start_ray(init: Mapping[str, Any]) -> None:
-    """Connect to a Ray cluster, or start one, unless that was done before. Signals keep their effect."""
+    """Connect to a Ray cluster, or start one, unless that was done before.
+
+    Signals keep their effect. Ray's own handler for SIGTERM raises `SystemExit`, which can be lost.
+    """
     if (ray := _ray()).is_initialized():
         return
     try:
-        with signals.raised():
+        with signals.raised(), signals.seen_despite_other_handlers():
             ray.init(**init)
-    except SystemExit as end:  # raised by the handler that Ray installs for SIGTERM
-        raise Killed(signal.SIGTERM) from end
     finally:
         if hasattr(signal, "alarm"):  # not on Windows
             signal.alarm(0)  # Ray's handler in C++ would abort the process three seconds after a signal
