@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from support.cli import PATIENCE, start
+from support.cli import PATIENCE, soak, start
 
 from mnist_exp.config.overrides import Request
 from mnist_exp.engine.saved_model import compose_run_config, find_saved, load_data
@@ -39,7 +39,7 @@ def call(*words: str | Path, cwd: Path, timeout: float = 600 * PATIENCE) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("installer", ["uv", "pip"])
+@pytest.mark.parametrize("installer", ["uv", soak("pip")])
 def test_make_run_sets_up_and_trains_in_a_fresh_clone(
     tmp_path: Path, use: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, installer: str
 ):
@@ -87,7 +87,7 @@ def test_the_wheel_contains_the_package_options_and_help(wheel: Path):
     assert {name for name in names if ".dist-info/" not in name} == {*options, *pages, *package}
 
 
-@pytest.mark.parametrize("installer", ["pip", "uv"])
+@pytest.mark.parametrize("installer", ["pip", soak("uv")])
 def test_the_wheel_runs_from_another_folder(
     wheel: Path, tmp_path: Path, use: Callable[[str], None], installer: str
 ):
