@@ -78,7 +78,7 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def seen_despite_other_handlers() -> Iterator[None]:
-    """At the end of the block, raise the last signal received in it, even if a library had replaced the handler."""
+    """At the end of the block, raise the last signal received in it, even if a library replaced the handler."""
     if not _in_main_thread():
         yield
         return

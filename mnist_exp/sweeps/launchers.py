@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from mnist_exp.config.hydra_adapter import ConfigLoader, config_loader
 from mnist_exp.config.overrides import Request
 from mnist_exp.config.provenance import COMMAND_LINE
-from mnist_exp.errors import Killed, Problem, RequestError, first_line
+from mnist_exp.errors import Problem, RequestError, first_line
 from mnist_exp.runs import signals
 from mnist_exp.runs.log import warn
 from mnist_exp.sweeps.grid import chosen_launcher, compose_with_hydra, names_code, resolve_launcher
