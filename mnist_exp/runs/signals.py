@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -82,15 +83,17 @@ def seen_despite_other_handlers() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer)  # Python writes the number of each signal before it calls the handler
+    reader, writer = socket.socketpair()  # Windows lacks non-blocking pipes
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(
+        writer.fileno()
+    )  # Python writes each signal's number before the handler is called
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writer)
-        with open(reader, "rb") as stream:
+        writer.close()
+        with reader, reader.makefile("rb") as stream:
             numbers = [number for number in stream.read() if number in ENDING_SIGNALS and number not in _waiting]
         if numbers:
             raise _exception(numbers[-1])
@@ -117,7 +120,7 @@ def lost_exceptions_unreported() -> Iterator[None]:
     """In the block, Python does not report signals lost in `__del__`, a weak-reference callback, or C++ code.
 
     TensorFlow's C++ code prints an exception that a Python function raised in it, and continues without it.
-    Libraries' handlers raise `SystemExit`.
+    `SystemExit` is what Ray's handler for SIGTERM raises.
     """
     endings = (KeyboardInterrupt, Killed, SystemExit)
     before, before_print = sys.unraisablehook, sys.excepthook
