@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -31,7 +32,8 @@ def load() -> None:
 
     TensorFlow's C++ code logs to standard error before any setting can reach it: information and warnings are
     dropped, everything else is passed on. If `process_is_ours`, optional libraries are hidden from Keras during
-    its import only. Raises `RequestError` if the environment selects another Keras backend.
+    its import only, and the garbage collector ignores what exists afterwards. Raises `RequestError` if the
+    environment selects another Keras backend.
     """
     backend = os.environ.get("KERAS_BACKEND") or "tensorflow"
     if backend != "tensorflow":
@@ -45,6 +47,7 @@ def load() -> None:
         signals.exiting() if process_is_ours else nullcontext(),
         _stderr_without(_CHATTER),
         _as_if_without(_DISPENSABLE if process_is_ours else ()),
+        _objects_kept() if process_is_ours else nullcontext(),
     ):
         import keras
         import tensorflow as tf
@@ -83,6 +86,20 @@ def _as_if_without(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+
+
+@contextmanager
+def _objects_kept() -> Iterator[None]:
+    """Let the garbage collector ignore all that exists after the block, which nothing would free anyway.
+
+    Searching the 300,000 objects of TensorFlow again and again takes a sixth of the CPU time of a short run.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager
