@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 import mnist_exp
+from mnist_exp.config import hydra_adapter
 from mnist_exp.config.hydra_adapter import (
     COMPOSITION_ERRORS,
     LAUNCHER_PACKAGES,
@@ -120,6 +123,69 @@ def test_saved_values_replace_groups_that_no_override_chooses():
     assert (config.training.epochs, config.training.batch_size) == (7, 5)
     assert config.training.loss == ours.training.loss
     assert config.model.name == "linear"
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """Return the overrides of each composition by Hydra from now on."""
+    found: list[Sequence[str]] = []
+    compose = ConfigLoaderImpl.load_configuration
+
+    def recording(loader: Any, name: str, overrides: list[str], mode: RunMode) -> DictConfig:
+        found.append(overrides)
+        return compose(loader, name, overrides, mode)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", recording)
+    monkeypatch.setattr(hydra_adapter, "_compositions", {})
+    return found
+
+
+def test_configs_that_differ_in_values_are_composed_once(composed: list[Sequence[str]]):
+    """They are what Hydra composes, and do not share anything that could be changed."""
+    words = [
+        "model=lenet_bn",
+        "training.epochs=3",
+        "+aug.x={a: 1}",
+        "aug={name: b}",
+        "hydra.sweeper.max_batch_size=3",
+    ]
+    with config_loader(None) as loader:
+        of_hydra = loader._loader.load_configuration("train", words, RunMode.RUN)
+    composed.clear()
+    for values in (words, [words[0], words[-1]], words):
+        with config_loader(None) as loader:
+            config = loader.load("train", values)
+    assert composed == [[words[0], words[-1]]]
+    del (
+        config.hydra.job,
+        config.hydra.overrides,
+        of_hydra.hydra.job,
+        of_hydra.hydra.overrides,
+    )  # name the overrides
+    assert config == of_hydra
+
+
+def test_a_changed_option_is_composed_again(composed: list[Sequence[str]], tmp_path: Path):
+    """So is one that a search path or a linked folder has."""
+    (tmp_path / "own/model").mkdir(parents=True)
+    (tmp_path / "other/model").mkdir(parents=True)
+    own, linked = tmp_path / "own/model/mine.yaml", tmp_path / "other/model/x.yaml"
+
+    def names(*overrides: str) -> list[str]:
+        with config_loader(str(tmp_path / "own")) as loader:
+            return [loader.load("train", overrides).model.name for _ in "12"]
+
+    for name in ("a", "b"):
+        own.write_text(f"name: {name}\nlayers: []\n")
+        assert names("model=mine") == [name, name]
+    assert len(composed) == 2
+    for name in ("a", "b"):
+        linked.write_text(f"name: {name}\nlayers: []\n")
+        assert names("model=x", f"hydra.searchpath=[file://{tmp_path / 'other'}]") == [name, name]
+    (tmp_path / "own/model/more").symlink_to(tmp_path / "other/model")
+    for name in ("c", "d"):
+        linked.write_text(f"name: {name}\nlayers: []\n")
+        assert names("model=more/x") == [name, name]
 
 
 def test_globs_and_syntax():
