@@ -5,12 +5,12 @@ Figures avoid pyplot: there is no global state, no display is needed, and start-
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -91,15 +91,15 @@ def write(figure: Figure, path: Path, *, compact: bool = False) -> None:
     for text in figure.findobj(Text):
         prepare_text(text)
     if (layout := figure.get_layout_engine()) is not None:
-        layout.execute(figure)  # done here because `savefig` would draw everything twice
+        layout.execute(figure)  # done here because `draw` would do it as well
         figure.set_layout_engine(None)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 0})
-    image = Image.open(drawn).convert("RGB")
-    pixels = np.asarray(image)
+    canvas: Any = figure.canvas  # Matplotlib's methods have no types
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    image = Image.fromarray(pixels)
     if (pixels == pixels[..., :1]).all():
         image = image.convert("L")
     elif compact:
         image = image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     with replace_file(path) as temporary:
-        image.save(temporary, "png", dpi=(figure.dpi, figure.dpi), compress_level=9)
+        image.save(temporary, "png", dpi=(figure.dpi, figure.dpi), compress_level=6)
