@@ -7,6 +7,7 @@ not use them.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -25,6 +26,12 @@ pytest_plugins = ["support.golden"]
 # The tests run on the CPU everywhere, even on a machine with GPUs.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+# Caches that all tests share: without them, each process that draws looks for fonts again, and each environment
+# downloads all packages.
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("MPLCONFIGDIR", str(_CACHES / "matplotlib"))
+os.environ.setdefault("UV_CACHE_DIR", str(_CACHES / "uv"))
+
 _NOT_OURS = ("MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
 for _name in _NOT_OURS:
     os.environ.pop(_name, None)
@@ -40,6 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.sampled)
         if item.get_closest_marker("mnist") and MNIST is None:
             item.add_marker(pytest.mark.skip(reason="MNIST_EXP_DATA does not name MNIST's folder"))
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector ignore TensorFlow and the tests, as the commands do with what they import."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mnist_exp.cli import main
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"
-    assert main([*SMALL, "data=digits", f"outputs={outputs}", "name=small"]) == 0
+    assert main([*SMALL, "plots=all", "data=digits", f"outputs={outputs}", "name=small"]) == 0
     return outputs
 
 

@@ -72,7 +72,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     outputs = tmp_path_factory.mktemp("trained") / "outputs"
     for name in ("a", "b"):
-        words = [*SMALL, *DIGITS, "training.keep_checkpoint=true", "tracking=local", f"outputs={outputs}"]
+        words = [
+            *SMALL,
+            *DIGITS,
+            "plots=all",
+            "training.keep_checkpoint=true",
+            "tracking=local",
+            f"outputs={outputs}",
+        ]
         assert main([*words, f"name={name}"]) == 0
         [run] = (outputs / "runs").glob(f"{name}-*")
         run.rename(outputs / "runs" / name)

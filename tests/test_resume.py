@@ -342,7 +342,7 @@ def test_a_run_that_died_after_training_is_finished(cli: Cli, monkeypatch: pytes
 
     with monkeypatch.context() as patched:
         patched.setattr("mnist_exp.engine.run_plots.draw_training", end)
-        cli(small=True, status=143)
+        cli("plots=all", small=True, status=143)
     done = cli("resume", "run=latest")
     assert "resume  after the last epoch\n" in done.out
     assert done.result["status"] == "finished"

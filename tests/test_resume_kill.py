@@ -26,7 +26,7 @@ KILL_POINTS = Path(__file__).with_name("support") / "kill_points.py"
 HOME_DATA = () if MNIST else ("data=digits",)
 # Tiny, with dropout, augmentation and a schedule; checkpoints after every 20 steps.
 TINY = (
-    *SMALL, *HOME_DATA, "model=linear", "aug=rotate15", "training.epochs=3", "training.batch_size=8", "schedule=cosine",
+    *SMALL, *HOME_DATA, "plots=all", "model=linear", "aug=rotate15", "training.epochs=3", "training.batch_size=8", "schedule=cosine",
     "optimizer.learning_rate=0.01", "training.checkpoint_seconds=1e-9",
     "model.layers=[{type: Dropout, rate: 0.2}, Flatten, {type: Dense, units: 10}, Softmax]",
 )  # fmt: skip

@@ -27,7 +27,7 @@ from mnist_exp.training import loop
 from mnist_exp.training.checkpoint import read_newest
 
 LONG = (*SMALL, "training.epochs=5000")
-TRAINED = ("training.epochs=3", "name=run")
+TRAINED = ("training.epochs=3", "name=run", "plots=all")
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_a_run_that_diverges_keeps_its_best_epoch(cli: Cli, monkeypatch: pytest.
         return {**metrics, "loss": math.nan} if int(model.optimizer.iterations) > 6 else metrics
 
     monkeypatch.setattr(loop, "read_metrics", not_a_number_in_epoch_3)
-    failed = cli("training.epochs=4", "name=run", small=True, status=1)
+    failed = cli("training.epochs=4", "name=run", "plots=all", small=True, status=1)
     assert failed.run is not None
     assert failed.result["status"] == "failed"
     assert failed.result["epochs"] == 2

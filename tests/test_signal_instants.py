@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 INSTANTS = 60
 JOBS = 2
 MARK = "SIGNAL_INSTANTS"  # an environment variable by which the processes of a command are found
-_RUN = (*SMALL, "data=digits", "device.threads=1", "tracking=local")
+_RUN = (*SMALL, "data=digits", "device.threads=1", "tracking=local", "plots=all")
 _SWEEP = ("-m", *_RUN, "seed=range(2)")
 REQUESTS: dict[str, Sequence[str]] = {
     "run": _RUN,

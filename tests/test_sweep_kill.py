@@ -24,7 +24,7 @@ from support.journals import free_port
 pytestmark = pytest.mark.slow
 
 EPOCHS = 3
-TINY = ("data.limit=600", f"training.epochs={EPOCHS}", "aug=rotate15", "device.threads=1")
+TINY = ("data.limit=600", f"training.epochs={EPOCHS}", "aug=rotate15", "device.threads=1", "plots=false")
 GRID = ("model=linear,mlp", "seed=range(6)")
 RAY = str(Path(sys.executable).with_name("ray"))  # of this environment, which need not be the active one
 # By name: the words that choose a launcher with two workers.
@@ -169,7 +169,7 @@ def test_a_sweep_that_is_killed_again_and_again(home_data: list[str], alone: dic
     assert 12 * EPOCHS - kills <= epochs_trained(sweep) <= 12 * EPOCHS + kills
     before = epochs_trained(sweep)
     began = time.monotonic()
-    other = (f"++training.epochs={EPOCHS}", "device.threads=1", "aug='rotate15'", "data.limit=600")
+    other = (f"++training.epochs={EPOCHS}", "device.threads=1", "aug='rotate15'", "data.limit=600", "plots=false")
     told = finish("-m", "seed=5,4,3,2,1,0", *other, "model=mlp,linear", *home_data)
     assert "12 finished, 0 to resume, 0 to start" in told
     assert epochs_trained(sweep) == before
@@ -235,7 +235,7 @@ sys.exit(main())
     assert done.returncode == 143, done.stderr
 
 
-@pytest.mark.parametrize("name", [soak("joblib"), "submitit_local", soak("ray")])
+@pytest.mark.parametrize("name", ["joblib", soak("submitit_local"), soak("ray")])
 def test_every_launcher_gives_the_same_weights(
     home_data: list[str], alone: dict[str, str], short: Path, name: str
 ):
@@ -270,7 +270,7 @@ class Killer(Thread):
 
 # One job of four raises, another's worker is killed.
 FOUR = ("model=mlp", "optimizer.learning_rate=1e38,0.001", "seed=0,1", "data.limit=3000", "training.epochs=8",
-        "training.batch_size=4", "device.threads=1", "tracking=none")  # fmt: skip
+        "training.batch_size=4", "device.threads=1", "tracking=none", "plots=false")  # fmt: skip
 VICTIM = "learning_rate-0.001_seed-1"
 
 

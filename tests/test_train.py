@@ -41,7 +41,7 @@ def test_mnist_is_trained(cli: Cli):
 
 def test_a_run_leaves_everything(cli: Cli):
     """It leaves every file of the contract, and no temporary ones."""
-    done = cli(small=True)
+    done = cli("plots=all", small=True)
     assert done.run is not None
     assert files(done.run) == FILES
     assert not (done.run / "checkpoint").exists()
@@ -405,7 +405,7 @@ def test_an_early_stop_is_reported(cli: Cli):
 
 def test_a_run_keeps_what_it_is_told_to(cli: Cli, golden: Golden):
     """`save` selects the files; commands that need a model report that none was kept."""
-    done = cli("save=[yaml]", small=True)
+    done = cli("save=[yaml]", "plots=all", small=True)
     assert done.run is not None
     expected = {name for name in FILES if not name.startswith("plots/")} - {"model.keras", "model.h5"}
     assert files(done.run) == expected

@@ -92,7 +92,7 @@ def test_all_problems_of_a_search_are_reported_once(cli: Cli, home_data: list[st
 @pytest.mark.slow
 def test_the_best_is_scored_once_and_can_be_trained_again(cli: Cli, home_data: list[str]):
     """Only the best trial is scored; the printed command reproduces its weights."""
-    words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s", "tune.trials=4")
+    words = ("tune", *SMALL, *home_data, RATE, "aug=none,shift", "tune.name=s", "tune.trials=4", "plots=all")
     done = cli(*words)
     assert optuna_states().count("COMPLETE") + optuna_states().count("PRUNED") == 4
     found = results()

@@ -71,6 +71,7 @@ def test_there_and_back_is_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # minutes; Fashion-MNIST is converted by CI
 @pytest.mark.mnist
 def test_mnist_goes_through_every_format(cli: Cli, use: Callable[[str], None]):
     """After all conversions, the files are byte for byte those of the beginning."""

@@ -133,7 +133,7 @@ def trains(entries: list[Any], data: Dataset) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lists", [80, soak(500)])
+@pytest.mark.parametrize("lists", [40, soak(500)])
 def test_check_and_training_agree(capsys: pytest.CaptureFixture[str], lists: int):
     """Each list is refused by both, or built with the same parameters and shapes and trained."""
     rng = np.random.default_rng(0)

@@ -29,8 +29,8 @@ def soak(*values: Any) -> Any:
     return pytest.param(*values, marks=(pytest.mark.slow, pytest.mark.soak))
 
 
-# A softmax regression on a few hundred images: everything is real, nothing takes long.
-SMALL: Sequence[str] = ("model=linear", "data.limit=300", "training.epochs=2", "tracking=none")
+# A softmax regression on a few hundred images, without pictures: everything is real, nothing takes long.
+SMALL: Sequence[str] = ("model=linear", "data.limit=300", "training.epochs=2", "tracking=none", "plots=false")
 
 
 @dataclass
